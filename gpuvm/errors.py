@@ -1,0 +1,228 @@
+"""Everything that gpuvm raises, and the exit code that each becomes.
+
+    GpuvmError                    1   failed
+    ├── BadInput                  2   usage, a file's contents, an option's value
+    │   ├── NotFound                  a name that does not exist; lists what exists
+    │   └── Ambiguous                 several fit and none was named; lists the choices
+    ├── PreflightRefused          3   looked first, touched nothing
+    │   └── Unplaceable               more GPUs wanted than are free; says who holds what
+    ├── VSphereError              1
+    │   ├── Unreachable               no connection to the vCenter
+    │   ├── Untrusted                 its certificate is not verified
+    │   ├── LoginRefused              user or password
+    │   ├── NoPermission              a privilege is missing, named with its object
+    │   ├── TaskFailed                a vSphere task ended in a fault; carries every fault message
+    │   └── DeadlinePassed            a task or a guest did not get there in time
+    ├── GuestError                1
+    │   ├── GuestUnreachable          no TCP connection or no SSH answer
+    │   ├── GuestAuthRefused          the guest does not accept our key
+    │   ├── HostKeyMismatch           the guest's key is not the one that it published
+    │   ├── CommandFailed             a command in a guest; carries exit status and stderr
+    │   └── NotReady                  a readiness requirement is not met; carries its hint
+    ├── RunError                  1   a workload failed
+    │   ├── WorkerDied                which VM, its exit status, its last lines
+    │   └── PortsBlocked              which guest cannot reach which other
+    ├── LabError                  1   the simulated data centre
+    ├── PartlyDone                4   some VMs got there, some did not
+    └── Interrupted             130   Ctrl-C; says what is left and how to go on
+
+Library code raises these; only ``gpuvm.cli.main`` turns one into text and an exit code.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The process exit codes, documented in docs/exit-codes.md."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    PREFLIGHT_REFUSED = 3
+    PARTLY_DONE = 4
+    CHANGES_PENDING = 10
+    INTERRUPTED = 130
+
+
+class GpuvmError(Exception):
+    """Base of all; ``str()`` is one line for people, ``hint`` says what to do next."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BadInput(GpuvmError):
+    exit_code = ExitCode.BAD_INPUT
+
+
+class NotFound(BadInput):
+    """Something was named that does not exist; ``existing`` are the names that do."""
+
+    def __init__(self, kind: str, name: str, existing: Sequence[str], *, where: str = "") -> None:
+        place = f" in {where}" if where else ""
+        super().__init__(f"{kind} '{name}' not found{place}", hint=_exists(kind, existing))
+        self.kind, self.name, self.existing = kind, name, tuple(existing)
+
+
+class Ambiguous(BadInput):
+    """Nothing was named and several fit."""
+
+    def __init__(self, kind: str, choices: Sequence[str], *, option: str) -> None:
+        super().__init__(
+            f"several {kind}s fit: {', '.join(choices)}", hint=f"name one with {option}"
+        )
+        self.kind, self.choices = kind, tuple(choices)
+
+
+class PreflightRefused(GpuvmError):
+    exit_code = ExitCode.PREFLIGHT_REFUSED
+
+
+class Unplaceable(PreflightRefused):
+    """More was asked for than the cluster has free.
+
+    ``table`` has one row (host, PCI address, model, state) for every GPU of the cluster.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: Sequence[tuple[str, str, str, str]] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.table = tuple(table)
+
+
+class VSphereError(GpuvmError):
+    pass
+
+
+class Unreachable(VSphereError):
+    pass
+
+
+class Untrusted(VSphereError):
+    pass
+
+
+class LoginRefused(VSphereError):
+    pass
+
+
+class NoPermission(VSphereError):
+    """``privilege`` is missing on ``entity``."""
+
+    def __init__(self, privilege: str, entity: str) -> None:
+        super().__init__(
+            f"this account lacks the privilege {privilege} on {entity}",
+            hint="docs/permissions.md lists what each command needs",
+        )
+        self.privilege, self.entity = privilege, entity
+
+
+class TaskFailed(VSphereError):
+    """A task ended in a fault.
+
+    ``fault`` is the fault's type (``GenericVmConfigFault``), ``messages`` the task's own message
+    followed by every ``fault.faultMessage``: the reason is often only there.
+    """
+
+    def __init__(
+        self, operation: str, vm: str, fault: str, messages: Sequence[str], *, hint: str | None
+    ) -> None:
+        told = "; ".join(m.strip().rstrip(".") for m in messages if m.strip()) or fault
+        super().__init__(f"{vm}: {operation} failed: {told}", hint=hint)
+        self.operation, self.vm, self.fault, self.messages = operation, vm, fault, tuple(messages)
+
+
+class DeadlinePassed(VSphereError):
+    pass
+
+
+class GuestError(GpuvmError):
+    pass
+
+
+class GuestUnreachable(GuestError):
+    pass
+
+
+class GuestAuthRefused(GuestError):
+    pass
+
+
+class HostKeyMismatch(GuestError):
+    pass
+
+
+class CommandFailed(GuestError):
+    def __init__(self, guest: str, command: str, exit_status: int, stderr_tail: str) -> None:
+        last = stderr_tail.strip().splitlines()[-1:] or [""]
+        super().__init__(f"{guest}: '{command}' ended with status {exit_status}: {last[0]}")
+        self.guest, self.command = guest, command
+        self.exit_status, self.stderr_tail = exit_status, stderr_tail
+
+
+class NotReady(GuestError):
+    """``requirement`` of ``guest`` was not met before the deadline."""
+
+    def __init__(self, guest: str, requirement: str, seen: str, *, hint: str) -> None:
+        super().__init__(f"{guest} is not ready: {requirement}: {seen}", hint=hint)
+        self.guest, self.requirement, self.seen = guest, requirement, seen
+
+
+class RunError(GpuvmError):
+    pass
+
+
+class WorkerDied(RunError):
+    """``tail`` holds the last lines of the worker's log."""
+
+    def __init__(self, vm: str, exit_status: int | None, tail: Sequence[str]) -> None:
+        how = "vanished" if exit_status is None else f"ended with status {exit_status}"
+        super().__init__(f"the worker on {vm} {how}")
+        self.vm, self.exit_status, self.tail = vm, exit_status, tuple(tail)
+
+
+class PortsBlocked(RunError):
+    """``pairs`` are (from, to, port) that could not be opened."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str, int]]) -> None:
+        first = pairs[0]
+        more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+        super().__init__(
+            f"{first[0]} cannot open a TCP connection to {first[1]} port {first[2]}{more}",
+            hint=f"on {first[1]}: sudo firewall-cmd --add-port={first[2]}/tcp, or set "
+            "distributed.ports in gpuvm.yaml to a range that is open",
+        )
+        self.pairs = tuple(pairs)
+
+
+class LabError(GpuvmError):
+    pass
+
+
+class PartlyDone(GpuvmError):
+    exit_code = ExitCode.PARTLY_DONE
+
+
+class Interrupted(GpuvmError):
+    """Ctrl-C; ``left`` are the names of what exists and was not finished."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str, *, left: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.left = tuple(left)
+
+
+def _exists(kind: str, existing: Sequence[str]) -> str:
+    if not existing:
+        return f"there is no {kind} at all"
+    return "there is: " + ", ".join(sorted(existing)[:20])

@@ -1,0 +1,66 @@
+"""Whose VM is it: the mark that every VM of ours carries from the moment it is created.
+
+A VM is ours only if it carries the mark **and** its ``instanceUuid`` is the one derived from that
+mark. vCenter copies ``extraConfig`` into clones and restores, so a marked VM with another UUID is
+somebody's copy: listed, never touched. Names decide nothing.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpuvm.inventory import Ownership
+
+CLUSTER_KEY = "gpuvm.cluster"
+INDEX_KEY = "gpuvm.index"
+SPEC_KEY = "gpuvm.spec"
+GENERATION_KEY = "gpuvm.generation"
+MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation."""
+
+    deployment: str
+    index: int
+    spec_digest: str
+    generation: str
+
+    @staticmethod
+    def read(extra_config: Mapping[str, str]) -> "Mark | None":
+        """The mark in a VM's ``extraConfig``, or None when there is none that makes sense."""
+        deployment = extra_config.get(CLUSTER_KEY, "")
+        index = extra_config.get(INDEX_KEY, "")
+        if not deployment or not index.isdigit():
+            return None
+        return Mark(
+            deployment,
+            int(index),
+            extra_config.get(SPEC_KEY, ""),
+            extra_config.get(GENERATION_KEY, ""),
+        )
+
+    def extra_config(self) -> dict[str, str]:
+        return {
+            CLUSTER_KEY: self.deployment,
+            INDEX_KEY: str(self.index),
+            SPEC_KEY: self.spec_digest,
+            GENERATION_KEY: self.generation,
+        }
+
+
+def instance_uuid(vcenter_uuid: str, deployment: str, index: int) -> str:
+    """UUIDv5 of the vCenter's own instance UUID, the deployment's name and the index."""
+    return str(uuid.uuid5(uuid.UUID(vcenter_uuid), f"{deployment}/{index}"))
+
+
+def new_generation() -> str:
+    return uuid.uuid4().hex
+
+
+def ownership(vcenter_uuid: str, mark: Mark | None, vm_instance_uuid: str) -> Ownership:
+    if mark is None:
+        return "other"
+    derived = instance_uuid(vcenter_uuid, mark.deployment, mark.index)
+    return "ours" if derived == vm_instance_uuid.lower() else "copy"

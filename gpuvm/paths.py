@@ -1,0 +1,32 @@
+"""Where gpuvm keeps things on the operator's machine.
+
+Each of the three roots can be moved by an environment variable, which is how two labs or two tests
+stay apart: GPUVM_CONFIG_DIR (contexts), GPUVM_STATE_DIR (keys, host keys, labs), GPUVM_CACHE_DIR
+(built programs). Results go to ``runs/`` in the working directory, or to GPUVM_RUNS_DIR.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def config_dir() -> Path:
+    return _root("GPUVM_CONFIG_DIR", platformdirs.user_config_path("gpuvm"))
+
+
+def state_dir() -> Path:
+    return _root("GPUVM_STATE_DIR", platformdirs.user_state_path("gpuvm"))
+
+
+def cache_dir() -> Path:
+    return _root("GPUVM_CACHE_DIR", platformdirs.user_cache_path("gpuvm"))
+
+
+def runs_dir() -> Path:
+    return _root("GPUVM_RUNS_DIR", Path("runs"))
+
+
+def _root(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else default

@@ -1,0 +1,205 @@
+"""Who and where: a *context* is one vCenter with the account, the TLS trust and the SSH key.
+
+    settings.load("lab")        # ~/.config/gpuvm/contexts/lab.yaml
+    settings.load(None)         # GPUVM_CONTEXT, else the current one, else the only one
+    settings.save(context)      # what `gpuvm init` and `gpuvm lab up` both call
+
+A context never holds a password, only how it is had.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gpuvm import paths
+from gpuvm.documents import read_document
+from gpuvm.errors import Ambiguous, BadInput, NotFound
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SystemTrust(_Model):
+    """The operating system's certificate store."""
+
+    verify: Literal["system"] = "system"
+
+
+class CAFile(_Model):
+    """A CA certificate file, such as the VMCA root from https://VCENTER/certs/download.zip."""
+
+    verify: Literal["ca"] = "ca"
+    ca_file: Path
+
+
+class Pin(_Model):
+    """The SHA-256 of the server's own certificate, hex with or without colons."""
+
+    verify: Literal["sha256"] = "sha256"
+    sha256: str = Field(pattern=r"^([0-9A-Fa-f]{2}:?){32}$")
+
+
+class Insecure(_Model):
+    """No verification at all; every command warns about it."""
+
+    verify: Literal["insecure"] = "insecure"
+
+
+TLS = Annotated[SystemTrust | CAFile | Pin | Insecure, Field(discriminator="verify")]
+
+
+class SSH(_Model):
+    user: str = "gpuvm"
+    port: int = Field(default=22, ge=1, le=65535)
+    authorized_keys: tuple[str, ...] = ()
+    """More public keys that new guests accept, so that colleagues can `run` too."""
+    trust: Literal["guestinfo", "first-use"] = "guestinfo"
+    """first-use only for a VM template that cannot publish its host keys."""
+
+
+class GuestSettings(_Model):
+    python: str = "python3"
+    """The guest's Python that has TensorFlow; on CentOS 7 not the system's."""
+    tensorflow_gpu: Literal["require", "warn"] = "require"
+    work_dir: str = "gpuvm-runs"
+    """Relative to the SSH user's home."""
+
+
+class Context(_Model):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    vcenter: str
+    """Host, host:port or https URL."""
+    user: str
+    password_command: str | None = None
+    """Prints the password on its first line; without it the environment or a prompt."""
+    tls: TLS = SystemTrust()
+    ssh: SSH = SSH()
+    guest: GuestSettings = GuestSettings()
+    confirm: bool = True
+    """Ask before VMs are destroyed."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the endpoint."""
+        match = re.fullmatch(r"(?:https://)?([^/:\s]+)(?::(\d+))?(?:/.*)?", self.vcenter)
+        if match is None:
+            raise BadInput(f"context {self.name}: '{self.vcenter}' is not a host or https URL")
+        return match[1], int(match[2] or 443)
+
+    @property
+    def key_file(self) -> Path:
+        """The private half of this context's SSH key; it never leaves this machine."""
+        return paths.state_dir() / "keys" / self.name / "id_ed25519"
+
+
+class Environment(BaseSettings):
+    """What the environment may say; GOVC_* so that govc users need nothing new."""
+
+    model_config = SettingsConfigDict(populate_by_name=True)
+
+    context: str | None = Field(default=None, validation_alias="GPUVM_CONTEXT")
+    password: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("GPUVM_PASSWORD", "GOVC_PASSWORD")
+    )
+
+
+def load(name: str | None = None) -> Context:
+    """The context of that name; without one GPUVM_CONTEXT, the current or the only one.
+
+    Raises NotFound or Ambiguous (both list what there is) and BadInput with file and line.
+    """
+    name = name or Environment().context or current() or _only()
+    if not _file(name).exists():
+        raise NotFound("context", name, names())
+    return read_document(_file(name), Context)
+
+
+def save(context: Context) -> Path:
+    """Writes the context, readable by its owner alone, and makes it the current one."""
+    file = _file(context.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(context.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    file.touch(mode=0o600)
+    file.write_text(text, encoding="utf-8")
+    use(context.name)
+    return file
+
+
+def use(name: str) -> None:
+    """Makes the context the current one."""
+    if name not in names():
+        raise NotFound("context", name, names())
+    (paths.config_dir() / "current").write_text(name + "\n", encoding="utf-8")
+
+
+def remove(name: str) -> None:
+    """Forgets the context; an unknown one is already gone."""
+    _file(name).unlink(missing_ok=True)
+    if current() == name:
+        (paths.config_dir() / "current").unlink(missing_ok=True)
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in (paths.config_dir() / "contexts").glob("*.yaml"))
+
+
+def current() -> str | None:
+    file = paths.config_dir() / "current"
+    return file.read_text(encoding="utf-8").strip() or None if file.exists() else None
+
+
+def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr:
+    """From the context's command, the environment, or ``prompt`` (None: nobody to ask)."""
+    if context.password_command:
+        return _from_command(context.password_command)
+    from_environment = Environment().password
+    if from_environment is not None:
+        return from_environment
+    if prompt is None:
+        raise BadInput(
+            f"no password for {context.user} and no terminal to ask on",
+            hint="set GPUVM_PASSWORD, or password_command in the context",
+        )
+    return SecretStr(prompt(f"Password for {context.user}: "))
+
+
+def _file(name: str) -> Path:
+    return paths.config_dir() / "contexts" / f"{name}.yaml"
+
+
+def _only() -> str:
+    known = names()
+    if not known:
+        raise BadInput(
+            "no vCenter is known yet",
+            hint="'gpuvm init' for yours, or 'gpuvm lab up' for a simulated one",
+        )
+    if len(known) > 1:
+        raise Ambiguous("context", known, option="--context, or 'gpuvm context use NAME'")
+    return known[0]
+
+
+def _from_command(command: str) -> SecretStr:
+    """The command's standard error goes to the terminal: it may ask for a passphrase there."""
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            stdout=subprocess.PIPE,
+            check=False,
+            env={k: v for k, v in os.environ.items() if k != "GPUVM_PASSWORD"},
+        )
+    except OSError as error:
+        raise BadInput(f"password_command: {error}") from None
+    lines = done.stdout.decode(errors="replace").splitlines()
+    if done.returncode != 0 or not lines or not lines[0]:
+        raise BadInput(f"password_command ended with status {done.returncode} and no password")
+    return SecretStr(lines[0])
