@@ -135,17 +135,16 @@ def save(context: Context) -> Path:
 
 
 def use(name: str) -> None:
-    """Makes the context the current one."""
+    """Makes the context the current one; `remove` goes back to the one before."""
     if name not in names():
         raise NotFound("context", name, names())
-    (paths.config_dir() / "current").write_text(name + "\n", encoding="utf-8")
+    _write_chosen([name, *(other for other in _chosen() if other != name)])
 
 
 def remove(name: str) -> None:
     """Forgets the context; an unknown one is already gone."""
     _file(name).unlink(missing_ok=True)
-    if current() == name:
-        (paths.config_dir() / "current").unlink(missing_ok=True)
+    _write_chosen([other for other in _chosen() if other != name])
 
 
 def names() -> list[str]:
@@ -153,8 +152,7 @@ def names() -> list[str]:
 
 
 def current() -> str | None:
-    file = paths.config_dir() / "current"
-    return file.read_text(encoding="utf-8").strip() or None if file.exists() else None
+    return next((name for name in _chosen() if name in names()), None)
 
 
 def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr:
@@ -174,6 +172,20 @@ def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr
 
 def _file(name: str) -> Path:
     return paths.config_dir() / "contexts" / f"{name}.yaml"
+
+
+def _chosen() -> list[str]:
+    """The contexts chosen so far, the latest first."""
+    file = paths.config_dir() / "current"
+    return file.read_text(encoding="utf-8").split() if file.exists() else []
+
+
+def _write_chosen(chosen: list[str]) -> None:
+    file = paths.config_dir() / "current"
+    if chosen:
+        file.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _only() -> str:

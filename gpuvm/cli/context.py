@@ -1,0 +1,82 @@
+"""gpuvm context: which vCenters are known, and which one is meant."""
+
+from typing import Annotated
+
+import typer
+
+from gpuvm import settings
+from gpuvm.cli import output
+from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm.cli.state import State
+
+app = typer.Typer(
+    invoke_without_command=True,
+    help="""List the known vCenters, or choose the one that commands talk to.
+
+[bold]Examples[/]
+
+    gpuvm context
+
+    gpuvm context use lab
+
+    gpuvm context remove lab
+""",
+)
+
+Name = Annotated[str, typer.Argument(help="A context's name.", metavar="NAME")]
+
+
+@app.callback()
+def contexts(ctx: typer.Context, json: JsonOption = False, debug: DebugOption = False) -> None:
+    if ctx.invoked_subcommand is None:
+        _list(ctx)
+
+
+@app.command("use")
+def use(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
+    """Make NAME the context that commands talk to.
+
+    [bold]Example[/]
+
+        gpuvm context use lab
+    """
+    settings.use(name)
+    if not ctx.ensure_object(State).json:
+        output.line(f"commands now talk to '{name}'")
+    output.finish(ctx, output.Result("context use", {"current": name}))
+
+
+@app.command("remove")
+def remove(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
+    """Forget NAME: its file goes, its vCenter is not touched.
+
+    [bold]Example[/]
+
+        gpuvm context remove old-vcenter
+    """
+    settings.remove(name)
+    if not ctx.ensure_object(State).json:
+        output.line(f"'{name}' is forgotten")
+    output.finish(ctx, output.Result("context remove", {"removed": name}))
+
+
+def _list(ctx: typer.Context) -> None:
+    known = [settings.load(name) for name in settings.names()]
+    current = settings.current()
+    if not ctx.ensure_object(State).json:
+        if known:
+            rows = [
+                ("*" if c.name == current else "", c.name, c.vcenter, c.user, c.tls.verify)
+                for c in known
+            ]
+            output.table(("", "NAME", "VCENTER", "USER", "TLS"), rows)
+        else:
+            output.line("no vCenter is known yet: 'gpuvm init', or 'gpuvm lab up'")
+    data = {
+        "current": current,
+        "contexts": [
+            {"name": c.name, "vcenter": c.vcenter, "user": c.user, "tls": c.tls.verify}
+            for c in known
+        ],
+    }
+    output.finish(ctx, output.Result("context", data))

@@ -1,0 +1,100 @@
+"""gpuvm lab: the simulated data centre, up, shown and down."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpuvm import lab
+from gpuvm.cli import output, progress
+from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm.cli.state import State
+from gpuvm.events import Events
+from gpuvm.lab import LabOptions, LabStatus
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""A simulated vCenter with GPU hosts and real SSH guests on this machine.
+
+[bold]Examples[/]
+
+    gpuvm lab up
+
+    gpuvm lab up --name big --hosts 64 --gpus-per-host 4 --gpu a100
+
+    gpuvm lab status
+
+    gpuvm lab down
+""",
+)
+
+Name = Annotated[
+    str, typer.Option("--name", help="The lab's and its context's name.", metavar="NAME")
+]
+
+
+@app.command("up")
+def up(
+    ctx: typer.Context,
+    name: Name = "lab",
+    hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 4,
+    gpus_per_host: Annotated[int, typer.Option(min=0, help="GPUs in each host.")] = 1,
+    gpu: Annotated[str, typer.Option(help="The GPUs' model.")] = "p100",
+    vms: Annotated[int, typer.Option(min=0, help="Unrelated VMs in the inventory.")] = 0,
+    description: Annotated[
+        Path | None,
+        typer.Option(help="A whole data centre as JSON (docs/lab.md).", metavar="FILE"),
+    ] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Bring the lab up in the background; return when its vCenter answers.
+
+    [bold]Examples[/]
+
+        gpuvm lab up
+
+        gpuvm lab up --hosts 8 --gpus-per-host 2 --gpu v100
+    """
+    options = LabOptions(
+        name=name,
+        hosts=hosts,
+        gpus_per_host=gpus_per_host,
+        gpu=gpu,
+        vms=vms,
+        description=description,
+    )
+    state = ctx.ensure_object(State)
+    events = Events()
+    with progress.shown(events, state):
+        status = lab.up(options, events)
+    _finish(ctx, "lab up", status)
+
+
+@app.command("status")
+def status(
+    ctx: typer.Context, name: Name = "lab", json: JsonOption = False, debug: DebugOption = False
+) -> None:
+    """Show whether the lab runs, its hosts and its guests.
+
+    [bold]Example[/]
+
+        gpuvm lab status --json
+    """
+    _finish(ctx, "lab status", lab.status(name))
+
+
+@app.command("down")
+def down(
+    ctx: typer.Context, name: Name = "lab", json: JsonOption = False, debug: DebugOption = False
+) -> None:
+    """Stop the lab: no process, no port, no file of it is left.
+
+    [bold]Example[/]
+
+        gpuvm lab down
+    """
+    was_there = lab.down(name)
+    if not ctx.ensure_object(State).json:
+        output.line(f"lab '{name}' is down" if was_there else f"nothing to do: no lab '{name}'")
+    output.finish(ctx, output.Result("lab down", {"name": name, "was_there": was_there}))

@@ -1,0 +1,142 @@
+"""Renders results: text for people on stdout, or one JSON envelope; errors on stderr.
+
+The envelope is ``{"schema", "command", "status", "exit_code", "vcenter", "data", "errors"}``,
+documented in docs/json-output.md.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gpuvm.cli.state import State
+from gpuvm.errors import ExitCode, GpuvmError, Interrupted, TaskFailed, Unplaceable, WorkerDied
+
+SCHEMA = 1
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command returns; ``data`` is JSON-ready, ``errors`` are those of single VMs."""
+
+    command: str
+    data: dict[str, Any]
+    exit_code: ExitCode = ExitCode.DONE
+    errors: tuple[GpuvmError, ...] = ()
+
+
+def finish(ctx: typer.Context, result: Result) -> None:
+    """Prints the envelope if asked for; ends with the result's exit code if it is not 0."""
+    state = ctx.ensure_object(State)
+    if state.json:
+        _envelope(result, state)
+    elif result.errors:
+        for one in result.errors:
+            _say(one)
+    if result.exit_code is not ExitCode.DONE:
+        raise typer.Exit(result.exit_code)
+
+
+def error(problem: GpuvmError, state: State) -> None:
+    """The one door's voice."""
+    if state.json:
+        _envelope(Result("", {}, problem.exit_code, (problem,)), state)
+        return
+    _say(problem)
+
+
+def line(text: str) -> None:
+    """One line of plain text, markup and all special characters as they are."""
+    stdout.print(escape(text))
+
+
+def styled(markup: str) -> None:
+    stdout.print(markup)
+
+
+def warn(text: str) -> None:
+    stderr.print(f"[yellow]warning:[/] {escape(text)}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """A table on stdout; the cells are plain text."""
+    stdout.print(_table(columns, rows, title))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    for column in columns:
+        drawn.add_column(column, header_style="bold dim", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    return drawn
+
+
+def _say(problem: GpuvmError) -> None:
+    stderr.print(f"[bold red]error:[/] {escape(str(problem))}")
+    if isinstance(problem, Unplaceable) and problem.table:
+        stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
+    if isinstance(problem, WorkerDied):
+        for told in problem.tail:
+            stderr.print(f"  [dim]{escape(problem.vm)} |[/] {escape(told)}")
+    if problem.hint:
+        stderr.print(f"[dim]hint:[/] {escape(problem.hint)}")
+
+
+def _envelope(result: Result, state: State) -> None:
+    envelope = {
+        "schema": SCHEMA,
+        "command": result.command or " ".join(_typed()),
+        "status": _status(result.exit_code),
+        "exit_code": int(result.exit_code),
+        "vcenter": state.vcenter,
+        "data": result.data,
+        "errors": [_described(one) for one in result.errors],
+    }
+    sys.stdout.write(json.dumps(envelope, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _typed() -> list[str]:
+    """The words before the first option: the command as it was typed."""
+    words = []
+    for word in sys.argv[1:]:
+        if word.startswith("-"):
+            break
+        words.append(word)
+    return words[:2]
+
+
+def _status(code: ExitCode) -> str:
+    if code in (ExitCode.DONE, ExitCode.CHANGES_PENDING):
+        return "success"
+    return "partial" if code is ExitCode.PARTLY_DONE else "error"
+
+
+def _described(problem: GpuvmError) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "type": type(problem).__name__,
+        "message": str(problem),
+        "hint": problem.hint,
+    }
+    if isinstance(problem, TaskFailed):
+        told |= {"fault": problem.fault, "messages": problem.messages, "vm": problem.vm}
+    if isinstance(problem, Unplaceable):
+        told["gpus"] = [
+            dict(zip(("host", "pci_address", "model", "state"), row, strict=True))
+            for row in problem.table
+        ]
+    if isinstance(problem, WorkerDied):
+        told |= {"vm": problem.vm, "exit_status": problem.exit_status, "tail": problem.tail}
+    if isinstance(problem, Interrupted):
+        told["left"] = problem.left
+    return told

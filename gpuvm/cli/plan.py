@@ -1,0 +1,63 @@
+"""gpuvm plan: what provision would do, and nothing done."""
+
+import typer
+
+from gpuvm.cli import output, wish
+from gpuvm.cli.options import (
+    ClusterOption,
+    ContextOption,
+    DatastoreOption,
+    DebugOption,
+    FileOption,
+    HostsOption,
+    JsonOption,
+    NameOption,
+    NetworkOption,
+    ScaleDownOption,
+    TemplateOption,
+)
+from gpuvm.cli.session import open_session
+from gpuvm.cli.state import State
+from gpuvm.errors import ExitCode
+
+
+def plan(
+    ctx: typer.Context,
+    hosts: HostsOption = None,
+    scale_down: ScaleDownOption = False,
+    file: FileOption = None,
+    name: NameOption = None,
+    template: TemplateOption = None,
+    cluster: ClusterOption = None,
+    datastore: DatastoreOption = None,
+    network: NetworkOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what provision would do; touch nothing.
+
+    [bold]Examples[/]
+
+        gpuvm plan --hosts 4
+
+        gpuvm plan --hosts 2 --scale-down --json
+
+    Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
+    """
+    wanted = wish.wish(
+        file,
+        name=name,
+        hosts=hosts,
+        template=template,
+        cluster=cluster,
+        datastore=datastore,
+        network=network,
+    )
+    with open_session(ctx, context) as session:
+        made = wish.make_plan(session, wanted, scale_down=scale_down)
+    if not ctx.ensure_object(State).json:
+        wish.show_plan(made)
+        output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
+    code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
+    output.finish(ctx, output.Result("plan", wish.described(made), code))

@@ -1,0 +1,147 @@
+"""gpuvm provision: VMs with GPUs, ready over SSH."""
+
+import contextlib
+import enum
+from typing import Annotated, Any
+
+import typer
+
+from gpuvm import lifecycle
+from gpuvm.cli import output, progress, wish
+from gpuvm.cli.options import (
+    ClusterOption,
+    ContextOption,
+    DatastoreOption,
+    DebugOption,
+    FileOption,
+    HostsOption,
+    JsonOption,
+    NameOption,
+    NetworkOption,
+    ScaleDownOption,
+    TemplateOption,
+    YesOption,
+)
+from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.state import State
+from gpuvm.events import Events
+from gpuvm.lifecycle import ApplyResult, Recorder
+
+
+class Until(enum.StrEnum):
+    POWERED_ON = "powered-on"
+    ADDRESS = "address"
+    READY = "ready"
+
+
+def provision(
+    ctx: typer.Context,
+    hosts: HostsOption = None,
+    scale_down: ScaleDownOption = False,
+    yes: YesOption = False,
+    until: Annotated[Until, typer.Option(help="How far to take each VM.")] = Until.READY,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Keep VMs that failed, to look at them.")
+    ] = False,
+    file: FileOption = None,
+    name: NameOption = None,
+    template: TemplateOption = None,
+    cluster: ClusterOption = None,
+    datastore: DatastoreOption = None,
+    network: NetworkOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Clone VMs onto the hosts, give each its GPU and wait until they are ready.
+
+    [bold]Examples[/]
+
+        gpuvm provision --hosts 4
+
+        gpuvm provision --hosts 2 --scale-down --yes
+
+        gpuvm provision -f gpuvm.yaml --until powered-on
+
+    Running it again with the same wish changes nothing and says so.
+    """
+    wanted = wish.wish(
+        file,
+        name=name,
+        hosts=hosts,
+        template=template,
+        cluster=cluster,
+        datastore=datastore,
+        network=network,
+    )
+    state = ctx.ensure_object(State)
+    record = Recorder()
+    events = Events(record)
+    with open_session(ctx, context) as session, contextlib.closing(record):
+        with events.phase("plan"):
+            plan = wish.make_plan(session, wanted, scale_down=scale_down)
+        if not state.json:
+            wish.show_plan(plan)
+        if plan.changes:
+            if not confirm(session.context, "Go on?", yes=yes):
+                output.line("nothing was changed")
+                return
+            record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
+        with progress.shown(events, state):
+            result = lifecycle.provision(
+                plan,
+                session.vsphere,
+                session.context,
+                events,
+                until=until.value,
+                keep_failed=keep_failed,
+            )
+    if not state.json:
+        _show(result)
+    errors = tuple(o.error for o in result.outcomes if o.error is not None)
+    output.finish(ctx, output.Result("provision", described(result), result.exit_code, errors))
+
+
+def described(result: ApplyResult) -> dict[str, Any]:
+    """The outcome of each VM as ``--json`` has it."""
+    return {
+        "changed": result.changed,
+        "vms": [
+            {
+                "vm": o.name,
+                "host": o.host,
+                "state": o.state,
+                "changed": o.changed,
+                "address": o.address,
+                "gpus": o.gpus,
+                "kept_after_failure": o.left,
+                "error": str(o.error) if o.error else None,
+                "warnings": o.warnings,
+            }
+            for o in result.outcomes
+        ],
+    }
+
+
+def _show(result: ApplyResult) -> None:
+    rows = [
+        (o.name, o.host, ", ".join(o.gpus) or "-", o.address or "-", o.state)
+        for o in result.outcomes
+    ]
+    output.table(("VM", "HOST", "GPU", "ADDRESS", "STATE"), rows)
+    for text, vms in _warnings(result).items():
+        output.warn(f"{', '.join(vms)}: {text}")
+    for outcome in result.failed:
+        if outcome.left:
+            output.warn(f"{outcome.name} was kept; 'gpuvm provision' goes on with it")
+    if not result.changed and not result.failed:
+        output.line("nothing to do: everything is as wished")
+
+
+def _warnings(result: ApplyResult) -> dict[str, list[str]]:
+    """Each text once, with the VMs that gave it."""
+    told: dict[str, list[str]] = {}
+    for outcome in result.outcomes:
+        for text in outcome.warnings:
+            told.setdefault(text, []).append(outcome.name)
+    return told

@@ -1,0 +1,164 @@
+"""gpuvm run: a workload on one VM, or distributed over all of them."""
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from gpuvm import lifecycle, report, results, workload
+from gpuvm.cli import output, wish
+from gpuvm.cli.follow import Follower
+from gpuvm.cli.options import (
+    ContextOption,
+    DebugOption,
+    FileOption,
+    JsonOption,
+    NameOption,
+)
+from gpuvm.cli.session import Session, open_session
+from gpuvm.cli.state import State
+from gpuvm.errors import BadInput, NotFound, PreflightRefused
+from gpuvm.events import Events
+from gpuvm.inventory import VM, Inventory
+from gpuvm.lifecycle import endpoint
+from gpuvm.spec import ClusterSpec
+from gpuvm.workload import Member
+
+
+def run(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="A shipped workload, or the path of your own.", metavar="WORKLOAD")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: for the workload.", metavar="[-- ARGS]...")
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One run over all VMs together.")
+    ] = False,
+    vms: Annotated[
+        list[str] | None,
+        typer.Option("--vm", help="Only on this VM; may be repeated.", metavar="NAME"),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on from this run's last checkpoint.", metavar="RUN-ID"),
+    ] = None,
+    file: FileOption = None,
+    deployment: NameOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Push a workload, run it, follow it live, and fetch its logs and timings.
+
+    [bold]Examples[/]
+
+        gpuvm run captioning --distributed
+
+        gpuvm run captioning --vm gpuvm-01 -- --steps 200
+
+        gpuvm run ./mine.py -- --learning-rate 0.01
+
+    Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
+    """
+    chosen = workload.find(name)
+    wanted = wish.wish(file, name=deployment)
+    before = results.load(resume) if resume else None
+    with open_session(ctx, context) as session:
+        if not session.context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
+            raise PreflightRefused(
+                f"no SSH key for these guests: {session.context.key_file} does not exist "
+                "and no ssh-agent runs",
+                hint="run from the machine that provisioned, or add your public key to "
+                "ssh.authorized_keys in the context before the VMs are made",
+            )
+        inventory = wish.read_inventory(session, wanted)
+        members = _members(session, inventory, wanted, vms, distributed=distributed)
+    record = results.create(
+        workload=chosen.name,
+        args=arguments or [],
+        distributed=distributed,
+        vcenter=inventory.vcenter,
+        cluster=inventory.cluster.name,
+        deployment=wanted.name,
+        members=members,
+        provisioning=lifecycle.provisioning_record(inventory.vcenter.instance_uuid, wanted.name),
+    )
+    state = ctx.ensure_object(State)
+    if not state.json:
+        where = ", ".join(member.vm.name for member in members)
+        output.line(f"run {record.run_id}: {chosen.name} on {where}")
+    events = Events(record.sink)
+    with Follower(events, state) as follower:
+        outcome = workload.run(
+            chosen,
+            arguments or [],
+            members,
+            distributed=distributed,
+            guest=session.context.guest,
+            distribution=wanted.distributed,
+            run=record,
+            events=events,
+            resume=before,
+            on_step=follower.step,
+        )
+    del outcome
+    data = report.build([record.dir])
+    if not state.json:
+        _show(record, data)
+    output.finish(ctx, output.Result("run", _described(record, data)))
+
+
+def _members(
+    session: Session,
+    inventory: Inventory,
+    wanted: ClusterSpec,
+    names: Sequence[str] | None,
+    *,
+    distributed: bool,
+) -> list[Member]:
+    running = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
+    if not running:
+        raise PreflightRefused(
+            f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
+        )
+    chosen = _named(running, names) if names else running if distributed else running[:1]
+    if distributed and len(chosen) < 2:
+        raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
+    gpus = {(gpu.host, gpu.pci_address): gpu for gpu in inventory.gpus}
+    return [
+        Member(
+            endpoint=endpoint(vm, session.context),
+            vm=vm,
+            gpus=tuple(
+                gpus[vm.host, device.pci_address]
+                for device in vm.devices
+                if (vm.host, device.pci_address) in gpus
+            ),
+        )
+        for vm in chosen
+    ]
+
+
+def _named(running: Sequence[VM], names: Sequence[str]) -> list[VM]:
+    by_name = {vm.name: vm for vm in running}
+    for name in names:
+        if name not in by_name:
+            raise NotFound("running VM", name, sorted(by_name))
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def _show(record: results.Run, data: ReportData) -> None:
+    output.stdout.print(summary.of(data))
+    output.line(f"results: {record.dir}")
+
+
+def _described(record: results.Run, data: ReportData) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "dir": str(record.dir),
+        "status": record.manifest.status,
+        "scores": {score.name: score.value for score in data.scores},
+    }

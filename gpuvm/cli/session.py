@@ -1,0 +1,69 @@
+"""Opens the vCenter that a command works on, and says which one it is."""
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import typer
+
+from gpuvm import settings, vsphere
+from gpuvm.cli import output
+from gpuvm.cli.state import State
+from gpuvm.errors import BadInput
+from gpuvm.settings import Context, Insecure
+from gpuvm.vsphere import VSphere
+
+
+@dataclass(frozen=True)
+class Session:
+    context: Context
+    vsphere: VSphere
+
+
+@contextmanager
+def open_session(ctx: typer.Context, name: str | None) -> Iterator[Session]:
+    """Connects and prints the command's first line."""
+    context = settings.load(name)
+    with connected(context) as connection:
+        announce(ctx, context, connection)
+        yield Session(context, connection)
+
+
+@contextmanager
+def connected(context: Context) -> Iterator[VSphere]:
+    ask = getpass.getpass if interactive() else None
+    with vsphere.connect(context, settings.password(context, ask)) as connection:
+        yield connection
+
+
+def announce(ctx: typer.Context, context: Context, connection: VSphere) -> None:
+    state = ctx.ensure_object(State)
+    about = connection.vcenter
+    state.vcenter = about.name
+    if isinstance(context.tls, Insecure):
+        output.warn("the certificate of this vCenter is NOT verified (tls.verify: insecure)")
+    if not state.json:
+        host, port = context.address
+        output.line(
+            f"vCenter: {about.name} {about.version}, {host}:{port} (context {context.name})"
+        )
+
+
+def interactive() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(context: Context, question: str, *, yes: bool) -> bool:
+    """Asks, unless told not to; without a terminal somebody must have decided before.
+
+    Raises BadInput when there is nobody to ask.
+    """
+    if yes or not context.confirm:
+        return True
+    if not interactive():
+        raise BadInput(
+            "there is no terminal to ask on", hint="say --yes, or 'confirm: false' in the context"
+        )
+    return typer.confirm(question, default=False)

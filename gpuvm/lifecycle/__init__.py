@@ -1,0 +1,22 @@
+"""The order of work: provision and teardown, with fan-out and clean-up; never prints.
+
+    result = lifecycle.provision(plan, vsphere, context, events)
+    result = lifecycle.teardown(vms, vsphere, events)
+
+Each VM's outcome is kept: one VM's failure does not stop the others.
+"""
+
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.lifecycle.provision import Until, provision
+from gpuvm.lifecycle.records import Recorder, provisioning_record
+from gpuvm.lifecycle.teardown import teardown
+
+__all__ = [
+    "ApplyResult",
+    "Outcome",
+    "Recorder",
+    "Until",
+    "provision",
+    "provisioning_record",
+    "teardown",
+]

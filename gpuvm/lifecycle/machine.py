@@ -1,0 +1,76 @@
+"""One VM on its way through the stages, with the clock of its present stage."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gpuvm import guest
+from gpuvm.errors import GpuvmError
+from gpuvm.inventory import VM
+from gpuvm.planner import Step
+from gpuvm.vsphere import CloneRequest, Task
+
+Stage = Literal["clone", "configure", "power_on", "address", "ready", "remove", "done"]
+
+
+class Check:
+    """A readiness check on a thread of its own; a daemon, so that Ctrl-C need not wait for it."""
+
+    def __init__(self, check: Callable[[], guest.Ready]) -> None:
+        self._check = check
+        self._ready: guest.Ready | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def result(self) -> guest.Ready:
+        """Waits for the check; raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._ready is not None  # noqa: S101 - one of the two is set when the thread ends
+        return self._ready
+
+    def _run(self) -> None:
+        try:
+            self._ready = self._check()
+        except Exception as error:  # noqa: BLE001 - handed to whoever asks for the result
+            self._error = error
+
+
+@dataclass
+class Machine:
+    """``begun`` is when the present stage began, on the monotonic clock.
+
+    ``created`` says that this call made the VM; ``left`` that it failed and stays;
+    ``then`` is the step to go on with once this one is removed.
+    """
+
+    step: Step
+    request: CloneRequest
+    stage: Stage = "clone"
+    begun: float = field(default_factory=time.monotonic)
+    task: Task | None = None
+    moref: str = ""
+    vm: VM | None = None
+    created: bool = False
+    replanned: bool = False
+    changed: bool = False
+    check: Check | None = None
+    ready: guest.Ready | None = None
+    error: GpuvmError | None = None
+    left: bool = False
+    then: Step | None = None
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    def enter(self, stage: Stage) -> None:
+        self.stage, self.begun = stage, time.monotonic()
+
+    def seconds(self) -> float:
+        """In the present stage."""
+        return time.monotonic() - self.begun

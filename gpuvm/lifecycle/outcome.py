@@ -1,0 +1,44 @@
+"""What became of each VM, and of the whole."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gpuvm.errors import ExitCode, GpuvmError
+
+State = Literal["ready", "address", "powered-on", "removed", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``changed`` says whether this call did anything to the VM."""
+
+    name: str
+    host: str
+    state: State
+    changed: bool
+    address: str | None = None
+    gpus: tuple[str, ...] = ()
+    """PCI addresses on the host."""
+    error: GpuvmError | None = None
+    left: bool = False
+    """A failed VM that was kept, to look at or to continue with."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ApplyResult:
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(o for o in self.outcomes if o.state == "failed")
+
+    @property
+    def changed(self) -> bool:
+        return any(o.changed for o in self.outcomes)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if not self.failed:
+            return ExitCode.DONE
+        return ExitCode.FAILED if len(self.failed) == len(self.outcomes) else ExitCode.PARTLY_DONE

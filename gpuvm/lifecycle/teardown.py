@@ -1,0 +1,112 @@
+"""teardown(): power off, destroy, forget; already gone is success, and twice is quiet."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from gpuvm import guest
+from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, VSphereError
+from gpuvm.events import Events
+from gpuvm.inventory import VM, MoRef
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
+
+DEADLINE_S = 600.0
+
+
+def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult:
+    """Removes the VMs, all at once; only those that are ours, whatever was handed in.
+
+    Raises Interrupted on Ctrl-C, naming what is left.
+    """
+    ours = [vm for vm in vms if vm.ownership == "ours"]
+    work = _Teardown(ours, vsphere, events)
+    try:
+        work.run()
+    except KeyboardInterrupt:
+        left = [vm.name for vm in ours if vm.moref not in work.gone]
+        raise Interrupted(
+            "interrupted; these VMs may be left: " + ", ".join(left),
+            left=left,
+            hint="'gpuvm teardown' again goes on",
+        ) from None
+    return ApplyResult(tuple(work.outcome(vm) for vm in ours))
+
+
+class _Teardown:
+    def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events) -> None:
+        self.vms = {vm.moref: vm for vm in vms}
+        self.vsphere, self.events = vsphere, events
+        self.gone: set[str] = set()
+        self.errors: dict[str, GpuvmError] = {}
+        self.begun = time.monotonic()
+
+    def run(self) -> None:
+        if not self.vms:
+            return
+        with self.events.phase("teardown"), self.vsphere.board() as board:
+            self._power_off([vm for vm in self.vms.values() if vm.powered_on], board)
+            self._destroy([vm for vm in self.vms.values() if not vm.powered_on], board)
+            for batch in board.batches(lambda: self.begun + DEADLINE_S - time.monotonic()):
+                ended = [change for change in batch if isinstance(change, TaskEnded)]
+                self._advance(ended, board)
+                if time.monotonic() - self.begun > DEADLINE_S:
+                    break
+        for key in self.vms.keys() - self.gone - self.errors.keys():
+            name = self.vms[key].name
+            self.errors[key] = DeadlinePassed(f"{name}: not gone after {DEADLINE_S:g} s")
+
+    def outcome(self, vm: VM) -> Outcome:
+        error = self.errors.get(vm.moref)
+        return Outcome(
+            name=vm.name,
+            host=vm.host,
+            state="failed" if error else "removed",
+            changed=error is None,
+            gpus=tuple(device.pci_address for device in vm.devices),
+            error=error,
+            left=error is not None,
+        )
+
+    def _power_off(self, vms: Sequence[VM], board: Board) -> None:
+        self._submit(vms, "power off", self.vsphere.start_power_off, board)
+
+    def _destroy(self, vms: Sequence[VM], board: Board) -> None:
+        self._submit(vms, "destroy", self.vsphere.start_destroy, board)
+
+    def _submit(
+        self, vms: Sequence[VM], operation: str, start: Callable[[MoRef], Task], board: Board
+    ) -> None:
+        tasks: dict[str, Task] = {}
+        for vm in vms:
+            self.events.progress(vm.name, operation, 0.0)
+            try:
+                tasks[vm.moref] = start(vm.moref)
+            except VSphereError as error:
+                self._failed(vm.moref, error)
+        if tasks:
+            board.follow_tasks(tasks)
+
+    def _advance(self, ended: Sequence[TaskEnded], board: Board) -> None:
+        off = []
+        for change in ended:
+            if change.error is not None:
+                self._failed(change.key, change.error)
+            elif change.operation == "power off":
+                off.append(self.vms[change.key])
+            else:
+                self._gone(change.key)
+        self._destroy(off, board)
+
+    def _failed(self, key: MoRef, error: GpuvmError) -> None:
+        """A VM that somebody else removed meanwhile is gone all the same."""
+        with contextlib.suppress(VSphereError):
+            if not self.vsphere.read_vms([key]):
+                self._gone(key)
+                return
+        self.errors[key] = error
+
+    def _gone(self, key: MoRef) -> None:
+        self.gone.add(key)
+        guest.forget_host_keys(self.vms[key].instance_uuid)
+        self.events.progress(self.vms[key].name, "removed", 1.0)

@@ -1,0 +1,159 @@
+"""Runs tests/plans/*.yaml: a wish and an inventory in, steps or a refusal out.
+
+To cover another case, add a file there; the keys are read by ``_inventory`` below.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpuvm import ownership, planner
+from gpuvm.errors import GpuvmError, Unplaceable
+from gpuvm.inventory import (
+    GPU,
+    VM,
+    Cluster,
+    Datastore,
+    Holder,
+    Host,
+    Inventory,
+    Network,
+    PassthroughDevice,
+    VCenter,
+    VMTemplate,
+)
+from gpuvm.spec import ClusterSpec
+
+PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
+VCENTER = VCenter("Lab", "https://vc", "8.0.3", "8.0.3.0", "4f1f6f8e-0000-4000-8000-000000000001")
+
+
+@pytest.mark.parametrize("file", PLANS, ids=lambda f: f.stem)
+def test_plan(file: Path) -> None:
+    case = yaml.safe_load(file.read_text())
+    spec = ClusterSpec.model_validate(case["wish"])
+    inventory = _inventory(case.get("inventory", {}), spec)
+    scale_down = case.get("scale_down", False)
+    if "error" in case:
+        with pytest.raises(GpuvmError) as caught:
+            planner.plan(spec, inventory, scale_down=scale_down)
+        _check_error(caught.value, case["error"])
+        return
+    plan = planner.plan(spec, inventory, scale_down=scale_down)
+    assert [_told(step) for step in plan.steps] == case["steps"]
+    assert [f.text for f in plan.findings] == case.get("findings", [])
+    for key, value in case.get("plan", {}).items():
+        assert getattr(plan, key) == value, key
+
+
+def _check_error(error: GpuvmError, wanted: dict[str, Any]) -> None:
+    assert type(error).__name__ == wanted["name"]
+    assert wanted["message"] in str(error)
+    assert wanted.get("hint", "") in (error.hint or "")
+    if "states" in wanted:
+        assert isinstance(error, Unplaceable)
+        assert [row[3] for row in error.table] == wanted["states"]
+
+
+def _told(step: planner.Step) -> str:
+    gpus = ",".join(gpu.pci_address for gpu in step.gpus)
+    return f"{step.action} {step.name} {step.host.name} {gpus}".strip()
+
+
+def _inventory(case: dict[str, Any], spec: ClusterSpec) -> Inventory:
+    described = case.get("hosts", 4)
+    if isinstance(described, int):
+        described = [{"name": f"esx-{i:02d}"} for i in range(1, described + 1)]
+    vms = tuple(_vm(vm, spec) for vm in case.get("vms", []))
+    return Inventory(
+        vcenter=VCENTER,
+        cluster=Cluster("GPU-Cluster", "c-1", "/Lab/host/GPU-Cluster", "Lab", "rp-1", "f-1"),
+        hosts=tuple(_host(host, vms) for host in described),
+        templates=tuple(_template(t) for t in case.get("templates", [{}])),
+        datastores=tuple(_datastore(d) for d in case.get("datastores", [{}])),
+        networks=tuple(Network(n, n) for n in case.get("networks", ["VM Network"])),
+        vms=vms,
+        names_in_folder=frozenset(case.get("names", [])) | {vm.name for vm in vms},
+    )
+
+
+def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
+    name = case["name"]
+    return Host(
+        name=name,
+        moref=name,
+        connection_state=case.get("connection", "connected"),
+        in_maintenance_mode=case.get("maintenance", False),
+        in_quarantine_mode=case.get("quarantine", False),
+        memory_gib=256,
+        reserved_gib=case.get("reserved_gib", 0),
+        model="PowerEdge R730",
+        gpus=tuple(_gpu(name, gpu, vms) for gpu in case.get("gpus", [{}])),
+        datastores=tuple(case.get("datastores", ["vsanDatastore"])),
+        networks=tuple(case.get("networks", ["VM Network"])),
+    )
+
+
+def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
+    address = case.get("address", "0000:3b:00.0")
+    holders = [Holder(h["vm"], h["on"]) for h in case.get("holders", [])]
+    holders += [
+        Holder(vm.name, vm.powered_on)
+        for vm in vms
+        if vm.host == host and address in {d.pci_address for d in vm.devices}
+    ]
+    return GPU(
+        host=host,
+        pci_address=address,
+        vendor_id=0x10DE,
+        device_id=0x15F8,
+        name=case.get("name", "Tesla P100 PCIe 16GB"),
+        memory_gib=case.get("memory_gib", 16),
+        capable=case.get("capable", True),
+        enabled=case.get("enabled", True),
+        active=case.get("active", True),
+        dependent_device=address,
+        system_id=f"system-of-{host}",
+        holders=tuple(holders),
+    )
+
+
+def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
+    index = case["index"]
+    derived = ownership.instance_uuid(VCENTER.instance_uuid, spec.name, index)
+    return VM(
+        name=case.get("name", spec.vm_name(index)),
+        moref=f"vm-{index}",
+        host=case["host"],
+        powered_on=case.get("on", True),
+        instance_uuid=derived,
+        ownership=case.get("ownership", "ours"),
+        deployment=spec.name,
+        index=index,
+        generation="g",
+        spec_digest=case.get("digest", spec.digest()),
+        devices=(PassthroughDevice(13000, "0000:3b:00.0", "15f8", 4318, "s"),),
+    )
+
+
+def _template(case: dict[str, Any]) -> VMTemplate:
+    return VMTemplate(
+        name=case.get("name", "centos7-tensorflow"),
+        moref="vm-1",
+        path="/Lab/vm/centos7-tensorflow",
+        firmware=case.get("firmware", "efi"),
+        hardware_version=17,
+        cpus=8,
+        memory_gib=case.get("memory_gib", 32),
+        disk_gib=40,
+        nics=1,
+        has_gpu=case.get("has_gpu", False),
+        guest_id="centos7_64Guest",
+    )
+
+
+def _datastore(case: dict[str, Any]) -> Datastore:
+    name = case.get("name", "vsanDatastore")
+    return Datastore(name, name, case.get("free_gib", 4000), case.get("accessible", True))
