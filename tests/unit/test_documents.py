@@ -1,0 +1,82 @@
+"""What is wrong in gpuvm.yaml is named with file and line, in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from gpuvm import spec
+from gpuvm.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("hosts: 4\nacelerator: {}\n", "gpuvm.yaml:2: acelerator: unknown key", "'accelerator'"),
+        ("hosts: 4\nxyzzy: red\n", "gpuvm.yaml:2: xyzzy: unknown key", "the keys are: "),
+        ("hosts: 0\n", "gpuvm.yaml:1: hosts: input should be greater than or equal to 1", ""),
+        ("name: X_y\n", "gpuvm.yaml:1: name: string should match pattern", ""),
+        ("\n\nmemory_gib: much\n", "gpuvm.yaml:3: memory_gib: 'much' is not a size", ""),
+        (
+            "accelerator:\n  mode: passthrough\n  profil: grid\n",
+            "gpuvm.yaml:3: accelerator.profil: unknown key",
+            "",
+        ),
+        ("accelerator: {mode: magic}\n", "gpuvm.yaml:1: accelerator: input tag 'magic'", ""),
+        ("hosts: [\n", "gpuvm.yaml:2: not YAML", ""),
+        ("- 1\n", "gpuvm.yaml:1: ", ""),
+        ("hosts: 0\nname: X_y\n", "(and 1 more)", ""),
+    ],
+)
+def test_complaint(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    file = tmp_path / "gpuvm.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        spec.load(file)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert hint in (caught.value.hint or "")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        spec.load(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "gib"), [("32", 32), ("32GiB", 32), ("32 GB", 32), ("1.5TiB", 1536), ("512M", 0.5)]
+)
+def test_sizes(tmp_path: Path, written: str, gib: float) -> None:
+    file = tmp_path / "gpuvm.yaml"
+    file.write_text(f"memory_gib: {written}\n")
+    assert spec.load(file).memory_gib == gib
+
+
+def test_starter_parses_and_is_the_default() -> None:
+    """The commented starter wishes for exactly what an empty file does."""
+    starter = Path(__file__).parents[2] / "templates" / "gpuvm.yaml"
+    assert spec.load(starter) == spec.ClusterSpec()
+
+
+def test_every_commented_key_of_the_starter_is_a_key(tmp_path: Path) -> None:
+    starter = (Path(__file__).parents[2] / "templates" / "gpuvm.yaml").read_text()
+    lines = [line for line in starter.splitlines() if not line.startswith("# ") or ":" in line]
+    head, body = lines[:2], lines[2:]
+    uncommented = tmp_path / "gpuvm.yaml"
+    uncommented.write_text("\n".join(_uncommented(line) for line in body))
+    loaded = spec.load(uncommented)
+    assert loaded.template == "centos7-tensorflow"
+    assert loaded.distributed.ports == "20000-20100"
+    assert head
+
+
+def test_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "gpuvm.yaml"
+    file.write_text("hosts: 2\nname: mine\n")
+    assert spec.load(file, hosts=4, name=None).hosts == 4
+    assert spec.load(file, hosts=4, name=None).name == "mine"
+
+
+def _uncommented(line: str) -> str:
+    stripped = line.lstrip()
+    indent = line[: len(line) - len(stripped)]
+    return indent + stripped.removeprefix("# ") if stripped.startswith("# ") else line
