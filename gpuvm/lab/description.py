@@ -1,0 +1,246 @@
+"""The lab's shape as data: hosts, GPUs, datastores, templates, unrelated VMs, times, accounts.
+
+    describe()                                       # the reference deployment: 4 R730 with a P100
+    describe(hosts=64, gpus_per_host=4, gpu="a100")
+    read_description(Path("site.yaml"))              # a whole shape of your own (YAML or JSON)
+
+``gpuvm-vcsim`` reads the same document as JSON. Every size is a whole
+number in the unit of its name.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gpuvm.documents import read_document
+from gpuvm.errors import BadInput
+from gpuvm.lab.catalogue import GPUModel, gpu_model
+
+Seconds = Annotated[float, Field(ge=0)]
+Id16 = Annotated[int, Field(ge=0, le=0xFFFF)]
+PCIAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+
+# The slots of a PowerEdge's risers; a host with more cards than these gets the buses after them.
+_BUSES = (0x3B, 0xAF, 0x5E, 0xD8, 0x18, 0x86, 0x12, 0xC3)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class About(_Model):
+    name: str = "gpuvm lab: simulated vCenter Server"
+    version: str = "8.0.3"
+    build: str = "24022515"
+    api_version: str = "8.0.3.0"
+
+
+class Passthrough(_Model):
+    capable: bool = True
+    enabled: bool = True
+    active: bool = True
+
+
+class VGPUProfile(_Model):
+    name: str
+    framebuffer_gib: int = Field(gt=0)
+
+
+class GPUDescription(_Model):
+    """A PCI function of a host; ids are unsigned numbers, the simulator makes them signed."""
+
+    pci_address: PCIAddress
+    vendor_id: Id16
+    device_id: Id16
+    sub_vendor_id: Id16
+    sub_device_id: Id16
+    class_id: Id16 = 0x0302
+    vendor_name: str = "NVIDIA Corporation"
+    name: str
+    memory_gib: int = Field(gt=0)
+    bars_mib: tuple[int, ...] | None = None
+    passthrough: Passthrough = Passthrough()
+    dependent_device: PCIAddress | None = None
+    hardware_label: str | None = None
+    vgpu_profiles: tuple[VGPUProfile, ...] | None = None
+
+
+class HostDescription(_Model):
+    name: str = Field(min_length=1)
+    vendor: str = "Dell Inc."
+    model: str = "PowerEdge R730"
+    cpu_cores: int = Field(default=28, gt=0)
+    cpu_mhz: int = Field(default=2400, gt=0)
+    memory_gib: int = Field(default=256, gt=0)
+    system_uuid: str | None = None
+    graphics_type: Literal["shared", "sharedDirect"] | None = None
+    rebind_without_reboot: bool | None = None
+    gpus: tuple[GPUDescription, ...] = ()
+
+
+class DatastoreDescription(_Model):
+    name: str = "vsanDatastore"
+    capacity_gib: int = Field(default=8192, gt=0)
+    free_gib: int = Field(default=6000, ge=0)
+
+
+class TemplateDescription(_Model):
+    name: str = "centos7-tensorflow"
+    guest_id: str = "centos7_64Guest"
+    firmware: Literal["bios", "efi"] = "efi"
+    hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
+    cpus: int = Field(default=8, gt=0)
+    memory_gib: int = Field(default=32, gt=0)
+    disk_gib: int = Field(default=40, gt=0)
+    host: str | None = None
+    datastore: str | None = None
+    nics: int | None = Field(default=None, ge=0)
+    snapshot: str | None = None
+    extra_config: dict[str, str] | None = None
+
+
+class VMDescription(_Model):
+    """``count`` unrelated VMs; ``{i}`` in the name is the number of each, from 1."""
+
+    name: str = "unrelated-{i}"
+    count: int = Field(default=1, ge=0)
+    power: Literal["on", "off"] = "on"
+    host: str | None = None
+    gpu: PCIAddress | None = None
+    memory_gib: int | None = Field(default=None, gt=0)
+    cpus: int | None = Field(default=None, gt=0)
+
+
+class Timings(_Model):
+    """How long the simulated operations take."""
+
+    clone_s: Seconds = 3
+    power_on_s: Seconds = 1
+    power_off_s: Seconds = 0.2
+    customization_s: Seconds = 0
+    boot_s: Seconds = 1
+    reconfigure_s: Seconds = 0
+    destroy_s: Seconds = 0.2
+    reboot_s: Seconds = 5
+
+
+class UserDescription(_Model):
+    """``tools`` stands for VMware Tools: the role that the lab's own guests report with."""
+
+    name: str
+    role: Literal["admin", "readonly", "tools"] = "admin"
+    without: tuple[str, ...] | None = None
+
+
+ADMINISTRATOR = "administrator@lab.local"
+TOOLS = "tools@lab.local"
+_USERS = (
+    UserDescription(name=ADMINISTRATOR),
+    UserDescription(name="readonly@lab.local", role="readonly"),
+    UserDescription(name="nodevices@lab.local", without=("VirtualMachine.Config.AddRemoveDevice",)),
+    UserDescription(name=TOOLS, role="tools"),
+)
+
+
+class Description(_Model):
+    about: About = About()
+    instance_uuid: str | None = None
+    datacenter: str = "Lab"
+    cluster: str = "GPU-Cluster"
+    networks: tuple[str, ...] = ("VM Network",)
+    address_block: str | None = None
+    datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
+    hosts: tuple[HostDescription, ...] = Field(min_length=1)
+    templates: tuple[TemplateDescription, ...] = (TemplateDescription(),)
+    vms: tuple[VMDescription, ...] = ()
+    timings: Timings = Timings()
+    users: tuple[UserDescription, ...] = _USERS
+    session_idle_s: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Description":
+        hosts = [host.name for host in self.hosts]
+        _unique("host", hosts)
+        _unique("template", [template.name for template in self.templates])
+        for host in self.hosts:
+            _unique(f"PCI address on {host.name}", [gpu.pci_address for gpu in host.gpus])
+        datastores = [datastore.name for datastore in self.datastores]
+        for template in self.templates:
+            _exists(template.name, "host", template.host, hosts)
+            _exists(template.name, "datastore", template.datastore, datastores)
+        for vm in self.vms:
+            _exists(vm.name, "host", vm.host, hosts)
+        _has_the_labs_accounts({user.name: user.role for user in self.users})
+        return self
+
+    def to_json(self) -> str:
+        """The document that ``gpuvm-vcsim --description`` reads."""
+        return self.model_dump_json(exclude_none=True, indent=1)
+
+    @property
+    def gpu_count(self) -> int:
+        return sum(len(host.gpus) for host in self.hosts)
+
+
+def describe(
+    hosts: int = 4, gpus_per_host: int = 1, gpu: str = "p100", vms: int = 0
+) -> Description:
+    """The usual lab: ``hosts`` alike, ``vms`` powered-on VMs that have nothing to do with gpuvm.
+
+    Raises NotFound for an unknown GPU and BadInput for a count that makes no sense.
+    """
+    if hosts < 1 or gpus_per_host < 0 or vms < 0:
+        raise BadInput("a lab needs at least one host, and no count can be negative")
+    if gpus_per_host > 255 - max(_BUSES):
+        raise BadInput(f"a host has room for {255 - max(_BUSES)} GPUs at most")
+    model = gpu_model(gpu)
+    gpus = tuple(_gpu(model, address) for address in _addresses(gpus_per_host))
+    return Description(
+        hosts=tuple(
+            HostDescription(name=f"esx-{number:02}.lab.local", gpus=gpus)
+            for number in range(1, hosts + 1)
+        ),
+        vms=(VMDescription(count=vms),) if vms else (),
+    )
+
+
+def read_description(file: Path) -> Description:
+    """Raises BadInput with file and line."""
+    return read_document(file, Description)
+
+
+def _gpu(model: GPUModel, address: str) -> GPUDescription:
+    return GPUDescription(
+        pci_address=address,
+        vendor_id=model.vendor_id,
+        device_id=model.device_id,
+        sub_vendor_id=model.vendor_id,
+        sub_device_id=model.sub_device_id,
+        name=model.name,
+        memory_gib=model.memory_gib,
+        bars_mib=model.bars_mib,
+    )
+
+
+def _addresses(count: int) -> list[str]:
+    more = range(max(_BUSES) + 1, 0x100)
+    return [f"0000:{bus:02x}:00.0" for bus in (*_BUSES, *more)[:count]]
+
+
+def _unique(kind: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{kind} '{twice[0]}' is there twice")
+
+
+def _exists(owner: str, kind: str, name: str | None, existing: list[str]) -> None:
+    if name is not None and name not in existing:
+        raise ValueError(f"'{owner}' names the {kind} '{name}'; there is: {', '.join(existing)}")
+
+
+def _has_the_labs_accounts(roles: dict[str, str]) -> None:
+    """The context that ``lab up`` writes needs the one, the guests the other."""
+    for name, role in ((ADMINISTRATOR, "admin"), (TOOLS, "tools")):
+        if roles.get(name) != role:
+            raise ValueError(f"users must contain {name} with the role '{role}'")
