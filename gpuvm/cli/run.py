@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import lifecycle, report, results, workload
-from gpuvm.cli import output, wish
+from gpuvm.cli import output, summary, wish
 from gpuvm.cli.follow import Follower
 from gpuvm.cli.options import (
     ContextOption,
@@ -22,6 +22,7 @@ from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import VM, Inventory
 from gpuvm.lifecycle import endpoint
+from gpuvm.report import ReportData
 from gpuvm.spec import ClusterSpec
 from gpuvm.workload import Member
 
@@ -160,5 +161,5 @@ def _described(record: results.Run, data: ReportData) -> dict[str, Any]:
         "run_id": record.run_id,
         "dir": str(record.dir),
         "status": record.manifest.status,
-        "scores": {score.name: score.value for score in data.scores},
+        "scores": {score.name: score.value for run in data.runs for score in run.scores},
     }

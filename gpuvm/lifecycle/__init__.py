@@ -9,6 +9,7 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.provision import Until, provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
+from gpuvm.lifecycle.requests import endpoint
 from gpuvm.lifecycle.teardown import teardown
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Outcome",
     "Recorder",
     "Until",
+    "endpoint",
     "provision",
     "provisioning_record",
     "teardown",

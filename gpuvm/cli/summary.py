@@ -1,0 +1,105 @@
+"""A report on the terminal: what the HTML page says first, in tables."""
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gpuvm.report import ReportData, RunReport
+
+SAMPLES = 4
+
+
+def of(data: ReportData) -> RenderableType:
+    return Group(*(part for run in data.runs for part in _run(run)))
+
+
+def as_json(data: ReportData) -> dict[str, Any]:
+    """Everything that the report knows, JSON-ready."""
+    return {"runs": [_plain(run) for run in data.runs]}
+
+
+def _run(run: RunReport) -> list[RenderableType]:
+    parts: list[RenderableType] = [_head(run)]
+    if run.error:
+        parts.append(Text(f"error: {run.error}", style="red"))
+    if not run.device_plain:
+        parts.append(Text(run.device_note, style="yellow"))
+    parts += [Text(), _phases(run), Text(), _vms(run)]
+    if run.scores:
+        parts += [Text(), _scores(run)]
+    if run.shards:
+        parts.append(Text(run.shards.sentence, style="dim"))
+    parts += [_sample_line(sample.caption, sample.references) for sample in run.samples[:SAMPLES]]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in run.warnings]
+    return parts
+
+
+def _head(run: RunReport) -> Text:
+    took = f" in {run.seconds:.0f} s" if run.seconds is not None else ""
+    text = Text(f"{run.run_id}: {run.status}{took}", style="bold")
+    vms = f"{len(run.vms)} VMs" if len(run.vms) > 1 else run.vms[0].name if run.vms else "no VM"
+    return text.append(f"\n{run.vcenter.name} {run.vcenter.version}, {run.cluster}, {vms}", "dim")
+
+
+def _phases(run: RunReport) -> Table:
+    table = _table("PHASE", "OVERALL", *(vm.name for vm in run.vms))
+    for row in run.phases:
+        by_vm = [_seconds(row.seconds(vm.name)) if row.began(vm.name) else "" for vm in run.vms]
+        style = None if row.ok else "red"
+        table.add_row(escape(row.title), _seconds(row.overall_s), *by_vm, style=style)
+    return table
+
+
+def _vms(run: RunReport) -> Table:
+    table = _table("VM", "HOST", "GPU", "TENSORFLOW USED", "STEPS", "EXAMPLES/S", "COMPILE")
+    for vm in run.vms:
+        table.add_row(
+            vm.name,
+            vm.host,
+            escape(", ".join(f"{gpu.pci_address} {gpu.model}" for gpu in vm.gpus) or "-"),
+            vm.device or "-",
+            f"{vm.steps or 0}/{vm.steps_wanted}" if vm.steps_wanted else str(vm.steps or "-"),
+            "-" if vm.examples_per_second is None else f"{vm.examples_per_second:.0f}",
+            _seconds(vm.compile_seconds),
+        )
+    return table
+
+
+def _scores(run: RunReport) -> Table:
+    table = _table("SCORE", "HELD OUT", "IMAGES SHUFFLED", "EXAMPLES")
+    for score in run.scores:
+        shuffled = "-" if score.shuffled is None else f"{score.shuffled:.3f}"
+        table.add_row(score.title, f"{score.value:.3f}", shuffled, str(score.examples or "-"))
+    return table
+
+
+def _sample_line(caption: str, references: tuple[str, ...]) -> Text:
+    text = Text(f"  “{caption}”")
+    return text if caption in references else text.append(f"  (one reference: {references[0]})")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None)
+    for number, column in enumerate(columns):
+        table.add_column(column, header_style="bold dim", justify="left" if not number else "right")
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
