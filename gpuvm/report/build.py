@@ -1,0 +1,136 @@
+"""build(run_dirs) -> ReportData: from the records of runs alone, and only what they say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gpuvm.report import machines, phases, scores
+from gpuvm.report.device import device_note
+from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
+from gpuvm.report.reading import Lines
+from gpuvm.report.records import (
+    Manifest,
+    PhaseEvent,
+    Results,
+    Timing,
+    WarningEvent,
+    read_events,
+    read_manifest,
+    read_results,
+    read_timings,
+)
+from gpuvm.report.shards import shards
+
+
+def build(run_dirs: Sequence[Path]) -> ReportData:
+    """A report on these runs, in this order.
+
+    A run that failed or was interrupted is reported as far as it got; a last line that was cut off
+    is left out and said. Raises BadInput with file and line for a record that is corrupt, and for
+    a folder that is not a run.
+    """
+    return ReportData(tuple(_run(run_dir) for run_dir in run_dirs))
+
+
+def _run(run_dir: Path) -> RunReport:
+    manifest, events = read_manifest(run_dir), read_events(run_dir)
+    lines = {vm.name: read_timings(run_dir / vm.name) for vm in manifest.vms}
+    results = {vm.name: read_results(run_dir / vm.name) for vm in manifest.vms}
+    timings = {vm: machines.since_last_start(own.records) for vm, own in lines.items()}
+    vms = tuple(
+        machines.machine(vm, lines[vm.name], run_dir / vm.name, manifest.error)
+        for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name))
+    )
+    names = [vm.name for vm in vms]
+    note, plain = device_note(vms)
+    spans = (
+        *phases.run_spans(events.records, manifest.ended.timestamp() if manifest.ended else None),
+        *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),
+    )
+    vcenter = manifest.vcenter
+    curves = tuple(curve for vm in names for curve in machines.curves(vm, timings[vm]))
+    return RunReport(
+        dir=run_dir,
+        run_id=manifest.run_id,
+        workload=manifest.workload,
+        args=manifest.args,
+        distributed=manifest.distributed,
+        status=manifest.status,
+        status_note=_status_note(manifest, vms),
+        error=manifest.error,
+        started=manifest.started,
+        ended=manifest.ended,
+        vcenter=VCenterReport(vcenter.name, vcenter.url, vcenter.version),
+        cluster=manifest.cluster,
+        deployment=manifest.deployment,
+        gpuvm_version=manifest.gpuvm_version,
+        vms=vms,
+        device_note=note,
+        device_plain=plain,
+        phases=phases.rows(spans),
+        spans=spans,
+        curves=curves,
+        scores=tuple(s for vm in names for s in scores.scores(vm, timings[vm], results[vm])),
+        samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
+        shards=shards(timings, run_dir),
+        weights_agree=_weights_agree(vms),
+        warnings=(*_warned(events), *_diverged(curves), *_incomplete(events, lines)),
+        notes=_notes(results),
+    )
+
+
+def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
+    """How the run ended, in one plain sentence."""
+    done = sum(1 for vm in vms if vm.outcome == "finished")
+    reached = f"{done} of {len(vms)} VMs had finished"
+    if manifest.status == "succeeded" and done < len(vms):
+        return f"Recorded as succeeded, but only {done} of {len(vms)} VMs recorded an end."
+    if manifest.status == "succeeded":
+        return f"The run succeeded on {len(vms)} VM{'s' if len(vms) != 1 else ''}."
+    if manifest.status == "failed":
+        return f"The run failed; {reached}."
+    if manifest.status == "interrupted":
+        return f"The run was interrupted; {reached}. What follows is what was recorded until then."
+    return (
+        "No end is recorded: the run still goes on, or gpuvm was stopped before it could "
+        f"write how it ended; {reached}."
+    )
+
+
+def _weights_agree(vms: Sequence[VMReport]) -> bool | None:
+    digests = [vm.weights_sha256 for vm in vms]
+    if len(digests) < 2 or None in digests:
+        return None
+    return len(set(digests)) == 1
+
+
+def _warned(events: Lines[PhaseEvent | WarningEvent]) -> tuple[str, ...]:
+    about: dict[str, list[str]] = {}
+    for event in events.records:
+        if isinstance(event, WarningEvent):
+            about.setdefault(event.text, []).extend([event.vm] if event.vm else [])
+    return tuple(f"{', '.join(vms)}: {text}" if vms else text for text, vms in about.items())
+
+
+def _diverged(curves: Sequence[Curve]) -> tuple[str, ...]:
+    return tuple(
+        f"{curve.vm}: the loss of phase {curve.phase} was not a number at step {curve.diverged_at}"
+        for curve in curves
+        if curve.diverged_at is not None
+    )
+
+
+def _incomplete(
+    events: Lines[PhaseEvent | WarningEvent], lines: Mapping[str, Lines[Timing]]
+) -> tuple[str, ...]:
+    """What is wrong with the records themselves."""
+    torn = [f"{vm}/timings.jsonl" for vm, own in lines.items() if own.torn]
+    if events.torn:
+        torn.insert(0, "events.jsonl")
+    missing = [] if events.there else ["There is no events.jsonl: gpuvm's own phases are unknown."]
+    cut = [f"The last line of {file} was cut off in the middle and is left out." for file in torn]
+    return (*cut, *missing)
+
+
+def _notes(results: Mapping[str, Results | None]) -> tuple[str, ...]:
+    """The workload's own notes."""
+    return tuple(dict.fromkeys(n for found in results.values() if found for n in found.notes))

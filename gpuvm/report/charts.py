@@ -1,0 +1,196 @@
+"""Charts as inline SVG that takes its colours and its font from the page around it.
+
+matplotlib draws with stand-in colours; they are replaced by the page's CSS variables, so that one
+drawing serves light and dark. Each chart is drawn wide and narrow, because an SVG that is scaled
+down to a phone cannot be read; the page shows the one that fits.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from gpuvm.report.format import number
+from gpuvm.report.model import Curve, Span
+
+SERIES = 8
+"""How many distinct colours the page defines, --s1 to --s8."""
+
+_INK, _GRID, _QUIET, _ON_BAR = "#010203", "#010204", "#010205", "#010206"
+_VARIABLES = {
+    _INK: "var(--ink-soft)",
+    _GRID: "var(--line)",
+    _QUIET: "var(--quiet)",
+    _ON_BAR: "var(--on-series)",
+    **{f"#0102{0x10 + i:02x}": f"var(--s{i})" for i in range(1, SERIES + 1)},
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.linewidth": 0.8,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+}
+_STEPS = (1, 2, 5, 10)
+_CHARACTER_IN = 0.078
+"""Width of a character at this font size, generously."""
+
+
+def colour(position: int) -> str:
+    """The stand-in for the page's colour ``--s1``, ``--s2``, …"""
+    return f"#0102{0x10 + 1 + position % SERIES:02x}"
+
+
+def timeline(
+    spans: Sequence[Span],
+    lanes: Sequence[str | None],
+    colours: dict[str, int],
+    alt: str,
+    *,
+    chart_id: str,
+    width_in: float,
+) -> str:
+    """A lane for each VM (None: the whole run), a bar for each phase; seconds since the first.
+
+    A phase that never ended is a dashed outline as far as anything was recorded.
+    """
+    labels = [_fitting(lane or "all", width_in) for lane in lanes]
+    zero = min(span.start for span in spans)
+    length = max(1e-3, *(span.until - zero for span in spans))
+    left = 0.12 + _CHARACTER_IN * max(len(label) for label in labels)
+    height = 0.30 * len(lanes) + 0.5
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": chart_id}):
+        figure = Figure(figsize=(width_in, height))
+        axes = figure.add_axes(
+            (left / width_in, 0.46 / height, 1 - (left + 0.12) / width_in, 1 - 0.5 / height)
+        )
+        axes.set_xlim(0, length * 1.005)
+        axes.set_ylim(len(lanes) - 0.5, -0.5)
+        axes.set_yticks(range(len(lanes)), labels)
+        axes.xaxis.set_major_locator(MaxNLocator(8 if width_in > 5 else 4, steps=_STEPS))
+        axes.set_xlabel("seconds")
+        _bare(axes, grid="x")
+        shades = {name: colour(position) for name, position in colours.items()}
+        per_inch = length / (width_in - left - 0.12)
+        for span in spans:
+            _bar(axes, span, lanes.index(span.vm), shades[span.name], zero=zero, per_inch=per_inch)
+        return _inline(figure, chart_id, alt)
+
+
+def losses(
+    curves: Sequence[Curve],
+    colours: dict[str, int | None],
+    alt: str,
+    *,
+    chart_id: str,
+    width_in: float,
+) -> str:
+    """The curves of one phase; ``colours`` by VM, None for one among too many to tell apart."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": chart_id}):
+        height = 2.9 if width_in > 5 else 2.4
+        figure = Figure(figsize=(width_in, height))
+        axes = figure.add_axes(
+            (0.5 / width_in, 0.5 / height, 1 - 0.62 / width_in, 1 - 0.6 / height)
+        )
+        for curve in reversed(curves):  # the chief, the first of them, lies on top
+            position = colours[curve.vm]
+            shade = _QUIET if position is None else colour(position)
+            steps, values = zip(*curve.points, strict=True)
+            marker = "o" if len(steps) < 3 else ""
+            axes.plot(steps, values, color=shade, linewidth=1.6, marker=marker, markersize=4)
+        if _needs_log([value for curve in curves for _, value in curve.points]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: number(value))
+            axes.yaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(8 if width_in > 5 else 4, steps=_STEPS, integer=True)
+        )
+        axes.set_xlabel("step")
+        _bare(axes, grid="y")
+        return _inline(figure, chart_id, alt)
+
+
+def _bar(axes: Axes, span: Span, lane: int, shade: str, *, zero: float, per_inch: float) -> None:
+    """``per_inch``: seconds that an inch of the axis shows; a bar is never too thin to see."""
+    start = span.start - zero
+    length = max(span.until - span.start, 0.025 * per_inch)
+    if span.seconds is None:
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": shade, "linestyle": "--"}
+    elif span.ok:
+        look = {"color": shade}
+    else:
+        look = {"facecolor": shade, "edgecolor": _ON_BAR, "hatch": "////"}
+    axes.barh(lane, length, 0.62, left=start, **look)
+    text = f"{span.name.replace('_', ' ')} {_short(span.seconds)}".strip()
+    room = length / per_inch - 0.1
+    if _CHARACTER_IN * len(text) > room:
+        text = _short(span.seconds)
+    if text and _CHARACTER_IN * len(text) <= room:
+        ink = _INK if span.seconds is None else _ON_BAR
+        axes.text(start + length / 2, lane, text, color=ink, ha="center", va="center", fontsize=8.5)
+
+
+def _short(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def _fitting(name: str, width_in: float) -> str:
+    """A VM's name cut at its front, where names of one deployment are alike."""
+    longest = 28 if width_in > 5 else 12
+    return name if len(name) <= longest else "…" + name[-(longest - 1) :]
+
+
+def _bare(axes: Axes, grid: str) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(axis="x" if grid == "x" else "y")
+    for side in ("top", "right", "left" if grid == "x" else "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_visible(grid == "y")
+    axes.spines["left"].set_visible(False)
+
+
+def _needs_log(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > 200
+
+
+def _inline(figure: Figure, chart_id: str, alt: str) -> str:
+    """The drawing as an element of an HTML page: its own ids, the page's colours and font."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    opening = (
+        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(alt)}" '
+        'preserveAspectRatio="xMinYMin meet">'
+    )
+    svg = opening + svg[svg.index(">") + 1 :]
+    svg = re.sub(r'\bid="', f'id="{chart_id}-', svg)
+    svg = svg.replace("url(#", f"url(#{chart_id}-").replace('xlink:href="#', f'href="#{chart_id}-')
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)  # up to 3.10
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, variable)
+    return svg.strip()

@@ -1,0 +1,26 @@
+"""Numbers as people read them, for the page and the terminal alike."""
+
+from datetime import datetime
+
+
+def duration(seconds: float | None) -> str:
+    """``0.42 s``, ``12.3 s``, ``2 min 51 s``, ``1 h 02 min``; an em dash for None."""
+    if seconds is None:
+        return "—"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 1 or seconds == 0 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands in groups; an em dash for None."""
+    if value is None:
+        return "—"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def when(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip() if moment else "not recorded"

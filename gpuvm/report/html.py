@@ -1,0 +1,110 @@
+"""write_html(): one self-contained page that opens offline; nothing in it points elsewhere."""
+
+import base64
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from gpuvm.report.figures import loss_figures, timeline_figures
+from gpuvm.report.format import duration, number, when
+from gpuvm.report.model import SHUFFLED, ReportData, RunReport
+from gpuvm.report.scores import media_type
+from gpuvm.resources import resource
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number that a reader should see first."""
+
+    label: str
+    value: str
+    aside: str = ""
+
+
+def write_html(data: ReportData, path: Path) -> None:
+    """Writes the page; an earlier one at ``path`` is replaced at once or stays as it was."""
+    template = _environment().get_template("report.html.j2")
+    title = ", ".join(run.run_id for run in data.runs) or "no run"
+    page = template.render(data=data, shuffled=SHUFFLED, title=title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(page)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": duration,
+        "number": number,
+        "when": when,
+        "picture": picture,
+        "tiles": tiles,
+        "timelines": timeline_figures,
+        "losses": loss_figures,
+    }
+    return environment
+
+
+def picture(image: Path) -> Markup:
+    """The file as a ``data:`` URI."""
+    data = image.read_bytes()
+    encoded = base64.b64encode(data).decode()
+    return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - our own characters
+
+
+def tiles(run: RunReport) -> Sequence[Tile]:
+    """The first score of each of two names, time, rate and loss, as far as they are recorded."""
+    first = {score.name: score for score in reversed(run.scores)}
+    shown = [first[name] for name in ("bleu4", "exact_match") if name in first] or list(
+        reversed(first.values())
+    )
+    scores = [
+        Tile(
+            " ".join(filter(None, (s.title, s.decoder))),
+            f"{s.value:.3f}",
+            "" if s.shuffled is None else f"images shuffled: {s.shuffled:.3f}",
+        )
+        for s in shown[:2]
+    ]
+    return [*scores, *_time(run), *_rate(run), *_loss(run)]
+
+
+def _time(run: RunReport) -> list[Tile]:
+    if run.seconds is None:
+        return []
+    vms = f"{len(run.vms)} VM{'s' if len(run.vms) != 1 else ''}"
+    return [Tile("Run time", duration(run.seconds), f"on {vms}")]
+
+
+def _rate(run: RunReport) -> list[Tile]:
+    rates = [r for vm in run.vms if (r := vm.examples_per_second) is not None]
+    if not rates:
+        return []
+    low, high = number(min(rates)), number(max(rates))
+    return [Tile("Examples/s", low if low == high else f"{low} to {high}", "median of each VM")]
+
+
+def _loss(run: RunReport) -> list[Tile]:
+    train = [curve for curve in run.curves if curve.phase == "train" and curve.points]
+    if not train:
+        return []
+    (first, began), (last, ended) = train[0].points[0], train[0].points[-1]
+    return [Tile("Training loss", number(ended), f"step {last}; {number(began)} at step {first}")]

@@ -1,0 +1,260 @@
+"""What a report says about runs, as frozen values that ``build`` fills from records.
+
+ReportData
+└── RunReport            one run: what, when, how it ended
+    ├── VMReport             one VM: its GPUs, the device TensorFlow used, steps and rates
+    ├── PhaseRow, Span       how long each phase took, as a table and as a timeline
+    ├── Curve                a loss over the steps of one phase on one VM
+    ├── Score, Sample        what came out, beside what language alone would give
+    └── Shards               who computed on what
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["running", "succeeded", "failed", "interrupted"]
+Group = Literal["provisioning", "run", "workload"]
+Outcome = Literal["finished", "failed", "unfinished", "no records"]
+
+SHUFFLED = (
+    "Shuffled is the same score with the images dealt out anew, so that each answer is for another "
+    "image: it is what language alone gives, and only what lies above it was seen in the picture."
+)
+
+
+@dataclass(frozen=True)
+class GPUReport:
+    pci_address: str
+    model: str
+
+
+@dataclass(frozen=True)
+class LogTail:
+    """The last lines of a log of a VM that did not finish."""
+
+    file: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VMReport:
+    """``device`` is what TensorFlow itself said, such as ``/device:GPU:0``; None: it never did.
+
+    Rates and steps are of the phase ``rate_phase``, after the last start of the workload there
+    (``starts`` counts them); the rate and ``step_seconds`` are medians over the logged steps.
+    """
+
+    name: str
+    index: int
+    role: str
+    host: str
+    address: str
+    accelerator: str
+    gpus: tuple[GPUReport, ...]
+    simulated: bool
+    outcome: Outcome
+    device: str | None = None
+    device_name: str | None = None
+    tensorflow: str | None = None
+    keras: str | None = None
+    starts: int = 0
+    rate_phase: str | None = None
+    steps: int | None = None
+    steps_wanted: int | None = None
+    examples_per_second: float | None = None
+    step_seconds: float | None = None
+    compile_seconds: float | None = None
+    seconds: float | None = None
+    last_checkpoint: int | None = None
+    weights_sha256: str | None = None
+    died_first: bool = False
+    """The run's error names this VM; others that did not finish followed it."""
+    tails: tuple[LogTail, ...] = ()
+
+    @property
+    def device_kind(self) -> str | None:
+        """``GPU``, ``CPU``, or None when nothing was recorded."""
+        match = re.search(r"device:([A-Za-z]+)", self.device or "")
+        return match[1].upper() if match else None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase on the time axis; ``vm`` is None for one of the whole run.
+
+    ``start`` is Unix seconds by the operator's clock, or seconds since the workload's start by the
+    guest's clock in the group ``workload``; ``seconds`` is None when no end was recorded, and
+    ``until`` then is the last moment of which anything was.
+    """
+
+    group: Group
+    name: str
+    vm: str | None
+    start: float
+    seconds: float | None
+    until: float
+    ok: bool | None
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """``overall_s`` is first start to last end; in the group ``workload`` the slowest VM's time,
+    because guests' clocks are not compared. None: not finished.
+
+    ``by_vm`` has an entry for each VM that began it, None where it did not finish; ``attempts`` is
+    the most often that one VM began it.
+    """
+
+    group: Group
+    name: str
+    title: str
+    overall_s: float | None
+    by_vm: tuple[tuple[str, float | None], ...]
+    ok: bool
+    attempts: int = 1
+
+    def seconds(self, vm: str) -> float | None:
+        return dict(self.by_vm).get(vm)
+
+    def began(self, vm: str) -> bool:
+        return vm in dict(self.by_vm)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``points`` are (step, loss), finite ones only; ``diverged_at`` is the first step
+    whose loss was not a number.
+    """
+
+    phase: str
+    vm: str
+    points: tuple[tuple[int, float], ...]
+    diverged_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """``shuffled`` is the same score with the images shuffled; see SHUFFLED."""
+
+    vm: str
+    name: str
+    title: str
+    value: float
+    shuffled: float | None
+    split: str | None
+    decoder: str | None
+    examples: int | None
+
+    @property
+    def explanation(self) -> str | None:
+        """What the shuffled counterpart says about this score, in one sentence."""
+        if self.shuffled is None:
+            return None
+        return (
+            f"{self.shuffled:.3f} comes from language alone (images shuffled); "
+            f"the {self.value - self.shuffled:+.3f} on top was seen in the pictures."
+            if self.value > self.shuffled
+            else f"With the images shuffled it is {self.shuffled:.3f}, no worse: "
+            "this score shows nothing that was seen in the pictures."
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``image`` is an existing file inside the run, or None with ``no_image`` saying why."""
+
+    vm: str
+    caption: str
+    references: tuple[str, ...]
+    exact: bool | None
+    image: Path | None
+    no_image: str | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    vm: str
+    worker: int
+    examples: int
+    listed: int | None
+    """How many different ids shard_ids.txt has; None without the file."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """``disjoint`` and ``complete`` are computed from shard_ids.txt; None: could not be checked.
+
+    ``sentence`` says it for people, and why not where it could not be checked.
+    """
+
+    by_vm: tuple[Shard, ...]
+    total: int
+    disjoint: bool | None
+    complete: bool | None
+    sentence: str
+
+    @property
+    def verified(self) -> bool:
+        return bool(self.disjoint and self.complete)
+
+
+@dataclass(frozen=True)
+class VCenterReport:
+    """``name`` is the vCenter's own."""
+
+    name: str
+    url: str
+    version: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """``device_note`` is one sentence on the device TensorFlow really used; ``device_plain`` is
+    False when that is not simply a real GPU, and then it must be said where nobody overlooks it.
+    """
+
+    dir: Path
+    run_id: str
+    workload: str
+    args: tuple[str, ...]
+    distributed: bool
+    status: Status
+    status_note: str
+    error: str | None
+    started: datetime
+    ended: datetime | None
+    vcenter: VCenterReport
+    cluster: str
+    deployment: str
+    gpuvm_version: str
+    vms: tuple[VMReport, ...]
+    device_note: str
+    device_plain: bool
+    phases: tuple[PhaseRow, ...]
+    spans: tuple[Span, ...]
+    curves: tuple[Curve, ...]
+    scores: tuple[Score, ...]
+    samples: tuple[Sample, ...]
+    shards: Shards | None
+    weights_agree: bool | None
+    """All workers ended with the same weights; None: not recorded by all of several workers."""
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        return (self.ended - self.started).total_seconds() if self.ended else None
+
+    @property
+    def lost(self) -> tuple[VMReport, ...]:
+        """The VMs that did not finish, the one that the error names first."""
+        lost = [vm for vm in self.vms if vm.outcome != "finished"]
+        return tuple(sorted(lost, key=lambda vm: not vm.died_first))
+
+
+@dataclass(frozen=True)
+class ReportData:
+    runs: tuple[RunReport, ...]

@@ -1,0 +1,130 @@
+"""Phases: from start and end events to a table, a time axis, and nothing invented in between.
+
+gpuvm's own phases come from events.jsonl by the operator's clock; the workload's come from each
+VM's timings.jsonl by that guest's clock, so they are told in seconds since the workload's start.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gpuvm.report.model import Group, PhaseRow, Span
+from gpuvm.report.records import PhaseEvent, Timing, WorkloadPhase
+
+PROVISIONING = ("plan", "clone", "configure", "power_on", "address", "ready")
+RUN = ("push", "check_network", "train", "fetch")
+WORKLOAD = ("data", "encoder", "features", "train", "evaluate")
+_ORDER: dict[Group, tuple[str, ...]] = {
+    "provisioning": PROVISIONING,
+    "run": RUN,
+    "workload": WORKLOAD,
+}
+
+
+def run_spans(events: Iterable[object], until: float | None = None) -> tuple[Span, ...]:
+    """The phases of gpuvm itself; an end without a start (the record began later) gives its own.
+
+    A phase without an end reaches as far as anything of its group was recorded, the group ``run``
+    to ``until``, when the run ended: provisioning may have been long before.
+    """
+    phases = [event for event in events if isinstance(event, PhaseEvent)]
+    began: dict[tuple[str, str | None], float] = {}
+    last: dict[Group, float] = {"provisioning": 0.0, "run": until or 0.0}
+    spans = []
+    for event in phases:
+        last[_group(event.name)] = max(last[_group(event.name)], event.t)
+        key = (event.name, event.vm)
+        if event.state == "end":
+            spans.append(_ended(event, began.pop(key, None)))
+        elif key in began:  # begun once more without an end: the writer died between
+            spans.append(_open(*key, began[key], event.t))
+        if event.state == "start":
+            began[key] = event.t
+    spans += [_open(*key, start, last[_group(key[0])]) for key, start in began.items()]
+    return tuple(sorted(spans, key=lambda span: span.start))
+
+
+def workload_spans(vm: str, timings: Sequence[Timing]) -> tuple[Span, ...]:
+    """The workload's phases on one VM, in seconds since its start there."""
+    events = [
+        PhaseEvent(
+            kind="phase", t=line.t, name=line.name, vm=vm, state=line.state, seconds=line.seconds
+        )
+        for line in timings
+        if isinstance(line, WorkloadPhase)
+    ]
+    if not events:
+        return ()
+    zero = timings[0].t
+    return tuple(
+        replace(span, group="workload", start=span.start - zero, until=span.until - zero)
+        for span in run_spans(events, until=timings[-1].t)
+    )
+
+
+def rows(spans: Sequence[Span]) -> tuple[PhaseRow, ...]:
+    """One row a phase, provisioning first, each group in its usual order, others as they came."""
+    phases: dict[tuple[Group, str], list[Span]] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        phases.setdefault((span.group, span.name), []).append(span)
+    return tuple(
+        _row(group, name, phases[group, name]) for group, name in sorted(phases, key=_place)
+    )
+
+
+def title(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ").capitalize()
+
+
+def _ended(event: PhaseEvent, start: float | None) -> Span:
+    if start is None:
+        start = event.t - (event.seconds or 0)
+    seconds = event.t - start if event.seconds is None else event.seconds
+    ok = event.ok is not False
+    return Span(_group(event.name), event.name, event.vm, start, seconds, start + seconds, ok)
+
+
+def _open(name: str, vm: str | None, start: float, until: float) -> Span:
+    return Span(_group(name), name, vm, start, None, max(start, until), None)
+
+
+def _group(name: str) -> Group:
+    return "provisioning" if name in PROVISIONING else "run"
+
+
+def _place(phase: tuple[Group, str]) -> tuple[int, int]:
+    group, name = phase
+    known = _ORDER[group]
+    return list(_ORDER).index(group), known.index(name) if name in known else len(known)
+
+
+def _row(group: Group, name: str, spans: Sequence[Span]) -> PhaseRow:
+    by_vm: dict[str | None, list[Span]] = {}
+    for span in spans:
+        by_vm.setdefault(span.vm, []).append(span)
+    seconds = {vm: _total(own) for vm, own in by_vm.items()}
+    finished = None not in seconds.values()
+    overall = _slowest(seconds.values()) if group == "workload" else _first_to_last(spans)
+    return PhaseRow(
+        group=group,
+        name=name,
+        title=title(name),
+        overall_s=overall if finished else None,
+        by_vm=tuple((vm, took) for vm, took in seconds.items() if vm is not None),
+        ok=all(own[-1].ok for own in by_vm.values()),
+        attempts=max(len(own) for own in by_vm.values()),
+    )
+
+
+def _total(attempts: Sequence[Span]) -> float | None:
+    """Over all attempts of one VM; None when the last one did not end."""
+    if attempts[-1].seconds is None:
+        return None
+    return sum(span.seconds for span in attempts if span.seconds is not None)
+
+
+def _first_to_last(spans: Sequence[Span]) -> float:
+    return max(span.until for span in spans) - min(span.start for span in spans)
+
+
+def _slowest(seconds: Iterable[float | None]) -> float:
+    return max((value for value in seconds if value is not None), default=0.0)

@@ -1,0 +1,92 @@
+"""What came out: scores beside their shuffled counterparts, and samples with their pictures."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from gpuvm.report.model import Sample, Score
+from gpuvm.report.phases import title
+from gpuvm.report.records import Results, SampleRecord, ScoreLine, Timing
+
+PICTURE_LIMIT_BYTES: Final = 4 * 1024 * 1024
+_SHUFFLED: Final = "_shuffled"
+_MAGIC: Final = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+}
+
+
+def scores(vm: str, timings: Sequence[Timing], results: Results | None) -> tuple[Score, ...]:
+    """From the score events, the last of each name, split and decoder; else from results.json."""
+    lines = [line for line in timings if isinstance(line, ScoreLine)] or _from_results(results)
+    last = {(line.name, line.split, line.decoder): line for line in lines}
+    return tuple(
+        Score(
+            vm=vm,
+            name=line.name,
+            title=_title(line.name),
+            value=line.value,
+            shuffled=_shuffled(last, line),
+            split=line.split,
+            decoder=line.decoder,
+            examples=line.examples,
+        )
+        for line in last.values()
+        if not line.name.endswith(_SHUFFLED)
+    )
+
+
+def samples(vm: str, results: Results | None, vm_dir: Path) -> tuple[Sample, ...]:
+    return tuple(_sample(vm, one, vm_dir) for one in results.samples) if results else ()
+
+
+def media_type(picture: bytes) -> str | None:
+    """By the first bytes, for the formats that every browser shows; None for anything else."""
+    return next((kind for magic, kind in _MAGIC.items() if picture.startswith(magic)), None)
+
+
+def _from_results(results: Results | None) -> list[ScoreLine]:
+    found = results.scores.items() if results else ()
+    return [
+        ScoreLine(event="score", t=0.0, name=name, value=value)
+        for name, value in found
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+
+
+Scores = dict[tuple[str, str | None, str | None], ScoreLine]
+
+
+def _shuffled(all_: Scores, line: ScoreLine) -> float | None:
+    counterpart = all_.get((line.name + _SHUFFLED, line.split, line.decoder))
+    return counterpart.value if counterpart else None
+
+
+def _title(name: str) -> str:
+    bleu = re.fullmatch(r"bleu(\d)", name)
+    return f"BLEU-{bleu[1]}" if bleu else title(name)
+
+
+def _sample(vm: str, record: SampleRecord, vm_dir: Path) -> Sample:
+    image, why_not = _picture(record.image, vm_dir)
+    return Sample(vm, record.caption, record.references, record.exact, image, why_not)
+
+
+def _picture(named: str | None, vm_dir: Path) -> tuple[Path | None, str | None]:
+    """The file if it is a picture inside ``vm_dir``: a record must not draw in other files."""
+    if named is None:
+        return None, "no picture was recorded"
+    file = (vm_dir / named).resolve()
+    if not file.is_relative_to(vm_dir.resolve()):
+        return None, f"{named} is outside the run"
+    if not file.is_file():
+        return None, f"{named} is missing from the run"
+    if file.stat().st_size > PICTURE_LIMIT_BYTES:
+        return None, f"{named} is larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
+    with file.open("rb") as picture:
+        if media_type(picture.read(16)) is None:
+            return None, f"{named} is not a PNG, JPEG or GIF picture"
+    return file, None

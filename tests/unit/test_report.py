@@ -1,0 +1,450 @@
+"""report.build: the numbers of a report against what the records say, worked out by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpuvm import report
+from gpuvm.errors import BadInput
+from gpuvm.report import RunReport
+
+
+@pytest.fixture
+def run(report_records: ModuleType, tmp_path: Path) -> Any:
+    """An empty distributed run on gpuvm-01 and gpuvm-02 with its manifest."""
+    run = report_records.RunRecords(tmp_path, "captioning-20261124-013000-ab12", 2)
+    run.manifest()
+    run.append("events.jsonl", "")
+    return run
+
+
+def _built(run: Any) -> RunReport:
+    return report.build([run.dir]).runs[0]
+
+
+def _steps(run: Any, vm: str, rates: list[float], *, phase: str = "train") -> None:
+    for number, rate in enumerate(rates, start=1):
+        run.timing(
+            vm,
+            "step",
+            10 + number,
+            phase=phase,
+            step=10 * number,
+            steps=50,
+            loss=4 / number,
+            step_seconds=64 / rate,
+            examples_per_second=rate,
+        )
+
+
+def test_the_header_is_the_manifests(run: Any) -> None:
+    built = _built(run)
+    assert (built.run_id, built.workload) == ("captioning-20261124-013000-ab12", "captioning")
+    assert built.vcenter.name == "gpuvm lab: simulated vCenter Server"
+    assert built.vcenter.version == "8.0.3"
+    assert built.args == ("--steps", "400")
+    assert built.seconds == 120
+    assert built.gpuvm_version == "0.1.0"
+    assert [vm.role for vm in built.vms] == ["chief", "worker"]
+
+
+def test_rates_are_medians_of_the_training_steps(run: Any) -> None:
+    run.start("gpuvm-01")
+    _steps(run, "gpuvm-01", [9999], phase="encoder")
+    _steps(run, "gpuvm-01", [100, 640, 320])
+    run.timing("gpuvm-01", "compile", 12, seconds=3.5)
+    run.timing("gpuvm-01", "compile", 13, seconds=1.25)
+    run.timing("gpuvm-01", "checkpoint", 14, step=20, path="checkpoints/20")
+    vm = _built(run).vms[0]
+    assert vm.rate_phase == "train"
+    assert vm.examples_per_second == 320
+    assert vm.step_seconds == 0.2
+    assert (vm.steps, vm.steps_wanted) == (30, 50)
+    assert vm.compile_seconds == 4.75
+    assert vm.last_checkpoint == 20
+
+
+def test_only_what_follows_the_last_start_counts(run: Any) -> None:
+    run.start("gpuvm-01", 0)
+    _steps(run, "gpuvm-01", [1, 1, 1])
+    run.start("gpuvm-01", 60)
+    _steps(run, "gpuvm-01", [500])
+    vm = _built(run).vms[0]
+    assert vm.starts == 2
+    assert (vm.steps, vm.examples_per_second) == (10, 500)
+
+
+def test_loss_points_leave_out_what_is_no_number_and_say_so(run: Any) -> None:
+    run.start("gpuvm-01")
+    for step, loss in ((1, 2.0), (2, 1.5), (3, float("nan"))):
+        run.timing("gpuvm-01", "step", step, phase="train", step=step, loss=loss)
+    built = _built(run)
+    assert [(c.phase, c.vm, c.points) for c in built.curves] == [
+        ("train", "gpuvm-01", ((1, 2.0), (2, 1.5)))
+    ]
+    assert built.curves[0].diverged_at == 3
+    assert "gpuvm-01: the loss of phase train was not a number at step 3" in built.warnings
+
+
+def test_phases_per_vm_and_over_all(run: Any) -> None:
+    run.phase("plan", None, -40, 0.5)
+    run.phase("clone", "gpuvm-01", -39, 10)
+    run.phase("clone", "gpuvm-02", -38, 12)
+    run.phase("push", "gpuvm-01", 1, 2)
+    run.phase("push", "gpuvm-02", 2, 4)
+    rows = {row.name: row for row in _built(run).phases}
+    assert list(rows) == ["plan", "clone", "push"]
+    assert (rows["plan"].group, rows["push"].group) == ("provisioning", "run")
+    assert rows["plan"].overall_s == 0.5
+    assert rows["plan"].by_vm == ()
+    assert rows["clone"].by_vm == (("gpuvm-01", 10), ("gpuvm-02", 12))
+    assert rows["clone"].overall_s == pytest.approx(13)  # from -39 to -26
+    assert rows["push"].overall_s == pytest.approx(5)  # from 1 to 6
+    assert all(row.ok for row in rows.values())
+
+
+def test_a_phase_that_was_begun_again_counts_every_attempt(run: Any) -> None:
+    t0 = 1_795_000_000
+    for start, seconds, ok in ((0, 3, False), (5, 4, True)):
+        run.event(t=t0 + start, kind="phase", name="check_network", vm="gpuvm-01", state="start")
+        end = {"kind": "phase", "name": "check_network", "vm": "gpuvm-01", "state": "end"}
+        run.event(t=t0 + start + seconds, **end, seconds=seconds, ok=ok)
+    row = _built(run).phases[0]
+    assert (row.attempts, row.ok) == (2, True)
+    assert row.seconds("gpuvm-01") == 7
+    assert row.overall_s == 9
+
+
+def test_a_phase_without_an_end_is_not_finished(run: Any) -> None:
+    run.phase("train", "gpuvm-01", 5, 30)
+    run.phase("train", "gpuvm-02", 5, None)
+    built = _built(run)
+    row = built.phases[0]
+    assert row.overall_s is None
+    assert not row.ok
+    assert row.seconds("gpuvm-01") == 30
+    assert row.began("gpuvm-02")
+    assert row.seconds("gpuvm-02") is None
+    open_ = next(span for span in built.spans if span.vm == "gpuvm-02")
+    assert built.ended is not None
+    assert open_.until == built.ended.timestamp()
+
+
+def test_provisioning_that_never_ended_does_not_reach_into_the_run(run: Any) -> None:
+    run.phase("clone", "gpuvm-01", -9000, None)
+    run.phase("plan", None, -9010, 5)
+    span = next(span for span in _built(run).spans if span.name == "clone")
+    assert span.until == span.start
+
+
+def test_the_workloads_own_phases_are_told_by_the_guests_clock(run: Any) -> None:
+    """The second guest's clock is a day off; only differences on one clock are used."""
+    for vm, clock, seconds in (("gpuvm-01", 0, 20), ("gpuvm-02", 86_400, 25)):
+        run.start(vm, clock)
+        run.timing(vm, "phase", clock + 2, name="data", state="start")
+        run.timing(vm, "phase", clock + 2 + seconds, name="data", state="end", seconds=seconds)
+    built = _built(run)
+    assert built.phases[0].group == "workload"
+    assert built.phases[0].overall_s == 25
+    assert {(span.vm, span.start, span.until) for span in built.spans} == {
+        ("gpuvm-01", 2, 22),
+        ("gpuvm-02", 2, 27),
+    }
+
+
+def test_scores_stand_beside_their_shuffled_counterparts(run: Any) -> None:
+    told = {"split": "held_out", "decoder": "greedy", "examples": 480}
+    run.start("gpuvm-01")
+    for name, value in (("bleu4", 0.9), ("bleu4_shuffled", 0.4), ("exact_match", 0.7)):
+        run.timing("gpuvm-01", "score", 20, name=name, value=value, **told)
+    other = told | {"decoder": "beam3"}
+    run.timing("gpuvm-01", "score", 20, name="bleu4", value=0.3, **other)
+    run.timing("gpuvm-01", "score", 20, name="bleu4_shuffled", value=0.3, **other)
+    scores = {(score.name, score.decoder): score for score in _built(run).scores}
+    assert set(scores) == {("bleu4", "greedy"), ("exact_match", "greedy"), ("bleu4", "beam3")}
+    seen = scores["bleu4", "greedy"]
+    assert (seen.title, seen.value, seen.shuffled, seen.examples) == ("BLEU-4", 0.9, 0.4, 480)
+    assert seen.explanation is not None
+    assert "+0.500 on top was seen in the pictures" in seen.explanation
+    assert scores["exact_match", "greedy"].explanation is None
+    blind = scores["bleu4", "beam3"].explanation
+    assert blind is not None
+    assert "nothing that was seen" in blind
+
+
+def test_scores_of_results_json_are_used_when_no_event_has_any(run: Any) -> None:
+    run.results("gpuvm-01", scores={"accuracy": 0.98, "odd": "text"}, samples=[], notes=["hm"])
+    built = _built(run)
+    assert [(score.title, score.value) for score in built.scores] == [("Accuracy", 0.98)]
+    assert built.notes == ("hm",)
+
+
+def test_a_picture_outside_the_run_is_not_drawn_in(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    run.append("gpuvm-01/samples/text.png", "not a picture")
+    images = ["../../secret.png", "samples/gone.png", "samples/text.png", None]
+    samples = [{"image": image, "caption": "x", "references": []} for image in images]
+    run.results("gpuvm-01", samples=samples)
+    built = _built(run).samples
+    assert [sample.image for sample in built] == [None] * 4
+    assert [sample.no_image for sample in built] == [
+        "../../secret.png is outside the run",
+        "samples/gone.png is missing from the run",
+        "samples/text.png is not a PNG, JPEG or GIF picture",
+        "no picture was recorded",
+    ]
+
+
+class TestDevice:
+    """The sentence on the device; only the workload's own word counts."""
+
+    def note(self, run: Any, *devices: str | None, **changes: Any) -> tuple[str, bool]:
+        vms = [run.vm(i, name, **changes) for i, name in enumerate(run.names, start=1)]
+        run.manifest(vms=vms)
+        for vm, device in zip(run.names, devices, strict=True):
+            if device is not None:
+                run.start(vm, device=device, device_name="Tesla P100-PCIE-16GB")
+        built = _built(run)
+        return built.device_note, built.device_plain
+
+    def test_the_lab(self, run: Any) -> None:
+        note, plain = self.note(run, "/device:CPU:0", "/device:CPU:0")
+        assert note == "TensorFlow ran on the CPU; the GPU in this lab is simulated."
+        assert not plain
+
+    def test_a_real_gpu(self, run: Any) -> None:
+        note, plain = self.note(run, "/device:GPU:0", "/device:GPU:0", simulated=False)
+        assert note == "TensorFlow ran on the GPU: Tesla P100-PCIE-16GB."
+        assert plain
+
+    def test_a_real_gpu_that_was_not_used(self, run: Any) -> None:
+        note, plain = self.note(run, "/device:CPU:0", "/device:CPU:0", simulated=False)
+        assert note.startswith("TensorFlow ran on the CPU, although gpuvm-01, gpuvm-02 had a GPU")
+        assert not plain
+
+    def test_no_gpu_at_all(self, run: Any) -> None:
+        note, _ = self.note(run, "/device:CPU:0", "/device:CPU:0", simulated=False, gpus=[])
+        assert note == "TensorFlow ran on the CPU; no GPU was attached."
+
+    def test_some_here_some_there(self, run: Any) -> None:
+        note, plain = self.note(run, "/device:GPU:0", "/device:CPU:0", simulated=False)
+        assert note == "TensorFlow ran on the CPU on gpuvm-02, on the GPU on gpuvm-01."
+        assert not plain
+
+    def test_nobody_said(self, run: Any) -> None:
+        note, plain = self.note(run, None, None)
+        assert note == "Nothing recorded which device TensorFlow used."
+        assert not plain
+
+
+class TestShards:
+    def test_verified_from_the_lists(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 2, 5, ["a", "c", "e"])
+        run.shard("gpuvm-02", 1, 2, 5, ["b", "d"])
+        shards = _built(run).shards
+        assert shards is not None
+        assert shards.verified
+        assert shards.sentence == (
+            "Verified from the lists of ids: 2 shards of 2 to 3 examples, none in two of them, "
+            "together the whole data set of 5."
+        )
+        assert [(s.vm, s.examples, s.listed) for s in shards.by_vm] == [
+            ("gpuvm-01", 3, 3),
+            ("gpuvm-02", 2, 2),
+        ]
+
+    def test_an_overlap_and_a_gap_are_refuted(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 2, 5, ["a", "b", "c"])
+        run.shard("gpuvm-02", 1, 2, 5, ["c", "d"])
+        shards = _built(run).shards
+        assert shards is not None
+        assert (shards.disjoint, shards.complete, shards.verified) == (False, False, False)
+        assert "1 are in more than one shard" in shards.sentence
+        assert "4 of 5 examples" in shards.sentence
+
+    def test_a_missing_list_cannot_be_verified(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 2, 2, ["a"])
+        run.shard("gpuvm-02", 1, 2, 2, ["b"])
+        (run.dir / "gpuvm-02/shard_ids.txt").unlink()
+        shards = _built(run).shards
+        assert shards is not None
+        assert shards.disjoint is None
+        assert shards.sentence == "Not verified: gpuvm-02 has no shard_ids.txt."
+
+    def test_a_list_that_is_not_the_hashed_one_proves_nothing(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 2, 2, ["a"])
+        run.shard("gpuvm-02", 1, 2, 2, ["b"])
+        (run.dir / "gpuvm-02/shard_ids.txt").write_text("c\n", encoding="utf-8")
+        shards = _built(run).shards
+        assert shards is not None
+        assert not shards.verified
+        assert "gpuvm-02 is not the list whose hash it recorded" in shards.sentence
+
+    def test_a_worker_that_recorded_nothing_leaves_it_open(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 2, 2, ["a"])
+        shards = _built(run).shards
+        assert shards is not None
+        assert shards.sentence == "Not verified: only 1 of 2 workers recorded their shard."
+
+    def test_a_single_worker_has_no_shards(self, run: Any) -> None:
+        run.shard("gpuvm-01", 0, 1, 1, ["a"])
+        assert _built(run).shards is None
+
+
+def test_workers_that_end_with_different_weights_are_told(run: Any) -> None:
+    run.timing("gpuvm-01", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="a")
+    assert _built(run).weights_agree is None
+    run.timing("gpuvm-02", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="b")
+    assert _built(run).weights_agree is False
+
+
+def test_a_failed_run_says_who_died_and_shows_its_last_lines(
+    report_records: ModuleType, tmp_path: Path
+) -> None:
+    built = report.build([report_records.failed_run(tmp_path)]).runs[0]
+    assert built.status == "failed"
+    assert built.status_note == "The run failed; 0 of 4 VMs had finished."
+    assert built.error == "the worker on gpuvm-03 ended with status -9"
+    dead = built.lost[0]
+    assert (dead.name, dead.died_first, dead.outcome) == ("gpuvm-03", True, "unfinished")
+    assert [vm.died_first for vm in built.lost] == [True, False, False, False]
+    stderr, stdout = dead.tails
+    assert stderr.file == "stderr.log"
+    assert stderr.lines[-2:] == ("train: step 180 of 400", "Killed")  # without the colour codes
+    assert stdout.lines == ("train 180/400 loss 0.4312 611 examples/s",)
+    assert dead.steps == 180
+    assert (
+        "The last line of gpuvm-03/timings.jsonl was cut off in the middle and is left out."
+        in built.warnings
+    )
+
+
+def test_gpuvm_1_is_not_taken_for_gpuvm_10(report_records: ModuleType, tmp_path: Path) -> None:
+    run = report_records.RunRecords(tmp_path, "r", 2)
+    run.names = ["gpuvm-1", "gpuvm-10"]
+    run.manifest(status="failed", error="the worker on gpuvm-10 vanished")
+    assert [vm.died_first for vm in _built(run).vms] == [False, True]
+
+
+def test_only_the_end_of_a_long_log_is_read(run: Any) -> None:
+    run.append("gpuvm-01/stderr.log", "".join(f"line {i}\n" for i in range(100_000)))
+    tail = _built(run).vms[0].tails[0].lines
+    assert len(tail) == 20
+    assert tail[-1] == "line 99999"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("interrupted", "The run was interrupted; 0 of 2 VMs had finished."),
+        ("running", "No end is recorded: the run still goes on, or gpuvm was stopped"),
+        ("succeeded", "Recorded as succeeded, but only 0 of 2 VMs recorded an end."),
+    ],
+)
+def test_a_run_without_a_good_end_says_so(run: Any, status: str, said: str) -> None:
+    run.manifest(status=status, ended=None)
+    built = _built(run)
+    assert built.status_note.startswith(said)
+    assert built.seconds is None
+    assert [vm.outcome for vm in built.vms] == ["no records", "no records"]
+
+
+def test_warnings_of_several_vms_are_one(run: Any) -> None:
+    for vm in run.names:
+        run.event(t=1, kind="warning", name="warning", vm=vm, text="no GPU is visible")
+    assert _built(run).warnings == ("gpuvm-01, gpuvm-02: no GPU is visible",)
+
+
+def test_missing_events_are_a_warning(run: Any) -> None:
+    (run.dir / "events.jsonl").unlink()
+    assert _built(run).warnings == ("There is no events.jsonl: gpuvm's own phases are unknown.",)
+
+
+def test_newer_records_stay_readable(run: Any) -> None:
+    run.manifest(colour="blue")
+    run.event(t=1, kind="hologram", name="x")
+    run.timing("gpuvm-01", "hologram", 1, depth=3)
+    run.start("gpuvm-01", mood="good")
+    assert _built(run).vms[0].device == "/device:CPU:0"
+
+
+def test_a_torn_last_line_is_left_out_and_said(run: Any) -> None:
+    run.start("gpuvm-01")
+    _steps(run, "gpuvm-01", [100])
+    run.append("gpuvm-01/timings.jsonl", '{"t": 1, "event": "step", "loss": 0.')
+    run.append("events.jsonl", '{"t": 17954')
+    built = _built(run)
+    assert built.vms[0].steps == 10
+    assert built.warnings == (
+        "The last line of events.jsonl was cut off in the middle and is left out.",
+        "The last line of gpuvm-01/timings.jsonl was cut off in the middle and is left out.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"t": 1, "event": "st', "not JSON"),
+        ('"step"', "input should be an object"),
+        ('{"t": 1}', "event is missing"),
+        ('{"t": 1, "event": "step"}', "step is missing"),
+        ('{"t": 1, "event": "step", "step": "ten"}', "step: input should be a valid integer"),
+        ('{"t": 1, "event": "score", "name": "x", "value": null}', "value: input should be"),
+    ],
+)
+def test_a_corrupt_line_is_named(run: Any, line: str, said: str) -> None:
+    run.start("gpuvm-01")
+    run.append("gpuvm-01/timings.jsonl", "\n" + line + "\n")
+    with pytest.raises(BadInput) as caught:
+        _built(run)
+    file = run.dir / "gpuvm-01/timings.jsonl"
+    assert str(caught.value).startswith(f"{file}:3: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "said"),
+    [
+        ({"schema": 2}, 2, "schema: input should be 1"),
+        ({"status": "fine"}, 19, "status: input should be"),
+        ({"vms": [{"name": ".."}]}, 23, "vms.0.name: string should match"),
+        ({"started": "yesterday"}, 17, "started: input should be a valid datetime"),
+    ],
+)
+def test_a_wrong_manifest_is_named_with_its_line(
+    run: Any, change: dict[str, Any], line: int, said: str
+) -> None:
+    manifest = json.loads((run.dir / "manifest.json").read_text(encoding="utf-8"))
+    text = json.dumps(manifest | change, indent=2)
+    (run.dir / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        _built(run)
+    at = str(caught.value)
+    assert at.startswith(f"{run.dir / 'manifest.json'}:{line}: {said}"), at
+
+
+def test_a_manifest_that_is_no_json(run: Any) -> None:
+    (run.dir / "manifest.json").write_text('{"schema": 1,\n oops', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"manifest\.json:2: not JSON"):
+        _built(run)
+
+
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"is not a run: it has no manifest\.json"):
+        report.build([tmp_path])
+
+
+def test_several_runs_keep_their_order(report_records: ModuleType, tmp_path: Path) -> None:
+    dirs = [report_records.failed_run(tmp_path), report_records.captioning_run(tmp_path)]
+    built = report.build(dirs).runs
+    assert [run.status for run in built] == ["failed", "succeeded"]
+
+
+def test_the_report_cannot_be_changed(run: Any) -> None:
+    built = _built(run)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        built.status = "succeeded"  # type: ignore[misc]
