@@ -86,7 +86,7 @@ def test_no_toolchain_says_what_to_install(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(LabError, match=r"needs Go 1\.25 or newer, and there is no Go") as raised:
         build.vcsim_binary(source=source)
     assert raised.value.hint is not None

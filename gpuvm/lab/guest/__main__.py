@@ -1,0 +1,155 @@
+"""``python -m gpuvm.lab.guest FOLDER READY LIFELINE``: boots a guest, serves it until power-off.
+
+READY and LIFELINE are inherited pipes. On the first, one line of JSON says that SSH answers, and
+its end that the guest is dead; the end of the other says that the supervisor is gone, and the power
+with it. ``--probe FOLDER`` only tries whether a guest gets a root of its own here.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from gpuvm.lab import processes
+from gpuvm.lab.guest import cloudinit, linux, root, sshd
+from gpuvm.lab.guest.boot import Boot
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOG = logging.getLogger("gpuvm.lab.guest")
+
+
+def main(arguments: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    if arguments[0] == "--probe":
+        _probe(Path(arguments[1]))
+    else:
+        _boot(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
+
+
+def _probe(folder: Path) -> None:
+    """Ends with status 0, or with the reason in the last line on standard error."""
+    boot = Boot("probe", (), 0, isolated=True, gpus=(), guestinfo={}, hidden=())
+    (folder / "disk").mkdir(exist_ok=True)
+    try:
+        root.enter(folder, boot, cloudinit.Instance("probe", "probe", ()))
+        socket.sethostname("probe")
+    except OSError as error:
+        sys.exit(f"{error}")
+
+
+def _boot(folder: Path, ready: int, lifeline: int) -> None:
+    for inherited in (ready, lifeline):
+        os.set_inheritable(inherited, False)
+    boot = Boot.load(folder / "boot.json")
+    disk = folder / "disk"
+    (disk / "home").mkdir(parents=True, exist_ok=True)
+    instance = cloudinit.boot(disk, boot.vm, boot.guestinfo)
+    place = _isolated(folder, boot, instance) if boot.isolated else _beside_others(folder, boot)
+    asyncio.run(_serve(boot, instance, place, ready, lifeline))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the guest's things are as its own processes see them."""
+
+    home: Path
+    programs: Path
+    environment: dict[str, str]
+    host_key: bytes
+    host_pid: int
+    power_off: Callable[[], None]
+
+
+def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
+    host_pid = int(Path("/proc/self").readlink().name)  # still the /proc of the machine around us
+    host_key = _host_key(folder / "disk")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no user of the guest stops it by `kill 1`
+    root.enter(folder, boot, instance)
+    socket.sethostname(instance.hostname)
+    linux.forbid_new_privileges()
+    try:
+        linux.enter_user_namespace(root.USER_ID, root.USER_ID)
+    except OSError as error:
+        _LOG.info("the guest's user is user 0 without capabilities: %s", error)
+        linux.drop_capabilities()
+    return _Place(Path("/home"), root.PROGRAMS / "bin", {}, host_key, host_pid, lambda: os._exit(0))
+
+
+def _beside_others(folder: Path, boot: Boot) -> _Place:
+    """No namespaces: every process of the guest stays a descendant of this one."""
+    linux.adopt_orphans()
+    root.write_programs(folder / "opt", boot.gpus)
+    disk = folder / "disk"
+    (disk / "tmp").mkdir(exist_ok=True)
+    environment = {"TMPDIR": str(disk / "tmp")}
+    bin_folder = folder / "opt/bin"
+    host_key = _host_key(disk)
+    return _Place(disk / "home", bin_folder, environment, host_key, os.getpid(), _kill_descendants)
+
+
+def _host_key(disk: Path) -> bytes:
+    """Made at the first boot, kept on the disk, out of the guest's own sight."""
+    file = disk / "ssh" / "ssh_host_ed25519_key"
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        partial = file.with_suffix(".new")
+        partial.touch(mode=0o600)
+        partial.write_bytes(key.export_private_key("openssh"))
+        partial.replace(file)
+    return file.read_bytes()
+
+
+async def _serve(
+    boot: Boot, instance: cloudinit.Instance, place: _Place, ready: int, lifeline: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    off = asyncio.Event()
+    loop.add_reader(lifeline, off.set)
+    if not boot.isolated:
+        loop.add_signal_handler(signal.SIGTERM, off.set)
+    key = asyncssh.import_private_key(place.host_key)
+    machine = sshd.Machine(
+        addresses=boot.addresses,
+        port=boot.port,
+        host_key=key,
+        homes={user: place.home / user for user in instance.users},
+        path=f"{place.programs}:{_SYSTEM_PATH}",
+        environment=place.environment,
+    )
+
+    def say_ready() -> None:
+        public = key.export_public_key("openssh").decode().strip()
+        told = {"pid": place.host_pid, "host_keys": [public]}
+        os.write(ready, (json.dumps(told) + "\n").encode())
+
+    await sshd.serve(machine, say_ready, off.wait)
+    place.power_off()
+
+
+def _kill_descendants() -> None:
+    """Until none is left: a process may fork while the list is read."""
+    while True:
+        left = processes.descendants(os.getpid())
+        if not left:
+            os._exit(0)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

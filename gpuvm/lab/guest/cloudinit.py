@@ -1,0 +1,97 @@
+"""The part of cloud-init that the lab's guests need: users and their SSH keys, the host's name.
+
+As on a real template, user data comes from ``guestinfo``, and is applied once for each instance id.
+"""
+
+import base64
+import gzip
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LOG = logging.getLogger(__name__)
+_DONE = {"users", "ssh_authorized_keys", "hostname"}
+_DEFAULT_USER = "cloud-user"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the first boot made of the machine."""
+
+    instance_id: str
+    hostname: str
+    users: tuple[str, ...]
+
+
+def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
+    """Applies the user data if this instance id has not been seen on this disk."""
+    metadata = _mapping("metadata", _read(guestinfo, "metadata"))
+    instance_id = str(metadata.get("instance-id", vm))
+    record = disk / "cloud" / "instance.json"
+    if record.exists():
+        data = json.loads(record.read_text(encoding="utf-8"))
+        known = Instance(data["instance_id"], data["hostname"], tuple(data["users"]))
+        if known.instance_id == instance_id:
+            return known
+    users = _apply(disk / "home", _read(guestinfo, "userdata"))
+    instance = Instance(instance_id, str(metadata.get("local-hostname", vm)), users)
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(vars(instance)), encoding="utf-8")
+    return instance
+
+
+def _read(guestinfo: Mapping[str, str], key: str) -> str:
+    """The decoded value, with the encodings that cloud-init's VMware data source knows."""
+    value = guestinfo.get(f"guestinfo.{key}", "")
+    encoding = guestinfo.get(f"guestinfo.{key}.encoding", "").lower()
+    try:
+        if encoding in {"base64", "b64"}:
+            return base64.b64decode(value).decode()
+        if encoding in {"gzip+base64", "gz+b64"}:
+            return gzip.decompress(base64.b64decode(value)).decode()
+    except (ValueError, OSError, EOFError) as error:
+        _LOG.error("guestinfo.%s is not %s: %s", key, encoding, error)
+        return ""
+    return value
+
+
+def _apply(homes: Path, user_data: str) -> tuple[str, ...]:
+    if not user_data.startswith("#cloud-config"):
+        _LOG.error("the user data is not a #cloud-config: no user is made")
+        return ()
+    config = _mapping("user data", user_data)
+    ignored = sorted(set(config) - _DONE)
+    if ignored:
+        _LOG.info("the lab does nothing with: %s", ", ".join(ignored))
+    keys_of_all = list(config.get("ssh_authorized_keys") or [])
+    users = config.get("users") or ["default"]
+    return tuple(_make_user(homes, user, keys_of_all) for user in users)
+
+
+def _make_user(homes: Path, user: Any, more_keys: list[str]) -> str:
+    described = user if isinstance(user, dict) else {}
+    # Only the last part: a name with slashes would make a folder somewhere else.
+    name = Path(str(described.get("name", _DEFAULT_USER if user == "default" else user))).name
+    keys = [*(described.get("ssh_authorized_keys") or []), *more_keys]
+    folder = homes / name / ".ssh"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    file = folder / "authorized_keys"
+    file.write_text("".join(f"{key.strip()}\n" for key in keys), encoding="utf-8")
+    file.chmod(0o600)
+    _LOG.info("made the user %s with %d SSH keys", name, len(keys))
+    return name
+
+
+def _mapping(what: str, text: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        _LOG.error("the %s is not YAML: %s", what, error)
+        return {}
+    return data if isinstance(data, dict) else {}

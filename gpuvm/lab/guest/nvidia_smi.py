@@ -1,0 +1,119 @@
+"""The lab's nvidia-smi: shows the GPUs of this VM's virtual hardware and says ``simulated``.
+
+Runs in the guest as a program of its own, from a copy, with nothing but the standard library.
+``gpus.json`` beside it is what the VM was given at power-on.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+GPU = dict[str, Any]
+_NO_DEVICES = 6  # the real program's exit status when the driver finds no card
+_BAD_USAGE = 2
+
+_FIELDS = {
+    "index": "{index}",
+    "count": "{count}",
+    "name": "{name} (simulated)",
+    "gpu_name": "{name} (simulated)",
+    "uuid": "{uuid}",
+    "gpu_uuid": "{uuid}",
+    "pci.bus_id": "{bus_id}",
+    "gpu_bus_id": "{bus_id}",
+    "pci.device_id": "0x{device_id:04X}{vendor_id:04X}",
+    "memory.total": "{memory_mib} MiB",
+    "memory.used": "0 MiB",
+    "memory.free": "{memory_mib} MiB",
+    "driver_version": "simulated",
+    "compute_cap": "{compute_cap}",
+    "utilization.gpu": "0 %",
+    "utilization.memory": "0 %",
+}
+_UNITS = {"memory": "MiB", "utilization": "%"}
+
+
+def main(arguments: list[str]) -> int:
+    options = _options().parse_args(arguments)
+    gpus = _chosen(options.id)
+    if not gpus:
+        return _say("No devices were found", status=_NO_DEVICES)
+    if options.list_gpus:
+        return _say(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
+    if options.query_gpu is None:
+        return _say(*_table(gpus))
+    return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nvidia-smi", description="NVIDIA-SMI (simulated)")
+    parser.add_argument("-L", "--list-gpus", action="store_true")
+    parser.add_argument("-i", "--id", metavar="INDEX,UUID,BUS_ID")
+    parser.add_argument("--query-gpu", metavar="FIELD,...", help=", ".join(_FIELDS))
+    parser.add_argument("--format", default="csv", metavar="csv[,noheader][,nounits]")
+    return parser
+
+
+def _chosen(ids: str | None) -> list[GPU]:
+    listed = json.loads(Path(__file__).with_name("gpus.json").read_text(encoding="utf-8"))
+    gpus = [{**gpu, "index": i, "count": len(listed)} for i, gpu in enumerate(listed)]
+    if ids is None:
+        return gpus
+    wanted = ids.split(",")
+    return [g for g in gpus if {str(g["index"]), g["uuid"], g["bus_id"]} & set(wanted)]
+
+
+def _query(gpus: list[GPU], fields: list[str], formats: set[str]) -> int:
+    for field in fields:
+        if field not in _FIELDS:
+            return _say(f'Field "{field}" is not a valid field to query.', status=_BAD_USAGE)
+    if "csv" not in formats:
+        return _say('"--format" must contain csv', status=_BAD_USAGE)
+    bare = "nounits" in formats
+    if "noheader" not in formats:
+        _say(", ".join(_title(field) for field in fields))
+    rows = ([_FIELDS[field].format(**gpu) for field in fields] for gpu in gpus)
+    return _say(*(", ".join(_bare(v) if bare else v for v in row) for row in rows))
+
+
+def _title(field: str) -> str:
+    unit = _UNITS.get(field.partition(".")[0])
+    return f"{field} [{unit}]" if unit else field
+
+
+def _bare(value: str) -> str:
+    return value.removesuffix(" MiB").removesuffix(" %")
+
+
+def _name(gpu: GPU) -> str:
+    return f"{gpu['name']} (simulated)"
+
+
+def _table(gpus: list[GPU]) -> list[str]:
+    rule = "+" + "-" * 78 + "+"
+    lines = [
+        rule,
+        _line("NVIDIA-SMI (simulated by the gpuvm lab: no work runs on these GPUs)"),
+        rule,
+    ]
+    lines.append(_line(f"{'GPU':>3}  {'Name':<42} {'Bus-Id':<17} {'Memory':>10}"))
+    lines.append(rule)
+    for gpu in gpus:
+        memory = f"{gpu['memory_mib']} MiB"
+        lines.append(_line(f"{gpu['index']:>3}  {_name(gpu):<42} {gpu['bus_id']:<17} {memory:>10}"))
+    return [*lines, rule]
+
+
+def _line(text: str) -> str:
+    return f"| {text:<76} |"
+
+
+def _say(*lines: str, status: int = 0) -> int:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""A root of its own for a guest: the system read-only, everything that is written its own (R16).
+
+Nothing of the operator's is there: only the system's folders, the Python that has TensorFlow, and
+this VM's disk. The caller is process 1 of a new PID and mount namespace.
+"""
+
+import os
+import shutil
+import site
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from shlex import quote
+
+from gpuvm.lab.guest import linux, nvidia_smi
+from gpuvm.lab.guest.boot import Boot, SimulatedGPU
+from gpuvm.lab.guest.cloudinit import Instance
+
+USER_ID = 1000
+PROGRAMS = Path("/opt/gpuvm-lab")
+
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store", "gnu/store")
+# No whole /etc: it holds keys and passwords that the lab's owner may be able to read.
+_ETC = (
+    "alternatives",
+    "crypto-policies",
+    "fonts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "os-release",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+)
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+
+
+def enter(folder: Path, boot: Boot, instance: Instance) -> None:
+    """Builds the root at ``folder/root`` and makes it ``/``.
+
+    Raises OSError, with the call and the path, where the kernel refuses.
+    """
+    root = folder / "root"
+    root.mkdir(exist_ok=True)
+    linux.mount("tmpfs", root, linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    _own_folders(root, folder / "disk")
+    bound = _read_only_folders(root)
+    _write_etc(root / "etc", boot, instance)
+    _devices(root / "dev")
+    write_programs(root / PROGRAMS.relative_to("/"), boot.gpus)
+    _hide(root, bound, [Path(path) for path in boot.hidden])
+    (root / "proc").mkdir()
+    linux.mount("proc", root / "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.make_read_only(root, below=False)
+    linux.change_root(root)
+
+
+def write_programs(folder: Path, gpus: Iterable[SimulatedGPU]) -> None:
+    """``bin/`` with python3 and nvidia-smi: what a guest has first in its PATH.
+
+    A link to the interpreter would not do: Python finds its virtual environment by the path that
+    it was started with.
+    """
+    programs = folder / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(nvidia_smi.__file__), folder / "nvidia_smi.py")
+    cards = [asdict(gpu) for gpu in gpus]
+    (folder / "gpus.json").write_text(dumps(cards), encoding="utf-8")
+    more = f"PYTHONPATH={quote(os.pathsep.join(_foreign_packages()))} " * bool(_foreign_packages())
+    python = quote(sys.executable)
+    for name in ("python3", "python"):
+        _script(programs / name, f'{more}exec {python} "$@"')
+    _script(programs / "nvidia-smi", f'exec {python} -IS "${{0%/bin/*}}/nvidia_smi.py" "$@"')
+
+
+def _own_folders(root: Path, disk: Path) -> None:
+    for name, mode in (("home", 0o755), ("tmp", 0o1777)):
+        (disk / name).mkdir(exist_ok=True)
+        (disk / name).chmod(mode)
+        (root / name).mkdir()
+        linux.bind(disk / name, root / name)
+    for name in ("root", "run", "var", "etc", "dev"):
+        (root / name).mkdir()
+    (root / "var/tmp").symlink_to("/tmp")  # noqa: S108 - the guest's own
+
+
+def _read_only_folders(root: Path) -> list[Path]:
+    """The system and the interpreter at their own places; the folders that are there."""
+    system = [Path("/") / name for name in _SYSTEM]
+    wanted = [*system, *(Path("/etc") / name for name in _ETC), *_interpreter()]
+    bound: list[Path] = []
+    for path in wanted:
+        inside = root / path.relative_to("/")
+        if path in system and path.is_symlink():
+            inside.symlink_to(path.readlink())
+        elif path.exists() and not any(path.is_relative_to(other) for other in bound):
+            _bind_read_only(path, inside)
+            bound.append(path)
+    return bound
+
+
+def _interpreter() -> list[Path]:
+    """Every folder that ``sys.executable`` needs, outermost first; none of them ``/``."""
+    places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    hop = Path(sys.executable)
+    while True:
+        places.add(str(hop.parent.parent))
+        if not hop.is_symlink():
+            break
+        hop = hop.parent / hop.readlink()
+    places.update(_foreign_packages())
+    paths = {Path(os.path.normpath(place)) for place in places}
+    paths |= {path.resolve() for path in paths}
+    return sorted(paths - {Path("/")})
+
+
+def _foreign_packages() -> list[str]:
+    """The operator's own site-packages, if the lab was installed there (``pip install --user``)."""
+    own = site.getusersitepackages()
+    return [own] if own in sys.path else []
+
+
+def _bind_read_only(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    linux.bind(source, target)
+    linux.make_read_only(target)
+
+
+def _write_etc(etc: Path, boot: Boot, instance: Instance) -> None:
+    """Each user twice: where the kernel gives no inner user namespace, the number is 0."""
+    users = "".join(
+        f"{name}:x:{number}:{number}::/home/{name}:/bin/sh\n"
+        for number in (USER_ID, 0)
+        for name in instance.users
+    )
+    groups = "".join(f"{name}:x:{USER_ID}:\n" for name in instance.users)
+    own = "".join(f"{address} {instance.hostname}\n" for address in boot.addresses)
+    files = {
+        "passwd": f"{users}root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        "group": f"{groups}root:x:0:\nnogroup:x:65534:\n",
+        "hosts": f"127.0.0.1 localhost\n{own}",
+        "hostname": f"{instance.hostname}\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }
+    for name, text in files.items():
+        (etc / name).write_text(text, encoding="utf-8")
+
+
+def _devices(dev: Path) -> None:
+    for name in _DEVICES:
+        (dev / name).touch()
+        linux.bind(Path("/dev") / name, dev / name)
+    for name, target in _LINKS.items():
+        (dev / name).symlink_to(target)
+    (dev / "pts").mkdir()
+    linux.mount("devpts", dev / "pts", linux.MS_NOSUID, "newinstance,ptmxmode=0666,mode=620")
+    (dev / "ptmx").symlink_to("pts/ptmx")
+    (dev / "shm").mkdir()
+    linux.mount("tmpfs", dev / "shm", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+
+
+def _hide(root: Path, bound: Iterable[Path], hidden: Iterable[Path]) -> None:
+    """A lab's state may lie inside a folder that had to be bound, such as a prefix."""
+    shown = list(bound)
+    for path in hidden:
+        inside = root / path.relative_to("/")
+        if any(path.is_relative_to(folder) for folder in shown) and inside.is_dir():
+            linux.mount("tmpfs", inside, linux.MS_RDONLY)
+
+
+def _script(file: Path, command: str) -> None:
+    file.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+    file.chmod(0o755)
