@@ -1,0 +1,167 @@
+"""What a lab keeps on disk, all of it below ``labs/NAME`` in gpuvm's state folder.
+
+lab.json          how it was started: address block, SSH port, the two processes
+description.json  its shape, as gpuvm-vcsim reads it
+passwords.json    one for each account; ``password`` the administrator's alone (both 0600)
+ca.pem ready.json written by gpuvm-vcsim
+supervisor.json   written by the supervisor at each change
+guests/VM/        one folder for each machine: see gpuvm.lab.guest.boot
+*.log
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gpuvm import paths
+from gpuvm.lab.description import Description
+from gpuvm.lab.processes import ProcessId
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabRecord(_Record):
+    """``previous_context`` was the current one before the lab's."""
+
+    address_block: str
+    ssh_port: int
+    previous_context: str | None
+    vcsim: ProcessId | None = None
+    supervisor: ProcessId | None = None
+
+
+class VCenterReady(BaseModel):
+    """What gpuvm-vcsim writes when it answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    url: str
+    control_url: str
+    ca_file: Path
+    pid: int
+    about_name: str
+
+
+class GuestRecord(_Record):
+    """A VM that has a guest while it is powered on; ``process`` is the guest's first."""
+
+    vm: str
+    instance_uuid: str
+    address: str | None
+    powered: bool
+    process: ProcessId | None
+    problem: str | None
+
+
+class SupervisorRecord(_Record):
+    """``problem`` says why it is not connected."""
+
+    pid: int
+    connected: bool
+    isolation: str
+    isolated: bool
+    problem: str | None
+    guests: tuple[GuestRecord, ...]
+
+
+@dataclass(frozen=True)
+class LabFolder:
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def guests(self) -> Path:
+        return self.path / "guests"
+
+    @property
+    def passwords(self) -> Path:
+        return self.path / "passwords.json"
+
+    @property
+    def password(self) -> Path:
+        return self.path / "password"
+
+    @property
+    def description_file(self) -> Path:
+        return self.path / "description.json"
+
+    @property
+    def ready_file(self) -> Path:
+        return self.path / "ready.json"
+
+    def record(self) -> LabRecord | None:
+        return _read(self.path / "lab.json", LabRecord)
+
+    def description(self) -> Description | None:
+        return _read(self.description_file, Description)
+
+    def ready(self) -> VCenterReady | None:
+        return _read(self.ready_file, VCenterReady)
+
+    def supervisor(self) -> SupervisorRecord | None:
+        return _read(self.path / "supervisor.json", SupervisorRecord)
+
+    def save(self, record: LabRecord | SupervisorRecord) -> None:
+        name = "lab.json" if isinstance(record, LabRecord) else "supervisor.json"
+        write_private(self.path / name, record.model_dump_json(indent=1))
+
+    def last_words(self, log: str) -> str:
+        """The last lines of a log, in one."""
+        try:
+            text = (self.path / log).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return "nothing"
+        return " / ".join(text.strip().splitlines()[-3:]) or "nothing"
+
+
+def lab_folder(name: str) -> LabFolder:
+    return LabFolder(paths.state_dir().resolve() / "labs" / name)
+
+
+def lab_names() -> list[str]:
+    return sorted(folder.name for folder in (paths.state_dir() / "labs").glob("*/"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One `lab up` or `lab down` at a time in a state folder.
+
+    The folder itself is locked, so that no lock file stays behind.
+    """
+    paths.state_dir().mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(paths.state_dir(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_private(file: Path, text: str) -> None:
+    """Whole or not at all, and readable by its owner only."""
+    partial = file.with_name(f".{file.name}.new")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _read(file: Path, model: type[Record]) -> Record | None:
+    """None when there is none, or one that another version of gpuvm has written."""
+    try:
+        return model.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None

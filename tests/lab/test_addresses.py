@@ -1,0 +1,40 @@
+"""Two labs never get the same addresses."""
+
+import socket
+
+import pytest
+
+from gpuvm.errors import BadInput, LabError
+from gpuvm.lab import addresses
+
+
+def test_each_lab_gets_another_block_until_it_is_given_back() -> None:
+    one, two = addresses.reserve(None), addresses.reserve(None)
+    assert one.block != two.block
+    with pytest.raises(LabError, match="another lab has the addresses"):
+        addresses.reserve(one.block)
+    inherited = socket.socket(fileno=socket.dup(one.reservation.fileno()))
+    one.reservation.close()
+    with pytest.raises(LabError):
+        addresses.reserve(one.block)
+    inherited.close()
+    again = addresses.reserve(one.block)
+    assert again.block == one.block
+    again.reservation.close()
+    two.reservation.close()
+
+
+@pytest.mark.parametrize(
+    "block", ["10.0.0.0/16", "127.77.0.0/24", "127.0.0.0/16", "127.300.0.0/16"]
+)
+def test_only_loopback_blocks(block: str) -> None:
+    with pytest.raises(BadInput, match="is not an address block"):
+        addresses.reserve(block)
+
+
+def test_a_port_that_is_taken_is_passed_over() -> None:
+    block = addresses.reserve("127.89.0.0/16")
+    with socket.socket() as other:
+        other.bind(("127.89.0.1", block.free_port()))
+        assert block.free_port() != other.getsockname()[1]
+    block.reservation.close()
