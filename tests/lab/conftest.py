@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,11 +136,8 @@ class Machines:
     def ssh(
         self, boot: Boot, host_key: str, user: str = "gpuvm", key: KeyPair | None = None
     ) -> Iterator[SSH]:
-        ssh = SSH(boot.addresses[0], boot.port, host_key, user, key or self.key)
-        try:
+        with _closing(SSH(boot.addresses[0], boot.port, host_key, user, key or self.key)) as ssh:
             yield ssh
-        finally:
-            ssh.transport.close()
 
 
 @dataclass(frozen=True)
@@ -157,6 +154,32 @@ class Machine:
 @pytest.fixture(scope="session", name="wait_for")
 def wait_for_fixture() -> Callable[..., None]:
     return wait_for
+
+
+class Client:
+    """An operator's side: a key pair of one's own, its user data, and logins with it."""
+
+    def __init__(self) -> None:
+        self.key = new_key_pair()
+
+    def guestinfo(self, vm: str) -> dict[str, str]:
+        return guestinfo(vm, self.key)
+
+    def ssh(self, address: str, host_key: str, port: int) -> AbstractContextManager[SSH]:
+        return _closing(SSH(address, port, host_key, "gpuvm", self.key))
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@contextmanager
+def _closing(ssh: SSH) -> Iterator[SSH]:
+    try:
+        yield ssh
+    finally:
+        ssh.transport.close()
 
 
 @pytest.fixture

@@ -97,3 +97,12 @@ def test_a_bad_shape_is_named_with_its_place(tmp_path: Path, text: str, complain
     file.write_text(text)
     with pytest.raises(BadInput, match=complaint):
         read_description(file)
+
+
+def test_the_documented_example_and_models_are_true(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text()
+    file = tmp_path / "documented.yaml"
+    file.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert read_description(file).hosts[0].gpus[0].device_id == 0x15F8
+    listed = text.split("GPU models: ")[1].split(".\n")[0]
+    assert sorted(listed.split(", ")) == sorted(GPU_MODELS)
