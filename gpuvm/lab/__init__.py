@@ -1,1 +1,35 @@
-"""The simulated data centre: a vCenter with GPU hosts and real SSH guests on this machine."""
+"""The simulated data centre: a vCenter with GPU hosts and real SSH guests on this machine.
+
+    lab.up(lab.LabOptions(hosts=4, gpu="p100"))
+    lab.status().vcenter
+    lab.down()
+
+Names are looked up on first use: each guest is a process that imports ``gpuvm.lab.guest``, and must
+not pay for pydantic and pyVmomi.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuvm.lab.control import LabOptions, down, up
+    from gpuvm.lab.description import Timings
+    from gpuvm.lab.view import LabGuest, LabStatus, status
+
+_HOMES = {
+    "LabGuest": "view",
+    "LabOptions": "control",
+    "LabStatus": "view",
+    "Timings": "description",
+    "down": "control",
+    "status": "view",
+    "up": "control",
+}
+
+__all__ = ["LabGuest", "LabOptions", "LabStatus", "Timings", "down", "status", "up"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gpuvm.lab' has no attribute '{name}'")
+    return getattr(import_module(f"gpuvm.lab.{_HOMES[name]}"), name)

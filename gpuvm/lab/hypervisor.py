@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,10 @@ from gpuvm.lab.guest.boot import Boot
 
 _POWER_OFF_S = 10.0
 _PROBE_S = 30.0
-_KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH")
+_KEPT_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH"),
+    *("GPUVM_CONFIG_DIR", "GPUVM_STATE_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,7 @@ class Guest:
         """Until unshare ends: that is after process 1, and that after all in its namespace."""
         while self.process.poll() is None:
             inner = processes.children(self.process.pid)
-            for pid in inner or [self.process.pid]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill(inner or [self.process.pid])
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.05)
 
@@ -104,9 +105,7 @@ class Guest:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_POWER_OFF_S)
         while self.process.poll() is None:
-            for pid in [*processes.descendants(self.process.pid), self.process.pid]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill([*processes.descendants(self.process.pid), self.process.pid])
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.05)
 
@@ -117,15 +116,18 @@ def find_isolation(scratch: Path) -> Isolation:
         if shutil.which(program) is None:
             return Isolation(f"the program {program} of util-linux is missing")
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".probe-") as folder:
-        done = subprocess.run(
-            [*_namespaces(), *_python("--probe", folder)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_PROBE_S,
-            env=clean_environment(),
-        )
+        try:
+            done = subprocess.run(
+                [*_namespaces(), *_python("--probe", folder)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PROBE_S,
+                env=clean_environment(),
+            )
+        except subprocess.TimeoutExpired:
+            return Isolation(f"a trial guest did not come up in {_PROBE_S:g} s")
     if done.returncode == 0:
         return Isolation(None)
     return Isolation((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
@@ -155,6 +157,13 @@ def power_on(folder: Path, boot: Boot, isolation: Isolation) -> Guest:
     os.close(ready_inner)
     os.close(lifeline_inner)
     return Guest(folder, boot, process, ready, lifeline)
+
+
+def kill(pids: Iterable[int]) -> None:
+    """At once; those that are gone already are fine."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def remove_folder(folder: Path) -> None:

@@ -1,0 +1,99 @@
+"""The lab's supervisor: a process of its own that follows the vCenter and runs the guests.
+
+    python -m gpuvm.lab.supervisor STATE [LIFELINE]
+
+It follows the machines through the vSphere API, as ``tools@lab.local``, and through nothing else:
+it sees of a VM what VMware Tools in it would. LIFELINE is an inherited pipe; at its end the
+supervisor stops, as on SIGTERM.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from gpuvm import settings, vsphere
+from gpuvm.errors import GpuvmError, LabError
+from gpuvm.lab import hypervisor
+from gpuvm.lab.description import TOOLS
+from gpuvm.lab.guest import linux
+from gpuvm.lab.machine_room import Connected, Inbox, Lost, MachineRoom, Seen, Stop
+from gpuvm.lab.state import LabFolder, LabRecord
+
+_RECONNECT_S = 0.5
+_LOG = logging.getLogger("gpuvm.lab.supervisor")
+
+
+def main(arguments: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    folder = LabFolder(Path(arguments[0]))
+    folder.guests.mkdir(exist_ok=True)
+    record, description = folder.record(), folder.description()
+    if record is None or description is None:
+        raise LabError(f"{folder.path} is not a lab's state folder")
+    isolation = hypervisor.find_isolation(folder.guests)
+    if not isolation.isolated:
+        linux.adopt_orphans()
+    room = MachineRoom(folder, record.ssh_port, description, isolation)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: room.inbox.put(Stop()))
+    if len(arguments) > 1:
+        _in_background(_stop_at_end, int(arguments[1]), room.inbox)
+    _in_background(watch, _context(folder, record), _password(folder), room.inbox)
+    room.run()
+
+
+def watch(context: settings.Context, password: SecretStr, inbox: Inbox) -> None:
+    """Posts what the vCenter says, for ever; connects again when it is lost."""
+    while True:
+        try:
+            with vsphere.connect(context, password) as session:
+                inbox.put(Connected(session))
+                for number, machines in enumerate(session.watch_machines()):
+                    inbox.put(Seen(machines, everything=number == 0))
+        except GpuvmError as error:
+            _LOG.warning("the vCenter is not there: %s", error)
+            inbox.put(Lost(str(error)))
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is: a supervisor that no longer follows would leave guests running.
+            _LOG.exception("the watch broke off")
+            inbox.put(Lost(f"{type(error).__name__}: {error}"))
+        time.sleep(_RECONNECT_S)
+
+
+def _in_background(function: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
+def _context(folder: LabFolder, record: LabRecord) -> settings.Context:
+    ready = folder.ready()
+    if ready is None:
+        raise LabError("the simulated vCenter has not said where it is")
+    return settings.Context(
+        name=folder.name,
+        vcenter=ready.url,
+        user=TOOLS,
+        tls=settings.CAFile(ca_file=ready.ca_file),
+        ssh=settings.SSH(port=record.ssh_port),
+    )
+
+
+def _password(folder: LabFolder) -> SecretStr:
+    return SecretStr(json.loads(folder.passwords.read_text(encoding="utf-8"))[TOOLS])
+
+
+def _stop_at_end(lifeline: int, inbox: Inbox) -> None:
+    while os.read(lifeline, 1):
+        pass
+    inbox.put(Stop())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
