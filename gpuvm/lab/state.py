@@ -124,7 +124,9 @@ class LabFolder:
             text = (self.path / log).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "nothing"
-        return " / ".join(text.strip().splitlines()[-3:]) or "nothing"
+        lines = text.strip().splitlines()
+        panic = [line for line in lines if line.startswith("panic: ")]  # Go's stack comes after it
+        return " / ".join(panic[:1] or lines[-3:]) or "nothing"
 
 
 def lab_folder(name: str) -> LabFolder:
