@@ -1,0 +1,70 @@
+package main
+
+import (
+	"crypto/subtle"
+	"slices"
+	"strings"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/esx"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// accounts are the lab's users: passwords and what each may do (R13).
+type accounts struct {
+	users     map[string]UserDescription
+	passwords map[string]string
+	all       []string // every privilege there is
+}
+
+func newAccounts(users []UserDescription, passwords map[string]string) *accounts {
+	a := &accounts{users: map[string]UserDescription{}, passwords: passwords}
+	for _, user := range users {
+		a.users[user.Name] = user
+	}
+	for _, role := range esx.RoleList {
+		if role.Name == "Admin" {
+			a.all = role.Privilege
+		}
+	}
+	return a
+}
+
+func (a *accounts) validLogin(login *types.Login) bool {
+	_, known := a.users[login.UserName]
+	password := a.passwords[login.UserName]
+	same := subtle.ConstantTimeCompare([]byte(password), []byte(login.Password)) == 1
+	return known && password != "" && same
+}
+
+func (a *accounts) isTools(name string) bool { return a.users[name].Role == "tools" }
+
+// may says whether the user has the privilege; roles hold for the whole inventory.
+func (a *accounts) may(name, privilege string) bool {
+	if strings.HasPrefix(privilege, "System.") && privilege != everythingElse {
+		return true
+	}
+	user, known := a.users[name]
+	return known && user.Role != "readonly" && !slices.Contains(user.Without, privilege)
+}
+
+func (a *accounts) privileges(name string) []string {
+	var granted []string
+	for _, privilege := range a.all {
+		if a.may(name, privilege) {
+			granted = append(granted, privilege)
+		}
+	}
+	return granted
+}
+
+// authorize checks a call's privileges; the first missing one is named.
+func (lab *Lab) authorize(user string, method *simulator.Method) fault {
+	for _, needed := range lab.needs(method) {
+		if !lab.accounts.may(user, needed.privilege) {
+			object := needed.object
+			return &types.NoPermission{Object: &object, PrivilegeId: needed.privilege}
+		}
+	}
+	return nil
+}

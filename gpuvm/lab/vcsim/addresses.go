@@ -1,0 +1,83 @@
+package main
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+)
+
+// addresses is the lab's DHCP server: the same card gets the same address while its VM exists.
+type addresses struct {
+	sync.Mutex
+	block netip.Prefix
+	vms   map[ref]map[string]netip.Addr // by VM and MAC address
+	used  map[netip.Addr]bool
+	other uint32 // how many addresses went to unrelated VMs
+}
+
+func newAddresses(block string) *addresses {
+	return &addresses{
+		block: netip.MustParsePrefix(block).Masked(), // checked with the description
+		vms:   map[ref]map[string]netip.Addr{},
+		used:  map[netip.Addr]bool{},
+	}
+}
+
+// lease completes the cards with addresses out of the block. A card stays without one when the
+// block is used up.
+func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
+	a.Lock()
+	defer a.Unlock()
+	if a.vms[vm] == nil {
+		a.vms[vm] = map[string]netip.Addr{}
+	}
+	for i := range cards {
+		address, ok := a.vms[vm][cards[i].mac]
+		if !ok {
+			if address, ok = a.free(); !ok {
+				continue
+			}
+			a.vms[vm][cards[i].mac] = address
+			a.used[address] = true
+		}
+		cards[i].address, cards[i].prefix = address.String(), int32(a.block.Bits())
+	}
+	return cards
+}
+
+// unrelated gives addresses that lie outside the block: nothing listens there.
+func (a *addresses) unrelated(_ ref, cards []cardInfo) []cardInfo {
+	a.Lock()
+	defer a.Unlock()
+	for i := range cards {
+		n := a.other
+		a.other++
+		address := netip.AddrFrom4([4]byte{10, 77, byte(n / 254), byte(n%254 + 1)})
+		cards[i].address, cards[i].prefix = address.String(), 16
+	}
+	return cards
+}
+
+func (a *addresses) forget(vm ref) {
+	a.Lock()
+	defer a.Unlock()
+	for _, address := range a.vms[vm] {
+		delete(a.used, address)
+	}
+	delete(a.vms, vm)
+}
+
+// free is the first address that nobody has; .0 and .255 are left out, so that every block of 256
+// in the lab looks like an ordinary network.
+func (a *addresses) free() (netip.Addr, bool) {
+	base := binary.BigEndian.Uint32(a.block.Addr().AsSlice())
+	for n := uint32(1); n < uint32(1)<<(32-a.block.Bits()); n++ {
+		var bytes [4]byte
+		binary.BigEndian.PutUint32(bytes[:], base+n)
+		address := netip.AddrFrom4(bytes)
+		if last := bytes[3]; last != 0 && last != 255 && !a.used[address] {
+			return address, true
+		}
+	}
+	return netip.Addr{}, false
+}

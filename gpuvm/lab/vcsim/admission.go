@@ -1,0 +1,150 @@
+package main
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// admit is the one gate to power-on: every path to a running VM passes it. It checks the VM's
+// devices and memory against its host and, if all is well, enters them into the ledger.
+func (lab *Lab) admit(ctx *simulator.Context, vm *simulator.VirtualMachine) fault {
+	var config *types.VirtualMachineConfigInfo
+	var host ref
+	lab.locked(ctx, vm.Self, func() { config, host = copied(vm.Config), *vm.Runtime.Host })
+	if fault := lab.checkHost(ctx, host); fault != nil {
+		return fault
+	}
+	a := &admission{lab: lab, vm: vm.Self, config: config, hardware: lab.hosts[host], active: lab.activeDevices(ctx, host)}
+	a.labels = lab.hardwareLabels(ctx, host)
+	a.graphics = lab.graphicsType(ctx, host)
+	if fault := a.checkConfiguration(); fault != nil {
+		return fault
+	}
+	lab.ledger.Lock()
+	defer lab.ledger.Unlock()
+	devices, fault := a.grants()
+	if fault != nil {
+		return fault
+	}
+	if fault := a.checkMemory(); fault != nil {
+		return fault
+	}
+	lab.ledger.held[vm.Self] = holding{vm: vm.Self, host: host, devices: devices, memoryMB: a.memoryMB()}
+	return nil
+}
+
+// admission is one VM that wants to run on one host.
+type admission struct {
+	lab      *Lab
+	vm       ref
+	config   *types.VirtualMachineConfigInfo
+	hardware *hardware
+	active   map[string]bool   // PCI address -> passthroughActive
+	labels   map[string]string // PCI address -> hardwareLabel
+	graphics string
+}
+
+// grants decides which card each PCI device of the VM gets; the ledger is locked.
+func (a *admission) grants() (map[int32]grant, fault) {
+	granted := map[int32]grant{}
+	for _, device := range passthroughDevices(a.config) {
+		var g grant
+		var fault fault
+		switch backing := device.Backing.(type) {
+		case *types.VirtualPCIPassthroughDeviceBackingInfo:
+			g, fault = a.fixed(backing, granted)
+		case *types.VirtualPCIPassthroughDynamicBackingInfo:
+			g, fault = a.dynamic(backing, granted)
+		case *types.VirtualPCIPassthroughVmiopBackingInfo:
+			g, fault = a.shared(backing, granted)
+		default:
+			fault = &types.DeviceBackingNotSupported{}
+		}
+		if fault != nil {
+			return nil, fault
+		}
+		granted[device.Key] = g
+	}
+	return granted, nil
+}
+
+// checkMemory: the reservation and the VM's own overhead must fit into what the host has left (R9).
+func (a *admission) checkMemory() fault {
+	free := a.hardware.memoryMB(a.lab) - systemMemoryMB
+	for _, h := range a.lab.ledger.onHost(a.hardware.self) {
+		if h.vm != a.vm {
+			free -= h.memoryMB
+		}
+	}
+	if wanted := a.memoryMB(); wanted > free {
+		return &types.InsufficientHostMemoryCapacityFault{
+			InsufficientHostCapacityFault: types.InsufficientHostCapacityFault{Host: &a.hardware.self},
+			Unreserved:                    free << 20,
+			Requested:                     wanted << 20,
+		}
+	}
+	return nil
+}
+
+func (a *admission) memoryMB() int64 {
+	return memoryReservationMB(a.config) + overheadMB(a.config)
+}
+
+// overheadMB is what ESXi itself needs to run a VM.
+func overheadMB(c *types.VirtualMachineConfigInfo) int64 {
+	return 64 + int64(c.Hardware.MemoryMB)/128 + 8*int64(c.Hardware.NumCPU)
+}
+
+func (h *hardware) memoryMB(lab *Lab) int64 {
+	return lab.description.host(h.name).MemoryGiB << 10
+}
+
+// checkHost: nothing is provisioned or started on a host that is not there for it.
+func (lab *Lab) checkHost(ctx *simulator.Context, r ref) fault {
+	host := lab.registry.Get(r).(*simulator.HostSystem)
+	var runtime types.HostRuntimeInfo
+	lab.locked(ctx, r, func() { runtime = host.Runtime })
+	switch {
+	case runtime.ConnectionState != types.HostSystemConnectionStateConnected,
+		runtime.PowerState != types.HostSystemPowerStatePoweredOn:
+		return &types.HostNotConnected{}
+	case runtime.InMaintenanceMode:
+		return &types.InvalidState{}
+	}
+	return nil
+}
+
+// activeDevices reads passthroughActive from the inventory, where UpdatePassthruConfig changes it.
+func (lab *Lab) activeDevices(ctx *simulator.Context, r ref) map[string]bool {
+	active := map[string]bool{}
+	for _, info := range lab.passthruInfo(ctx, r) {
+		active[info.Id] = info.PassthruEnabled && info.PassthruActive
+	}
+	return active
+}
+
+func (lab *Lab) hardwareLabels(ctx *simulator.Context, r ref) map[string]string {
+	labels := map[string]string{}
+	for _, info := range lab.passthruInfo(ctx, r) {
+		labels[info.Id] = info.HardwareLabel
+	}
+	return labels
+}
+
+func (lab *Lab) passthruInfo(ctx *simulator.Context, r ref) []*types.HostPciPassthruInfo {
+	host := lab.registry.Get(r).(*simulator.HostSystem)
+	var infos []*types.HostPciPassthruInfo
+	lab.locked(ctx, r, func() {
+		for _, info := range host.Config.PciPassthruInfo {
+			infos = append(infos, info.GetHostPciPassthruInfo())
+		}
+	})
+	return infos
+}
+
+func (lab *Lab) graphicsType(ctx *simulator.Context, r ref) string {
+	host := lab.registry.Get(r).(*simulator.HostSystem)
+	var kind string
+	lab.locked(ctx, r, func() { kind = host.Config.GraphicsConfig.HostDefaultGraphicsType })
+	return kind
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// nobody is who calls before a login.
+const nobody = "anonymous"
+
+// calls counts by user and method (R12).
+type calls struct {
+	sync.Mutex
+	counts map[string]map[string]int
+}
+
+func newCalls() *calls { return &calls{counts: map[string]map[string]int{}} }
+
+// count enters a call; a login counts for who wants to log in.
+func (c *calls) count(user string, method *simulator.Method) {
+	if login, ok := method.Body.(*types.Login); ok {
+		user = login.UserName
+	}
+	c.add(user, method.Name)
+}
+
+func (c *calls) add(user, method string) {
+	if user == "" {
+		user = nobody
+	}
+	c.Lock()
+	defer c.Unlock()
+	if c.counts[user] == nil {
+		c.counts[user] = map[string]int{}
+	}
+	c.counts[user][method]++
+}
+
+func (c *calls) read() map[string]map[string]int {
+	c.Lock()
+	defer c.Unlock()
+	counts := map[string]map[string]int{}
+	for user, methods := range c.counts {
+		counts[user] = maps.Clone(methods)
+	}
+	return counts
+}
+
+func (c *calls) reset() {
+	c.Lock()
+	defer c.Unlock()
+	clear(c.counts)
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// CloneVMTask makes the whole VM that the CloneSpec describes (R10).
+func (v *vmMethods) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soap.HasFault {
+	lab, source := v.lab, v.vm
+	task := v.begin(ctx, "CloneVM_Task", "VirtualMachine.clone",
+		func(op *operation) (types.AnyType, fault) {
+			clone := &cloning{lab: lab, op: op, source: source, req: req}
+			return clone.run()
+		})
+	return &methods.CloneVM_TaskBody{Res: &types.CloneVM_TaskResponse{Returnval: task}}
+}
+
+// cloning is one CloneVM_Task on its way.
+type cloning struct {
+	lab    *Lab
+	op     *operation
+	source *simulator.VirtualMachine
+	req    *types.CloneVM_Task
+
+	from   mo.VirtualMachine // the source as it was at the start
+	to     placement
+	linked bool
+}
+
+func (c *cloning) run() (types.AnyType, fault) {
+	c.lab.locked(c.op.ctx, c.source.Self, func() { c.from = copyVM(&c.source.VirtualMachine) })
+	if fault := c.place(); fault != nil {
+		return nil, fault
+	}
+	if !c.lab.names.claim(c.to.folder, c.to.name) {
+		return nil, &types.DuplicateName{Name: c.to.name, Object: c.to.folder}
+	}
+	defer c.lab.names.release(c.to.folder, c.to.name)
+	if fault := c.checkName(); fault != nil {
+		return nil, fault
+	}
+	vm, fault := c.copy()
+	if fault != nil {
+		return nil, fault
+	}
+	if c.req.Spec.PowerOn && !c.to.template {
+		if fault := c.lab.powerOn(c.op, vm, nil); fault != nil {
+			return nil, fault
+		}
+	}
+	return vm.Self, nil
+}
+
+// place finds out where the clone goes, and refuses what cannot be.
+func (c *cloning) place() fault {
+	location := c.req.Spec.Location
+	c.to = placement{name: c.req.Name, host: *c.from.Runtime.Host, pool: location.Pool, template: c.req.Spec.Template}
+	folder, ok := c.lab.registry.Get(c.req.Folder).(*simulator.Folder)
+	if !ok || !slices.Contains(folder.ChildType, "VirtualMachine") {
+		return &types.InvalidArgument{InvalidProperty: "folder"}
+	}
+	c.to.folder = folder.Self
+	if c.to.name == "" || len(c.to.name) > 80 {
+		return &types.InvalidName{Name: c.to.name}
+	}
+	if c.to.pool == nil && !c.from.Config.Template {
+		c.to.pool = c.from.ResourcePool
+	}
+	if c.to.pool == nil && !c.to.template {
+		return &types.InvalidArgument{InvalidProperty: "spec.location.pool"}
+	}
+	if c.to.pool != nil && c.lab.registry.Get(*c.to.pool) == nil {
+		return &types.ManagedObjectNotFound{Obj: *c.to.pool}
+	}
+	if location.Host != nil {
+		c.to.host = *location.Host
+	}
+	if c.lab.hosts[c.to.host] == nil {
+		return &types.ManagedObjectNotFound{Obj: c.to.host}
+	}
+	if c.to.template {
+		c.to.pool = nil
+	}
+	return c.placeDisks()
+}
+
+func (c *cloning) placeDisks() fault {
+	location := c.req.Spec.Location
+	c.to.datastore = c.from.Datastore[0]
+	if location.Datastore != nil {
+		c.to.datastore = *location.Datastore
+	}
+	if _, ok := c.lab.registry.Get(c.to.datastore).(*simulator.Datastore); !ok {
+		return &types.ManagedObjectNotFound{Obj: c.to.datastore}
+	}
+	if location.DiskMoveType == string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking) {
+		if c.req.Spec.Snapshot == nil {
+			return &types.InvalidArgument{InvalidProperty: "spec.snapshot"}
+		}
+		snapshot, ok := c.lab.registry.Get(*c.req.Spec.Snapshot).(*simulator.VirtualMachineSnapshot)
+		if !ok || snapshot.Vm != c.source.Self {
+			return &types.InvalidArgument{InvalidProperty: "spec.snapshot"}
+		}
+		c.linked = true
+	}
+	return c.checkPassthrough()
+}
+
+// checkPassthrough: a fixed device belongs to one host, so a VM that has one is not cloned elsewhere.
+func (c *cloning) checkPassthrough() fault {
+	if c.from.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn && len(fixedDevices(c.from.Config)) > 0 {
+		return &types.InvalidPowerState{
+			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: c.from.Runtime.PowerState,
+		}
+	}
+	return c.lab.checkHost(c.op.ctx, c.to.host)
+}
+
+func (c *cloning) checkName() fault {
+	folder := c.lab.registry.Get(c.to.folder).(*simulator.Folder)
+	var children []ref
+	c.lab.locked(c.op.ctx, c.to.folder, func() { children = folder.ChildEntity })
+	if taken := c.lab.registry.FindByName(c.to.name, children); taken != nil {
+		return &types.DuplicateName{Name: c.to.name, Object: taken.Reference()}
+	}
+	return nil
+}
+
+// copy waits for a place on both hosts, lets the time pass and makes the VM.
+func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
+	hosts := []ref{*c.from.Runtime.Host, c.to.host}
+	if !c.lab.slots.acquire(c.op.cancelled, hosts...) {
+		return nil, &types.RequestCanceled{}
+	}
+	defer c.lab.slots.release(hosts...)
+	c.op.started()
+	config, fault := c.configure()
+	if fault != nil {
+		return nil, fault
+	}
+	bytes := fullDiskBytes(config)
+	if fault = c.lab.takeSpace(c.op.ctx, c.to.datastore, bytes); fault == nil {
+		if fault = c.transfer(); fault != nil {
+			c.lab.giveSpace(c.op.ctx, c.to.datastore, bytes)
+		}
+	}
+	if fault != nil {
+		c.lab.names.forgetFolder(config.Files.VmPathName)
+		return nil, fault
+	}
+	vm := c.lab.createVM(c.op.ctx, c.to, config)
+	if c.req.Spec.Customization != nil {
+		c.lab.guests.customize(vm.Self, c.req.Spec.Customization)
+	}
+	c.lab.postClonedEvents(c.op.ctx, c.source, vm)
+	return vm, nil
+}
+
+// transfer is the time that a clone takes; its host may go away meanwhile.
+func (c *cloning) transfer() fault {
+	if fault := c.op.work(seconds(c.lab.description.Timings.CloneS), 0, 95); fault != nil {
+		return fault
+	}
+	return c.lab.checkHost(c.op.ctx, c.to.host)
+}
+
+// configure derives the clone's configuration: the source's, then what the spec changes.
+func (c *cloning) configure() (*types.VirtualMachineConfigInfo, fault) {
+	config := copied(c.from.Config)
+	config.Name = c.to.name
+	config.Uuid, config.InstanceUuid = uuid.NewString(), uuid.NewString()
+	config.ManagedBy = nil
+	config.CreateDate = types.NewTime(c.op.task.Info.QueueTime)
+	config.ExtraConfig = inherited(config.ExtraConfig, c.to.name)
+	c.lab.setFiles(config, c.to.datastore)
+	config.Hardware.Device = c.lab.cloneDevices(config.Hardware.Device, path.Dir(config.Files.VmPathName))
+	if c.linked {
+		linkDisks(config.Hardware.Device, c.from.Config.Hardware.Device)
+	}
+	vm := mo.VirtualMachine{Config: config}
+	specs := []*types.VirtualMachineConfigSpec{{DeviceChange: nicsAndDisks(c.req.Spec.Location.DeviceChange)}}
+	if spec := c.req.Spec.Config; spec != nil {
+		own := *spec
+		own.Name = "" // CloneVM_Task's name counts
+		own.InstanceUuid = c.lab.freeInstanceUUID(own.InstanceUuid)
+		specs = append(specs, &own)
+	}
+	for _, spec := range specs {
+		if fault := c.lab.applySpec(&vm, spec); fault != nil {
+			c.lab.names.forgetFolder(config.Files.VmPathName)
+			return nil, fault
+		}
+	}
+	return config, nil
+}
+
+// inherited is the source's extraConfig as a clone has it: all of it, but for the file names.
+func inherited(options []types.BaseOptionValue, name string) []types.BaseOptionValue {
+	return mergeOptions(options, []types.BaseOptionValue{&types.OptionValue{Key: "nvram", Value: name + ".nvram"}})
+}
+
+// nicsAndDisks: in a RelocateSpec vCenter honours changes of network cards and disks only.
+func nicsAndDisks(changes []types.BaseVirtualDeviceConfigSpec) []types.BaseVirtualDeviceConfigSpec {
+	return slices.DeleteFunc(slices.Clone(changes), func(change types.BaseVirtualDeviceConfigSpec) bool {
+		switch change.GetVirtualDeviceConfigSpec().Device.(type) {
+		case types.BaseVirtualEthernetCard, *types.VirtualDisk:
+			return false
+		}
+		return true
+	})
+}
+
+// freeInstanceUUID returns the wished id unless a VM has it already: vCenter then takes another one.
+func (lab *Lab) freeInstanceUUID(wished string) string {
+	if wished == "" {
+		return ""
+	}
+	for _, vm := range lab.allVMs() {
+		var taken bool
+		lab.locked(lab.context(nil), vm.Self, func() { taken = strings.EqualFold(vm.Config.InstanceUuid, wished) })
+		if taken {
+			return uuid.NewString()
+		}
+	}
+	return strings.ToLower(wished)
+}
+
+func (lab *Lab) allVMs() []*simulator.VirtualMachine {
+	entities := lab.registry.All("VirtualMachine")
+	vms := make([]*simulator.VirtualMachine, 0, len(entities))
+	for _, entity := range entities {
+		vms = append(vms, entity.(*simulator.VirtualMachine))
+	}
+	return vms
+}
+
+func (op *operation) cancelled() bool {
+	select {
+	case <-op.cancel:
+		return true
+	default:
+		return false
+	}
+}
+
+// takeSpace reserves space on a datastore (R9).
+func (lab *Lab) takeSpace(ctx *simulator.Context, datastore ref, bytes int64) fault {
+	store := lab.registry.Get(datastore).(*simulator.Datastore)
+	var full bool
+	lab.locked(ctx, datastore, func() {
+		if full = bytes > store.Summary.FreeSpace; !full {
+			lab.setFreeSpace(ctx, store, store.Summary.FreeSpace-bytes)
+		}
+	})
+	if full {
+		return &types.NoDiskSpace{FileFault: types.FileFault{File: "[" + store.Name + "]"}, Datastore: store.Name}
+	}
+	return nil
+}
+
+func (lab *Lab) giveSpace(ctx *simulator.Context, datastore ref, bytes int64) {
+	store := lab.registry.Get(datastore).(*simulator.Datastore)
+	lab.locked(ctx, datastore, func() { lab.setFreeSpace(ctx, store, store.Summary.FreeSpace+bytes) })
+}
+
+func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore, bytes int64) {
+	info := *store.Info.(*types.LocalDatastoreInfo) // all of the lab's datastores are made this way
+	info.FreeSpace = bytes
+	lab.registry.Update(ctx, store, []types.PropertyChange{
+		{Name: "summary.freeSpace", Val: bytes},
+		{Name: "info", Val: info},
+	})
+}

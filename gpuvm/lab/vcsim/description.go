@@ -1,0 +1,372 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// Description is the lab's shape as data. Sizes are whole numbers in the unit of their name.
+type Description struct {
+	About        AboutDescription       `json:"about"`
+	InstanceUUID string                 `json:"instance_uuid"`
+	Datacenter   string                 `json:"datacenter"`
+	Cluster      string                 `json:"cluster"`
+	Networks     []string               `json:"networks"`
+	AddressBlock string                 `json:"address_block"`
+	Datastores   []DatastoreDescription `json:"datastores"`
+	Hosts        []HostDescription      `json:"hosts"`
+	Templates    []TemplateDescription  `json:"templates"`
+	VMs          []VMDescription        `json:"vms"`
+	Timings      Timings                `json:"timings"`
+	Users        []UserDescription      `json:"users"`
+	SessionIdleS float64                `json:"session_idle_s"`
+}
+
+type AboutDescription struct {
+	Name       string `json:"name"`
+	Version    string `json:"version"`
+	Build      string `json:"build"`
+	APIVersion string `json:"api_version"`
+}
+
+type DatastoreDescription struct {
+	Name        string `json:"name"`
+	CapacityGiB int64  `json:"capacity_gib"`
+	FreeGiB     *int64 `json:"free_gib"`
+}
+
+type HostDescription struct {
+	Name                string           `json:"name"`
+	Vendor              string           `json:"vendor"`
+	Model               string           `json:"model"`
+	CPUCores            int              `json:"cpu_cores"`
+	CPUMHz              int              `json:"cpu_mhz"`
+	MemoryGiB           int64            `json:"memory_gib"`
+	SystemUUID          string           `json:"system_uuid"`
+	GraphicsType        string           `json:"graphics_type"`
+	RebindWithoutReboot bool             `json:"rebind_without_reboot"`
+	GPUs                []GPUDescription `json:"gpus"`
+}
+
+// GPUDescription is a PCI function. Ids are unsigned here and signed shorts in the API.
+type GPUDescription struct {
+	PCIAddress      string        `json:"pci_address"`
+	VendorID        uint16        `json:"vendor_id"`
+	DeviceID        uint16        `json:"device_id"`
+	SubVendorID     uint16        `json:"sub_vendor_id"`
+	SubDeviceID     uint16        `json:"sub_device_id"`
+	ClassID         uint16        `json:"class_id"`
+	VendorName      string        `json:"vendor_name"`
+	Name            string        `json:"name"`
+	MemoryGiB       int64         `json:"memory_gib"`
+	BARsMiB         []int64       `json:"bars_mib"`
+	Passthrough     *Passthrough  `json:"passthrough"`
+	DependentDevice string        `json:"dependent_device"`
+	HardwareLabel   string        `json:"hardware_label"`
+	VGPUProfiles    []VGPUProfile `json:"vgpu_profiles"`
+}
+
+type Passthrough struct {
+	Capable bool `json:"capable"`
+	Enabled bool `json:"enabled"`
+	Active  bool `json:"active"`
+}
+
+type VGPUProfile struct {
+	Name           string `json:"name"`
+	FramebufferGiB int64  `json:"framebuffer_gib"`
+}
+
+type TemplateDescription struct {
+	Name            string            `json:"name"`
+	GuestID         string            `json:"guest_id"`
+	Firmware        string            `json:"firmware"`
+	HardwareVersion string            `json:"hardware_version"`
+	CPUs            int32             `json:"cpus"`
+	MemoryGiB       int64             `json:"memory_gib"`
+	DiskGiB         int64             `json:"disk_gib"`
+	Host            string            `json:"host"`
+	Datastore       string            `json:"datastore"`
+	NICs            *int              `json:"nics"`
+	Snapshot        string            `json:"snapshot"`
+	ExtraConfig     map[string]string `json:"extra_config"`
+}
+
+// VMDescription stands for Count machines that have nothing to do with gpuvm; {i} in the name is
+// the number of each, from 1. A GPU goes to the first of them only: it has one holder.
+type VMDescription struct {
+	Name      string `json:"name"`
+	Count     *int   `json:"count"`
+	Power     string `json:"power"`
+	Host      string `json:"host"`
+	GPU       string `json:"gpu"`
+	MemoryGiB int64  `json:"memory_gib"`
+	CPUs      int32  `json:"cpus"`
+}
+
+// Timings says in seconds how long the simulated operations take.
+type Timings struct {
+	CloneS         float64 `json:"clone_s"`
+	PowerOnS       float64 `json:"power_on_s"`
+	PowerOffS      float64 `json:"power_off_s"`
+	CustomizationS float64 `json:"customization_s"`
+	BootS          float64 `json:"boot_s"`
+	ReconfigureS   float64 `json:"reconfigure_s"`
+	DestroyS       float64 `json:"destroy_s"`
+	RebootS        float64 `json:"reboot_s"`
+}
+
+type UserDescription struct {
+	Name    string   `json:"name"`
+	Role    string   `json:"role"`
+	Without []string `json:"without"`
+}
+
+var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func readDescription(file string) (*Description, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	d, err := parseDescription(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return d, nil
+}
+
+func parseDescription(data []byte) (*Description, error) {
+	d := &Description{
+		Timings: Timings{
+			CloneS: 3, PowerOnS: 1, PowerOffS: 0.2, BootS: 1, DestroyS: 0.2, RebootS: 5,
+		},
+		SessionIdleS: 1800,
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(d); err != nil {
+		return nil, err
+	}
+	d.fill()
+	return d, d.check()
+}
+
+// fill puts the reference deployment's values where the document says nothing.
+func (d *Description) fill() {
+	orElse(&d.About.Name, "gpuvm lab: simulated vCenter Server")
+	orElse(&d.About.Version, "8.0.3")
+	orElse(&d.About.Build, "24022515")
+	orElse(&d.About.APIVersion, "8.0.3.0")
+	orElse(&d.InstanceUUID, stableUUID("vcenter", d.About.Name))
+	orElse(&d.Datacenter, "Lab")
+	orElse(&d.Cluster, "GPU-Cluster")
+	orElse(&d.AddressBlock, "127.77.0.0/16")
+	if len(d.Networks) == 0 {
+		d.Networks = []string{"VM Network"}
+	}
+	if len(d.Datastores) == 0 {
+		free := int64(6000)
+		d.Datastores = []DatastoreDescription{{Name: "vsanDatastore", CapacityGiB: 8192, FreeGiB: &free}}
+	}
+	for i := range d.Datastores {
+		d.Datastores[i].fill()
+	}
+	for i := range d.Hosts {
+		d.Hosts[i].fill()
+	}
+	for i := range d.Templates {
+		d.Templates[i].fill()
+	}
+	for i := range d.VMs {
+		d.VMs[i].fill()
+	}
+	if len(d.Users) == 0 {
+		d.Users = defaultUsers()
+	}
+	for i := range d.Users {
+		orElse(&d.Users[i].Role, "admin")
+	}
+}
+
+func (s *DatastoreDescription) fill() {
+	orElse(&s.CapacityGiB, 8192)
+	if s.FreeGiB == nil {
+		free := s.CapacityGiB
+		s.FreeGiB = &free
+	}
+}
+
+func (h *HostDescription) fill() {
+	orElse(&h.Vendor, "Dell Inc.")
+	orElse(&h.Model, "PowerEdge R730")
+	orElse(&h.CPUCores, 28)
+	orElse(&h.CPUMHz, 2400)
+	orElse(&h.MemoryGiB, 256)
+	orElse(&h.SystemUUID, stableUUID("host", h.Name))
+	orElse(&h.GraphicsType, "shared")
+	for i := range h.GPUs {
+		h.GPUs[i].fill()
+	}
+}
+
+func (g *GPUDescription) fill() {
+	orElse(&g.ClassID, 0x0302)
+	orElse(&g.VendorName, "NVIDIA Corporation")
+	orElse(&g.DependentDevice, g.PCIAddress)
+	orElse(&g.MemoryGiB, 16)
+	if g.Passthrough == nil {
+		g.Passthrough = &Passthrough{Capable: true, Enabled: true, Active: true}
+	}
+	if len(g.BARsMiB) == 0 {
+		g.BARsMiB = []int64{16, powerOfTwo(g.MemoryGiB * 1024), 32}
+	}
+}
+
+func (t *TemplateDescription) fill() {
+	orElse(&t.GuestID, "centos7_64Guest")
+	orElse(&t.Firmware, "efi")
+	orElse(&t.HardwareVersion, "vmx-17")
+	orElse(&t.CPUs, 8)
+	orElse(&t.MemoryGiB, 32)
+	orElse(&t.DiskGiB, 40)
+	if t.NICs == nil {
+		one := 1
+		t.NICs = &one
+	}
+}
+
+func (v *VMDescription) fill() {
+	orElse(&v.Name, "unrelated-{i}")
+	orElse(&v.Power, "on")
+	orElse(&v.MemoryGiB, 4)
+	orElse(&v.CPUs, 2)
+	if v.Count == nil {
+		one := 1
+		v.Count = &one
+	}
+}
+
+func defaultUsers() []UserDescription {
+	return []UserDescription{
+		{Name: "administrator@lab.local", Role: "admin"},
+		{Name: "readonly@lab.local", Role: "readonly"},
+		{Name: "nodevices@lab.local", Role: "admin", Without: []string{"VirtualMachine.Config.AddRemoveDevice"}},
+		{Name: "tools@lab.local", Role: "tools"},
+	}
+}
+
+func (d *Description) check() error {
+	if len(d.Hosts) == 0 {
+		return fmt.Errorf("hosts: at least one is needed")
+	}
+	if prefix, err := netip.ParsePrefix(d.AddressBlock); err != nil || !prefix.Addr().Is4() {
+		return fmt.Errorf("address_block: '%s' is not an IPv4 block such as 127.77.0.0/16", d.AddressBlock)
+	}
+	names := map[string]bool{}
+	for _, h := range d.Hosts {
+		if h.Name == "" || names[h.Name] {
+			return fmt.Errorf("hosts: the name '%s' is empty or there twice", h.Name)
+		}
+		names[h.Name] = true
+		if err := h.check(); err != nil {
+			return fmt.Errorf("host %s: %w", h.Name, err)
+		}
+	}
+	for _, t := range d.Templates {
+		if err := d.checkTemplate(&t); err != nil {
+			return fmt.Errorf("template %s: %w", t.Name, err)
+		}
+	}
+	for _, v := range d.VMs {
+		if err := d.checkVM(&v); err != nil {
+			return fmt.Errorf("vm %s: %w", v.Name, err)
+		}
+	}
+	for _, u := range d.Users {
+		if !slices.Contains([]string{"admin", "readonly", "tools"}, u.Role) {
+			return fmt.Errorf("user %s: role '%s' is none of admin, readonly, tools", u.Name, u.Role)
+		}
+	}
+	return nil
+}
+
+func (h *HostDescription) check() error {
+	if h.GraphicsType != "shared" && h.GraphicsType != "sharedDirect" {
+		return fmt.Errorf("graphics_type '%s' is none of shared, sharedDirect", h.GraphicsType)
+	}
+	addresses := map[string]bool{}
+	for _, g := range h.GPUs {
+		if !pciAddress.MatchString(g.PCIAddress) {
+			return fmt.Errorf("pci_address '%s' does not look like 0000:3b:00.0", g.PCIAddress)
+		}
+		if addresses[g.PCIAddress] {
+			return fmt.Errorf("pci_address '%s' is there twice", g.PCIAddress)
+		}
+		addresses[g.PCIAddress] = true
+	}
+	return nil
+}
+
+func (d *Description) checkTemplate(t *TemplateDescription) error {
+	if t.Name == "" {
+		return fmt.Errorf("it needs a name")
+	}
+	if t.Host != "" && d.host(t.Host) == nil {
+		return fmt.Errorf("there is no host '%s'", t.Host)
+	}
+	for _, s := range d.Datastores {
+		if t.Datastore == "" || s.Name == t.Datastore {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no datastore '%s'", t.Datastore)
+}
+
+func (d *Description) checkVM(v *VMDescription) error {
+	if v.Power != "on" && v.Power != "off" {
+		return fmt.Errorf("power '%s' is none of on, off", v.Power)
+	}
+	if *v.Count < 0 {
+		return fmt.Errorf("count cannot be negative")
+	}
+	if v.Host != "" && d.host(v.Host) == nil {
+		return fmt.Errorf("there is no host '%s'", v.Host)
+	}
+	if v.GPU != "" && !pciAddress.MatchString(v.GPU) {
+		return fmt.Errorf("gpu '%s' does not look like 0000:3b:00.0", v.GPU)
+	}
+	return nil
+}
+
+func (d *Description) host(name string) *HostDescription {
+	for i := range d.Hosts {
+		if d.Hosts[i].Name == name {
+			return &d.Hosts[i]
+		}
+	}
+	return nil
+}
+
+func orElse[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func powerOfTwo(n int64) int64 {
+	p := int64(1)
+	for p < n {
+		p *= 2
+	}
+	return p
+}

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// deviceChanges applies deviceChange to a list of devices and returns the new list. Nothing that was
+// passed in is edited. Additions get keys as ESXi gives them: 2000 disks, 4000 cards, 13000 PCI.
+func (lab *Lab) deviceChanges(devices []types.BaseVirtualDevice, changes []types.BaseVirtualDeviceConfigSpec) ([]types.BaseVirtualDevice, fault) {
+	devices = slices.Clone(devices)
+	keys := map[int32]int32{}
+	for i, change := range changes {
+		spec := change.GetVirtualDeviceConfigSpec()
+		invalid := &types.InvalidDeviceSpec{DeviceIndex: int32(i)}
+		if spec.Device == nil {
+			return nil, invalid
+		}
+		key := spec.Device.GetVirtualDevice().Key
+		at := slices.IndexFunc(devices, func(d types.BaseVirtualDevice) bool { return d.GetVirtualDevice().Key == key })
+		switch spec.Operation {
+		case types.VirtualDeviceConfigSpecOperationAdd:
+			device := lab.addedDevice(devices, spec.Device, keys)
+			keys[key] = device.GetVirtualDevice().Key
+			devices = append(devices, device)
+		case types.VirtualDeviceConfigSpecOperationEdit:
+			if at < 0 {
+				return nil, invalid
+			}
+			devices[at] = lab.editedDevice(devices[at], spec.Device)
+		case types.VirtualDeviceConfigSpecOperationRemove:
+			if at < 0 {
+				return nil, invalid
+			}
+			devices = slices.Delete(devices, at, at+1)
+		default:
+			return nil, invalid
+		}
+	}
+	return devices, nil
+}
+
+// addedDevice completes a device that a client describes: key, label, controller, MAC address.
+func (lab *Lab) addedDevice(devices []types.BaseVirtualDevice, device types.BaseVirtualDevice, keys map[int32]int32) types.BaseVirtualDevice {
+	device = cloneDevice(device)
+	d := device.GetVirtualDevice()
+	kind, controller, base := deviceKind(device)
+	if now, ok := keys[d.ControllerKey]; ok && d.ControllerKey != 0 {
+		d.ControllerKey = now
+	}
+	d.Key = freeKey(devices, base)
+	if d.ControllerKey == 0 {
+		d.ControllerKey = controller
+	}
+	if d.UnitNumber == nil || *d.UnitNumber < 0 {
+		d.UnitNumber = types.NewInt32(d.Key - base)
+	}
+	label := fmt.Sprintf("%s %d", kind, d.Key-base+1)
+	if base == 13000 {
+		label = fmt.Sprintf("%s %d", kind, d.Key-base)
+	}
+	summary := label
+	switch x := device.(type) {
+	case types.BaseVirtualEthernetCard:
+		card := x.GetVirtualEthernetCard()
+		lab.completeCard(card)
+		if backing, ok := d.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
+			summary = backing.DeviceName
+		}
+	case *types.VirtualDisk:
+		completeDisk(x)
+		summary = fmt.Sprintf("%d KB", x.CapacityInKB)
+	case *types.VirtualPCIPassthrough:
+		summary = passthroughSummary(d.Backing)
+	}
+	d.DeviceInfo = &types.Description{Label: label, Summary: summary}
+	return device
+}
+
+func (lab *Lab) completeCard(card *types.VirtualEthernetCard) {
+	if card.MacAddress == "" || card.AddressType != string(types.VirtualEthernetCardMacTypeManual) {
+		card.MacAddress = lab.macs.next()
+		card.AddressType = string(types.VirtualEthernetCardMacTypeAssigned)
+	}
+	if card.Connectable == nil {
+		card.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true}
+	}
+	lab.completeBacking(card)
+}
+
+// completeBacking accepts a network by name or by reference and fills in the other.
+func (lab *Lab) completeBacking(card *types.VirtualEthernetCard) {
+	backing, ok := card.Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
+	if !ok {
+		return
+	}
+	own := *backing
+	if network, found := lab.networks[own.DeviceName]; found {
+		own.Network = &network
+	} else if own.Network != nil {
+		if network, found := lab.registry.Get(*own.Network).(*mo.Network); found {
+			own.DeviceName = network.Name
+		}
+	}
+	card.Backing = &own
+}
+
+func completeDisk(disk *types.VirtualDisk) {
+	if disk.CapacityInBytes == 0 {
+		disk.CapacityInBytes = disk.CapacityInKB << 10
+	}
+	disk.CapacityInKB = disk.CapacityInBytes >> 10
+}
+
+func passthroughSummary(backing types.BaseVirtualDeviceBackingInfo) string {
+	switch b := backing.(type) {
+	case *types.VirtualPCIPassthroughDeviceBackingInfo:
+		return b.DeviceName
+	case *types.VirtualPCIPassthroughDynamicBackingInfo:
+		return "Dynamic DirectPath IO"
+	case *types.VirtualPCIPassthroughVmiopBackingInfo:
+		return "NVIDIA GRID vGPU " + b.Vgpu
+	}
+	return ""
+}
+
+// editedDevice takes what the client sent and keeps what it left out.
+func (lab *Lab) editedDevice(old, edited types.BaseVirtualDevice) types.BaseVirtualDevice {
+	device := cloneDevice(edited)
+	d, was := device.GetVirtualDevice(), old.GetVirtualDevice()
+	d.DeviceInfo = was.DeviceInfo
+	orElse(&d.ControllerKey, was.ControllerKey)
+	if d.UnitNumber == nil {
+		d.UnitNumber = was.UnitNumber
+	}
+	if d.Backing == nil {
+		d.Backing = was.Backing
+	}
+	if d.Connectable == nil {
+		d.Connectable = was.Connectable
+	}
+	switch x := device.(type) {
+	case types.BaseVirtualEthernetCard:
+		if before, ok := old.(types.BaseVirtualEthernetCard); ok {
+			orElse(&x.GetVirtualEthernetCard().MacAddress, before.GetVirtualEthernetCard().MacAddress)
+			orElse(&x.GetVirtualEthernetCard().AddressType, before.GetVirtualEthernetCard().AddressType)
+		}
+		lab.completeBacking(x.GetVirtualEthernetCard())
+	case *types.VirtualDisk:
+		completeDisk(x)
+	}
+	return device
+}
+
+func deviceKind(device types.BaseVirtualDevice) (kind string, controller, base int32) {
+	switch device.(type) {
+	case *types.VirtualDisk:
+		return "Hard disk", 1000, 2000
+	case types.BaseVirtualEthernetCard:
+		return "Network adapter", 100, 4000
+	case *types.VirtualPCIPassthrough:
+		return "PCI device", 100, 13000
+	case *types.VirtualCdrom:
+		return "CD/DVD drive", 200, 3000
+	case types.BaseVirtualSCSIController:
+		return "SCSI controller", 100, 1000
+	case *types.VirtualSerialPort:
+		return "Serial port", 400, 9000
+	}
+	return "Device", 100, 15000
+}
+
+type macs struct {
+	sync.Mutex
+	last uint32
+}
+
+// next returns an address out of vCenter's own range that no other VM has.
+func (m *macs) next() string {
+	m.Lock()
+	defer m.Unlock()
+	m.last++
+	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", 0x80|(m.last>>16)&0x3f, (m.last>>8)&0xff, m.last&0xff)
+}
+
+func freeKey(devices []types.BaseVirtualDevice, base int32) int32 {
+	key := base
+	for slices.ContainsFunc(devices, func(d types.BaseVirtualDevice) bool { return d.GetVirtualDevice().Key == key }) {
+		key++
+	}
+	return key
+}
+
+// cloneDevices is what a clone gets of its source's devices: cards with addresses of their own,
+// disks with ids and files of their own.
+func (lab *Lab) cloneDevices(source []types.BaseVirtualDevice, dir string) []types.BaseVirtualDevice {
+	devices := slices.Clone(source)
+	for i, device := range devices {
+		switch device.(type) {
+		case types.BaseVirtualEthernetCard:
+			card := cloneDevice(device).(types.BaseVirtualEthernetCard)
+			card.GetVirtualEthernetCard().MacAddress = lab.macs.next()
+			card.GetVirtualEthernetCard().AddressType = string(types.VirtualEthernetCardMacTypeAssigned)
+			devices[i] = card.(types.BaseVirtualDevice)
+		case *types.VirtualDisk:
+			disk := cloneDevice(device).(*types.VirtualDisk)
+			moveDisk(disk, dir)
+			devices[i] = disk
+		}
+	}
+	return devices
+}
+
+func moveDisk(disk *types.VirtualDisk, dir string) {
+	if backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
+		own := *backing
+		own.FileName = fmt.Sprintf("%s/disk-%d.vmdk", dir, disk.Key-2000)
+		own.Uuid = uuid.NewString()
+		disk.Backing = &own
+	}
+}
+
+// newDisk is a disk of the template or of an unrelated VM.
+func newDisk(bytes int64, dir string, datastore ref) *types.VirtualDisk {
+	disk := &types.VirtualDisk{CapacityInBytes: bytes, CapacityInKB: bytes >> 10}
+	disk.Key, disk.ControllerKey, disk.UnitNumber = 2000, 1000, types.NewInt32(0)
+	disk.DeviceInfo = &types.Description{Label: "Hard disk 1", Summary: fmt.Sprintf("%d KB", bytes>>10)}
+	disk.Backing = &types.VirtualDiskFlatVer2BackingInfo{
+		VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: dir + "/disk-0.vmdk", Datastore: &datastore},
+		DiskMode:                     string(types.VirtualDiskModePersistent), ThinProvisioned: types.NewBool(false),
+		Uuid: uuid.NewString(),
+	}
+	return disk
+}
+
+// newCard is a network card on the named network.
+func (lab *Lab) newCard(number int32, network string) types.BaseVirtualDevice {
+	card := &types.VirtualVmxnet3{}
+	card.Key, card.ControllerKey, card.UnitNumber = 4000+number, 100, types.NewInt32(7+number)
+	card.DeviceInfo = &types.Description{Label: fmt.Sprintf("Network adapter %d", number+1), Summary: network}
+	backing := &types.VirtualEthernetCardNetworkBackingInfo{}
+	backing.DeviceName = network
+	card.Backing = backing
+	card.WakeOnLanEnabled = types.NewBool(true)
+	lab.completeCard(&card.VirtualEthernetCard)
+	return card
+}
+
+func (lab *Lab) networksOf(devices []types.BaseVirtualDevice) []ref {
+	var networks []ref
+	for _, device := range devices {
+		card, ok := device.(types.BaseVirtualEthernetCard)
+		if !ok {
+			continue
+		}
+		backing, ok := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
+		if ok && backing.Network != nil && !slices.Contains(networks, *backing.Network) {
+			networks = append(networks, *backing.Network)
+		}
+	}
+	return networks
+}
+
+func diskBytes(c *types.VirtualMachineConfigInfo) int64 {
+	var sum int64
+	for _, device := range c.Hardware.Device {
+		if disk, ok := device.(*types.VirtualDisk); ok {
+			sum += disk.CapacityInBytes
+		}
+	}
+	return sum
+}
+
+// connect shows cards as connected while the VM is on.
+func connect(devices []types.BaseVirtualDevice, on bool) []types.BaseVirtualDevice {
+	devices = slices.Clone(devices)
+	for i, device := range devices {
+		c := device.GetVirtualDevice().Connectable
+		if c == nil || c.Connected == (on && c.StartConnected) {
+			continue
+		}
+		now := *c
+		now.Connected = on && c.StartConnected
+		devices[i] = cloneDevice(device)
+		devices[i].GetVirtualDevice().Connectable = &now
+	}
+	return devices
+}
+
+// datastoreOf returns the datastore whose space the VM's disks take.
+func (lab *Lab) datastoreOf(vm *mo.VirtualMachine) *simulator.Datastore {
+	return lab.registry.Get(vm.Datastore[0]).(*simulator.Datastore)
+}

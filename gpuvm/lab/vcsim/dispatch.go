@@ -1,0 +1,143 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// dispatch sees every call before the simulator serves it: it counts (R12), asks for a session and
+// privileges (R13), injects faults (R11), and hands methods that have rules to the lab's own code.
+func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.Reference, fault) {
+	user := ""
+	if ctx.Session != nil {
+		user = ctx.Session.UserName
+	}
+	lab.calls.count(user, method)
+	if ctx.Session == nil {
+		if fault := checkAnonymous(method); fault != nil {
+			return nil, fault
+		}
+	} else if fault := lab.authorize(user, method); fault != nil {
+		return nil, fault
+	}
+	var doomed *faultRule
+	if !lab.accounts.isTools(user) {
+		names := lab.callNames(method)
+		if fault := lab.inject(method, names); fault != nil {
+			return nil, fault
+		}
+		doomed = lab.doom(method, names)
+	}
+	handler := lab.handler(method.This, doomed)
+	if handler == nil || !implements(handler, method.Name) {
+		return nil, nil
+	}
+	// The simulator prefers what the session knows under this reference; under this one it knows
+	// nothing, and takes the handler. The body of the call keeps the true reference.
+	method.This = ref{Type: "gpuvm." + method.This.Type, Value: method.This.Value}
+	return handler, nil
+}
+
+// handler returns the lab's own implementation of an object's methods, if it has some.
+func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
+	base := methodsOf{lab: lab, self: self, doomed: doomed}
+	switch object := lab.registry.Get(self).(type) {
+	case *simulator.VirtualMachine:
+		return &vmMethods{methodsOf: base, vm: object}
+	case *simulator.VirtualMachineSnapshot:
+		return &snapshotMethods{methodsOf: base, snapshot: object}
+	case *simulator.HostSystem:
+		return &hostMethods{methodsOf: base, host: object}
+	case *simulator.EnvironmentBrowser:
+		return &browserMethods{methodsOf: base, browser: object}
+	case *simulator.Datacenter:
+		return &datacenterMethods{methodsOf: base}
+	case *simulator.Datastore:
+		return &datastoreMethods{methodsOf: base}
+	case *simulator.SessionManager:
+		return &sessionMethods{methodsOf: base}
+	case *simulator.AuthorizationManager:
+		return &authorizationMethods{methodsOf: base}
+	case *simulator.Task:
+		return &taskMethods{methodsOf: base}
+	case *simulator.PropertyCollector:
+		return &collectorMethods{methodsOf: base}
+	case *mo.HostPciPassthruSystem:
+		return &passthruMethods{methodsOf: base, system: object}
+	case *mo.HostGraphicsManager:
+		return &graphicsMethods{methodsOf: base, manager: object}
+	}
+	return nil
+}
+
+type collectorMethods struct{ methodsOf }
+
+// methodsOf is the base of all of them. It opts out of the simulator's locking around a call: the
+// methods lock what they touch, for as long as they touch it.
+type methodsOf struct {
+	lab    *Lab
+	self   ref
+	doomed *faultRule // an injected fault for the task that this call begins
+}
+
+// begin starts a task for this call; see Lab.begin.
+func (m methodsOf) begin(ctx *simulator.Context, name, description string, run func(*operation) (types.AnyType, fault)) ref {
+	if m.doomed != nil {
+		run = m.doomed.fail
+	}
+	return m.lab.begin(ctx, m.self, name, description, run)
+}
+
+func (m methodsOf) Reference() types.ManagedObjectReference { return m.self }
+func (methodsOf) Lock()                                     {}
+func (methodsOf) Unlock()                                   {}
+
+// implements follows the simulator's naming: PowerOnVM_Task is PowerOnVMTask.
+func implements(handler mo.Reference, method string) bool {
+	name := strings.ToUpper(method[:1]) + method[1:]
+	if task, ok := strings.CutSuffix(name, "_Task"); ok {
+		name = task + "Task"
+	}
+	return reflect.ValueOf(handler).MethodByName(name).IsValid()
+}
+
+// checkAnonymous lets through what a client needs to log in. A real vCenter, unlike the simulator,
+// shows nothing of its inventory without a session.
+func checkAnonymous(method *simulator.Method) fault {
+	switch method.Name {
+	case "Login", "RetrieveServiceContent", "CloneSession", "RetrieveInternalContent":
+		return nil
+	}
+	if onlyServiceInstance(method.Body) {
+		return nil
+	}
+	if method.Name == "Fetch" && reflect.ValueOf(method.Body).Elem().FieldByName("This").Interface() == vim25.ServiceInstance {
+		return nil
+	}
+	return &types.NotAuthenticated{NoPermission: types.NoPermission{Object: &method.This, PrivilegeId: "System.View"}}
+}
+
+func onlyServiceInstance(body any) bool {
+	var sets []types.PropertyFilterSpec
+	switch request := body.(type) {
+	case *types.RetrieveProperties:
+		sets = request.SpecSet
+	case *types.RetrievePropertiesEx:
+		sets = request.SpecSet
+	default:
+		return false
+	}
+	for _, set := range sets {
+		for _, object := range set.ObjectSet {
+			if object.Obj.Type != "ServiceInstance" || len(object.SelectSet) > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// faultRule says which calls fail, and how (R11). A rule without a fault only delays.
+type faultRule struct {
+	Method      string  `json:"method"`
+	Object      string  `json:"object,omitempty"`
+	Fault       string  `json:"fault,omitempty"`
+	Message     string  `json:"message,omitempty"`
+	Count       int     `json:"count,omitempty"`       // 0: for ever
+	Probability float64 `json:"probability,omitempty"` // 0: always
+	DelayS      float64 `json:"delay_s,omitempty"`
+	Where       string  `json:"where,omitempty"` // call: refused at once; task: the task fails
+	Injected    int     `json:"injected"`
+}
+
+const (
+	atCall = "call"
+	inTask = "task"
+)
+
+type faults struct {
+	sync.Mutex
+	rules []*faultRule
+	drops []*dropRule
+}
+
+// dropRule: the next calls of a method are served, then the connection is cut without an answer.
+type dropRule struct {
+	Method string `json:"method"`
+	Count  int    `json:"count"`
+}
+
+func (f *faults) add(rule faultRule) error {
+	if rule.Method == "" {
+		return fmt.Errorf("method: it is needed; * stands for every method")
+	}
+	if rule.Fault != "" {
+		if _, err := newFault(rule.Fault, ""); err != nil {
+			return err
+		}
+	} else if rule.DelayS == 0 {
+		return fmt.Errorf("fault: a fault or a delay_s is needed")
+	}
+	if orElse(&rule.Where, atCall); rule.Where != atCall && rule.Where != inTask {
+		return fmt.Errorf("where: '%s' is none of call, task", rule.Where)
+	}
+	f.Lock()
+	defer f.Unlock()
+	rule.Injected = 0
+	f.rules = append(f.rules, &rule)
+	return nil
+}
+
+func (f *faults) list() []faultRule {
+	f.Lock()
+	defer f.Unlock()
+	rules := []faultRule{}
+	for _, rule := range f.rules {
+		rules = append(rules, *rule)
+	}
+	return rules
+}
+
+func (f *faults) clear() {
+	f.Lock()
+	defer f.Unlock()
+	f.rules, f.drops = nil, nil
+}
+
+func (f *faults) drop(rule dropRule) {
+	f.Lock()
+	defer f.Unlock()
+	f.drops = append(f.drops, &rule)
+}
+
+// dropped says whether this call's answer is to be thrown away.
+func (f *faults) dropped(method string) bool {
+	f.Lock()
+	defer f.Unlock()
+	for i, rule := range f.drops {
+		if rule.Method == method {
+			if rule.Count--; rule.Count <= 0 {
+				f.drops = slices.Delete(f.drops, i, i+1)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+func (f *faults) dropping() bool {
+	f.Lock()
+	defer f.Unlock()
+	return len(f.drops) > 0
+}
+
+// match returns the rule for a call and counts it as used.
+func (f *faults) match(where, method string, names []string) (faultRule, bool) {
+	f.Lock()
+	defer f.Unlock()
+	for _, rule := range f.rules {
+		if rule.Where != where {
+			continue
+		}
+		if rule.Method != "*" && rule.Method != method {
+			continue
+		}
+		if rule.Object != "" && !slices.Contains(names, rule.Object) {
+			continue
+		}
+		if rule.Count > 0 && rule.Injected >= rule.Count {
+			continue
+		}
+		if rule.Probability > 0 && rand.Float64() >= rule.Probability {
+			continue
+		}
+		rule.Injected++
+		return *rule, true
+	}
+	return faultRule{}, false
+}
+
+// inject delays or fails a call as the rules say.
+func (lab *Lab) inject(method *simulator.Method, names []string) fault {
+	rule, ok := lab.faults.match(atCall, method.Name, names)
+	if !ok {
+		return nil
+	}
+	time.Sleep(seconds(rule.DelayS))
+	if rule.Fault == "" {
+		return nil
+	}
+	return rule.make()
+}
+
+func (r *faultRule) make() fault {
+	f, err := newFault(r.Fault, r.Message)
+	if err != nil {
+		panic(err) // it could be made when the rule came
+	}
+	return f
+}
+
+// doom is inject for what goes wrong inside a task: half way through, vCenter finds out.
+func (lab *Lab) doom(method *simulator.Method, names []string) *faultRule {
+	if rule, ok := lab.faults.match(inTask, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
+		return &rule
+	}
+	return nil
+}
+
+// fail is what a doomed task does.
+func (r *faultRule) fail(op *operation) (types.AnyType, fault) {
+	op.started()
+	if fault := op.work(seconds(r.DelayS), 0, 50); fault != nil {
+		return nil, fault
+	}
+	return nil, r.make()
+}
+
+// callNames are the names under which a rule can mean this call: its object's, and a clone's new one.
+func (lab *Lab) callNames(method *simulator.Method) []string {
+	names := []string{method.This.Value, lab.nameOf(method.This)}
+	if clone, ok := method.Body.(*types.CloneVM_Task); ok {
+		names = append(names, clone.Name)
+	}
+	return names
+}
+
+// newFault makes a fault by the name of its type, with the text where vCenter puts one.
+func newFault(name, text string) (fault, error) {
+	kind, ok := types.TypeFunc()(strings.TrimPrefix(name, "vim25:"))
+	if !ok {
+		return nil, fmt.Errorf("fault: '%s' is not a type of the vSphere API", name)
+	}
+	value := reflect.New(kind)
+	f, ok := value.Interface().(fault)
+	if !ok {
+		return nil, fmt.Errorf("fault: '%s' is not a fault", name)
+	}
+	if text != "" {
+		f.GetMethodFault().FaultMessage = []types.LocalizableMessage{message("gpuvm.lab.injected", text)}
+		if reason := value.Elem().FieldByName("Reason"); reason.IsValid() && reason.Kind() == reflect.String {
+			reason.SetString(text)
+		}
+	}
+	return f, nil
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/esx"
+	"github.com/vmware/govmomi/simulator/vpx"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+const gib = int64(1) << 30
+
+// build makes the inventory that the description asks for, before anybody can connect.
+func (lab *Lab) build(files string) error {
+	d := lab.description
+	esx.HostSystem.Config.Product.Version = lab.knownVersion() // what hosts offer follows from it
+	ctx, instance := simulator.NewServiceInstance(simulator.NewContext(), vpx.ServiceContent, vpx.RootFolder)
+	lab.service = simulator.New(ctx, instance)
+	lab.root, lab.registry = ctx, ctx.Map
+	instance.Content.About = about(d)
+	client, err := vim25.NewClient(context.Background(), lab.service)
+	if err != nil {
+		return err
+	}
+	builder := &builder{lab: lab, client: client, ctx: context.Background()}
+	steps := []func() error{
+		builder.addDatacenter, builder.addNetworks, builder.addHosts,
+		func() error { return builder.addDatastores(files) },
+		builder.addTemplates,
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	for i := range d.VMs {
+		if err := lab.addUnrelated(&d.VMs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func about(d *Description) types.AboutInfo {
+	a := vpx.ServiceContent.About
+	a.Name = d.About.Name
+	a.FullName = fmt.Sprintf("%s %s build-%s", d.About.Name, d.About.Version, d.About.Build)
+	a.Version = d.About.Version
+	a.Build = d.About.Build
+	a.ApiVersion = d.About.APIVersion
+	a.InstanceUuid = d.InstanceUUID
+	a.LicenseProductVersion = d.About.Version[:1] + ".0"
+	return a
+}
+
+// hypervisor is the ESXi that goes with the vCenter.
+func hypervisor(d AboutDescription) types.AboutInfo {
+	a := esx.HostSystem.Config.Product
+	a.Version, a.Build, a.ApiVersion = d.Version, d.Build, d.APIVersion
+	a.FullName = fmt.Sprintf("VMware ESXi %s build-%s", d.Version, d.Build)
+	return a
+}
+
+// knownVersion is the newest version of ESXi that the simulator knows and the lab has reached.
+func (lab *Lab) knownVersion() string {
+	for _, version := range []string{"8.0.2", "8.0.0", "7.0.2", "7.0.0", "6.7.2"} {
+		if lab.atLeast(version) {
+			return version
+		}
+	}
+	return "6.7.0"
+}
+
+// builder talks to the simulator as a client does, where the simulator can do it.
+type builder struct {
+	lab        *Lab
+	client     *vim25.Client
+	ctx        context.Context
+	datacenter *object.Datacenter
+	folders    *object.DatacenterFolders
+	cluster    *object.ClusterComputeResource
+}
+
+func (b *builder) addDatacenter() error {
+	var err error
+	d := b.lab.description
+	if b.datacenter, err = object.NewRootFolder(b.client).CreateDatacenter(b.ctx, d.Datacenter); err != nil {
+		return err
+	}
+	if b.folders, err = b.datacenter.Folders(b.ctx); err != nil {
+		return err
+	}
+	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{Enabled: types.NewBool(false)}}
+	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, spec); err != nil {
+		return err
+	}
+	pool, err := b.cluster.ResourcePool(b.ctx)
+	if err != nil {
+		return err
+	}
+	b.lab.datacenter, b.lab.cluster = b.datacenter.Reference(), b.cluster.Reference()
+	b.lab.pool, b.lab.vmFolder = pool.Reference(), b.folders.VmFolder.Reference()
+	return nil
+}
+
+// addNetworks gives the data centre's first network its name and puts the others beside it.
+func (b *builder) addNetworks() error {
+	registry := b.lab.registry
+	datacenter := registry.Get(b.lab.datacenter).(*simulator.Datacenter)
+	folder := registry.Get(b.folders.NetworkFolder.Reference()).(*simulator.Folder)
+	for i, name := range b.lab.description.Networks {
+		network := &mo.Network{}
+		if i == 0 {
+			network = registry.Get(datacenter.Network[0]).(*mo.Network)
+		} else {
+			registry.PutEntity(folder, network)
+			folder.ChildEntity = append(folder.ChildEntity, network.Self)
+			datacenter.Network = append(datacenter.Network, network.Self)
+		}
+		network.Name = name
+		network.ManagedEntity.Name = name
+		network.Summary = &types.NetworkSummary{Network: &network.Self, Name: name, Accessible: true}
+		b.lab.networks[name] = network.Self
+	}
+	cluster := registry.Get(b.lab.cluster).(*simulator.ClusterComputeResource)
+	cluster.Network = datacenter.Network
+	return nil
+}
+
+func (b *builder) addHosts() error {
+	registry := b.lab.registry
+	for i := range b.lab.description.Hosts {
+		d := &b.lab.description.Hosts[i]
+		task, err := b.cluster.AddHost(b.ctx, types.HostConnectSpec{HostName: d.Name}, true, nil, nil)
+		if err != nil {
+			return err
+		}
+		info, err := task.WaitForResult(b.ctx, nil)
+		if err != nil {
+			return fmt.Errorf("host %s: %w", d.Name, err)
+		}
+		host := registry.Get(info.Result.(ref)).(*simulator.HostSystem)
+		host.Network = registry.Get(b.lab.cluster).(*simulator.ClusterComputeResource).Network
+		b.lab.equip(host, d)
+	}
+	for _, r := range b.lab.hostRefs {
+		host := registry.Get(r).(*simulator.HostSystem)
+		host.Config.Product = hypervisor(b.lab.description.About)
+		host.Summary.Config.Product = &host.Config.Product
+	}
+	b.lab.summarizeCluster()
+	return nil
+}
+
+// addDatastores mounts every datastore on every host, as a shared one.
+func (b *builder) addDatastores(files string) error {
+	if err := os.RemoveAll(files); err != nil {
+		return err
+	}
+	for i, d := range b.lab.description.Datastores {
+		dir := filepath.Join(files, fmt.Sprint(i))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		for _, host := range b.lab.hostRefs {
+			system, err := object.NewHostSystem(b.client, host).ConfigManager().DatastoreSystem(b.ctx)
+			if err != nil {
+				return err
+			}
+			store, err := system.CreateLocalDatastore(b.ctx, d.Name, dir)
+			if err != nil {
+				return fmt.Errorf("datastore %s: %w", d.Name, err)
+			}
+			if _, mounted := b.lab.datastores[d.Name]; !mounted { // later mounts return nothing
+				b.lab.datastores[d.Name] = store.Reference()
+			}
+		}
+		b.sizeDatastore(&d)
+	}
+	return nil
+}
+
+func (b *builder) sizeDatastore(d *DatastoreDescription) {
+	store := b.lab.registry.Get(b.lab.datastores[d.Name]).(*simulator.Datastore)
+	store.Summary.Type = "VMFS"
+	store.Summary.Capacity = d.CapacityGiB * gib
+	store.Summary.FreeSpace = *d.FreeGiB * gib
+	store.Summary.MultipleHostAccess = types.NewBool(len(b.lab.hostRefs) > 1)
+	info := store.Info.GetDatastoreInfo()
+	info.FreeSpace = store.Summary.FreeSpace
+	info.MaxFileSize = 62 << 40
+	info.Timestamp = types.NewTime(time.Now())
+}
+
+// summarizeCluster writes the sums that clients read instead of asking every host.
+func (lab *Lab) summarizeCluster() {
+	cluster := lab.registry.Get(lab.cluster).(*simulator.ClusterComputeResource)
+	sum := cluster.Summary.GetComputeResourceSummary()
+	*sum = types.ComputeResourceSummary{OverallStatus: types.ManagedEntityStatusGreen}
+	for _, host := range lab.hostRefs {
+		h := lab.registry.Get(host).(*simulator.HostSystem).Summary.Hardware
+		sum.TotalCpu += h.CpuMhz * int32(h.NumCpuCores)
+		sum.TotalMemory += h.MemorySize
+		sum.NumCpuCores += h.NumCpuCores
+		sum.NumCpuThreads += h.NumCpuThreads
+		sum.NumHosts++
+	}
+	sum.EffectiveCpu = sum.TotalCpu
+	sum.EffectiveMemory = sum.TotalMemory >> 20
+	sum.NumEffectiveHosts = sum.NumHosts
+	pool := lab.registry.Get(lab.pool).(*simulator.ResourcePool)
+	pool.Runtime.Memory = types.ResourcePoolResourceUsage{
+		MaxUsage: sum.TotalMemory, UnreservedForPool: sum.TotalMemory, UnreservedForVm: sum.TotalMemory,
+	}
+	pool.Runtime.Cpu = types.ResourcePoolResourceUsage{
+		MaxUsage: int64(sum.TotalCpu), UnreservedForPool: int64(sum.TotalCpu), UnreservedForVm: int64(sum.TotalCpu),
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"crypto/sha1"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// Short names for what appears in almost every signature.
+type (
+	ref   = types.ManagedObjectReference
+	fault = types.BaseMethodFault
+)
+
+// Lab is one simulated data centre: govmomi's inventory plus what the rules need to know.
+//
+// Locks: an object of the inventory is locked through the registry (locked, update); what the lab
+// keeps beside it is in parts with a mutex of their own. A part never takes an inventory lock
+// while it holds its own.
+type Lab struct {
+	description *Description
+	service     *simulator.Service
+	registry    *simulator.Registry
+	root        *simulator.Context // the context that requests and operations are copied from
+
+	datacenter ref
+	cluster    ref
+	pool       ref
+	vmFolder   ref
+	hosts      map[ref]*hardware // fixed after start
+	hostRefs   []ref             // in the order of the description
+	datastores map[string]ref
+	networks   map[string]ref
+
+	accounts  *accounts
+	calls     *calls
+	faults    *faults
+	sessions  *sessions
+	ledger    *ledger
+	slots     *slots
+	addresses *addresses
+	names     *names
+	macs      *macs
+	boots     *boots
+	guests    *guestSettings
+	tasks     *operations
+
+	vmCount sync.Mutex // one creation of many unrelated VMs at a time
+}
+
+// newLab builds the inventory; files is the folder in which datastores keep their (empty) files.
+func newLab(d *Description, passwords map[string]string, files string) (*Lab, error) {
+	lab := &Lab{
+		description: d,
+		hosts:       map[ref]*hardware{},
+		datastores:  map[string]ref{},
+		networks:    map[string]ref{},
+		accounts:    newAccounts(d.Users, passwords),
+		calls:       newCalls(),
+		faults:      &faults{},
+		sessions:    newSessions(seconds(d.SessionIdleS)),
+		ledger:      newLedger(),
+		slots:       newSlots(),
+		addresses:   newAddresses(d.AddressBlock),
+		names:       newNames(),
+		macs:        &macs{},
+		boots:       newBoots(),
+		guests:      newGuestSettings(),
+		tasks:       newOperations(),
+	}
+	if err := lab.build(files); err != nil {
+		return nil, err
+	}
+	lab.registry.Handler = lab.dispatch
+	go lab.expireIdleSessions()
+	return lab, nil
+}
+
+// context returns a context of its own for work that outlives the request that began it; without a
+// session it is the lab's own work.
+func (lab *Lab) context(session *simulator.Session) *simulator.Context {
+	ctx := *lab.root
+	if session != nil {
+		ctx.Session = session
+	}
+	return &ctx
+}
+
+// listenURL is where the simulator believes it listens; a user in it switches its login check on.
+func listenURL(endpoint *url.URL) *url.URL {
+	u := *endpoint
+	u.User = url.UserPassword("nobody", uuid.NewString())
+	return &u
+}
+
+// atLeast compares with the API version that the lab speaks.
+func (lab *Lab) atLeast(version string) bool {
+	return slices.Compare(numbers(lab.description.About.APIVersion), numbers(version)) >= 0
+}
+
+func numbers(version string) []int {
+	var n []int
+	for _, part := range strings.Split(version, ".") {
+		i, _ := strconv.Atoi(part) // checked with the description
+		n = append(n, i)
+	}
+	return n
+}
+
+// stableUUID is the same for the same name, so that a restarted lab is the same lab.
+func stableUUID(kind, name string) string {
+	return uuid.NewHash(sha1.New(), uuid.NameSpaceURL, []byte("gpuvm-lab/"+kind+"/"+name), 5).String()
+}

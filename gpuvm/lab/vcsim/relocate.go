@@ -1,0 +1,64 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// relocate moves a VM to another host or pool of the cluster. Its datastore is mounted there too, so
+// nothing is copied; a fixed device comes along in the configuration and no longer fits.
+func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool *ref) fault {
+	ctx := op.ctx
+	if lab.powerState(ctx, vm) == poweredOn && lab.pinned(ctx, vm) {
+		return passthroughForbids("vMotion")
+	}
+	if host == nil {
+		host = vm.Runtime.Host
+	}
+	if lab.hosts[*host] == nil {
+		return &types.ManagedObjectNotFound{Obj: *host}
+	}
+	if fault := lab.checkHost(ctx, *host); fault != nil {
+		return fault
+	}
+	lab.moveVM(ctx, vm, *host, pool)
+	return nil
+}
+
+func (lab *Lab) moveVM(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref, pool *ref) {
+	without := func(list []ref) []ref {
+		return slices.DeleteFunc(slices.Clone(list), func(r ref) bool { return r == vm.Self })
+	}
+	with := func(list []ref) []ref { return append(without(list), vm.Self) }
+	lab.editOwners(ctx, vm, without)
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		m.Runtime.Host = &host
+		if pool != nil && !m.Config.Template {
+			m.ResourcePool = pool
+		}
+	})
+	lab.editOwners(ctx, vm, with)
+	lab.ledger.move(vm.Self, host)
+}
+
+func (l *ledger) move(vm, host ref) {
+	l.Lock()
+	defer l.Unlock()
+	if h, ok := l.held[vm]; ok {
+		h.host = host
+		l.held[vm] = h
+	}
+}
+
+// showSuspended marks a VM that was switched off as suspended.
+func (lab *Lab) showSuspended(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	now := time.Now()
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		m.Runtime.PowerState = suspended
+		m.Runtime.SuspendTime = &now
+	})
+}

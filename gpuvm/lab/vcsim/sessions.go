@@ -1,0 +1,159 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// sessions knows when each session was last used: a call that waits is use (R13).
+type sessions struct {
+	sync.Mutex
+	idle    time.Duration
+	waiting map[string]int
+	last    map[string]time.Time
+}
+
+func newSessions(idle time.Duration) *sessions {
+	return &sessions{idle: idle, waiting: map[string]int{}, last: map[string]time.Time{}}
+}
+
+func (s *sessions) enter(key string) {
+	s.Lock()
+	defer s.Unlock()
+	s.waiting[key]++
+}
+
+func (s *sessions) leave(key string) {
+	s.Lock()
+	defer s.Unlock()
+	s.last[key] = time.Now()
+	if s.waiting[key]--; s.waiting[key] <= 0 {
+		delete(s.waiting, key)
+	}
+}
+
+func (s *sessions) expired(key string, login time.Time) bool {
+	s.Lock()
+	defer s.Unlock()
+	last, ok := s.last[key]
+	if !ok {
+		last = login
+	}
+	return s.idle > 0 && s.waiting[key] == 0 && time.Since(last) > s.idle
+}
+
+func (s *sessions) forget(key string) {
+	s.Lock()
+	defer s.Unlock()
+	delete(s.last, key)
+}
+
+func (lab *Lab) expireIdleSessions() {
+	interval := min(max(lab.sessions.idle/4, 50*time.Millisecond), 10*time.Second)
+	for range time.Tick(interval) {
+		lab.endSessions(func(s *types.UserSession) bool { return lab.sessions.expired(s.Key, s.LoginTime) })
+	}
+}
+
+// endSessions ends those that the condition picks; the guests' own sessions live on. It returns how
+// many it ended.
+func (lab *Lab) endSessions(picked func(*types.UserSession) bool) int {
+	manager := lab.registry.SessionManager()
+	view := lab.root.Session.Get(manager.Self).(*simulator.SessionManager)
+	ended := 0
+	for i := range view.SessionList {
+		session := &view.SessionList[i]
+		if lab.accounts.isTools(session.UserName) || !picked(session) {
+			continue
+		}
+		request := &types.TerminateSession{This: manager.Self, SessionId: []string{session.Key}}
+		if manager.TerminateSession(lab.context(nil), request).Fault() == nil {
+			ended++
+		}
+		lab.sessions.forget(session.Key)
+	}
+	return ended
+}
+
+// sessionMethods closes the doors that the simulator leaves open: only a password logs in.
+type sessionMethods struct{ methodsOf }
+
+func (s *sessionMethods) LoginByToken(*simulator.Context, *types.LoginByToken) soap.HasFault {
+	return &methods.LoginByTokenBody{Fault_: loginRefused()}
+}
+
+func (s *sessionMethods) LoginExtensionByCertificate(*simulator.Context, *types.LoginExtensionByCertificate) soap.HasFault {
+	return &methods.LoginExtensionByCertificateBody{Fault_: loginRefused()}
+}
+
+func (s *sessionMethods) ImpersonateUser(*simulator.Context, *types.ImpersonateUser) soap.HasFault {
+	return &methods.ImpersonateUserBody{Fault_: loginRefused()}
+}
+
+func loginRefused() *soap.Fault {
+	f := &types.InvalidLogin{}
+	return simulator.Fault(describe(f), f)
+}
+
+// authorizationMethods answer truthfully what the asking user may do.
+type authorizationMethods struct{ methodsOf }
+
+func (a *authorizationMethods) HasPrivilegeOnEntities(ctx *simulator.Context, req *types.HasPrivilegeOnEntities) soap.HasFault {
+	result := a.availability(a.userOf(ctx, req.SessionId), req.Entity, req.PrivId)
+	return &methods.HasPrivilegeOnEntitiesBody{Res: &types.HasPrivilegeOnEntitiesResponse{Returnval: result}}
+}
+
+func (a *authorizationMethods) HasUserPrivilegeOnEntities(_ *simulator.Context, req *types.HasUserPrivilegeOnEntities) soap.HasFault {
+	result := a.availability(req.UserName, req.Entities, req.PrivId)
+	return &methods.HasUserPrivilegeOnEntitiesBody{Res: &types.HasUserPrivilegeOnEntitiesResponse{Returnval: result}}
+}
+
+func (a *authorizationMethods) HasPrivilegeOnEntity(ctx *simulator.Context, req *types.HasPrivilegeOnEntity) soap.HasFault {
+	user := a.userOf(ctx, req.SessionId)
+	var granted []bool
+	for _, privilege := range req.PrivId {
+		granted = append(granted, a.lab.accounts.may(user, privilege))
+	}
+	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: granted}}
+}
+
+func (a *authorizationMethods) FetchUserPrivilegeOnEntities(_ *simulator.Context, req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
+	var result []types.UserPrivilegeResult
+	for _, entity := range req.Entities {
+		result = append(result, types.UserPrivilegeResult{Entity: entity, Privileges: a.lab.accounts.privileges(req.UserName)})
+	}
+	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: result}}
+}
+
+func (a *authorizationMethods) availability(user string, entities []ref, privileges []string) []types.EntityPrivilege {
+	var result []types.EntityPrivilege
+	for _, entity := range entities {
+		e := types.EntityPrivilege{Entity: entity}
+		for _, privilege := range privileges {
+			e.PrivAvailability = append(e.PrivAvailability, types.PrivilegeAvailability{
+				PrivId: privilege, IsGranted: a.lab.accounts.may(user, privilege),
+			})
+		}
+		result = append(result, e)
+	}
+	return result
+}
+
+// userOf finds who a session belongs to; an unknown session may nothing.
+func (a *authorizationMethods) userOf(ctx *simulator.Context, session string) string {
+	if ctx.Session.Key == session {
+		return ctx.Session.UserName
+	}
+	view := a.lab.root.Session.Get(a.lab.registry.SessionManager().Self).(*simulator.SessionManager)
+	for _, s := range view.SessionList {
+		if s.Key == session {
+			return s.UserName
+		}
+	}
+	return ""
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// apiHandler serves the vSphere API: the simulator, with what HTTP needs around it.
+func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
+	lab.service.Listen = listenURL(endpoint)
+	manager := lab.registry.SessionManager()
+	manager.ServiceHostName = endpoint.Host
+	manager.ValidLogin = lab.accounts.validLogin
+	lab.service.RegisterSDK(lab.registry, lab.registry.Path+"/vimService")
+	mux := http.NewServeMux()
+	mux.HandleFunc("/sdk", lab.serveSOAP)
+	mux.HandleFunc("/sdk/vimService", lab.serveSOAP)
+	mux.HandleFunc("/sdk/vimServiceVersions.xml", lab.serveVersions)
+	return mux
+}
+
+func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
+	if cookie, err := r.Cookie(soap.SessionCookieName); err == nil {
+		lab.sessions.enter(cookie.Value)
+		defer lab.sessions.leave(cookie.Value)
+	}
+	drop := false
+	if lab.faults.dropping() {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		drop = lab.faults.dropped(methodName(body))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	answer := &answer{header: w.Header(), status: http.StatusOK}
+	lab.service.ServeSDK(answer, r)
+	if drop {
+		panic(http.ErrAbortHandler) // cuts the connection
+	}
+	if answer.status == http.StatusInternalServerError {
+		answer.body = explain(answer.body)
+	}
+	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	w.WriteHeader(answer.status)
+	_, _ = w.Write(answer.body) // the client may be gone
+}
+
+// answer keeps what the simulator answers until it is complete.
+type answer struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (a *answer) Header() http.Header    { return a.header }
+func (a *answer) WriteHeader(status int) { a.status = status }
+func (a *answer) Write(data []byte) (int, error) {
+	a.body = append(a.body, data...)
+	return len(data), nil
+}
+
+// methodName is the name of the first element in the envelope's body.
+func methodName(envelope []byte) string {
+	decoder := xml.NewDecoder(bytes.NewReader(envelope))
+	inBody := false
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return ""
+		}
+		if start, ok := token.(xml.StartElement); ok {
+			if inBody {
+				return start.Name.Local
+			}
+			inBody = start.Name.Local == "Body"
+		}
+	}
+}
+
+var (
+	faultType    = regexp.MustCompile(`<detail>\s*<[^>]*xsi:type="(\w+)"`)
+	faultDetail  = regexp.MustCompile(`(?s)<faultMessage>.*?<message>(.*?)</message>`)
+	faultReason  = regexp.MustCompile(`(?s)<reason>(.*?)</reason>`)
+	privilegeRef = regexp.MustCompile(`(?s)<privilegeId>(.*?)</privilegeId>`)
+)
+
+// explain fills in the text of a fault where the simulator leaves it empty: vCenter never does.
+func explain(envelope []byte) []byte {
+	const empty = "<faultstring></faultstring>"
+	if !bytes.Contains(envelope, []byte(empty)) {
+		return envelope
+	}
+	text := "A general system error occurred."
+	if found := faultDetail.FindSubmatch(envelope); found != nil {
+		text = string(found[1])
+	} else if found := faultReason.FindSubmatch(envelope); found != nil {
+		text = string(found[1])
+	} else if found := faultType.FindSubmatch(envelope); found != nil {
+		text = explainType(string(found[1]), envelope)
+	}
+	return bytes.Replace(envelope, []byte(empty), []byte("<faultstring>"+text+"</faultstring>"), 1)
+}
+
+func explainType(name string, envelope []byte) string {
+	if name == "NoPermission" {
+		f := &types.NoPermission{}
+		if found := privilegeRef.FindSubmatch(envelope); found != nil {
+			f.PrivilegeId = string(found[1])
+		}
+		return describe(f)
+	}
+	if text := plainMessages[strings.TrimSuffix(name, "Fault")]; text != "" {
+		return text
+	}
+	return name
+}
+
+// serveVersions tells clients which versions of the API they may speak.
+func (lab *Lab) serveVersions(w http.ResponseWriter, _ *http.Request) {
+	lab.calls.add("", "vimServiceVersions")
+	version := lab.description.About.APIVersion
+	var older strings.Builder
+	for _, v := range []string{"8.0.2.0", "8.0.1.0", "8.0.0.1", "7.0.3.0", "7.0.2.0", "7.0.1.0", "7.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5"} {
+		if lab.atLeast(v) && v != version {
+			fmt.Fprintf(&older, "   <version>%s</version>\n", v)
+		}
+	}
+	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8" ?>
+<namespaces version="1.0">
+ <namespace>
+  <name>urn:vim25</name>
+  <version>%s</version>
+  <priorVersions>
+%s  </priorVersions>
+ </namespace>
+</namespaces>
+`, version, older.String())
+}

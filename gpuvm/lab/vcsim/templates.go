@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+func (b *builder) addTemplates() error {
+	for i := range b.lab.description.Templates {
+		if err := b.lab.addTemplate(&b.lab.description.Templates[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (lab *Lab) addTemplate(t *TemplateDescription) error {
+	ctx := lab.context(nil)
+	p := placement{name: t.Name, host: lab.hostRefs[0], folder: lab.vmFolder, template: true}
+	if t.Host != "" {
+		p.host = lab.hostNamed(t.Host)
+	}
+	p.datastore = lab.datastores[lab.description.Datastores[0].Name]
+	if t.Datastore != "" {
+		p.datastore = lab.datastores[t.Datastore]
+	}
+	config := newConfig(t.Name, t.GuestID, t.Firmware, t.HardwareVersion, t.CPUs, t.MemoryGiB<<10)
+	lab.setFiles(config, p.datastore)
+	dir := path.Dir(config.Files.VmPathName)
+	config.Hardware.Device = append(config.Hardware.Device, newDisk(t.DiskGiB*gib, dir, p.datastore))
+	for i := range *t.NICs {
+		network := lab.description.Networks[i%len(lab.description.Networks)]
+		config.Hardware.Device = append(config.Hardware.Device, lab.newCard(int32(i), network))
+	}
+	for _, key := range sortedKeys(t.ExtraConfig) {
+		config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: key, Value: t.ExtraConfig[key]})
+	}
+	config.Annotation = fmt.Sprintf("VM template of the lab: %s", t.GuestID)
+	vm := lab.createVM(ctx, p, config)
+	if t.Snapshot != "" {
+		lab.addSnapshot(ctx, vm, t.Snapshot)
+	}
+	return nil
+}
+
+// addSnapshot gives a template the snapshot that linked clones need.
+func (lab *Lab) addSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine, name string) {
+	snapshot := &simulator.VirtualMachineSnapshot{}
+	snapshot.Vm = vm.Self
+	snapshot.Config = *vm.Config
+	self := lab.registry.Put(snapshot).Reference()
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		m.RootSnapshot = []ref{self}
+		m.Snapshot = &types.VirtualMachineSnapshotInfo{
+			CurrentSnapshot: &self,
+			RootSnapshotList: []types.VirtualMachineSnapshotTree{{
+				Snapshot: self, Vm: vm.Self, Name: name, Id: 1, CreateTime: time.Now(),
+				State: types.VirtualMachinePowerStatePoweredOff,
+			}},
+		}
+	})
+}
+
+// addUnrelated adds VMs that have nothing to do with gpuvm. They are light: no task, no event, no
+// wait; a powered-on one holds its GPU and its memory as any other VM does.
+func (lab *Lab) addUnrelated(v *VMDescription) error {
+	lab.vmCount.Lock()
+	defer lab.vmCount.Unlock()
+	ctx := lab.context(nil)
+	for i := 1; i <= *v.Count; i++ {
+		vm := lab.addUnrelatedVM(ctx, v, i)
+		if v.Power != "on" {
+			continue
+		}
+		if fault := lab.admit(ctx, vm); fault != nil {
+			return fmt.Errorf("vm %s cannot be powered on: %s", vm.Name, describe(fault))
+		}
+		lab.switchOn(ctx, vm)
+		lab.bootedAlready(ctx, vm)
+	}
+	return nil
+}
+
+func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) *simulator.VirtualMachine {
+	name := strings.ReplaceAll(v.Name, "{i}", fmt.Sprint(i))
+	if name == v.Name && *v.Count > 1 {
+		name = fmt.Sprintf("%s-%d", v.Name, i)
+	}
+	pool := lab.pool
+	p := placement{name: name, pool: &pool, folder: lab.vmFolder, host: lab.hostRefs[(i-1)%len(lab.hostRefs)]}
+	if v.Host != "" {
+		p.host = lab.hostNamed(v.Host)
+	}
+	p.datastore = lab.datastores[lab.description.Datastores[0].Name]
+	config := newConfig(name, "rockylinux_64Guest", "efi", lab.defaultHardware(), v.CPUs, v.MemoryGiB<<10)
+	lab.setFiles(config, p.datastore)
+	config.Hardware.Device = append(config.Hardware.Device,
+		newDisk(20*gib, path.Dir(config.Files.VmPathName), p.datastore),
+		lab.newCard(0, lab.description.Networks[0]))
+	if g := lab.hosts[p.host].gpu(v.GPU); g != nil && i == 1 {
+		giveGPU(config, g)
+	}
+	return lab.createVM(ctx, p, config)
+}
+
+// giveGPU configures a fixed passthrough device the right way.
+func giveGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
+	device := &types.VirtualPCIPassthrough{}
+	device.Key, device.ControllerKey, device.UnitNumber = 13000, 100, types.NewInt32(18)
+	device.DeviceInfo = &types.Description{Label: "PCI device 0", Summary: g.Name}
+	backing := &types.VirtualPCIPassthroughDeviceBackingInfo{
+		Id: g.PCIAddress, DeviceId: fmt.Sprintf("%x", g.DeviceID), SystemId: g.host.systemID, VendorId: int16(g.VendorID),
+	}
+	backing.DeviceName = g.Name
+	device.Backing = backing
+	config.Hardware.Device = append(config.Hardware.Device, device)
+	config.MemoryReservationLockedToMax = types.NewBool(true)
+	config.ExtraConfig = append(config.ExtraConfig,
+		&types.OptionValue{Key: "pciPassthru.use64bitMMIO", Value: "TRUE"},
+		&types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: fmt.Sprint(2 * powerOfTwo(g.mmioMiB()/1024))})
+}
+
+func (lab *Lab) defaultHardware() string {
+	switch {
+	case lab.atLeast("8.0"):
+		return "vmx-20"
+	case lab.atLeast("7.0"):
+		return "vmx-17"
+	}
+	return "vmx-14"
+}
+
+func (lab *Lab) hostNamed(name string) ref {
+	for _, r := range lab.hostRefs {
+		if lab.hosts[r].name == name {
+			return r
+		}
+	}
+	return ref{}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}

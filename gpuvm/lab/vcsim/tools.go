@@ -1,0 +1,291 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+const (
+	toolsRunning    = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
+	toolsNotRunning = string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
+)
+
+// guestOff is what vCenter knows of a guest that is off: that Tools are installed, nothing else.
+func guestOff(guestID string) *types.GuestInfo {
+	return &types.GuestInfo{
+		ToolsStatus: types.VirtualMachineToolsStatusToolsNotRunning, ToolsRunningStatus: toolsNotRunning,
+		ToolsVersionStatus: "guestToolsUnmanaged", ToolsVersionStatus2: "guestToolsUnmanaged", ToolsVersion: "12325",
+		GuestState: "notRunning", GuestOperationsReady: types.NewBool(false),
+		InteractiveGuestOperationsReady: types.NewBool(false), GuestStateChangeSupported: types.NewBool(false),
+	}
+}
+
+func guestBooting(c *types.VirtualMachineConfigInfo) *types.GuestInfo {
+	return guestOff(c.GuestId)
+}
+
+// startGuest lets the guest boot: after boot_s, and customization_s if there is one, Tools report.
+func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	delay := seconds(lab.description.Timings.BootS)
+	customization := lab.guests.take(vm.Self)
+	if customization != nil {
+		delay += seconds(lab.description.Timings.CustomizationS)
+		lab.postCustomizationStarted(ctx, vm)
+	}
+	own := lab.context(ctx.Session)
+	lab.boots.start(vm.Self, delay, func() { lab.guestBooted(own, vm, customization) })
+}
+
+// bootedAlready is startGuest for VMs that have been running for long.
+func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	lab.boots.start(vm.Self, -1, nil)
+	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(vm.Self, cards(vm.Config)))
+}
+
+// restartGuest is a reboot as seen from outside: Tools stop and come back.
+func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	lab.boots.stop(vm.Self)
+	now := time.Now()
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		m.Guest = guestBooting(m.Config)
+		m.Runtime.BootTime = &now
+	})
+	lab.startGuest(ctx, vm)
+}
+
+func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine, customization *types.CustomizationSpec) {
+	if customization != nil {
+		lab.postCustomizationEnded(ctx, vm, lab.guests.failsCustomization(vm.Self))
+	}
+	var found []cardInfo
+	lab.locked(ctx, vm.Self, func() { found = cards(vm.Config) })
+	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), lab.addresses.lease(vm.Self, found))
+}
+
+// reportGuest publishes what Tools in a running guest report (R10).
+func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, hostName string, leased []cardInfo) {
+	silent := lab.guests.hasNoIP(vm.Self)
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		if m.Runtime.PowerState != poweredOn {
+			return // it went off in this very moment
+		}
+		m.Guest.ToolsStatus = types.VirtualMachineToolsStatusToolsOk
+		m.Guest.ToolsRunningStatus = toolsRunning
+		m.Guest.GuestState = "running"
+		m.Guest.GuestId, m.Guest.GuestFullName = m.Config.GuestId, m.Config.GuestFullName
+		m.Guest.GuestFamily = string(types.VirtualMachineGuestOsFamilyLinuxGuest)
+		m.Guest.GuestOperationsReady = types.NewBool(true)
+		m.Guest.GuestStateChangeSupported = types.NewBool(true)
+		m.Guest.HostName = hostName
+		m.Guest.Net, m.Guest.IpAddress = nil, ""
+		for _, card := range leased {
+			m.Guest.Net = append(m.Guest.Net, card.report(silent))
+		}
+		if len(leased) > 0 && !silent {
+			m.Guest.IpAddress = leased[0].address
+		}
+		m.GuestHeartbeatStatus = types.ManagedEntityStatusGreen
+		m.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGreen
+	})
+}
+
+// hostName: customization sets one, cloud-init's metadata does, else it is the VM's name.
+func (lab *Lab) hostName(vm *simulator.VirtualMachine, customization *types.CustomizationSpec) string {
+	name := vm.Name
+	if customization != nil {
+		if prep, ok := customization.Identity.(*types.CustomizationLinuxPrep); ok {
+			if fixed, ok := prep.HostName.(*types.CustomizationFixedName); ok {
+				name = fixed.Name
+			}
+		}
+	}
+	return strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+}
+
+// cardInfo is a network card of a VM and the address that it got.
+type cardInfo struct {
+	key     int32
+	mac     string
+	network string
+	address string
+	prefix  int32
+}
+
+func cards(c *types.VirtualMachineConfigInfo) []cardInfo {
+	var found []cardInfo
+	for _, device := range c.Hardware.Device {
+		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
+			e := card.GetVirtualEthernetCard()
+			info := cardInfo{key: e.Key, mac: e.MacAddress}
+			if backing, ok := e.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
+				info.network = backing.DeviceName
+			}
+			found = append(found, info)
+		}
+	}
+	return found
+}
+
+// report is the card as Tools see it: its link-local IPv6 address is there at once, the other one
+// only if DHCP gave one.
+func (c *cardInfo) report(silent bool) types.GuestNicInfo {
+	nic := types.GuestNicInfo{Network: c.network, MacAddress: c.mac, Connected: true, DeviceConfigId: c.key}
+	config := &types.NetIpConfigInfo{}
+	add := func(address string, prefix int32, origin string) {
+		nic.IpAddress = append(nic.IpAddress, address)
+		config.IpAddress = append(config.IpAddress, types.NetIpConfigInfoIpAddress{
+			IpAddress: address, PrefixLength: prefix, Origin: origin, State: string(types.NetIpConfigInfoIpAddressStatusPreferred),
+		})
+	}
+	if c.address != "" && !silent {
+		add(c.address, c.prefix, "dhcp")
+	}
+	add(linkLocal(c.mac), 64, "linklayer")
+	nic.IpConfig = config
+	return nic
+}
+
+func linkLocal(mac string) string {
+	var b [6]byte
+	if _, err := fmt.Sscanf(mac, "%02x:%02x:%02x:%02x:%02x:%02x", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5]); err != nil {
+		return "fe80::1"
+	}
+	return fmt.Sprintf("fe80::%x:%xff:fe%02x:%x", uint16(b[0]^2)<<8|uint16(b[1]), b[2], b[3], uint16(b[4])<<8|uint16(b[5]))
+}
+
+// boots holds the timers of booting guests, and which VMs are on their way to power-on.
+type boots struct {
+	sync.Mutex
+	timers   map[ref]*time.Timer
+	starting map[ref]bool
+}
+
+func newBoots() *boots {
+	return &boots{timers: map[ref]*time.Timer{}, starting: map[ref]bool{}}
+}
+
+// begin is false if a power-on of the VM is running already.
+func (b *boots) begin(vm ref) bool {
+	b.Lock()
+	defer b.Unlock()
+	if b.starting[vm] {
+		return false
+	}
+	b.starting[vm] = true
+	return true
+}
+
+func (b *boots) end(vm ref) {
+	b.Lock()
+	defer b.Unlock()
+	delete(b.starting, vm)
+}
+
+func (b *boots) start(vm ref, delay time.Duration, booted func()) {
+	b.Lock()
+	defer b.Unlock()
+	if delay < 0 {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(delay, func() {
+		b.Lock()
+		current := b.timers[vm] == timer
+		if current {
+			delete(b.timers, vm)
+		}
+		b.Unlock()
+		if current {
+			booted()
+		}
+	})
+	b.timers[vm] = timer
+}
+
+func (b *boots) stop(vm ref) {
+	b.Lock()
+	defer b.Unlock()
+	if timer := b.timers[vm]; timer != nil {
+		timer.Stop()
+		delete(b.timers, vm)
+	}
+}
+
+// guestSettings is what a guest is going to do: pending customization, and what the control endpoint
+// asked for.
+type guestSettings struct {
+	sync.Mutex
+	pending map[ref]*types.CustomizationSpec
+	noIP    map[ref]bool
+	failing map[ref]bool
+}
+
+func newGuestSettings() *guestSettings {
+	return &guestSettings{pending: map[ref]*types.CustomizationSpec{}, noIP: map[ref]bool{}, failing: map[ref]bool{}}
+}
+
+func (g *guestSettings) customize(vm ref, spec *types.CustomizationSpec) {
+	g.Lock()
+	defer g.Unlock()
+	g.pending[vm] = spec
+}
+
+// take returns the pending customization: it happens at the first power-on, once.
+func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
+	g.Lock()
+	defer g.Unlock()
+	spec := g.pending[vm]
+	delete(g.pending, vm)
+	return spec
+}
+
+func (g *guestSettings) hasNoIP(vm ref) bool {
+	g.Lock()
+	defer g.Unlock()
+	return g.noIP[vm]
+}
+
+func (g *guestSettings) failsCustomization(vm ref) bool {
+	g.Lock()
+	defer g.Unlock()
+	return g.failing[vm]
+}
+
+func (g *guestSettings) forget(vm ref) {
+	g.Lock()
+	defer g.Unlock()
+	delete(g.pending, vm)
+	delete(g.noIP, vm)
+	delete(g.failing, vm)
+}
+
+func (g *guestSettings) silence(vm ref) {
+	g.Lock()
+	defer g.Unlock()
+	g.noIP[vm] = true
+}
+
+func (g *guestSettings) failCustomization(vm ref) {
+	g.Lock()
+	defer g.Unlock()
+	g.failing[vm] = true
+}
+
+// dropAddress takes the address of a guest that runs already.
+func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
+	lab.changeVM(lab.context(nil), vm, func(m *mo.VirtualMachine) {
+		if m.Guest.ToolsRunningStatus != toolsRunning {
+			return
+		}
+		m.Guest.IpAddress, m.Guest.Net = "", nil
+		for _, card := range cards(m.Config) {
+			m.Guest.Net = append(m.Guest.Net, card.report(true))
+		}
+	})
+}

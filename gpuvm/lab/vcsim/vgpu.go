@@ -1,0 +1,53 @@
+package main
+
+import (
+	"slices"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// shared places a vGPU on a card that has room for it (R7); the ledger is locked.
+func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, granted map[int32]grant) (grant, fault) {
+	if a.graphics != "sharedDirect" {
+		return grant{}, devicePowerOnFault(message("msg.vmiop.notSharedDirect",
+			"The host's graphics type is not Shared Direct: vGPU '"+b.Vgpu+"' cannot be started."))
+	}
+	offered := false
+	for _, g := range a.hardware.gpus {
+		at := slices.IndexFunc(g.VGPUProfiles, func(p VGPUProfile) bool { return p.Name == b.Vgpu })
+		if at < 0 {
+			continue
+		}
+		offered = true
+		profile := &g.VGPUProfiles[at]
+		if a.fits(g, profile, granted) {
+			return grant{gpu: g, profile: profile}, nil
+		}
+	}
+	if !offered {
+		return grant{}, devicePowerOnFault(message("msg.vmiop.unknownProfile",
+			"The host does not offer the vGPU profile '"+b.Vgpu+"'."))
+	}
+	return grant{}, &types.InsufficientGraphicsResourcesFault{}
+}
+
+// fits: the card is not passed through, all vGPUs on it have one size, and framebuffer is left.
+func (a *admission) fits(g *gpu, profile *VGPUProfile, granted map[int32]grant) bool {
+	if _, held := a.lab.ledger.holder(g); held || a.active[g.PCIAddress] {
+		return false
+	}
+	placed := a.lab.ledger.shares(g)
+	for _, other := range granted {
+		if other.gpu == g && other.profile != nil {
+			placed = append(placed, other.profile)
+		}
+	}
+	used := profile.FramebufferGiB
+	for _, p := range placed {
+		if p.FramebufferGiB != profile.FramebufferGiB {
+			return false
+		}
+		used += p.FramebufferGiB
+	}
+	return used <= g.MemoryGiB
+}

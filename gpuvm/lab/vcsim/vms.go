@@ -1,0 +1,289 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/esx"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// placement says where a VM goes.
+type placement struct {
+	name      string
+	host      ref
+	pool      *ref // nil for a template
+	folder    ref
+	datastore ref
+	template  bool
+}
+
+// createVM makes a VM with this configuration and puts it into the inventory in one step: nobody
+// ever sees half of it. It is powered off.
+func (lab *Lab) createVM(ctx *simulator.Context, p placement, config *types.VirtualMachineConfigInfo) *simulator.VirtualMachine {
+	vm := &simulator.VirtualMachine{VirtualMachine: lab.blankVM(p, config)}
+	vm.DataSets = map[string]*simulator.DataSet{}
+	lab.registry.NewEntity(vm)
+	vm.Summary.Vm = &vm.Self
+	lab.register(ctx, vm, p.folder)
+	return vm
+}
+
+func (lab *Lab) blankVM(p placement, config *types.VirtualMachineConfigInfo) mo.VirtualMachine {
+	now := time.Now()
+	host := p.host
+	vm := mo.VirtualMachine{
+		Config:               config,
+		Capability:           vmCapability(),
+		Layout:               &types.VirtualMachineFileLayout{},
+		LayoutEx:             &types.VirtualMachineFileLayoutEx{Timestamp: now},
+		Storage:              &types.VirtualMachineStorageInfo{Timestamp: now},
+		ResourcePool:         p.pool,
+		Datastore:            []ref{p.datastore},
+		Guest:                guestOff(config.GuestId),
+		GuestHeartbeatStatus: types.ManagedEntityStatusGray,
+		EnvironmentBrowser:   lab.browser(),
+		Runtime: types.VirtualMachineRuntimeInfo{
+			Host:                &host,
+			ConnectionState:     types.VirtualMachineConnectionStateConnected,
+			PowerState:          types.VirtualMachinePowerStatePoweredOff,
+			FaultToleranceState: types.VirtualMachineFaultToleranceStateNotConfigured,
+			RecordReplayState:   types.VirtualMachineRecordReplayStateInactive,
+		},
+	}
+	vm.Name = p.name
+	vm.Parent = &p.folder
+	vm.Network = lab.networksOf(config.Hardware.Device)
+	vm.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGray
+	vm.Summary.QuickStats.FtLatencyStatus = types.ManagedEntityStatusGray
+	vm.Summary.OverallStatus = types.ManagedEntityStatusGreen
+	vm.Summary.Storage = &types.VirtualMachineStorageSummary{Timestamp: now, Committed: diskBytes(config), Unshared: diskBytes(config)}
+	config.Template = p.template
+	summarize(&vm)
+	return vm
+}
+
+// summarize makes vm.summary repeat what the rest of the VM says.
+func summarize(vm *mo.VirtualMachine) {
+	c := vm.Config
+	vm.Summary.Runtime = vm.Runtime
+	vm.Summary.Guest = &types.VirtualMachineGuestSummary{
+		GuestId: c.GuestId, GuestFullName: c.GuestFullName, ToolsStatus: vm.Guest.ToolsStatus,
+		ToolsVersionStatus: vm.Guest.ToolsVersionStatus, ToolsVersionStatus2: vm.Guest.ToolsVersionStatus2,
+		ToolsRunningStatus: vm.Guest.ToolsRunningStatus, HostName: vm.Guest.HostName, IpAddress: vm.Guest.IpAddress,
+	}
+	s := &vm.Summary.Config
+	s.Name, s.Template, s.Annotation = c.Name, c.Template, c.Annotation
+	s.VmPathName, s.Uuid, s.InstanceUuid = c.Files.VmPathName, c.Uuid, c.InstanceUuid
+	s.GuestId, s.GuestFullName, s.HwVersion = c.GuestId, c.GuestFullName, c.Version
+	s.MemorySizeMB, s.NumCpu = c.Hardware.MemoryMB, c.Hardware.NumCPU
+	s.MemoryReservation = int32(memoryReservationMB(c))
+	s.NumEthernetCards, s.NumVirtualDisks, s.NumVmiopBackings = 0, 0, 0
+	for _, device := range c.Hardware.Device {
+		switch d := device.(type) {
+		case types.BaseVirtualEthernetCard:
+			s.NumEthernetCards++
+		case *types.VirtualDisk:
+			s.NumVirtualDisks++
+		case *types.VirtualPCIPassthrough:
+			if _, ok := d.Backing.(*types.VirtualPCIPassthroughVmiopBackingInfo); ok {
+				s.NumVmiopBackings++
+			}
+		}
+	}
+}
+
+func vmCapability() types.VirtualMachineCapability {
+	return types.VirtualMachineCapability{
+		SnapshotOperationsSupported: true, MultipleSnapshotsSupported: true, PoweredOffSnapshotsSupported: true,
+		MemorySnapshotsSupported: true, RevertToSnapshotSupported: true, BootOptionsSupported: true,
+		MemoryReservationLockSupported: true, MultipleCoresPerSocketSupported: true, DiskSharesSupported: true,
+		SecureBootSupported: types.NewBool(true), ChangeTrackingSupported: true,
+	}
+}
+
+// newConfig is the configuration of a VM without disk and network cards.
+func newConfig(name, guestID, firmware, version string, cpus int32, memoryMB int64) *types.VirtualMachineConfigInfo {
+	none := types.DefaultResourceConfigSpec()
+	now := time.Now()
+	c := &types.VirtualMachineConfigInfo{
+		Name: name, GuestId: guestID, GuestFullName: guestFullName(guestID), Firmware: firmware, Version: version,
+		Uuid: uuid.NewString(), InstanceUuid: uuid.NewString(),
+		Modified: now, ChangeVersion: now.UTC().Format(time.RFC3339Nano), CreateDate: &now,
+		Tools:                        &types.ToolsConfigInfo{ToolsVersion: 12325, AfterPowerOn: types.NewBool(true), SyncTimeWithHost: types.NewBool(false)},
+		CpuAllocation:                &none.CpuAllocation,
+		MemoryAllocation:             &none.MemoryAllocation,
+		BootOptions:                  &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(false)},
+		LatencySensitivity:           &types.LatencySensitivity{Level: types.LatencySensitivitySensitivityLevelNormal},
+		CpuHotAddEnabled:             types.NewBool(false),
+		CpuHotRemoveEnabled:          types.NewBool(false),
+		MemoryHotAddEnabled:          types.NewBool(false),
+		MemoryReservationLockedToMax: types.NewBool(false),
+		NestedHVEnabled:              types.NewBool(false),
+		ChangeTrackingEnabled:        types.NewBool(false),
+	}
+	c.Hardware.NumCPU, c.Hardware.MemoryMB = cpus, int32(memoryMB)
+	c.Hardware.NumCoresPerSocket = types.NewInt32(1)
+	c.Hardware.Device = defaultDevices()
+	c.ExtraConfig = []types.BaseOptionValue{
+		&types.OptionValue{Key: "nvram", Value: name + ".nvram"},
+		&types.OptionValue{Key: "svga.present", Value: "TRUE"},
+	}
+	return c
+}
+
+// setFiles gives the VM its folder on the datastore.
+func (lab *Lab) setFiles(c *types.VirtualMachineConfigInfo, datastore ref) {
+	store := lab.registry.Get(datastore).(*simulator.Datastore)
+	folder := lab.names.folder(store.Name, c.Name)
+	dir := fmt.Sprintf("[%s] %s", store.Name, folder)
+	c.Files = types.VirtualMachineFileInfo{
+		VmPathName: dir + "/" + c.Name + ".vmx", SnapshotDirectory: dir, SuspendDirectory: dir, LogDirectory: dir,
+	}
+	c.DatastoreUrl = []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: store.Name, Url: store.Summary.Url}}
+	// The simulator's snapshots write files there; without the folder they would fail.
+	_ = os.MkdirAll(filepath.Join(store.Summary.Url, filepath.FromSlash(folder)), 0o700)
+}
+
+func guestFullName(id string) string {
+	switch id {
+	case "centos7_64Guest":
+		return "CentOS 7 (64-bit)"
+	case "rockylinux_64Guest":
+		return "Rocky Linux (64-bit)"
+	}
+	return strings.TrimSuffix(id, "Guest")
+}
+
+// defaultDevices are the controllers that every VM has. The objects are shared between VMs, which
+// is safe because devices are never edited; the PCI controller lists each VM's own devices.
+func defaultDevices() []types.BaseVirtualDevice {
+	devices := slices.Clone(esx.VirtualDevice)
+	for i, device := range devices {
+		if pci, ok := device.(*types.VirtualPCIController); ok {
+			own := *pci
+			own.Device = slices.Clone(pci.Device)
+			devices[i] = &own
+		}
+	}
+	return append(devices, &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
+		SharedBus: types.VirtualSCSISharingNoSharing,
+		VirtualController: types.VirtualController{BusNumber: 0, VirtualDevice: types.VirtualDevice{
+			Key: 1000, ControllerKey: 100, UnitNumber: types.NewInt32(3),
+			DeviceInfo: &types.Description{Label: "SCSI controller 0", Summary: "VMware paravirtual SCSI"},
+		}},
+	}})
+}
+
+func (lab *Lab) browser() ref {
+	return *lab.registry.Get(lab.cluster).(*simulator.ClusterComputeResource).EnvironmentBrowser
+}
+
+// register puts a complete VM into the lists of its host, pool, datastore, networks and folder.
+func (lab *Lab) register(ctx *simulator.Context, vm *simulator.VirtualMachine, folder ref) {
+	add := func(list []ref) []ref { return append(slices.Clone(list), vm.Self) }
+	lab.editOwners(ctx, vm, add)
+	f := lab.registry.Get(folder).(*simulator.Folder)
+	lab.locked(ctx, folder, func() {
+		f.ChildEntity = add(f.ChildEntity) // before Put, for the views that look for it there
+		lab.registry.PutEntity(f, vm)
+		lab.registry.Update(ctx, f, []types.PropertyChange{{Name: "childEntity", Val: f.ChildEntity}})
+	})
+}
+
+// unregister is the reverse of register.
+func (lab *Lab) unregister(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+	remove := func(list []ref) []ref {
+		return slices.DeleteFunc(slices.Clone(list), func(r ref) bool { return r == vm.Self })
+	}
+	lab.editOwners(ctx, vm, remove)
+	if f, ok := lab.registry.Get(*vm.Parent).(*simulator.Folder); ok {
+		lab.editList(ctx, f, "childEntity", &f.ChildEntity, remove)
+	}
+	lab.registry.Remove(ctx, vm.Self)
+}
+
+func (lab *Lab) editOwners(ctx *simulator.Context, vm *simulator.VirtualMachine, edit func([]ref) []ref) {
+	host := lab.registry.Get(*vm.Runtime.Host).(*simulator.HostSystem)
+	lab.editList(ctx, host, "vm", &host.Vm, edit)
+	if vm.ResourcePool != nil {
+		if pool, ok := lab.registry.Get(*vm.ResourcePool).(*simulator.ResourcePool); ok {
+			lab.editList(ctx, pool, "vm", &pool.Vm, edit)
+		}
+	}
+	for _, r := range vm.Datastore {
+		store := lab.registry.Get(r).(*simulator.Datastore)
+		lab.editList(ctx, store, "vm", &store.Vm, edit)
+	}
+	for _, r := range vm.Network {
+		if network, ok := lab.registry.Get(r).(*mo.Network); ok {
+			lab.editList(ctx, network, "vm", &network.Vm, edit)
+		}
+	}
+}
+
+func (lab *Lab) editList(ctx *simulator.Context, owner mo.Reference, name string, list *[]ref, edit func([]ref) []ref) {
+	lab.locked(ctx, owner, func() {
+		*list = edit(*list)
+		lab.registry.Update(ctx, owner, []types.PropertyChange{{Name: name, Val: *list}})
+	})
+}
+
+// names keeps VM names unique within a folder from the first moment of a clone, and folders unique
+// on a datastore.
+type names struct {
+	sync.Mutex
+	pending map[string]bool
+	folders map[string]bool
+}
+
+func newNames() *names {
+	return &names{pending: map[string]bool{}, folders: map[string]bool{}}
+}
+
+// claim reserves a name in a folder; false if another clone is making it just now.
+func (n *names) claim(folder ref, name string) bool {
+	n.Lock()
+	defer n.Unlock()
+	key := folder.Value + "/" + name
+	if n.pending[key] {
+		return false
+	}
+	n.pending[key] = true
+	return true
+}
+
+func (n *names) release(folder ref, name string) {
+	n.Lock()
+	defer n.Unlock()
+	delete(n.pending, folder.Value+"/"+name)
+}
+
+// folder returns a folder name on the datastore that no VM uses.
+func (n *names) folder(datastore, name string) string {
+	n.Lock()
+	defer n.Unlock()
+	free := name
+	for i := 1; n.folders[datastore+"/"+free]; i++ {
+		free = fmt.Sprintf("%s_%d", name, i)
+	}
+	n.folders[datastore+"/"+free] = true
+	return free
+}
+
+func (n *names) forgetFolder(vmPath string) {
+	n.Lock()
+	defer n.Unlock()
+	datastore, rest, ok := strings.Cut(strings.TrimPrefix(vmPath, "["), "] ")
+	if ok {
+		delete(n.folders, datastore+"/"+filepath.ToSlash(filepath.Dir(rest)))
+	}
+}
