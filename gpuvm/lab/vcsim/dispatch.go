@@ -16,6 +16,7 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	user := ""
 	if ctx.Session != nil {
 		user = ctx.Session.UserName
+		lab.sessions.remember(ctx.Session)
 	}
 	lab.calls.count(user, method)
 	if ctx.Session == nil {
@@ -33,7 +34,13 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 		}
 		doomed = lab.doom(method, names)
 	}
-	handler := lab.handler(method.This, doomed)
+	handler := lab.sessionHandler(ctx, method.This)
+	if handler == nil {
+		handler = lab.handler(method.This, doomed)
+	}
+	if method.Name == "Logout" {
+		lab.forgetSession(ctx.Session.Key)
+	}
 	if handler == nil || !implements(handler, method.Name) {
 		return nil, nil
 	}
@@ -65,8 +72,6 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 		return &authorizationMethods{methodsOf: base}
 	case *simulator.Task:
 		return &taskMethods{methodsOf: base}
-	case *simulator.PropertyCollector:
-		return &collectorMethods{methodsOf: base}
 	case *mo.HostPciPassthruSystem:
 		return &passthruMethods{methodsOf: base, system: object}
 	case *mo.HostGraphicsManager:
@@ -75,7 +80,25 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 	return nil
 }
 
-type collectorMethods struct{ methodsOf }
+// sessionHandler returns the implementation of what belongs to a session: collectors and filters.
+func (lab *Lab) sessionHandler(ctx *simulator.Context, self ref) mo.Reference {
+	key := ""
+	if ctx.Session != nil {
+		key = ctx.Session.Key
+	}
+	base := methodsOf{lab: lab, self: self}
+	switch self.Type {
+	case "PropertyCollector":
+		if c := lab.collectors.get(key, self, lab.propertyCollector); c != nil {
+			return &collectorMethods{methodsOf: base, collector: c}
+		}
+	case "PropertyFilter":
+		if c, _ := lab.collectors.filter(key, self); c != nil {
+			return &filterMethods{methodsOf: base, collector: c}
+		}
+	}
+	return nil
+}
 
 // methodsOf is the base of all of them. It opts out of the simulator's locking around a call: the
 // methods lock what they touch, for as long as they touch it.

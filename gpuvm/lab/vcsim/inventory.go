@@ -25,6 +25,7 @@ func (lab *Lab) build(files string) error {
 	ctx, instance := simulator.NewServiceInstance(simulator.NewContext(), vpx.ServiceContent, vpx.RootFolder)
 	lab.service = simulator.New(ctx, instance)
 	lab.root, lab.registry = ctx, ctx.Map
+	lab.propertyCollector = vpx.ServiceContent.PropertyCollector
 	instance.Content.About = about(d)
 	client, err := vim25.NewClient(context.Background(), lab.service)
 	if err != nil {

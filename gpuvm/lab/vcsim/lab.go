@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"github.com/vmware/govmomi/simulator"
@@ -34,10 +35,12 @@ type Lab struct {
 	cluster    ref
 	pool       ref
 	vmFolder   ref
-	hosts      map[ref]*hardware // fixed after start
-	hostRefs   []ref             // in the order of the description
-	datastores map[string]ref
-	networks   map[string]ref
+
+	propertyCollector ref
+	hosts             map[ref]*hardware // fixed after start
+	hostRefs          []ref             // in the order of the description
+	datastores        map[string]ref
+	networks          map[string]ref
 
 	accounts  *accounts
 	calls     *calls
@@ -51,6 +54,10 @@ type Lab struct {
 	boots     *boots
 	guests    *guestSettings
 	tasks     *operations
+
+	collectors  *collectors
+	pages       *pages
+	filterCount atomic.Int64
 
 	vmCount sync.Mutex // one creation of many unrelated VMs at a time
 }
@@ -74,10 +81,13 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		boots:       newBoots(),
 		guests:      newGuestSettings(),
 		tasks:       newOperations(),
+		collectors:  newCollectors(),
+		pages:       newPages(),
 	}
 	if err := lab.build(files); err != nil {
 		return nil, err
 	}
+	lab.registry.AddHandler(&listener{Self: ref{Type: "Listener", Value: "gpuvm"}, collectors: lab.collectors})
 	lab.registry.Handler = lab.dispatch
 	go lab.expireIdleSessions()
 	return lab, nil

@@ -16,10 +16,19 @@ type sessions struct {
 	idle    time.Duration
 	waiting map[string]int
 	last    map[string]time.Time
+	known   map[string]*simulator.Session
 }
 
 func newSessions(idle time.Duration) *sessions {
-	return &sessions{idle: idle, waiting: map[string]int{}, last: map[string]time.Time{}}
+	return &sessions{
+		idle: idle, waiting: map[string]int{}, last: map[string]time.Time{}, known: map[string]*simulator.Session{},
+	}
+}
+
+func (s *sessions) remember(session *simulator.Session) {
+	s.Lock()
+	defer s.Unlock()
+	s.known[session.Key] = session
 }
 
 func (s *sessions) enter(key string) {
@@ -51,6 +60,7 @@ func (s *sessions) forget(key string) {
 	s.Lock()
 	defer s.Unlock()
 	delete(s.last, key)
+	delete(s.known, key)
 }
 
 func (lab *Lab) expireIdleSessions() {
@@ -71,13 +81,30 @@ func (lab *Lab) endSessions(picked func(*types.UserSession) bool) int {
 		if lab.accounts.isTools(session.UserName) || !picked(session) {
 			continue
 		}
-		request := &types.TerminateSession{This: manager.Self, SessionId: []string{session.Key}}
-		if manager.TerminateSession(lab.context(nil), request).Fault() == nil {
+		if lab.endSession(manager, session.Key) {
 			ended++
 		}
-		lab.sessions.forget(session.Key)
 	}
 	return ended
+}
+
+// endSession logs a session out on its behalf, so that its views go with it. A session that never
+// made a call has none, and is just terminated.
+func (lab *Lab) endSession(manager *simulator.SessionManager, key string) bool {
+	lab.sessions.Lock()
+	known := lab.sessions.known[key]
+	lab.sessions.Unlock()
+	lab.forgetSession(key)
+	if known != nil {
+		return manager.Logout(lab.context(known), &types.Logout{This: manager.Self}).Fault() == nil
+	}
+	request := &types.TerminateSession{This: manager.Self, SessionId: []string{key}}
+	return manager.TerminateSession(lab.context(nil), request).Fault() == nil
+}
+
+func (lab *Lab) forgetSession(key string) {
+	lab.collectors.endSession(key)
+	lab.sessions.forget(key)
 }
 
 // sessionMethods closes the doors that the simulator leaves open: only a password logs in.

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"reflect"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// The answers are the API's, but for the properties, which are encoded already.
+
+type objectContent struct {
+	Obj        ref                     `xml:"obj"`
+	PropSet    []rawXML                `xml:"propSet,omitempty"`
+	MissingSet []types.MissingProperty `xml:"missingSet,omitempty"`
+}
+
+type retrieveResult struct {
+	Token   string          `xml:"token,omitempty"`
+	Objects []objectContent `xml:"objects"`
+}
+
+type retrieveExBody struct {
+	Res    *RetrievePropertiesExResponse `xml:"RetrievePropertiesExResponse,omitempty"`
+	Fault_ *soap.Fault
+}
+
+type retrieveBody struct {
+	Res    *RetrievePropertiesResponse `xml:"RetrievePropertiesResponse,omitempty"`
+	Fault_ *soap.Fault
+}
+
+type continueBody struct {
+	Res    *ContinueRetrievePropertiesExResponse `xml:"ContinueRetrievePropertiesExResponse,omitempty"`
+	Fault_ *soap.Fault
+}
+
+type fetchBody struct {
+	Res    *FetchResponse `xml:"FetchResponse,omitempty"`
+	Fault_ *soap.Fault
+}
+
+type RetrievePropertiesExResponse struct {
+	Returnval *retrieveResult `xml:"returnval,omitempty"`
+}
+
+type RetrievePropertiesResponse struct {
+	Returnval []objectContent `xml:"returnval,omitempty"`
+}
+
+type ContinueRetrievePropertiesExResponse struct {
+	Returnval *retrieveResult `xml:"returnval"`
+}
+
+// FetchResponse of an unset property is empty (R14: the simulator answers with something that no
+// client can read).
+type FetchResponse struct{ rawXML }
+
+type fetched struct {
+	Returnval types.AnyType `xml:"returnval,omitempty,typeattr"`
+}
+
+func (b *retrieveExBody) Fault() *soap.Fault { return b.Fault_ }
+func (b *retrieveBody) Fault() *soap.Fault   { return b.Fault_ }
+func (b *continueBody) Fault() *soap.Fault   { return b.Fault_ }
+func (b *fetchBody) Fault() *soap.Fault      { return b.Fault_ }
+
+// collectorMethods are a PropertyCollector's; collector is the lab's own state of it.
+type collectorMethods struct {
+	methodsOf
+	collector *collector
+}
+
+func (c *collectorMethods) RetrievePropertiesEx(ctx *simulator.Context, req *types.RetrievePropertiesEx) soap.HasFault {
+	objects, fault := c.lab.retrieve(ctx, req.SpecSet)
+	if fault != nil {
+		return &retrieveExBody{Fault_: simulator.Fault(describe(fault), fault)}
+	}
+	page, token := c.lab.pages.cut(objects, int(req.Options.MaxObjects))
+	body := &retrieveExBody{Res: &RetrievePropertiesExResponse{}}
+	if len(page) > 0 {
+		body.Res.Returnval = &retrieveResult{Token: token, Objects: page}
+	}
+	return body
+}
+
+func (c *collectorMethods) ContinueRetrievePropertiesEx(_ *simulator.Context, req *types.ContinueRetrievePropertiesEx) soap.HasFault {
+	page, token, ok := c.lab.pages.next(req.Token)
+	if !ok {
+		fault := &types.InvalidProperty{Name: "token"}
+		return &continueBody{Fault_: simulator.Fault(describe(fault), fault)}
+	}
+	return &continueBody{Res: &ContinueRetrievePropertiesExResponse{Returnval: &retrieveResult{Token: token, Objects: page}}}
+}
+
+func (c *collectorMethods) RetrieveProperties(ctx *simulator.Context, req *types.RetrieveProperties) soap.HasFault {
+	objects, fault := c.lab.retrieve(ctx, req.SpecSet)
+	if fault != nil {
+		return &retrieveBody{Fault_: simulator.Fault(describe(fault), fault)}
+	}
+	return &retrieveBody{Res: &RetrievePropertiesResponse{Returnval: objects}}
+}
+
+// Fetch reads one property of one object; pyVmomi calls it for every attribute. The type of the
+// request is internal to the simulator.
+func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFault {
+	fields := reflect.ValueOf(request).Elem()
+	self := fields.FieldByName("This").Interface().(ref)
+	name := fields.FieldByName("Prop").String()
+	response := &FetchResponse{}
+	var value any
+	var fault fault = &types.ManagedObjectNotFound{Obj: self}
+	c.lab.locked(ctx, self, func() {
+		if object := find(ctx, self); object != nil {
+			value, fault = property(managed(object), name)
+			response.Inner = encode(fetched{value})
+		}
+	})
+	if fault != nil {
+		return &fetchBody{Fault_: simulator.Fault(describe(fault), fault)}
+	}
+	return &fetchBody{Res: response}
+}
+
+// retrieve reads what the specs ask for, each object once.
+func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]objectContent, fault) {
+	var contents []objectContent
+	seen := map[ref]bool{}
+	for i := range specs {
+		objects, fault := lab.selectObjects(ctx, &specs[i], func(ref) {})
+		if fault != nil {
+			return nil, fault
+		}
+		for _, object := range objects {
+			if seen[object] {
+				continue
+			}
+			seen[object] = true
+			if content, ok := lab.content(ctx, object, &specs[i]); ok {
+				contents = append(contents, content)
+			}
+		}
+	}
+	return contents, nil
+}
+
+// content reads one object; not ok if it is gone or the spec wants nothing of it.
+func (lab *Lab) content(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
+	content := objectContent{Obj: self}
+	ok := false
+	lab.locked(ctx, self, func() {
+		object := find(ctx, self)
+		if object == nil {
+			return
+		}
+		value := managed(object)
+		var paths []string
+		if paths, ok = pathsFor(spec, value.Type()); !ok {
+			return
+		}
+		for _, name := range paths {
+			v, fault := property(value, name)
+			if fault != nil {
+				content.MissingSet = append(content.MissingSet, missing(name, fault))
+			} else if v != nil {
+				content.PropSet = append(content.PropSet, rawXML{encode(types.DynamicProperty{Name: name, Val: v})})
+			}
+		}
+	})
+	return content, ok
+}
+
+func missing(name string, f fault) types.MissingProperty {
+	return types.MissingProperty{Path: name, Fault: types.LocalizedMethodFault{Fault: f, LocalizedMessage: describe(f)}}
+}
+
+// pages keeps the rest of answers that a client wants in parts.
+type pages struct {
+	sync.Mutex
+	rest map[string]rest
+}
+
+type rest struct {
+	objects []objectContent
+	size    int
+}
+
+func newPages() *pages { return &pages{rest: map[string]rest{}} }
+
+// cut returns the first page, and a token if there are more.
+func (p *pages) cut(objects []objectContent, size int) ([]objectContent, string) {
+	if size <= 0 || len(objects) <= size {
+		return objects, ""
+	}
+	token := uuid.NewString()
+	p.Lock()
+	defer p.Unlock()
+	p.rest[token] = rest{objects[size:], size}
+	return objects[:size], token
+}
+
+func (p *pages) next(token string) ([]objectContent, string, bool) {
+	p.Lock()
+	r, ok := p.rest[token]
+	delete(p.rest, token)
+	p.Unlock()
+	if !ok {
+		return nil, "", false
+	}
+	page, following := p.cut(r.objects, r.size)
+	return page, following, true
+}
