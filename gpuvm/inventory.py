@@ -171,6 +171,7 @@ class VM:
     cpus: int = 0
     memory_gib: float = 0
     memory_locked: bool = False
+    hot_add: bool = False
     devices: tuple[PassthroughDevice, ...] = ()
     address: str | None = None
     host_keys: tuple[str, ...] = ()

@@ -1,1 +1,21 @@
-"""The only importer of pyVmomi: everything below hands out frozen values from gpuvm.inventory."""
+"""The only importer of pyVmomi: everything here hands out frozen values from gpuvm.inventory.
+
+with vsphere.connect(context, password) as connection:
+    inventory = connection.read_inventory()
+"""
+
+from gpuvm.vsphere.board import Board, Change, Task, TaskEnded, TaskProgress, VMChanged
+from gpuvm.vsphere.clone import CloneRequest
+from gpuvm.vsphere.connection import VSphere, connect
+
+__all__ = [
+    "Board",
+    "Change",
+    "CloneRequest",
+    "Task",
+    "TaskEnded",
+    "TaskProgress",
+    "VMChanged",
+    "VSphere",
+    "connect",
+]

@@ -1,0 +1,156 @@
+"""A session with one vCenter: log in once, the verbs that the lifecycle needs, log out."""
+
+import contextlib
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+from pyVim import connect as pyvim
+from pyVmomi import vim, vmodl
+
+from gpuvm.errors import LoginRefused, Unreachable
+from gpuvm.inventory import VM, Inventory, MoRef, VCenter
+from gpuvm.settings import Context
+from gpuvm.vsphere import reading
+from gpuvm.vsphere.board import Board, Task
+from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
+from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.tls import ssl_context, untrusted
+
+TIMEOUT_S = 60
+
+
+def connect(context: Context, password: SecretStr) -> "VSphere":
+    """Logs in once; a refused password is not tried again, since accounts lock.
+
+    Raises Unreachable, Untrusted, LoginRefused, and BadInput for the context's own mistakes.
+    """
+    host, port = context.address
+    trust = ssl_context(context.tls, host, port)
+    try:
+        service = pyvim.SmartConnect(
+            host=host,
+            port=port,
+            user=context.user,
+            pwd=password.get_secret_value(),
+            sslContext=trust,
+            httpConnectionTimeout=TIMEOUT_S,
+        )
+    except ssl.SSLCertVerificationError as error:
+        raise untrusted(host, port, error.verify_message) from None
+    except vim.fault.InvalidLogin:
+        raise LoginRefused(
+            f"{host} does not let {context.user} in: wrong user name or password",
+            hint="look at the context's user and at how its password is had",
+        ) from None
+    except vmodl.MethodFault as fault:
+        told = getattr(fault, "msg", None) or type(fault).__name__
+        raise LoginRefused(f"{host} refused the login of {context.user}: {told}") from None
+    except Exception as error:
+        # pyVmomi raises a bare Exception for "no vCenter there", and its proxies wrap causes.
+        raise _no_connection(host, port, error) from None
+    return VSphere(service, context)
+
+
+class VSphere:
+    """Each ``start_…`` is one round trip that returns an accepted task; nothing here waits."""
+
+    def __init__(self, service: Any, context: Context) -> None:
+        self._service = service
+        self._content = service.RetrieveContent()
+        about = self._content.about
+        self.vcenter = VCenter(
+            name=about.name,
+            url=context.vcenter,
+            version=about.version,
+            api_version=about.apiVersion,
+            instance_uuid=about.instanceUuid,
+        )
+
+    def __enter__(self) -> "VSphere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Sessions are scarce on a vCenter; a connection that is gone has none."""
+        with contextlib.suppress(vmodl.MethodFault, OSError):
+            pyvim.Disconnect(self._service)
+
+    def read_inventory(
+        self,
+        cluster: str | None = None,
+        folder: str | None = None,
+        resource_pool: str | None = None,
+    ) -> Inventory:
+        """Names and inventory paths; the only one is used where none is given.
+
+        Raises NotFound and Ambiguous.
+        """
+        content = self._content
+        return reading.read_inventory(content, self.vcenter, cluster, folder, resource_pool)
+
+    def read_vms(self, morefs: Sequence[MoRef]) -> tuple[VM, ...]:
+        """Those of the VMs that still exist."""
+        refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
+        return reading.read_vms(self._content, self.vcenter, refs)
+
+    def read_marked(self) -> tuple[VM, ...]:
+        """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
+        return reading.read_marked(self._content, self.vcenter)
+
+    def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
+        """Who names which GPU of these hosts now, by host name and PCI address."""
+        refs = [self._reference(vim.HostSystem, moref) for moref in hosts]
+        return reading.read_holders(self._content, refs)
+
+    def start_clone(self, request: CloneRequest) -> Task:
+        template = self._reference(vim.VirtualMachine, request.template)
+        folder = self._reference(vim.Folder, request.folder)
+        spec = clone_spec(request, self._reference)
+        with translated("clone", request.name):
+            task = template.CloneVM_Task(folder=folder, name=request.name, spec=spec)
+        return Task(task._moId, "clone")
+
+    def start_repair(self, vm: VM, request: CloneRequest) -> Task | None:
+        """None when the VM as read back is as wished."""
+        spec = repair_spec(vm, request)
+        if spec is None:
+            return None
+        with translated("reconfigure", vm.name):
+            task = self._vm(vm.moref).ReconfigVM_Task(spec=spec)
+        return Task(task._moId, "reconfigure")
+
+    def start_power_on(self, moref: MoRef) -> Task:
+        with translated("power on", moref):
+            return Task(self._vm(moref).PowerOnVM_Task()._moId, "power on")
+
+    def start_power_off(self, moref: MoRef) -> Task:
+        with translated("power off", moref):
+            return Task(self._vm(moref).PowerOffVM_Task()._moId, "power off")
+
+    def start_destroy(self, moref: MoRef) -> Task:
+        with translated("destroy", moref):
+            return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
+
+    def cancel(self, task: Task) -> None:
+        with translated(f"cancelling the {task.operation}", task.moref):
+            self._reference(vim.Task, task.moref).CancelTask()
+
+    def board(self) -> Board:
+        return Board(self._content, self._reference)
+
+    def _vm(self, moref: MoRef) -> Any:
+        return self._reference(vim.VirtualMachine, moref)
+
+    def _reference(self, kind: Any, moref: MoRef) -> Any:
+        return kind(moref, self._service._stub)
+
+
+def _no_connection(host: str, port: int, error: Exception) -> Unreachable:
+    reason = str(error).strip() or type(error).__name__
+    return Unreachable(
+        f"no vCenter answers at {host}:{port}: {reason}",
+        hint="check the name, the port and the way there: curl -k "
+        f"https://{host}:{port}/sdk/vimServiceVersions.xml",
+    )

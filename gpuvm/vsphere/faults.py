@@ -1,0 +1,85 @@
+"""vSphere's faults as our errors: every message is shown, known texts get a hint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyVmomi import vim, vmodl
+
+from gpuvm.errors import NoPermission, TaskFailed, Unreachable, VSphereError
+
+# Fragments of fault messages, lower case, and what to do about them. Sources: Broadcom and Dell
+# knowledge base articles on GPU passthrough; the API reference of the fault types.
+_KNOWN = (
+    ("total number of pages needed", "the 64-bit MMIO window is too small: accelerator.mmio_gib"),
+    ("sched.mem.min", "all of the VM's memory must be reserved: 'gpuvm provision' mends it"),
+    ("systemid does not match", "the device is not the one of this host: 'gpuvm plan' anew"),
+    (
+        "is not a passthrough device",
+        "passthrough is not active for this GPU: enable it on the host, and reboot the host",
+    ),
+    ("failed to find a suitable device", "no free GPU matches: 'gpuvm plan' shows who holds them"),
+    ("generate predicates", "no free GPU matches: 'gpuvm plan' shows who holds them"),
+    ("bar memory", "switch 'memory mapped I/O above 4 GB' on in the host's firmware"),
+    ("held by", "'gpuvm plan' shows who holds which GPU"),
+)
+
+_BY_TYPE = {
+    "DuplicateName": "a VM of that name exists: choose another deployment name",
+    "InsufficientHostMemoryCapacityFault": "the host has too little unreserved memory left",
+    "InsufficientMemoryResourcesFault": "the resource pool has too little unreserved memory left",
+    "InsufficientFailoverResourcesFault": "HA keeps capacity back: look at its admission control",
+    "NoDiskSpace": "the datastore is full: choose another with --datastore",
+    "InvalidState": "look at the state of the host: maintenance mode, connection",
+    "TaskInProgress": "another task works on this VM: try again when it has ended",
+    "NoCompatibleHost": "no host fits: 'gpuvm plan' shows hosts and GPUs",
+}
+
+
+def task_failed(operation: str, vm: str, fault: Any, localized: str) -> VSphereError:
+    """The error for a task that ended in ``fault``; ``localized`` is the task's own message."""
+    if isinstance(fault, vim.fault.NoPermission):
+        return _no_permission(fault)
+    messages = tuple(dict.fromkeys(_messages(fault, localized)))
+    name = type(fault).__name__.rsplit(".", maxsplit=1)[-1]
+    return TaskFailed(operation, vm, name, messages, hint=hint_for(name, messages))
+
+
+def hint_for(fault: str, messages: tuple[str, ...]) -> str | None:
+    told = " ".join(messages).lower()
+    for fragment, hint in _KNOWN:
+        if fragment in told:
+            return hint
+    return _BY_TYPE.get(fault)
+
+
+@contextmanager
+def translated(operation: str, subject: str) -> Iterator[None]:
+    """A call's own faults and a lost connection, as ours."""
+    try:
+        yield
+    except vmodl.fault.ManagedObjectNotFound:
+        raise VSphereError(f"{subject}: {operation}: it does not exist any more") from None
+    except vmodl.MethodFault as fault:
+        raise task_failed(operation, subject, fault, getattr(fault, "msg", None) or "") from None
+    except OSError as error:
+        raise Unreachable(
+            f"the connection to the vCenter broke during {operation}: {error}",
+            hint="what became of it is looked up when the command is run again",
+        ) from None
+
+
+def _messages(fault: Any, localized: str) -> Iterator[str]:
+    if localized:
+        yield localized
+    for one in getattr(fault, "faultMessage", None) or ():
+        if one.message:
+            yield one.message
+    cause = getattr(fault, "faultCause", None)
+    if cause is not None:
+        yield from _messages(cause, getattr(cause, "msg", None) or "")
+
+
+def _no_permission(fault: Any) -> NoPermission:
+    entity = fault.object
+    return NoPermission(fault.privilegeId or "?", getattr(entity, "_moId", None) or "an object")

@@ -1,0 +1,93 @@
+"""A VM's rows of properties as an :class:`~gpuvm.inventory.VM`, and its address and host keys."""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm import ownership
+from gpuvm.inventory import VM, PassthroughDevice
+from gpuvm.ownership import Mark
+from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config
+
+KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
+
+
+def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
+    """``row`` holds VM_PATHS, or fewer; what is missing is empty."""
+    config = extra_config(row)
+    mark = Mark.read(config)
+    uuid = str(row.get("config.instanceUuid", ""))
+    devices = tuple(row.get("config.hardware.device", ()))
+    host = row.get("runtime.host")
+    return VM(
+        name=row.get("name", ""),
+        moref=ref._moId,
+        host=host_name(host) if host is not None else "",
+        powered_on=row.get("runtime.powerState") == "poweredOn",
+        instance_uuid=uuid,
+        ownership=ownership.ownership(vcenter_uuid, mark, uuid),
+        deployment=mark.deployment if mark else None,
+        index=mark.index if mark else None,
+        generation=mark.generation if mark else None,
+        spec_digest=mark.spec_digest if mark else None,
+        cpus=row.get("config.hardware.numCPU", 0),
+        memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
+        memory_locked=bool(row.get("config.memoryReservationLockedToMax", False)),
+        hot_add=bool(row.get("config.cpuHotAddEnabled") or row.get("config.memoryHotAddEnabled")),
+        devices=passthrough_devices(devices),
+        address=address(devices, row.get("guest.net", ()), row.get("guest.toolsRunningStatus")),
+        host_keys=host_keys(config),
+        annotation=row.get("config.annotation", ""),
+        extra_config={k: v for k, v in config.items() if k.startswith(KEPT_PREFIXES)},
+    )
+
+
+def passthrough_devices(devices: Iterable[Any]) -> tuple[PassthroughDevice, ...]:
+    """The fixed DirectPath I/O devices; the ids as the backing has them."""
+    fixed = vim.vm.device.VirtualPCIPassthrough.DeviceBackingInfo
+    return tuple(
+        PassthroughDevice(
+            key=device.key,
+            pci_address=device.backing.id,
+            device_id=device.backing.deviceId or "",
+            vendor_id=(device.backing.vendorId or 0) & 0xFFFF,
+            system_id=device.backing.systemId or "",
+        )
+        for device in devices
+        if isinstance(device, vim.vm.device.VirtualPCIPassthrough)
+        and isinstance(device.backing, fixed)
+    )
+
+
+def address(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> str | None:
+    """The guest's preferred address on one of the VM's own NICs, IPv4 first.
+
+    Bridges inside the guest (docker0, virbr0) have other MACs, and link-local addresses are of no
+    use to anybody else, so both are left out.
+    """
+    if tools != "guestToolsRunning":
+        return None
+    card = vim.vm.device.VirtualEthernetCard
+    own = {(d.macAddress or "").lower() for d in devices if isinstance(d, card)}
+    found = [
+        ipaddress.ip_address(entry.ipAddress)
+        for net in nets
+        if (net.macAddress or "").lower() in own and net.ipConfig is not None
+        for entry in net.ipConfig.ipAddress
+        if entry.state == "preferred"
+    ]
+    usable = sorted((a for a in found if not a.is_link_local), key=lambda a: a.version)
+    return str(usable[0]) if usable else None
+
+
+def host_keys(config: dict[str, str]) -> tuple[str, ...]:
+    """What the guest's first-boot unit published, as OpenSSH public keys."""
+    try:
+        text = base64.b64decode(config.get(HOST_KEYS_KEY, ""), validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return ()
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

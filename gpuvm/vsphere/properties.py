@@ -1,0 +1,124 @@
+"""Narrow reads: leaf property paths of many objects in one call, paged only when it is long.
+
+    rows = retrieve(content, [Objects(vim.VirtualMachine, refs, ("name", "runtime.powerState"))])
+
+Whole objects (``vm.runtime``, ``vm.config``) are never asked for: they cost megabytes, and some
+servers send values in them that this client cannot read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vmodl
+
+from gpuvm.ownership import MARK_KEYS
+from gpuvm.vsphere.faults import translated
+
+Row = dict[str, Any]
+PAGE = 500
+
+# One key of extraConfig each, not all of it: an indexed path answers with that OptionValue alone
+# (as vm-operator reads guestinfo keys from a vCenter).
+HOST_KEYS_KEY = "guestinfo.gpuvm.ssh_host_keys"
+MARKS = tuple(f'config.extraConfig["{key}"]' for key in MARK_KEYS)
+HOST_KEYS = f'config.extraConfig["{HOST_KEYS_KEY}"]'
+
+
+@dataclass(frozen=True)
+class Objects:
+    """``refs`` of one ``kind`` and the paths wanted of each."""
+
+    kind: Any
+    refs: Sequence[Any]
+    paths: tuple[str, ...]
+
+
+def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
+    """The properties of the given objects; unset ones are left out; vanished objects too."""
+    with translated("reading properties", "the vCenter"):
+        present = [one for one in wanted if one.refs]
+        return _collect(content, [_filter(one) for one in present]) if present else {}
+
+
+def retrieve_all(
+    content: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], *, root: Any | None = None
+) -> dict[Any, Row]:
+    """The properties of every object of these kinds below ``root`` (the root folder)."""
+    with translated("reading the inventory", "the vCenter"):
+        kinds = [kind for kind, _ in wanted]
+        view = content.viewManager.CreateContainerView(
+            container=root or content.rootFolder, type=kinds, recursive=True
+        )
+        try:
+            return _collect(content, [_view_filter(view, wanted)])
+        finally:
+            view.DestroyView()
+
+
+def extra_config(row: Row) -> dict[str, str]:
+    """The keys of extraConfig that were asked for, by indexed path or whole."""
+    found = {}
+    for path, value in row.items():
+        if path.startswith("config.extraConfig"):
+            for option in value if isinstance(value, (list, tuple)) else [value]:
+                found[str(option.key)] = str(option.value)
+    return found
+
+
+def _filter(wanted: Objects) -> Any:
+    collector = vmodl.query.PropertyCollector
+    return collector.FilterSpec(
+        objectSet=[collector.ObjectSpec(obj=ref) for ref in wanted.refs],
+        propSet=[collector.PropertySpec(type=wanted.kind, pathSet=list(wanted.paths), all=False)],
+        reportMissingObjectsInResults=True,
+    )
+
+
+def _view_filter(view: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]]) -> Any:
+    collector = vmodl.query.PropertyCollector
+    walk = collector.TraversalSpec(name="view", type=type(view), path="view", skip=False)
+    return collector.FilterSpec(
+        objectSet=[collector.ObjectSpec(obj=view, skip=True, selectSet=[walk])],
+        propSet=[
+            collector.PropertySpec(type=kind, pathSet=list(paths), all=False)
+            for kind, paths in wanted
+        ],
+    )
+
+
+def _collect(content: Any, filters: Sequence[Any]) -> dict[Any, Row]:
+    rows: dict[Any, Row] = {}
+    for page in _pages(content.propertyCollector, filters):
+        for found in page.objects:
+            row = rows.setdefault(found.obj, {})
+            row.update({change.name: change.val for change in found.propSet})
+    return rows
+
+
+def _pages(collector: Any, filters: Sequence[Any]) -> Iterator[Any]:
+    options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
+    page = collector.RetrievePropertiesEx(specSet=list(filters), options=options)
+    while page is not None:
+        yield page
+        page = collector.ContinueRetrievePropertiesEx(token=page.token) if page.token else None
+
+
+VM_PATHS = (
+    "name",
+    "runtime.host",
+    "runtime.powerState",
+    "config.instanceUuid",
+    "config.annotation",
+    "config.firmware",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "config.memoryReservationLockedToMax",
+    "config.cpuHotAddEnabled",
+    "config.memoryHotAddEnabled",
+    "config.hardware.device",
+    "config.extraConfig",
+    "guest.net",
+    "guest.toolsRunningStatus",
+)
+"""What is read of a VM of ours; of others only the few paths that the inventory needs."""

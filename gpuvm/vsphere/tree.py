@@ -1,0 +1,91 @@
+"""The vCenter's tree as one read gave it: paths, clusters, folders, pools, and where VMs are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.errors import Ambiguous, NotFound
+from gpuvm.vsphere.properties import Row, extra_config
+
+
+class Tree:
+    def __init__(self, rows: dict[Any, Row]) -> None:
+        self.rows = rows
+
+    def path(self, ref: Any) -> str:
+        """The inventory path, such as ``/Lab/host/GPU-Cluster``."""
+        parts: list[str] = []
+        while ref in self.rows:
+            parts.append(self.rows[ref]["name"])
+            ref = self.rows[ref].get("parent")
+        return "/" + "/".join(reversed(parts))
+
+    def cluster(self, wanted: str | None) -> Any:
+        """By name or inventory path; the only one when none is named."""
+        clusters = self._all(vim.ClusterComputeResource)
+        return self._named("cluster", clusters, wanted, option="--cluster")
+
+    def datacenter(self, ref: Any) -> Any:
+        while not isinstance(ref, vim.Datacenter):
+            ref = self.rows[ref]["parent"]
+        return ref
+
+    def folder(self, cluster: Any, wanted: str | None) -> Any:
+        """Where new VMs go: the datacenter's VM folder, or a named one below it."""
+        top = self.rows[self.datacenter(cluster)]["vmFolder"]
+        if wanted is None:
+            return top
+        below = [ref for ref in self._all(vim.Folder) if self._is_below(ref, top)]
+        return self._named("folder", below, wanted, option="folder: with its whole path")
+
+    def pool(self, cluster: Any, wanted: str | None) -> Any:
+        """The cluster's root resource pool, or a named one below it."""
+        top = self.rows[cluster]["resourcePool"]
+        if wanted is None:
+            return top
+        below = [ref for ref in self._all(vim.ResourcePool) if self._is_below(ref, top)]
+        return self._named("resource pool", below, wanted, option="resource_pool: with its path")
+
+    def browser(self, cluster: Any) -> Any:
+        """The cluster's environment browser, which knows each host's devices."""
+        return self.rows[cluster]["environmentBrowser"]
+
+    def templates(self) -> list[Any]:
+        return [
+            ref for ref in self._all(vim.VirtualMachine) if self.rows[ref].get("config.template")
+        ]
+
+    def marked(self) -> list[Any]:
+        return [ref for ref in self._all(vim.VirtualMachine) if extra_config(self.rows[ref])]
+
+    def vms_on(self, hosts: Sequence[Any]) -> list[Any]:
+        """VMs, not templates, that are registered on these hosts."""
+        candidates = set(hosts)
+        return [
+            ref
+            for ref in self._all(vim.VirtualMachine)
+            if self.rows[ref].get("runtime.host") in candidates
+            and not self.rows[ref].get("config.template")
+        ]
+
+    def names_in(self, folder: Any) -> list[str]:
+        return [row["name"] for row in self.rows.values() if row.get("parent") == folder]
+
+    def _all(self, kind: Any) -> list[Any]:
+        return [ref for ref in self.rows if isinstance(ref, kind)]
+
+    def _is_below(self, ref: Any, top: Any) -> bool:
+        while ref in self.rows:
+            if ref == top:
+                return True
+            ref = self.rows[ref].get("parent")
+        return False
+
+    def _named(self, kind: str, refs: Sequence[Any], wanted: str | None, *, option: str) -> Any:
+        fitting = [r for r in refs if wanted in (None, self.rows[r]["name"], self.path(r))]
+        if not fitting:
+            raise NotFound(kind, wanted or "", [self.rows[r]["name"] for r in refs])
+        if len(fitting) > 1:
+            raise Ambiguous(kind, sorted(self.path(r) for r in fitting), option=option)
+        return fitting[0]
