@@ -184,7 +184,7 @@ class Board:
         return TaskEnded(key, task.operation, getattr(result, "_moId", None), None)
 
     def _vanished(self, ref: Any) -> Change | None:
-        """vCenter forgets tasks some minutes after their end; then nobody can say how it ended."""
+        """A vCenter forgets tasks some minutes after their end; how it ended is then unknown."""
         followed = self._followed.pop(ref, None)
         if followed is None:
             return None

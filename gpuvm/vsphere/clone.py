@@ -55,14 +55,16 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
 def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
     """Only what differs between the VM as read back and the wish; None when nothing does."""
     spec = vim.vm.ConfigSpec()
-    changes = {
+    changes: dict[str, tuple[object, object]] = {
         "numCPUs": (vm.cpus, request.cpus),
         "memoryMB": (vm.memory_gib * 1024, _mib(request.memory_gib)),
         "annotation": (vm.annotation, request.annotation),
     }
     if request.gpus:
         changes["memoryReservationLockedToMax"] = (vm.memory_locked, True)
-    differs = {key: wanted for key, (is_, wanted) in changes.items() if wanted not in (None, is_)}
+    differs: dict[str, object] = {
+        key: wanted for key, (is_, wanted) in changes.items() if wanted not in (None, is_)
+    }
     for key, wanted in differs.items():
         setattr(spec, key, wanted)
     if request.gpus and vm.hot_add:
@@ -97,7 +99,7 @@ def _config(request: CloneRequest) -> Any:
     if request.cpus is not None:
         spec.numCPUs = request.cpus
     if request.memory_gib is not None:
-        spec.memoryMB = _mib(request.memory_gib)
+        spec.memoryMB = round(request.memory_gib * 1024)  # type: ignore[assignment]
     if request.gpus:
         spec.memoryReservationLockedToMax = True
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False

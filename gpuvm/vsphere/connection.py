@@ -2,7 +2,7 @@
 
 import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
@@ -18,6 +18,7 @@ from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.tls import ssl_context, untrusted
+from gpuvm.vsphere.watching import Machine, watch_machines
 
 TIMEOUT_S = 60
 
@@ -48,7 +49,7 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
     except vmodl.MethodFault as fault:
         told = getattr(fault, "msg", None) or type(fault).__name__
         raise LoginRefused(f"{host} refused the login of {context.user}: {told}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # pyVmomi raises a bare Exception for "no vCenter there", and its proxies wrap causes.
         raise _no_connection(host, port, error) from None
     return VSphere(service, context)
@@ -139,6 +140,16 @@ class VSphere:
 
     def board(self) -> Board:
         return Board(self._content, self._reference)
+
+    def watch_machines(self) -> Iterator[list[Machine]]:
+        """Every VM as it changes; never ends by itself."""
+        return watch_machines(self._content)
+
+    def publish_guestinfo(self, moref: MoRef, values: Mapping[str, str]) -> None:
+        """Sets ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""
+        options = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+        with translated("publishing guestinfo", moref):
+            self._vm(moref).ReconfigVM_Task(spec=vim.vm.ConfigSpec(extraConfig=options))
 
     def _vm(self, moref: MoRef) -> Any:
         return self._reference(vim.VirtualMachine, moref)
