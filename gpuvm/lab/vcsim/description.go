@@ -128,6 +128,8 @@ type UserDescription struct {
 	Without []string `json:"without"`
 }
 
+var versionNumber = regexp.MustCompile(`^[5-9](\.\d+){1,3}$`)
+
 var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -270,6 +272,9 @@ func (d *Description) check() error {
 	}
 	if prefix, err := netip.ParsePrefix(d.AddressBlock); err != nil || !prefix.Addr().Is4() {
 		return fmt.Errorf("address_block: '%s' is not an IPv4 block such as 127.77.0.0/16", d.AddressBlock)
+	}
+	if !versionNumber.MatchString(d.About.APIVersion) {
+		return fmt.Errorf("about: api_version '%s' does not look like 8.0.3.0", d.About.APIVersion)
 	}
 	names := map[string]bool{}
 	for _, h := range d.Hosts {

@@ -52,9 +52,9 @@ func isA(object reflect.Type, name string) bool {
 	return ok && field.Anonymous
 }
 
-// property reads a property by its path, ready for encoding; nil if it is unset. The object is
+// readProperty reads a property by its path, ready for encoding; nil if it is unset. The object is
 // locked by the caller. An unknown path is InvalidProperty.
-func property(object reflect.Value, name string) (any, fault) {
+func readProperty(object reflect.Value, name string) (any, fault) {
 	invalid := &types.InvalidProperty{Name: name}
 	var field mo.Field
 	if !field.FromString(name) {

@@ -115,7 +115,7 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 	var fault fault = &types.ManagedObjectNotFound{Obj: self}
 	c.lab.locked(ctx, self, func() {
 		if object := find(ctx, self); object != nil {
-			value, fault = property(managed(object), name)
+			value, fault = readProperty(managed(object), name)
 			response.Inner = encode(fetched{value})
 		}
 	})
@@ -162,7 +162,7 @@ func (lab *Lab) content(ctx *simulator.Context, self ref, spec *types.PropertyFi
 			return
 		}
 		for _, name := range paths {
-			v, fault := property(value, name)
+			v, fault := readProperty(value, name)
 			if fault != nil {
 				content.MissingSet = append(content.MissingSet, missing(name, fault))
 			} else if v != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"log"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +68,7 @@ func (lab *Lab) nameOf(self ref) string {
 }
 
 func (op *operation) execute(run func(*operation) (types.AnyType, fault)) {
-	result, fault := run(op)
+	result, fault := op.safely(run)
 	op.lab.tasks.Lock()
 	delete(op.lab.tasks.running, op.task.Self)
 	op.lab.tasks.Unlock()
@@ -87,6 +89,17 @@ func (op *operation) execute(run func(*operation) (types.AnyType, fault)) {
 	}
 	op.update(changes)
 	time.AfterFunc(taskLife, func() { op.lab.forgetTask(op.task.Self) })
+}
+
+// safely turns a programming error into a failed task: one bad call does not end the data centre.
+func (op *operation) safely(run func(*operation) (types.AnyType, fault)) (result types.AnyType, f fault) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			log.Printf("%s: %v\n%s", op.task.Info.Name, problem, debug.Stack())
+			result, f = nil, &types.SystemError{Reason: fmt.Sprint(problem)}
+		}
+	}()
+	return run(op)
 }
 
 // started moves the task from queued to running.

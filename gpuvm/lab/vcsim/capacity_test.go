@@ -1,0 +1,41 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// R9: reservations that do not fit into the host are refused; what is freed can be used again.
+func TestMemoryIsFinite(t *testing.T) {
+	r := newRig(t) // 64 GiB a host
+	spec := func() types.VirtualMachineCloneSpec {
+		s := r.plainWish("esx-01")
+		s.Config.MemoryMB, s.Config.MemoryReservationLockedToMax = 32<<10, ptr(true)
+		return s
+	}
+	first, second := r.clone("first", spec()), r.clone("second", spec())
+	r.finish(first.PowerOn(r.ctx))
+	f, ok := r.fails(second.PowerOn(r.ctx)).(*types.InsufficientHostMemoryCapacityFault)
+	if !ok || *f.Host != r.host("esx-01") || f.Requested <= f.Unreserved || f.Requested < 32<<30 {
+		t.Fatalf("%#v", f)
+	}
+	r.finish(first.PowerOff(r.ctx))
+	r.finish(second.PowerOn(r.ctx))
+	free := r.plainWish("esx-01") // without a reservation memory may be overcommitted
+	free.Config.MemoryMB = 60 << 10
+	r.finish(r.clone("third", free).PowerOn(r.ctx))
+}
+
+// R9: so is space.
+func TestDatastoreSpaceIsFinite(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Datastores[0].FreeGiB = ptr(int64(50)) })
+	r.clone("first", r.plainWish("esx-01"))
+	f, ok := r.fails(r.startClone("second", r.plainWish("esx-01")), nil).(*types.NoDiskSpace)
+	if !ok || f.Datastore != "store" {
+		t.Fatalf("%#v", f)
+	}
+	if r.lab.vmNamed("second") != nil {
+		t.Error("a part of the clone stayed")
+	}
+}
