@@ -1,0 +1,34 @@
+"""Which host keys belong to which VM: by instance UUID and generation, never by address.
+
+A VM that is made again has another generation, so its new key is not mistaken for an attack.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpuvm import paths
+
+
+def known(identity: str, published: Sequence[str]) -> tuple[str, ...]:
+    """The published keys (name and base64, comments dropped), else those kept at first use."""
+    keys = tuple(" ".join(key.split()[:2]) for key in published)
+    if keys:
+        return keys
+    file = _file(identity)
+    return tuple(file.read_text(encoding="ascii").splitlines()) if file.exists() else ()
+
+
+def keep(identity: str, keys: Sequence[str]) -> None:
+    file = _file(identity)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+
+
+def forget(instance_uuid: str) -> None:
+    """All generations of the VM; nothing kept is fine."""
+    for file in _file("").parent.glob(f"{instance_uuid}-*"):
+        file.unlink(missing_ok=True)
+
+
+def _file(identity: str) -> Path:
+    return paths.state_dir() / "host-keys" / identity
