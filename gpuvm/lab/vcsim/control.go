@@ -69,18 +69,17 @@ func (lab *Lab) addVMs(w http.ResponseWriter, r *http.Request) {
 	reply(w, done)
 }
 
+// actOnVM arranges trouble for a guest; the VM may come later.
 func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
-	vm := lab.vmNamed(r.PathValue("name"))
-	if vm == nil {
-		refuse(w, http.StatusNotFound, fmt.Errorf("there is no VM '%s'", r.PathValue("name")))
-		return
-	}
+	name := r.PathValue("name")
 	switch r.PathValue("action") {
 	case "no-ip":
-		lab.guests.silence(vm.Self)
-		lab.dropAddress(vm)
+		lab.guests.silence(name)
+		if vm := lab.vmNamed(name); vm != nil {
+			lab.dropAddress(vm)
+		}
 	case "fail-customization":
-		lab.guests.failCustomization(vm.Self)
+		lab.guests.failCustomization(name)
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf("a VM has no '%s'; it has no-ip and fail-customization", r.PathValue("action")))
 		return
@@ -113,8 +112,6 @@ func (lab *Lab) actOnHost(w http.ResponseWriter, r *http.Request) {
 	reply(w, done)
 }
 
-// vmNamed finds a VM by name, or by the name that a VM will get: faults may be arranged before a
-// clone ends.
 func (lab *Lab) vmNamed(name string) *simulator.VirtualMachine {
 	for _, vm := range lab.allVMs() {
 		if lab.nameOf(vm.Self) == name {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -41,6 +42,17 @@ func describe(f fault) string {
 		return text
 	}
 	return name
+}
+
+// reasons is all that a fault says.
+func reasons(f fault) string {
+	texts := []string{describe(f)}
+	for _, m := range f.GetMethodFault().FaultMessage {
+		if !slices.Contains(texts, m.Message) {
+			texts = append(texts, m.Message)
+		}
+	}
+	return strings.Join(texts, " ")
 }
 
 var plainMessages = map[string]string{

@@ -128,7 +128,7 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 	lab.post(ctx, &types.VmRemovedEvent{VmEvent: event})
 	lab.ledger.release(vm.Self)
 	lab.addresses.forget(vm.Self)
-	lab.guests.forget(vm.Self)
+	lab.guests.forget(vm.Self, event.Vm.Name)
 	if files {
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
 		lab.giveSpace(ctx, vm.Datastore[0], fullDiskBytes(vm.Config))

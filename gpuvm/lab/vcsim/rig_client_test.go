@@ -5,6 +5,7 @@ import (
 	"net/url"
 
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -23,4 +24,13 @@ func govmomiClient(ctx context.Context, client *soap.Client, u *url.URL) (*govmo
 
 func queryConfigTarget(ctx context.Context, c *vim25.Client, req *types.QueryConfigTarget) (*types.QueryConfigTargetResponse, error) {
 	return methods.QueryConfigTarget(ctx, c, req)
+}
+
+func (r *rig) currentTime() error {
+	_, err := methods.GetCurrentTime(r.ctx, r.client.Client)
+	return err
+}
+
+func objectFolder(r *rig) *object.Folder {
+	return object.NewFolder(r.client.Client, r.lab.vmFolder)
 }

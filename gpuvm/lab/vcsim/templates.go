@@ -80,7 +80,8 @@ func (lab *Lab) addUnrelated(v *VMDescription) error {
 			continue
 		}
 		if fault := lab.admit(ctx, vm); fault != nil {
-			return fmt.Errorf("vm %s cannot be powered on: %s", vm.Name, describe(fault))
+			lab.unregister(ctx, vm)
+			return fmt.Errorf("vm %s cannot be powered on: %s", vm.Name, reasons(fault))
 		}
 		lab.switchOn(ctx, vm)
 		lab.bootedAlready(ctx, vm)

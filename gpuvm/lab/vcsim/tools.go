@@ -61,7 +61,7 @@ func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachin
 
 func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine, customization *types.CustomizationSpec) {
 	if customization != nil {
-		lab.postCustomizationEnded(ctx, vm, lab.guests.failsCustomization(vm.Self))
+		lab.postCustomizationEnded(ctx, vm, lab.guests.failsCustomization(lab.nameOf(vm.Self)))
 	}
 	var found []cardInfo
 	lab.locked(ctx, vm.Self, func() { found = cards(vm.Config) })
@@ -70,7 +70,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 
 // reportGuest publishes what Tools in a running guest report (R10).
 func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, hostName string, leased []cardInfo) {
-	silent := lab.guests.hasNoIP(vm.Self)
+	silent := lab.guests.hasNoIP(lab.nameOf(vm.Self))
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		if m.Runtime.PowerState != poweredOn {
 			return // it went off in this very moment
@@ -218,16 +218,16 @@ func (b *boots) stop(vm ref) {
 }
 
 // guestSettings is what a guest is going to do: pending customization, and what the control endpoint
-// asked for.
+// asked for, which goes by name since it may be asked before the VM exists.
 type guestSettings struct {
 	sync.Mutex
 	pending map[ref]*types.CustomizationSpec
-	noIP    map[ref]bool
-	failing map[ref]bool
+	noIP    map[string]bool
+	failing map[string]bool
 }
 
 func newGuestSettings() *guestSettings {
-	return &guestSettings{pending: map[ref]*types.CustomizationSpec{}, noIP: map[ref]bool{}, failing: map[ref]bool{}}
+	return &guestSettings{pending: map[ref]*types.CustomizationSpec{}, noIP: map[string]bool{}, failing: map[string]bool{}}
 }
 
 func (g *guestSettings) customize(vm ref, spec *types.CustomizationSpec) {
@@ -245,36 +245,36 @@ func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
 	return spec
 }
 
-func (g *guestSettings) hasNoIP(vm ref) bool {
+func (g *guestSettings) hasNoIP(name string) bool {
 	g.Lock()
 	defer g.Unlock()
-	return g.noIP[vm]
+	return g.noIP[name]
 }
 
-func (g *guestSettings) failsCustomization(vm ref) bool {
+func (g *guestSettings) failsCustomization(name string) bool {
 	g.Lock()
 	defer g.Unlock()
-	return g.failing[vm]
+	return g.failing[name]
 }
 
-func (g *guestSettings) forget(vm ref) {
+func (g *guestSettings) silence(name string) {
+	g.Lock()
+	defer g.Unlock()
+	g.noIP[name] = true
+}
+
+func (g *guestSettings) failCustomization(name string) {
+	g.Lock()
+	defer g.Unlock()
+	g.failing[name] = true
+}
+
+func (g *guestSettings) forget(vm ref, name string) {
 	g.Lock()
 	defer g.Unlock()
 	delete(g.pending, vm)
-	delete(g.noIP, vm)
-	delete(g.failing, vm)
-}
-
-func (g *guestSettings) silence(vm ref) {
-	g.Lock()
-	defer g.Unlock()
-	g.noIP[vm] = true
-}
-
-func (g *guestSettings) failCustomization(vm ref) {
-	g.Lock()
-	defer g.Unlock()
-	g.failing[vm] = true
+	delete(g.noIP, name)
+	delete(g.failing, name)
 }
 
 // dropAddress takes the address of a guest that runs already.

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// R11: by method and object, so many times, at the call or in the task.
+func TestFaultsAreInjected(t *testing.T) {
+	r := newRig(t)
+	vm, other := r.clone("vm", r.plainWish("esx-01")), r.clone("other", r.plainWish("esx-01"))
+	r.control("POST", "/faults", `{"method": "PowerOnVM_Task", "object": "vm", "fault": "HostCommunication", "message": "the wire is cut", "count": 2}`)
+	for range 2 {
+		_, err := vm.PowerOn(r.ctx)
+		if err == nil || !strings.Contains(err.Error(), "the wire is cut") {
+			t.Fatalf("%v", err)
+		}
+		if _, ok := faultOf(t, err).(*types.HostCommunication); !ok {
+			t.Errorf("%v", err)
+		}
+	}
+	r.finish(other.PowerOn(r.ctx))
+	r.finish(vm.PowerOn(r.ctx))
+	rules := decode[[]faultRule](t, r.control("GET", "/faults", ""))
+	if len(rules) != 1 || rules[0].Injected != 2 {
+		t.Errorf("%+v", rules)
+	}
+
+	r.control("POST", "/faults", `{"method": "CloneVM_Task", "object": "doomed", "fault": "NoDiskSpace", "where": "task"}`)
+	if _, ok := r.fails(r.startClone("doomed", r.plainWish("esx-01")), nil).(*types.NoDiskSpace); !ok {
+		t.Error("another fault")
+	}
+	r.clone("fine", r.plainWish("esx-01"))
+	r.control("DELETE", "/faults", "")
+	r.clone("doomed", r.plainWish("esx-01"))
+}
+
+func TestFaultRulesAreChecked(t *testing.T) {
+	r := newRig(t)
+	for body, complaint := range map[string]string{
+		`{"fault": "NotFound"}`:                               "method",
+		`{"method": "PowerOnVM_Task"}`:                        "fault",
+		`{"method": "PowerOnVM_Task", "fault": "NoSuch"}`:     "not a type",
+		`{"method": "PowerOnVM_Task", "fault": "AboutInfo"}`:  "not a fault",
+		`{"method": "*", "fault": "NotFound", "times": 1}`:    "times",
+		`{"method": "*", "fault": "NotFound", "where": "vm"}`: "where",
+	} {
+		status, answer := r.tryControl("POST", "/faults", body)
+		if status != http.StatusBadRequest || !strings.Contains(string(answer), complaint) {
+			t.Errorf("%s: %d %s", body, status, answer)
+		}
+	}
+}
+
+func TestProbabilityAndDelay(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/faults", `{"method": "CurrentTime", "fault": "InvalidState", "probability": 0.5}`)
+	failures := 0
+	for range 100 {
+		if r.currentTime() != nil {
+			failures++
+		}
+	}
+	if failures < 20 || failures > 80 {
+		t.Errorf("%d of 100 failed", failures)
+	}
+	r.control("DELETE", "/faults", "")
+	r.control("POST", "/faults", `{"method": "CurrentTime", "delay_s": 0.2}`)
+	begun := time.Now()
+	must(t, r.currentTime())
+	if took := time.Since(begun); took < 200*time.Millisecond {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// R11: the task is accepted, the answer lost; the VM comes into being all the same.
+func TestAnswerIsDropped(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/drop-after", `{"method": "CloneVM_Task", "count": 1}`)
+	folder := r.template()
+	_, err := folder.Clone(r.ctx, objectFolder(r), "vm", r.plainWish("esx-01"))
+	if err == nil {
+		t.Fatal("there was an answer")
+	}
+	if isFault(err) {
+		t.Fatalf("the answer was a fault: %s", err)
+	}
+	r.until("the clone is there", func() bool { return r.lab.vmNamed("vm") != nil })
+	r.clone("next", r.plainWish("esx-01"))
+}
+
+// R11: the guest's tools run, but DHCP is silent, for running guests and for those to come.
+func TestGuestGetsNoAddress(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.plainWish("esx-01"))
+	r.control("POST", "/vms/vm/no-ip", "")
+	r.finish(vm.PowerOn(r.ctx))
+	r.until("tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
+	if g := r.readVM(vm, "guest").Guest; g.IpAddress != "" || len(g.Net) != 1 || !strings.HasPrefix(g.Net[0].IpAddress[0], "fe80:") {
+		t.Errorf("%+v", g)
+	}
+}
+
+func TestCustomizationFails(t *testing.T) {
+	r := newRig(t)
+	spec := r.plainWish("esx-01")
+	spec.Customization = &types.CustomizationSpec{Identity: &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "x"}}}
+	vm := r.clone("vm", spec)
+	r.control("POST", "/vms/vm/fail-customization", "")
+	r.finish(vm.PowerOn(r.ctx))
+	r.until("the event is there", func() bool {
+		return countEvents[*types.CustomizationUnknownFailure](r, vm.Reference()) == 1
+	})
+}
+
+// Arranged before the VM exists, it holds for the VM that gets the name.
+func TestGuestTroubleCanBeArrangedBefore(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/vms/later/no-ip", "")
+	vm := r.clone("later", r.plainWish("esx-01"))
+	r.finish(vm.PowerOn(r.ctx))
+	r.until("tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
+	if ip := r.readVM(vm, "guest").Guest.IpAddress; ip != "" {
+		t.Errorf("it has %s", ip)
+	}
+}
+
+func TestUnrelatedVMsAreAdded(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/vms", `{"name": "more-{i}", "count": 30, "power": "off"}`)
+	r.control("POST", "/vms", `{"name": "holder", "host": "esx-02", "gpu": "0000:3b:00.0"}`)
+	if n := len(r.lab.allVMs()); n != 32 {
+		t.Errorf("%d VMs", n)
+	}
+	r.refusesPowerOn(r.clone("late", r.wishOn("esx-02", "0000:3b:00.0")), "already in use")
+	status, answer := r.tryControl("POST", "/vms", `{"name": "second", "host": "esx-02", "gpu": "0000:3b:00.0"}`)
+	if status != http.StatusBadRequest || !strings.Contains(string(answer), "in use") {
+		t.Errorf("%d %s", status, answer)
+	}
+	if ip := r.lab.vmNamed("holder").Guest.IpAddress; strings.HasPrefix(ip, "127.") || ip == "" {
+		t.Errorf("it has %s, which belongs to the guests", ip)
+	}
+}
+
+func TestControlEndpointSaysWhatItDoesNotKnow(t *testing.T) {
+	r := newRig(t)
+	for path, status := range map[string]int{
+		"/hosts/esx-09/disconnect": http.StatusNotFound, "/hosts/esx-01/explode": http.StatusNotFound,
+		"/vms/vm/explode": http.StatusNotFound, "/nothing": http.StatusNotFound,
+	} {
+		if got, _ := r.tryControl("POST", path, "{}"); got != status {
+			t.Errorf("%s: %d", path, got)
+		}
+	}
+}
+
+func isFault(err error) bool {
+	var f interface{ Fault() types.BaseMethodFault }
+	return errors.As(err, &f)
+}

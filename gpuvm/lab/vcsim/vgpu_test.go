@@ -1,0 +1,85 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+func sharing(d *Description) {
+	h := &d.Hosts[0]
+	h.GraphicsType = "sharedDirect"
+	for i := range h.GPUs {
+		h.GPUs[i].Passthrough = &Passthrough{Capable: true}
+		h.GPUs[i].VGPUProfiles = []VGPUProfile{{"grid_p100-8q", 8}, {"grid_p100-16q", 16}}
+	}
+}
+
+func (r *rig) vgpuWish(profiles ...string) types.VirtualMachineCloneSpec {
+	spec := r.wishOn("esx-02", "0000:3b:00.0")
+	h := r.host("esx-01")
+	spec.Location.Host = &h
+	spec.Config.DeviceChange = nil
+	for i, profile := range profiles {
+		change := addDevice(&types.VirtualPCIPassthroughVmiopBackingInfo{Vgpu: profile})
+		change.Device.GetVirtualDevice().Key -= int32(i)
+		spec.Config.DeviceChange = append(spec.Config.DeviceChange, change)
+	}
+	return spec
+}
+
+// R7: framebuffer is counted per card, and one card carries one size.
+func TestVGPUsShareFramebuffer(t *testing.T) {
+	r := newRig(t, sharing)
+	if types := r.readHost("esx-01", "config.sharedPassthruGpuTypes").Config.SharedPassthruGpuTypes; !slices.Contains(types, "grid_p100-8q") {
+		t.Fatalf("%v", types)
+	}
+	if offered := r.configTarget("esx-01").SharedGpuPassthroughTypes; len(offered) != 2 {
+		t.Errorf("%v", offered)
+	}
+	small := r.clone("small-1", r.vgpuWish("grid_p100-8q"))
+	r.finish(small.PowerOn(r.ctx))
+	r.finish(r.clone("large", r.vgpuWish("grid_p100-16q")).PowerOn(r.ctx)) // on the other card
+	r.finish(r.clone("small-2", r.vgpuWish("grid_p100-8q")).PowerOn(r.ctx))
+	third := r.clone("small-3", r.vgpuWish("grid_p100-8q"))
+	if _, ok := r.fails(third.PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
+		t.Error("another fault")
+	}
+	r.finish(small.PowerOff(r.ctx))
+	r.finish(third.PowerOn(r.ctx))
+	if n := r.readVM(third, "summary.config").Summary.Config.NumVmiopBackings; n != 1 {
+		t.Errorf("%d vGPUs in the summary", n)
+	}
+}
+
+// R7: half a card is left of each, but a whole one is wanted.
+func TestVGPUNeedsOneSizePerCard(t *testing.T) {
+	r := newRig(t, sharing)
+	both := r.clone("both", r.vgpuWish("grid_p100-8q", "grid_p100-16q"))
+	r.finish(both.PowerOn(r.ctx))
+	if _, ok := r.fails(r.clone("more", r.vgpuWish("grid_p100-16q")).PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
+		t.Error("another fault")
+	}
+}
+
+func TestVGPURefuses(t *testing.T) {
+	r := newRig(t, sharing)
+	r.refusesPowerOn(r.clone("unknown", r.vgpuWish("grid_t4-16q")), "does not offer")
+	unreserved := r.vgpuWish("grid_p100-8q")
+	unreserved.Config.MemoryReservationLockedToMax = nil
+	r.refusesPowerOn(r.clone("unreserved", unreserved), "memory reservation")
+	manager := *r.readHost("esx-01", "configManager").ConfigManager.GraphicsManager
+	_, err := methods.UpdateGraphicsConfig(r.ctx, r.client.Client, &types.UpdateGraphicsConfig{
+		This: manager, Config: types.HostGraphicsConfig{HostDefaultGraphicsType: "shared"},
+	})
+	must(t, err)
+	r.refusesPowerOn(r.clone("shared", r.vgpuWish("grid_p100-8q")), "not Shared Direct")
+	var m mo.HostGraphicsManager
+	r.read(manager, &m, "sharedPassthruGpuTypes")
+	if len(m.SharedPassthruGpuTypes) != 0 || len(r.configTarget("esx-01").SharedGpuPassthroughTypes) != 0 {
+		t.Error("profiles are still offered")
+	}
+}
