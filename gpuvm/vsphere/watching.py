@@ -1,5 +1,6 @@
 """Every VM of a vCenter as it changes, for whoever stands in for the hypervisor: the lab."""
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,6 +111,8 @@ def _machine(ref: Any, row: dict[str, Any], *, gone: bool = False) -> Machine:
 
 
 def _addresses(nets: Any) -> Iterator[str]:
+    """Link-local addresses mean nothing outside the guest's own link."""
     for net in nets:
         for entry in net.ipConfig.ipAddress if net.ipConfig else ():
-            yield entry.ipAddress
+            if not ipaddress.ip_address(entry.ipAddress).is_link_local:
+                yield entry.ipAddress
