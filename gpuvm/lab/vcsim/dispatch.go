@@ -27,12 +27,15 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 		return nil, fault
 	}
 	var doomed *faultRule
+	if login, ok := method.Body.(*types.Login); ok {
+		user = login.UserName
+	}
 	if !lab.accounts.isTools(user) {
 		names := lab.callNames(method)
-		if fault := lab.inject(method, names); fault != nil {
+		if fault := lab.inject(user, method, names); fault != nil {
 			return nil, fault
 		}
-		doomed = lab.doom(method, names)
+		doomed = lab.doom(user, method, names)
 	}
 	handler := lab.sessionHandler(ctx, method.This)
 	if handler == nil {
@@ -133,7 +136,7 @@ func implements(handler mo.Reference, method string) bool {
 // shows nothing of its inventory without a session.
 func checkAnonymous(method *simulator.Method) fault {
 	switch method.Name {
-	case "Login", "RetrieveServiceContent", "CloneSession", "RetrieveInternalContent":
+	case "Login", "LoginByToken", "LoginExtensionByCertificate", "CloneSession", "RetrieveServiceContent", "RetrieveInternalContent":
 		return nil
 	}
 	if onlyServiceInstance(method.Body) {

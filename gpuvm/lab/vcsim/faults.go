@@ -107,15 +107,16 @@ func (f *faults) dropping() bool {
 	return len(f.drops) > 0
 }
 
-// match returns the rule for a call and counts it as used.
-func (f *faults) match(where, method string, names []string) (faultRule, bool) {
+// match returns the rule for a call and counts it as used. Before a login nobody knows whose call it
+// is, and it may be the guests': such a call is only hit by a rule that names its method.
+func (f *faults) match(where, user, method string, names []string) (faultRule, bool) {
 	f.Lock()
 	defer f.Unlock()
 	for _, rule := range f.rules {
 		if rule.Where != where {
 			continue
 		}
-		if rule.Method != "*" && rule.Method != method {
+		if rule.Method != method && (rule.Method != "*" || user == "") {
 			continue
 		}
 		if rule.Object != "" && !slices.Contains(names, rule.Object) {
@@ -134,8 +135,8 @@ func (f *faults) match(where, method string, names []string) (faultRule, bool) {
 }
 
 // inject delays or fails a call as the rules say.
-func (lab *Lab) inject(method *simulator.Method, names []string) fault {
-	rule, ok := lab.faults.match(atCall, method.Name, names)
+func (lab *Lab) inject(user string, method *simulator.Method, names []string) fault {
+	rule, ok := lab.faults.match(atCall, user, method.Name, names)
 	if !ok {
 		return nil
 	}
@@ -155,8 +156,8 @@ func (r *faultRule) make() fault {
 }
 
 // doom is inject for what goes wrong inside a task: half way through, vCenter finds out.
-func (lab *Lab) doom(method *simulator.Method, names []string) *faultRule {
-	if rule, ok := lab.faults.match(inTask, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
+func (lab *Lab) doom(user string, method *simulator.Method, names []string) *faultRule {
+	if rule, ok := lab.faults.match(inTask, user, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
 		return &rule
 	}
 	return nil

@@ -34,6 +34,7 @@ type rig struct {
 	dir    string
 	ctx    context.Context
 	client *govmomi.Client
+	keys   map[*govmomi.Client]string // each client's session
 }
 
 // twoHosts is the smallest site with neighbours; all operations take no time.
@@ -63,7 +64,7 @@ func newRig(t *testing.T, edits ...func(*Description)) *rig {
 	if err := d.check(); err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, dir: t.TempDir(), ctx: t.Context()}
+	r := &rig{T: t, dir: t.TempDir(), ctx: t.Context(), keys: map[*govmomi.Client]string{}}
 	passwords := map[string]string{}
 	for _, user := range d.Users {
 		passwords[user.Name] = testPassword
@@ -86,6 +87,11 @@ func (r *rig) login(user string) *govmomi.Client {
 	if err != nil {
 		r.Fatal(err)
 	}
+	session, err := client.SessionManager.UserSession(r.ctx)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.keys[client] = session.Key
 	return client
 }
 

@@ -146,8 +146,19 @@ func (a *authorizationMethods) HasPrivilegeOnEntity(ctx *simulator.Context, req 
 	for _, privilege := range req.PrivId {
 		granted = append(granted, a.lab.accounts.may(user, privilege))
 	}
-	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: granted}}
+	return &hasPrivilegeBody{Res: &HasPrivilegeOnEntityResponse{Returnval: granted}}
 }
+
+// hasPrivilegeBody is here because govmomi's own leaves every false out.
+type hasPrivilegeBody struct {
+	Res *HasPrivilegeOnEntityResponse `xml:"HasPrivilegeOnEntityResponse,omitempty"`
+}
+
+type HasPrivilegeOnEntityResponse struct {
+	Returnval []bool `xml:"returnval"`
+}
+
+func (*hasPrivilegeBody) Fault() *soap.Fault { return nil }
 
 func (a *authorizationMethods) FetchUserPrivilegeOnEntities(_ *simulator.Context, req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
 	var result []types.UserPrivilegeResult
