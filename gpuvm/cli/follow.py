@@ -20,6 +20,7 @@ class Follower:
         self._quiet = state.json
         self._latest: dict[str, Progress] = {}
         self._seen: dict[str, int] = {}
+        self._phases: set[str] = set()
         self._live: Live | None = None
         if not self._quiet:
             events.add(self._event)
@@ -51,7 +52,8 @@ class Follower:
         if event.kind in ("note", "warning"):
             who = f"{event.vm}: " if event.vm else ""
             output.stderr.print(f"  {who}{event.text}", markup=False)
-        elif event.kind == "phase" and event.state == "start" and event.vm is None:
+        elif event.kind == "phase" and event.state == "start" and event.name not in self._phases:
+            self._phases.add(event.name)
             output.stderr.print(f"  {event.name.replace('_', ' ')}", markup=False)
 
     def _table(self) -> Table:

@@ -1,5 +1,7 @@
 """gpuvm lab: the simulated data centre, up, shown and down."""
 
+import dataclasses
+import json as jsons
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,3 +100,26 @@ def down(
     if not ctx.ensure_object(State).json:
         output.line(f"lab '{name}' is down" if was_there else f"nothing to do: no lab '{name}'")
     output.finish(ctx, output.Result("lab down", {"name": name, "was_there": was_there}))
+
+
+def _finish(ctx: typer.Context, command: str, status: LabStatus) -> None:
+    if not ctx.ensure_object(State).json:
+        _show(status)
+    data: dict[str, Any] = jsons.loads(jsons.dumps(dataclasses.asdict(status), default=str))
+    output.finish(ctx, output.Result(command, data))
+
+
+def _show(status: LabStatus) -> None:
+    if not status.running:
+        output.line(f"lab '{status.name}' is not running: 'gpuvm lab up' starts it")
+        return
+    output.line(f"{status.about} at {status.vcenter} (context {status.context})")
+    output.line(f"{status.hosts} hosts, {status.gpus} GPUs; guests: {status.isolation}")
+    if status.guests:
+        rows = [
+            (g.vm, g.address or "-", "on" if g.powered else "off", str(g.pid or "-"))
+            for g in status.guests
+        ]
+        output.table(("VM", "ADDRESS", "POWER", "PID"), rows)
+    for problem in status.problems:
+        output.warn(problem)

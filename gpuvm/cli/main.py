@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import typer
 from rich.logging import RichHandler
 from typer.core import TyperGroup
+from typing_extensions import override
 
 import gpuvm
 from gpuvm.cli import context as context_command
@@ -18,6 +19,7 @@ from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 class Group(TyperGroup):
     """Overrides ``invoke`` so that tests with CliRunner see the same text and exit codes."""
 
+    @override
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

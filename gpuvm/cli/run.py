@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -84,7 +84,7 @@ def run(
         vcenter=inventory.vcenter,
         cluster=inventory.cluster.name,
         deployment=wanted.name,
-        members=members,
+        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
         provisioning=lifecycle.provisioning_record(inventory.vcenter.instance_uuid, wanted.name),
     )
     state = ctx.ensure_object(State)
@@ -93,19 +93,18 @@ def run(
         output.line(f"run {record.run_id}: {chosen.name} on {where}")
     events = Events(record.sink)
     with Follower(events, state) as follower:
-        outcome = workload.run(
+        workload.run(
             chosen,
             arguments or [],
             members,
             distributed=distributed,
             guest=session.context.guest,
             distribution=wanted.distributed,
-            run=record,
+            record=record,
             events=events,
             resume=before,
             on_step=follower.step,
         )
-    del outcome
     data = report.build([record.dir])
     if not state.json:
         _show(record, data)
@@ -141,6 +140,29 @@ def _members(
         )
         for vm in chosen
     ]
+
+
+def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
+    role: Literal["chief", "worker", "single"] = "single"
+    if distributed:
+        role = "worker" if position else "chief"
+    return results.RunVM(
+        name=member.name,
+        index=member.vm.index or 0,
+        host=member.vm.host,
+        address=member.endpoint.address,
+        role=role,
+        accelerator="passthrough" if member.gpus else "none",
+        gpus=tuple(
+            results.RunGPU(
+                pci_address=gpu.pci_address,
+                model=gpu.name,
+                vendor_id=gpu.vendor_id,
+                device_id=gpu.device_id,
+            )
+            for gpu in member.gpus
+        ),
+    )
 
 
 def _named(running: Sequence[VM], names: Sequence[str]) -> list[VM]:

@@ -1,0 +1,171 @@
+"""What a run leaves: ``runs/<run-id>/`` as docs/results-format.md describes it.
+
+run = results.create(workload="captioning", …)
+run.sink(event); run.finish("succeeded")
+results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import gpuvm
+from gpuvm import paths
+from gpuvm.errors import BadInput, NotFound
+from gpuvm.events import Event, JsonlSink
+from gpuvm.inventory import VCenter
+
+Status = Literal["running", "succeeded", "failed", "interrupted"]
+SCHEMA = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class RunGPU(_Model):
+    pci_address: str
+    model: str
+    vendor_id: int
+    device_id: int
+
+
+class RunVM(_Model):
+    """``simulated`` is what the guest's nvidia-smi says of its GPUs."""
+
+    name: str
+    index: int
+    host: str
+    address: str
+    role: Literal["chief", "worker", "single"]
+    accelerator: str
+    gpus: tuple[RunGPU, ...] = ()
+    simulated: bool = False
+
+
+class RunVCenter(_Model):
+    name: str
+    url: str
+    version: str
+
+
+class Manifest(_Model):
+    version: int = Field(default=SCHEMA, alias="schema")
+    run_id: str
+    workload: str
+    args: tuple[str, ...]
+    distributed: bool
+    vcenter: RunVCenter
+    cluster: str
+    deployment: str
+    started: datetime
+    ended: datetime | None = None
+    status: Status = "running"
+    error: str | None = None
+    vms: tuple[RunVM, ...]
+    gpuvm_version: str = gpuvm.__version__
+
+
+class Run:
+    """One run's folder; ``sink`` takes the events that belong to its record."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.dir, self.manifest = folder, manifest
+        self._events: JsonlSink | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.manifest.run_id
+
+    def vm_dir(self, vm: str) -> Path:
+        return self.dir / vm
+
+    def sink(self, event: Event) -> None:
+        if self._events is None:
+            self._events = JsonlSink(self.dir / "events.jsonl")
+        self._events(event)
+
+    def describe_vms(self, vms: Sequence[RunVM]) -> None:
+        """What was found out about the guests after the run began."""
+        self._write(self.manifest.model_copy(update={"vms": tuple(vms)}))
+
+    def finish(self, status: Status, error: str | None = None) -> None:
+        change = {"status": status, "error": error, "ended": datetime.now(UTC)}
+        self._write(self.manifest.model_copy(update=change))
+
+    def _write(self, manifest: Manifest) -> None:
+        """A reader sees the old manifest or the new one, never half of one."""
+        self.manifest = manifest
+        half = self.dir / ".manifest.json"
+        half.write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+        half.replace(self.dir / "manifest.json")
+
+
+def create(
+    *,
+    workload: str,
+    args: Sequence[str],
+    distributed: bool,
+    vcenter: VCenter,
+    cluster: str,
+    deployment: str,
+    vms: Sequence[RunVM],
+    provisioning: Path,
+) -> Run:
+    """Makes the folder; the phases of the provisioning before it become part of the record."""
+    started = datetime.now(UTC)
+    run_id = f"{workload}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = (paths.runs_dir() / run_id).absolute()
+    folder.mkdir(parents=True)
+    manifest = Manifest(
+        run_id=run_id,
+        workload=workload,
+        args=tuple(args),
+        distributed=distributed,
+        vcenter=RunVCenter(name=vcenter.name, url=vcenter.url, version=vcenter.version),
+        cluster=cluster,
+        deployment=deployment,
+        started=started,
+        vms=tuple(vms),
+    )
+    if provisioning.exists():
+        (folder / "events.jsonl").write_bytes(provisioning.read_bytes())
+    run = Run(folder, manifest)
+    run.describe_vms(manifest.vms)
+    return run
+
+
+def load(run_id: str | None = None) -> Run:
+    """The run of that id, or the latest; raises NotFound with what there is, and BadInput."""
+    known = list_runs()
+    if run_id is None and not known:
+        raise BadInput(
+            f"there is no run in {paths.runs_dir().absolute()}",
+            hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",
+        )
+    chosen = run_id or known[-1]
+    if chosen not in known:
+        raise NotFound("run", chosen, known[-10:], where=str(paths.runs_dir().absolute()))
+    folder = (paths.runs_dir() / chosen).absolute()
+    try:
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        return Run(folder, Manifest.model_validate_json(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{folder / 'manifest.json'}: {key}: {first['msg']}") from None
+
+
+def list_runs() -> list[str]:
+    """Run ids, the oldest first."""
+    found = [file.parent.name for file in paths.runs_dir().glob("*/manifest.json")]
+    return sorted(found, key=_when)
+
+
+def _when(run_id: str) -> str:
+    """Ids begin with the workload's name; the time after it is what orders them."""
+    return run_id.split("-", maxsplit=1)[1] if "-" in run_id else run_id

@@ -1,0 +1,12 @@
+"""Bundle, launch, follow, fetch; TF_CONFIG for several workers.
+
+chosen = workload.find("captioning")
+workload.run(chosen, args, members, distributed=True, …)
+"""
+
+from gpuvm.workload.bundle import Workload, find
+from gpuvm.workload.follow import Progress
+from gpuvm.workload.member import Member
+from gpuvm.workload.running import run
+
+__all__ = ["Member", "Progress", "Workload", "find", "run"]

@@ -1,0 +1,73 @@
+"""Which file a workload is, what goes with it to the guests, and what it imports."""
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuvm.errors import BadInput, NotFound
+from gpuvm.resources import resource
+
+_SHORT = {"stock": "stock_prediction", "style": "style_transfer"}
+_NO_WORKLOAD = {"conftest"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``files`` are pushed side by side; ``program`` is the one that is run."""
+
+    name: str
+    program: Path
+    files: tuple[Path, ...]
+
+    def imports(self) -> set[str]:
+        """Top-level modules that the guest's Python must have; raises BadInput for no Python."""
+        siblings = {file.stem for file in self.files}
+        found = {name for file in self.files for name in _imports(file)}
+        return found - siblings - set(sys.stdlib_module_names)
+
+
+def find(name: str) -> Workload:
+    """A shipped workload by name, or a file of one's own; raises NotFound with what there is."""
+    if name.endswith(".py") or "/" in name:
+        own = Path(name)
+        if not own.is_file():
+            raise BadInput(f"workload {name}: no such file")
+        return Workload(own.stem, own, (own,))
+    folder = resource("workloads")
+    shipped = {file.stem: file for file in sorted(folder.glob("*.py"))}
+    programs = {stem for stem, file in shipped.items() if _is_program(file)}
+    chosen = _SHORT.get(name, name)
+    if chosen not in programs:
+        raise NotFound("workload", name, sorted(programs))
+    return Workload(chosen, shipped[chosen], _with_siblings(shipped[chosen], shipped))
+
+
+def _is_program(file: Path) -> bool:
+    return "__main__" in file.read_text(encoding="utf-8")
+
+
+def _with_siblings(program: Path, shipped: dict[str, Path]) -> tuple[Path, ...]:
+    """The program and the shipped modules that it imports, directly or through another."""
+    wanted, todo = {program.stem}, [program]
+    while todo:
+        for name in _imports(todo.pop()) & shipped.keys() - wanted:
+            wanted.add(name)
+            todo.append(shipped[name])
+    return tuple(shipped[name] for name in sorted(wanted))
+
+
+def _imports(file: Path) -> set[str]:
+    """At the top level only: what is imported inside a function may be optional."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise BadInput(f"{file}:{line}: not a Python program: {error}") from None
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names

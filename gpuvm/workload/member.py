@@ -1,0 +1,17 @@
+"""A VM that takes part in a run."""
+
+from dataclasses import dataclass
+
+from gpuvm.guest import Endpoint
+from gpuvm.inventory import GPU, VM
+
+
+@dataclass(frozen=True)
+class Member:
+    endpoint: Endpoint
+    vm: VM
+    gpus: tuple[GPU, ...]
+
+    @property
+    def name(self) -> str:
+        return self.vm.name
