@@ -99,14 +99,16 @@ func (lab *Lab) actOnHost(w http.ResponseWriter, r *http.Request) {
 	case "disconnect":
 		lab.connectHost(ctx, host, false)
 	case "reconnect":
-		lab.changeHost(ctx, host, func(m *mo.HostSystem) { m.Runtime.InMaintenanceMode = false })
 		lab.connectHost(ctx, host, true)
 	case "power-off":
 		lab.powerOffHost(ctx, host, types.HostSystemConnectionStateNotResponding)
 	case "maintenance":
 		lab.changeHost(ctx, host, func(m *mo.HostSystem) { m.Runtime.InMaintenanceMode = true })
+	case "exit-maintenance":
+		lab.changeHost(ctx, host, func(m *mo.HostSystem) { m.Runtime.InMaintenanceMode = false })
 	default:
-		refuse(w, http.StatusNotFound, fmt.Errorf("a host has no '%s'; it has disconnect, reconnect, power-off, maintenance", r.PathValue("action")))
+		refuse(w, http.StatusNotFound, fmt.Errorf(
+			"a host has no '%s'; it has disconnect, reconnect, power-off, maintenance, exit-maintenance", r.PathValue("action")))
 		return
 	}
 	reply(w, done)

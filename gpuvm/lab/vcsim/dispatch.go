@@ -71,6 +71,8 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 		return &datastoreMethods{methodsOf: base}
 	case *simulator.SessionManager:
 		return &sessionMethods{methodsOf: base}
+	case *simulator.ViewManager:
+		return &viewMethods{methodsOf: base}
 	case *simulator.AuthorizationManager:
 		return &authorizationMethods{methodsOf: base}
 	case *simulator.Task:
@@ -92,7 +94,7 @@ func (lab *Lab) sessionHandler(ctx *simulator.Context, self ref) mo.Reference {
 	base := methodsOf{lab: lab, self: self}
 	switch self.Type {
 	case "PropertyCollector":
-		if c := lab.collectors.get(key, self, lab.propertyCollector); c != nil {
+		if c := lab.collectors.get(key, self, lab.content().PropertyCollector); c != nil {
 			return &collectorMethods{methodsOf: base, collector: c}
 		}
 	case "PropertyFilter":

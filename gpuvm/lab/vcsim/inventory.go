@@ -25,7 +25,6 @@ func (lab *Lab) build(files string) error {
 	ctx, instance := simulator.NewServiceInstance(simulator.NewContext(), vpx.ServiceContent, vpx.RootFolder)
 	lab.service = simulator.New(ctx, instance)
 	lab.root, lab.registry = ctx, ctx.Map
-	lab.propertyCollector = vpx.ServiceContent.PropertyCollector
 	instance.Content.About = about(d)
 	client, err := vim25.NewClient(context.Background(), lab.service)
 	if err != nil {
@@ -48,6 +47,11 @@ func (lab *Lab) build(files string) error {
 		}
 	}
 	return nil
+}
+
+// content names the singletons: property collector, task manager and so on.
+func (lab *Lab) content() *types.ServiceContent {
+	return &lab.registry.Get(vim25.ServiceInstance).(*simulator.ServiceInstance).Content
 }
 
 func about(d *Description) types.AboutInfo {

@@ -35,12 +35,10 @@ type Lab struct {
 	cluster    ref
 	pool       ref
 	vmFolder   ref
-
-	propertyCollector ref
-	hosts             map[ref]*hardware // fixed after start
-	hostRefs          []ref             // in the order of the description
-	datastores        map[string]ref
-	networks          map[string]ref
+	hosts      map[ref]*hardware // fixed after start
+	hostRefs   []ref             // in the order of the description
+	datastores map[string]ref
+	networks   map[string]ref
 
 	accounts  *accounts
 	calls     *calls
@@ -57,9 +55,10 @@ type Lab struct {
 
 	collectors  *collectors
 	pages       *pages
+	requests    *requests
 	filterCount atomic.Int64
 
-	vmCount sync.Mutex // one creation of many unrelated VMs at a time
+	adding sync.Mutex // one creation of unrelated VMs at a time
 }
 
 // newLab builds the inventory; files is the folder in which datastores keep their (empty) files.
@@ -83,6 +82,7 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		tasks:       newOperations(),
 		collectors:  newCollectors(),
 		pages:       newPages(),
+		requests:    newRequests(),
 	}
 	if err := lab.build(files); err != nil {
 		return nil, err

@@ -51,6 +51,11 @@ func run(o options) error {
 	if o.stateDir == "" || o.description == "" {
 		return errors.New("--state-dir and --description are needed")
 	}
+	stateDir, err := filepath.Abs(o.stateDir)
+	if err != nil {
+		return err
+	}
+	o.stateDir = stateDir
 	description, err := readDescription(o.description)
 	if err != nil {
 		return err

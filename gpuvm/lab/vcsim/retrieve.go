@@ -139,7 +139,7 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 				continue
 			}
 			seen[object] = true
-			if content, ok := lab.content(ctx, object, &specs[i]); ok {
+			if content, ok := lab.contentOf(ctx, object, &specs[i]); ok {
 				contents = append(contents, content)
 			}
 		}
@@ -147,8 +147,8 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 	return contents, nil
 }
 
-// content reads one object; not ok if it is gone or the spec wants nothing of it.
-func (lab *Lab) content(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
+// contentOf reads one object; not ok if it is gone or the spec wants nothing of it.
+func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
 	content := objectContent{Obj: self}
 	ok := false
 	lab.locked(ctx, self, func() {

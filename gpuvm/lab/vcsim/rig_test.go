@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ type rig struct {
 	dir    string
 	ctx    context.Context
 	client *govmomi.Client
-	keys   map[*govmomi.Client]string // each client's session
+	keys   *sync.Map // each client's session
 }
 
 // twoHosts is the smallest site with neighbours; all operations take no time.
@@ -64,7 +65,7 @@ func newRig(t *testing.T, edits ...func(*Description)) *rig {
 	if err := d.check(); err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, dir: t.TempDir(), ctx: t.Context(), keys: map[*govmomi.Client]string{}}
+	r := &rig{T: t, dir: t.TempDir(), ctx: t.Context(), keys: &sync.Map{}}
 	passwords := map[string]string{}
 	for _, user := range d.Users {
 		passwords[user.Name] = testPassword
@@ -91,7 +92,7 @@ func (r *rig) login(user string) *govmomi.Client {
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.keys[client] = session.Key
+	r.keys.Store(client, session.Key)
 	return client
 }
 

@@ -29,12 +29,9 @@ func listen(lab *Lab, o options) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	controlListener, err := net.Listen("tcp", o.control)
+	controlListener, err := listenLoopback(o.control)
 	if err != nil {
 		return nil, err
-	}
-	if !controlListener.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		return nil, fmt.Errorf("the control endpoint must be on a loopback address, not %s", o.control)
 	}
 	s := &server{
 		url:        "https://" + apiListener.Addr().String() + "/sdk",
@@ -50,6 +47,18 @@ func listen(lab *Lab, o options) (*server, error) {
 	go func() { _ = s.api.ServeTLS(apiListener, "", "") }()
 	go func() { _ = s.control.Serve(controlListener) }()
 	return s, nil
+}
+
+// listenLoopback: the control endpoint asks for no password, so nobody else may reach it.
+func listenLoopback(address string) (net.Listener, error) {
+	resolved, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if !resolved.IP.IsLoopback() {
+		return nil, fmt.Errorf("the control endpoint must be on a loopback address, not %s", address)
+	}
+	return net.ListenTCP("tcp", resolved)
 }
 
 // unlessHandshake logs all but clients that refuse the certificate, or only look whether the port is

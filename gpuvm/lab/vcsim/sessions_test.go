@@ -96,7 +96,10 @@ func TestIdleSessionsEnd(t *testing.T) {
 	must(t, err) // the guests' own session is not touched
 }
 
-func (r *rig) key(c *govmomi.Client) string { return r.keys[c] }
+func (r *rig) key(c *govmomi.Client) string {
+	key, _ := r.keys.Load(c)
+	return key.(string)
+}
 
 func (r *rig) sessionsOf(user string, by *govmomi.Client) []types.UserSession {
 	r.Helper()

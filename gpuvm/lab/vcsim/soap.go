@@ -2,14 +2,18 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -21,6 +25,7 @@ func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
 	manager.ServiceHostName = endpoint.Host
 	manager.ValidLogin = lab.accounts.validLogin
 	lab.service.RegisterSDK(lab.registry, lab.registry.Path+"/vimService")
+	lab.registry.Cookie = lab.requests.enter
 	mux := http.NewServeMux()
 	mux.HandleFunc("/sdk", lab.serveSOAP)
 	mux.HandleFunc("/sdk/vimService", lab.serveSOAP)
@@ -29,10 +34,13 @@ func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
 }
 
 func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
+	session := ""
 	if cookie, err := r.Cookie(soap.SessionCookieName); err == nil {
-		lab.sessions.enter(cookie.Value)
-		defer lab.sessions.leave(cookie.Value)
+		session = cookie.Value
+		lab.sessions.enter(session)
+		defer lab.sessions.leave(session)
 	}
+	defer lab.requests.begin(r, session)()
 	drop := false
 	if lab.faults.dropping() {
 		body, err := io.ReadAll(r.Body)
@@ -53,6 +61,42 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the client may be gone
+}
+
+// requests lets a call know of its HTTP request, which the simulator keeps to itself: a client that
+// hangs up while it waits must not be waited for. The session's cookie carries the request's number.
+type requests struct {
+	sync.Mutex
+	last    int
+	running map[string]context.Context
+}
+
+func newRequests() *requests { return &requests{running: map[string]context.Context{}} }
+
+// begin marks the request; the returned function ends it.
+func (q *requests) begin(r *http.Request, session string) func() {
+	q.Lock()
+	defer q.Unlock()
+	q.last++
+	number := strconv.Itoa(q.last)
+	q.running[number] = r.Context()
+	r.Header.Set("Cookie", soap.SessionCookieName+"="+session+"|"+number)
+	return func() {
+		q.Lock()
+		defer q.Unlock()
+		delete(q.running, number)
+	}
+}
+
+// enter is where the simulator asks for the session's key.
+func (q *requests) enter(ctx *simulator.Context) string {
+	session, number, _ := strings.Cut(simulator.HTTPCookie(ctx), "|")
+	q.Lock()
+	defer q.Unlock()
+	if request := q.running[number]; request != nil {
+		ctx.Context = request
+	}
+	return session
 }
 
 // answer keeps what the simulator answers until it is complete.

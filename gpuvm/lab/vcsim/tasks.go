@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,7 +89,7 @@ func (op *operation) execute(run func(*operation) (types.AnyType, fault)) {
 			types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateSuccess})
 	}
 	op.update(changes)
-	time.AfterFunc(taskLife, func() { op.lab.forgetTask(op.task.Self) })
+	time.AfterFunc(taskLife, func() { op.lab.forgetTask(op.task) })
 }
 
 // safely turns a programming error into a failed task: one bad call does not end the data centre.
@@ -155,7 +156,15 @@ func (lab *Lab) requestCancel(task ref) bool {
 }
 
 // forgetTask removes an old task, from the lists of recent ones too.
-func (lab *Lab) forgetTask(task ref) {
+func (lab *Lab) forgetTask(task *simulator.Task) {
 	ctx := lab.context(nil)
-	lab.registry.Remove(ctx, task)
+	remove := func(list []ref) []ref {
+		return slices.DeleteFunc(slices.Clone(list), func(r ref) bool { return r == task.Self })
+	}
+	lab.registry.Remove(ctx, task.Self)
+	manager := lab.registry.Get(*lab.content().TaskManager).(*simulator.TaskManager)
+	lab.editList(ctx, manager, "recentTask", &manager.RecentTask, remove)
+	if entity, ok := lab.registry.Get(*task.Info.Entity).(mo.Entity); ok {
+		lab.editList(ctx, entity, "recentTask", &entity.Entity().RecentTask, remove)
+	}
 }

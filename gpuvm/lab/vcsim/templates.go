@@ -71,8 +71,8 @@ func (lab *Lab) addSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine
 // addUnrelated adds VMs that have nothing to do with gpuvm. They are light: no task, no event, no
 // wait; a powered-on one holds its GPU and its memory as any other VM does.
 func (lab *Lab) addUnrelated(v *VMDescription) error {
-	lab.vmCount.Lock()
-	defer lab.vmCount.Unlock()
+	lab.adding.Lock()
+	defer lab.adding.Unlock()
 	ctx := lab.context(nil)
 	for i := 1; i <= *v.Count; i++ {
 		vm := lab.addUnrelatedVM(ctx, v, i)

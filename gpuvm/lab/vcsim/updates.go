@@ -182,6 +182,8 @@ func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o wai
 			return nil, reason
 		case <-over:
 			return nil, nil
+		case <-ctx.Done(): // the client hung up
+			return nil, &types.RequestCanceled{}
 		case <-c.wake:
 			time.Sleep(gathering)
 		}
