@@ -46,7 +46,7 @@ func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 }
 
 // unrelated gives addresses that lie outside the block: nothing listens there.
-func (a *addresses) unrelated(_ ref, cards []cardInfo) []cardInfo {
+func (a *addresses) unrelated(cards []cardInfo) []cardInfo {
 	a.Lock()
 	defer a.Unlock()
 	for i := range cards {

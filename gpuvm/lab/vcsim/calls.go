@@ -3,9 +3,6 @@ package main
 import (
 	"maps"
 	"sync"
-
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/types"
 )
 
 // nobody is who calls before a login.
@@ -18,14 +15,6 @@ type calls struct {
 }
 
 func newCalls() *calls { return &calls{counts: map[string]map[string]int{}} }
-
-// count enters a call; a login counts for who wants to log in.
-func (c *calls) count(user string, method *simulator.Method) {
-	if login, ok := method.Body.(*types.Login); ok {
-		user = login.UserName
-	}
-	c.add(user, method.Name)
-}
 
 func (c *calls) add(user, method string) {
 	if user == "" {

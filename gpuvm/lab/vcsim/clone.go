@@ -251,32 +251,3 @@ func (op *operation) cancelled() bool {
 		return false
 	}
 }
-
-// takeSpace reserves space on a datastore (R9).
-func (lab *Lab) takeSpace(ctx *simulator.Context, datastore ref, bytes int64) fault {
-	store := lab.registry.Get(datastore).(*simulator.Datastore)
-	var full bool
-	lab.locked(ctx, datastore, func() {
-		if full = bytes > store.Summary.FreeSpace; !full {
-			lab.setFreeSpace(ctx, store, store.Summary.FreeSpace-bytes)
-		}
-	})
-	if full {
-		return &types.NoDiskSpace{FileFault: types.FileFault{File: "[" + store.Name + "]"}, Datastore: store.Name}
-	}
-	return nil
-}
-
-func (lab *Lab) giveSpace(ctx *simulator.Context, datastore ref, bytes int64) {
-	store := lab.registry.Get(datastore).(*simulator.Datastore)
-	lab.locked(ctx, datastore, func() { lab.setFreeSpace(ctx, store, store.Summary.FreeSpace+bytes) })
-}
-
-func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore, bytes int64) {
-	info := *store.Info.(*types.LocalDatastoreInfo) // all of the lab's datastores are made this way
-	info.FreeSpace = bytes
-	lab.registry.Update(ctx, store, []types.PropertyChange{
-		{Name: "summary.freeSpace", Val: bytes},
-		{Name: "info", Val: info},
-	})
-}

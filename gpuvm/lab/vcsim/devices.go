@@ -5,8 +5,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/google/uuid"
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -195,105 +193,4 @@ func freeKey(devices []types.BaseVirtualDevice, base int32) int32 {
 		key++
 	}
 	return key
-}
-
-// cloneDevices is what a clone gets of its source's devices: cards with addresses of their own,
-// disks with ids and files of their own.
-func (lab *Lab) cloneDevices(source []types.BaseVirtualDevice, dir string) []types.BaseVirtualDevice {
-	devices := slices.Clone(source)
-	for i, device := range devices {
-		switch device.(type) {
-		case types.BaseVirtualEthernetCard:
-			card := cloneDevice(device).(types.BaseVirtualEthernetCard)
-			card.GetVirtualEthernetCard().MacAddress = lab.macs.next()
-			card.GetVirtualEthernetCard().AddressType = string(types.VirtualEthernetCardMacTypeAssigned)
-			devices[i] = card.(types.BaseVirtualDevice)
-		case *types.VirtualDisk:
-			disk := cloneDevice(device).(*types.VirtualDisk)
-			moveDisk(disk, dir)
-			devices[i] = disk
-		}
-	}
-	return devices
-}
-
-func moveDisk(disk *types.VirtualDisk, dir string) {
-	if backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
-		own := *backing
-		own.FileName = fmt.Sprintf("%s/disk-%d.vmdk", dir, disk.Key-2000)
-		own.Uuid = uuid.NewString()
-		disk.Backing = &own
-	}
-}
-
-// newDisk is a disk of the template or of an unrelated VM.
-func newDisk(bytes int64, dir string, datastore ref) *types.VirtualDisk {
-	disk := &types.VirtualDisk{CapacityInBytes: bytes, CapacityInKB: bytes >> 10}
-	disk.Key, disk.ControllerKey, disk.UnitNumber = 2000, 1000, types.NewInt32(0)
-	disk.DeviceInfo = &types.Description{Label: "Hard disk 1", Summary: fmt.Sprintf("%d KB", bytes>>10)}
-	disk.Backing = &types.VirtualDiskFlatVer2BackingInfo{
-		VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: dir + "/disk-0.vmdk", Datastore: &datastore},
-		DiskMode:                     string(types.VirtualDiskModePersistent), ThinProvisioned: types.NewBool(false),
-		Uuid: uuid.NewString(),
-	}
-	return disk
-}
-
-// newCard is a network card on the named network.
-func (lab *Lab) newCard(number int32, network string) types.BaseVirtualDevice {
-	card := &types.VirtualVmxnet3{}
-	card.Key, card.ControllerKey, card.UnitNumber = 4000+number, 100, types.NewInt32(7+number)
-	card.DeviceInfo = &types.Description{Label: fmt.Sprintf("Network adapter %d", number+1), Summary: network}
-	backing := &types.VirtualEthernetCardNetworkBackingInfo{}
-	backing.DeviceName = network
-	card.Backing = backing
-	card.WakeOnLanEnabled = types.NewBool(true)
-	lab.completeCard(&card.VirtualEthernetCard)
-	return card
-}
-
-func (lab *Lab) networksOf(devices []types.BaseVirtualDevice) []ref {
-	var networks []ref
-	for _, device := range devices {
-		card, ok := device.(types.BaseVirtualEthernetCard)
-		if !ok {
-			continue
-		}
-		backing, ok := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
-		if ok && backing.Network != nil && !slices.Contains(networks, *backing.Network) {
-			networks = append(networks, *backing.Network)
-		}
-	}
-	return networks
-}
-
-func diskBytes(c *types.VirtualMachineConfigInfo) int64 {
-	var sum int64
-	for _, device := range c.Hardware.Device {
-		if disk, ok := device.(*types.VirtualDisk); ok {
-			sum += disk.CapacityInBytes
-		}
-	}
-	return sum
-}
-
-// connect shows cards as connected while the VM is on.
-func connect(devices []types.BaseVirtualDevice, on bool) []types.BaseVirtualDevice {
-	devices = slices.Clone(devices)
-	for i, device := range devices {
-		c := device.GetVirtualDevice().Connectable
-		if c == nil || c.Connected == (on && c.StartConnected) {
-			continue
-		}
-		now := *c
-		now.Connected = on && c.StartConnected
-		devices[i] = cloneDevice(device)
-		devices[i].GetVirtualDevice().Connectable = &now
-	}
-	return devices
-}
-
-// datastoreOf returns the datastore whose space the VM's disks take.
-func (lab *Lab) datastoreOf(vm *mo.VirtualMachine) *simulator.Datastore {
-	return lab.registry.Get(vm.Datastore[0]).(*simulator.Datastore)
 }

@@ -13,23 +13,12 @@ import (
 // dispatch sees every call before the simulator serves it: it counts (R12), asks for a session and
 // privileges (R13), injects faults (R11), and hands methods that have rules to the lab's own code.
 func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.Reference, fault) {
-	user := ""
-	if ctx.Session != nil {
-		user = ctx.Session.UserName
-		lab.sessions.remember(ctx.Session)
-	}
-	lab.calls.count(user, method)
-	if ctx.Session == nil {
-		if fault := checkAnonymous(method); fault != nil {
-			return nil, fault
-		}
-	} else if fault := lab.authorize(user, method); fault != nil {
+	user := lab.callerOf(ctx, method)
+	lab.calls.add(user, method.Name)
+	if fault := lab.admitCall(ctx, user, method); fault != nil {
 		return nil, fault
 	}
 	var doomed *faultRule
-	if login, ok := method.Body.(*types.Login); ok {
-		user = login.UserName
-	}
 	if !lab.accounts.isTools(user) {
 		names := lab.callNames(method)
 		if fault := lab.inject(user, method, names); fault != nil {
@@ -41,9 +30,6 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	if handler == nil {
 		handler = lab.handler(method.This, doomed)
 	}
-	if method.Name == "Logout" {
-		lab.forgetSession(ctx.Session.Key)
-	}
 	if handler == nil || !implements(handler, method.Name) {
 		return nil, nil
 	}
@@ -51,6 +37,32 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	// nothing, and takes the handler. The body of the call keeps the true reference.
 	method.This = ref{Type: "gpuvm." + method.This.Type, Value: method.This.Value}
 	return handler, nil
+}
+
+// callerOf names who calls; a login counts for who wants to log in.
+func (lab *Lab) callerOf(ctx *simulator.Context, method *simulator.Method) string {
+	if login, ok := method.Body.(*types.Login); ok {
+		return login.UserName
+	}
+	if ctx.Session == nil {
+		return ""
+	}
+	lab.sessions.remember(ctx.Session)
+	return ctx.Session.UserName
+}
+
+// admitCall asks for a session, and for the privileges that the call needs.
+func (lab *Lab) admitCall(ctx *simulator.Context, user string, method *simulator.Method) fault {
+	if ctx.Session == nil {
+		return checkAnonymous(method)
+	}
+	if fault := lab.authorize(user, method); fault != nil {
+		return fault
+	}
+	if method.Name == "Logout" {
+		lab.forgetSession(ctx.Session.Key)
+	}
+	return nil
 }
 
 // handler returns the lab's own implementation of an object's methods, if it has some.

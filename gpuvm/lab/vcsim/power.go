@@ -132,7 +132,7 @@ func (lab *Lab) switchOn(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 		m.Runtime.CleanPowerOff = types.NewBool(false)
 		m.Runtime.MemoryOverhead = overheadMB(m.Config) << 20
 		m.Runtime.MaxMemoryUsage = m.Config.Hardware.MemoryMB
-		m.Guest = guestBooting(m.Config)
+		m.Guest = guestOff()
 		m.Config.Hardware.Device = lab.assign(vm.Self, connect(m.Config.Hardware.Device, true), true)
 	})
 	lab.showBindings(ctx, *vm.Runtime.Host)
@@ -150,7 +150,7 @@ func (lab *Lab) switchOff(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 		m.Runtime.CleanPowerOff = types.NewBool(true)
 		m.Runtime.MemoryOverhead = 0
 		m.Runtime.MaxMemoryUsage = 0
-		m.Guest = guestOff(m.Config.GuestId)
+		m.Guest = guestOff()
 		m.GuestHeartbeatStatus = types.ManagedEntityStatusGray
 		m.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGray
 		m.Config.Hardware.Device = lab.assign(vm.Self, connect(m.Config.Hardware.Device, false), false)

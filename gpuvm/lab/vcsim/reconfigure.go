@@ -136,21 +136,6 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 	return nil
 }
 
-// fullDiskBytes is what the VM's disks took; a linked clone's disk took nothing.
-func fullDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
-	var sum int64
-	for _, device := range c.Hardware.Device {
-		disk, ok := device.(*types.VirtualDisk)
-		if !ok {
-			continue
-		}
-		if backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok && backing.Parent == nil {
-			sum += disk.CapacityInBytes
-		}
-	}
-	return sum
-}
-
 // CustomizeVMTask keeps a customization for the next power-on.
 func (v *vmMethods) CustomizeVMTask(ctx *simulator.Context, req *types.CustomizeVM_Task) soap.HasFault {
 	task := v.begin(ctx, "CustomizeVM_Task", "VirtualMachine.customize",
@@ -163,23 +148,4 @@ func (v *vmMethods) CustomizeVMTask(ctx *simulator.Context, req *types.Customize
 			return nil, nil
 		})
 	return &methods.CustomizeVM_TaskBody{Res: &types.CustomizeVM_TaskResponse{Returnval: task}}
-}
-
-// linkDisks makes the disks children of the source's.
-func linkDisks(devices, source []types.BaseVirtualDevice) {
-	for i, device := range devices {
-		disk, ok := device.(*types.VirtualDisk)
-		if !ok {
-			continue
-		}
-		parent, ok := source[i].(*types.VirtualDisk).Backing.(*types.VirtualDiskFlatVer2BackingInfo)
-		if !ok {
-			continue
-		}
-		own := cloneDevice(disk).(*types.VirtualDisk)
-		backing := *own.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
-		backing.Parent = parent
-		own.Backing = &backing
-		devices[i] = own
-	}
 }

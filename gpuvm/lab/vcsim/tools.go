@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -16,18 +15,14 @@ const (
 	toolsNotRunning = string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
 )
 
-// guestOff is what vCenter knows of a guest that is off: that Tools are installed, nothing else.
-func guestOff(guestID string) *types.GuestInfo {
+// guestOff is what vCenter knows of a guest whose Tools do not report: that they are installed.
+func guestOff() *types.GuestInfo {
 	return &types.GuestInfo{
 		ToolsStatus: types.VirtualMachineToolsStatusToolsNotRunning, ToolsRunningStatus: toolsNotRunning,
 		ToolsVersionStatus: "guestToolsUnmanaged", ToolsVersionStatus2: "guestToolsUnmanaged", ToolsVersion: "12325",
 		GuestState: "notRunning", GuestOperationsReady: types.NewBool(false),
 		InteractiveGuestOperationsReady: types.NewBool(false), GuestStateChangeSupported: types.NewBool(false),
 	}
-}
-
-func guestBooting(c *types.VirtualMachineConfigInfo) *types.GuestInfo {
-	return guestOff(c.GuestId)
 }
 
 // startGuest lets the guest boot: after boot_s, and customization_s if there is one, Tools report.
@@ -44,8 +39,7 @@ func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine)
 
 // bootedAlready is startGuest for VMs that have been running for long.
 func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.boots.start(vm.Self, -1, nil)
-	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(vm.Self, cards(vm.Config)))
+	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(cards(vm.Config)))
 }
 
 // restartGuest is a reboot as seen from outside: Tools stop and come back.
@@ -53,7 +47,7 @@ func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachin
 	lab.boots.stop(vm.Self)
 	now := time.Now()
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
-		m.Guest = guestBooting(m.Config)
+		m.Guest = guestOff()
 		m.Runtime.BootTime = &now
 	})
 	lab.startGuest(ctx, vm)
@@ -157,124 +151,6 @@ func linkLocal(mac string) string {
 		return "fe80::1"
 	}
 	return fmt.Sprintf("fe80::%x:%xff:fe%02x:%x", uint16(b[0]^2)<<8|uint16(b[1]), b[2], b[3], uint16(b[4])<<8|uint16(b[5]))
-}
-
-// boots holds the timers of booting guests, and which VMs are on their way to power-on.
-type boots struct {
-	sync.Mutex
-	timers   map[ref]*time.Timer
-	starting map[ref]bool
-}
-
-func newBoots() *boots {
-	return &boots{timers: map[ref]*time.Timer{}, starting: map[ref]bool{}}
-}
-
-// begin is false if a power-on of the VM is running already.
-func (b *boots) begin(vm ref) bool {
-	b.Lock()
-	defer b.Unlock()
-	if b.starting[vm] {
-		return false
-	}
-	b.starting[vm] = true
-	return true
-}
-
-func (b *boots) end(vm ref) {
-	b.Lock()
-	defer b.Unlock()
-	delete(b.starting, vm)
-}
-
-func (b *boots) start(vm ref, delay time.Duration, booted func()) {
-	b.Lock()
-	defer b.Unlock()
-	if delay < 0 {
-		return
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(delay, func() {
-		b.Lock()
-		current := b.timers[vm] == timer
-		if current {
-			delete(b.timers, vm)
-		}
-		b.Unlock()
-		if current {
-			booted()
-		}
-	})
-	b.timers[vm] = timer
-}
-
-func (b *boots) stop(vm ref) {
-	b.Lock()
-	defer b.Unlock()
-	if timer := b.timers[vm]; timer != nil {
-		timer.Stop()
-		delete(b.timers, vm)
-	}
-}
-
-// guestSettings is what a guest is going to do: pending customization, and what the control endpoint
-// asked for, which goes by name since it may be asked before the VM exists.
-type guestSettings struct {
-	sync.Mutex
-	pending map[ref]*types.CustomizationSpec
-	noIP    map[string]bool
-	failing map[string]bool
-}
-
-func newGuestSettings() *guestSettings {
-	return &guestSettings{pending: map[ref]*types.CustomizationSpec{}, noIP: map[string]bool{}, failing: map[string]bool{}}
-}
-
-func (g *guestSettings) customize(vm ref, spec *types.CustomizationSpec) {
-	g.Lock()
-	defer g.Unlock()
-	g.pending[vm] = spec
-}
-
-// take returns the pending customization: it happens at the first power-on, once.
-func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
-	g.Lock()
-	defer g.Unlock()
-	spec := g.pending[vm]
-	delete(g.pending, vm)
-	return spec
-}
-
-func (g *guestSettings) hasNoIP(name string) bool {
-	g.Lock()
-	defer g.Unlock()
-	return g.noIP[name]
-}
-
-func (g *guestSettings) failsCustomization(name string) bool {
-	g.Lock()
-	defer g.Unlock()
-	return g.failing[name]
-}
-
-func (g *guestSettings) silence(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.noIP[name] = true
-}
-
-func (g *guestSettings) failCustomization(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.failing[name] = true
-}
-
-func (g *guestSettings) forget(vm ref, name string) {
-	g.Lock()
-	defer g.Unlock()
-	delete(g.pending, vm)
-	delete(g.noIP, name)
-	delete(g.failing, name)
 }
 
 // dropAddress takes the address of a guest that runs already.

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// takeSpace reserves space on a datastore (R9).
+func (lab *Lab) takeSpace(ctx *simulator.Context, datastore ref, bytes int64) fault {
+	store := lab.registry.Get(datastore).(*simulator.Datastore)
+	var full bool
+	lab.locked(ctx, datastore, func() {
+		if full = bytes > store.Summary.FreeSpace; !full {
+			lab.setFreeSpace(ctx, store, store.Summary.FreeSpace-bytes)
+		}
+	})
+	if full {
+		return &types.NoDiskSpace{FileFault: types.FileFault{File: "[" + store.Name + "]"}, Datastore: store.Name}
+	}
+	return nil
+}
+
+func (lab *Lab) giveSpace(ctx *simulator.Context, datastore ref, bytes int64) {
+	store := lab.registry.Get(datastore).(*simulator.Datastore)
+	lab.locked(ctx, datastore, func() { lab.setFreeSpace(ctx, store, store.Summary.FreeSpace+bytes) })
+}
+
+func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore, bytes int64) {
+	info := *store.Info.(*types.LocalDatastoreInfo) // all of the lab's datastores are made this way
+	info.FreeSpace = bytes
+	lab.registry.Update(ctx, store, []types.PropertyChange{
+		{Name: "summary.freeSpace", Val: bytes},
+		{Name: "info", Val: info},
+	})
+}
+
+// fullDiskBytes is what the VM's disks took; a linked clone's disk took nothing.
+func fullDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
+	var sum int64
+	for _, device := range c.Hardware.Device {
+		disk, ok := device.(*types.VirtualDisk)
+		if !ok {
+			continue
+		}
+		if backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok && backing.Parent == nil {
+			sum += disk.CapacityInBytes
+		}
+	}
+	return sum
+}
+
+func diskBytes(c *types.VirtualMachineConfigInfo) int64 {
+	var sum int64
+	for _, device := range c.Hardware.Device {
+		if disk, ok := device.(*types.VirtualDisk); ok {
+			sum += disk.CapacityInBytes
+		}
+	}
+	return sum
+}
