@@ -102,7 +102,7 @@ def toolchain(needed: Version) -> Toolchain:
 def _inputs(source: Path) -> Iterator[Path]:
     for file in source.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(source).parts)
-        if file.is_file() and not hidden and not file.name.endswith("_test.go"):
+        if file.is_file() and not hidden and not file.name.endswith(("_test.go", ".md")):
             yield file
 
 

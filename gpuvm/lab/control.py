@@ -19,6 +19,7 @@ from pathlib import Path
 from gpuvm import paths, settings
 from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
+from gpuvm.guest import hostkeys
 from gpuvm.lab import addresses, background, build, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
 from gpuvm.lab.state import LabFolder, LabRecord, alone, lab_folder, write_private
@@ -203,18 +204,14 @@ def _remove(folder: LabFolder) -> None:
         background.end(record.supervisor)
     for guest in told.guests if told is not None else ():
         background.end(guest.process, signal.SIGKILL)
-        _forget_host_keys(guest.instance_uuid)
+        hostkeys.forget(guest.instance_uuid)
     if record is not None:
         background.end(record.vcsim)
     _forget_context(folder, record)
     hypervisor.remove_folder(folder.path)
-    with suppress(OSError):  # another lab's folder may be there
-        folder.path.parent.rmdir()
-
-
-def _forget_host_keys(instance_uuid: str) -> None:
-    for file in (paths.state_dir() / "host-keys").glob(f"{instance_uuid}-*"):
-        file.unlink(missing_ok=True)
+    for shared in ("labs", "keys", "host-keys"):
+        with suppress(OSError):  # not empty: another context's are there
+            (paths.state_dir() / shared).rmdir()
 
 
 def _forget_context(folder: LabFolder, record: LabRecord | None) -> None:

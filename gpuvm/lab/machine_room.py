@@ -68,7 +68,7 @@ class _Slot:
     machine: vsphere.Machine
     guest: hypervisor.Guest | None = None
     ready: hypervisor.GuestReady | None = None
-    published: bool = False
+    published: str | None = None
     problem: str | None = None
 
 
@@ -82,7 +82,7 @@ class MachineRoom:
     isolation: hypervisor.Isolation
     inbox: Inbox = field(default_factory=queue.SimpleQueue)
     _session: vsphere.VSphere | None = None
-    _problem: str | None = "not connected yet"
+    _problem: str | None = "the machines have not been read yet"
     _slots: dict[str, _Slot] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -98,10 +98,11 @@ class MachineRoom:
     def _handle(self, message: Message) -> None:
         match message:
             case Connected(session):
-                self._session, self._problem = session, None
+                self._session = session
             case Lost(reason):
                 self._session, self._problem = None, reason
             case Seen(machines, everything):
+                self._problem = None
                 self._forget_all_but(machines if everything else None)
                 for machine in machines:
                     self._follow(machine)
@@ -130,6 +131,8 @@ class MachineRoom:
             return
         slot = self._slots.setdefault(key, _Slot(machine))
         slot.machine = machine
+        if machine.extra_config.get(HOST_KEYS) != slot.published:
+            slot.published = None  # somebody has set it back, such as a repair of the VM
         if slot.guest is not None and not _is_right(slot.guest, machine):
             self._power_off(slot)
         if slot.guest is None and _wants_guest(machine):
@@ -160,21 +163,21 @@ class MachineRoom:
         self.inbox.put(Died(guest))
 
     def _publish(self) -> None:
-        """Host keys that the vCenter does not have yet; what fails is tried at the next message."""
+        """Host keys that the vCenter does not have; what fails is tried at the next message."""
         for slot in self._slots.values():
             if self._session is None or slot.ready is None or slot.published:
                 continue
-            keys = base64.b64encode("\n".join(slot.ready.host_keys).encode()).decode()
+            keys = _encoded(slot.ready.host_keys)
             try:
                 if slot.machine.extra_config.get(HOST_KEYS) != keys:
                     self._session.publish_guestinfo(slot.machine.moref, {HOST_KEYS: keys})
-                slot.published = True
+                slot.published = keys
             except GpuvmError as error:
                 _LOG.warning("%s: host key not published: %s", slot.machine.name, error)
 
     def _power_off(self, slot: _Slot) -> None:
         guest, slot.guest, slot.ready = slot.guest, None, None
-        slot.published, slot.problem = False, None
+        slot.published, slot.problem = None, None
         if guest is not None:
             guest.power_off()
             self._sweep()
@@ -200,7 +203,7 @@ class MachineRoom:
         self.folder.save(
             SupervisorRecord(
                 pid=os.getpid(),
-                connected=self._session is not None,
+                connected=self._problem is None,
                 isolation=str(self.isolation),
                 isolated=self.isolation.isolated,
                 problem=self._problem,
@@ -212,6 +215,10 @@ class MachineRoom:
 def _key(machine: vsphere.Machine) -> str:
     """A folder's name; the id alone may be given again by a vCenter that was started afresh."""
     return f"{machine.moref}-{machine.instance_uuid}"
+
+
+def _encoded(host_keys: Sequence[str]) -> str:
+    return base64.b64encode("\n".join(host_keys).encode()).decode()
 
 
 def _is_ours(machine: vsphere.Machine) -> bool:

@@ -46,10 +46,14 @@ class SSH:
     """One connection with a pinned host key."""
 
     def __init__(self, address: str, port: int, host_key: str, user: str, key: KeyPair) -> None:
-        self.transport = paramiko.Transport((address, port))
+        self.transport = paramiko.Transport(socket.create_connection((address, port)))
         kind, blob = host_key.split()[:2]
         pinned = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
-        self.transport.connect(hostkey=pinned, username=user, pkey=key.private)
+        try:
+            self.transport.connect(hostkey=pinned, username=user, pkey=key.private)
+        except BaseException:
+            self.transport.close()
+            raise
 
     def run(self, command: str, stdin: bytes = b"") -> Done:
         with self.transport.open_session() as channel:
