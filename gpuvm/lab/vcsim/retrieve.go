@@ -125,23 +125,27 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 	return &fetchBody{Res: response}
 }
 
-// retrieve reads what the specs ask for, each object once.
+// retrieve reads what the specs ask for; an object of several specs is one in the answer.
 func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]objectContent, fault) {
 	var contents []objectContent
-	seen := map[ref]bool{}
+	at := map[ref]int{}
 	for i := range specs {
 		objects, fault := lab.selectObjects(ctx, &specs[i], func(ref) {})
 		if fault != nil {
 			return nil, fault
 		}
 		for _, object := range objects {
-			if seen[object] {
+			content, ok := lab.contentOf(ctx, object, &specs[i])
+			if !ok {
 				continue
 			}
-			seen[object] = true
-			if content, ok := lab.contentOf(ctx, object, &specs[i]); ok {
-				contents = append(contents, content)
+			if n, seen := at[object]; seen {
+				contents[n].PropSet = append(contents[n].PropSet, content.PropSet...)
+				contents[n].MissingSet = append(contents[n].MissingSet, content.MissingSet...)
+				continue
 			}
+			at[object] = len(contents)
+			contents = append(contents, content)
 		}
 	}
 	return contents, nil

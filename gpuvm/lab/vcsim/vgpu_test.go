@@ -14,7 +14,7 @@ func sharing(d *Description) {
 	h.GraphicsType = "sharedDirect"
 	for i := range h.GPUs {
 		h.GPUs[i].Passthrough = &Passthrough{Capable: true}
-		h.GPUs[i].VGPUProfiles = []VGPUProfile{{"grid_p100-8q", 8}, {"grid_p100-16q", 16}}
+		h.GPUs[i].VGPUProfiles = []VGPUProfile{{"grid_p100-8q", 8}, {"grid_p100-16q", 16}, {"grid_p100-4q", 4}}
 	}
 }
 
@@ -37,7 +37,7 @@ func TestVGPUsShareFramebuffer(t *testing.T) {
 	if types := r.readHost("esx-01", "config.sharedPassthruGpuTypes").Config.SharedPassthruGpuTypes; !slices.Contains(types, "grid_p100-8q") {
 		t.Fatalf("%v", types)
 	}
-	if offered := r.configTarget("esx-01").SharedGpuPassthroughTypes; len(offered) != 2 {
+	if offered := r.configTarget("esx-01").SharedGpuPassthroughTypes; len(offered) != 3 {
 		t.Errorf("%v", offered)
 	}
 	small := r.clone("small-1", r.vgpuWish("grid_p100-8q"))
@@ -55,14 +55,15 @@ func TestVGPUsShareFramebuffer(t *testing.T) {
 	}
 }
 
-// R7: half a card is left of each, but a whole one is wanted.
+// R7: there is room, but on a card that carries another size.
 func TestVGPUNeedsOneSizePerCard(t *testing.T) {
 	r := newRig(t, sharing)
-	both := r.clone("both", r.vgpuWish("grid_p100-8q", "grid_p100-16q"))
-	r.finish(both.PowerOn(r.ctx))
-	if _, ok := r.fails(r.clone("more", r.vgpuWish("grid_p100-16q")).PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
+	r.finish(r.clone("both", r.vgpuWish("grid_p100-8q", "grid_p100-4q")).PowerOn(r.ctx)) // a card each
+	r.finish(r.clone("large", r.vgpuWish("grid_p100-8q")).PowerOn(r.ctx))
+	if _, ok := r.fails(r.clone("more", r.vgpuWish("grid_p100-8q")).PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
 		t.Error("another fault")
 	}
+	r.finish(r.clone("small", r.vgpuWish("grid_p100-4q")).PowerOn(r.ctx))
 }
 
 func TestVGPURefuses(t *testing.T) {
