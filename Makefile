@@ -1,6 +1,6 @@
 # make demo    sets up everything it needs and runs the main job in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
-# make check   formatting, lint, types, layers, YAML, Go vet
+# make check   formatting, lint, types, layers, YAML
 # make lab     the simulated vCenter alone, in the background
 # make lock    resolves the dependencies anew
 
@@ -27,7 +27,6 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
-	$(BIN)/python -m gpuvm.lab.go vet
 
 # A second call needs no download: the stamp is as new as what it was installed from.
 $(INSTALLED): requirements/dev.txt pyproject.toml

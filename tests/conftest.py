@@ -14,9 +14,7 @@ def built_once() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_directories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_once: Path
-) -> None:
+def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_once: Path) -> None:
     monkeypatch.setenv("GPUVM_CACHE_DIR", str(built_once))
     for name in ("CONFIG", "STATE", "RUNS"):
         monkeypatch.setenv(f"GPUVM_{name}_DIR", str(tmp_path / name.lower()))

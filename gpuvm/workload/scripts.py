@@ -5,7 +5,8 @@ import importlib.util, sys
 print("\\n".join(n for n in sys.argv[1:] if importlib.util.find_spec(n) is None))
 """
 
-# Holds a free port, and accepts whoever tries it, until its input ends.
+# Holds a free port, and accepts whoever tries it, until its input ends. The visitor hangs up first:
+# otherwise the port would stay in TIME_WAIT, and TensorFlow's server could not bind it.
 HOLD_PORT = """
 import select, socket, sys
 low, high = int(sys.argv[1]), int(sys.argv[2])
@@ -29,7 +30,13 @@ while True:
     ready = select.select([s, sys.stdin], [], [])[0]
     if sys.stdin in ready:
         break
-    s.accept()[0].close()
+    visitor = s.accept()[0]
+    visitor.settimeout(5)
+    try:
+        visitor.recv(1)
+    except OSError:
+        pass
+    visitor.close()
 """
 
 # Prints each host:port that cannot be reached from here.

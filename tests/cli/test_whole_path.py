@@ -1,0 +1,197 @@
+"""The product's main job from end to end: real SOAP, real SSH, real TensorFlow.
+
+One story in one module, in order; each test is a chapter that stands on the one before.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import interrupt
+
+Lab = Any
+
+SMALL = ("--preset", "quick", "--steps", "12", "--encoder-steps", "8", "--scenes", "64")
+
+
+def test_context_is_the_lab(lab: Lab) -> None:
+    envelope = lab("context", "--json").json
+    assert envelope["data"]["current"] == "lab"
+    files = [f for f in lab.home.glob("**/contexts/*.yaml")]
+    password = next(lab.home.glob("**/labs/lab/password")).read_text().strip()
+    assert files
+    assert all(password not in f.read_text() for f in files)
+
+
+def test_plan_shows_and_stops(lab: Lab) -> None:
+    done = lab("plan", "--hosts", "4")
+    assert done.exit_code == 10, done.stderr
+    assert done.stdout.splitlines()[0].startswith("vCenter: gpuvm lab")
+    assert done.stdout.count("0000:3b:00.0") == 4
+    assert lab("plan", "--hosts", "4", "--json").json["data"]["changes"] == 4
+
+
+def test_interrupted_provision_leaves_marked_vms_and_says_so(lab: Lab) -> None:
+    process = lab.start("provision", "--hosts", "2")
+    _wait_for_line(process, "cloning")
+    interrupt(process)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "gpuvm provision --hosts 2" in said
+    assert "gpuvm teardown" in said
+    assert "Traceback" not in said
+
+
+def test_provision_goes_on_where_it_was_interrupted(lab: Lab) -> None:
+    envelope = lab("provision", "--hosts", "4", "--json").json
+    assert envelope["exit_code"] == 0, envelope
+    vms = envelope["data"]["vms"]
+    assert [vm["vm"] for vm in vms] == ["gpuvm-01", "gpuvm-02", "gpuvm-03", "gpuvm-04"]
+    assert {vm["state"] for vm in vms} == {"ready"}
+    assert len({vm["host"] for vm in vms}) == 4
+    assert len({vm["address"] for vm in vms}) == 4
+
+
+def test_again_changes_nothing_and_says_so(lab: Lab) -> None:
+    done = lab("provision", "--hosts", "4")
+    assert done.exit_code == 0
+    assert "nothing to do" in done.stdout
+    assert lab("plan", "--hosts", "4").exit_code == 0
+
+
+def test_shrinking_is_refused_without_a_word(lab: Lab) -> None:
+    done = lab("provision", "--hosts", "2")
+    assert done.exit_code == 3
+    assert "--scale-down" in done.stderr
+
+
+def test_more_hosts_than_gpus_shows_who_holds_them(lab: Lab) -> None:
+    done = lab("provision", "--hosts", "5")
+    assert done.exit_code == 3
+    assert "held by gpuvm-01 (powered on)" in done.stderr
+
+
+def test_unknown_names_say_what_exists(lab: Lab) -> None:
+    for option, exists in (
+        ("--template", "centos7-tensorflow"),
+        ("--cluster", "GPU-Cluster"),
+        ("--datastore", "vsanDatastore"),
+        ("--network", "VM Network"),
+    ):
+        done = lab("plan", "--name", "other", option, "nowhere")
+        assert done.exit_code == 2, done.stderr
+        assert "'nowhere' not found" in done.stderr
+        assert exists in done.stderr
+
+
+def test_wrong_password_is_one_line(lab: Lab) -> None:
+    _wrong = _context_with(lab, "wrong", password_command="echo wrong-password")
+    done = lab("plan", "--context", _wrong)
+    assert done.exit_code == 1
+    assert "wrong-password" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_untrusted_certificate_is_one_line(lab: Lab) -> None:
+    untrusted = _context_with(lab, "untrusted", tls={"verify": "system"})
+    done = lab("plan", "--context", untrusted)
+    assert done.exit_code == 1
+    assert "certificate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.tensorflow
+def test_run_distributed(lab: Lab) -> None:
+    done = lab("run", "captioning", "--distributed", "--json", "--", *SMALL, timeout_s=400)
+    assert done.exit_code == 0, done.stderr
+    run = Path(done.json["data"]["dir"])
+    run = run if run.is_absolute() else lab.home / run
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "succeeded"
+    assert [vm["name"] for vm in manifest["vms"]] == [f"gpuvm-0{i}" for i in range(1, 5)]
+    digests = {_last(run / vm["name"], "end")["weights_sha256"] for vm in manifest["vms"]}
+    assert len(digests) == 1, "all workers end with the same weights"
+
+
+@pytest.mark.tensorflow
+def test_report(lab: Lab) -> None:
+    done = lab("report")
+    assert done.exit_code == 0, done.stderr
+    assert "CPU" in done.stdout
+    page = next(lab.home.glob("runs/*/report.html")).read_text()
+    assert "gpuvm lab" in page
+    data = lab("report", "--json").json["data"]["runs"][0]
+    titles = {row["name"] for row in data["phases"]}
+    assert {"plan", "clone", "configure", "power_on", "address", "ready", "push", "train"} <= titles
+    assert data["shards"]["disjoint"]
+    assert data["shards"]["complete"]
+
+
+@pytest.mark.tensorflow
+def test_a_worker_that_dies_ends_the_run(lab: Lab) -> None:
+    program = lab.home / "dies.py"
+    program.write_text(DIES)
+    done = lab("run", str(program), "--distributed", timeout_s=120)
+    assert done.exit_code == 1
+    assert "gpuvm-02" in done.stderr
+    assert "out of luck" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_teardown_needs_a_word_without_a_terminal(lab: Lab) -> None:
+    careful = _context_with(lab, "careful", confirm=True)
+    done = lab("teardown", "--context", careful)
+    assert done.exit_code == 2
+    assert "--yes" in done.stderr
+
+
+def test_teardown_twice(lab: Lab) -> None:
+    done = lab("teardown", "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert "4 of 4 VMs removed" in done.stdout
+    again = lab("teardown", "--yes")
+    assert again.exit_code == 0
+    assert "nothing to do" in again.stdout
+    assert not list(lab.home.glob("**/host-keys/*"))
+    guests = lab("lab", "status", "--json").json["data"]["guests"]
+    assert guests == []
+
+
+DIES = """
+import argparse, json, os, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--out")
+parser.add_argument("--start-deadline-s")
+arguments = parser.parse_known_args()[0]
+worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+with open(os.path.join(arguments.out, "timings.jsonl"), "a") as timings:
+    timings.write(json.dumps({"t": time.time(), "event": "start", "workload": "dies"}) + "\\n")
+if worker == 1:
+    sys.exit("out of luck")
+time.sleep(600)
+"""
+
+
+def _last(folder: Path, event: str) -> dict[str, Any]:
+    lines = (folder / "timings.jsonl").read_text().splitlines()
+    return dict([r for r in map(json.loads, lines) if r["event"] == event][-1])
+
+
+def _context_with(lab: Lab, name: str, **changes: Any) -> str:
+    """A context like the lab's with something changed; 'lab' stays the current one."""
+    import yaml
+
+    file = next(lab.home.glob("**/contexts/lab.yaml"))
+    changed = yaml.safe_load(file.read_text()) | {"name": name} | changes
+    file.with_name(f"{name}.yaml").write_text(yaml.safe_dump(changed))
+    return name
+
+
+def _wait_for_line(process: Any, text: str) -> None:
+    deadline = time.monotonic() + 60
+    for line in process.stderr:
+        if text in line or time.monotonic() > deadline:
+            return

@@ -1,0 +1,583 @@
+"""Image captioning: CNN features -> LSTM, alone or over several machines.
+
+On one machine:
+    python captioning.py --out out
+On four, the same command on each, with TF_CONFIG naming all of them and which one this is:
+    export TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222", "c:2222", "d:2222"]},
+                       "task": {"type": "worker", "index": 0}}'
+    python captioning.py --out out
+Real images:
+    python captioning.py --out out --data flickr8k/
+
+The sizes are those of the paper's appendix D: features 4096, embedding 256, hidden 256, captions of
+up to 15 words. Workers compute gradients on their own shard of the examples; they are summed.
+workloads/README.md says what is written to --out.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pictures
+import scenes
+from speaking import START, Captioner, build_encoder, score, seeing_loss
+
+MAX_WORDS = 15
+PAD, END, UNKNOWN = 0, 2, 3
+SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+REFERENCES = 5
+LOG_EVERY = 10
+SAMPLES = 12
+BAD_INPUT, LOST_A_PEER = 2, 3
+PRESETS = {
+    "quick": {"scenes": 9600, "encoder_steps": 480, "steps": 420, "batch_size": 96},
+    "paper": {"scenes": 20000, "encoder_steps": 4000, "steps": 20000, "batch_size": 128},
+}
+HELD_OUT = 400
+
+
+def main() -> None:
+    options = parse()
+    task = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    worker = int(task.get("task", {}).get("index", 0))
+    peers = task.get("cluster", {}).get("worker", ["alone"])
+    try:
+        run(options, worker, peers)
+    except pictures.BadData as error:
+        leave(str(error), BAD_INPUT)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where everything is written")
+    parser.add_argument("--data", type=Path, help="images with a COCO-style captions file")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--scenes", type=int, help="how many rendered scenes to train on")
+    parser.add_argument("--encoder-steps", type=int)
+    parser.add_argument("--steps", type=int, help="training steps of the captioner")
+    parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
+    parser.add_argument("--cpu-threads", type=int, default=0, help="0: cores over local workers")
+    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
+    parser.add_argument("--start-deadline-s", type=float, default=60)
+    parser.add_argument("--stall-s", type=float, default=300)
+    parser.add_argument(
+        "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
+    )
+    options = parser.parse_args()
+    for name, value in PRESETS[options.preset].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+        elif getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return options
+
+
+def run(options: argparse.Namespace, worker: int, peers: Sequence[str]) -> None:
+    begun = time.monotonic()
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = Log(options.out / "timings.jsonl")
+    workers = len(peers)
+    if options.batch_size % workers:
+        options.batch_size += workers - options.batch_size % workers
+    with log.phase("data"):
+        data = Data(options)
+    with start_deadline(options.start_deadline_s, worker, peers):
+        tf, strategy = tensorflow(options, workers)
+    device = check_device(tf, options)
+    log(
+        "start",
+        workload="captioning",
+        schema=1,
+        device=device,
+        device_name=device_name(tf, device),
+        tensorflow=tf.__version__,
+        keras=tf.keras.__version__,
+        worker=worker,
+        workers=workers,
+        params={k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+    )
+    shard = Shard(len(data.train), options.batch_size, worker, workers)
+    shard.write(data, options.out, log)
+    try:
+        trainer = Trainer(tf, strategy, options, data, shard, log)
+        trainer.train()
+        if worker == 0:
+            evaluate(trainer, data, options, log)
+        trainer.barrier()
+    except tf.errors.OpError as error:
+        if workers == 1:
+            raise
+        leave(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
+    log(
+        "end",
+        ok=True,
+        steps=options.steps,
+        seconds=round(time.monotonic() - begun, 3),
+        weights_sha256=trainer.digest(),
+    )
+
+
+class Log:
+    """timings.jsonl: one flushed line per event."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("a", encoding="utf-8")
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        record = {"t": round(time.time(), 3), "event": event, **fields}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self("phase", name=name, state="start")
+        begun = time.monotonic()
+        yield
+        self("phase", name=name, state="end", seconds=round(time.monotonic() - begun, 3))
+
+
+class Data:
+    """Training and held-out examples, their vocabulary, and their images on demand."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.real = options.data is not None
+        if self.real:
+            self.train, self.held_out = pictures.read_pictures(options.data)
+        else:
+            self.train = scenes.make_scenes(options.scenes, options.seed, held_out=False)
+            self.held_out = scenes.make_scenes(HELD_OUT, options.seed, held_out=True)
+        words = {w for example in self.train for text in example.captions() for w in text.split()}
+        self.words = (*SPECIAL, *sorted(words))
+        self._index = {word: number for number, word in enumerate(self.words)}
+        longest = max(len(t.split()) for example in self.train for t in example.captions())
+        self.length = min(longest, MAX_WORDS) + 1
+
+    def images(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
+        """uint8 [n, 64, 64, 3]."""
+        if self.real:
+            images = [pictures.load(example, scenes.SIZE) for example in examples]
+        else:
+            images = [scenes.render(example) for example in examples]
+        found = np.stack(images)
+        return 255 - found if perturb else found
+
+    def tokens(self, example: Any, which: int) -> tuple[list[int], list[int]]:
+        """What goes into the LSTM and what should come out, padded to ``length``."""
+        texts = example.captions()
+        words = texts[which % len(texts)].split()[: self.length - 1]
+        numbers = [self._index.get(word, UNKNOWN) for word in words]
+        padding = [PAD] * (self.length - 1 - len(numbers))
+        return [START, *numbers, *padding], [*numbers, END, *padding]
+
+    def text(self, numbers: Sequence[int]) -> str:
+        words = []
+        for number in numbers:
+            if number == END:
+                break
+            words.append(self.words[number])
+        return " ".join(words)
+
+    def targets(self, examples: Sequence[Any]) -> np.ndarray:
+        """What the encoder learns to see: the scene's attributes, or which words are said."""
+        if not self.real:
+            return np.array([example.labels() for example in examples], np.int32)
+        said = np.zeros((len(examples), len(self.words)), np.float32)
+        for row, example in enumerate(examples):
+            for text in example.captions():
+                said[row, [self._index.get(word, UNKNOWN) for word in text.split()]] = 1
+        return said
+
+
+class Shard:
+    """Which examples this worker sees, and which of them at each step.
+
+    Example i belongs to lane i % batch; a worker owns batch / workers neighbouring lanes. So the
+    union over workers is the same global batch whatever their number, and shards never change.
+    """
+
+    def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
+        if examples < batch:
+            leave(f"{examples} examples are fewer than a batch of {batch}", BAD_INPUT)
+        width = batch // workers
+        self.worker, self.workers, self.total = worker, workers, examples
+        self._lanes = [range(lane, examples, batch) for lane in range(batch)]
+        self._mine = range(worker * width, (worker + 1) * width)
+
+    def members(self) -> list[int]:
+        return sorted(i for lane in self._mine for i in self._lanes[lane])
+
+    def at(self, step: int, seed: int) -> list[int]:
+        """The examples of this worker's part of the batch; derived from (seed, step) alone."""
+        chosen = []
+        for lane in self._mine:
+            members = self._lanes[lane]
+            epoch, place = divmod(step, len(members))
+            order = np.random.default_rng([seed, epoch, lane]).permutation(len(members))
+            chosen.append(members[int(order[place])])
+        return chosen
+
+    def write(self, data: Data, out: Path, log: Log) -> None:
+        ids = "".join(f"{data.train[i].id}\n" for i in self.members())
+        (out / "shard_ids.txt").write_text(ids, encoding="utf-8")
+        log(
+            "shard",
+            worker=self.worker,
+            workers=self.workers,
+            examples=len(self.members()),
+            of=self.total,
+            ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
+        )
+
+
+class Trainer:
+    """Two models in one strategy: the encoder learns to see, then the captioner to speak."""
+
+    def __init__(
+        self,
+        tf: Any,
+        strategy: Any,
+        options: argparse.Namespace,
+        data: Data,
+        shard: Shard,
+        log: Log,
+    ) -> None:
+        self.tf, self.strategy, self.options = tf, strategy, options
+        self.data, self.shard, self.log = data, shard, log
+        tf.keras.utils.set_random_seed(options.seed)
+        outputs = len(data.words) if data.real else sum(scenes.LABELS)
+        with strategy.scope():
+            self.encoder, self.head = build_encoder(tf, outputs)
+            self.captioner = Captioner(tf, len(data.words), data.length)
+            self.encoder_optimizer = adam(tf, options.encoder_steps)
+            self.optimizer = adam(tf, options.steps)
+            self.encoder_optimizer.build(self._seeing())
+            self.optimizer.build(self.captioner.trainable())
+        self.done = {"encoder": 0, "train": 0}
+        self._checkpoint = tf.train.Checkpoint(
+            encoder=self.encoder,
+            head=self.head,
+            captioner=self.captioner.parts(),
+            encoder_optimizer=self.encoder_optimizer,
+            optimizer=self.optimizer,
+        )
+        self._restore()
+
+    def train(self) -> None:
+        with self.log.phase("encoder"):
+            self._loop("encoder", self.options.encoder_steps, self._see, self._images_at)
+        with self.log.phase("features"):
+            self._normalise()
+            members = self.shard.members()
+            found = self.features([self.data.train[i] for i in members], perturb=self._perturbed())
+            self._features = dict(zip(members, found, strict=True))
+        with self.log.phase("train"):
+            self._loop("train", self.options.steps, self._speak, self._captions_at)
+
+    def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
+        """float16 [n, 4096]: each image goes through the encoder once."""
+        parts = [
+            self.encoder(self._pixels(examples[at : at + 200], perturb=perturb)).numpy()
+            for at in range(0, len(examples), 200)
+        ]
+        return np.concatenate(parts).astype(np.float16)
+
+    def barrier(self) -> None:
+        """Nobody leaves before the chief is done: its leaving would look like a death."""
+        if self.shard.workers > 1:
+            self._sum(self.tf.constant(1.0))
+
+    def digest(self) -> str:
+        variables = [*self._seeing(), *self.captioner.trainable()]
+        joined = hashlib.sha256()
+        for variable in variables:
+            joined.update(np.ascontiguousarray(variable.numpy()).tobytes())
+        return joined.hexdigest()
+
+    def _loop(
+        self,
+        phase: str,
+        steps: int,
+        compute: Callable[..., Any],
+        batch_at: Callable[[int], tuple[Any, ...]],
+    ) -> None:
+        step_function = self._distributed(compute)
+        since, first = time.monotonic(), True
+        for step in range(self.done[phase], steps):
+            faulthandler.dump_traceback_later(self.options.stall_s, exit=True)
+            loss = step_function(*batch_at(step))
+            self.done[phase] = step + 1
+            if first:
+                float(loss)
+                self.log("compile", seconds=round(time.monotonic() - since, 3))
+                since, logged, first = time.monotonic(), step + 1, False
+            elif (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+                value = float(loss)
+                took = (time.monotonic() - since) / (step + 1 - logged)
+                self._log_step(phase, step + 1, steps, value, took)
+                since, logged = time.monotonic(), step + 1
+            if (step + 1) % self.options.checkpoint_every == 0 or step + 1 == steps:
+                self._save(phase, step + 1)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _log_step(self, phase: str, step: int, steps: int, loss: float, took: float) -> None:
+        share = self.options.batch_size / self.shard.workers
+        self.log(
+            "step",
+            phase=phase,
+            step=step,
+            steps=steps,
+            loss=loss,
+            step_seconds=round(took, 6),
+            examples_per_second=round(share / took, 3),
+        )
+
+    def _distributed(self, compute: Callable[..., Any]) -> Any:
+        """Per worker on its own part of the batch; the logged loss is the sum over all."""
+
+        @self.tf.function
+        def step(*batch: Any) -> Any:
+            return self._reduced(self.strategy.run(compute, args=batch))
+
+        return step
+
+    def _sum(self, value: Any) -> Any:
+        return self.tf.function(lambda v: self._reduced(self.strategy.run(lambda x: x, (v,))))(
+            value
+        )
+
+    def _reduced(self, value: Any) -> Any:
+        return self.strategy.reduce("SUM", value, axis=None)
+
+    def _see(self, images: Any, targets: Any) -> Any:
+        tf = self.tf
+        with tf.GradientTape() as tape:
+            logits = self.head(self.encoder(images, training=True))
+            loss = tf.reduce_sum(seeing_loss(tf, logits, targets, real=self.data.real))
+            loss /= self.options.batch_size
+        self._apply(tape, loss, self._seeing(), self.encoder_optimizer)
+        return loss
+
+    def _speak(self, features: Any, inputs: Any, outputs: Any, seed: Any) -> Any:
+        tf = self.tf
+        with tf.GradientTape() as tape:
+            logits = self.captioner(features, inputs, seed)
+            each = tf.nn.sparse_softmax_cross_entropy_with_logits(outputs, logits)
+            said = tf.cast(outputs != PAD, tf.float32)
+            loss = tf.reduce_sum(each * said) / tf.reduce_mean(tf.reduce_sum(said, -1))
+            loss /= self.options.batch_size
+        self._apply(tape, loss, self.captioner.trainable(), self.optimizer)
+        return loss
+
+    def _apply(self, tape: Any, loss: Any, variables: Sequence[Any], optimizer: Any) -> None:
+        """Keras sums the gradients over workers itself, hence the loss over the global batch."""
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        optimizer.apply(gradients, variables)
+
+    def _seeing(self) -> list[Any]:
+        return [*self.encoder.trainable_variables, *self.head.trainable_variables]
+
+    def _images_at(self, step: int) -> tuple[Any, ...]:
+        examples = [self.data.train[i] for i in self.shard.at(step, self.options.seed)]
+        pixels = self._pixels(examples, perturb=self._perturbed())
+        return pixels, self.tf.constant(self.data.targets(examples))
+
+    def _captions_at(self, step: int) -> tuple[Any, ...]:
+        chosen = self.shard.at(step, self.options.seed + 1)
+        pairs = [self.data.tokens(self.data.train[i], step + i) for i in chosen]
+        features = np.stack([self._features[i] for i in chosen]).astype(np.float32)
+        inputs = np.array([pair[0] for pair in pairs], np.int32)
+        outputs = np.array([pair[1] for pair in pairs], np.int32)
+        seed = np.array([self.options.seed + self.shard.worker, step], np.int32)
+        return tuple(self.tf.constant(part) for part in (features, inputs, outputs, seed))
+
+    def _pixels(self, examples: Sequence[Any], *, perturb: bool = False) -> Any:
+        images = self.data.images(examples, perturb=perturb)
+        return self.tf.constant(images.astype(np.float32) / 127.5 - 1)
+
+    def _normalise(self) -> None:
+        """By the same few training images on every worker, so that all agree without asking."""
+        found = self.features(self.data.train[:256]).astype(np.float32)
+        self.captioner.normalise(found.mean(0), found.std(0) + 1e-3)
+
+    def _perturbed(self) -> bool:
+        return self.options.perturb_shard == self.shard.worker
+
+    def _wish(self) -> str:
+        """What a checkpoint must have been made with to go on from it."""
+        return f"words {len(self.data.words)} length {self.data.length} seed {self.options.seed}"
+
+    def _save(self, phase: str, step: int) -> None:
+        """The chief alone writes; all of the variables are the same everywhere."""
+        if self.shard.worker != 0:
+            return
+        folder = self.options.out / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        path = self._checkpoint.write(str(folder / f"{phase}-{step}"))
+        state = {"path": Path(path).name, "done": self.done, "wish": self._wish()}
+        half = folder / ".latest.json"
+        half.write_text(json.dumps(state), encoding="utf-8")
+        half.replace(folder / "latest.json")
+        for old in folder.glob("*-*.*"):
+            if not old.name.startswith(f"{state['path']}."):
+                old.unlink()
+        self.log("checkpoint", step=step, path=f"checkpoints/{state['path']}")
+
+    def _restore(self) -> None:
+        """From this machine's own copy: the launcher brought the chief's to every worker."""
+        latest = self.options.out / "checkpoints" / "latest.json"
+        if not latest.exists():
+            return
+        state = json.loads(latest.read_text(encoding="utf-8"))
+        if state["wish"] != self._wish():
+            leave(f"{latest} is of another run ({state['wish']}, not {self._wish()})", BAD_INPUT)
+        self._checkpoint.read(str(latest.parent / state["path"])).assert_consumed()
+        self.done = state["done"]
+
+
+def adam(tf: Any, steps: int) -> Any:
+    """Falls to a twentieth along a cosine, so that the last steps settle."""
+    return tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(2e-3, steps, 0.05))
+
+
+def evaluate(trainer: Trainer, data: Data, options: argparse.Namespace, log: Log) -> None:
+    """Captions for held-out images, scored; and again with the images dealt out anew."""
+    with log.phase("evaluate"):
+        features = trainer.features(data.held_out).astype(np.float32)
+        said = captions_of(trainer, data, features)
+        dealt = np.roll(np.arange(len(said)), len(said) // 2)
+        references = [example.captions() for example in data.held_out]
+        scores = score(said, references)
+        shuffled = score([said[i] for i in dealt], references)
+        scores |= {f"{name}_shuffled": value for name, value in shuffled.items()}
+        for name, value in scores.items():
+            log(
+                "score",
+                name=name,
+                value=value,
+                split="held_out",
+                decoder="greedy",
+                examples=len(said),
+            )
+        write_results(options.out, data, said, scores)
+
+
+def captions_of(trainer: Trainer, data: Data, features: np.ndarray) -> list[str]:
+    numbers = trainer.captioner.greedy(trainer.tf.constant(features))
+    return [data.text(row) for row in numbers]
+
+
+def write_results(out: Path, data: Data, said: Sequence[str], scores: dict[str, float]) -> None:
+    from PIL import Image
+
+    (out / "samples").mkdir(exist_ok=True)
+    samples = []
+    for number, example in enumerate(data.held_out[:SAMPLES]):
+        file = f"samples/{number:03d}.png"
+        image = Image.fromarray(data.images([example])[0])
+        image.resize((192, 192), Image.Resampling.NEAREST).save(out / file)
+        references = list(example.captions())
+        exact = said[number] in references
+        samples.append(
+            {"image": file, "caption": said[number], "references": references, "exact": exact}
+        )
+    held = (
+        "a tenth of the images, by a hash of their id"
+        if data.real
+        else ("combinations of colours, shapes and places that never occur in training")
+    )
+    results = {
+        "workload": "captioning",
+        "scores": scores,
+        "samples": samples,
+        "notes": [f"held out: {held}", "decoded greedily"],
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    (out / "results.json").write_text(text, encoding="utf-8")
+
+
+def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:
+    """TensorFlow with its threads and its strategy; blocks until every worker is there."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow as tf
+
+    threads = options.cpu_threads or os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    if workers > 1:
+        return tf, tf.distribute.MultiWorkerMirroredStrategy()
+    return tf, tf.distribute.get_strategy()
+
+
+def check_device(tf: Any, options: argparse.Namespace) -> str:
+    """Where a matmul really ends up, such as /device:CPU:0."""
+    if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        leave("--device gpu: TensorFlow sees no GPU here", BAD_INPUT)
+    placed = tf.linalg.matmul(tf.eye(8), tf.eye(8)).device
+    return "/" + str(placed).rsplit("/", maxsplit=1)[-1]
+
+
+def device_name(tf: Any, device: str) -> str:
+    for physical in tf.config.list_physical_devices("GPU"):
+        if "GPU" in device:
+            return str(
+                tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
+            )
+    return "CPU"
+
+
+@contextlib.contextmanager
+def start_deadline(seconds: float, worker: int, peers: Sequence[str]) -> Iterator[None]:
+    """TensorFlow waits for a missing worker without a word; this names it and ends."""
+
+    def give_up() -> None:
+        missing = [p for n, p in enumerate(peers) if n != worker and not answers(p)]
+        names = ", ".join(missing) or "a worker that answers but does not join"
+        leave(f"not all workers came within {seconds:g} s; missing: {names}", LOST_A_PEER)
+
+    if len(peers) == 1:
+        yield
+        return
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def answers(peer: str) -> bool:
+    host, port = peer.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def leave(message: str, status: int) -> None:
+    """At once: after a collective has failed, TensorFlow's own clean-up may wait for ever."""
+    print(f"captioning: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
