@@ -45,7 +45,7 @@ func (c *cloning) run() (types.AnyType, fault) {
 		return nil, &types.DuplicateName{Name: c.to.name, Object: c.to.folder}
 	}
 	defer c.lab.names.release(c.to.folder, c.to.name)
-	if fault := c.checkName(); fault != nil {
+	if fault := c.lab.checkName(c.op.ctx, c.to.folder, c.to.name); fault != nil {
 		return nil, fault
 	}
 	vm, fault := c.copy()
@@ -123,16 +123,6 @@ func (c *cloning) checkPassthrough() fault {
 		}
 	}
 	return c.lab.checkHost(c.op.ctx, c.to.host)
-}
-
-func (c *cloning) checkName() fault {
-	folder := c.lab.registry.Get(c.to.folder).(*simulator.Folder)
-	var children []ref
-	c.lab.locked(c.op.ctx, c.to.folder, func() { children = folder.ChildEntity })
-	if taken := c.lab.registry.FindByName(c.to.name, children); taken != nil {
-		return &types.DuplicateName{Name: c.to.name, Object: taken.Reference()}
-	}
-	return nil
 }
 
 // copy waits for a place on both hosts, lets the time pass and makes the VM.

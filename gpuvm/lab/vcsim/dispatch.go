@@ -75,6 +75,8 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 		return &snapshotMethods{methodsOf: base, snapshot: object}
 	case *simulator.HostSystem:
 		return &hostMethods{methodsOf: base, host: object}
+	case *simulator.Folder:
+		return &folderMethods{methodsOf: base, folder: object}
 	case *simulator.EnvironmentBrowser:
 		return &browserMethods{methodsOf: base, browser: object}
 	case *simulator.Datacenter:

@@ -31,6 +31,11 @@ func (lab *Lab) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine
 	if fault := lab.checkReachable(ctx, vm); fault != nil {
 		return fault
 	}
+	if name := spec.Name; name != "" && name != lab.nameOf(vm.Self) {
+		if fault := lab.checkName(ctx, *vm.Parent, name); fault != nil {
+			return fault
+		}
+	}
 	var result fault
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		if result = checkReconfigure(m, spec); result != nil {

@@ -25,11 +25,21 @@ func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool
 	if fault := lab.checkHost(ctx, *host); fault != nil {
 		return fault
 	}
-	lab.moveVM(ctx, vm, *host, pool)
+	var template bool
+	lab.locked(ctx, vm.Self, func() {
+		if template = vm.Config.Template; pool == nil {
+			pool = vm.ResourcePool
+		}
+	})
+	if template {
+		pool = nil
+	}
+	lab.place(ctx, vm, *host, pool, template)
 	return nil
 }
 
-func (lab *Lab) moveVM(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref, pool *ref) {
+// place puts a VM under another host and pool, or under none as a template.
+func (lab *Lab) place(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref, pool *ref, template bool) {
 	without := func(list []ref) []ref {
 		return slices.DeleteFunc(slices.Clone(list), func(r ref) bool { return r == vm.Self })
 	}
@@ -37,9 +47,8 @@ func (lab *Lab) moveVM(ctx *simulator.Context, vm *simulator.VirtualMachine, hos
 	lab.editOwners(ctx, vm, without)
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		m.Runtime.Host = &host
-		if pool != nil && !m.Config.Template {
-			m.ResourcePool = pool
-		}
+		m.ResourcePool = pool
+		m.Config.Template = template
 	})
 	lab.editOwners(ctx, vm, with)
 	lab.ledger.move(vm.Self, host)
