@@ -24,6 +24,7 @@ from gpuvm.lab import addresses, background, build, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
 from gpuvm.lab.state import LabFolder, LabRecord, alone, lab_folder, write_private
 from gpuvm.lab.view import LabStatus, lives, owns_context, status
+from gpuvm.lifecycle.records import provisioning_record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -208,8 +209,9 @@ def _remove(folder: LabFolder) -> None:
     if record is not None:
         background.end(record.vcsim)
     _forget_context(folder, record)
+    _forget_provisioning(folder.description())
     hypervisor.remove_folder(folder.path)
-    for shared in ("labs", "keys", "host-keys"):
+    for shared in ("labs", "keys", "host-keys", "provisioning"):
         with suppress(OSError):  # not empty: another context's are there
             (paths.state_dir() / shared).rmdir()
 
@@ -224,3 +226,10 @@ def _forget_context(folder: LabFolder, record: LabRecord | None) -> None:
     previous = record.previous_context if record else None
     if was_current and previous in settings.names():
         settings.use(previous)
+
+
+def _forget_provisioning(description: Description | None) -> None:
+    """What was provisioned in this vCenter is gone with it."""
+    if description is not None and description.instance_uuid:
+        record = provisioning_record(description.instance_uuid, "any")
+        shutil.rmtree(record.parent, ignore_errors=True)

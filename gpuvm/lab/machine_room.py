@@ -197,7 +197,10 @@ class MachineRoom:
         """Without namespaces, what a guest that was killed has left behind falls to us."""
         if not self.isolation.isolated:
             running = {slot.guest.process.pid for slot in self._slots.values() if slot.guest}
-            hypervisor.kill(set(processes.children(os.getpid())) - running)
+            strays = set(processes.children(os.getpid())) - running
+            hypervisor.kill(strays)
+            for pid in strays:
+                os.waitpid(pid, 0)
 
     def _save(self) -> None:
         self.folder.save(

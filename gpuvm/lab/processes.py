@@ -40,8 +40,8 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def children(pid: int) -> list[int]:
-    """Direct children that are not zombies."""
-    return [stat.pid for stat in _all() if stat.parent == pid and stat.state not in "ZX"]
+    """Direct children, those that are dead and wait to be reaped included."""
+    return [stat.pid for stat in _all() if stat.parent == pid]
 
 
 def descendants(pid: int) -> list[int]:

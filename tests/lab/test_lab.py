@@ -17,6 +17,8 @@ import pytest
 
 from gpuvm import lab, paths, settings, vsphere
 from gpuvm.errors import BadInput, LabError
+from gpuvm.lab import build
+from gpuvm.lab.machine_room import HOST_KEYS
 from gpuvm.lab.state import lab_folder
 
 FAST = lab.Timings(
@@ -163,6 +165,12 @@ def test_up_status_down(up: Labs) -> None:
     assert up(vms=3) == status
     assert lab_folder("lab").record() == record  # the same processes
 
+    description = lab_folder("lab").description()
+    assert description is not None
+    for left in ("provisioning/{}/gpuvm.jsonl", "keys/lab/id_ed25519"):  # by other commands
+        file = paths.state_dir() / left.format(description.instance_uuid)
+        file.parent.mkdir(parents=True)
+        file.touch()
     address = settings.load("lab").address
     assert lab.down("lab") is True
     assert lab.down("lab") is False
@@ -212,6 +220,69 @@ def test_a_vm_without_user_data_is_none_of_the_lab_s_business(datacentre: Datace
     datacentre.power_on(vm)
     datacentre.until_guest(vm)
     assert [guest.vm for guest in lab.status().guests] == ["one"]
+
+
+def test_a_lost_host_key_is_published_again(
+    datacentre: Datacentre, wait_for: Callable[..., None]
+) -> None:
+    """A repair of the VM may set guestinfo back to what was wished at its creation."""
+    vm = datacentre.clone("one")
+    datacentre.power_on(vm)
+    _, host_key = datacentre.until_guest(vm)
+    datacentre.session.publish_guestinfo(vm, {HOST_KEYS: ""})
+
+    def read_back() -> tuple[str, ...]:
+        (seen,) = datacentre.session.read_vms([vm])
+        return seen.host_keys
+
+    wait_for(lambda: read_back() == (host_key,), "the key is there again")
+
+
+def test_a_guest_that_ends_by_itself_is_said(
+    datacentre: Datacentre, wait_for: Callable[..., None]
+) -> None:
+    vm = datacentre.clone("one")
+    datacentre.power_on(vm)
+    guest = datacentre.until_guest(vm)
+    pid = lab.status().guests[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: lab.status().problems, "the problem is shown")
+    assert lab.status().problems[0].startswith("one: its guest ended by itself")
+    datacentre.power_off(vm)
+    datacentre.power_on(vm)
+    assert datacentre.until_guest(vm) == guest
+    wait_for(lambda: lab.status().guests[0].pid, "a power cycle brings it back")
+    assert lab.status().problems == ()
+
+
+def test_without_namespaces_the_status_says_so(
+    up: Labs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    client: Any,
+    wait_for: Callable[..., None],
+) -> None:
+    build.vcsim_binary()
+    with monkeypatch.context() as environment:
+        environment.setenv("PATH", str(tmp_path))  # no unshare to be found
+        status = up(hosts=1)
+    assert status.isolation is not None
+    assert status.isolation.startswith("subreaper only")
+    assert "guests are not separate machines" in status.problems[0]
+    with connected(status, client) as centre:
+        vm = centre.clone("one")
+        centre.power_on(vm)
+        guest = centre.until_guest(vm)
+        with centre.ssh(guest) as ssh:
+            ssh.run("setsid sleep 1000 > /dev/null 2>&1 &")
+            mark = ssh.run("ps ax -o pid,args | grep '[s]leep 1000' | tail -1").out.split()[0]
+            assert Path(f"/proc/{mark}").exists()
+        pid = lab.status().guests[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)  # the one that would have cleaned up
+        centre.power_off(vm)
+        wait_for(lambda: not Path(f"/proc/{mark}").exists(), "it died at power-off")
 
 
 def test_two_labs_side_by_side(

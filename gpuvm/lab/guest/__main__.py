@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,16 +139,16 @@ async def _serve(
 
 
 def _kill_descendants() -> None:
-    """Until none is left: a process may fork while the list is read."""
+    """Until the last is reaped: a process may fork while the list is read."""
     while True:
-        left = processes.descendants(os.getpid())
-        if not left:
-            os._exit(0)
-        for pid in left:
-            try:
+        for pid in processes.descendants(os.getpid()):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            os._exit(0)
         time.sleep(0.01)
 
 
