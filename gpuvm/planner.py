@@ -81,6 +81,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     Raises NotFound and Ambiguous for names, PreflightRefused and Unplaceable (with the table of
     who holds what) when the wish cannot be met; nothing was touched then.
     """
+    selection.check_names(spec, inventory)
     template = selection.template(spec, inventory)
     cpus, memory_gib = spec.cpus or template.cpus, spec.memory_gib or template.memory_gib
     steps, findings = _steps(spec, inventory, memory_gib, scale_down=scale_down)

@@ -13,6 +13,14 @@ from gpuvm.spec import ClusterSpec, Passthrough
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
 
+def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
+    """A misspelt name is said before anything else is looked at; raises NotFound."""
+    if spec.datastore is not None:
+        _choose("datastore", spec.datastore, inventory.datastores, ())
+    if spec.network is not None:
+        _choose("network", spec.network, inventory.networks, ())
+
+
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     unfit = {t.name: _unfit(t, spec) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.name] is None]

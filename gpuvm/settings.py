@@ -89,11 +89,8 @@ class Context(_Model):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the endpoint."""
-        match = re.fullmatch(r"(?:https://)?([^/:\s]+)(?::(\d+))?(?:/.*)?", self.vcenter)
-        if match is None:
-            raise BadInput(f"context {self.name}: '{self.vcenter}' is not a host or https URL")
-        return match[1], int(match[2] or 443)
+        """Host and port of the endpoint; raises BadInput."""
+        return parse_address(self.vcenter)
 
     @property
     def key_file(self) -> Path:
@@ -110,6 +107,14 @@ class Environment(BaseSettings):
     password: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("GPUVM_PASSWORD", "GOVC_PASSWORD")
     )
+
+
+def parse_address(vcenter: str) -> tuple[str, int]:
+    """Host and port of ``vc.example``, ``vc.example:8443`` or an https URL; raises BadInput."""
+    match = re.fullmatch(r"(?:https://)?([^/:\s]+)(?::(\d+))?(?:/.*)?", vcenter)
+    if match is None:
+        raise BadInput(f"vCenter '{vcenter}' is not a host or https URL")
+    return match[1], int(match[2] or 443)
 
 
 def load(name: str | None = None) -> Context:

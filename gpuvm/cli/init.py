@@ -56,7 +56,9 @@ def init(
     vcenter = vcenter or _ask("vCenter host", "--vcenter")
     user = user or _ask("User", "--user")
     trust = _trust(ca_file, sha256, insecure=insecure)
-    context = _context(name or _short(vcenter), vcenter, user, password_command, trust)
+    context = _context(
+        name or settings.parse_address(vcenter)[0], vcenter, user, password_command, trust
+    )
     with connected(context) as connection:
         announce(ctx, context, connection)
         about = connection.vcenter
@@ -93,19 +95,13 @@ def _context(
     name: str, vcenter: str, user: str, password_command: str | None, trust: TLS
 ) -> Context:
     try:
-        context = Context(
+        return Context(
             name=name, vcenter=vcenter, user=user, password_command=password_command, tls=trust
         )
     except ValidationError:
         raise BadInput(
             f"--name: '{name}' may hold letters, digits, dots, dashes and underscores"
         ) from None
-    _ = context.address  # refuses an endpoint that is none
-    return context
-
-
-def _short(vcenter: str) -> str:
-    return vcenter.removeprefix("https://").split("/", maxsplit=1)[0].split(":", maxsplit=1)[0]
 
 
 def _starter() -> Path | None:

@@ -20,8 +20,17 @@ from gpuvm.errors import ExitCode, GpuvmError, Interrupted, TaskFailed, Unplacea
 
 SCHEMA = 1
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDE = 200
+"""Columns off a terminal: a table in a log or a pipe is not folded."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+
+stdout, stderr = _console(stderr=False), _console(stderr=True)
 
 
 @dataclass(frozen=True)

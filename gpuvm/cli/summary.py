@@ -62,7 +62,7 @@ def _vms(run: RunReport) -> Table:
         table.add_row(
             vm.name,
             vm.host,
-            escape(", ".join(f"{gpu.pci_address} {gpu.model}" for gpu in vm.gpus) or "-"),
+            ", ".join(gpu.pci_address for gpu in vm.gpus) or "-",
             vm.device or "-",
             f"{vm.steps or 0}/{vm.steps_wanted}" if vm.steps_wanted else str(vm.steps or "-"),
             "-" if vm.examples_per_second is None else f"{vm.examples_per_second:.0f}",
@@ -75,13 +75,16 @@ def _scores(run: RunReport) -> Table:
     table = _table("SCORE", "HELD OUT", "IMAGES SHUFFLED", "EXAMPLES")
     for score in run.scores:
         shuffled = "-" if score.shuffled is None else f"{score.shuffled:.3f}"
-        table.add_row(score.title, f"{score.value:.3f}", shuffled, str(score.examples or "-"))
+        title = f"{score.title} ({score.decoder})" if score.decoder else score.title
+        table.add_row(title, f"{score.value:.3f}", shuffled, str(score.examples or "-"))
     return table
 
 
 def _sample_line(caption: str, references: tuple[str, ...]) -> Text:
     text = Text(f"  “{caption}”")
-    return text if caption in references else text.append(f"  (one reference: {references[0]})")
+    if caption in references or not references:
+        return text
+    return text.append(f"  (one reference: {references[0]})")
 
 
 def _table(*columns: str) -> Table:

@@ -14,13 +14,13 @@ from .conftest import interrupt
 
 Lab = Any
 
-SMALL = ("--preset", "quick", "--steps", "12", "--encoder-steps", "8", "--scenes", "64")
+SMALL = ("--preset", "quick", "--steps", "12", "--encoder-steps", "8", "--scenes", "192")
 
 
 def test_context_is_the_lab(lab: Lab) -> None:
     envelope = lab("context", "--json").json
     assert envelope["data"]["current"] == "lab"
-    files = [f for f in lab.home.glob("**/contexts/*.yaml")]
+    files = list(lab.home.glob("**/contexts/*.yaml"))
     password = next(lab.home.glob("**/labs/lab/password")).read_text().strip()
     assert files
     assert all(password not in f.read_text() for f in files)
@@ -88,8 +88,8 @@ def test_unknown_names_say_what_exists(lab: Lab) -> None:
 
 
 def test_wrong_password_is_one_line(lab: Lab) -> None:
-    _wrong = _context_with(lab, "wrong", password_command="echo wrong-password")
-    done = lab("plan", "--context", _wrong)
+    wrong = _context_with(lab, "wrong", password_command="echo wrong-password")
+    done = lab("plan", "--context", wrong)
     assert done.exit_code == 1
     assert "wrong-password" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2

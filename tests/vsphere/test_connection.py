@@ -1,0 +1,75 @@
+"""Which certificates and passwords are good enough, and what is said when they are not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from gpuvm import vsphere
+from gpuvm.errors import LoginRefused, Unreachable, Untrusted
+from gpuvm.settings import CAFile, Insecure, Pin, SystemTrust
+from gpuvm.vsphere.tls import fingerprint, peer_certificate
+
+
+def _with(rig: Any, **changes: Any) -> Any:
+    return rig.context.model_copy(update=changes)
+
+
+def _login(rig: Any, context: Any) -> str:
+    from gpuvm import settings
+
+    with vsphere.connect(context, settings.password(rig.context, None)) as connection:
+        return connection.vcenter.name
+
+
+def test_ca_file(rig: Any) -> None:
+    assert isinstance(rig.context.tls, CAFile)
+    assert _login(rig, rig.context).startswith("gpuvm lab")
+
+
+def test_system_store_does_not_know_the_lab(rig: Any) -> None:
+    with pytest.raises(Untrusted, match="is not trusted") as caught:
+        _login(rig, _with(rig, tls=SystemTrust()))
+    assert "sha256" in (caught.value.hint or "")
+
+
+def test_another_ca(rig: Any, tmp_path: Path) -> None:
+    import ssl
+
+    other = tmp_path / "other.pem"
+    known = ssl.create_default_context().get_ca_certs(binary_form=True)
+    if not known:
+        pytest.skip("this machine has no CA certificates")
+    other.write_text(ssl.DER_cert_to_PEM_cert(known[0]))
+    with pytest.raises(Untrusted):
+        _login(rig, _with(rig, tls=CAFile(ca_file=other)))
+
+
+def test_pin(rig: Any) -> None:
+    right = fingerprint(peer_certificate(*rig.context.address))
+    assert _login(rig, _with(rig, tls=Pin(sha256=right))).startswith("gpuvm lab")
+    colons = ":".join(right[i : i + 2].upper() for i in range(0, 64, 2))
+    assert _login(rig, _with(rig, tls=Pin(sha256=colons))).startswith("gpuvm lab")
+
+
+def test_wrong_pin_sends_no_password(rig: Any) -> None:
+    rig.reset_calls()
+    with pytest.raises(Untrusted, match="not the pinned one"):
+        _login(rig, _with(rig, tls=Pin(sha256="ab" * 32)))
+    assert rig.calls() == {}
+
+
+def test_insecure_is_possible_when_asked_for(rig: Any) -> None:
+    assert _login(rig, _with(rig, tls=Insecure())).startswith("gpuvm lab")
+
+
+def test_wrong_password_is_tried_once_and_not_shown(rig: Any) -> None:
+    with pytest.raises(LoginRefused) as caught:
+        vsphere.connect(rig.context, SecretStr("a-wrong-word"))
+    assert "a-wrong-word" not in str(caught.value)
+
+
+def test_nobody_there(rig: Any) -> None:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        _login(rig, _with(rig, vcenter="127.0.0.1:1"))

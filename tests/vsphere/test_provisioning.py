@@ -1,0 +1,174 @@
+"""From the inventory to powered-on VMs: what is read, what is asked for, in how many calls."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpuvm import lifecycle, planner
+from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
+from gpuvm.events import Events
+from gpuvm.inventory import VM
+from gpuvm.lifecycle.requests import clone_request
+from gpuvm.planner import Plan
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import Task, TaskEnded, VSphere
+
+BUDGET = 40
+UNRELATED = 200
+
+
+def _plan(connection: VSphere, hosts: int = 4, name: str = "gpuvm") -> Plan:
+    return planner.plan(ClusterSpec(hosts=hosts, name=name), connection.read_inventory())
+
+
+def _provision(rig: Any, name: str, hosts: int = 4) -> dict[str, int]:
+    """Login and logout included; returns the calls by method."""
+    rig.reset_calls()
+    with rig.connect() as connection:
+        plan = _plan(connection, hosts, name)
+        result = lifecycle.provision(plan, connection, rig.context, Events(), until="address")
+        assert not result.failed, result
+    return dict(rig.calls())
+
+
+def _teardown(rig: Any, name: str) -> None:
+    with rig.connect() as connection:
+        ours = [vm for vm in connection.read_marked() if vm.deployment == name]
+        assert not lifecycle.teardown(ours, connection, Events()).failed
+
+
+def _round_trips(calls: dict[str, int]) -> int:
+    return sum(n for method, n in calls.items() if method != "WaitForUpdatesEx")
+
+
+def test_gpus_and_their_holders(rig: Any) -> None:
+    with rig.connect() as connection:
+        gpus = connection.read_inventory().gpus
+    states = {gpu.host: gpu.state for gpu in gpus}
+    assert states["esx-01.lab.local"] == "free"
+    assert states["esx-05.lab.local"] == "held by trainer (powered on)"
+    assert states["esx-06.lab.local"] == "held by sleeper (powered off)"
+    assert {(gpu.vendor_id, gpu.device_id, gpu.memory_gib) for gpu in gpus} == {
+        (0x10DE, 0x15F8, 16)
+    }
+
+
+def test_equal_addresses_have_each_their_hosts_system_id(rig: Any) -> None:
+    with rig.connect() as connection:
+        gpus = connection.read_inventory().gpus
+    assert len({gpu.pci_address for gpu in gpus}) == 1
+    assert len({gpu.system_id for gpu in gpus}) == len(gpus)
+
+
+def test_more_than_is_free_is_refused_with_the_table(rig: Any) -> None:
+    with rig.connect() as connection, pytest.raises(Unplaceable) as caught:
+        _plan(connection, hosts=5)
+    assert "trainer" in str(caught.value.table)
+
+
+@pytest.mark.parametrize("what", ["cluster", "folder", "resource_pool"])
+def test_unknown_names(rig: Any, what: str) -> None:
+    with rig.connect() as connection, pytest.raises((NotFound, Ambiguous)) as caught:
+        connection.read_inventory(**{what: "nowhere"})
+    assert "nowhere" in str(caught.value)
+
+
+def test_a_clone_is_whole_when_it_is_read_back(rig: Any) -> None:
+    with rig.connect() as connection:
+        plan = _plan(connection, hosts=1, name="whole")
+        request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
+        vm = _clone(connection, request)
+        assert connection.start_repair(vm, request) is None, "nothing is left to mend"
+    assert vm.ownership == "ours"
+    assert vm.memory_locked
+    assert not vm.hot_add
+    assert not vm.powered_on
+    assert vm.instance_uuid == request.instance_uuid
+    assert vm.extra_config["pciPassthru.64bitMMIOSizeGB"] == "64"
+    (device,) = vm.devices
+    assert device.device_id == "15f8", "unsigned hex without 0x"
+    assert device.vendor_id == 0x10DE
+    assert device.system_id == plan.steps[0].gpus[0].system_id
+    _teardown(rig, "whole")
+
+
+def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
+    with rig.connect() as connection:
+        plan = _plan(connection, hosts=1, name="mended")
+        request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
+        vm = _clone(connection, replace(request, gpus=(), annotation="other"))
+        task = connection.start_repair(vm, request)
+        assert task is not None
+        assert _end(connection, "mended", task).error is None
+        (again,) = connection.read_vms([vm.moref])
+        assert connection.start_repair(again, request) is None
+    assert again.memory_locked
+    assert len(again.devices) == 1
+    _teardown(rig, "mended")
+
+
+def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:
+    with rig.connect() as connection:
+        plan = _plan(connection, hosts=1, name="copied")
+        request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
+        ours = _clone(connection, request)
+        by_hand = replace(request, name="by-hand", template=ours.moref, gpus=(), extra_config={})
+        copy = _clone(connection, by_hand)
+        assert copy.ownership == "copy"
+        result = lifecycle.teardown([ours, copy], connection, Events())
+        assert [o.name for o in result.outcomes] == [ours.name]
+        assert {vm.name for vm in connection.read_marked()} >= {"by-hand"}
+        _end(connection, "by-hand", connection.start_destroy(copy.moref))
+
+
+def test_a_fault_is_shown_whole_with_a_hint(rig: Any) -> None:
+    """A window that is too small is accepted by the reconfigure and refused at power-on."""
+    with rig.connect() as connection:
+        plan = _plan(connection, hosts=1, name="faulty")
+        request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
+        vm = _clone(connection, replace(request, mmio_gib=1))
+        ended = _end(connection, vm.name, connection.start_power_on(vm.moref))
+        assert isinstance(ended.error, TaskFailed)
+        assert "DevicePowerOn" in ended.error.messages[0]
+        assert "total number of pages needed" in str(ended.error)
+        assert "accelerator.mmio_gib" in (ended.error.hint or "")
+    _teardown(rig, "faulty")
+
+
+def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
+    """Two plans made from one inventory; only the four free GPUs are there to go to."""
+    with rig.connect() as connection:
+        first, second = _plan(connection, 4, "quick"), _plan(connection, 1, "slow")
+        lifecycle.provision(first, connection, rig.context, Events(), until="powered-on")
+        result = lifecycle.provision(second, connection, rig.context, Events(), until="powered-on")
+        (outcome,) = result.failed
+        assert "held by quick-01" in str(outcome.error)
+        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], "ours went"
+    _teardown(rig, "quick")
+
+
+def test_round_trips_do_not_grow_with_unrelated_vms(rig: Any) -> None:
+    alone = _provision(rig, "alone")
+    _teardown(rig, "alone")
+    rig.add(name="unrelated-{i}", count=UNRELATED, power="on")
+    crowded = _provision(rig, "crowded")
+    _teardown(rig, "crowded")
+    assert _round_trips(crowded) <= BUDGET, crowded
+    assert _round_trips(crowded) <= _round_trips(alone), (alone, crowded)
+
+
+def _clone(connection: VSphere, request: Any) -> VM:
+    ended = _end(connection, request.name, connection.start_clone(request))
+    assert ended.error is None, ended.error
+    (vm,) = connection.read_vms([ended.result or ""])
+    return vm
+
+
+def _end(connection: VSphere, key: str, task: Task) -> TaskEnded:
+    """Waits for the task's end."""
+    with connection.board() as board:
+        board.follow_tasks({key: task})
+        changes = [change for batch in board.batches(lambda: 20) for change in batch]
+    (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
+    return ended
