@@ -75,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--start-deadline-s", type=float, default=60)
     parser.add_argument("--stall-s", type=float, default=300)
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="save and end early")
     parser.add_argument(
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
     )
@@ -330,8 +331,11 @@ class Trainer:
                 took = (time.monotonic() - since) / (step + 1 - logged)
                 self._log_step(phase, step + 1, steps, value, took)
                 since, logged = time.monotonic(), step + 1
-            if (step + 1) % self.options.checkpoint_every == 0 or step + 1 == steps:
+            last = step + 1 in (steps, self.options.stop_after if phase == "train" else None)
+            if last or (step + 1) % self.options.checkpoint_every == 0:
                 self._save(phase, step + 1)
+            if last:
+                break
         faulthandler.cancel_dump_traceback_later()
 
     def _log_step(self, phase: str, step: int, steps: int, loss: float, took: float) -> None:
