@@ -89,6 +89,11 @@ class Run:
             self._events = JsonlSink(self.dir / "events.jsonl")
         self._events(event)
 
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
     def describe_vms(self, vms: Sequence[RunVM]) -> None:
         """What was found out about the guests after the run began."""
         self._write(self.manifest.model_copy(update={"vms": tuple(vms)}))
@@ -96,6 +101,7 @@ class Run:
     def finish(self, status: Status, error: str | None = None) -> None:
         change = {"status": status, "error": error, "ended": datetime.now(UTC)}
         self._write(self.manifest.model_copy(update=change))
+        self.close()
 
     def _write(self, manifest: Manifest) -> None:
         """A reader sees the old manifest or the new one, never half of one."""

@@ -26,9 +26,13 @@ def keep(identity: str, keys: Sequence[str]) -> None:
 
 def forget(instance_uuid: str) -> None:
     """All generations of the VM; nothing kept is fine."""
-    for file in _file("").parent.glob(f"{instance_uuid}-*"):
+    for file in _folder().glob(f"{instance_uuid}-*"):
         file.unlink(missing_ok=True)
 
 
 def _file(identity: str) -> Path:
-    return paths.state_dir() / "host-keys" / identity
+    return _folder() / identity
+
+
+def _folder() -> Path:
+    return paths.state_dir() / "host-keys"

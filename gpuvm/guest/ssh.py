@@ -132,7 +132,10 @@ class Guest:
         """
         local_dir.mkdir(parents=True, exist_ok=True)
         with (local_dir / ".fetching").open("w+b") as archive:
-            self._execute(["tar", "-C", remote_dir, "-cf", "-", "."], 300, b"", archive)
+            command = ["tar", "-C", remote_dir, "-cf", "-", "."]
+            status, errors = self._execute(command, 300, b"", archive)
+            if status != 0:
+                raise CommandFailed(self.name, _shown(command), status, errors)
             archive.seek(0)
             with tarfile.open(fileobj=archive) as tar:
                 tar.extractall(local_dir, filter="data")

@@ -14,33 +14,42 @@ _NO_WORKLOAD = {"conftest"}
 
 @dataclass(frozen=True)
 class Workload:
-    """``files`` are pushed side by side; ``program`` is the one that is run."""
+    """``files`` are pushed side by side; ``program`` is the one that is run.
+
+    ``requires`` are the modules that the guest's Python must have. They are read here and once:
+    CPython's parser is not safe to call from several threads (python/cpython issue 106905).
+    """
 
     name: str
     program: Path
     files: tuple[Path, ...]
-
-    def imports(self) -> set[str]:
-        """Top-level modules that the guest's Python must have; raises BadInput for no Python."""
-        siblings = {file.stem for file in self.files}
-        found = {name for file in self.files for name in _imports(file)}
-        return found - siblings - set(sys.stdlib_module_names)
+    requires: tuple[str, ...]
 
 
 def find(name: str) -> Workload:
-    """A shipped workload by name, or a file of one's own; raises NotFound with what there is."""
+    """A shipped workload by name, or a file of one's own.
+
+    Raises NotFound with what there is, and BadInput for a file that is no Python program.
+    """
     if name.endswith(".py") or "/" in name:
         own = Path(name)
         if not own.is_file():
             raise BadInput(f"workload {name}: no such file")
-        return Workload(own.stem, own, (own,))
+        return _workload(own, (own,))
     folder = resource("workloads")
     shipped = {file.stem: file for file in sorted(folder.glob("*.py"))}
     programs = {stem for stem, file in shipped.items() if _is_program(file)}
     chosen = _SHORT.get(name, name)
     if chosen not in programs:
         raise NotFound("workload", name, sorted(programs))
-    return Workload(chosen, shipped[chosen], _with_siblings(shipped[chosen], shipped))
+    return _workload(shipped[chosen], _with_siblings(shipped[chosen], shipped))
+
+
+def _workload(program: Path, files: tuple[Path, ...]) -> Workload:
+    siblings = {file.stem for file in files}
+    found = {name for file in files for name in _imports(file)}
+    requires = sorted(found - siblings - sys.stdlib_module_names)
+    return Workload(program.stem, program, files, tuple(requires))
 
 
 def _is_program(file: Path) -> bool:

@@ -138,8 +138,7 @@ class _Running:
         return f"{self.settings.work_dir}/{self.record.run_id}"
 
     def _push(self, guest: Guest, files: Mapping[str, Path | bytes]) -> bool:
-        wanted = sorted(self.workload.imports())
-        command = [self.settings.python, "-c", scripts.MISSING_IMPORTS, *wanted]
+        command = [self.settings.python, "-c", scripts.MISSING_IMPORTS, *self.workload.requires]
         missing = guest.run(command, timeout_s=120).stdout.split()
         if missing:
             raise PreflightRefused(

@@ -131,17 +131,19 @@ def test_it_learns_and_resumes(tmp_path: Path) -> None:
     assert ends[0] == ends[1]
 
 
+ONE_DOG = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}],'
+    ' "annotations": [{"image_id": 1, "caption": "a dog"}]}'
+)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "no captions.json in it"),
         ("{", "not JSON"),
         ('{"images": [], "annotations": []}', "'annotations' is missing or empty"),
-        (
-            '{"images": [{"id": 1, "file_name": "a.jpg"}],'
-            ' "annotations": [{"image_id": 1, "caption": "a dog"}]}',
-            "image 'a.jpg' is not there",
-        ),
+        (ONE_DOG, "image 'a.jpg' is not there"),
     ],
 )
 def test_bad_data_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:

@@ -1,0 +1,66 @@
+"""One of the lab's guests without a vCenter: a real SSH server, in namespaces where it can."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuvm import guest
+from gpuvm.guest import Endpoint
+from gpuvm.lab import hypervisor
+from gpuvm.lab.guest.boot import Boot
+from gpuvm.settings import Context
+
+ADDRESS = "127.91.0.1"
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    host_keys: tuple[str, ...]
+
+    def endpoint(self, context: Context, **changes: Any) -> Endpoint:
+        right = Endpoint(
+            name="gpuvm-01",
+            address=ADDRESS,
+            port=self.port,
+            user="gpuvm",
+            key_file=context.key_file,
+            host_keys=self.host_keys,
+            trust="guestinfo",
+            identity="uuid-1-generation",
+        )
+        return replace(right, **changes)
+
+
+@pytest.fixture
+def context() -> Context:
+    """A context whose key pair exists; tests have directories of their own."""
+    made = Context(name="test", vcenter="127.0.0.1", user="nobody")
+    guest.ensure_key_pair(made)
+    return made
+
+
+@pytest.fixture
+def server(tmp_path: Path, context: Context) -> Iterator[Server]:
+    """A guest without a GPU that has read our user data."""
+    isolation = hypervisor.find_isolation(tmp_path)
+    with socket.create_server((ADDRESS, 0)) as free:
+        port = free.getsockname()[1]
+    data = guest.user_data(
+        hostname="gpuvm-01",
+        instance_id="uuid-1-generation",
+        user="gpuvm",
+        authorized_keys=(guest.ensure_key_pair(context),),
+    )
+    boot = Boot("gpuvm-01", (ADDRESS,), port, isolation.isolated, (), data, hidden=())
+    machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
+    messages = machine.messages()
+    ready = next(messages, None)
+    assert ready is not None, machine.last_words()
+    yield Server(port, tuple(ready.host_keys))
+    machine.power_off()
+    messages.close()  # type: ignore[attr-defined]

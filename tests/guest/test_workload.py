@@ -1,0 +1,123 @@
+"""The run protocol on a real SSH server, with a workload of a few lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuvm import results, workload
+from gpuvm.errors import NotFound, PreflightRefused, WorkerDied
+from gpuvm.events import Events
+from gpuvm.inventory import VM, VCenter
+from gpuvm.settings import GuestSettings
+from gpuvm.spec import Distributed
+from gpuvm.workload import Member
+
+CONTRACT = """
+import argparse, json, os, subprocess, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--out"); parser.add_argument("--do")
+arguments, _ = parser.parse_known_args()
+def log(**record):
+    with open(os.path.join(arguments.out, "timings.jsonl"), "a") as f:
+        f.write(json.dumps({"t": time.time(), **record}) + "\\n")
+log(event="start", workload="tiny", env={k: v for k, v in os.environ.items() if "proxy" in k})
+log(event="step", step=1, steps=1, loss=0.5, phase="train", examples_per_second=10.0)
+if arguments.do == "die":
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    sys.exit("out of luck")
+log(event="end", ok=True)
+"""
+
+
+def _record(name: str) -> results.Run:
+    vm = results.RunVM(
+        name=name, index=1, host="h", address="127.0.0.1", role="single", accelerator="none"
+    )
+    return results.create(
+        workload="tiny",
+        args=[],
+        distributed=False,
+        vcenter=VCenter("Lab", "https://vc", "8", "8.0", "u"),
+        cluster="c",
+        deployment="gpuvm",
+        vms=[vm],
+        provisioning=Path("nowhere"),
+    )
+
+
+def _run(server: Any, context: Any, program: Path, *args: str) -> results.Run:
+    endpoint = server.endpoint(context)
+    vm = VM("gpuvm-01", "vm-1", "h", powered_on=True, instance_uuid="u")
+    record = _record("gpuvm-01")
+    steps: list[Any] = []
+    try:
+        workload.run(
+            workload.find(str(program)),
+            args,
+            [Member(endpoint, vm, ())],
+            distributed=False,
+            guest=GuestSettings(),
+            distribution=Distributed(),
+            record=record,
+            events=Events(record.sink),
+            on_step=steps.append,
+        )
+    finally:
+        record.close()
+    assert any(step.loss == 0.5 for step in steps)
+    return record
+
+
+def test_a_run_leaves_its_records(server: Any, context: Any, tmp_path: Path) -> None:
+    program = tmp_path / "tiny.py"
+    program.write_text(CONTRACT)
+    record = _run(server, context, program)
+    assert results.load().manifest.status == "succeeded"
+    lines = (record.vm_dir("gpuvm-01") / "timings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["start", "step", "end"]
+
+
+def test_one_that_dies_is_named_and_leaves_nothing(
+    server: Any, context: Any, tmp_path: Path
+) -> None:
+    import psutil
+
+    program = tmp_path / "tiny.py"
+    program.write_text(CONTRACT)
+    with pytest.raises(WorkerDied) as caught:
+        _run(server, context, program, "--do", "die")
+    assert caught.value.vm == "gpuvm-01"
+    assert caught.value.exit_status == 1
+    assert "out of luck" in caught.value.tail[-1]
+    run_id = results.load().run_id
+    assert results.load().manifest.status == "failed"
+    left = [p for p in psutil.process_iter() if _environment(p).get("GPUVM_RUN") == run_id]
+    assert not left, "even what moved to a session of its own is gone"
+
+
+def test_a_missing_import_is_named_before_anything_runs(
+    server: Any, context: Any, tmp_path: Path
+) -> None:
+    program = tmp_path / "tiny.py"
+    program.write_text("import no_such_module_here\n" + CONTRACT)
+    with pytest.raises(PreflightRefused, match="no_such_module_here"):
+        _run(server, context, program)
+
+
+def test_shipped_workloads_are_found_by_name() -> None:
+    found = workload.find("captioning")
+    assert {"captioning.py", "scenes.py", "speaking.py"} <= {file.name for file in found.files}
+    with pytest.raises(NotFound) as caught:
+        workload.find("captionning")
+    assert "captioning" in caught.value.existing
+
+
+def _environment(process: Any) -> dict[str, str]:
+    import psutil
+
+    try:
+        return dict(process.environ())
+    except psutil.Error:
+        return {}
