@@ -20,9 +20,6 @@ import faulthandler
 import hashlib
 import json
 import os
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,15 +28,24 @@ from typing import Any
 import numpy as np
 import pictures
 import scenes
-from speaking import START, Captioner, build_encoder, score, seeing_loss
+from speaking import DIM_IN, START, Captioner, build_encoder, score, seeing_loss
+from starting import (
+    BAD_INPUT,
+    LOST_A_PEER,
+    check_device,
+    device_name,
+    leave,
+    tensorflow,
+    watch_the_start,
+)
 
 MAX_WORDS = 15
 PAD, END, UNKNOWN = 0, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 REFERENCES = 5
 LOG_EVERY = 10
+DROPPED = 0.4
 SAMPLES = 12
-BAD_INPUT, LOST_A_PEER = 2, 3
 PRESETS = {
     "quick": {"scenes": 9600, "encoder_steps": 480, "steps": 420, "batch_size": 96},
     "paper": {"scenes": 20000, "encoder_steps": 4000, "steps": 20000, "batch_size": 128},
@@ -53,7 +59,7 @@ def main() -> None:
     worker = int(task.get("task", {}).get("index", 0))
     peers = task.get("cluster", {}).get("worker", ["alone"])
     try:
-        run(options, worker, peers)
+        run(options, worker, peers, watch_the_start(options.start_deadline_s, worker, peers))
     except pictures.BadData as error:
         leave(str(error), BAD_INPUT)
 
@@ -88,7 +94,9 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, worker: int, peers: Sequence[str]) -> None:
+def run(
+    options: argparse.Namespace, worker: int, peers: Sequence[str], started: Callable[[], None]
+) -> None:
     begun = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     log = Log(options.out / "timings.jsonl")
@@ -97,8 +105,8 @@ def run(options: argparse.Namespace, worker: int, peers: Sequence[str]) -> None:
         options.batch_size += workers - options.batch_size % workers
     with log.phase("data"):
         data = Data(options)
-    with start_deadline(options.start_deadline_s, worker, peers):
-        tf, strategy = tensorflow(options, workers)
+    tf, strategy = tensorflow(options, workers)
+    started()
     device = check_device(tf, options)
     log(
         "start",
@@ -376,14 +384,13 @@ class Trainer:
         self._apply(tape, loss, self._seeing(), self.encoder_optimizer)
         return loss
 
-    def _speak(self, features: Any, inputs: Any, outputs: Any, seed: Any) -> Any:
+    def _speak(self, features: Any, inputs: Any, outputs: Any, kept: Any) -> Any:
         tf = self.tf
         with tf.GradientTape() as tape:
-            logits = self.captioner(features, inputs, seed)
+            logits = self.captioner(features, inputs, kept)
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(outputs, logits)
             said = tf.cast(outputs != PAD, tf.float32)
-            loss = tf.reduce_sum(each * said) / tf.reduce_mean(tf.reduce_sum(said, -1))
-            loss /= self.options.batch_size
+            loss = tf.reduce_sum(each * said) / (self.options.batch_size * self.data.length)
         self._apply(tape, loss, self.captioner.trainable(), self.optimizer)
         return loss
 
@@ -406,8 +413,13 @@ class Trainer:
         features = np.stack([self._features[i] for i in chosen]).astype(np.float32)
         inputs = np.array([pair[0] for pair in pairs], np.int32)
         outputs = np.array([pair[1] for pair in pairs], np.int32)
-        seed = np.array([self.options.seed + self.shard.worker, step], np.int32)
-        return tuple(self.tf.constant(part) for part in (features, inputs, outputs, seed))
+        kept = np.stack([self._kept(step, i) for i in chosen])
+        return tuple(self.tf.constant(part) for part in (features, inputs, outputs, kept))
+
+    def _kept(self, step: int, example: int) -> np.ndarray:
+        """By the example, so that it is the same whichever worker has it."""
+        draw = np.random.default_rng([self.options.seed, step, example])
+        return (draw.random(DIM_IN, np.float32) >= DROPPED) / np.float32(1 - DROPPED)
 
     def _pixels(self, examples: Sequence[Any], *, perturb: bool = False) -> Any:
         images = self.data.images(examples, perturb=perturb)
@@ -512,75 +524,6 @@ def write_results(out: Path, data: Data, said: Sequence[str], scores: dict[str, 
     }
     text = json.dumps(results, indent=2) + "\n"
     (out / "results.json").write_text(text, encoding="utf-8")
-
-
-def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:
-    """TensorFlow with its threads and its strategy; blocks until every worker is there."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
-    if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    import tensorflow as tf
-
-    threads = options.cpu_threads or os.cpu_count() or 1
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
-    if workers > 1:
-        return tf, tf.distribute.MultiWorkerMirroredStrategy()
-    return tf, tf.distribute.get_strategy()
-
-
-def check_device(tf: Any, options: argparse.Namespace) -> str:
-    """Where a matmul really ends up, such as /device:CPU:0."""
-    if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
-        leave("--device gpu: TensorFlow sees no GPU here", BAD_INPUT)
-    placed = tf.linalg.matmul(tf.eye(8), tf.eye(8)).device
-    return "/" + str(placed).rsplit("/", maxsplit=1)[-1]
-
-
-def device_name(tf: Any, device: str) -> str:
-    for physical in tf.config.list_physical_devices("GPU"):
-        if "GPU" in device:
-            return str(
-                tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
-            )
-    return "CPU"
-
-
-@contextlib.contextmanager
-def start_deadline(seconds: float, worker: int, peers: Sequence[str]) -> Iterator[None]:
-    """TensorFlow waits for a missing worker without a word; this names it and ends."""
-
-    def give_up() -> None:
-        missing = [p for n, p in enumerate(peers) if n != worker and not answers(p)]
-        names = ", ".join(missing) or "a worker that answers but does not join"
-        leave(f"not all workers came within {seconds:g} s; missing: {names}", LOST_A_PEER)
-
-    if len(peers) == 1:
-        yield
-        return
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def answers(peer: str) -> bool:
-    host, port = peer.rsplit(":", 1)
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-def leave(message: str, status: int) -> None:
-    """At once: after a collective has failed, TensorFlow's own clean-up may wait for ever."""
-    print(f"captioning: {message}", file=sys.stderr, flush=True)
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import scenes
 
 DIM_IN, DIM_EMBED, DIM_HIDDEN = 4096, 256, 256
 START = 1
-DROPPED = 0.4
 
 
 class Captioner:
@@ -26,12 +25,13 @@ class Captioner:
         self._deviation = tf.Variable(tf.ones((DIM_IN,)), trainable=False)
         self(tf.zeros((1, DIM_IN)), tf.zeros((1, length), tf.int32))
 
-    def __call__(self, features: Any, inputs: Any, seed: Any = None) -> Any:
+    def __call__(self, features: Any, inputs: Any, kept: Any = None) -> Any:
         """[n, 4096] and [n, length] -> logits [n, length, words].
 
-        With a ``seed`` (int32 [2]) some features are dropped, so that no single one is relied on.
+        ``kept`` [n, 4096] weighs the features while training: some are dropped, so that no single
+        one is relied on.
         """
-        seen = self._seen(features, seed)
+        seen = self._seen(features, kept)
         sequence = self._tf.concat([seen[:, None], self._embed(inputs)], axis=1)
         hidden, _, _ = self._lstm(sequence)
         return self._speak(hidden[:, 1:])
@@ -63,11 +63,9 @@ class Captioner:
     def _layers(self) -> tuple[Any, ...]:
         return self._look, self._settle, self._embed, self._lstm, self._speak
 
-    def _seen(self, features: Any, seed: Any = None) -> Any:
+    def _seen(self, features: Any, kept: Any = None) -> Any:
         settled = (features - self._mean) / self._deviation
-        if seed is not None:
-            settled = self._tf.nn.experimental.stateless_dropout(settled, DROPPED, seed)
-        return self._settle(self._look(settled))
+        return self._settle(self._look(settled if kept is None else settled * kept))
 
 
 def build_encoder(tf: Any, outputs: int) -> tuple[Any, Any]:

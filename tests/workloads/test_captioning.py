@@ -121,12 +121,13 @@ def test_a_worker_that_dies_ends_the_others(tmp_path: Path) -> None:
 
 def test_it_learns_and_resumes(tmp_path: Path) -> None:
     """Stopped half-way and started again it ends with the weights of one that went through."""
-    whole = _alone(tmp_path / "whole", *TINY)
+    longer = (*TINY[:4], "--steps", "40", *TINY[6:])
+    whole = _alone(tmp_path / "whole", *longer)
     losses = [record["loss"] for record in _of(whole, "step") if record["phase"] == "train"]
     assert losses[-1] < losses[0]
     half = tmp_path / "half"
-    _alone(half, *TINY, "--stop-after", "6")
-    resumed = _alone(half, *TINY)
+    _alone(half, *longer, "--stop-after", "15")
+    resumed = _alone(half, *longer)
     ends = [_of(records, "end")[-1]["weights_sha256"] for records in (whole, resumed)]
     assert ends[0] == ends[1]
 

@@ -1,0 +1,93 @@
+"""How a workload starts: its device, its threads, and all of its workers or none."""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+BAD_INPUT, LOST_A_PEER = 2, 3
+
+
+def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:
+    """TensorFlow with its threads and its strategy; blocks until every worker is there."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow as tf
+
+    threads = options.cpu_threads or os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    if workers > 1:
+        return tf, tf.distribute.MultiWorkerMirroredStrategy()
+    return tf, tf.distribute.get_strategy()
+
+
+def check_device(tf: Any, options: argparse.Namespace) -> str:
+    """Where a matmul really ends up, such as /device:CPU:0."""
+    if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        leave("--device gpu: TensorFlow sees no GPU here", BAD_INPUT)
+    placed = tf.linalg.matmul(tf.eye(8), tf.eye(8)).device
+    return "/" + str(placed).rsplit("/", maxsplit=1)[-1]
+
+
+def device_name(tf: Any, device: str) -> str:
+    for physical in tf.config.list_physical_devices("GPU"):
+        if "GPU" in device:
+            return str(
+                tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
+            )
+    return "CPU"
+
+
+def watch_the_start(seconds: float, worker: int, peers: Sequence[str]) -> Callable[[], None]:
+    """Goes on in a child; this process ends it when the others have not come in time.
+
+    TensorFlow waits for a missing worker without a word and holds the interpreter while it does, so
+    a thread could not watch. Returns, in the child, what is to be called once all are there.
+    """
+    reading, writing = os.pipe()
+    if len(peers) == 1:
+        return lambda: os.close(writing)
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        die_with_parent()
+        return lambda: os.close(writing)
+    os.close(writing)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    if not select.select([reading], [], [], seconds)[0]:
+        missing = [p for n, p in enumerate(peers) if n != worker and not answers(p)]
+        os.kill(child, signal.SIGKILL)
+        names = ", ".join(missing) or "a worker that answers but does not join"
+        leave(f"not all workers came within {seconds:g} s; missing: {names}", LOST_A_PEER)
+    _, status = os.waitpid(child, 0)
+    os._exit(abs(os.waitstatus_to_exitcode(status)))
+
+
+def die_with_parent() -> None:
+    """Linux: PR_SET_PDEATHSIG, so that killing the one ends both."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def answers(peer: str) -> bool:
+    host, port = peer.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def leave(message: str, status: int) -> NoReturn:
+    """At once: after a collective has failed, TensorFlow's own clean-up may wait for ever."""
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
