@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 BAD_INPUT, LOST_A_PEER = 2, 3
@@ -89,5 +90,5 @@ def answers(peer: str) -> bool:
 
 def leave(message: str, status: int) -> NoReturn:
     """At once: after a collective has failed, TensorFlow's own clean-up may wait for ever."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     os._exit(status)
