@@ -18,6 +18,7 @@ SAID = {
     "ready": "checking the guest",
     "power off": "powering off",
     "destroy": "destroying",
+    "build": "building",
     "done": "done",
     "removed": "removed",
 }

@@ -121,3 +121,44 @@ def _environment(process: Any) -> dict[str, str]:
         return dict(process.environ())
     except psutil.Error:
         return {}
+
+
+def test_workers_get_no_proxy_and_outlive_the_connection(server: Any, context: Any) -> None:
+    """With proxy variables set, two TensorFlow tasks hang at start."""
+    from gpuvm import guest
+    from gpuvm.workload import network, scripts
+
+    task = {
+        "dir": "run",
+        "command": ["python3", "-c", "import os; print(sorted(os.environ))"],
+        "env": {"MARK": "1"},
+        "without": network.PROXIES,
+    }
+    launch = ["env", "HTTPS_PROXY=http://p", "http_proxy=http://p", "python3", "-c", scripts.LAUNCH]
+    with guest.connect(server.endpoint(context)) as machine:
+        machine.run(launch, timeout_s=20, stdin=json.dumps(task).encode())
+    follow = ["python3", "-c", scripts.FOLLOW, "run", '{"out/stdout.log": 0}']
+    with guest.connect(server.endpoint(context)) as machine:
+        said = [json.loads(line) for line in machine.stream(follow, timeout_s=20)]
+    assert said[-1] == {"exit": 0}
+    names = "".join(one.get("data", "") for one in said)
+    assert "MARK" in names
+    assert "proxy" not in names.lower()
+
+
+def test_a_port_that_cannot_be_reached_names_the_pair(server: Any, context: Any) -> None:
+    from gpuvm import guest
+    from gpuvm.errors import PortsBlocked
+    from gpuvm.spec import Distributed
+    from gpuvm.workload import network
+
+    here = server.endpoint(context)
+    with guest.connect(here) as first, guest.connect(here) as second:
+        ports = network.choose_ports([first], "python3", Distributed())
+        assert ports[0] > 0
+        # The second says that it is somewhere where nobody listens.
+        second.endpoint = server.endpoint(context, name="gpuvm-02", address="127.0.0.1:1/nowhere")
+        with pytest.raises(PortsBlocked) as caught:
+            network.choose_ports([first, second], "python3", Distributed())
+    assert caught.value.pairs[0][:2] == ("gpuvm-01", "gpuvm-02")
+    assert "firewall-cmd" in (caught.value.hint or "")
