@@ -29,7 +29,11 @@ func TestVMsFromNothing(t *testing.T) {
 	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.DuplicateName); !ok {
 		t.Error("the same name: another fault")
 	}
-	spec.Name, spec.Files.VmPathName = "other", "[none]"
+	spec.Name, spec.Firmware = "other", "uefi"
+	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.InvalidArgument); !ok {
+		t.Error("no such firmware: another fault")
+	}
+	spec.Files.VmPathName = "[none]"
 	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.InvalidVmConfig); !ok {
 		t.Error("no such datastore: another fault")
 	}

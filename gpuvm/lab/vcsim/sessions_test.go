@@ -96,6 +96,17 @@ func TestIdleSessionsEnd(t *testing.T) {
 	must(t, err) // the guests' own session is not touched
 }
 
+// R13: waiting is use.
+func TestWaitingSessionsLiveOn(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.3 })
+	f := r.follow(r.client, "name")
+	f.next()
+	if set := f.wait(f.version, 1, 0); set != nil {
+		t.Errorf("%v", texts(set))
+	}
+	must(t, r.currentTime())
+}
+
 func (r *rig) key(c *govmomi.Client) string {
 	key, _ := r.keys.Load(c)
 	return key.(string)

@@ -77,7 +77,6 @@ func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine
 		m.Guest.GuestOperationsReady = types.NewBool(true)
 		m.Guest.GuestStateChangeSupported = types.NewBool(true)
 		m.Guest.HostName = hostName
-		m.Guest.Net, m.Guest.IpAddress = nil, ""
 		for _, card := range leased {
 			m.Guest.Net = append(m.Guest.Net, card.report(silent))
 		}

@@ -127,9 +127,11 @@ func TestUpdatesReachWhoWaits(t *testing.T) {
 func TestNothingElseIsReported(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainWish("esx-01"))
-	f := r.follow(r.client, "runtime.powerState", "guest.net", "config.annotation")
+	f := r.follow(r.client, "runtime.powerState", "guest.net", "config.annotation", `config.extraConfig["guestinfo.a"]`)
 	f.next()
-	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{NumCPUs: 2}))
+	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{NumCPUs: 2, ExtraConfig: []types.BaseOptionValue{
+		&types.OptionValue{Key: "guestinfo.b", Value: "another key"},
+	}}))
 	if set := f.wait(f.version, 0, 0); set != nil {
 		t.Errorf("%v", texts(set))
 	}
