@@ -1,12 +1,16 @@
 """What a run leaves: ``runs/<run-id>/`` as docs/results-format.md describes it.
 
-run = results.create(workload="captioning", …)
-run.sink(event); run.finish("succeeded")
-results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
+    run = results.create(workload="captioning", …)
+    run.sink(event); run.finish("succeeded")
+    results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
+
+A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
 """
 
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -90,6 +94,7 @@ class Run:
         self._events(event)
 
     def close(self) -> None:
+        """No more events are expected; one that comes all the same is still recorded."""
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -102,6 +107,14 @@ class Run:
         change = {"status": status, "error": error, "ended": datetime.now(UTC)}
         self._write(self.manifest.model_copy(update=change))
         self.close()
+
+    @contextmanager
+    def finishing(self, status: Status, error: str) -> Iterator[None]:
+        """The last things to do in a run that went wrong; it is finished however they go."""
+        try:
+            yield
+        finally:
+            self.finish(status, error)
 
     def _write(self, manifest: Manifest) -> None:
         """A reader sees the old manifest or the new one, never half of one."""
@@ -124,7 +137,8 @@ def create(
 ) -> Run:
     """Makes the folder; the phases of the provisioning before it become part of the record."""
     started = datetime.now(UTC)
-    run_id = f"{workload}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", workload).lstrip(".-") or "run"
+    run_id = f"{name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = (paths.runs_dir() / run_id).absolute()
     folder.mkdir(parents=True)
     manifest = Manifest(
@@ -174,4 +188,4 @@ def list_runs() -> list[str]:
 
 def _when(run_id: str) -> str:
     """Ids begin with the workload's name; the time after it is what orders them."""
-    return run_id.split("-", maxsplit=1)[1] if "-" in run_id else run_id
+    return "-".join(run_id.split("-")[-3:])

@@ -2,25 +2,36 @@
 
 ready = guest.wait_ready(endpoint, expected, deadline_s=300, events=events)
 with guest.connect(endpoint) as machine:
-machine.run(["nvidia-smi"], timeout_s=20)
+    machine.run(["nvidia-smi"], timeout_s=20)
+
+Library errors of paramiko do not leave this package: they become those of gpuvm.errors.
 """
 
 from gpuvm.guest.cloudinit import user_data
+from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.hostkeys import forget as forget_host_keys
 from gpuvm.guest.keys import ensure_key_pair
+from gpuvm.guest.processes import Ended, News, Process, StillThere, end_all, follow, launch
 from gpuvm.guest.readiness import Expected, Ready, look_at_gpus, wait_ready
-from gpuvm.guest.ssh import Endpoint, Finished, Guest, Held, connect
+from gpuvm.guest.ssh import Finished, Guest, Held, connect
 
 __all__ = [
+    "Ended",
     "Endpoint",
     "Expected",
     "Finished",
     "Guest",
     "Held",
+    "News",
+    "Process",
     "Ready",
+    "StillThere",
     "connect",
+    "end_all",
     "ensure_key_pair",
+    "follow",
     "forget_host_keys",
+    "launch",
     "look_at_gpus",
     "user_data",
     "wait_ready",

@@ -1,35 +1,53 @@
 """The operator's SSH key: one pair per context, made on first use; its private half stays here."""
 
+import contextlib
 import os
+import secrets
+from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gpuvm.errors import BadInput
 from gpuvm.settings import Context
 
 
 def ensure_key_pair(context: Context) -> str:
-    """The public key as OpenSSH writes it; makes the pair if there is none."""
-    private = context.key_file
-    public = private.with_suffix(".pub")
-    if not private.exists():
-        private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = Ed25519PrivateKey.generate()
-        line = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        public.write_bytes(line + f" gpuvm-{context.name}\n".encode())
-        _write_private(private, key)
-    return public.read_text(encoding="ascii").strip()
+    """The public key as OpenSSH writes it; makes the Ed25519 pair if there is none.
+
+    Raises BadInput when the private key cannot be read.
+    """
+    file = context.key_file
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.parent.chmod(0o700)
+        _write_new(file, Ed25519PrivateKey.generate())
+    line = f"{_public_half(file)} gpuvm-{context.name}"
+    file.with_suffix(".pub").write_text(f"{line}\n", encoding="ascii")
+    return line
 
 
-def _write_private(file: os.PathLike[str], key: Ed25519PrivateKey) -> None:
-    """Never readable by others, not even for a moment."""
+def _write_new(file: Path, key: Ed25519PrivateKey) -> None:
+    """Never readable by others, not even for a moment, and never over one made meanwhile."""
     text = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as private:
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as private:
         private.write(text)
+    with contextlib.suppress(FileExistsError):
+        os.link(new, file)
+    new.unlink()
+
+
+def _public_half(file: Path) -> str:
+    try:
+        key = serialization.load_ssh_private_key(file.read_bytes(), password=None)
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInput(f"SSH key {file} cannot be used: {error}") from None
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return public.decode("ascii")

@@ -3,16 +3,21 @@
 A new thing to check is one more :class:`Requirement` in ``_requirements``.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gpuvm.errors import GuestUnreachable, NotReady
+from gpuvm.errors import GuestError, GuestUnreachable, NotReady
 from gpuvm.events import Events
-from gpuvm.guest.ssh import Endpoint, Finished, Guest, connect
+from gpuvm.guest import inside
+from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.ssh import Finished, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
+NO_SUCH_PROGRAM = 127
 
 
 @dataclass(frozen=True)
@@ -32,163 +37,204 @@ class Ready:
     gpu_names: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Unmet:
+    """What was seen instead. ``may_change``: worth another look, as a driver loads after sshd."""
+
+    seen: str
+    may_change: bool = False
+
+
 @dataclass
-class _Seen:
+class _Waiting:
+    """One guest on its way; ``end`` is the deadline on the monotonic clock."""
+
+    endpoint: Endpoint
+    expected: Expected
+    events: Events
+    end: float
+    met: int = 0
     warnings: list[str] = field(default_factory=list)
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
 
+    def left(self, at_most: float) -> float:
+        return max(1.0, min(at_most, self.end - time.monotonic()))
+
 
 @dataclass(frozen=True)
 class Requirement:
-    """``check`` returns None when it is met, else what was seen instead.
-
-    ``transient`` ones are tried again until the deadline: a driver loads some time after sshd.
-    """
+    """``check`` returns None when it is met."""
 
     name: str
     hint: str
-    check: Callable[[Guest, Expected, _Seen, float], str | None]
-    transient: bool = False
+    check: Callable[[Guest, _Waiting], Unmet | None]
+
+
+SSH_ANSWERS = "SSH answers with the pinned host key"
 
 
 def wait_ready(endpoint: Endpoint, expected: Expected, deadline_s: float, events: Events) -> Ready:
-    """Raises NotReady naming the requirement that was not met, and connect()'s errors."""
-    end = time.monotonic() + deadline_s
-    seen = _Seen()
-    events.progress(endpoint.name, "ready", 0.0, "SSH answers with the pinned host key")
-    try:
-        guest = connect(endpoint, timeout_s=deadline_s)
-    except GuestUnreachable as error:
-        hint = "look at its console: network, sshd, firewall"
-        raise NotReady(endpoint.name, "SSH answers", str(error), hint=hint) from None
-    with guest:
-        wanted = _requirements(expected)
-        for number, requirement in enumerate(wanted, start=1):
-            events.progress(guest.name, "ready", number / (len(wanted) + 1), requirement.name)
-            _meet(requirement, guest, expected, seen, end)
-    return Ready(tuple(seen.warnings), seen.simulated, seen.gpu_names)
+    """Checks one requirement after the other; a connection that breaks is made again.
+
+    Raises NotReady naming the requirement that was not met in time, with what was seen;
+    HostKeyMismatch and GuestAuthRefused at once.
+    """
+    waiting = _Waiting(endpoint, expected, events, time.monotonic() + deadline_s)
+    wanted = _requirements(expected)
+    while waiting.met < len(wanted):
+        with _connected(waiting, len(wanted)) as guest:
+            try:
+                for requirement in wanted[waiting.met :]:
+                    _announce(waiting, requirement.name, waiting.met + 1, len(wanted))
+                    _meet(requirement, guest, waiting)
+                    waiting.met += 1
+            except GuestUnreachable as error:
+                if time.monotonic() > waiting.end:
+                    raise _no_ssh(endpoint, error) from None
+                events.note(str(error), endpoint.name)
+    return Ready(tuple(waiting.warnings), waiting.simulated, waiting.gpu_names)
 
 
 def look_at_gpus(guest: Guest) -> Ready:
     """What a running guest's nvidia-smi says, without waiting for anything."""
-    seen = _Seen()
-    _gpus(guest, Expected((), GuestSettings()), seen, time.monotonic() + 30)
-    return Ready(simulated=seen.simulated, gpu_names=seen.gpu_names)
+    done = _nvidia_smi(guest, 60)
+    if done.exit_status != 0:
+        return Ready()
+    return Ready(simulated=_simulated(guest, done), gpu_names=tuple(n for _, n in _rows(done)))
 
 
-def _requirements(expected: Expected) -> list[Requirement]:
-    if not expected.gpus:
-        return [_COMPUTES]
-    return [_GPUS, _COMPUTES_ON_GPU]
+def _requirements(expected: Expected) -> Sequence[Requirement]:
+    return (GPUS, USES_GPU) if expected.gpus else (COMPUTES,)
 
 
-def _meet(
-    requirement: Requirement, guest: Guest, expected: Expected, seen: _Seen, end: float
-) -> None:
+def _connected(waiting: _Waiting, wanted: int) -> Guest:
+    _announce(waiting, SSH_ANSWERS, 0, wanted)
+    try:
+        return connect(waiting.endpoint, timeout_s=waiting.end - time.monotonic())
+    except GuestUnreachable as error:
+        raise _no_ssh(waiting.endpoint, error) from None
+
+
+def _announce(waiting: _Waiting, name: str, number: int, wanted: int) -> None:
+    text = f"requirement {number + 1} of {wanted + 1}: {name}"
+    waiting.events.progress(waiting.endpoint.name, "ready", number / (wanted + 1), text)
+
+
+def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
+    """Looks again, now and then, while that may help."""
     while True:
-        told = requirement.check(guest, expected, seen, end)
-        if told is None:
+        try:
+            unmet = requirement.check(guest, waiting)
+        except GuestUnreachable:
+            raise
+        except GuestError as error:
+            unmet = Unmet(str(error))
+        if unmet is None:
             return
-        if not requirement.transient or time.monotonic() + RETRY_S > end:
-            raise NotReady(guest.name, requirement.name, told, hint=requirement.hint)
+        if not unmet.may_change or time.monotonic() + RETRY_S > waiting.end:
+            raise NotReady(guest.name, requirement.name, unmet.seen, hint=requirement.hint)
         time.sleep(RETRY_S)
 
 
-def _gpus(guest: Guest, expected: Expected, seen: _Seen, end: float) -> str | None:
+def _no_ssh(endpoint: Endpoint, error: GuestUnreachable) -> NotReady:
+    hint = "look at its console: network, sshd, firewall; ssh.port in the context is the port"
+    return NotReady(endpoint.name, SSH_ANSWERS, str(error), hint=hint)
+
+
+def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> Unmet | None:
     """Compares PCI ids and their number: the names in vSphere and in the driver differ."""
-    query = ["nvidia-smi", "--query-gpu=pci.device_id,name", "--format=csv,noheader"]
-    done = guest.run(query, timeout_s=_left(end, 60), check=False)
+    done = _nvidia_smi(guest, waiting.left(60))
+    if done.exit_status == NO_SUCH_PROGRAM:
+        return Unmet("there is no nvidia-smi: no NVIDIA driver is installed")
     if done.exit_status != 0:
-        last = (done.stderr + done.stdout).strip().splitlines()[-1:] or ["no message"]
-        return f"nvidia-smi ended with status {done.exit_status}: {last[0]}"
-    rows = [line.split(",", maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
-    found = sorted(_ids(row[0]) for row in rows)
-    seen.gpu_names = tuple(row[1].strip() for row in rows if len(row) > 1)
-    seen.simulated = "simulated" in (done.stdout + done.stderr).lower() or _says_simulated(guest)
-    if found == sorted(expected.gpus):
+        told = _last_line(done)
+        return Unmet(f"nvidia-smi ended with status {done.exit_status}: {told}", may_change=True)
+    found, wanted = Counter(ids for ids, _ in _rows(done)), Counter(waiting.expected.gpus)
+    if found != wanted:
+        fewer = found <= wanted  # more of them may still come up, but none goes away
+        return Unmet(f"expected {_shown(wanted)}, the guest has {_shown(found)}", fewer)
+    waiting.gpu_names = tuple(name for _, name in _rows(done))
+    waiting.simulated = _simulated(guest, done)
+    return None
+
+
+def _nvidia_smi(guest: Guest, timeout_s: float) -> Finished:
+    query = ["nvidia-smi", "--query-gpu=pci.device_id,name", "--format=csv,noheader"]
+    return guest.run(query, timeout_s=timeout_s, check=False, what="nvidia-smi")
+
+
+def _rows(done: Finished) -> list[tuple[tuple[int, int], str]]:
+    """((vendor id, device id), name) of each GPU; ``0x15F810DE`` is device 15f8 of vendor 10de."""
+    rows = []
+    for line in done.stdout.splitlines():
+        number, _, name = line.partition(",")
+        try:
+            both = int(number.strip(), 16)
+        except ValueError:
+            raise GuestError(f"nvidia-smi answers with '{line.strip()}'") from None
+        rows.append(((both & 0xFFFF, both >> 16), name.strip()))
+    return rows
+
+
+def _simulated(guest: Guest, listed: Finished) -> bool:
+    """By its names or, where those are as on a real card, by its banner."""
+    if "simulated" in listed.stdout.lower():
+        return True
+    banner = guest.run(["nvidia-smi"], timeout_s=60, check=False, what="nvidia-smi")
+    return "simulated" in banner.stdout.lower()
+
+
+def _shown(ids: Counter[tuple[int, int]]) -> str:
+    found = sorted(ids.elements())
+    return ", ".join(f"{vendor:04x}:{device:04x}" for vendor, device in found) or "no GPU"
+
+
+def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> Unmet | None:
+    told, unmet = _compute(guest, waiting, "GPU")
+    if unmet or told["problem"] is None:
+        return unmet
+    seen = f"TensorFlow {told['tensorflow']} used {told['device']}: {told['problem']}"
+    if waiting.expected.settings.tensorflow_gpu == "warn":
+        waiting.warnings.append(f"tensorflow-uses-gpu: {seen}")
         return None
-    return f"expected {_shown(sorted(expected.gpus))}, the guest has {_shown(found)}"
+    return Unmet(seen)
 
 
-def _says_simulated(guest: Guest) -> bool:
-    told = guest.run(["nvidia-smi"], timeout_s=30, check=False)
-    return "simulated" in (told.stdout + told.stderr).lower()
+def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> Unmet | None:
+    return _compute(guest, waiting, "CPU")[1]
 
 
-def _ids(pci_device_id: str) -> tuple[int, int]:
-    """``0x15F810DE`` is device 15f8 of vendor 10de."""
-    try:
-        both = int(pci_device_id.strip(), 16)
-    except ValueError:
-        return (0, 0)
-    return both & 0xFFFF, both >> 16
+def _compute(guest: Guest, waiting: _Waiting, kind: str) -> tuple[dict[str, str], Unmet | None]:
+    """What inside/uses_gpu.py printed, or why it could not compute at all."""
+    python = waiting.expected.settings.python
+    command = inside.command(python, "uses_gpu", kind)
+    done = guest.run(command, timeout_s=waiting.left(600), check=False, what="TensorFlow's matmul")
+    if done.exit_status == NO_SUCH_PROGRAM:
+        return {}, Unmet(f"there is no program {python}")
+    if done.exit_status != 0:
+        return {}, Unmet(f"{python} ended with status {done.exit_status}: {_last_line(done)}")
+    return json.loads(done.stdout.splitlines()[-1]), None
 
 
-def _shown(ids: list[tuple[int, int]]) -> str:
-    return ", ".join(f"{vendor:04x}:{device:04x}" for vendor, device in ids) or "no GPU"
+def _last_line(done: Finished) -> str:
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[-1] if lines else "no message"
 
 
-# Status 0: done on the wanted device. 9: there is no GPU, and the matmul was done on the CPU.
-_MATMUL = """
-import os, sys
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import tensorflow as tf
-wanted = sys.argv[1]
-found = wanted if tf.config.list_physical_devices(wanted) else "CPU"
-with tf.device(f"/{found}:0"):
-    a = tf.random.normal((256, 256)); b = tf.linalg.matmul(a, a)
-assert bool(tf.math.is_finite(tf.reduce_sum(b)))
-placed = b.device.rsplit("/", 1)[-1]
-print(f"TensorFlow {tf.__version__} put the matmul on {placed}")
-sys.exit(0 if f"{wanted}:0" in placed else 9)
-"""
-_ELSEWHERE = 9
-
-
-def _tensorflow_gpu(guest: Guest, expected: Expected, seen: _Seen, end: float) -> str | None:
-    done = _matmul(guest, expected, "GPU", end)
-    if done.exit_status == _ELSEWHERE and expected.settings.tensorflow_gpu == "warn":
-        seen.warnings.append(f"tensorflow-uses-gpu: {done.stdout.strip()}")
-        return None
-    return _problem(done)
-
-
-def _tensorflow(guest: Guest, expected: Expected, seen: _Seen, end: float) -> str | None:
-    del seen
-    return _problem(_matmul(guest, expected, "CPU", end))
-
-
-def _matmul(guest: Guest, expected: Expected, device: str, end: float) -> Finished:
-    command = [expected.settings.python, "-c", _MATMUL, device]
-    return guest.run(command, timeout_s=_left(end, 300), check=False)
-
-
-def _problem(done: Finished) -> str | None:
-    if done.exit_status == 0:
-        return None
-    last = (done.stderr + done.stdout).strip().splitlines()[-1:] or ["no message"]
-    return f"status {done.exit_status}: {last[0]}"
-
-
-def _left(end: float, most: float) -> float:
-    return max(1.0, min(most, end - time.monotonic()))
-
-
-_GPUS = Requirement(
+GPUS = Requirement(
     "the guest's GPUs are those of the plan",
-    "is the NVIDIA driver loaded (dmesg | grep -i nvidia), is 64-bit MMIO large enough?",
-    _gpus,
-    transient=True,
+    "is the NVIDIA driver loaded (dmesg | grep -i nvidia), is the 64-bit MMIO window large enough?",
+    _gpus_of_the_plan,
 )
-_COMPUTES_ON_GPU = Requirement(
+USES_GPU = Requirement(
     "tensorflow-uses-gpu",
-    "TensorFlow, CUDA and cuDNN must know this GPU (docs/template.md); guest.tensorflow_gpu: warn "
-    "goes on without",
-    _tensorflow_gpu,
+    "TensorFlow, CUDA and cuDNN must know this GPU (docs/template.md); 'guest: {tensorflow_gpu: "
+    "warn}' in the context goes on without",
+    _tensorflow_uses_gpu,
 )
-_COMPUTES = Requirement(
+COMPUTES = Requirement(
     "tensorflow-computes",
-    "guest.python must name a Python that has TensorFlow (docs/template.md)",
-    _tensorflow,
+    "guest.python in the context must name a Python that has TensorFlow (docs/template.md)",
+    _tensorflow_computes,
 )

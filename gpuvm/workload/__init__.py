@@ -1,7 +1,9 @@
 """Bundle, launch, follow, fetch; TF_CONFIG for several workers.
 
-chosen = workload.find("captioning")
-workload.run(chosen, args, members, distributed=True, …)
+    chosen = workload.find("captioning")
+    workload.run(chosen, args, members, distributed=True, …)
+
+A workload never imports gpuvm; what it keeps to is in workloads/README.md.
 """
 
 from gpuvm.workload.bundle import Workload, find

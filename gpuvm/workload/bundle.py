@@ -1,7 +1,6 @@
 """Which file a workload is, what goes with it to the guests, and what it imports."""
 
 import ast
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +8,15 @@ from gpuvm.errors import BadInput, NotFound
 from gpuvm.resources import resource
 
 _SHORT = {"stock": "stock_prediction", "style": "style_transfer"}
-_NO_WORKLOAD = {"conftest"}
 
 
 @dataclass(frozen=True)
 class Workload:
     """``files`` are pushed side by side; ``program`` is the one that is run.
 
-    ``requires`` are the modules that the guest's Python must have. They are read here and once:
-    CPython's parser is not safe to call from several threads (python/cpython issue 106905).
+    ``requires`` are the top-level modules that the guest's Python must have, its standard library
+    included, since it may be an older one. They are read here and once: CPython's parser is not
+    safe to call from several threads (python/cpython issue 106905).
     """
 
     name: str
@@ -27,17 +26,16 @@ class Workload:
 
 
 def find(name: str) -> Workload:
-    """A shipped workload by name, or a file of one's own.
+    """A shipped workload by name, or a file of one's own, which goes alone.
 
-    Raises NotFound with what there is, and BadInput for a file that is no Python program.
+    Raises NotFound with what there is, BadInput for a file that is not there or no Python program.
     """
     if name.endswith(".py") or "/" in name:
         own = Path(name)
         if not own.is_file():
             raise BadInput(f"workload {name}: no such file")
         return _workload(own, (own,))
-    folder = resource("workloads")
-    shipped = {file.stem: file for file in sorted(folder.glob("*.py"))}
+    shipped = {file.stem: file for file in sorted(resource("workloads").glob("*.py"))}
     programs = {stem for stem, file in shipped.items() if _is_program(file)}
     chosen = _SHORT.get(name, name)
     if chosen not in programs:
@@ -48,8 +46,7 @@ def find(name: str) -> Workload:
 def _workload(program: Path, files: tuple[Path, ...]) -> Workload:
     siblings = {file.stem for file in files}
     found = {name for file in files for name in _imports(file)}
-    requires = sorted(found - siblings - sys.stdlib_module_names)
-    return Workload(program.stem, program, files, tuple(requires))
+    return Workload(program.stem, program, files, tuple(sorted(found - siblings)))
 
 
 def _is_program(file: Path) -> bool:
@@ -69,8 +66,8 @@ def _with_siblings(program: Path, shipped: dict[str, Path]) -> tuple[Path, ...]:
 def _imports(file: Path) -> set[str]:
     """At the top level only: what is imported inside a function may be optional."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise BadInput(f"{file}:{line}: not a Python program: {error}") from None
     names = set()

@@ -1,18 +1,32 @@
-"""Follows one guest's program live; a broken connection is taken up again where it broke."""
+"""Follows one guest's program live; a broken connection is taken up again where it broke.
+
+What comes is kept in the run's folder at once, so that a run can be looked at while it goes and
+something is left even if the guest is lost.
+"""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from gpuvm.errors import GuestUnreachable
-from gpuvm.guest import Endpoint, Guest, connect
-from gpuvm.workload import scripts
+from gpuvm.errors import GuestError, GuestUnreachable
+from gpuvm.events import Events
+from gpuvm.guest import Ended, News, connect, follow
+from gpuvm.guest.processes import STDERR, STDOUT
+from gpuvm.workload.member import Member
 
 TIMINGS = "out/timings.jsonl"
-FILES = (TIMINGS, "out/stdout.log", "out/stderr.log")
+FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
-RECONNECT_S = 60.0
+ATTEMPT_S = 5.0
+RECONNECT_S = 300.0
+"""So long a guest may be out of reach while its program goes on."""
+
+_PORT_LOST = ("could not start grpc server", "address already in use")
 
 
 @dataclass(frozen=True)
@@ -28,95 +42,140 @@ class Progress:
     text: str | None = None
 
 
-@dataclass
-class Followed:
-    """What has been seen of one program so far."""
+@dataclass(frozen=True)
+class Outcome:
+    """``at`` is when it ended, on this machine's monotonic clock: guests' clocks may differ.
 
-    offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FILES, 0))
-    partial: dict[str, str] = field(default_factory=dict)
-    tail: list[str] = field(default_factory=list)
-    phase: str = "starting"
-    started: bool = False
-    stepped: bool = False
+    ``exit_status`` is None when it vanished, and ``error`` then says more if it is known.
+    """
+
+    exit_status: int | None
+    at: float
+    error: GuestError | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.exit_status != 0
 
 
-def follow(
-    endpoint: Endpoint,
-    python: str,
-    directory: str,
-    seen: Followed,
-    on_step: Callable[[Progress], None],
-) -> int:
-    """Until the program ends; returns its exit status. Raises GuestUnreachable for a lost guest."""
-    while True:
-        with connect(endpoint, timeout_s=RECONNECT_S) as guest:
+class Follower:
+    """What has been seen of one program so far; ``follow`` is for a thread of its own."""
+
+    def __init__(
+        self, member: Member, local: Path, events: Events, on_step: Callable[[Progress], None]
+    ) -> None:
+        self.member, self._local, self._events, self._on_step = member, local, events, on_step
+        self.started = self.stepped = self.port_lost = False
+        self._phase = "starting"
+        self._phases_open = 0
+        self._heard = self._last_record = time.monotonic()
+        self._offsets = dict.fromkeys(FILES, 0)
+        self._rest = dict.fromkeys(FILES, b"")
+        self._tails: dict[str, deque[str]] = {
+            name: deque(maxlen=TAIL_LINES) for name in (STDOUT, STDERR)
+        }
+        for name in FILES:
+            self._copy(name).unlink(missing_ok=True)
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+    def follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
+        """Until the program ends, is lost for too long, or ``stop`` is set and nothing comes."""
+        while True:
             try:
-                status = _stream(guest, python, directory, seen, on_step)
-            except GuestUnreachable:
-                continue
-        if status is not None:
-            return status
+                return self._follow(python, directory, stop)
+            except GuestUnreachable as error:
+                silent_s = time.monotonic() - self._heard
+                if stop.is_set() or silent_s > RECONNECT_S:
+                    return Outcome(None, self._heard, error)
+                self._events.note("connection lost, trying again", self.name)
+            except GuestError as error:
+                return Outcome(None, self._heard, error)
 
+    def tail(self) -> list[str]:
+        """The last lines of standard error, or of standard output when there are none."""
+        for name in (STDERR, STDOUT):
+            rest = self._rest[name].decode(errors="replace")
+            lines = [*self._tails[name], *([rest] if rest.strip() else [])]
+            if lines:
+                return lines[-TAIL_LINES:]
+        return []
 
-def _stream(
-    guest: Guest,
-    python: str,
-    directory: str,
-    seen: Followed,
-    on_step: Callable[[Progress], None],
-) -> int | None:
-    command = [python, "-c", scripts.FOLLOW, directory, json.dumps(seen.offsets)]
-    for line in guest.stream(command, timeout_s=30):
-        said = json.loads(line)
-        if "exit" in said:
-            return int(said["exit"])
-        if "file" in said:
-            seen.offsets[said["file"]] = said["offset"]
-            _take(guest.name, said["file"], said["data"], seen, on_step)
-    return None
+    def overdue(self, start_s: float) -> bool:
+        """No sign of a start for so long; preparing data is a phase, and no reason to worry."""
+        silent_s = time.monotonic() - self._last_record
+        return not self.started and not self._phases_open and silent_s > start_s
 
+    def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
+        with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
+            for seen in follow(guest, python, directory, self._offsets):
+                self._heard = time.monotonic()
+                if isinstance(seen, Ended):
+                    return Outcome(seen.exit_status, self._heard - seen.age_s)
+                if isinstance(seen, News):
+                    self._take(seen)
+                elif stop.is_set():
+                    break
+        return Outcome(None, self._heard)
 
-def _take(
-    vm: str, file: str, data: str, seen: Followed, on_step: Callable[[Progress], None]
-) -> None:
-    lines = (seen.partial.get(file, "") + data).split("\n")
-    seen.partial[file] = lines.pop()
-    if file == TIMINGS:
+    def _take(self, news: News) -> None:
+        self._offsets[news.file] = news.offset
+        with self._copy(news.file).open("ab") as copy:
+            copy.write(news.data)
+        *lines, self._rest[news.file] = (self._rest[news.file] + news.data).split(b"\n")
         for line in lines:
-            _record(vm, line, seen, on_step)
-    else:
-        seen.tail[:] = [*seen.tail, *(line for line in lines if line.strip())][-TAIL_LINES:]
+            text = line.decode(errors="replace")
+            if news.file == TIMINGS:
+                self._record(text)
+            elif text.strip():
+                self._tails[news.file].append(text)
+                self.port_lost |= any(said in text.lower() for said in _PORT_LOST)
 
+    def _copy(self, name: str) -> Path:
+        self._local.mkdir(parents=True, exist_ok=True)
+        return self._local / Path(name).name
 
-def _record(vm: str, line: str, seen: Followed, on_step: Callable[[Progress], None]) -> None:
-    try:
-        record: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return  # the report names the line; following goes on
-    event = record.get("event")
-    if event == "start":
-        seen.started = True
-    elif event == "phase" and record.get("state") == "start":
-        seen.phase = str(record.get("name"))
-        on_step(Progress(vm, seen.phase))
-    elif event == "step":
-        seen.stepped = True
-        on_step(_progress(vm, record, seen.phase))
-    elif event == "score":
-        text = f"{record.get('name')} {record.get('value', 0):.3f}"
-        on_step(Progress(vm, seen.phase, text=text))
+    def _record(self, line: str) -> None:
+        try:
+            record = json.loads(line)
+            event = record["event"]
+        except (ValueError, KeyError, TypeError):
+            return  # the report names the line; following goes on
+        self._last_record = time.monotonic()
+        if event == "start":
+            self.started = True
+        elif event == "phase":
+            self._enter_or_leave(record)
+        elif event == "step":
+            self.started = self.stepped = True
+            self._on_step(_progress(self.name, record, self._phase))
+        elif event == "score":
+            text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
+            self._on_step(Progress(self.name, self._phase, text=text))
+
+    def _enter_or_leave(self, record: dict[str, Any]) -> None:
+        if record.get("state") != "start":
+            self._phases_open = max(0, self._phases_open - 1)
+            return
+        self._phases_open += 1
+        self._phase = str(record.get("name"))
+        self._on_step(Progress(self.name, self._phase))
 
 
 def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
+    """Of a user's own program, so what is not a number is left out."""
+    step, steps = _number(record.get("step")), _number(record.get("steps"))
     return Progress(
         vm=vm,
         phase=str(record.get("phase", phase)),
-        step=record.get("step"),
-        steps=record.get("steps"),
-        loss=record.get("loss"),
-        examples_per_second=record.get("examples_per_second"),
+        step=None if step is None else int(step),
+        steps=None if steps is None else int(steps),
+        loss=_number(record.get("loss")),
+        examples_per_second=_number(record.get("examples_per_second")),
     )
 
 
-def tail_of(seen: Followed) -> Sequence[str]:
-    return [*seen.tail, *(rest for rest in seen.partial.values() if rest.strip())][-TAIL_LINES:]
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -10,27 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from gpuvm.errors import PortsBlocked, RunError
-from gpuvm.guest import Guest, Held
+from gpuvm.guest import Guest, Held, inside
 from gpuvm.spec import Distributed
-from gpuvm.workload import scripts
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy")
-"""With these set, two TensorFlow tasks hang at start."""
+"""With these set, in either case, two TensorFlow tasks hang at start."""
+SILENT_S = 60.0
 
 
 def choose_ports(guests: Sequence[Guest], python: str, wanted: Distributed) -> list[int]:
-    """One free port of each guest that every other guest has reached.
+    """A free port of each guest that every other guest has reached; no two are the same, since
+    guests may share a machine. Nobody holds them any more afterwards.
 
-    Raises PortsBlocked with the pairs that failed, RunError when a range has no free port.
+    Raises PortsBlocked with the pairs that failed, RunError when there is no free port.
     """
-    low, high = _range(wanted)
     with ExitStack() as held:
-        ports = []
-        for guest in guests:
-            holder = guest.start([python, "-c", scripts.HOLD_PORT, str(low), str(high)])
-            held.callback(holder.release)
-            ports.append(_port(guest, holder))
-        _try_all(guests, ports, python)
+        ports = _hold(guests, python, wanted, held)
+        try_all(guests, ports, python)
     return ports
 
 
@@ -40,15 +36,17 @@ def tf_config(addresses: Sequence[str], ports: Sequence[int], index: int) -> str
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 
-def _try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
+def try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
+    """A TCP connection from every guest to every other's port. Raises PortsBlocked."""
     where = {
-        f"{guest.endpoint.address}:{port}": (guest.name, port)
+        f"{_host(guest.endpoint.address)}:{port}": (guest.name, port)
         for guest, port in zip(guests, ports, strict=True)
     }
 
     def blocked(guest: Guest) -> list[tuple[str, str, int]]:
         others = [w for w, (name, _) in where.items() if name != guest.name]
-        done = guest.run([python, "-c", scripts.TRY_PORTS, *others], timeout_s=120)
+        command = inside.command(python, "try_ports", *others)
+        done = guest.run(command, timeout_s=300, what="try the workers' ports")
         return [(guest.name, *where[w]) for w in done.stdout.split()]
 
     with ThreadPoolExecutor(len(guests)) as threads:
@@ -57,21 +55,29 @@ def _try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None
         raise PortsBlocked(pairs)
 
 
-def _port(guest: Guest, holder: Held) -> int:
+def _hold(guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitStack) -> list[int]:
+    low, high = (wanted.ports or "0-0").split("-")
+    ports: dict[str, int] = {}
+    while asking := [guest for guest in guests if guest.name not in ports]:
+        taken = ",".join(map(str, ports.values()))
+        command = inside.command(python, "hold_port", low, high, taken)
+        holders = [held.enter_context(g.start(command, silent_s=SILENT_S)) for g in asking]
+        for guest, holder in zip(asking, holders, strict=True):
+            port = _port(guest, holder, wanted)
+            if port not in ports.values():
+                ports[guest.name] = port
+    return [ports[guest.name] for guest in guests]
+
+
+def _port(guest: Guest, holder: Held, wanted: Distributed) -> int:
     said = holder.line()
-    if not said.isdigit():
-        raise RunError(
-            f"{guest.name} has no free port in the range",
-            hint="distributed.ports in gpuvm.yaml names the range",
-        )
-    return int(said)
-
-
-def _range(wanted: Distributed) -> tuple[int, int]:
-    if wanted.ports is None:
-        return 0, 0
-    low, high = wanted.ports.split("-")
-    return int(low), int(high)
+    if said.isdigit():
+        return int(said)
+    where = f"in the range {wanted.ports}" if wanted.ports else "at all"
+    raise RunError(
+        f"{guest.name} has no free port {where}",
+        hint="distributed.ports in gpuvm.yaml names the range; it takes a port for each VM",
+    )
 
 
 def _host(address: str) -> str:

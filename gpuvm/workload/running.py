@@ -1,34 +1,33 @@
 """run(): push, start, follow and fetch on every member; nothing stays behind in any guest."""
 
-import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, GuestError, Interrupted, PreflightRefused, RunError, WorkerDied
+from gpuvm.errors import GpuvmError, Interrupted, PreflightRefused
 from gpuvm.events import Events
-from gpuvm.guest import Guest, connect, look_at_gpus
+from gpuvm.guest import Guest, Process, connect, end_all, inside, launch, look_at_gpus
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-from gpuvm.workload import network, scripts
+from gpuvm.workload import deaths, network
 from gpuvm.workload.bundle import Workload
-from gpuvm.workload.follow import Followed, Progress, follow, tail_of
+from gpuvm.workload.everywhere import Everywhere
+from gpuvm.workload.follow import TIMINGS, Follower, Outcome, Progress
 from gpuvm.workload.member import Member
 
-ATTEMPTS = 3
+PORT_RETRIES = 3
+LOOK_S = 1.0
 GRACE_S = 3.0
 """So long others may end after the first failure, to tell the one that died from its victims."""
-LOST_A_PEER = 3
-"""With this status a workload says that another worker went away (workloads/README.md)."""
-_PORT_LOST = ("could not start grpc server", "address already in use")
+START_SLACK = 1.5
+"""The program's own start deadline says more, so it comes first."""
 
 OnStep = Callable[[Progress], None]
-Result = TypeVar("Result")
 
 
 def run(
@@ -45,32 +44,37 @@ def run(
     on_step: OnStep = lambda _: None,
 ) -> None:
     """Runs the workload to its end; what the guests wrote is in ``record`` afterwards, whatever
-    happened. Raises WorkerDied, PortsBlocked, RunError, GuestError, Interrupted.
+    happened, and no process of the run is left in any guest that can be reached.
+
+    Distributed, one worker's death ends all; else the members run side by side, each to its end.
+    ``on_step`` is called from several threads. Raises PreflightRefused (a missing module),
+    PortsBlocked, WorkerDied, RunError, GuestError, PartlyDone, and Interrupted on Ctrl-C.
     """
     work = _Running(
-        workload, tuple(args), tuple(members), distributed, guest, distribution, record, events
+        workload,
+        tuple(args),
+        tuple(members),
+        distributed,
+        guest,
+        distribution,
+        record,
+        events,
+        on_step,
     )
-    work.on_step = on_step
     try:
         work.push(resume)
         work.train()
-    except KeyboardInterrupt:
-        work.kill()
         work.fetch()
-        record.finish("interrupted", "interrupted")
+    except KeyboardInterrupt:
+        with record.finishing("interrupted", "interrupted"):
+            work.clean_up()
         raise Interrupted(
             "interrupted; the workload was ended in every guest",
             hint=f"its records are in {record.dir}; --resume {record.run_id} goes on with them",
         ) from None
-    except GpuvmError as error:
-        work.kill()
-        work.fetch()
-        record.finish("failed", str(error))
-        raise
-    try:
-        work.fetch(strict=True)
-    except GpuvmError as error:
-        record.finish("failed", str(error))
+    except BaseException as error:
+        with record.finishing("failed", str(error)):
+            work.clean_up()
         raise
     record.finish("succeeded")
 
@@ -85,174 +89,175 @@ class _Running:
     distribution: Distributed
     record: results.Run
     events: Events
-    on_step: OnStep = lambda _: None
+    on_step: OnStep
+    pushed: bool = False
+    launched: bool = False
+    fetched: bool = False
+
+    def __post_init__(self) -> None:
+        self.guests = Everywhere(self.members, self.events)
+
+    # The order of work.
 
     def push(self, resume: results.Run | None) -> None:
         """The imports are checked first, so that nothing is started that cannot run."""
         files: dict[str, Path | bytes] = {file.name: file for file in self.workload.files}
         if resume is not None:
             files |= _checkpoint(resume)
-        simulated = self._on_all("push", lambda guest: self._push(guest, files))
-        vms = [
-            vm.model_copy(update={"simulated": simulated[vm.name]})
-            for vm in self.record.manifest.vms
-        ]
-        self.record.describe_vms(vms)
+        self.guests.each("push", self._check_imports)
+        self.pushed = True
+        simulated = self.guests.each("push", lambda guest: self._push(guest, files))
+        self.record.describe_vms(
+            [
+                vm.model_copy(update={"simulated": simulated[vm.name]})
+                for vm in self.record.manifest.vms
+            ]
+        )
 
     def train(self) -> None:
         """A port that was lost between its choice and its use is chosen anew, three times."""
-        for attempt in range(1, ATTEMPTS + 1):
-            seen = {member.name: Followed() for member in self.members}
+        for retries_left in reversed(range(PORT_RETRIES + 1)):
+            followers = [self._follower(member) for member in self.members]
             self._launch()
-            try:
-                self._follow(seen)
-            except WorkerDied as error:
-                lost = any(text in "\n".join(error.tail).lower() for text in _PORT_LOST)
-                if not lost or attempt == ATTEMPTS or not self.distributed:
-                    raise
-                self.kill()
-                self.events.warning(f"a port was taken meanwhile: attempt {attempt + 1}", error.vm)
-            else:
+            error = self._follow(followers)
+            if error is None:
                 return
+            lost = [f for f in followers if f.port_lost and not f.stepped]
+            if not (self.distributed and lost and retries_left):
+                raise error
+            self.events.warning("its port was taken meanwhile; new ones are chosen", lost[0].name)
 
-    def kill(self) -> None:
-        """Best effort, and quiet: a guest that is gone has nothing running."""
+    def fetch(self) -> None:
+        """What the program may have left running ends before its files are read."""
 
-        def end(guest: Guest) -> None:
-            command = [self.settings.python, "-c", scripts.KILL, self.record.run_id]
-            guest.run(command, timeout_s=30, check=False)
+        def end_and_fetch(guest: Guest) -> None:
+            end_all(guest, self.settings.python, self.record.run_id)
+            self._fetch(guest)
 
-        self._quietly(end)
+        self.guests.each("fetch", end_and_fetch)
+        self.fetched = True
 
-    def fetch(self, *, strict: bool = False) -> None:
-        def fetch(guest: Guest) -> None:
-            guest.fetch(f"{self._directory}/out", self.record.vm_dir(guest.name))
+    def clean_up(self) -> None:
+        """After an error or Ctrl-C, whatever of it is still to be done."""
+        if self.launched:
+            self._end()
+        if self.pushed and not self.fetched:
+            self.guests.quietly(self._fetch)
 
-        if strict:
-            self._on_all("fetch", fetch)
-        else:
-            self._quietly(fetch)
+    # In one guest.
+
+    def _check_imports(self, guest: Guest) -> None:
+        python = self.settings.python
+        command = inside.command(python, "missing_imports", *self.workload.requires)
+        done = guest.run(command, timeout_s=120, check=False, what=f"ask {python} for modules")
+        missing = done.stdout.split()
+        if done.exit_status != 0 or missing:
+            lacks = f"{python} has no module {', '.join(missing)}"
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise PreflightRefused(
+                f"{guest.name}: {lacks if missing else f'{python} does not work: {said}'}",
+                hint="install it in the VM template (workloads/requirements.txt), or name another "
+                "interpreter with guest.python in the context",
+            )
+
+    def _push(self, guest: Guest, files: Mapping[str, Path | bytes]) -> bool:
+        guest.push(files, self._directory)
+        return look_at_gpus(guest).simulated
+
+    def _fetch(self, guest: Guest) -> None:
+        guest.fetch(f"{self._directory}/out", self.record.vm_dir(guest.name))
 
     @property
     def _directory(self) -> str:
         return f"{self.settings.work_dir}/{self.record.run_id}"
 
-    def _push(self, guest: Guest, files: Mapping[str, Path | bytes]) -> bool:
-        command = [self.settings.python, "-c", scripts.MISSING_IMPORTS, *self.workload.requires]
-        missing = guest.run(command, timeout_s=120).stdout.split()
-        if missing:
-            raise PreflightRefused(
-                f"{guest.name}: {self.settings.python} has no module {', '.join(missing)}",
-                hint="install it in the VM template (workloads/requirements.txt), or name another "
-                "interpreter with guest.python",
-            )
-        guest.push(files, self._directory)
-        return look_at_gpus(guest).simulated
+    def _process(self, tf_config: str | None) -> Process:
+        command = [self.settings.python, self.workload.program.name, "--out", "out"]
+        environment = {"PYTHONUNBUFFERED": "1"}
+        if tf_config is not None:
+            command += ["--start-deadline-s", f"{self.distribution.start_s:g}"]
+            environment["TF_CONFIG"] = tf_config
+        return Process(
+            directory=self._directory,
+            command=[*command, *self.args],
+            mark=self.record.run_id,
+            environment=environment,
+            without=network.PROXIES if tf_config is not None else (),
+            anew=(TIMINGS,),
+        )
+
+    # Start and follow.
+
+    def _follower(self, member: Member) -> Follower:
+        return Follower(member, self.record.vm_dir(member.name), self.events, self.on_step)
 
     def _launch(self) -> None:
         with ExitStack() as stack:
             guests = [stack.enter_context(connect(m.endpoint)) for m in self.members]
-            configs: list[str | None] = [None] * len(guests)
-            if self.distributed:
-                with self.events.phase("check_network"):
-                    ports = network.choose_ports(guests, self.settings.python, self.distribution)
-                addresses = [guest.endpoint.address for guest in guests]
-                configs = [network.tf_config(addresses, ports, i) for i in range(len(guests))]
-            for guest, config in zip(guests, configs, strict=True):
-                task = json.dumps(self._task(config)).encode()
-                guest.run([self.settings.python, "-c", scripts.LAUNCH], timeout_s=60, stdin=task)
+            processes = self._processes(guests)
+            self.launched = True
+            with ThreadPoolExecutor(len(guests)) as threads:
+                python = [self.settings.python] * len(guests)
+                list(threads.map(launch, guests, python, processes))
 
-    def _task(self, tf_config: str | None) -> dict[str, object]:
-        command = [self.settings.python, self.workload.program.name, "--out", "out"]
-        environment = {"GPUVM_RUN": self.record.run_id, "PYTHONUNBUFFERED": "1"}
-        if tf_config is not None:
-            command += ["--start-deadline-s", f"{self.distribution.start_s:g}"]
-            environment["TF_CONFIG"] = tf_config
-        return {
-            "dir": self._directory,
-            "command": [*command, *self.args],
-            "env": environment,
-            "without": network.PROXIES if tf_config is not None else (),
-        }
+    def _processes(self, guests: Sequence[Guest]) -> list[Process]:
+        if not self.distributed:
+            return [self._process(None) for _ in guests]
+        with self.events.phase("check_network"):
+            ports = network.choose_ports(guests, self.settings.python, self.distribution)
+        addresses = [guest.endpoint.address for guest in guests]
+        return [self._process(network.tf_config(addresses, ports, i)) for i in range(len(guests))]
 
-    def _follow(self, seen: dict[str, Followed]) -> None:
-        """Raises WorkerDied for the first that failed; others get a moment to end by themselves."""
-        with ThreadPoolExecutor(len(self.members)) as threads:
-            futures = {
-                threads.submit(self._follow_one, member, seen[member.name]): member.name
-                for member in self.members
-            }
+    def _follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
+        """Why it failed, or None; the programs have ended by then."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(len(followers)) as threads:
+            futures = {threads.submit(self._follow_one, f, stop): f for f in followers}
             try:
-                waiting = set(futures)
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    _raise_if_died(done, waiting, futures, seen)
+                return self._wait(futures)
             except BaseException:
-                # The threads end when what they follow does.
-                self.kill()
+                self._end()
                 raise
+            finally:
+                stop.set()  # the threads end when what they follow does, or is out of reach
 
-    def _follow_one(self, member: Member, seen: Followed) -> int:
-        with self.events.phase("train", member.name):
-            python = self.settings.python
-            return follow(member.endpoint, python, self._directory, seen, self.on_step)
+    def _follow_one(self, follower: Follower, stop: threading.Event) -> Outcome:
+        self.events.start("train", follower.name)
+        begun = time.monotonic()
+        outcome = follower.follow(self.settings.python, self._directory, stop)
+        seconds = time.monotonic() - begun
+        self.events.end("train", seconds, follower.name, ok=not outcome.failed)
+        return outcome
 
-    def _on_all(self, phase: str, work: Callable[[Guest], Result]) -> dict[str, Result]:
-        """On every guest at once; the first error in the members' order is raised."""
+    def _wait(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError | None:
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            if not self.distributed:
+                continue
+            if any(future.result().failed for future in done):
+                wait(waiting, timeout=GRACE_S)
+                return self._died(futures)
+            start_s = self.distribution.start_s * START_SLACK
+            late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
+            if late:
+                self._end()
+                return deaths.not_started(late, start_s)
+        return deaths.sum_up([(futures[one], one.result()) for one in futures])
 
-        def one(member: Member) -> Result:
-            with self.events.phase(phase, member.name), connect(member.endpoint) as guest:
-                return work(guest)
+    def _died(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError:
+        """Ends the others too, and so finds out which guests do not answer any more."""
+        endings = [(futures[one], one.result()) for one in futures if one.done()]
+        ended = {follower.name for follower, _ in endings}
+        self._end()
+        lost = self.guests.lost - ended
+        silent = [follower for follower in futures.values() if follower.name in lost]
+        return deaths.cause(endings, silent)
 
-        with ThreadPoolExecutor(len(self.members)) as threads:
-            futures = {member.name: threads.submit(one, member) for member in self.members}
-            return {name: future.result() for name, future in futures.items()}
-
-    def _quietly(self, work: Callable[[Guest], None]) -> None:
-        def one(member: Member) -> None:
-            try:
-                with connect(member.endpoint, timeout_s=5) as guest:
-                    work(guest)
-            except GuestError as error:
-                self.events.warning(str(error), member.name)
-
-        threads = [threading.Thread(target=one, args=(member,)) for member in self.members]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-
-def _failed(future: "Future[int]") -> bool:
-    return future.exception() is not None or future.result() != 0
-
-
-def _raise_if_died(
-    done: set["Future[int]"],
-    waiting: set["Future[int]"],
-    names: Mapping["Future[int]", str],
-    seen: Mapping[str, Followed],
-) -> None:
-    if any(_failed(one) for one in done):
-        late, _ = wait(waiting, timeout=GRACE_S)
-        raise _died(done | late, names, seen)
-
-
-def _died(
-    ended: set["Future[int]"], names: Mapping["Future[int]", str], seen: Mapping[str, Followed]
-) -> RunError:
-    """The one that died by itself, rather than one that lost it as a peer."""
-
-    def by_itself(future: "Future[int]") -> int:
-        return 0 if future.exception() or future.result() != LOST_A_PEER else 1
-
-    failed = [one for one in ended if _failed(one)]
-    first = min(failed, key=lambda one: (by_itself(one), names[one]))
-    name = names[first]
-    problem = first.exception()
-    if problem is not None:
-        return WorkerDied(name, None, [*tail_of(seen[name]), str(problem)])
-    return WorkerDied(name, first.result(), tail_of(seen[name]))
+    def _end(self) -> None:
+        """Ends the run's processes in every guest that can be reached."""
+        self.guests.quietly(lambda one: end_all(one, self.settings.python, self.record.run_id))
+        self.launched = False
 
 
 def _checkpoint(resume: results.Run) -> dict[str, Path | bytes]:

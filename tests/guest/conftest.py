@@ -1,7 +1,8 @@
-"""One of the lab's guests without a vCenter: a real SSH server, in namespaces where it can."""
+"""Guests over real SSH: plain machines for many at once, and one of the lab's, in namespaces."""
 
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 
 from gpuvm import guest
+from gpuvm.events import Events
 from gpuvm.guest import Endpoint
 from gpuvm.lab import hypervisor
 from gpuvm.lab.guest.boot import Boot
 from gpuvm.settings import Context
+
+from .machines import Guests, Machine, Told, data_centre
 
 ADDRESS = "127.91.0.1"
 
@@ -64,3 +68,38 @@ def server(tmp_path: Path, context: Context) -> Iterator[Server]:
     yield Server(port, tuple(ready.host_keys))
     machine.power_off()
     messages.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def guests(tmp_path: Path) -> Iterator[Guests]:
+    folder = tmp_path / "guests"
+    folder.mkdir()
+    with data_centre(folder) as made:
+        yield made
+
+
+@pytest.fixture
+def machine(guests: Guests) -> Machine:
+    return guests.on("one")
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def events(told: Told) -> Events:
+    return Events(told)
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    return _wait_for
+
+
+def _wait_for(condition: Callable[[], object], what: str, deadline_s: float = 30) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.02)

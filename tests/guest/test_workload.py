@@ -123,29 +123,6 @@ def _environment(process: Any) -> dict[str, str]:
         return {}
 
 
-def test_workers_get_no_proxy_and_outlive_the_connection(server: Any, context: Any) -> None:
-    """With proxy variables set, two TensorFlow tasks hang at start."""
-    from gpuvm import guest
-    from gpuvm.workload import network, scripts
-
-    task = {
-        "dir": "run",
-        "command": ["python3", "-c", "import os; print(sorted(os.environ))"],
-        "env": {"MARK": "1"},
-        "without": network.PROXIES,
-    }
-    launch = ["env", "HTTPS_PROXY=http://p", "http_proxy=http://p", "python3", "-c", scripts.LAUNCH]
-    with guest.connect(server.endpoint(context)) as machine:
-        machine.run(launch, timeout_s=20, stdin=json.dumps(task).encode())
-    follow = ["python3", "-c", scripts.FOLLOW, "run", '{"out/stdout.log": 0}']
-    with guest.connect(server.endpoint(context)) as machine:
-        said = [json.loads(line) for line in machine.stream(follow, timeout_s=20)]
-    assert said[-1] == {"exit": 0}
-    names = "".join(one.get("data", "") for one in said)
-    assert "MARK" in names
-    assert "proxy" not in names.lower()
-
-
 def test_a_port_that_cannot_be_reached_names_the_pair(server: Any, context: Any) -> None:
     from gpuvm import guest
     from gpuvm.errors import PortsBlocked

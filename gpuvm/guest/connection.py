@@ -1,0 +1,153 @@
+"""From an address to an authenticated SSH connection; the host key is pinned, never guessed.
+
+Only a GuestUnreachable is worth another try: a refused key or a wrong host key stays what it is.
+"""
+
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import paramiko
+from typing_extensions import override
+
+from gpuvm.errors import BadInput, GuestAuthRefused, GuestUnreachable, HostKeyMismatch
+from gpuvm.guest import hostkeys
+
+CONNECT_S, BANNER_S, LOGIN_S = 10.0, 15.0, 30.0
+KEEPALIVE_S = 15
+MOST_KEYS = 5
+"""sshd hangs up after six (MaxAuthTries), which would look like a broken connection."""
+
+# Whatever paramiko's own threads log is raised here too; its tracebacks would reach the terminal,
+# and at DEBUG the packets themselves.
+_WIRE = "gpuvm.guest.wire"
+logging.getLogger(_WIRE).setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a guest is, who we are there, and which host keys it may show.
+
+    ``identity`` is the VM's instance UUID and generation: keys are known by it, not by address.
+    """
+
+    name: str
+    address: str
+    port: int
+    user: str
+    key_file: Path
+    host_keys: tuple[str, ...]
+    trust: Literal["guestinfo", "first-use"]
+    identity: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address}:{self.port})"
+
+
+def open_transport(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
+    """One attempt. Raises GuestUnreachable, HostKeyMismatch, GuestAuthRefused."""
+    pinned = hostkeys.known(endpoint.identity, endpoint.host_keys)
+    with _unreachable(endpoint):
+        where = (endpoint.address, endpoint.port)
+        transport = _transport(socket.create_connection(where, min(timeout_s, CONNECT_S)))
+    with contextlib.ExitStack() as close_if_refused:
+        close_if_refused.callback(transport.close)
+        with _unreachable(endpoint):
+            options = transport.get_security_options()
+            options.key_types = hostkeys.preferred(pinned, tuple(options.key_types))
+            transport.start_client(timeout=min(timeout_s, BANNER_S))
+            shown = transport.get_remote_server_key()
+            first_use = _check_host_key(endpoint, pinned, shown)
+            _log_in(transport, endpoint)
+        if first_use:
+            hostkeys.keep(endpoint.identity, (_line(shown),))
+        close_if_refused.pop_all()
+    transport.set_keepalive(KEEPALIVE_S)
+    return transport
+
+
+@contextlib.contextmanager
+def _unreachable(endpoint: Endpoint) -> Iterator[None]:
+    """What is wrong with the connection, in words that tell a closed port from a silent one."""
+    try:
+        yield
+    except TimeoutError:
+        why = "no answer (timed out); is it up, is a firewall in the way?"
+    except ConnectionRefusedError:
+        why = "the port is closed; does sshd run there?"
+    except socket.gaierror:
+        why = "no such address"
+    except OSError as error:
+        routes = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+        why = "no route there" if error.errno in routes else f"{error.strerror or error}"
+    except (paramiko.SSHException, EOFError) as error:
+        why = f"the port is open, but no SSH answer: {error or 'it hung up'}"
+    else:
+        return
+    raise GuestUnreachable(f"{endpoint}: {why}")
+
+
+def _transport(connection: socket.socket) -> paramiko.Transport:
+    transport = paramiko.Transport(connection)
+    transport.set_log_channel(_WIRE)
+    transport.banner_timeout, transport.auth_timeout = BANNER_S, LOGIN_S
+    return transport
+
+
+def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko.PKey) -> bool:
+    """Whether the key is to be kept as the first one seen."""
+    if _line(shown) in pinned:
+        return False
+    if pinned:
+        raise HostKeyMismatch(
+            f"{endpoint} shows a host key that is not its own ({shown.fingerprint})",
+            hint="somebody else may answer at its address; look at the VM's console",
+        )
+    if endpoint.trust == "first-use":
+        return True
+    raise HostKeyMismatch(
+        f"{endpoint.name} has not published its SSH host keys",
+        hint="its first-boot unit does that (docs/template.md); 'ssh: {trust: first-use}' in the "
+        "context is for VM templates that cannot",
+    )
+
+
+def _log_in(transport: paramiko.Transport, endpoint: Endpoint) -> None:
+    tried = 0
+    with contextlib.closing(paramiko.Agent()) as agent:
+        for key in (*_own_key(endpoint.key_file), *agent.get_keys())[:MOST_KEYS]:
+            tried += 1
+            try:
+                transport.auth_publickey(endpoint.user, key)
+            except paramiko.AuthenticationException as error:
+                if not transport.is_active():
+                    raise EOFError(f"it hung up while we logged in: {error}") from None
+            if transport.is_authenticated():
+                return
+    had = f"none of {tried} keys" if tried > 1 else "not our key"
+    raise GuestAuthRefused(
+        f"{endpoint} accepts {had} for the user '{endpoint.user}'"
+        if tried
+        else f"no SSH key for {endpoint}: there is no {endpoint.key_file} and no ssh-agent has one",
+        hint="run from the machine that provisioned it, or give your public key as "
+        "ssh.authorized_keys in the context before VMs are made",
+    )
+
+
+def _own_key(file: Path) -> tuple[paramiko.PKey, ...]:
+    try:
+        return (paramiko.PKey.from_path(file),)
+    except FileNotFoundError:
+        return ()
+    except (paramiko.SSHException, OSError, TypeError, ValueError) as error:
+        raise BadInput(f"SSH key {file} cannot be used: {error}") from None
+
+
+def _line(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.get_base64()}"

@@ -1,0 +1,63 @@
+"""The same work in every guest of a run at once, a thread for each; every outcome is kept."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from gpuvm.errors import GuestError, GuestUnreachable
+from gpuvm.events import Events
+from gpuvm.guest import Guest, connect
+from gpuvm.workload.member import Member
+
+QUICK_S = 5.0
+
+Result = TypeVar("Result")
+
+
+class Everywhere:
+    """``lost`` are the names of guests that clean-up could not reach; it asks them only once."""
+
+    def __init__(self, members: Sequence[Member], events: Events) -> None:
+        self._members, self._events = members, events
+        self._connected: set[Guest] = set()
+        self.lost: set[str] = set()
+
+    def each(self, phase: str, work: Callable[[Guest], Result]) -> dict[str, Result]:
+        """Results by name. Every guest gets its turn; the first error in the members' order is
+        raised then, and the others are warnings.
+        """
+
+        def one(member: Member) -> Result:
+            with self._events.phase(phase, member.name), connect(member.endpoint) as guest:
+                self._connected.add(guest)
+                return work(guest)
+
+        with ThreadPoolExecutor(len(self._members)) as threads:
+            futures = {member.name: threads.submit(one, member) for member in self._members}
+            try:
+                wait(futures.values())
+            except BaseException:
+                for guest in self._connected:  # else Ctrl-C would wait for the longest push
+                    guest.close()
+                raise
+        self._connected.clear()
+        errors = [(name, e) for name, future in futures.items() if (e := future.exception())]
+        for name, error in errors[1:]:
+            self._events.warning(str(error), name)
+        return {name: future.result() for name, future in futures.items()}
+
+    def quietly(self, work: Callable[[Guest], None]) -> None:
+        """For clean-up: errors become warnings, since another error is on its way."""
+
+        def one(member: Member) -> None:
+            try:
+                with connect(member.endpoint, timeout_s=QUICK_S) as guest:
+                    work(guest)
+            except GuestError as error:
+                self._events.warning(str(error), member.name)
+                if isinstance(error, GuestUnreachable):
+                    self.lost.add(member.name)
+
+        reachable = [member for member in self._members if member.name not in self.lost]
+        with ThreadPoolExecutor(len(self._members)) as threads:
+            list(threads.map(one, reachable))

@@ -1,0 +1,233 @@
+"""Programs that outlive the connection: launched, followed, ended; and what carries their files."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuvm import guest
+from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
+from gpuvm.guest import Ended, News, Process
+from gpuvm.guest.processes import STDERR, STDOUT
+
+Machine = Any  # tests/guest/machines.py
+
+SAYS_AND_WAITS = """
+import os, pathlib, sys, time
+print("begun", os.getsid(0) == os.getppid(), flush=True)
+while not pathlib.Path("go on").exists():
+    time.sleep(0.02)
+print("done \\u00e9", flush=True)
+print("oops", file=sys.stderr, flush=True)
+sys.exit(7)
+"""
+# A program that hides: another fork, a session and a folder of its own, SIGTERM ignored.
+HIDES = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    subprocess.call(["sleep", "1000"])
+print("hidden", flush=True)
+time.sleep(1000)
+"""
+
+
+def program(source: str, **changes: Any) -> Process:
+    process = Process("runs/one", ["python3", "-c", source], "mark-1", {"GREETING": "it's 1"})
+    return replace(process, **changes)
+
+
+def until(one: Any, text: bytes, offsets: dict[str, int] | None = None) -> dict[str, int]:
+    """Follows until the text has come; where the files were read to."""
+    offsets = offsets or {STDOUT: 0, STDERR: 0}
+    seen = b""
+    news = guest.follow(one, "python3", "runs/one", offsets)
+    while text not in seen:
+        item = next(news)
+        assert not isinstance(item, Ended), seen
+        if isinstance(item, News):
+            offsets[item.file] = item.offset
+            seen += item.data
+    news.close()  # type: ignore[attr-defined]
+    return offsets
+
+
+def rest(one: Any, offsets: dict[str, int] | None = None) -> tuple[dict[str, bytes], Ended]:
+    """What comes from the offsets on, and how it ended."""
+    seen = {STDOUT: b"", STDERR: b""}
+    for item in guest.follow(one, "python3", "runs/one", offsets or {STDOUT: 0, STDERR: 0}):
+        if isinstance(item, Ended):
+            return seen, item
+        if isinstance(item, News):
+            seen[item.file] += item.data
+    raise AssertionError("following ends with how it ended")
+
+
+def test_it_outlives_the_connection_and_is_followed_on_from_where_it_broke(
+    machine: Machine,
+) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program(SAYS_AND_WAITS))
+        offsets = until(one, b"begun True\n")
+        machine.cut()
+        with pytest.raises(GuestUnreachable):
+            rest(one, offsets)
+    (machine.home / "runs/one/go on").touch()
+    with guest.connect(machine.endpoint) as one:
+        seen, ended = rest(one, offsets)
+        assert seen == {STDOUT: "done é\n".encode(), STDERR: b"oops\n"}
+        assert ended.exit_status == 7
+        assert rest(one)[0][STDOUT] == "begun True\ndone é\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("import sys; sys.exit(0)", 0),
+        ("import sys; sys.exit(3)", 3),
+        ("raise SystemExit('no luck')", 1),
+        ("import os; os.kill(os.getpid(), 9)", 137),
+        ("import os; os.abort()", 134),
+    ],
+)
+def test_the_exit_status_is_true(machine: Machine, source: str, status: int) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program(source))
+        assert rest(one)[1].exit_status == status
+
+
+def test_a_program_that_cannot_be_started(machine: Machine) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program("", command=["no-such-program"]))
+        seen, ended = rest(one)
+    assert ended.exit_status == 127
+    assert b"no-such-program" in seen[STDERR]
+
+
+def test_its_environment(machine: Machine) -> None:
+    machine.environment |= {"http_proxy": "http://127.0.0.1:1", "No_Proxy": "x", "KEPT": "yes"}
+    source = "import os, json; print(json.dumps(dict(os.environ)))"
+    with guest.connect(machine.endpoint) as one:
+        process = program(source, without=("http_proxy", "no_proxy"))
+        guest.launch(one, "python3", process)
+        environment = json.loads(rest(one)[0][STDOUT])
+    assert environment["GREETING"] == "it's 1"
+    assert environment["KEPT"] == "yes"
+    assert not {"http_proxy", "no_proxy"} & {name.lower() for name in environment}
+
+
+def test_bytes_come_as_they_are(machine: Machine) -> None:
+    source = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1024)"
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program(source))
+        assert rest(one)[0][STDOUT] == bytes(range(256)) * 1024
+
+
+def test_ending_it_ends_the_whole_tree(machine: Machine, wait_for: Any) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program(HIDES))
+        other = program("import time; time.sleep(1000)", directory="runs/two", mark="mark-2")
+        guest.launch(one, "python3", other)
+        until(one, b"hidden")
+        wait_for(lambda: len(machine.processes()) >= 6, "all of them are there")
+        guest.end_all(one, "python3", "mark-1")
+        assert rest(one)[1].exit_status == 137
+        # What is left: the other's supervisor and the other.
+        wait_for(lambda: len(machine.processes()) == 2, "only the other run is there")
+        guest.end_all(one, "python3", "mark-1")
+        guest.end_all(one, "python3", "mark-2")
+        wait_for(lambda: not machine.processes(), "nothing is left")
+
+
+def test_a_program_that_vanishes_without_a_status_is_told(machine: Machine) -> None:
+    """As after a reset of the VM: nobody was left to write one."""
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program("import os, time; os.kill(os.getppid(), 9)"))
+        assert rest(one)[1].exit_status is None
+
+
+def test_a_silent_program_is_still_there(machine: Machine) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program(SAYS_AND_WAITS))
+        offsets = until(one, b"begun")
+        following = guest.follow(one, "python3", "runs/one", offsets)
+        assert isinstance(next(following), guest.StillThere)
+        (machine.home / "runs/one/go on").touch()
+        assert next(item for item in following if isinstance(item, Ended)).exit_status == 7
+
+
+def test_a_tree_goes_there_and_comes_back(machine: Machine, tmp_path: Path) -> None:
+    big = os.urandom(3_000_000)
+    (tmp_path / "local").write_bytes(big)
+    names = ["a/b/c.txt", "with space", "with 'quote'", 'back\\slash"', "new\nline", "é", "-dash"]
+    files = {name: name.encode() for name in names} | {"big": tmp_path / "local", "empty": b""}
+    with guest.connect(machine.endpoint) as one:
+        one.push(files, "into/a folder")
+        fetched = one.fetch("into/a folder", tmp_path / "here")
+    assert sorted(str(file.relative_to(tmp_path / "here")) for file in fetched) == sorted(files)
+    assert (tmp_path / "here/big").read_bytes() == big
+    assert all((tmp_path / "here" / name).read_text() == name for name in names)
+    assert (machine.home / "into/a folder/big").read_bytes() == big
+    assert not list((tmp_path / "here").glob(".*"))
+
+
+def test_fetching_again_replaces_and_keeps_what_is_not_there(
+    machine: Machine, tmp_path: Path
+) -> None:
+    with guest.connect(machine.endpoint) as one:
+        one.push({"log": b"first"}, "out")
+        one.fetch("out", tmp_path / "here")
+        one.push({"log": b"second"}, "out")
+        (tmp_path / "here/mine").write_text("stays")
+        assert one.fetch("out", tmp_path / "here") == [tmp_path / "here/log"]
+    assert (tmp_path / "here/log").read_text() == "second"
+    assert (tmp_path / "here/mine").read_text() == "stays"
+
+
+def test_what_did_not_arrive_whole_is_refused(machine: Machine, tmp_path: Path) -> None:
+    """A tar in the guest that cuts the file short, as a full or broken disk may."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/log").write_text("what was fetched before")
+    with guest.connect(machine.endpoint) as one:
+        one.push({"log": b"0123456789"}, "out")
+        machine.program("tar", f"cd {machine.home}/out; printf 01234 >log; exec /bin/tar -cf - .")
+        with pytest.raises(GuestError, match="one: log did not arrive whole: 5 of 10 bytes"):
+            one.fetch("out", tmp_path / "here")
+        one.run("printf 0123456789 >out/log", timeout_s=20)
+        machine.program("tar", f"cd {machine.home}/out; printf x123456789 >log; /bin/tar -cf - .")
+        with pytest.raises(GuestError, match="log changed while it was fetched"):
+            one.fetch("out", tmp_path / "here")
+        one.run("printf 0123456789 >out/log", timeout_s=20)
+        machine.program("tar", "exec /bin/tar -cf - -T /dev/null")
+        with pytest.raises(GuestError, match="log did not arrive"):
+            one.fetch("out", tmp_path / "here")
+    assert (tmp_path / "here/log").read_text() == "what was fetched before"
+
+
+def test_links_and_names_that_lead_out_are_not_followed(machine: Machine, tmp_path: Path) -> None:
+    (machine.home / "out").mkdir()
+    (machine.home / "out/link").symlink_to("/etc/passwd")
+    (machine.home / "out/file").write_text("kept")
+    os.link(machine.home / "out/file", machine.home / "out/same")
+    with guest.connect(machine.endpoint) as one:
+        fetched = one.fetch("out", tmp_path / "here")
+    assert [file.name for file in fetched] == ["file", "same"]
+    assert (tmp_path / "here/same").read_text() == "kept"
+    assert not (tmp_path / "here/link").exists()
+
+
+def test_failing_transfers_say_why(machine: Machine, tmp_path: Path) -> None:
+    with guest.connect(machine.endpoint) as one:
+        with pytest.raises(CommandFailed, match="'list nowhere' ended with status"):
+            one.fetch("nowhere", tmp_path / "here")
+        (machine.home / "file").touch()
+        with pytest.raises(CommandFailed, match="'push to file/x' ended with status 1: mkdir:"):
+            one.push({"a": b""}, "file/x")
+    assert not (tmp_path / "here").exists()

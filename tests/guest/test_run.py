@@ -1,0 +1,533 @@
+"""Runs over real guests, with small programs that keep to a workload's contract."""
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuvm import guest, results, workload
+from gpuvm.errors import (
+    BadInput,
+    Interrupted,
+    NotFound,
+    PartlyDone,
+    PortsBlocked,
+    PreflightRefused,
+    RunError,
+    WorkerDied,
+)
+from gpuvm.events import Events
+from gpuvm.inventory import VCenter
+from gpuvm.results import RunVM
+from gpuvm.settings import GuestSettings
+from gpuvm.spec import Distributed
+from gpuvm.workload import Progress, network
+
+Guests = Any  # tests/guest/machines.py
+Machine = Any
+
+VCENTER = VCenter("vc", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
+
+# Every test program begins with this.
+BEGIN = """
+import argparse, json, os, pathlib, socket, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--out", type=pathlib.Path, required=True)
+parser.add_argument("--start-deadline-s", type=float)
+parser.add_argument("--word", default="")
+options = parser.parse_args()
+alone = '{"cluster": {"worker": [""]}, "task": {"index": 0}}'
+config = json.loads(os.environ.get("TF_CONFIG", alone))
+me, peers = config["task"]["index"], config["cluster"]["worker"]
+def say(event, **fields):
+    with open(options.out / "timings.jsonl", "a") as file:
+        file.write(json.dumps({"t": time.time(), "event": event, **fields}) + "\\n")
+def step(n, of):
+    say("step", phase="train", step=n, steps=of, loss=1 / n, examples_per_second=10.0)
+"""
+START = """
+say("start", workload="mine", schema=1, device="/device:CPU:0", worker=me, workers=len(peers))
+"""
+TRAINS = (
+    BEGIN
+    + START
+    + """
+print("word", options.word, "worker", me, flush=True)
+say("phase", name="train", state="start")
+for n in (1, 2, 3):
+    step(n, 3)
+say("phase", name="train", state="end", seconds=0.1)
+seen = {"config": config, "proxies": [k for k in os.environ if "proxy" in k.lower()],
+        "start_deadline_s": options.start_deadline_s}
+(options.out / "seen.json").write_text(json.dumps(seen))
+say("end", ok=True, steps=3, seconds=0.1)
+"""
+)
+# Meets the others over the ports that it was given, as TensorFlow's servers do.
+MEETS = (
+    BEGIN
+    + """
+here = ("::", int(peers[me].rpartition(":")[2]))
+server = socket.create_server(here, family=socket.AF_INET6, dualstack_ipv6=True)
+deadline = time.monotonic() + 60
+for peer in peers:
+    while True:
+        try:
+            host, _, port = peer.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+for _ in peers:
+    server.accept()
+"""
+    + TRAINS.removeprefix(BEGIN)
+)
+
+
+class Runner:
+    """``runner(program, machines)`` is a run, as the command line has it."""
+
+    def __init__(self, folder: Path, told: Any) -> None:
+        self.folder, self.told = folder, told
+        self.progress: list[Progress] = []
+        self.record: results.Run | None = None
+        self.on_step: Callable[[Progress], None] = lambda _: None
+
+    def __call__(
+        self,
+        source: str,
+        machines: Sequence[Machine],
+        *args: str,
+        distributed: bool = False,
+        resume: results.Run | None = None,
+        settings: GuestSettings | None = None,
+        distribution: Distributed | None = None,
+    ) -> results.Run:
+        program = self.folder / "mine.py"
+        program.write_text(source)
+        self.record = record = results.create(
+            workload="mine",
+            args=args,
+            distributed=distributed,
+            vcenter=VCENTER,
+            cluster="c",
+            deployment="d",
+            vms=[
+                RunVM(
+                    name=machine.name,
+                    index=i,
+                    host="esx-01",
+                    address=machine.address,
+                    role="worker" if i else "chief",
+                    accelerator="none",
+                )
+                for i, machine in enumerate(machines)
+            ],
+            provisioning=self.folder / "none.jsonl",
+        )
+        workload.run(
+            workload.find(str(program)),
+            args,
+            [machine.member() for machine in machines],
+            distributed=distributed,
+            guest=settings or GuestSettings(),
+            distribution=distribution or Distributed(),
+            record=record,
+            events=Events(record.sink, self.told),
+            resume=resume,
+            on_step=self._step,
+        )
+        return record
+
+    def _step(self, progress: Progress) -> None:
+        self.progress.append(progress)
+        self.on_step(progress)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As it lies on the disk."""
+        assert self.record is not None
+        return dict(json.loads((self.record.dir / "manifest.json").read_text()))
+
+
+@pytest.fixture
+def runner(tmp_path: Path, told: Any) -> Runner:
+    (tmp_path / "mine").mkdir()
+    return Runner(tmp_path / "mine", told)
+
+
+@pytest.fixture
+def three(guests: Guests) -> list[Machine]:
+    return [guests.on(name) for name in ("vm-01", "vm-02", "vm-03")]
+
+
+def seen(record: results.Run, vm: str) -> dict[str, Any]:
+    return dict(json.loads((record.vm_dir(vm) / "seen.json").read_text()))
+
+
+def nothing_runs(machines: Sequence[Machine]) -> bool:
+    return not any(machine.processes() for machine in machines)
+
+
+def test_one_vm(runner: Runner, machine: Machine, told: Any, wait_for: Any) -> None:
+    machine.environment["http_proxy"] = "http://127.0.0.1:1"
+    record = runner(TRAINS, [machine], "--word", "it's; $HOME")
+    assert runner.manifest["status"] == "succeeded"
+    assert runner.manifest["ended"] is not None
+    assert (record.vm_dir("one") / "stdout.log").read_text() == "word it's; $HOME worker 0\n"
+    assert [p.step for p in runner.progress if p.step] == [1, 2, 3]
+    assert runner.progress[-1] == Progress("one", "train", 3, 3, 1 / 3, 10.0)
+    assert seen(record, "one")["proxies"] == ["http_proxy"], "needed to download, perhaps"
+    assert seen(record, "one")["start_deadline_s"] is None
+    lines = [json.loads(line) for line in (record.dir / "events.jsonl").read_text().splitlines()]
+    ended = [(e["name"], e["vm"], e["ok"]) for e in lines if e.get("state") == "end"]
+    assert [name for name, _, _ in ended] == ["push", "push", "train", "fetch"]
+    assert {(vm, ok) for _, vm, ok in ended} == {("one", True)}
+    wait_for(lambda: nothing_runs([machine]), "nothing is left")
+
+
+def test_distributed(runner: Runner, three: list[Machine], wait_for: Any) -> None:
+    for machine in three:
+        machine.environment |= {"http_proxy": "http://127.0.0.1:1", "NO_PROXY": "x"}
+    record = runner(MEETS, three, distributed=True, distribution=Distributed(start_s=33))
+    found = [seen(record, machine.name) for machine in three]
+    workers = found[0]["config"]["cluster"]["worker"]
+    assert [worker.rpartition(":")[0] for worker in workers] == [m.address for m in three]
+    assert len({worker.rpartition(":")[2] for worker in workers}) == 3
+    assert [f["config"]["task"] for f in found] == [
+        {"type": "worker", "index": i} for i in range(3)
+    ]
+    assert all(f["config"]["cluster"] == found[0]["config"]["cluster"] for f in found)
+    assert all(f["proxies"] == [] for f in found)
+    assert all(f["start_deadline_s"] == 33 for f in found)
+    assert runner.manifest["status"] == "succeeded"
+    wait_for(lambda: nothing_runs(three), "nothing is left")
+
+
+def test_the_connection_may_break_in_the_middle(runner: Runner, machine: Machine) -> None:
+    source = (
+        BEGIN + START + 'step(1, 2)\nwhile not pathlib.Path("go on").exists(): time.sleep(0.02)'
+    )
+
+    def cut(progress: Progress) -> None:
+        if progress.step == 1:
+            machine.cut()
+            assert runner.record is not None
+            (machine.home / "gpuvm-runs" / runner.record.run_id / "go on").touch()
+
+    runner.on_step = cut
+    record = runner(source + "\nstep(2, 2)", [machine])
+    assert [p.step for p in runner.progress] == [1, 2]
+    lines = (record.vm_dir("one") / "timings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["start", "step", "step"]
+
+
+def test_a_worker_that_dies_ends_the_others_and_is_named(
+    runner: Runner, three: list[Machine], wait_for: Any
+) -> None:
+    source = (
+        BEGIN
+        + START
+        + """
+if me == 1:
+    print("line before", file=sys.stderr)
+    sys.exit("out of luck")
+os.fork()
+time.sleep(1000)
+"""
+    )
+    with pytest.raises(WorkerDied) as e:
+        runner(source, three, distributed=True)
+    assert (e.value.vm, e.value.exit_status) == ("vm-02", 1)
+    assert e.value.tail == ("line before", "out of luck")
+    assert runner.manifest["status"] == "failed"
+    assert "vm-02" in runner.manifest["error"]
+    assert runner.record is not None
+    for machine in three:
+        assert (runner.record.vm_dir(machine.name) / "timings.jsonl").exists(), "fetched"
+    wait_for(lambda: nothing_runs(three), "nothing is left")
+
+
+def test_the_first_to_die_is_named_not_its_victims(runner: Runner, three: list[Machine]) -> None:
+    """The second dies; the first sees that at once, by its connection, and says so."""
+    source = (
+        BEGIN
+        + START
+        + """
+flag = pathlib.Path(options.word) / "died"
+if me == 1:
+    flag.touch()
+    os.kill(os.getpid(), 9)
+while not flag.exists():
+    time.sleep(0.01)
+sys.exit(3 if me == 0 else 1)
+"""
+    )
+    with pytest.raises(WorkerDied) as e:
+        runner(source, three, "--word", str(runner.folder), distributed=True)
+    assert (e.value.vm, e.value.exit_status) == ("vm-02", 137)
+
+
+def test_a_guest_that_goes_away_is_named_not_its_victims(
+    runner: Runner, three: list[Machine], guests: Guests
+) -> None:
+    """Its sshd is gone for good while it is followed; the others notice and end."""
+    waits = 'step(1, 2)\nwhile not pathlib.Path("bye").exists(): time.sleep(0.02)'
+    source = BEGIN + START + waits
+    gone = threading.Event()
+
+    def power_off(progress: Progress) -> None:
+        if progress.vm == "vm-03" and not gone.is_set():
+            gone.set()
+            guests.stop(three[2])
+            assert runner.record is not None
+            for machine in three[:2]:
+                (machine.home / "gpuvm-runs" / runner.record.run_id / "bye").touch()
+
+    runner.on_step = power_off
+    with pytest.raises(WorkerDied) as e:
+        runner(source + "\nsys.exit(1)", three, distributed=True)
+    assert (e.value.vm, e.value.exit_status) == ("vm-03", None)
+    assert str(e.value) == "the worker on vm-03 vanished"
+    assert runner.manifest["status"] == "failed"
+
+
+def test_side_by_side_each_runs_to_its_end(runner: Runner, three: list[Machine]) -> None:
+    (three[1].home / "unlucky").touch()
+    source = BEGIN + 'if pathlib.Path.home().joinpath("unlucky").exists(): sys.exit("no luck")\n'
+    with pytest.raises(PartlyDone, match="1 of 3 failed: the worker on vm-02 ended with status 1"):
+        runner(source + TRAINS.removeprefix(BEGIN), three)
+    assert runner.record is not None
+    assert seen(runner.record, "vm-01")["config"]["task"]["index"] == 0
+    assert seen(runner.record, "vm-03")["proxies"] == []
+    assert runner.manifest["status"] == "failed"
+
+
+def test_a_missing_module_is_named_before_anything_is_pushed(
+    runner: Runner, three: list[Machine]
+) -> None:
+    source = "import json\nimport no_such_module.part\nfrom neither_this import x\n" + TRAINS
+    with pytest.raises(PreflightRefused) as e:
+        runner(source, three)
+    assert "vm-01: python3 has no module neither_this, no_such_module" in str(e.value)
+    assert "guest.python" in str(e.value.hint)
+    assert not any((machine.home / "gpuvm-runs").exists() for machine in three)
+    assert runner.manifest["status"] == "failed"
+
+
+def test_an_interpreter_that_is_not_there_is_named(runner: Runner, machine: Machine) -> None:
+    with pytest.raises(PreflightRefused, match="one: /opt/none/python does not work"):
+        runner(TRAINS, [machine], settings=GuestSettings(python="/opt/none/python"))
+
+
+def test_ctrl_c_ends_the_programs_and_keeps_the_logs(
+    runner: Runner, three: list[Machine], wait_for: Any
+) -> None:
+    source = BEGIN + START + 'print("so far", flush=True)\nstep(1, 9)\nos.fork()\ntime.sleep(1000)'
+    reached = threading.Barrier(3, action=lambda: os.kill(os.getpid(), signal.SIGINT))
+    runner.on_step = lambda progress: reached.wait() and None
+    with pytest.raises(Interrupted) as e:
+        runner(source, three, distributed=True)
+    assert runner.record is not None
+    assert runner.record.run_id in str(e.value.hint)
+    assert runner.manifest["status"] == "interrupted"
+    for machine in three:
+        assert (runner.record.vm_dir(machine.name) / "stdout.log").read_text().endswith("so far\n")
+    wait_for(lambda: nothing_runs(three), "nothing is left")
+
+
+def test_resume_gives_every_vm_the_chiefs_checkpoint(runner: Runner, three: list[Machine]) -> None:
+    source = (
+        BEGIN
+        + START
+        + """
+checkpoints = options.out / "checkpoints"
+found = checkpoints.joinpath("step-3").read_text() if checkpoints.exists() else None
+if me == 0:
+    checkpoints.mkdir(exist_ok=True)
+    checkpoints.joinpath("step-3").write_text("weights")
+(options.out / "seen.json").write_text(json.dumps({"found": found}))
+step(1, 1)
+"""
+    )
+    first = runner(source, three, distributed=True)
+    assert [seen(first, machine.name)["found"] for machine in three] == [None] * 3
+    again = runner(source, three, distributed=True, resume=results.load(first.run_id))
+    assert [seen(again, machine.name)["found"] for machine in three] == ["weights"] * 3
+    bare = runner(TRAINS, three[:1])
+    with pytest.raises(PreflightRefused, match="no checkpoint to go on from"):
+        runner(source, three, distributed=True, resume=bare)
+
+
+def test_not_started_in_time_is_said(runner: Runner, three: list[Machine], wait_for: Any) -> None:
+    source = BEGIN + 'if me != 1: say("start")\nprint("waiting", flush=True)\ntime.sleep(1000)'
+    with pytest.raises(RunError, match="not started within 3 s: vm-02: waiting"):
+        runner(source, three, distributed=True, distribution=Distributed(start_s=2))
+    wait_for(lambda: nothing_runs(three), "nothing is left")
+
+
+PORT_LOST = (
+    BEGIN
+    + """
+tries = pathlib.Path(options.word)
+with tries.open("a") as file:
+    file.write(json.dumps([me, peers]) + "\\n")
+if me == 1 and len(tries.read_text().splitlines()) <= LOST * len(peers):
+    sys.exit("UnknownError: Could not start gRPC server")
+"""
+)
+
+
+def test_a_port_that_is_lost_is_chosen_anew(
+    runner: Runner, three: list[Machine], told: Any
+) -> None:
+    tries = runner.folder / "tries"
+    waits = (
+        f"while len(pathlib.Path({str(tries)!r}).read_text().splitlines()) < 6: time.sleep(0.02)"
+    )
+    source = PORT_LOST.replace("LOST", "1") + waits + "\n" + TRAINS.removeprefix(BEGIN)
+    runner(source, three, "--word", str(tries), distributed=True)
+    tried = [json.loads(line) for line in tries.read_text().splitlines()]
+    assert len({tuple(peers) for _, peers in tried}) == 2
+    assert [text for text in told.texts("warning") if "new ones" in text]
+    assert runner.manifest["status"] == "succeeded"
+
+
+def test_a_port_is_chosen_anew_three_times_at_most(runner: Runner, guests: Guests) -> None:
+    two = [guests.on("vm-01"), guests.on("vm-02")]
+    tries = runner.folder / "tries"
+    with pytest.raises(WorkerDied, match="vm-02") as e:
+        runner(
+            PORT_LOST.replace("LOST", "9") + "time.sleep(1000)",
+            two,
+            "--word",
+            str(tries),
+            distributed=True,
+        )
+    assert "Could not start gRPC server" in e.value.tail[-1]
+    assert sum(json.loads(line)[0] == 1 for line in tries.read_text().splitlines()) == 4
+
+
+def connected(machines: Sequence[Machine]) -> list[guest.Guest]:
+    return [guest.connect(machine.endpoint) for machine in machines]
+
+
+def test_ports_are_distinct_and_all_held_until_all_are_chosen(
+    three: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests = connected(three)
+    held: list[bool] = []
+
+    def while_held(_: object, ports: list[int], __: object) -> None:
+        assert len(set(ports)) == 3
+        held.extend(not _can_bind(port) for port in ports)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "try_all", while_held)
+        ports = network.choose_ports(guests, "python3", Distributed())
+    assert held == [True] * 3
+    assert all(_can_bind(port) for port in ports), "and let go afterwards"
+    for one in guests:
+        one.close()
+
+
+def test_ports_of_a_range(three: list[Machine], told: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        low = taken.getsockname()[1]
+        if low > 65000:
+            pytest.skip("the kernel gave a port at the end of all ports")
+        guests = connected(three)
+        ports = network.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low + 100}"))
+        assert low not in ports
+        assert len(set(ports)) == 3
+        assert all(low < port <= low + 100 for port in ports)
+        with pytest.raises(RunError, match=f"vm-01 has no free port in the range {low}-{low}"):
+            network.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low}"))
+        for one in guests:
+            one.close()
+
+
+def test_a_blocked_port_names_the_pairs_and_the_firewall_command(
+    runner: Runner, three: list[Machine], wait_for: Any
+) -> None:
+    """Nothing that the second guest sends arrives at the third."""
+    lock_out = three[1].home / "lib"
+    lock_out.mkdir()
+    (lock_out / "sitecustomize.py").write_text(
+        f"""
+import socket
+reach = socket.socket.connect
+def connect(self, where):
+    if where[0] == {three[2].address!r}:
+        raise TimeoutError
+    return reach(self, where)
+socket.socket.connect = connect
+"""
+    )
+    three[1].environment["PYTHONPATH"] = str(lock_out)
+    with pytest.raises(PortsBlocked) as e:
+        runner(TRAINS, three, distributed=True)
+    assert [(source, target) for source, target, _ in e.value.pairs] == [("vm-02", "vm-03")]
+    port = e.value.pairs[0][2]
+    assert f"vm-02 cannot open a TCP connection to vm-03 port {port}" in str(e.value)
+    assert f"firewall-cmd --add-port={port}/tcp" in str(e.value.hint)
+    assert not (three[0].home / "out").exists()
+    wait_for(lambda: nothing_runs(three), "nobody holds a port any more")
+
+
+def test_a_closed_port_is_blocked(three: list[Machine]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    guests = connected(three[:2])
+    with pytest.raises(PortsBlocked) as e:
+        network.try_all(guests, [closed, closed], "python3")
+    assert set(e.value.pairs) == {("vm-01", "vm-02", closed), ("vm-02", "vm-01", closed)}
+    for one in guests:
+        one.close()
+
+
+def _can_bind(port: int) -> bool:
+    try:
+        socket.create_server(("::", port), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_a_program_leaves_running_is_ended(
+    runner: Runner, machine: Machine, wait_for: Any
+) -> None:
+    runner(TRAINS + "\nif os.fork() == 0:\n    os.setsid(); time.sleep(1000)", [machine])
+    assert runner.manifest["status"] == "succeeded"
+    wait_for(lambda: nothing_runs([machine]), "nothing is left")
+
+
+def test_simulated_gpus_are_recorded(runner: Runner, machine: Machine) -> None:
+    machine.nvidia_smi("0x15F810DE, Tesla P100-PCIE-16GB (simulated)")
+    runner(TRAINS, [machine])
+    assert runner.manifest["vms"][0]["simulated"] is True
+
+
+def test_finding_a_workload(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="workload 'captionning' not found") as e:
+        workload.find("captionning")
+    assert "captioning" in e.value.existing
+    with pytest.raises(BadInput, match="no such file"):
+        workload.find(str(tmp_path / "none.py"))
+    broken = tmp_path / "broken.py"
+    broken.write_text("print('fine')\nimport (\n")
+    with pytest.raises(BadInput, match=r"broken\.py:2: not a Python program"):
+        workload.find(str(broken))
+    captioning = workload.find("captioning")
+    names = {file.stem for file in captioning.files}
+    assert names > {"captioning"}
+    assert "numpy" in captioning.requires
+    assert not names & set(captioning.requires)
