@@ -12,6 +12,7 @@ when nothing happens (pyVim's own WaitForTask blocks without one).
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -98,7 +99,7 @@ class Board:
         """The filters go with their collector; a lost connection has taken both already."""
         try:
             self._collector.DestroyPropertyCollector()
-        except (vmodl.MethodFault, OSError):
+        except (vmodl.MethodFault, OSError, HTTPException):
             return
 
     def follow_tasks(self, tasks: Mapping[str, Task]) -> None:

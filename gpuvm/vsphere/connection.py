@@ -3,6 +3,7 @@
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 
 from pydantic import SecretStr
@@ -75,7 +76,7 @@ class VSphere:
 
     def __exit__(self, *_: object) -> None:
         """Sessions are scarce on a vCenter; a connection that is gone has none."""
-        with contextlib.suppress(vmodl.MethodFault, OSError):
+        with contextlib.suppress(vmodl.MethodFault, OSError, HTTPException):
             pyvim.Disconnect(self._service)
 
     def read_inventory(

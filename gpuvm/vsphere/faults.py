@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -62,7 +63,7 @@ def translated(operation: str, subject: str) -> Iterator[None]:
         raise VSphereError(f"{subject}: {operation}: it does not exist any more") from None
     except vmodl.MethodFault as fault:
         raise task_failed(operation, subject, fault, getattr(fault, "msg", None) or "") from None
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise Unreachable(
             f"the connection to the vCenter broke during {operation}: {error}",
             hint="what became of it is looked up when the command is run again",
