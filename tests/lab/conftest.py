@@ -102,7 +102,7 @@ def guestinfo(vm: str, key: KeyPair, instance_id: str = "1") -> dict[str, str]:
     }
 
 
-def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 20) -> None:
+def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 60) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"not in time: {what}"
