@@ -250,6 +250,8 @@ def test_a_guest_that_ends_by_itself_is_said(
     wait_for(lambda: lab.status().problems, "the problem is shown")
     assert lab.status().problems[0].startswith("one: its guest ended by itself")
     datacentre.power_off(vm)
+    # Without a pause the vCenter may tell of both changes at once, as if nothing had happened.
+    wait_for(lambda: not lab.status().guests[0].powered, "it is seen to be off")
     datacentre.power_on(vm)
     assert datacentre.until_guest(vm) == guest
     wait_for(lambda: lab.status().guests[0].pid, "a power cycle brings it back")
