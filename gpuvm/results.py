@@ -167,7 +167,7 @@ def load(run_id: str | None = None) -> Run:
             f"there is no run in {paths.runs_dir().absolute()}",
             hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",
         )
-    chosen = run_id or known[-1]
+    chosen = known[-1] if run_id is None else run_id
     if chosen not in known:
         raise NotFound("run", chosen, known[-10:], where=str(paths.runs_dir().absolute()))
     folder = (paths.runs_dir() / chosen).absolute()

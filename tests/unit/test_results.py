@@ -1,0 +1,117 @@
+"""The records of a run: made at once, replaced whole, found again."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gpuvm import paths, results
+from gpuvm.errors import BadInput, NotFound
+from gpuvm.events import Events
+from gpuvm.inventory import VCenter
+from gpuvm.report.records import read_events, read_manifest
+
+VCENTER = VCenter("the lab", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
+
+
+def make(workload: str = "captioning", provisioning: Path = Path("none")) -> results.Run:
+    vm = results.RunVM(
+        name="vm-01",
+        index=0,
+        host="esx-01",
+        address="127.0.0.2",
+        role="chief",
+        accelerator="passthrough",
+        gpus=(
+            results.RunGPU(
+                pci_address="0000:3b:00.0", model="P100", vendor_id=0x10DE, device_id=0x15F8
+            ),
+        ),
+    )
+    return results.create(
+        workload=workload,
+        args=["--steps", "3"],
+        distributed=True,
+        vcenter=VCENTER,
+        cluster="GPU-Cluster",
+        deployment="gpuvm",
+        vms=[vm],
+        provisioning=provisioning,
+    )
+
+
+def test_a_run_is_on_record_from_its_first_moment() -> None:
+    run = make()
+    assert re.fullmatch(r"captioning-\d{8}-\d{6}-[0-9a-f]{4}", run.run_id)
+    manifest = json.loads((paths.runs_dir() / run.run_id / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert (manifest["status"], manifest["ended"], manifest["error"]) == ("running", None, None)
+    assert manifest["vcenter"] == {
+        "name": "the lab",
+        "url": "https://127.0.0.1/sdk",
+        "version": "8.0.3",
+    }
+    assert manifest["vms"][0]["gpus"][0]["device_id"] == 0x15F8
+    assert run.vm_dir("vm-01") == run.dir / "vm-01"
+
+
+def test_a_report_reads_what_is_written() -> None:
+    run = make()
+    with Events(run.sink).phase("push", "vm-01"):
+        pass
+    run.finish("failed", "the worker on vm-01 vanished")
+    read = read_manifest(run.dir)
+    assert (read.status, read.error) == ("failed", "the worker on vm-01 vanished")
+    assert read.ended is not None
+    assert read.ended >= read.started
+    assert [event.kind for event in read_events(run.dir).records] == ["phase", "phase"]
+    assert {file.name for file in run.dir.iterdir()} == {"manifest.json", "events.jsonl"}
+
+
+def test_the_phases_of_provisioning_come_first(tmp_path: Path) -> None:
+    before = tmp_path / "provisioning.jsonl"
+    before.write_text('{"t": 1, "kind": "phase", "name": "clone", "state": "start"}\n')
+    run = make(provisioning=before)
+    with Events(run.sink).phase("push"):
+        pass
+    run.close()
+    lines = (run.dir / "events.jsonl").read_text().splitlines()
+    names = [json.loads(line)["name"] for line in lines]
+    assert names == ["clone", "push", "push"]
+
+
+def test_a_run_is_finished_even_if_its_last_things_fail() -> None:
+    run = make()
+    with pytest.raises(OSError, match="disk"), run.finishing("failed", "why"):
+        raise OSError("disk")
+    assert results.load(run.run_id).manifest.status == "failed"
+
+
+def test_the_latest_is_by_time_whatever_the_workload(monkeypatch: pytest.MonkeyPatch) -> None:
+    for run_id in ("zebra-20260101-000000-aaaa", "a-b-c-20260102-000000-aaaa"):
+        folder = paths.runs_dir() / run_id
+        folder.mkdir(parents=True)
+        text = (make().dir / "manifest.json").read_text()
+        manifest = json.loads(text) | {"run_id": run_id}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert results.list_runs()[:2] == ["zebra-20260101-000000-aaaa", "a-b-c-20260102-000000-aaaa"]
+    latest = make("my own: workload")
+    assert latest.run_id.startswith("my-own-workload-")
+    assert latest.run_id in results.list_runs()[2:]
+
+
+def test_unknown_and_broken_runs() -> None:
+    with pytest.raises(BadInput, match="there is no run in") as nothing:
+        results.load()
+    assert "gpuvm run" in str(nothing.value.hint)
+    run = make()
+    for wrong in ("no-such-run", "../" + run.run_id, ""):
+        with pytest.raises(NotFound, match="not found"):
+            results.load(wrong)
+    with pytest.raises(NotFound) as unknown:
+        results.load("no-such-run")
+    assert run.run_id in str(unknown.value.hint)
+    (run.dir / "manifest.json").write_text('{"schema": 1}')
+    with pytest.raises(BadInput, match=r"manifest\.json: run_id: Field required"):
+        results.load(run.run_id)
