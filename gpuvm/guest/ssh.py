@@ -28,6 +28,7 @@ from gpuvm.guest.connection import Endpoint, open_transport
 CHUNK = 1 << 16
 TIMED_OUT = 124
 """The status of coreutils' timeout(1)."""
+SHOWN = 60
 GRACE_S = 15.0
 """So much longer we wait for a command than its own timeout(1) lets it run."""
 
@@ -95,7 +96,7 @@ class Guest:
         out = io.BytesIO()
         done = self.pipe(command, io.BytesIO(stdin), out, timeout_s=timeout_s, what=what)
         if check and done.exit_status != 0:
-            told = what or _shown(command)
+            told = what or _program(command)
             raise CommandFailed(self.name, told, done.exit_status, done.stderr)
         return Finished(done.exit_status, _text(out.getvalue()), done.stderr)
 
@@ -110,7 +111,7 @@ class Guest:
     ) -> Finished:
         """As ``run`` with check=False, from one open file and into another."""
         end = time.monotonic() + timeout_s + GRACE_S
-        with self._breaks(what or _shown(command), timeout_s), self._channel() as channel:
+        with self._breaks(what or _program(command), timeout_s), self._channel() as channel:
             channel.exec_command(_bounded(command, timeout_s))
             errors = bytearray()
             _in_background(_feed, channel, stdin)
@@ -120,29 +121,33 @@ class Guest:
             reader.join(max(0.0, end - time.monotonic()))
             status = self._status(channel, end)
         if status == TIMED_OUT:
-            raise _not_in_time(self.name, what or _shown(command), timeout_s)
+            raise _not_in_time(self.name, what or _program(command), timeout_s)
         return Finished(status, "", _text(bytes(errors)))
 
     def stream(self, command: Sequence[str], *, silent_s: float) -> Iterator[str]:
         """The lines of a command's standard output as they come, until it ends.
 
-        Raises GuestUnreachable when the connection breaks or nothing comes for ``silent_s``.
+        Raises GuestUnreachable when the connection breaks or nothing comes for ``silent_s``, and
+        CommandFailed.
         """
-        with self._breaks(_shown(command), silent_s), self._channel() as channel:
+        with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
             channel.exec_command(_shown(command))
             try:
                 yield from channel.makefile("r")
             except TimeoutError:
                 raise EOFError(f"nothing came for {silent_s:g} s") from None
-            self._status(channel, time.monotonic() + silent_s)
+            status = self._status(channel, time.monotonic() + silent_s)
+            if status > 0:
+                errors = _text(channel.recv_stderr(CHUNK))
+                raise CommandFailed(self.name, _program(command), status, errors)
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], *, silent_s: float) -> Iterator["Held"]:
         """A command that goes on until the block ends: its input is closed then, and its end
         waited for. Raises as ``stream`` does.
         """
-        with self._breaks(_shown(command), silent_s), self._channel() as channel:
+        with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
             channel.exec_command(_shown(command))
             yield Held(channel)
@@ -200,6 +205,12 @@ class Held:
 
 def _shown(command: str | Sequence[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
+
+
+def _program(command: str | Sequence[str]) -> str:
+    """Enough of a command to know it by."""
+    shown = _shown(command)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN].splitlines()[0]} …"
 
 
 def _bounded(command: str | Sequence[str], timeout_s: float) -> str:

@@ -39,7 +39,7 @@ def not_started(followers: Sequence[Follower], start_s: float) -> RunError:
     said = f": {last[0]}" if last else ""
     return RunError(
         f"not started within {start_s:g} s: {names}{said}",
-        hint="a distributed program writes a 'start' record (docs/results-format.md) when its "
+        hint="a distributed program writes a 'start' record (workloads/README.md) when its "
         "cluster is up; distributed.start_s in gpuvm.yaml gives it more time",
     )
 

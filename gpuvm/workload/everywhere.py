@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import TypeVar
 
 from gpuvm.errors import GuestError, GuestUnreachable
@@ -22,13 +23,14 @@ class Everywhere:
         self._connected: set[Guest] = set()
         self.lost: set[str] = set()
 
-    def each(self, phase: str, work: Callable[[Guest], Result]) -> dict[str, Result]:
+    def each(self, phase: str | None, work: Callable[[Guest], Result]) -> dict[str, Result]:
         """Results by name. Every guest gets its turn; the first error in the members' order is
         raised then, and the others are warnings.
         """
 
         def one(member: Member) -> Result:
-            with self._events.phase(phase, member.name), connect(member.endpoint) as guest:
+            timed = self._events.phase(phase, member.name) if phase else nullcontext()
+            with timed, connect(member.endpoint) as guest:
                 self._connected.add(guest)
                 return work(guest)
 

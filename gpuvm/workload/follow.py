@@ -22,7 +22,7 @@ from gpuvm.workload.member import Member
 TIMINGS = "out/timings.jsonl"
 FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
-ATTEMPT_S = 5.0
+ATTEMPT_S, AGAIN_S = 5.0, 0.5
 RECONNECT_S = 300.0
 """So long a guest may be out of reach while its program goes on."""
 
@@ -66,6 +66,7 @@ class Follower:
     ) -> None:
         self.member, self._local, self._events, self._on_step = member, local, events, on_step
         self.started = self.stepped = self.port_lost = False
+        self._lost = False
         self._phase = "starting"
         self._phases_open = 0
         self._heard = self._last_record = time.monotonic()
@@ -90,7 +91,10 @@ class Follower:
                 silent_s = time.monotonic() - self._heard
                 if stop.is_set() or silent_s > RECONNECT_S:
                     return Outcome(None, self._heard, error)
-                self._events.note("connection lost, trying again", self.name)
+                if not self._lost:
+                    self._events.note("connection lost, trying again", self.name)
+                self._lost = True
+                stop.wait(AGAIN_S)
             except GuestError as error:
                 return Outcome(None, self._heard, error)
 
@@ -111,7 +115,7 @@ class Follower:
     def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
         with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
             for seen in follow(guest, python, directory, self._offsets):
-                self._heard = time.monotonic()
+                self._heard, self._lost = time.monotonic(), False
                 if isinstance(seen, Ended):
                     return Outcome(seen.exit_status, self._heard - seen.age_s)
                 if isinstance(seen, News):

@@ -90,8 +90,10 @@ class _Running:
     record: results.Run
     events: Events
     on_step: OnStep
-    pushed: bool = False
     launched: bool = False
+    """Something has been started at some time."""
+    running: bool = False
+    """It may still run."""
     fetched: bool = False
 
     def __post_init__(self) -> None:
@@ -104,8 +106,7 @@ class _Running:
         files: dict[str, Path | bytes] = {file.name: file for file in self.workload.files}
         if resume is not None:
             files |= _checkpoint(resume)
-        self.guests.each("push", self._check_imports)
-        self.pushed = True
+        self.guests.each(None, self._check_imports)
         simulated = self.guests.each("push", lambda guest: self._push(guest, files))
         self.record.describe_vms(
             [
@@ -117,8 +118,8 @@ class _Running:
     def train(self) -> None:
         """A port that was lost between its choice and its use is chosen anew, three times."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
-            followers = [self._follower(member) for member in self.members]
             self._launch()
+            followers = [self._follower(member) for member in self.members]
             error = self._follow(followers)
             if error is None:
                 return
@@ -139,9 +140,9 @@ class _Running:
 
     def clean_up(self) -> None:
         """After an error or Ctrl-C, whatever of it is still to be done."""
-        if self.launched:
+        if self.running:
             self._end()
-        if self.pushed and not self.fetched:
+        if self.launched and not self.fetched:
             self.guests.quietly(self._fetch)
 
     # In one guest.
@@ -195,7 +196,7 @@ class _Running:
         with ExitStack() as stack:
             guests = [stack.enter_context(connect(m.endpoint)) for m in self.members]
             processes = self._processes(guests)
-            self.launched = True
+            self.launched = self.running = True
             with ThreadPoolExecutor(len(guests)) as threads:
                 python = [self.settings.python] * len(guests)
                 list(threads.map(launch, guests, python, processes))
@@ -235,8 +236,10 @@ class _Running:
             done, waiting = wait(waiting, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             if not self.distributed:
                 continue
-            if any(future.result().failed for future in done):
-                wait(waiting, timeout=GRACE_S)
+            failed = [futures[one] for one in done if one.result().failed]
+            if failed:
+                clear = any(follower.port_lost for follower in failed)
+                wait(waiting, timeout=0 if clear else GRACE_S)
                 return self._died(futures)
             start_s = self.distribution.start_s * START_SLACK
             late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
@@ -257,7 +260,7 @@ class _Running:
     def _end(self) -> None:
         """Ends the run's processes in every guest that can be reached."""
         self.guests.quietly(lambda one: end_all(one, self.settings.python, self.record.run_id))
-        self.launched = False
+        self.running = False
 
 
 def _checkpoint(resume: results.Run) -> dict[str, Path | bytes]:

@@ -22,8 +22,6 @@ from gpuvm.inventory import VM
 from gpuvm.lab.guest.streams import pump_in, pump_out
 from gpuvm.workload import Member
 
-P100 = (0x10DE, 0x15F8)
-
 
 @dataclass
 class Machine:

@@ -163,6 +163,12 @@ def test_a_silent_program_is_still_there(machine: Machine) -> None:
         assert next(item for item in following if isinstance(item, Ended)).exit_status == 7
 
 
+def test_what_was_never_launched_cannot_be_followed(machine: Machine) -> None:
+    """It is no broken connection, which would be tried again."""
+    with guest.connect(machine.endpoint) as one, pytest.raises(CommandFailed, match="runs/one"):
+        rest(one)
+
+
 def test_a_tree_goes_there_and_comes_back(machine: Machine, tmp_path: Path) -> None:
     big = os.urandom(3_000_000)
     (tmp_path / "local").write_bytes(big)

@@ -189,7 +189,7 @@ def test_one_vm(runner: Runner, machine: Machine, told: Any, wait_for: Any) -> N
     assert seen(record, "one")["start_deadline_s"] is None
     lines = [json.loads(line) for line in (record.dir / "events.jsonl").read_text().splitlines()]
     ended = [(e["name"], e["vm"], e["ok"]) for e in lines if e.get("state") == "end"]
-    assert [name for name, _, _ in ended] == ["push", "push", "train", "fetch"]
+    assert [name for name, _, _ in ended] == ["push", "train", "fetch"]
     assert {(vm, ok) for _, vm, ok in ended} == {("one", True)}
     wait_for(lambda: nothing_runs([machine]), "nothing is left")
 
@@ -369,7 +369,7 @@ step(1, 1)
 
 def test_not_started_in_time_is_said(runner: Runner, three: list[Machine], wait_for: Any) -> None:
     source = BEGIN + 'if me != 1: say("start")\nprint("waiting", flush=True)\ntime.sleep(1000)'
-    with pytest.raises(RunError, match="not started within 3 s: vm-02: waiting"):
+    with pytest.raises(RunError, match=r"not started within 3 s: .*vm-02.*: waiting"):
         runner(source, three, distributed=True, distribution=Distributed(start_s=2))
     wait_for(lambda: nothing_runs(three), "nothing is left")
 
