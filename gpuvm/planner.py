@@ -6,7 +6,7 @@ A :class:`Plan` is shown before anything is touched; running the same wish again
 changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,15 +104,18 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     )
 
 
-def replan_lost(plan: Plan, lost: Step, inventory: Inventory) -> Step | None:
+def replan_lost(
+    plan: Plan, lost: Step, inventory: Inventory, promised: Collection[str]
+) -> Step | None:
     """Another place for a VM whose GPU somebody else took first, or None when there is none.
 
-    ``inventory`` was read after the loss; hosts that the plan uses are not candidates.
+    ``inventory`` was read after the loss; ``promised`` are the hosts that other VMs are going to
+    by now, which are no candidates, as those of the plan are not.
     """
-    used = {step.host.name for step in plan.wanted}
+    used = {step.host.name for step in plan.wanted} | set(promised)
     for host in inventory.hosts:
-        gpus = _free_gpus(plan.spec, host)
-        if host.name not in used and not host.unusable and _enough(plan.spec, gpus):
+        fits = not host.unusable and not _too_small(host, plan.memory_gib)
+        if host.name not in used and fits and _enough(plan.spec, _free_gpus(plan.spec, host)):
             return _create(plan.spec, inventory, lost.index, host)
     return None
 

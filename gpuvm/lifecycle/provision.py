@@ -259,7 +259,11 @@ class _Provisioning:
             if gpu.host == step.host.name and gpu.pci_address in ours
             if any(holder.vm != step.name for holder in gpu.holders)
         ]
-        return replan_lost(self.plan, step, inventory) if held else None
+        if not held:
+            return None
+        machines = self.machines.values()
+        promised = {(machine.then or machine.step).host.name for machine in machines}
+        return replan_lost(self.plan, step, inventory, promised)
 
     def _give_up(self, machine: Machine, error: GpuvmError) -> None:
         """Removes the VM again if this call created it; one that was there before stays."""

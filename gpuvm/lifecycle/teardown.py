@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from gpuvm import guest
 from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, VSphereError
@@ -39,6 +40,7 @@ class _Teardown:
         self.vsphere, self.events = vsphere, events
         self.gone: set[str] = set()
         self.errors: dict[str, GpuvmError] = {}
+        self.looked_again: set[str] = set()
         self.begun = time.monotonic()
 
     def run(self) -> None:
@@ -83,7 +85,7 @@ class _Teardown:
             try:
                 tasks[vm.moref] = start(vm.moref)
             except VSphereError as error:
-                self._failed(vm.moref, error)
+                self._failed(vm.moref, operation, error, board)
         if tasks:
             board.follow_tasks(tasks)
 
@@ -91,20 +93,37 @@ class _Teardown:
         off = []
         for change in ended:
             if change.error is not None:
-                self._failed(change.key, change.error)
+                self._failed(change.key, change.operation, change.error, board)
             elif change.operation == "power off":
                 off.append(self.vms[change.key])
             else:
                 self._gone(change.key)
         self._destroy(off, board)
 
-    def _failed(self, key: MoRef, error: GpuvmError) -> None:
-        """A VM that somebody else removed meanwhile is gone all the same."""
+    def _failed(self, key: MoRef, operation: str, error: GpuvmError, board: Board) -> None:
+        """Looks again, once: what somebody else did meanwhile is done, and the rest is left."""
+        now = self._look_again(key)
+        if now == "gone":
+            self._gone(key)
+        elif now == "off" and operation == "power off":
+            self._destroy([self.vms[key]], board)
+        elif now == "on" and operation == "destroy":
+            self._power_off([self.vms[key]], board)
+        else:
+            self.errors[key] = error
+
+    def _look_again(self, key: MoRef) -> Literal["gone", "on", "off"] | None:
+        """None when it cannot be told, or was looked at before."""
+        if key in self.looked_again:
+            return None
+        self.looked_again.add(key)
         with contextlib.suppress(VSphereError):
-            if not self.vsphere.read_vms([key]):
-                self._gone(key)
-                return
-        self.errors[key] = error
+            found = self.vsphere.read_vms([key])
+            if not found:
+                return "gone"
+            if found[0].ownership == "ours":
+                return "on" if found[0].powered_on else "off"
+        return None
 
     def _gone(self, key: MoRef) -> None:
         self.gone.add(key)

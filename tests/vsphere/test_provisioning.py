@@ -148,6 +148,40 @@ def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
     _teardown(rig, "quick")
 
 
+def test_two_that_lose_their_gpus_go_to_two_other_hosts(rig: Any) -> None:
+    with rig.connect() as connection:
+        first, second = _plan(connection, 2, "quick"), _plan(connection, 2, "slow")
+        lifecycle.provision(first, connection, rig.context, Events(), until="powered-on")
+        result = lifecycle.provision(second, connection, rig.context, Events(), until="powered-on")
+        assert not result.failed, result
+        taken = {step.host.name for step in first.steps}
+        hosts = [outcome.host for outcome in result.outcomes]
+        assert len(set(hosts)) == 2
+        assert not taken & set(hosts)
+    _teardown(rig, "quick")
+    _teardown(rig, "slow")
+
+
+def test_teardown_goes_on_when_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
+    with rig.connect() as connection:
+        plan = _plan(connection, 1, "stopped")
+        lifecycle.provision(plan, connection, rig.context, Events(), until="powered-on")
+        (seen,) = [vm for vm in connection.read_marked() if vm.deployment == "stopped"]
+        _end(connection, seen.name, connection.start_power_off(seen.moref))
+        result = lifecycle.teardown([seen], connection, Events())
+        assert not result.failed, result
+        assert connection.read_vms([seen.moref]) == ()
+
+
+def test_teardown_goes_on_when_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
+    with rig.connect() as connection:
+        plan = _plan(connection, 1, "started")
+        seen = _clone(connection, clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 A"))
+        _end(connection, seen.name, connection.start_power_on(seen.moref))
+        assert not lifecycle.teardown([seen], connection, Events()).failed
+        assert connection.read_vms([seen.moref]) == ()
+
+
 def test_round_trips_do_not_grow_with_unrelated_vms(rig: Any) -> None:
     alone = _provision(rig, "alone")
     _teardown(rig, "alone")
