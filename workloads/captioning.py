@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import pictures
 import scenes
-from speaking import DIM_IN, START, Captioner, build_encoder, score, seeing_loss
+from examples import PAD, Data, Shard
+from speaking import DIM_IN, Captioner, build_encoder, score, seeing_loss
 from starting import (
     BAD_INPUT,
     LOST_A_PEER,
@@ -39,10 +40,6 @@ from starting import (
     watch_the_start,
 )
 
-MAX_WORDS = 15
-PAD, END, UNKNOWN = 0, 2, 3
-SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
-REFERENCES = 5
 LOG_EVERY = 10
 DROPPED = 0.4
 SAMPLES = 12
@@ -50,7 +47,6 @@ PRESETS = {
     "quick": {"scenes": 9600, "encoder_steps": 480, "steps": 420, "batch_size": 96},
     "paper": {"scenes": 20000, "encoder_steps": 4000, "steps": 20000, "batch_size": 128},
 }
-HELD_OUT = 400
 
 
 def main() -> None:
@@ -158,99 +154,6 @@ class Log:
         begun = time.monotonic()
         yield
         self("phase", name=name, state="end", seconds=round(time.monotonic() - begun, 3))
-
-
-class Data:
-    """Training and held-out examples, their vocabulary, and their images on demand."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.real = options.data is not None
-        if self.real:
-            self.train, self.held_out = pictures.read_pictures(options.data)
-        else:
-            self.train = scenes.make_scenes(options.scenes, options.seed, held_out=False)
-            self.held_out = scenes.make_scenes(HELD_OUT, options.seed, held_out=True)
-        words = {w for example in self.train for text in example.captions() for w in text.split()}
-        self.words = (*SPECIAL, *sorted(words))
-        self._index = {word: number for number, word in enumerate(self.words)}
-        longest = max(len(t.split()) for example in self.train for t in example.captions())
-        self.length = min(longest, MAX_WORDS) + 1
-
-    def images(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
-        """uint8 [n, 64, 64, 3]."""
-        if self.real:
-            images = [pictures.load(example, scenes.SIZE) for example in examples]
-        else:
-            images = [scenes.render(example) for example in examples]
-        found = np.stack(images)
-        return 255 - found if perturb else found
-
-    def tokens(self, example: Any, which: int) -> tuple[list[int], list[int]]:
-        """What goes into the LSTM and what should come out, padded to ``length``."""
-        texts = example.captions()
-        words = texts[which % len(texts)].split()[: self.length - 1]
-        numbers = [self._index.get(word, UNKNOWN) for word in words]
-        padding = [PAD] * (self.length - 1 - len(numbers))
-        return [START, *numbers, *padding], [*numbers, END, *padding]
-
-    def text(self, numbers: Sequence[int]) -> str:
-        words = []
-        for number in numbers:
-            if number == END:
-                break
-            words.append(self.words[number])
-        return " ".join(words)
-
-    def targets(self, examples: Sequence[Any]) -> np.ndarray:
-        """What the encoder learns to see: the scene's attributes, or which words are said."""
-        if not self.real:
-            return np.array([example.labels() for example in examples], np.int32)
-        said = np.zeros((len(examples), len(self.words)), np.float32)
-        for row, example in enumerate(examples):
-            for text in example.captions():
-                said[row, [self._index.get(word, UNKNOWN) for word in text.split()]] = 1
-        return said
-
-
-class Shard:
-    """Which examples this worker sees, and which of them at each step.
-
-    Example i belongs to lane i % batch; a worker owns batch / workers neighbouring lanes. So the
-    union over workers is the same global batch whatever their number, and shards never change.
-    """
-
-    def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
-        if examples < batch:
-            leave(f"{examples} examples are fewer than a batch of {batch}", BAD_INPUT)
-        width = batch // workers
-        self.worker, self.workers, self.total = worker, workers, examples
-        self._lanes = [range(lane, examples, batch) for lane in range(batch)]
-        self._mine = range(worker * width, (worker + 1) * width)
-
-    def members(self) -> list[int]:
-        return sorted(i for lane in self._mine for i in self._lanes[lane])
-
-    def at(self, step: int, seed: int) -> list[int]:
-        """The examples of this worker's part of the batch; derived from (seed, step) alone."""
-        chosen = []
-        for lane in self._mine:
-            members = self._lanes[lane]
-            epoch, place = divmod(step, len(members))
-            order = np.random.default_rng([seed, epoch, lane]).permutation(len(members))
-            chosen.append(members[int(order[place])])
-        return chosen
-
-    def write(self, data: Data, out: Path, log: Log) -> None:
-        ids = "".join(f"{data.train[i].id}\n" for i in self.members())
-        (out / "shard_ids.txt").write_text(ids, encoding="utf-8")
-        log(
-            "shard",
-            worker=self.worker,
-            workers=self.workers,
-            examples=len(self.members()),
-            of=self.total,
-            ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
-        )
 
 
 class Trainer:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import scenes
+from examples import START
 
 DIM_IN, DIM_EMBED, DIM_HIDDEN = 4096, 256, 256
-START = 1
 
 
 class Captioner:
