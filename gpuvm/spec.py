@@ -13,9 +13,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gpuvm.documents import read_document
+from gpuvm.errors import BadInput
 
 FILE = Path("gpuvm.yaml")
 
@@ -102,9 +103,13 @@ class ClusterSpec(_Model):
 def load(file: Path | None, **changes: object) -> ClusterSpec:
     """The file, or ``gpuvm.yaml`` here if there is one, with the command line's ``changes``.
 
-    Raises BadInput with file and line.
+    Raises BadInput with file and line, or with the option.
     """
     chosen = file or FILE
     spec = read_document(chosen, ClusterSpec) if file or chosen.exists() else ClusterSpec()
     given = {key: value for key, value in changes.items() if value is not None}
-    return spec.model_copy(update=given)
+    try:
+        return ClusterSpec.model_validate(spec.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"--{first['loc'][0]}: {first['msg'].lower()}") from None

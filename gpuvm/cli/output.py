@@ -55,6 +55,13 @@ def finish(ctx: typer.Context, result: Result) -> None:
         raise typer.Exit(result.exit_code)
 
 
+def declined(ctx: typer.Context, command: str) -> None:
+    """The user was asked and said no."""
+    if not ctx.ensure_object(State).json:
+        line("nothing was changed")
+    finish(ctx, Result(command, {"changed": False}))
+
+
 def error(problem: GpuvmError, state: State) -> None:
     """The one door's voice."""
     if state.json:

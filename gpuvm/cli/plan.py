@@ -2,6 +2,7 @@
 
 import typer
 
+from gpuvm import spec
 from gpuvm.cli import output, wish
 from gpuvm.cli.options import (
     ClusterOption,
@@ -45,7 +46,7 @@ def plan(
 
     Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
     """
-    wanted = wish.wish(
+    wanted = spec.load(
         file,
         name=name,
         hosts=hosts,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import lifecycle
+from gpuvm import lifecycle, spec
 from gpuvm.cli import output, progress, wish
 from gpuvm.cli.options import (
     ClusterOption,
@@ -65,7 +65,7 @@ def provision(
 
     Running it again with the same wish changes nothing and says so.
     """
-    wanted = wish.wish(
+    wanted = spec.load(
         file,
         name=name,
         hosts=hosts,
@@ -84,7 +84,7 @@ def provision(
             wish.show_plan(plan)
         if plan.changes:
             if not confirm(session.context, "Go on?", yes=yes):
-                output.line("nothing was changed")
+                output.declined(ctx, "provision")
                 return
             record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
         with progress.shown(events, state):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gpuvm import lifecycle, report, results, workload
+from gpuvm import lifecycle, report, results, spec, workload
 from gpuvm.cli import output, summary, wish
 from gpuvm.cli.follow import Follower
 from gpuvm.cli.options import (
@@ -23,6 +23,7 @@ from gpuvm.events import Events
 from gpuvm.inventory import VM, Inventory
 from gpuvm.lifecycle import endpoint
 from gpuvm.report import ReportData
+from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
 from gpuvm.workload import Member
 
@@ -65,28 +66,14 @@ def run(
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
     chosen = workload.find(name)
-    wanted = wish.wish(file, name=deployment)
+    wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
-        if not session.context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
-            raise PreflightRefused(
-                f"no SSH key for these guests: {session.context.key_file} does not exist "
-                "and no ssh-agent runs",
-                hint="run from the machine that provisioned, or add your public key to "
-                "ssh.authorized_keys in the context before the VMs are made",
-            )
+        _require_key(session.context)
         inventory = wish.read_inventory(session, wanted)
         members = _members(session, inventory, wanted, vms, distributed=distributed)
-    record = results.create(
-        workload=chosen.name,
-        args=arguments or [],
-        distributed=distributed,
-        vcenter=inventory.vcenter,
-        cluster=inventory.cluster.name,
-        deployment=wanted.name,
-        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
-        provisioning=lifecycle.provisioning_record(inventory.vcenter.instance_uuid, wanted.name),
-    )
+    args = arguments or []
+    record = _record(chosen.name, args, inventory, wanted, members, distributed=distributed)
     state = ctx.ensure_object(State)
     if not state.json:
         where = ", ".join(member.vm.name for member in members)
@@ -95,7 +82,7 @@ def run(
     with Follower(events, state) as follower:
         workload.run(
             chosen,
-            arguments or [],
+            args,
             members,
             distributed=distributed,
             guest=session.context.guest,
@@ -109,6 +96,37 @@ def run(
     if not state.json:
         _show(record, data)
     output.finish(ctx, output.Result("run", _described(record, data)))
+
+
+def _require_key(context: Context) -> None:
+    if not context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
+        raise PreflightRefused(
+            f"no SSH key for these guests: {context.key_file} does not exist and no ssh-agent runs",
+            hint="run from the machine that provisioned, or add your public key to "
+            "ssh.authorized_keys in the context before the VMs are made",
+        )
+
+
+def _record(
+    name: str,
+    args: Sequence[str],
+    inventory: Inventory,
+    wanted: ClusterSpec,
+    members: Sequence[Member],
+    *,
+    distributed: bool,
+) -> results.Run:
+    vcenter = inventory.vcenter
+    return results.create(
+        workload=name,
+        args=args,
+        distributed=distributed,
+        vcenter=vcenter,
+        cluster=inventory.cluster.name,
+        deployment=wanted.name,
+        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
+        provisioning=lifecycle.provisioning_record(vcenter.instance_uuid, wanted.name),
+    )
 
 
 def _members(

@@ -66,4 +66,4 @@ def confirm(context: Context, question: str, *, yes: bool) -> bool:
         raise BadInput(
             "there is no terminal to ask on", hint="say --yes, or 'confirm: false' in the context"
         )
-    return typer.confirm(question, default=False)
+    return typer.confirm(question, default=False, err=True)

@@ -2,8 +2,8 @@
 
 import typer
 
-from gpuvm import lifecycle
-from gpuvm.cli import output, progress, wish
+from gpuvm import lifecycle, spec
+from gpuvm.cli import output, progress
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -39,7 +39,7 @@ def teardown(
     Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
     left alone. Running it twice is quiet.
     """
-    wanted = wish.wish(file, name=name)
+    wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
@@ -49,7 +49,7 @@ def teardown(
         if not state.json:
             _show(ours, copies, wanted.name)
         if ours and not confirm(session.context, f"Destroy {len(ours)} VMs?", yes=yes):
-            output.line("nothing was changed")
+            output.declined(ctx, "teardown")
             return
         with progress.shown(events, state):
             result = lifecycle.teardown(ours, session.vsphere, events)

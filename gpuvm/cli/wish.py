@@ -1,9 +1,8 @@
-"""From the command line to a plan: what `plan` and `provision` have in common."""
+"""From a wish to a plan, and how a plan is shown: what `plan` and `provision` have in common."""
 
-from pathlib import Path
 from typing import Any
 
-from gpuvm import planner, spec
+from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
 from gpuvm.inventory import Inventory
@@ -11,28 +10,6 @@ from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
-
-
-def wish(
-    file: Path | None,
-    *,
-    name: str | None = None,
-    hosts: int | None = None,
-    template: str | None = None,
-    cluster: str | None = None,
-    datastore: str | None = None,
-    network: str | None = None,
-) -> ClusterSpec:
-    """gpuvm.yaml with what the command line says on top."""
-    return spec.load(
-        file,
-        name=name,
-        hosts=hosts,
-        template=template,
-        cluster=cluster,
-        datastore=datastore,
-        network=network,
-    )
 
 
 def read_inventory(session: Session, wanted: ClusterSpec) -> Inventory:
@@ -92,7 +69,9 @@ def described(plan: Plan) -> dict[str, Any]:
 def _each(plan: Plan) -> str:
     memory = "all reserved" if plan.mmio_gib else "not reserved"
     mmio = f", 64-bit MMIO {plan.mmio_gib} GiB" if plan.mmio_gib else ""
+    network = plan.network.name if plan.network else "the template's network"
     return (
-        f"each new VM: full clone of {plan.template.name} on {plan.datastore.name}, "
-        f"{plan.cpus} CPUs, {plan.memory_gib:g} GiB ({memory}){mmio}"
+        f"each new VM: full clone of {plan.template.path} in {plan.cluster.path} on "
+        f"{plan.datastore.name} and {network}, {plan.cpus} CPUs, "
+        f"{plan.memory_gib:g} GiB ({memory}){mmio}"
     )

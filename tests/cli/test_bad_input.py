@@ -42,6 +42,7 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
     [
         (("frobnicate",), "No such command"),
         (("plan", "--hosts", "0"), "--hosts"),
+        (("plan", "--name", "Bad Name"), "--name: string should match"),
         (("plan", "--hots", "1"), "No such option"),
         (("run", "captionning"), "captioning"),
         (("report", "no-such-run"), "no-such-run"),
