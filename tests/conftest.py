@@ -1,5 +1,6 @@
 """Nothing of the operator's own machine is read or written by a test."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ def built_once() -> Path:
     from gpuvm import paths
 
     return paths.cache_dir()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_heard() -> None:
+    """A script's background has SIGINT ignored, and every process inherits that.
+
+    A test that interrupts itself or a command would then wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -69,13 +69,7 @@ class CommandLine:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # In the background of a script SIGINT is ignored, and children inherit that.
-            preexec_fn=_hear_interrupts,  # noqa: PLW1509
         )
-
-
-def _hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
