@@ -15,13 +15,12 @@ workloads/README.md says what is written to --out.
 """
 
 import argparse
-import contextlib
 import faulthandler
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy as np
 import pictures
 import scenes
 from examples import PAD, Data, Shard
+from records import Log
 from speaking import DIM_IN, Captioner, build_encoder, score, seeing_loss
 from starting import (
     BAD_INPUT,
@@ -135,25 +135,6 @@ def run(
         seconds=round(time.monotonic() - begun, 3),
         weights_sha256=trainer.digest(),
     )
-
-
-class Log:
-    """timings.jsonl: one flushed line per event."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("a", encoding="utf-8")
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        record = {"t": round(time.time(), 3), "event": event, **fields}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self("phase", name=name, state="start")
-        begun = time.monotonic()
-        yield
-        self("phase", name=name, state="end", seconds=round(time.monotonic() - begun, 3))
 
 
 class Trainer:
