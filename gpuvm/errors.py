@@ -8,6 +8,7 @@
     │   └── Unplaceable               more GPUs wanted than are free; says who holds what
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
+    │   │   └── OutcomeUnknown        a call's answer never came: look before doing it again
     │   ├── Untrusted                 its certificate is not verified
     │   ├── LoginRefused              user or password
     │   ├── NoPermission              a privilege is missing, named with its object
@@ -107,6 +108,10 @@ class Unreachable(VSphereError):
     pass
 
 
+class OutcomeUnknown(Unreachable):
+    pass
+
+
 class Untrusted(VSphereError):
     pass
 
@@ -139,6 +144,11 @@ class TaskFailed(VSphereError):
         told = "; ".join(m.strip().rstrip(".") for m in messages if m.strip()) or fault
         super().__init__(f"{vm}: {operation} failed: {told}", hint=hint)
         self.operation, self.vm, self.fault, self.messages = operation, vm, fault, tuple(messages)
+
+    @property
+    def no_gpu_left(self) -> bool:
+        """The fault may mean that somebody else has the GPU: at power-on it is not told apart."""
+        return self.operation == "power on" and self.fault in _MAY_BE_TAKEN
 
 
 class DeadlinePassed(VSphereError):
@@ -220,6 +230,14 @@ class Interrupted(GpuvmError):
     def __init__(self, message: str, *, left: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.left = tuple(left)
+
+
+_MAY_BE_TAKEN = {
+    "GenericVmConfigFault",
+    "InsufficientGraphicsResourcesFault",
+    "NoCompatibleHost",
+    "InsufficientHostMemoryCapacityFault",
+}
 
 
 def _exists(kind: str, existing: Sequence[str]) -> str:

@@ -25,10 +25,19 @@ class VCenter:
 
 @dataclass(frozen=True)
 class Holder:
-    """A VM that names a GPU in its virtual hardware."""
+    """A VM that names a GPU in its virtual hardware, or was given one; ``profile`` of a vGPU."""
 
     vm: str
     powered_on: bool
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class VGPUProfile:
+    """A vGPU type; ``memory_gib`` is its framebuffer, None where its name does not say it."""
+
+    name: str
+    memory_gib: int | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ class GPU:
     """One physical function as the host lists it (HostPciDevice, HostPciPassthruInfo).
 
     Ids are unsigned 16-bit numbers. ``system_id`` is the host's own, from
-    ``QueryConfigTarget(host=…)``; ``memory_gib`` is None where nobody knows it.
+    ``QueryConfigTarget(host=…)``; ``memory_gib`` is None where nobody knows it. ``profiles`` are
+    the vGPU types of a GPU that is shared, empty for one that is not.
     """
 
     host: str
@@ -52,23 +62,46 @@ class GPU:
     system_id: str | None
     label: str = ""
     holders: tuple[Holder, ...] = ()
+    profiles: tuple[VGPUProfile, ...] = ()
 
     @property
     def state(self) -> str:
         """One phrase for a table: free, held by …, reboot pending, not enabled, incapable."""
+        if self.profiles:
+            return self._shared()
         if self.holders:
             return "held by " + ", ".join(_held(h) for h in self.holders)
         if not self.capable:
             return "not capable of passthrough"
-        if not self.enabled:
-            return "passthrough not enabled"
-        if not self.active:
+        if self.enabled and not self.active:
             return "passthrough enabled, host reboot pending"
-        return "free"
+        if self.active and not self.enabled:
+            return "passthrough disabled, host reboot pending"
+        return "free" if self.active else "passthrough not enabled"
 
     @property
     def free(self) -> bool:
-        return self.active and not self.holders
+        """For a whole VM: neither shared nor named by any other."""
+        return self.active and self.enabled and not self.holders and not self.profiles
+
+    def vgpus_left(self, profile: str, promised: int = 0) -> int:
+        """How many more vGPUs of this profile fit; all on one GPU have the same profile.
+
+        ``promised`` ones are not there yet. A profile whose size is not known counts as the whole
+        GPU.
+        """
+        offered = next((p for p in self.profiles if p.name == profile), None)
+        used = [h for h in self.holders if h.powered_on]
+        if offered is None or any(h.profile != profile for h in used):
+            return 0
+        size = offered.memory_gib or self.memory_gib or 1
+        return max(0, (self.memory_gib or size) // size - len(used) - promised)
+
+    def _shared(self) -> str:
+        used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
+        if used is None:
+            return f"shared as vGPU, unused, {len(self.profiles)} profiles"
+        return f"shared as vGPU, {self.vgpus_left(used)} of {used} left"
 
 
 @dataclass(frozen=True)
@@ -85,12 +118,21 @@ class Host:
     gpus: tuple[GPU, ...]
     datastores: tuple[str, ...]
     networks: tuple[str, ...]
+    power_state: str = "poweredOn"
+    version: str = ""
+    """Of ESXi."""
+    rebinds: bool = False
+    """Passthrough is switched without a reboot (deviceRebindWithoutRebootSupported)."""
+    shares_gpus: bool = False
+    """The host's graphics type is Shared Direct: it offers vGPUs."""
 
     @property
     def unusable(self) -> str | None:
         """Why no VM can be placed here, or None."""
         if self.connection_state != "connected":
-            return self.connection_state
+            return _CONNECTION.get(self.connection_state, self.connection_state)
+        if self.power_state != "poweredOn":
+            return f"its power state is {self.power_state}"
         if self.in_maintenance_mode:
             return "in maintenance mode"
         if self.in_quarantine_mode:
@@ -106,6 +148,25 @@ class Cluster:
     datacenter: str
     resource_pool: MoRef
     vm_folder: MoRef
+    drs_places: bool = False
+    """DRS is on and fully automated: vCenter chooses the host of a VM that is powered on."""
+    unreserved_gib: float | None = None
+    """What the resource pool has left for reservations; None where it does not tell."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    name: str
+    moref: MoRef
+    current: bool
+
+
+@dataclass(frozen=True)
+class NIC:
+    """A network card of a template; ``kind`` is its class in the API, such as VirtualVmxnet3."""
+
+    key: int
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -118,9 +179,15 @@ class VMTemplate:
     cpus: int
     memory_gib: float
     disk_gib: float
-    nics: int
+    nics: tuple[NIC, ...]
     has_gpu: bool
     guest_id: str
+    snapshots: tuple[Snapshot, ...] = ()
+    is_template: bool = True
+    tools: str = "guestToolsUnmanaged"
+    """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
+    secure_boot: bool = False
+    nested_hv: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,22 +200,50 @@ class Datastore:
 
 @dataclass(frozen=True)
 class Network:
+    """A distributed port group has a key, and the UUID of its switch."""
+
     name: str
     moref: MoRef
+    portgroup_key: str | None = None
+    switch_uuid: str | None = None
 
 
 @dataclass(frozen=True)
 class PassthroughDevice:
     """A fixed DirectPath I/O device in a VM's virtual hardware.
 
-    ``device_id`` is the backing's own text: unsigned hex without ``0x``.
+    ``device_id`` is the backing's own text: unsigned hex without ``0x``. Two devices are the same
+    one if address and ``system_id`` are; ``key`` is 0 for one that is only wanted.
     """
 
-    key: int
     pci_address: str
-    device_id: str
-    vendor_id: int
     system_id: str
+    device_id: str = field(default="", compare=False)
+    vendor_id: int = field(default=0, compare=False)
+    name: str = field(default="", compare=False)
+    key: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class DynamicDevice:
+    """A Dynamic DirectPath I/O device: any GPU with one of the (vendor, device) ids, and label.
+
+    ``assigned`` is what the VM was given while it is powered on.
+    """
+
+    allowed: tuple[tuple[int, int], ...]
+    label: str = ""
+    assigned: str = field(default="", compare=False)
+    key: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class VGPUDevice:
+    profile: str
+    key: int = field(default=0, compare=False)
+
+
+Device = PassthroughDevice | DynamicDevice | VGPUDevice
 
 
 Ownership = Literal["ours", "copy", "other"]
@@ -172,12 +267,36 @@ class VM:
     memory_gib: float = 0
     memory_locked: bool = False
     hot_add: bool = False
-    devices: tuple[PassthroughDevice, ...] = ()
+    devices: tuple[Device, ...] = ()
+    firmware: str = ""
+    connection_state: str = "connected"
+    question: str = ""
+    """What vCenter waits to be answered before the VM goes on."""
     address: str | None = None
     host_keys: tuple[str, ...] = ()
     """OpenSSH public keys that the guest published through guestinfo."""
     annotation: str = ""
+    wish: str = ""
+    """What it was made from, as JSON (ClusterSpec.wish)."""
+    tools_running: bool = False
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def pci_addresses(self) -> tuple[str, ...]:
+        """On its host: of fixed devices always, of dynamic ones while it is powered on."""
+        fixed = [d.pci_address for d in self.devices if isinstance(d, PassthroughDevice)]
+        return (*fixed, *(d.assigned for d in self.devices if isinstance(d, DynamicDevice)))
+
+    @property
+    def accelerator(self) -> str:
+        """The mode, as gpuvm.yaml has it, that its virtual hardware is of."""
+        modes = {PassthroughDevice: "passthrough", DynamicDevice: "dynamic", VGPUDevice: "vgpu"}
+        return next((modes[type(device)] for device in self.devices), "none")
+
+    def has(self, gpu: GPU) -> bool:
+        """The GPU is, or would be, this VM's."""
+        named = gpu.host == self.host and gpu.pci_address in self.pci_addresses
+        return named or self.name in {holder.vm for holder in gpu.holders}
 
 
 @dataclass(frozen=True)
@@ -193,6 +312,9 @@ class Inventory:
     names_in_folder: frozenset[str]
     """Names taken in the folder that new VMs go to."""
 
+    def host(self, name: str) -> Host | None:
+        return next((host for host in self.hosts if host.name == name), None)
+
     @property
     def gpus(self) -> tuple[GPU, ...]:
         return tuple(gpu for host in self.hosts for gpu in host.gpus)
@@ -204,6 +326,9 @@ class Inventory:
 
     def copies(self, deployment: str) -> tuple[VM, ...]:
         return tuple(v for v in self.vms if v.ownership == "copy" and v.deployment == deployment)
+
+
+_CONNECTION = {"notResponding": "not responding"}
 
 
 def _held(holder: Holder) -> str:

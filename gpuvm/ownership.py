@@ -15,17 +15,23 @@ CLUSTER_KEY = "gpuvm.cluster"
 INDEX_KEY = "gpuvm.index"
 SPEC_KEY = "gpuvm.spec"
 GENERATION_KEY = "gpuvm.generation"
+WISH_KEY = "gpuvm.wish"
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation."""
+    """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation.
+
+    ``wish`` is what the VM was made from, as JSON (ClusterSpec.wish), so that any machine can tell
+    what a VM should be.
+    """
 
     deployment: str
     index: int
     spec_digest: str
     generation: str
+    wish: str = ""
 
     @staticmethod
     def read(extra_config: Mapping[str, str]) -> "Mark | None":
@@ -39,6 +45,7 @@ class Mark:
             int(index),
             extra_config.get(SPEC_KEY, ""),
             extra_config.get(GENERATION_KEY, ""),
+            extra_config.get(WISH_KEY, ""),
         )
 
     def extra_config(self) -> dict[str, str]:
@@ -47,6 +54,7 @@ class Mark:
             INDEX_KEY: str(self.index),
             SPEC_KEY: self.spec_digest,
             GENERATION_KEY: self.generation,
+            WISH_KEY: self.wish,
         }
 
 

@@ -6,9 +6,10 @@ Nothing is guessed: several that fit are an error that lists them.
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from gpuvm.accelerators import VGPU, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
-from gpuvm.inventory import Datastore, Host, Inventory, Network, VMTemplate
-from gpuvm.spec import ClusterSpec, Passthrough
+from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate
+from gpuvm.spec import ClusterSpec
 
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
@@ -22,10 +23,10 @@ def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
 
 
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
-    unfit = {t.name: _unfit(t, spec) for t in inventory.templates}
+    unfit = {t.name: unfit_for(t, spec, inventory.vcenter.api_version) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.name] is None]
     chosen = _choose("VM template", spec.template, inventory.templates, fitting)
-    why = unfit[chosen.name]
+    why = unfit[chosen.name] or _addresses(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
     return chosen
@@ -47,7 +48,7 @@ def datastore(
     if hosts and chosen not in shared:
         away = [h.name for h in hosts if chosen.name not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
-    needed = source.disk_gib * clones
+    needed = source.disk_gib * clones if spec.clone_mode == "full" else 0
     if needed > chosen.free_gib:
         raise PreflightRefused(
             f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, "
@@ -67,11 +68,65 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     return chosen
 
 
-def _unfit(template: VMTemplate, spec: ClusterSpec) -> str | None:
+def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
+    """What linked clones are made from; None for full ones. Never falls back to a full clone."""
+    if spec.clone_mode == "full":
+        return None
+    if not source.snapshots:
+        raise PreflightRefused(
+            f"VM template {source.name} has no snapshot, and linked clones are made from one",
+            hint="--create-snapshot makes one, once; or clone_mode: full",
+        )
+    if spec.snapshot is None:
+        return next((s for s in source.snapshots if s.current), source.snapshots[-1])
+    for one in source.snapshots:
+        if one.name == spec.snapshot:
+            return one
+    names = [one.name for one in source.snapshots]
+    raise NotFound("snapshot", spec.snapshot, names, where=f"VM template {source.name}")
+
+
+def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str | None:
+    """Why clones of it could not be what is wished, or None."""
     if template.has_gpu:
         return "it has a GPU attached; clones would all name the same device"
-    if isinstance(spec.accelerator, Passthrough) and template.firmware != "efi":
-        return f"its firmware is {template.firmware}; GPU passthrough needs EFI"
+    if not spec.has_gpu:
+        return None
+    if template.nested_hv:
+        return "nested virtualization is on, which excludes GPUs"
+    if isinstance(spec.accelerator, DynamicPassthrough):
+        return _unfit_for_dynamic(template, api_version)
+    if isinstance(spec.accelerator, VGPU):
+        return _too_old(template, 11, "vGPU")
+    return _not_efi(template)
+
+
+def _unfit_for_dynamic(template: VMTemplate, api_version: str) -> str | None:
+    if int(api_version.split(".", maxsplit=1)[0]) < 7:
+        return f"Dynamic DirectPath I/O needs vSphere 7.0, this vCenter's API is {api_version}"
+    return _too_old(template, 17, "Dynamic DirectPath I/O") or _not_efi(template)
+
+
+def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:
+    if template.hardware_version >= wanted:
+        return None
+    return f"{what} needs hardware version {wanted}, it has {template.hardware_version}"
+
+
+def _not_efi(template: VMTemplate) -> str | None:
+    if template.firmware == "efi":
+        return None
+    return f"its firmware is {template.firmware}; GPU passthrough needs EFI"
+
+
+def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
+    """Each VM needs an address of the range, and a card to have it on."""
+    if spec.addresses is None:
+        return None
+    if not template.nics:
+        return "it has no network card to give a fixed address to"
+    if spec.addresses.size < spec.vms:
+        return f"addresses: the range has {spec.addresses.size}, {spec.vms} VMs are wanted"
     return None
 
 

@@ -9,12 +9,22 @@ Every key may be left out: what is unique in the inventory is used and said.
 """
 
 import hashlib
+import json
 import re
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from gpuvm.accelerators import Accelerator, NoGPU, Passthrough
 from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
 
@@ -39,24 +49,34 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Passthrough(_Model):
-    """Fixed DirectPath I/O: the VM gets whole GPUs of its host."""
+class AddressRange(_Model):
+    """Fixed addresses for the guests: VM 1 gets the first, and so on (a customization spec)."""
 
-    mode: Literal["passthrough"] = "passthrough"
-    count: int = Field(default=1, ge=1, le=16)
-    model: str | None = None
-    """Part of the GPU's name, such as P100."""
-    mmio_gib: int | None = None
-    """64-bit MMIO window; computed from the GPUs' memory when left out."""
+    first: IPv4Address
+    last: IPv4Address
+    prefix: int = Field(ge=1, le=31)
+    """Bits of the network, such as 24 for 255.255.255.0."""
+    gateway: IPv4Address | None = None
+    dns: tuple[IPv4Address, ...] = ()
+    domain: str = "localdomain"
 
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "AddressRange":
+        if self.last < self.first:
+            raise ValueError(f"{self.last} comes before {self.first}")
+        return self
 
-class NoGPU(_Model):
-    """A VM without a GPU, to compare with."""
+    @property
+    def size(self) -> int:
+        return int(self.last) - int(self.first) + 1
 
-    mode: Literal["none"] = "none"
+    @property
+    def netmask(self) -> str:
+        return str(IPv4Network((0, self.prefix)).netmask)
 
-
-Accelerator = Annotated[Passthrough | NoGPU, Field(discriminator="mode")]
+    def address(self, index: int) -> str:
+        """Of the VM with this index, from 1."""
+        return str(self.first + (index - 1))
 
 
 class Deadlines(_Model):
@@ -74,13 +94,25 @@ class Distributed(_Model):
     start_s: float = Field(default=60, gt=0)
 
 
+Placement = Literal["one-per-host", "pack", "spread"]
+CloneMode = Literal["full", "linked"]
+
+
 class ClusterSpec(_Model):
     name: str = Field(default="gpuvm", pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")
     hosts: int = Field(default=1, ge=1)
+    per_host: int = Field(default=1, ge=1)
+    placement: Placement = "one-per-host"
     cluster: str | None = None
     template: str | None = None
+    clone_mode: CloneMode = "full"
+    snapshot: str | None = None
+    """Of the template, for linked clones; its current one when left out."""
     datastore: str | None = None
+    storage_policy: str | None = None
+    """The id of a storage policy (a UUID; govc storage.policy.ls lists them)."""
     network: str | None = None
+    addresses: AddressRange | None = None
     folder: str | None = None
     resource_pool: str | None = None
     cpus: int | None = Field(default=None, ge=1)
@@ -91,13 +123,30 @@ class ClusterSpec(_Model):
     deadlines: Deadlines = Deadlines()
     distributed: Distributed = Distributed()
 
+    @property
+    def vms(self) -> int:
+        """How many VMs are wanted in all."""
+        return self.hosts * self.per_host
+
+    @property
+    def has_gpu(self) -> bool:
+        return not isinstance(self.accelerator, NoGPU)
+
+    def wish(self) -> str:
+        """What makes one VM what it is, as compact JSON; how many there are is not part of it."""
+        fields = type(self).model_fields
+        changed = {key for key in fields if getattr(self, key) != fields[key].default}
+        wish = self.model_dump(mode="json", include=changed - _NOT_OF_ONE_VM)
+        return json.dumps(wish, sort_keys=True, separators=(",", ":"))
+
     def digest(self) -> str:
-        """Of what makes one VM what it is: how many there are is not part of it."""
-        wish = self.model_dump_json(exclude={"hosts", "deadlines", "distributed"})
-        return hashlib.sha256(wish.encode()).hexdigest()[:16]
+        return hashlib.sha256(self.wish().encode()).hexdigest()[:16]
 
     def vm_name(self, index: int) -> str:
         return f"{self.name}-{index:02d}"
+
+
+_NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed"}
 
 
 def load(file: Path | None, **changes: object) -> ClusterSpec:

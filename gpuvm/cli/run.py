@@ -145,16 +145,11 @@ def _members(
     chosen = _named(running, names) if names else running if distributed else running[:1]
     if distributed and len(chosen) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
-    gpus = {(gpu.host, gpu.pci_address): gpu for gpu in inventory.gpus}
     return [
         Member(
             endpoint=endpoint(vm, session.context),
             vm=vm,
-            gpus=tuple(
-                gpus[vm.host, device.pci_address]
-                for device in vm.devices
-                if (vm.host, device.pci_address) in gpus
-            ),
+            gpus=tuple(gpu for gpu in inventory.gpus if vm.has(gpu)),
         )
         for vm in chosen
     ]
@@ -170,7 +165,7 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
         host=member.vm.host,
         address=member.endpoint.address,
         role=role,
-        accelerator="passthrough" if member.gpus else "none",
+        accelerator=member.vm.accelerator,
         gpus=tuple(
             results.RunGPU(
                 pci_address=gpu.pci_address,

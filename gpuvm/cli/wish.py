@@ -5,8 +5,8 @@ from typing import Any
 from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
-from gpuvm.inventory import Inventory
-from gpuvm.planner import Plan
+from gpuvm.inventory import DynamicDevice, Inventory, VGPUDevice, VMTemplate
+from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
@@ -28,15 +28,15 @@ def show_plan(plan: Plan) -> None:
     rows = [
         (
             step.host.name,
-            ", ".join(f"{gpu.pci_address} {gpu.name}" for gpu in step.gpus) or "-",
+            _gpus(step),
             step.name,
-            WHAT[step.action],
+            WHAT[step.action] + (f", moved to {step.move_to.name}" if step.move_to else ""),
         )
         for step in plan.steps
     ]
     output.table(("HOST", "GPU", "VM", "ACTION"), rows)
-    if any(step.action == "create" for step in plan.steps):
-        output.line(_each(plan))
+    if plan.created and plan.template:
+        output.line(_each(plan, plan.template))
     for finding in plan.findings:
         output.line(f"note: {finding.text}" + (f" ({finding.hint})" if finding.hint else ""))
 
@@ -46,8 +46,10 @@ def described(plan: Plan) -> dict[str, Any]:
     return {
         "deployment": plan.spec.name,
         "cluster": plan.cluster.path,
-        "template": plan.template.name,
-        "datastore": plan.datastore.name,
+        "template": plan.template.name if plan.template else None,
+        "clone_mode": plan.spec.clone_mode,
+        "datastore": plan.datastore.name if plan.datastore else None,
+        "accelerator": plan.spec.accelerator.model_dump(mode="json"),
         "cpus": plan.cpus,
         "memory_gib": plan.memory_gib,
         "mmio_gib": plan.mmio_gib,
@@ -58,6 +60,7 @@ def described(plan: Plan) -> dict[str, Any]:
                 "index": step.index,
                 "action": step.action,
                 "host": step.host.name,
+                "move_to": step.move_to.name if step.move_to else None,
                 "gpus": [{"pci_address": gpu.pci_address, "model": gpu.name} for gpu in step.gpus],
             }
             for step in plan.steps
@@ -66,12 +69,24 @@ def described(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _each(plan: Plan) -> str:
+def _gpus(step: Step) -> str:
+    """What the plan counts on; but for a fixed device vCenter decides at power-on."""
+    shares = [device.profile for device in step.devices if isinstance(device, VGPUDevice)]
+    if shares:
+        return ", ".join(f"vGPU {profile}" for profile in shares)
+    dynamic = any(isinstance(device, DynamicDevice) for device in step.devices)
+    bound = " (bound at power-on)" if dynamic and step.gpus else ""
+    return (", ".join(f"{gpu.pci_address} {gpu.name}" for gpu in step.gpus) or "-") + bound
+
+
+def _each(plan: Plan, template: VMTemplate) -> str:
     memory = "all reserved" if plan.mmio_gib else "not reserved"
     mmio = f", 64-bit MMIO {plan.mmio_gib} GiB" if plan.mmio_gib else ""
     network = plan.network.name if plan.network else "the template's network"
+    store = plan.datastore.name if plan.datastore else "its datastore"
+    source = f" from snapshot {plan.snapshot.name}" if plan.snapshot else ""
     return (
-        f"each new VM: full clone of {plan.template.path} in {plan.cluster.path} on "
-        f"{plan.datastore.name} and {network}, {plan.cpus} CPUs, "
+        f"each new VM: {plan.spec.clone_mode} clone of {template.path}{source} in "
+        f"{plan.cluster.path} on {store} and {network}, {plan.cpus} CPUs, "
         f"{plan.memory_gib:g} GiB ({memory}){mmio}"
     )

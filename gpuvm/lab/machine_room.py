@@ -145,7 +145,7 @@ class MachineRoom:
             addresses=machine.addresses,
             port=self.port,
             isolated=self.isolation.isolated,
-            gpus=cards.in_guest(self.description, machine.gpus),
+            gpus=cards.in_guest(self.description, machine.gpus, machine.instance_uuid),
             guestinfo={k: v for k, v in machine.extra_config.items() if k.startswith("guestinfo.")},
             hidden=_hidden(self.folder),
         )

@@ -7,10 +7,11 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 """
 
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.provision import Until, provision
+from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
 from gpuvm.lifecycle.teardown import teardown
+from gpuvm.lifecycle.until import Until
 
 __all__ = [
     "ApplyResult",

@@ -12,7 +12,7 @@ from gpuvm.inventory import VM
 from gpuvm.planner import Step
 from gpuvm.vsphere import CloneRequest, Task
 
-Stage = Literal["clone", "configure", "power_on", "address", "ready", "remove", "done"]
+Stage = Literal["clone", "move", "configure", "power_on", "address", "ready", "remove", "done"]
 
 
 class Check:
@@ -40,12 +40,22 @@ class Check:
             self._error = error
 
 
+@dataclass(frozen=True)
+class Seen:
+    """``since`` is on the monotonic clock."""
+
+    address: str
+    host_keys: tuple[str, ...]
+    since: float
+
+
 @dataclass
 class Machine:
     """``begun`` is when the present stage began, on the monotonic clock.
 
     ``created`` says that this call made the VM; ``left`` that it failed and stays;
-    ``then`` is the step to go on with once this one is removed.
+    ``then`` is the step to go on with once this one is removed. ``seen`` is the address that the
+    guest reported last, trusted when it is still the same a moment later.
     """
 
     step: Step
@@ -57,6 +67,9 @@ class Machine:
     vm: VM | None = None
     created: bool = False
     replanned: bool = False
+    looked_up: bool = False
+    customized: bool = False
+    seen: Seen | None = None
     changed: bool = False
     check: Check | None = None
     ready: guest.Ready | None = None
@@ -70,6 +83,15 @@ class Machine:
 
     def enter(self, stage: Stage) -> None:
         self.stage, self.begun = stage, time.monotonic()
+
+    def see(self, address: str | None, host_keys: tuple[str, ...]) -> None:
+        """What the guest reports now; the clock starts anew when the address changes."""
+        if not address:
+            self.seen = None
+        elif self.seen is None or self.seen.address != address:
+            self.seen = Seen(address, host_keys, time.monotonic())
+        else:
+            self.seen = Seen(address, host_keys, self.seen.since)
 
     def seconds(self) -> float:
         """In the present stage."""

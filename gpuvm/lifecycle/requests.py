@@ -1,37 +1,83 @@
 """From a planned step to the one CloneVM_Task that carries everything, and to a guest's address."""
 
 from gpuvm import guest, ownership
+from gpuvm.accelerators import DynamicPassthrough
 from gpuvm.inventory import VM
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
-from gpuvm.vsphere import CloneRequest
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import CloneRequest, FixedAddress
 
 
 def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> CloneRequest:
     """The VM as it is wanted; a VM that exists keeps the generation that it was created with."""
-    generation = (step.vm.generation if step.vm else None) or ownership.new_generation()
-    mark = ownership.Mark(plan.spec.name, step.index, plan.spec.digest(), generation)
+    spec = plan.spec
+    if step.vm is not None:
+        return _of_existing(plan, step, step.vm)
+    generation = ownership.new_generation()
+    mark = ownership.Mark(spec.name, step.index, spec.digest(), generation, spec.wish())
     first_boot = guest.user_data(
         hostname=step.name,
         instance_id=f"{step.instance_uuid}-{generation}",
         user=context.ssh.user,
         authorized_keys=(public_key, *context.ssh.authorized_keys),
     )
+    by_drs = plan.cluster.drs_places and isinstance(spec.accelerator, DynamicPassthrough)
     return CloneRequest(
         name=step.name,
         instance_uuid=step.instance_uuid,
-        template=plan.template.moref,
-        host=step.host.moref,
+        template=plan.template.moref if plan.template else "",
+        host=None if by_drs else step.host.moref,
         resource_pool=plan.cluster.resource_pool,
-        datastore=plan.datastore.moref,
+        datastore=plan.datastore.moref if plan.datastore else "",
         folder=plan.cluster.vm_folder,
-        network=plan.network.moref if plan.network else None,
         cpus=plan.cpus,
         memory_gib=plan.memory_gib,
-        gpus=step.gpus,
+        devices=step.devices,
         mmio_gib=plan.mmio_gib,
-        extra_config={**plan.spec.extra_config, **first_boot, **mark.extra_config()},
-        annotation=plan.spec.annotation or f"Made by gpuvm for the deployment '{plan.spec.name}'.",
+        extra_config={**spec.extra_config, **first_boot, **mark.extra_config()},
+        annotation=spec.annotation or f"Made by gpuvm for the deployment '{spec.name}'.",
+        network=plan.network,
+        nics=plan.template.nics if plan.template else (),
+        address=_fixed_address(spec, step.index),
+        snapshot=plan.snapshot.moref if plan.snapshot else None,
+        storage_policy=spec.storage_policy,
+    )
+
+
+def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
+    """What is mended of a VM that is there: its size and devices, never what it first booted with.
+
+    A plan that only starts VMs says nothing about sizes, so those are left as they are.
+    """
+    spec = plan.spec
+    return CloneRequest(
+        name=step.name,
+        instance_uuid=step.instance_uuid,
+        template="",
+        host=step.runs_on.moref,
+        resource_pool=plan.cluster.resource_pool,
+        datastore="",
+        folder=plan.cluster.vm_folder,
+        cpus=plan.cpus,
+        memory_gib=plan.memory_gib,
+        devices=step.devices,
+        mmio_gib=plan.mmio_gib,
+        extra_config={**spec.extra_config},
+        annotation=vm.annotation,
+    )
+
+
+def _fixed_address(spec: ClusterSpec, index: int) -> FixedAddress | None:
+    wanted = spec.addresses
+    if wanted is None:
+        return None
+    return FixedAddress(
+        address=wanted.address(index),
+        netmask=wanted.netmask,
+        gateway=str(wanted.gateway) if wanted.gateway else None,
+        dns=tuple(map(str, wanted.dns)),
+        domain=wanted.domain,
     )
 
 

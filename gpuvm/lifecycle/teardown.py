@@ -65,7 +65,7 @@ class _Teardown:
             host=vm.host,
             state="failed" if error else "removed",
             changed=error is None,
-            gpus=tuple(device.pci_address for device in vm.devices),
+            gpus=vm.pci_addresses,
             error=error,
             left=error is not None,
         )

@@ -7,12 +7,14 @@ with vsphere.connect(context, password) as connection:
 from gpuvm.vsphere.board import Board, Change, Task, TaskEnded, TaskProgress, VMChanged
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
+from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.watching import Machine
 
 __all__ = [
     "Board",
     "Change",
     "CloneRequest",
+    "FixedAddress",
     "Machine",
     "Task",
     "TaskEnded",

@@ -77,7 +77,6 @@ class _Followed:
 
     key: str
     task: Task | None
-    filter: Any
     row: dict[str, Any]
 
 
@@ -91,8 +90,7 @@ class Board:
         self._asked = 0.0
 
     def __enter__(self) -> "Board":
-        with translated("waiting", "the vCenter"):
-            self._collector = self._content.propertyCollector.CreatePropertyCollector()
+        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,18 +100,22 @@ class Board:
         except (vmodl.MethodFault, OSError, HTTPException):
             return
 
+    def _open(self) -> None:
+        with translated("waiting", "the vCenter"):
+            self._collector = self._content.propertyCollector.CreatePropertyCollector()
+
     def follow_tasks(self, tasks: Mapping[str, Task]) -> None:
         """Several tasks cost one round trip."""
         refs = {self._reference(vim.Task, task.moref): key for key, task in tasks.items()}
-        added = self._filter(vim.Task, list(refs), _TASK_PATHS)
+        self._filter(vim.Task, list(refs), _TASK_PATHS)
         for ref, key in refs.items():
-            self._followed[ref] = _Followed(key, tasks[key], added, {})
+            self._followed[ref] = _Followed(key, tasks[key], {})
 
     def follow_vms(self, vms: Mapping[str, MoRef]) -> None:
         refs = {self._reference(vim.VirtualMachine, moref): key for key, moref in vms.items()}
-        added = self._filter(vim.VirtualMachine, list(refs), _VM_PATHS)
+        self._filter(vim.VirtualMachine, list(refs), _VM_PATHS)
         for ref, key in refs.items():
-            self._followed[ref] = _Followed(key, None, added, {})
+            self._followed[ref] = _Followed(key, None, {})
 
     def forget(self, key: str) -> None:
         """No more changes of this key; its filter goes with the collector."""
@@ -129,9 +131,9 @@ class Board:
             wait_s = min(max(time_left(), 0.0), LONGEST_WAIT_S)
             yield self._next(wait_s)
 
-    def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> Any:
+    def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> None:
         if not refs:
-            return None
+            return
         query = vmodl.query.PropertyCollector
         spec = query.FilterSpec(
             objectSet=[query.ObjectSpec(obj=ref) for ref in refs],
@@ -139,7 +141,7 @@ class Board:
             reportMissingObjectsInResults=True,
         )
         with translated("waiting", "the vCenter"):
-            return self._collector.CreateFilter(spec=spec, partialUpdates=False)
+            self._collector.CreateFilter(spec=spec, partialUpdates=False)
 
     def _next(self, wait_s: float) -> list[Change]:
         pause = self._asked + INTERVAL_S - time.monotonic()
@@ -147,7 +149,11 @@ class Board:
             time.sleep(pause)
         options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=max(1, int(wait_s)))
         with translated("waiting", "the vCenter"):
-            update = self._collector.WaitForUpdatesEx(version=self._version, options=options)
+            try:
+                update = self._collector.WaitForUpdatesEx(version=self._version, options=options)
+            except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
+                self._open_again()
+                return []
         self._asked = time.monotonic()
         if update is None:
             return []
@@ -157,6 +163,15 @@ class Board:
         changes = [self._changed(o) for o in objects]
         changes += [self._vanished(ref) for ref in missing]
         return [change for change in changes if change is not None]
+
+    def _open_again(self) -> None:
+        """A collector ends with its session; tasks and VMs do not. All is told anew."""
+        self._version = ""
+        self._open()
+        tasks = [ref for ref, one in self._followed.items() if one.task is not None]
+        vms = [ref for ref, one in self._followed.items() if one.task is None]
+        self._filter(vim.Task, tasks, _TASK_PATHS)
+        self._filter(vim.VirtualMachine, vms, _VM_PATHS)
 
     def _changed(self, update: Any) -> Change | None:
         followed = self._followed.get(update.obj)

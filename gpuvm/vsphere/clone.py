@@ -1,16 +1,13 @@
-"""One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest.
-
-The GPU's backing is the usual mistake: ``deviceId`` is unsigned hex without ``0x`` (a decimal one
-is accepted and the VM then does not power on), ``vendorId`` the signed short, ``systemId`` that of
-the very host (API reference of VirtualPCIPassthroughDeviceBackingInfo; govmomi issue 2248).
-"""
+"""One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import GPU, VM, MoRef
+from gpuvm.inventory import NIC, VM, Device, MoRef, Network
+from gpuvm.vsphere import devices
+from gpuvm.vsphere.networking import FixedAddress, connected, customization
 
 USE_64BIT_MMIO = "pciPassthru.use64bitMMIO"
 MMIO_SIZE_GB = "pciPassthru.64bitMMIOSizeGB"
@@ -18,38 +15,46 @@ MMIO_SIZE_GB = "pciPassthru.64bitMMIOSizeGB"
 
 @dataclass(frozen=True)
 class CloneRequest:
-    """A VM as it is wanted. With GPUs it implies all memory reserved and hot-add off.
+    """A VM as it is wanted. With devices it implies all memory reserved and hot-add off.
 
     ``extra_config`` holds the mark and the guestinfo keys; ``cpus`` and ``memory_gib`` None leave
-    the template's.
+    the template's. ``host`` None leaves the choice to DRS. With a ``snapshot`` it is a linked
+    clone. ``nics`` are the template's cards.
     """
 
     name: str
     instance_uuid: str
     template: MoRef
-    host: MoRef
+    host: MoRef | None
     resource_pool: MoRef
     datastore: MoRef
     folder: MoRef
-    network: MoRef | None
     cpus: int | None
     memory_gib: float | None
-    gpus: tuple[GPU, ...]
+    devices: tuple[Device, ...]
     mmio_gib: int | None
     extra_config: dict[str, str]
     annotation: str
+    network: Network | None = None
+    nics: tuple[NIC, ...] = ()
+    address: FixedAddress | None = None
+    snapshot: MoRef | None = None
+    storage_policy: str | None = None
 
 
 def clone_spec(request: CloneRequest, reference: Any) -> Any:
     """``reference(kind, moref)`` makes a managed object of this connection."""
-    location = vim.vm.RelocateSpec(
-        host=reference(vim.HostSystem, request.host),
-        pool=reference(vim.ResourcePool, request.resource_pool),
-        datastore=reference(vim.Datastore, request.datastore),
+    spec = vim.vm.CloneSpec(
+        location=_location(request, reference),
+        powerOn=False,
+        template=False,
+        config=_config(request, reference),
     )
-    return vim.vm.CloneSpec(
-        location=location, powerOn=False, template=False, config=_config(request)
-    )
+    if request.snapshot is not None:
+        spec.snapshot = reference(vim.vm.Snapshot, request.snapshot)
+    if request.address is not None:
+        spec.customization = customization(request.name, request.address, len(request.nics))
+    return spec
 
 
 def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
@@ -60,54 +65,59 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
         "memoryMB": (vm.memory_gib * 1024, _mib(request.memory_gib)),
         "annotation": (vm.annotation, request.annotation),
     }
-    if request.gpus:
+    if request.devices:
         changes["memoryReservationLockedToMax"] = (vm.memory_locked, True)
     differs: dict[str, object] = {
         key: wanted for key, (is_, wanted) in changes.items() if wanted not in (None, is_)
     }
     for key, wanted in differs.items():
         setattr(spec, key, wanted)
-    if request.gpus and vm.hot_add:
+    if request.devices and vm.hot_add:
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
         differs["hot_add"] = False
     options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k) != v}
     spec.extraConfig = _option_values(_kept(options, vm))
-    spec.deviceChange = _missing_devices(vm, request) + _foreign_devices(vm, request)
+    spec.deviceChange = devices.changes(vm.devices, request.devices)
     return spec if differs or spec.extraConfig or spec.deviceChange else None
 
 
-def passthrough_backing(gpu: GPU) -> Any:
-    """The backing for ``gpu``; raises ValueError when the host did not tell its ``systemId``."""
-    if gpu.system_id is None:
-        raise ValueError(f"{gpu.host} offers no systemId for {gpu.pci_address}")
-    return vim.vm.device.VirtualPCIPassthrough.DeviceBackingInfo(
-        id=gpu.pci_address,
-        deviceId=format(gpu.device_id & 0xFFFF, "x"),
-        systemId=gpu.system_id,
-        vendorId=_signed(gpu.vendor_id),
-        deviceName=gpu.name,
+def _location(request: CloneRequest, reference: Any) -> Any:
+    location = vim.vm.RelocateSpec(
+        pool=reference(vim.ResourcePool, request.resource_pool),
+        datastore=reference(vim.Datastore, request.datastore),
     )
+    if request.host is not None:
+        location.host = reference(vim.HostSystem, request.host)
+    if request.snapshot is not None:
+        location.diskMoveType = "createNewChildDiskBacking"
+    if request.storage_policy is not None:
+        location.profile = [vim.vm.DefinedProfileSpec(profileId=request.storage_policy)]
+    return location
 
 
-def _config(request: CloneRequest) -> Any:
+def _config(request: CloneRequest, reference: Any) -> Any:
     spec = vim.vm.ConfigSpec(
         instanceUuid=request.instance_uuid,
         annotation=request.annotation,
         extraConfig=_option_values(_options(request)),
-        deviceChange=[_added(gpu, key) for key, gpu in enumerate(request.gpus, start=100)],
+        deviceChange=devices.added(request.devices),
     )
+    if request.network is not None and request.nics:
+        spec.deviceChange.append(connected(request.nics[0], request.network, reference))
     if request.cpus is not None:
         spec.numCPUs = request.cpus
     if request.memory_gib is not None:
         spec.memoryMB = round(request.memory_gib * 1024)  # type: ignore[assignment]
-    if request.gpus:
+    if request.devices:
         spec.memoryReservationLockedToMax = True
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
     return spec
 
 
 def _options(request: CloneRequest) -> dict[str, str]:
-    mmio = {USE_64BIT_MMIO: "TRUE", MMIO_SIZE_GB: str(request.mmio_gib)} if request.gpus else {}
+    if not request.devices or request.mmio_gib is None:
+        return request.extra_config
+    mmio = {USE_64BIT_MMIO: "TRUE", MMIO_SIZE_GB: str(request.mmio_gib)}
     return {**mmio, **request.extra_config}
 
 
@@ -120,36 +130,5 @@ def _option_values(options: dict[str, str]) -> list[Any]:
     return [vim.option.OptionValue(key=key, value=value) for key, value in options.items()]
 
 
-def _added(gpu: GPU, key: int) -> Any:
-    """Each new device has a negative key of its own; equal ones would be one device."""
-    return vim.vm.device.VirtualDeviceSpec(
-        operation="add",
-        device=vim.vm.device.VirtualPCIPassthrough(key=-key, backing=passthrough_backing(gpu)),
-    )
-
-
-def _missing_devices(vm: VM, request: CloneRequest) -> list[Any]:
-    present = {(d.pci_address, d.system_id) for d in vm.devices}
-    missing = [g for g in request.gpus if (g.pci_address, g.system_id) not in present]
-    return [_added(gpu, key) for key, gpu in enumerate(missing, start=100)]
-
-
-def _foreign_devices(vm: VM, request: CloneRequest) -> list[Any]:
-    """Devices that are not in the wish, or are those of another host."""
-    wanted = {(g.pci_address, g.system_id) for g in request.gpus}
-    return [
-        vim.vm.device.VirtualDeviceSpec(
-            operation="remove", device=vim.vm.device.VirtualPCIPassthrough(key=device.key)
-        )
-        for device in vm.devices
-        if (device.pci_address, device.system_id) not in wanted
-    ]
-
-
 def _mib(gib: float | None) -> int | None:
     return None if gib is None else round(gib * 1024)
-
-
-def _signed(number: int) -> int:
-    """An unsigned 16-bit id as the API's signed short."""
-    return number - 0x10000 if number >= 0x8000 else number

@@ -13,11 +13,12 @@ from pyVmomi import vim, vmodl
 from gpuvm.errors import LoginRefused, Unreachable
 from gpuvm.inventory import VM, Inventory, MoRef, VCenter
 from gpuvm.settings import Context
-from gpuvm.vsphere import reading
+from gpuvm.vsphere import looking, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
-from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.session import SessionStub
 from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
@@ -53,7 +54,29 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
     except Exception as error:  # noqa: BLE001
         # pyVmomi raises a bare Exception for "no vCenter there", and its proxies wrap causes.
         raise _no_connection(host, port, error) from None
-    return VSphere(service, context)
+    return VSphere(_lasting(service, context, password, trust), context)
+
+
+def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLContext) -> Any:
+    """The same session, on a stub that logs in again when it has expired."""
+
+    def login(stub: Any) -> None:
+        content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+        content.sessionManager.Login(context.user, password.get_secret_value(), None)
+
+    host, port = context.address
+    stub = SessionStub(
+        login,
+        host=host,
+        port=port,
+        version=first._stub.version,
+        path=first._stub.path,
+        sslContext=trust,
+        httpConnectionTimeout=TIMEOUT_S,
+    )
+    stub.cookie = first._stub.cookie
+    first._stub.DropConnections()
+    return vim.ServiceInstance("ServiceInstance", stub)
 
 
 class VSphere:
@@ -110,7 +133,7 @@ class VSphere:
         template = self._reference(vim.VirtualMachine, request.template)
         folder = self._reference(vim.Folder, request.folder)
         spec = clone_spec(request, self._reference)
-        with translated("clone", request.name):
+        with submitted("clone", request.name):
             task = template.CloneVM_Task(folder=folder, name=request.name, spec=spec)
         return Task(task._moId, "clone")
 
@@ -119,21 +142,47 @@ class VSphere:
         spec = repair_spec(vm, request)
         if spec is None:
             return None
-        with translated("reconfigure", vm.name):
+        with submitted("reconfigure", vm.name):
             task = self._vm(vm.moref).ReconfigVM_Task(spec=spec)
         return Task(task._moId, "reconfigure")
 
+    def start_move(self, moref: MoRef, host: MoRef, pool: MoRef) -> Task:
+        """A powered-off VM to another host; its disks stay where they are."""
+        spec = vim.vm.RelocateSpec(
+            host=self._reference(vim.HostSystem, host),
+            pool=self._reference(vim.ResourcePool, pool),
+        )
+        with submitted("move", moref):
+            return Task(self._vm(moref).RelocateVM_Task(spec=spec)._moId, "move")
+
     def start_power_on(self, moref: MoRef) -> Task:
-        with translated("power on", moref):
+        with submitted("power on", moref):
             return Task(self._vm(moref).PowerOnVM_Task()._moId, "power on")
 
     def start_power_off(self, moref: MoRef) -> Task:
-        with translated("power off", moref):
+        with submitted("power off", moref):
             return Task(self._vm(moref).PowerOffVM_Task()._moId, "power off")
 
     def start_destroy(self, moref: MoRef) -> Task:
-        with translated("destroy", moref):
+        with submitted("destroy", moref):
             return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
+
+    def shut_down(self, moref: MoRef) -> None:
+        """Asks the guest to shut down; returns at once. Raises TaskFailed without VMware Tools."""
+        with submitted("shut down", moref):
+            self._vm(moref).ShutdownGuest()
+
+    def running_tasks(self, moref: MoRef, operation: str) -> list[Task]:
+        """Queued and running tasks of that kind on a VM or template, the oldest first."""
+        return looking.running_tasks(self._content, self._vm(moref), operation)
+
+    def find_in_folder(self, folder: MoRef, name: str) -> MoRef | None:
+        """The VM of that name directly in the folder."""
+        return looking.find_child(self._content, self._reference(vim.Folder, folder), name)
+
+    def customizations(self, folder: MoRef) -> Mapping[MoRef, str | None]:
+        """VMs whose guest customization has ended: None, or what went wrong."""
+        return looking.customizations(self._content, self._reference(vim.Folder, folder))
 
     def cancel(self, task: Task) -> None:
         with translated(f"cancelling the {task.operation}", task.moref):

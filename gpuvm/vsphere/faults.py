@@ -7,7 +7,7 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.errors import NoPermission, TaskFailed, Unreachable, VSphereError
+from gpuvm.errors import NoPermission, OutcomeUnknown, TaskFailed, Unreachable, VSphereError
 
 # Fragments of fault messages, lower case, and what to do about them. Sources: Broadcom and Dell
 # knowledge base articles on GPU passthrough; the API reference of the fault types.
@@ -19,10 +19,15 @@ _KNOWN = (
         "is not a passthrough device",
         "passthrough is not active for this GPU: enable it on the host, and reboot the host",
     ),
-    ("failed to find a suitable device", "no free GPU matches: 'gpuvm plan' shows who holds them"),
-    ("generate predicates", "no free GPU matches: 'gpuvm plan' shows who holds them"),
+    ("failed to find a suitable device", "no free GPU matches: 'gpuvm gpus' shows who holds them"),
+    ("generate predicates", "no free GPU matches: 'gpuvm gpus' shows who holds them"),
     ("bar memory", "switch 'memory mapped I/O above 4 GB' on in the host's firmware"),
-    ("held by", "'gpuvm plan' shows who holds which GPU"),
+    ("held by", "'gpuvm gpus' shows who holds which GPU"),
+    ("not shared direct", "the host must share its GPUs: graphics type Shared Direct"),
+    ("does not offer the vgpu profile", "'gpuvm gpus' shows which profiles the hosts offer"),
+    ("hot-plug", "the VM must be powered off for this"),
+    ("in use by a virtual machine", "'gpuvm gpus' names the VM: stop it first"),
+    ("configure that one", "passthrough is switched for the device that it depends on"),
 )
 
 _BY_TYPE = {
@@ -33,7 +38,26 @@ _BY_TYPE = {
     "NoDiskSpace": "the datastore is full: choose another with --datastore",
     "InvalidState": "look at the state of the host: maintenance mode, connection",
     "TaskInProgress": "another task works on this VM: try again when it has ended",
-    "NoCompatibleHost": "no host fits: 'gpuvm plan' shows hosts and GPUs",
+    "NoCompatibleHost": "no host fits: 'gpuvm gpus' shows hosts and GPUs",
+    "InsufficientGraphicsResourcesFault": "no vGPU of that profile is left: 'gpuvm gpus' shows "
+    "which profiles have room",
+    "InsufficientStorageSpace": "the datastore cluster is full: choose another with --datastore",
+    "FileAlreadyExists": "files of that name are left on the datastore: another deployment name, "
+    "or remove them",
+    "HostNotConnected": "the host is not connected to the vCenter: 'gpuvm doctor' lists hosts",
+    "HostNotReachable": "the host does not answer the vCenter: 'gpuvm doctor' lists hosts",
+    "InvalidHostConnectionState": "the host is not connected to the vCenter",
+    "HostCommunication": "the vCenter lost its host: try again when it is back",
+    "ConcurrentAccess": "somebody else changed the VM at the same moment: run it again",
+    "InvalidPowerState": "somebody else powered the VM on or off meanwhile: run it again",
+    "ResourceInUse": "another operation uses it: try again when that has ended",
+    "NicSettingMismatch": "the template's number of network cards has changed: run it again",
+    "UncustomizableGuest": "the template's guest cannot be customized: docs/template.md",
+    "MissingLinuxCustResources": "the vCenter lacks what it needs to customize a Linux guest",
+    "LinuxVolumeNotClean": "the template was not shut down cleanly: boot it and shut it down",
+    "CustomizationPending": "an earlier customization of this VM has not run yet: power it on",
+    "RequestCanceled": "somebody cancelled the task",
+    "Timedout": "the vCenter gave up waiting: look at the task in the vSphere Client",
 }
 
 
@@ -68,6 +92,16 @@ def translated(operation: str, subject: str) -> Iterator[None]:
             f"the connection to the vCenter broke during {operation}: {error}",
             hint="what became of it is looked up when the command is run again",
         ) from None
+
+
+@contextmanager
+def submitted(operation: str, subject: str) -> Iterator[None]:
+    """As ``translated``, for calls that change something: without an answer, they may have."""
+    try:
+        with translated(operation, subject):
+            yield
+    except Unreachable as error:
+        raise OutcomeUnknown(str(error), hint=error.hint) from None
 
 
 def _messages(fault: Any, localized: str) -> Iterator[str]:

@@ -1,12 +1,23 @@
-"""A host's GPUs: its PCI devices, their passthrough state, memory, and who holds them."""
+"""A host's GPUs: its PCI devices, their passthrough state, memory, and their vGPU types."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, Holder
+from pyVmomi import vim
+
+from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, Holder, VGPUProfile
+from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.properties import Row
 
-HOST_GPU_PATHS = ("hardware.pciDevice", "config.pciPassthruInfo", "config.graphicsInfo")
+HOST_GPU_PATHS = (
+    "hardware.pciDevice",
+    "config.pciPassthruInfo",
+    "config.graphicsInfo",
+    "config.graphicsConfig",
+    "config.sharedPassthruGpuTypes",
+)
 
 # GiB by PCI device id (pci.ids), for GPUs that the host no longer reports in graphicsInfo because
 # they are set aside for passthrough.
@@ -42,20 +53,104 @@ _MEMORY_GIB = {
 }
 
 Holders = Mapping[tuple[str, str], Sequence[Holder]]
+"""By host name and PCI address."""
+
+SHARED_DIRECT = "sharedDirect"
 
 
-def gpus_of(host: str, row: Row, system_ids: Mapping[str, str], holders: Holders) -> list[GPU]:
-    """``system_ids`` is by PCI address, from this host's own QueryConfigTarget."""
+@dataclass(frozen=True)
+class Target:
+    """What ``QueryConfigTarget(host=…)`` says of one host.
+
+    ``system_ids`` is by PCI address: hosts of one kind have their GPUs at the same addresses, so
+    one host's answer must never serve for another. ``profile_gib`` is known from API 8.0 on.
+    """
+
+    system_ids: dict[str, str] = field(default_factory=dict)
+    profile_gib: dict[str, int] = field(default_factory=dict)
+
+
+def read_target(browser: Any, host: Any) -> Target:
+    """One call; a host that is not connected has nothing to tell."""
+    with translated("reading the host's devices", "the vCenter"):
+        try:
+            target = browser.QueryConfigTarget(host=host)
+        except (vim.fault.HostConnectFault, vim.fault.InvalidState):
+            return Target()
+    if target is None:
+        return Target()
+    profiles = getattr(target, "vgpuProfileInfo", None) or ()
+    return Target(
+        {info.pciDevice.id: info.systemId for info in target.pciPassthrough or ()},
+        {p.profileName: p.fbSizeInGib for p in profiles if p.fbSizeInGib},
+    )
+
+
+def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
+    devices = [device for device in row.get("hardware.pciDevice", ()) if is_gpu(device)]
     state = {info.id: info for info in row.get("config.pciPassthruInfo", ())}
     graphics = {info.pciId: info for info in row.get("config.graphicsInfo", ())}
+    profiles = _profiles(row, target)
     return [
-        _gpu(host, device, state.get(device.id), graphics.get(device.id), system_ids, holders)
-        for device in row.get("hardware.pciDevice", ())
-        if _is_gpu(device)
+        _gpu(
+            host,
+            device,
+            state.get(device.id),
+            graphics.get(device.id),
+            target.system_ids.get(device.id),
+            holders.get((host, device.id), ()),
+            _offered(device, devices, profiles),
+        )
+        for device in devices
     ]
 
 
-def _is_gpu(device: Any) -> bool:
+def shares(row: Row) -> bool:
+    """The host gives its graphics cards out as vGPUs."""
+    config = row.get("config.graphicsConfig")
+    return getattr(config, "hostDefaultGraphicsType", None) == SHARED_DIRECT
+
+
+def profile_memory_gib(name: str) -> int | None:
+    """NVIDIA's names end in the framebuffer's GiB and a letter: grid_p100-4q, nvidia_a40-48c."""
+    match = re.search(r"-(\d+)[a-z]+$", name)
+    return int(match[1]) if match else None
+
+
+def _profiles(row: Row, target: Target) -> tuple[VGPUProfile, ...]:
+    if not shares(row):
+        return ()
+    names = row.get("config.sharedPassthruGpuTypes", ())
+    return tuple(
+        VGPUProfile(name, target.profile_gib.get(name) or profile_memory_gib(name))
+        for name in names
+    )
+
+
+def _offered(
+    device: Any, devices: Sequence[Any], profiles: Sequence[VGPUProfile]
+) -> tuple[VGPUProfile, ...]:
+    """Those of the host's types that are this card's.
+
+    The API lists them by host. With cards of several models the model in the name decides, where
+    it is the name of a card of this host.
+    """
+    names = {one.id: one.deviceName.lower() for one in devices}
+    return tuple(
+        p
+        for p in profiles
+        if _model(p.name) in names[device.id]
+        or not any(_model(p.name) in name for name in names.values())
+    )
+
+
+def _model(profile: str) -> str:
+    """grid_p100c-12q is of a P100: letters after the number tell the variant."""
+    match = re.match(r"(?:grid|nvidia)_([a-z]*\d+)", profile.lower())
+    return match[1] if match else profile.lower()
+
+
+def is_gpu(device: Any) -> bool:
     """NVIDIA display controllers and processing accelerators; ids arrive as signed shorts."""
     base_class = (device.classId & 0xFFFF) >> 8
     return device.vendorId & 0xFFFF == NVIDIA_VENDOR_ID and base_class in (0x03, 0x12)
@@ -66,11 +161,13 @@ def _gpu(
     device: Any,
     state: Any | None,
     graphics: Any | None,
-    system_ids: Mapping[str, str],
-    holders: Holders,
+    system_id: str | None,
+    holders: Sequence[Holder],
+    profiles: tuple[VGPUProfile, ...],
 ) -> GPU:
     device_id = device.deviceId & 0xFFFF
     kib = getattr(graphics, "memorySizeInKB", None) or 0
+    active = bool(getattr(state, "passthruActive", False))
     return GPU(
         host=host,
         pci_address=device.id,
@@ -80,9 +177,10 @@ def _gpu(
         memory_gib=round(kib / 1024**2) or _MEMORY_GIB.get(device_id),
         capable=bool(getattr(state, "passthruCapable", False)),
         enabled=bool(getattr(state, "passthruEnabled", False)),
-        active=bool(getattr(state, "passthruActive", False)),
+        active=active,
         dependent_device=getattr(state, "dependentDevice", None) or device.id,
-        system_id=system_ids.get(device.id),
+        system_id=system_id,
         label=getattr(state, "hardwareLabel", None) or "",
-        holders=tuple(holders.get((host, device.id), ())),
+        holders=tuple(holders),
+        profiles=() if active else profiles,
     )

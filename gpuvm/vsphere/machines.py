@@ -9,7 +9,7 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm import ownership
-from gpuvm.inventory import VM, PassthroughDevice
+from gpuvm.inventory import VM, Device, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.ownership import Mark
 from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config
 
@@ -38,29 +38,51 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         memory_locked=bool(row.get("config.memoryReservationLockedToMax", False)),
         hot_add=bool(row.get("config.cpuHotAddEnabled") or row.get("config.memoryHotAddEnabled")),
-        devices=passthrough_devices(devices),
+        devices=devices_of(devices),
+        firmware=row.get("config.firmware", ""),
+        connection_state=str(row.get("runtime.connectionState", "connected")),
+        question=getattr(row.get("runtime.question"), "text", "") or "",
         address=address(devices, row.get("guest.net", ()), row.get("guest.toolsRunningStatus")),
         host_keys=host_keys(config),
         annotation=row.get("config.annotation", ""),
+        wish=mark.wish if mark else "",
+        tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
         extra_config={k: v for k, v in config.items() if k.startswith(KEPT_PREFIXES)},
     )
 
 
-def passthrough_devices(devices: Iterable[Any]) -> tuple[PassthroughDevice, ...]:
-    """The fixed DirectPath I/O devices; the ids as the backing has them."""
-    fixed = vim.vm.device.VirtualPCIPassthrough.DeviceBackingInfo
-    return tuple(
-        PassthroughDevice(
-            key=device.key,
-            pci_address=device.backing.id,
-            device_id=device.backing.deviceId or "",
-            vendor_id=(device.backing.vendorId or 0) & 0xFFFF,
-            system_id=device.backing.systemId or "",
-        )
+def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:
+    """The PCI devices among a VM's virtual hardware; the ids as the backings have them."""
+    found = (
+        _device(device.key, device.backing)
         for device in devices
         if isinstance(device, vim.vm.device.VirtualPCIPassthrough)
-        and isinstance(device.backing, fixed)
     )
+    return tuple(device for device in found if device is not None)
+
+
+def _device(key: int, backing: Any) -> Device | None:
+    """Fixed, dynamic and shared devices are one class with different backings; others are none."""
+    kinds = vim.vm.device.VirtualPCIPassthrough
+    if isinstance(backing, kinds.DeviceBackingInfo):
+        return PassthroughDevice(
+            pci_address=backing.id,
+            system_id=backing.systemId or "",
+            device_id=backing.deviceId or "",
+            vendor_id=(backing.vendorId or 0) & 0xFFFF,
+            name=backing.deviceName or "",
+            key=key,
+        )
+    if isinstance(backing, kinds.DynamicBackingInfo):
+        return DynamicDevice(
+            allowed=tuple((d.vendorId, d.deviceId) for d in backing.allowedDevice or ()),
+            label=backing.customLabel or "",
+            assigned=backing.assignedId or "",
+            key=key,
+        )
+    if isinstance(backing, kinds.VmiopBackingInfo):
+        return VGPUDevice(backing.vgpu or "", key=key)
+    return None
 
 
 def address(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> str | None:

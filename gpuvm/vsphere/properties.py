@@ -6,6 +6,7 @@ Whole objects (``vm.runtime``, ``vm.config``) are never asked for: they cost meg
 servers send values in them that this client cannot read.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,15 +46,13 @@ def retrieve_all(
     content: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], *, root: Any | None = None
 ) -> dict[Any, Row]:
     """The properties of every object of these kinds below ``root`` (the root folder)."""
+    within = root or content.rootFolder
     with translated("reading the inventory", "the vCenter"):
-        kinds = [kind for kind, _ in wanted]
-        view = content.viewManager.CreateContainerView(
-            container=root or content.rootFolder, type=kinds, recursive=True
-        )
         try:
-            return _collect(content, [_view_filter(view, wanted)])
-        finally:
-            view.DestroyView()
+            return _viewed(content, wanted, within)
+        except vmodl.fault.ManagedObjectNotFound:
+            # The view went with an expired session; the connection has logged in again since.
+            return _viewed(content, wanted, within)
 
 
 def extra_config(row: Row) -> dict[str, str]:
@@ -64,6 +63,18 @@ def extra_config(row: Row) -> dict[str, str]:
             for option in value if isinstance(value, (list, tuple)) else [value]:
                 found[str(option.key)] = str(option.value)
     return found
+
+
+def _viewed(
+    content: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], root: Any
+) -> dict[Any, Row]:
+    kinds = [kind for kind, _ in wanted]
+    view = content.viewManager.CreateContainerView(container=root, type=kinds, recursive=True)
+    try:
+        return _collect(content, [_view_filter(view, wanted)])
+    finally:
+        with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):
+            view.DestroyView()
 
 
 def _filter(wanted: Objects) -> Any:
@@ -108,6 +119,8 @@ VM_PATHS = (
     "name",
     "runtime.host",
     "runtime.powerState",
+    "runtime.connectionState",
+    "runtime.question",
     "config.instanceUuid",
     "config.annotation",
     "config.firmware",

@@ -4,39 +4,52 @@ One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` p
 ``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pyVmomi import vim
 
 from gpuvm.inventory import (
+    NIC,
     VM,
     Cluster,
     Datastore,
-    Holder,
     Host,
     Inventory,
     Network,
+    Snapshot,
     VCenter,
     VMTemplate,
 )
-from gpuvm.vsphere.faults import translated
-from gpuvm.vsphere.gpus import HOST_GPU_PATHS, Holders, gpus_of
-from gpuvm.vsphere.machines import machine, passthrough_devices
+from gpuvm.vsphere import holders as held_by
+from gpuvm.vsphere.gpus import HOST_GPU_PATHS, Holders, Target, gpus_of, is_gpu, read_target, shares
+from gpuvm.vsphere.machines import machine
 from gpuvm.vsphere.properties import MARKS, VM_PATHS, Objects, Row, retrieve, retrieve_all
 from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
 
-_CLUSTER_PATHS = ("name", "parent", "host", "resourcePool", "environmentBrowser")
+_SWITCH = "config.distributedVirtualSwitch"
+_CLUSTER_PATHS = (
+    "name",
+    "parent",
+    "host",
+    "resourcePool",
+    "environmentBrowser",
+    "configuration.drsConfig",
+)
+_POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
     "name",
     "runtime.connectionState",
+    "runtime.powerState",
     "runtime.inMaintenanceMode",
     "runtime.inQuarantineMode",
     "hardware.memorySize",
     "hardware.systemInfo.model",
+    "config.product.version",
+    "config.assignableHardwareBinding",
+    "capability.deviceRebindWithoutRebootSupported",
     "datastore",
     "network",
     *HOST_GPU_PATHS,
@@ -46,9 +59,13 @@ _TEMPLATE_PATHS = (
     "config.firmware",
     "config.version",
     "config.guestId",
+    "config.bootOptions",
+    "config.nestedHVEnabled",
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
     "config.hardware.device",
+    "guest.toolsVersionStatus2",
+    "snapshot",
 )
 _NEIGHBOUR_PATHS = (
     "name",
@@ -74,7 +91,7 @@ def read_inventory(
                 (vim.Folder, ("name", "parent")),
                 (vim.Datacenter, ("name", "parent", "vmFolder")),
                 (vim.ClusterComputeResource, _CLUSTER_PATHS),
-                (vim.ResourcePool, ("name", "parent")),
+                (vim.ResourcePool, _POOL_PATHS),
                 (vim.VirtualMachine, ("name", "parent", "config.template", "runtime.host", *MARKS)),
             ],
         )
@@ -84,9 +101,9 @@ def read_inventory(
     rows = _details(content, tree, hosts)
     names = {host: rows[host]["name"] for host in hosts if host in rows}
     neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
-    held = holders(neighbours.values(), names)
-    system_ids = {host: _system_ids(tree.browser(chosen), host) for host in names}
-    into = tree.folder(chosen, folder)
+    held = held_by.holders(_of(rows, hosts), neighbours)
+    targets = {host: _target(tree.browser(chosen), host, rows[host]) for host in names}
+    into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
     return Inventory(
         vcenter=vcenter,
         cluster=Cluster(
@@ -94,12 +111,13 @@ def read_inventory(
             moref=chosen._moId,
             path=tree.path(chosen),
             datacenter=tree.rows[tree.datacenter(chosen)]["name"],
-            resource_pool=tree.pool(chosen, resource_pool)._moId,
+            resource_pool=pool._moId,
             vm_folder=into._moId,
+            drs_places=_drs_places(tree.rows[chosen]),
+            unreserved_gib=_unreserved_gib(tree.rows[pool]),
         ),
         hosts=tuple(
-            _host(ref, rows, neighbours.values(), system_ids[ref], held)
-            for ref in sorted_hosts(names)
+            _host(ref, rows, neighbours.values(), targets[ref], held) for ref in sorted_hosts(names)
         ),
         templates=tuple(_template(ref, rows[ref], tree) for ref in tree.templates() if ref in rows),
         datastores=_datastores(rows),
@@ -126,25 +144,12 @@ def read_marked(content: Any, vcenter: VCenter) -> tuple[VM, ...]:
     return read_vms(content, vcenter, [ref for ref, row in found.items() if row])
 
 
-def holders(vms: Any, host_names: dict[Any, str]) -> Holders:
-    """Who names which GPU, by host and PCI address."""
-    found: dict[tuple[str, str], list[Holder]] = defaultdict(list)
-    for row in vms:
-        host = host_names.get(row.get("runtime.host"))
-        for device in passthrough_devices(row.get("config.hardware.device", ())):
-            if host is not None:
-                powered_on = row.get("runtime.powerState") == "poweredOn"
-                found[host, device.pci_address].append(Holder(row.get("name", ""), powered_on))
-    return found
-
-
 def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
-    """The VMs of these hosts that name a GPU, as they are now."""
-    named = retrieve(content, [Objects(vim.HostSystem, hosts, ("name", "vm"))])
+    """The VMs of these hosts that hold a GPU, as they are now."""
+    named = retrieve(content, [Objects(vim.HostSystem, hosts, (*held_by.HOST_PATHS, "vm"))])
     refs = [vm for row in named.values() for vm in row.get("vm", ())]
-    paths = ("name", "runtime.host", "runtime.powerState", "config.hardware.device")
-    rows = retrieve(content, [Objects(vim.VirtualMachine, refs, paths)])
-    return holders(rows.values(), {host: row["name"] for host, row in named.items()})
+    rows = retrieve(content, [Objects(vim.VirtualMachine, refs, held_by.VM_PATHS)])
+    return held_by.holders(named, rows)
 
 
 def sorted_hosts(names: dict[Any, str]) -> list[Any]:
@@ -173,10 +178,24 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
                 sorted(stores, key=str),
                 ("name", "summary.freeSpace", "summary.accessible"),
             ),
-            Objects(vim.Network, sorted(nets, key=str), ("name",)),
+            *_networks_of(nets),
         ],
     )
+    switches = {row[_SWITCH] for row in rows.values() if _SWITCH in row}
+    rows |= retrieve(
+        content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
+    )
     return rows
+
+
+def _networks_of(nets: Iterable[Any]) -> list[Objects]:
+    """Distributed port groups have a key and a switch, which standard networks have not."""
+    kind = vim.dvs.DistributedVirtualPortgroup
+    ordered = sorted(nets, key=str)
+    return [
+        Objects(kind, [n for n in ordered if isinstance(n, kind)], ("name", "key", _SWITCH)),
+        Objects(vim.Network, [n for n in ordered if not isinstance(n, kind)], ("name",)),
+    ]
 
 
 def _without(refs: Sequence[Any], others: Sequence[Any]) -> list[Any]:
@@ -184,13 +203,32 @@ def _without(refs: Sequence[Any], others: Sequence[Any]) -> list[Any]:
     return [ref for ref in refs if ref not in excluded]
 
 
-def _system_ids(browser: Any, host: Any) -> dict[str, str]:
-    with translated("reading the host's devices", host._moId):
-        target = browser.QueryConfigTarget(host=host)
-    return {info.pciDevice.id: info.systemId for info in target.pciPassthrough or ()}
+def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
+    return {ref: rows[ref] for ref in refs if ref in rows}
 
 
-def _host(ref: Any, rows: Rows, neighbours: Any, system_ids: dict[str, str], held: Holders) -> Host:
+def _target(browser: Any, host: Any, row: Row) -> Target:
+    """Only of a host that has a GPU and is there to be asked."""
+    connected = str(row.get("runtime.connectionState")) == "connected"
+    if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
+        return Target()
+    return read_target(browser, host)
+
+
+def _drs_places(row: Row) -> bool:
+    drs = row.get("configuration.drsConfig")
+    if drs is None:
+        return False
+    return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"
+
+
+def _unreserved_gib(row: Row) -> float | None:
+    memory = row.get("runtime.memory")
+    left = getattr(memory, "unreservedForVm", None)
+    return None if left is None else left / 1024**3
+
+
+def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held: Holders) -> Host:
     row = rows[ref]
     reserved = sum(
         vm.get("config.memoryAllocation.reservation") or 0
@@ -206,9 +244,13 @@ def _host(ref: Any, rows: Rows, neighbours: Any, system_ids: dict[str, str], hel
         memory_gib=row.get("hardware.memorySize", 0) / 1024**3,
         reserved_gib=reserved / 1024,
         model=row.get("hardware.systemInfo.model", ""),
-        gpus=tuple(gpus_of(row["name"], row, system_ids, held)),
+        gpus=tuple(gpus_of(row["name"], row, target, held)),
         datastores=tuple(rows[d]["name"] for d in row.get("datastore", ()) if d in rows),
         networks=tuple(rows[n]["name"] for n in row.get("network", ()) if n in rows),
+        power_state=str(row.get("runtime.powerState", "poweredOn")),
+        version=row.get("config.product.version", ""),
+        rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
+        shares_gpus=shares(row),
     )
 
 
@@ -225,10 +267,23 @@ def _template(ref: Any, row: Row, tree: Tree) -> VMTemplate:
         cpus=row.get("config.hardware.numCPU", 1),
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
-        nics=len(nics),
+        nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
+        snapshots=tuple(_snapshots(row.get("snapshot"))),
+        tools=row.get("guest.toolsVersionStatus2", ""),
+        secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        nested_hv=bool(row.get("config.nestedHVEnabled")),
     )
+
+
+def _snapshots(info: Any) -> Iterator[Snapshot]:
+    """All of the tree."""
+    waiting = list(info.rootSnapshotList) if info else []
+    while waiting:
+        node = waiting.pop(0)
+        waiting += node.childSnapshotList or ()
+        yield Snapshot(node.name, node.snapshot._moId, node.snapshot == info.currentSnapshot)
 
 
 def _datastores(rows: Rows) -> tuple[Datastore, ...]:
@@ -246,7 +301,14 @@ def _datastores(rows: Rows) -> tuple[Datastore, ...]:
 
 def _networks(rows: Rows) -> tuple[Network, ...]:
     return tuple(
-        Network(row["name"], ref._moId) for ref, row in rows.items() if isinstance(ref, vim.Network)
+        Network(
+            name=row["name"],
+            moref=ref._moId,
+            portgroup_key=row.get("key"),
+            switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
+        )
+        for ref, row in rows.items()
+        if isinstance(ref, vim.Network)
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.inventory import MoRef, PassthroughDevice
+from gpuvm.inventory import Device, MoRef
 from gpuvm.vsphere.faults import translated
-from gpuvm.vsphere.machines import passthrough_devices
+from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import extra_config
 
 LONGEST_WAIT_S = 4
@@ -35,7 +35,7 @@ class Machine:
     instance_uuid: str
     is_template: bool
     powered_on: bool
-    gpus: tuple[PassthroughDevice, ...]
+    gpus: tuple[Device, ...]
     addresses: tuple[str, ...]
     macs: tuple[str, ...]
     extra_config: dict[str, str] = field(hash=False)
@@ -100,7 +100,7 @@ def _machine(ref: Any, row: dict[str, Any], *, gone: bool = False) -> Machine:
         instance_uuid=row.get("config.instanceUuid") or "",
         is_template=bool(row.get("config.template")),
         powered_on=str(row.get("runtime.powerState")) == "poweredOn",
-        gpus=passthrough_devices(devices),
+        gpus=devices_of(devices),
         addresses=tuple(_addresses(row.get("guest.net") or ())),
         macs=tuple(card.macAddress for card in cards if card.macAddress),
         extra_config=extra_config({k: v for k, v in row.items() if v is not None}),

@@ -10,11 +10,11 @@ from gpuvm.lab.description import Description, describe
 def device(
     device_id: str, system_id: str = "host-1", address: str = "0000:3b:00.0"
 ) -> PassthroughDevice:
-    return PassthroughDevice(13000, address, device_id, 0x10DE, system_id)
+    return PassthroughDevice(address, system_id, device_id, 0x10DE)
 
 
 def test_known_cards_have_the_driver_s_name() -> None:
-    first, second = cards.in_guest(describe(), [device("15f8"), device("1eb8")])
+    first, second = cards.in_guest(describe(), [device("15f8"), device("1eb8")], "vm-1")
     assert (first.name, first.memory_mib, first.compute_cap) == (
         "Tesla P100-PCIE-16GB",
         16384,
@@ -25,19 +25,19 @@ def test_known_cards_have_the_driver_s_name() -> None:
 
 
 def test_a_card_keeps_its_uuid_in_another_vm_and_has_another_on_another_host() -> None:
-    (one,) = cards.in_guest(describe(), [device("15f8")])
-    _, same = cards.in_guest(describe(), [device("1eb8"), device("15f8")])
-    (other,) = cards.in_guest(describe(), [device("15f8", system_id="host-2")])
+    (one,) = cards.in_guest(describe(), [device("15f8")], "vm-1")
+    _, same = cards.in_guest(describe(), [device("1eb8"), device("15f8")], "vm-1")
+    (other,) = cards.in_guest(describe(), [device("15f8", system_id="host-2")], "vm-1")
     assert one.uuid == same.uuid != other.uuid
 
 
 def test_a_card_that_only_the_description_knows() -> None:
     document = json.loads(describe(hosts=1).to_json())
     document["hosts"][0]["gpus"][0] |= {"device_id": 0x2901, "name": "B200", "memory_gib": 180}
-    (card,) = cards.in_guest(Description.model_validate(document), [device("2901")])
+    (card,) = cards.in_guest(Description.model_validate(document), [device("2901")], "vm-1")
     assert (card.name, card.memory_mib) == ("B200", 180 * 1024)
 
 
 def test_many_cards_have_many_bus_ids() -> None:
-    shown = cards.in_guest(describe(), [device("15f8")] * 16)
+    shown = cards.in_guest(describe(), [device("15f8")] * 16, "vm-1")
     assert len({card.bus_id for card in shown}) == 16

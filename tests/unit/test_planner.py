@@ -3,6 +3,7 @@
 To cover another case, add a file there; the keys are read by ``_inventory`` below.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,25 @@ import pytest
 import yaml
 
 from gpuvm import ownership, planner
+from gpuvm.accelerators import VGPU, DynamicPassthrough
 from gpuvm.errors import GpuvmError, Unplaceable
 from gpuvm.inventory import (
     GPU,
+    NIC,
     VM,
     Cluster,
     Datastore,
+    Device,
+    DynamicDevice,
     Holder,
     Host,
     Inventory,
     Network,
     PassthroughDevice,
+    Snapshot,
     VCenter,
+    VGPUDevice,
+    VGPUProfile,
     VMTemplate,
 )
 from gpuvm.spec import ClusterSpec
@@ -35,6 +43,8 @@ def test_plan(file: Path) -> None:
     case = yaml.safe_load(file.read_text())
     spec = ClusterSpec.model_validate(case["wish"])
     inventory = _inventory(case.get("inventory", {}), spec)
+    if "api" in case:
+        inventory = replace(inventory, vcenter=replace(VCENTER, api_version=case["api"]))
     scale_down = case.get("scale_down", False)
     if "error" in case:
         with pytest.raises(GpuvmError) as caught:
@@ -59,7 +69,8 @@ def _check_error(error: GpuvmError, wanted: dict[str, Any]) -> None:
 
 def _told(step: planner.Step) -> str:
     gpus = ",".join(gpu.pci_address for gpu in step.gpus)
-    return f"{step.action} {step.name} {step.host.name} {gpus}".strip()
+    moved = f"to {step.move_to.name} " if step.move_to else ""
+    return f"{step.action} {step.name} {step.host.name} {moved}{gpus}".strip()
 
 
 def _inventory(case: dict[str, Any], spec: ClusterSpec) -> Inventory:
@@ -69,7 +80,16 @@ def _inventory(case: dict[str, Any], spec: ClusterSpec) -> Inventory:
     vms = tuple(_vm(vm, spec) for vm in case.get("vms", []))
     return Inventory(
         vcenter=VCENTER,
-        cluster=Cluster("GPU-Cluster", "c-1", "/Lab/host/GPU-Cluster", "Lab", "rp-1", "f-1"),
+        cluster=Cluster(
+            "GPU-Cluster",
+            "c-1",
+            "/Lab/host/GPU-Cluster",
+            "Lab",
+            "rp-1",
+            "f-1",
+            drs_places=case.get("drs", False),
+            unreserved_gib=case.get("pool_unreserved_gib"),
+        ),
         hosts=tuple(_host(host, vms) for host in described),
         templates=tuple(_template(t) for t in case.get("templates", [{}])),
         datastores=tuple(_datastore(d) for d in case.get("datastores", [{}])),
@@ -87,7 +107,7 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
         connection_state=case.get("connection", "connected"),
         in_maintenance_mode=case.get("maintenance", False),
         in_quarantine_mode=case.get("quarantine", False),
-        memory_gib=256,
+        memory_gib=case.get("memory_gib", 256),
         reserved_gib=case.get("reserved_gib", 0),
         model="PowerEdge R730",
         gpus=tuple(_gpu(name, gpu, vms) for gpu in case.get("gpus", [{}])),
@@ -98,11 +118,11 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
 
 def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
     address = case.get("address", "0000:3b:00.0")
-    holders = [Holder(h["vm"], h["on"]) for h in case.get("holders", [])]
+    holders = [Holder(h["vm"], h["on"], h.get("profile")) for h in case.get("holders", [])]
     holders += [
         Holder(vm.name, vm.powered_on)
         for vm in vms
-        if vm.host == host and address in {d.pci_address for d in vm.devices}
+        if vm.host == host and address in {getattr(d, "pci_address", None) for d in vm.devices}
     ]
     return GPU(
         host=host,
@@ -116,7 +136,9 @@ def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
         active=case.get("active", True),
         dependent_device=address,
         system_id=f"system-of-{host}",
+        label=case.get("label", ""),
         holders=tuple(holders),
+        profiles=tuple(VGPUProfile(*p) for p in case.get("profiles", [])),
     )
 
 
@@ -134,8 +156,17 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         index=index,
         generation="g",
         spec_digest=case.get("digest", spec.digest()),
-        devices=(PassthroughDevice(13000, "0000:3b:00.0", "15f8", 4318, "s"),),
+        devices=_devices(case, spec),
     )
+
+
+def _devices(case: dict[str, Any], spec: ClusterSpec) -> tuple[Device, ...]:
+    if isinstance(spec.accelerator, DynamicPassthrough):
+        return (DynamicDevice(((0x10DE, 0x15F8),)),)
+    if isinstance(spec.accelerator, VGPU):
+        return (VGPUDevice(spec.accelerator.profile),)
+    address = case.get("gpu", "0000:3b:00.0")
+    return (PassthroughDevice(address, f"system-of-{case['host']}", "15f8", 4318),)
 
 
 def _template(case: dict[str, Any]) -> VMTemplate:
@@ -144,13 +175,14 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         moref="vm-1",
         path="/Lab/vm/centos7-tensorflow",
         firmware=case.get("firmware", "efi"),
-        hardware_version=17,
+        hardware_version=case.get("hardware_version", 17),
         cpus=8,
         memory_gib=case.get("memory_gib", 32),
         disk_gib=40,
-        nics=1,
+        nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
         guest_id="centos7_64Guest",
+        snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
     )
 
 

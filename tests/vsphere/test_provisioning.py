@@ -97,7 +97,7 @@ def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="mended")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
-        vm = _clone(connection, replace(request, gpus=(), annotation="other"))
+        vm = _clone(connection, replace(request, devices=(), annotation="other"))
         task = connection.start_repair(vm, request)
         assert task is not None
         assert _end(connection, "mended", task).error is None
@@ -113,7 +113,7 @@ def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:
         plan = _plan(connection, hosts=1, name="copied")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
         ours = _clone(connection, request)
-        by_hand = replace(request, name="by-hand", template=ours.moref, gpus=(), extra_config={})
+        by_hand = replace(request, name="by-hand", template=ours.moref, devices=(), extra_config={})
         copy = _clone(connection, by_hand)
         assert copy.ownership == "copy"
         result = lifecycle.teardown([ours, copy], connection, Events())

@@ -1,0 +1,116 @@
+"""How a VM gets its GPU: a union whose ``mode`` says which of the four ways it is.
+
+    accelerator: {mode: passthrough, count: 1, model: P100}
+    accelerator: {mode: dynamic, label: training}
+    accelerator: {mode: vgpu, profile: grid_p100-4q}
+    accelerator: {mode: none}
+
+On the command line the same in one word: ``passthrough:model=P100``, ``vgpu:grid_p100-4q``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from gpuvm.errors import BadInput
+
+PCIAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+PCIId = Annotated[int, Field(ge=0, le=0xFFFF)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _WithGPU(_Model):
+    count: int = Field(default=1, ge=1, le=16)
+    """Devices in each VM."""
+    mmio_gib: int | None = None
+    """64-bit MMIO window; computed from the GPUs' memory when left out."""
+
+
+class Passthrough(_WithGPU):
+    """Fixed DirectPath I/O: the VM gets whole GPUs of its host, chosen when it is made."""
+
+    mode: Literal["passthrough"] = "passthrough"
+    model: str | None = None
+    """Part of the GPU's name, such as P100."""
+    addresses: tuple[PCIAddress, ...] = ()
+    """Only these slots of each host, such as 0000:3b:00.0."""
+    label: str | None = None
+    """The hardware label that the host's administrator gave the device."""
+
+
+class DynamicPassthrough(_WithGPU):
+    """Dynamic DirectPath I/O: a whole GPU of a kind, bound when the VM is powered on.
+
+    Needs API 7.0 and hardware version 17. Without ids the model's are taken from the cluster.
+    """
+
+    mode: Literal["dynamic"] = "dynamic"
+    model: str | None = None
+    vendor_id: PCIId | None = None
+    device_id: PCIId | None = None
+    label: str | None = None
+
+
+class VGPU(_WithGPU):
+    """A share of a GPU, by the profile's name as the hosts offer it."""
+
+    mode: Literal["vgpu"] = "vgpu"
+    profile: str = Field(min_length=1)
+
+
+class NoGPU(_Model):
+    """A VM without a GPU, to compare with."""
+
+    mode: Literal["none"] = "none"
+
+
+Accelerator = Annotated[
+    Passthrough | DynamicPassthrough | VGPU | NoGPU, Field(discriminator="mode")
+]
+
+_ADAPTER: TypeAdapter[Passthrough | DynamicPassthrough | VGPU | NoGPU] = TypeAdapter(Accelerator)
+_MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "none")
+
+
+def parse(text: str) -> Passthrough | DynamicPassthrough | VGPU | NoGPU:
+    """``MODE`` or ``MODE:KEY=VALUE,…``; a vGPU's profile needs no key. Raises BadInput."""
+    mode, _, rest = text.partition(":")
+    if mode not in {known.partition(":")[0] for known in _MODES}:
+        raise BadInput(
+            f"--accelerator: there is no '{mode}'", hint="there is: " + ", ".join(_MODES)
+        )
+    try:
+        return _ADAPTER.validate_python({"mode": mode, **_values(mode, rest)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        raise BadInput(f"--accelerator {text}: {where}: {first['msg'].lower()}") from None
+
+
+def _values(mode: str, rest: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for part in filter(None, _parts(rest)):
+        key, equals, value = part.partition("=")
+        if not equals and mode == "vgpu":
+            key, value = "profile", part
+        elif not equals:
+            raise BadInput(f"--accelerator: '{part}' is not KEY=VALUE", hint="such as model=P100")
+        values[key] = (*values.get(key, ()), value) if key == "addresses" else _number(key, value)
+    return values
+
+
+def _parts(rest: str) -> list[str]:
+    return [part.strip() for part in rest.split(",")]
+
+
+def _number(key: str, value: str) -> Any:
+    """PCI ids are written in hex everywhere else, with or without 0x."""
+    if key not in ("vendor_id", "device_id"):
+        return value
+    try:
+        return int(value, 16)
+    except ValueError:
+        raise BadInput(f"--accelerator: {key}={value} is not a hex number such as 15f8") from None

@@ -1,0 +1,73 @@
+"""Two want one GPU: who else has it, and where the VM that lost may go instead."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from gpuvm.errors import GpuvmError, PreflightRefused, TaskFailed
+from gpuvm.inventory import GPU, Device, Holder, Inventory, PassthroughDevice
+from gpuvm.planner import Plan, Step, replan_lost
+
+Holders = Mapping[tuple[str, str], Sequence[Holder]]
+
+
+def taken(step: Step, holders: Holders) -> PreflightRefused | None:
+    """The refusal that names the VM which runs with this step's fixed GPU now, if one does."""
+    for gpu in step.gpus:
+        for holder in holders.get((gpu.host, gpu.pci_address), ()):
+            if _is_fixed(step.devices) and holder.powered_on and holder.vm != step.name:
+                return _held(step, gpu, holder.vm)
+    return None
+
+
+def may_be_lost(error: GpuvmError) -> bool:
+    """At power-on several faults mean, among other things, that somebody was quicker."""
+    if isinstance(error, TaskFailed):
+        return error.no_gpu_left
+    return isinstance(error, PreflightRefused)
+
+
+def elsewhere(
+    plan: Plan, step: Step, inventory: Inventory, promised: Collection[tuple[str, str]]
+) -> Step | None:
+    """Another place, if it was a GPU that was lost and one is free; ``inventory`` is of now."""
+    if holder_of(step, inventory) is None and _is_fixed(step.devices):
+        return None
+    if not _is_fixed(step.devices):
+        promised = {*promised, *((step.host.name, gpu.pci_address) for gpu in step.gpus)}
+    return replan_lost(plan, step, _without(inventory, step), promised)
+
+
+def holder_of(step: Step, inventory: Inventory) -> PreflightRefused | None:
+    """The refusal that names who holds the step's GPU, if anybody else does."""
+    mine = {(gpu.host, gpu.pci_address) for gpu in step.gpus}
+    for gpu in inventory.gpus:
+        for holder in gpu.holders:
+            if (gpu.host, gpu.pci_address) in mine and holder.vm != step.name:
+                return _held(step, gpu, holder.vm)
+    return None
+
+
+def _without(inventory: Inventory, step: Step) -> Inventory:
+    """The step's own VM is about to go: what it names is not held by it."""
+    hosts = tuple(
+        replace(
+            host,
+            gpus=tuple(
+                replace(g, holders=tuple(h for h in g.holders if h.vm != step.name))
+                for g in host.gpus
+            ),
+        )
+        for host in inventory.hosts
+    )
+    return replace(inventory, hosts=hosts)
+
+
+def _is_fixed(devices: Sequence[Device]) -> bool:
+    return any(isinstance(device, PassthroughDevice) for device in devices)
+
+
+def _held(step: Step, gpu: GPU, holder: str) -> PreflightRefused:
+    return PreflightRefused(
+        f"{step.name}: GPU {gpu.pci_address} on {gpu.host} is held by {holder}",
+        hint="'gpuvm gpus' shows which GPUs are free",
+    )

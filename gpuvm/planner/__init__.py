@@ -1,0 +1,23 @@
+"""What is wanted minus what is there: pure, no clock, no network.
+
+    plan(spec, inventory)            -> Plan, shown before anything is touched
+    plan_start(vms, spec, inventory) -> Plan that only powers on
+
+The same wish again gives a plan that changes nothing.
+"""
+
+from gpuvm.planner.deciding import plan, replan_lost
+from gpuvm.planner.mmio import mmio_window_gib
+from gpuvm.planner.model import Action, Finding, Plan, Step
+from gpuvm.planner.starting import plan_start
+
+__all__ = [
+    "Action",
+    "Finding",
+    "Plan",
+    "Step",
+    "mmio_window_gib",
+    "plan",
+    "plan_start",
+    "replan_lost",
+]

@@ -1,0 +1,141 @@
+"""Which host gets which VM: one per host, packed or spread, around what is held and promised."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gpuvm.accelerators import VGPU, DynamicPassthrough, Passthrough
+from gpuvm.errors import Unplaceable
+from gpuvm.inventory import GPU, Host, Inventory
+from gpuvm.planner.model import Finding, Step
+from gpuvm.planner.rooms import Room, fits
+from gpuvm.spec import ClusterSpec
+
+
+@dataclass(frozen=True)
+class Place:
+    host: Host
+    gpus: tuple[GPU, ...]
+
+
+def place(
+    spec: ClusterSpec,
+    inventory: Inventory,
+    missing: int,
+    existing: Sequence[Step],
+    memory_gib: float,
+) -> tuple[list[Place], list[Finding]]:
+    """A place for each of ``missing`` new VMs, and which hosts were left out and why.
+
+    Raises Unplaceable, with the table of who holds what.
+    """
+    rooms, findings = _rooms(spec, inventory, existing, memory_gib)
+    ways = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
+    places = list(ways[spec.placement](spec, rooms, missing))
+    if len(places) < missing:
+        raise _unplaceable(spec, inventory, existing, missing, len(places), findings)
+    return places, findings
+
+
+def _rooms(
+    spec: ClusterSpec, inventory: Inventory, existing: Sequence[Step], memory_gib: float
+) -> tuple[list[Room], list[Finding]]:
+    rooms, findings = [], []
+    for host in inventory.hosts:
+        room = Room(host, spec, memory_gib)
+        _settle(room, existing)
+        full = spec.placement == "one-per-host" and room.vms >= spec.per_host
+        why = host.unusable or room.too_small
+        if why is None:
+            rooms.append(room)
+        elif not full:
+            findings.append(Finding(f"{host.name} is left out: {why}"))
+    return rooms, findings
+
+
+def _settle(room: Room, existing: Sequence[Step]) -> None:
+    """VMs that run are in the host's figures already; those to be started are not."""
+    for step in existing:
+        if step.runs_on.name != room.host.name:
+            continue
+        if step.action == "power-on" and step.vm is not None:
+            room.occupy(step.gpus, step.vm.memory_gib)
+        else:
+            room.occupy((), 0)
+
+
+def _one_per_host(spec: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+    """``per_host`` on each: hosts that have some of them first, then empty ones that fit all."""
+    begun = [room for room in rooms if 0 < room.vms < spec.per_host]
+    empty = [room for room in rooms if not room.vms]
+    for room in (*begun, *empty):
+        wanted = min(spec.per_host - room.vms, missing)
+        if wanted > 0 and room.capacity(wanted) >= wanted:
+            missing -= wanted
+            yield from _fill(room, wanted)
+
+
+def _pack(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+    """As few hosts as possible, those that have some already first."""
+    for room in sorted(rooms, key=lambda room: -room.vms):
+        taken = list(_fill(room, missing))
+        missing -= len(taken)
+        yield from taken
+
+
+def _spread(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+    """Each VM to the host that has fewest of them."""
+    for _number in range(missing):
+        for room in sorted(rooms, key=lambda room: room.vms):
+            gpus = room.take()
+            if gpus is not None:
+                yield Place(room.host, gpus)
+                break
+
+
+def _fill(room: Room, at_most: int) -> Iterator[Place]:
+    for _number in range(at_most):
+        gpus = room.take()
+        if gpus is None:
+            return
+        yield Place(room.host, gpus)
+
+
+def _unplaceable(
+    spec: ClusterSpec,
+    inventory: Inventory,
+    existing: Sequence[Step],
+    missing: int,
+    fitting: int,
+    findings: Sequence[Finding],
+) -> Unplaceable:
+    reasons = "".join(f"; {finding.text}" for finding in findings)
+    room = f"{fitting} host{'' if fitting == 1 else 's'} of {inventory.cluster.name} left"
+    if spec.placement != "one-per-host" or spec.per_host > 1:
+        room = f"{inventory.cluster.name} has room for {fitting}"
+    most = (len(existing) + fitting) // spec.per_host
+    return Unplaceable(
+        f"{missing} more VM{'s' if missing > 1 else ''} wanted, {room} with {_need(spec)}{reasons}",
+        table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
+        hint=_hint(spec, inventory) or (f"at most --hosts {most} fits now" if most else None),
+    )
+
+
+def _need(spec: ClusterSpec) -> str:
+    wanted = spec.accelerator
+    if isinstance(wanted, VGPU):
+        return f"{wanted.count} vGPU{'s' if wanted.count > 1 else ''} {wanted.profile} left"
+    if isinstance(wanted, (Passthrough, DynamicPassthrough)):
+        return f"{wanted.count} free GPU{'s' if wanted.count > 1 else ''}"
+    return "room for the VM"
+
+
+def _hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
+    """A name that is nowhere in the cluster is said before how many would fit."""
+    if not spec.has_gpu or any(fits(spec, gpu) for gpu in inventory.gpus):
+        return None
+    if not inventory.gpus:
+        return "the cluster has no GPU at all: --accelerator none makes VMs without one"
+    if isinstance(spec.accelerator, VGPU):
+        offered = sorted({p.name for gpu in inventory.gpus for p in gpu.profiles})
+        return "the hosts offer: " + (", ".join(offered) or "no vGPU profile at all")
+    return "no GPU of the cluster is of that kind: 'gpuvm gpus' lists them"

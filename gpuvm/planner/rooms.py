@@ -1,0 +1,116 @@
+"""What each host has left while a plan is made: GPUs, vGPUs and memory, less what was promised."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from gpuvm.accelerators import VGPU, DynamicPassthrough, NoGPU, Passthrough
+from gpuvm.inventory import GPU, Device, DynamicDevice, Host, PassthroughDevice, VGPUDevice
+from gpuvm.spec import ClusterSpec
+
+
+class Room:
+    """One host's; ``take`` gives the next VM its GPUs or says no and changes nothing."""
+
+    def __init__(self, host: Host, spec: ClusterSpec, memory_gib: float) -> None:
+        self.host, self.vms = host, 0
+        self._accelerator, self._memory_gib = spec.accelerator, memory_gib
+        self._left_gib = host.memory_gib - host.reserved_gib
+        self._free = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
+        self._promised: Counter[str] = Counter()
+
+    @property
+    def too_small(self) -> str | None:
+        if self._left_gib >= self._memory_gib:
+            return None
+        left = max(self._left_gib, 0)
+        return f"{self._memory_gib:g} GiB would be reserved and {left:.0f} GiB are unreserved"
+
+    def take(self) -> tuple[GPU, ...] | None:
+        """The GPUs of one more VM; empty without a GPU, None when there is no room."""
+        gpus = None if self.too_small else self._choose()
+        if gpus is not None:
+            self.occupy(gpus, self._memory_gib)
+        return gpus
+
+    def capacity(self, at_most: int) -> int:
+        """How many more VMs would fit."""
+        trial = self._copy()
+        return sum(1 for _ in range(at_most) if trial.take() is not None)
+
+    def occupy(self, gpus: Sequence[GPU], memory_gib: float) -> None:
+        """Another VM of the plan will run here with these."""
+        addresses = [gpu.pci_address for gpu in gpus]
+        self._free = [gpu for gpu in self._free if gpu.pci_address not in addresses]
+        self._promised.update(addresses)
+        self._left_gib -= memory_gib
+        self.vms += 1
+
+    def _choose(self) -> tuple[GPU, ...] | None:
+        if isinstance(self._accelerator, NoGPU):
+            return ()
+        count = self._accelerator.count
+        if not isinstance(self._accelerator, VGPU):
+            return tuple(self._free[:count]) if len(self._free) >= count else None
+        return self._shares(self._accelerator.profile, count)
+
+    def _shares(self, profile: str, count: int) -> tuple[GPU, ...] | None:
+        """The physical GPU of each vGPU; ESXi itself chooses, this only counts."""
+        chosen: list[GPU] = []
+        promised = self._promised.copy()
+        for gpu in self.host.gpus:
+            while len(chosen) < count and gpu.vgpus_left(profile, promised[gpu.pci_address]):
+                promised[gpu.pci_address] += 1
+                chosen.append(gpu)
+        return tuple(chosen) if len(chosen) == count else None
+
+    def _copy(self) -> "Room":
+        other = object.__new__(Room)
+        other.__dict__.update(self.__dict__)
+        other._promised = self._promised.copy()
+        return other
+
+
+def fits(spec: ClusterSpec, gpu: GPU) -> bool:
+    """The GPU is one of those that the accelerator names; free or not."""
+    wanted = spec.accelerator
+    if isinstance(wanted, NoGPU):
+        return False
+    if isinstance(wanted, VGPU):
+        return any(profile.name == wanted.profile for profile in gpu.profiles)
+    right = (wanted.model or "").lower() in gpu.name.lower()
+    right = right and wanted.label in (None, gpu.label)
+    if isinstance(wanted, Passthrough):
+        return right and (not wanted.addresses or gpu.pci_address in wanted.addresses)
+    ids = ((wanted.vendor_id, gpu.vendor_id), (wanted.device_id, gpu.device_id))
+    return right and all(named in (None, is_) for named, is_ in ids)
+
+
+def device_memory_gib(spec: ClusterSpec, gpus: Sequence[GPU]) -> list[int]:
+    """Of each of a VM's devices: a vGPU's framebuffer, a whole GPU's memory; 0 where unknown."""
+    if not isinstance(spec.accelerator, VGPU):
+        return [gpu.memory_gib or 0 for gpu in gpus]
+    name = spec.accelerator.profile
+    known = {p.name: p.memory_gib for gpu in gpus for p in gpu.profiles}
+    return [known.get(name) or 0 for _ in gpus]
+
+
+def devices(spec: ClusterSpec, gpus: Sequence[GPU], all_gpus: Iterable[GPU]) -> tuple[Device, ...]:
+    """What goes into the VM's virtual hardware so that it gets these GPUs, or their like."""
+    wanted = spec.accelerator
+    if isinstance(wanted, DynamicPassthrough):
+        kinds = tuple(sorted({(g.vendor_id, g.device_id) for g in all_gpus if fits(spec, g)}))
+        return (DynamicDevice(kinds, wanted.label or ""),) * wanted.count
+    if isinstance(wanted, VGPU):
+        return (VGPUDevice(wanted.profile),) * wanted.count
+    return tuple(map(fixed, gpus))
+
+
+def fixed(gpu: GPU) -> PassthroughDevice:
+    """``deviceId`` is unsigned hex without 0x: a decimal one is accepted and does not power on."""
+    return PassthroughDevice(
+        pci_address=gpu.pci_address,
+        system_id=gpu.system_id or "",
+        device_id=format(gpu.device_id & 0xFFFF, "x"),
+        vendor_id=gpu.vendor_id,
+        name=gpu.name,
+    )

@@ -1,0 +1,69 @@
+"""Looking first: what became of a call whose answer never came, and of customizations.
+
+vCenter tells a guest's failed customization as an event only; the task has succeeded by then.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.inventory import MoRef
+from gpuvm.vsphere.board import Task
+from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.properties import Objects, retrieve
+
+_DESCRIPTION = {
+    "clone": "VirtualMachine.clone",
+    "reconfigure": "VirtualMachine.reconfigure",
+    "move": "VirtualMachine.relocate",
+    "power on": "VirtualMachine.powerOn",
+    "power off": "VirtualMachine.powerOff",
+    "destroy": "VirtualMachine.destroy",
+}
+_ENDED = (
+    "CustomizationSucceeded",
+    "CustomizationFailed",
+    "CustomizationUnknownFailure",
+    "CustomizationLinuxIdentityFailed",
+    "CustomizationNetworkSetupFailed",
+)
+
+
+def running_tasks(content: Any, vm: Any, operation: str) -> list[Task]:
+    rows = retrieve(content, [Objects(vim.VirtualMachine, [vm], ("recentTask",))])
+    recent = rows.get(vm, {}).get("recentTask", ())
+    found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
+    infos = [row["info"] for row in found.values() if "info" in row]
+    running = [
+        info
+        for info in infos
+        if info.descriptionId == _DESCRIPTION[operation] and info.state in ("queued", "running")
+    ]
+    return [Task(info.task._moId, operation) for info in sorted(running, key=_queued)]
+
+
+def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
+    with translated("looking for the VM", name):
+        found = content.searchIndex.FindChild(entity=folder, name=name)
+    return found._moId if isinstance(found, vim.VirtualMachine) else None
+
+
+def customizations(content: Any, folder: Any) -> Mapping[MoRef, str | None]:
+    """None for a success, else the event's own message."""
+    query = vim.event.EventFilterSpec(
+        entity=vim.event.EventFilterSpec.ByEntity(entity=folder, recursion="all"),
+        eventTypeId=[f"vim.event.{name}" for name in _ENDED],
+    )
+    with translated("reading events", "the vCenter"):
+        events = content.eventManager.QueryEvents(query)
+    ended: dict[MoRef, str | None] = {}
+    for event in sorted(events or (), key=lambda e: e.key):
+        if event.vm is not None:
+            succeeded = isinstance(event, vim.event.CustomizationSucceeded)
+            ended[event.vm.vm._moId] = None if succeeded else event.fullFormattedMessage or "failed"
+    return ended
+
+
+def _queued(info: Any) -> Any:
+    return info.queueTime
