@@ -148,6 +148,7 @@ class Description(_Model):
     instance_uuid: str | None = None
     datacenter: str = "Lab"
     cluster: str = "GPU-Cluster"
+    drs: bool = False
     networks: tuple[str, ...] = ("VM Network",)
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
@@ -184,9 +185,11 @@ class Description(_Model):
 
 
 def describe(
-    hosts: int = 4, gpus_per_host: int = 1, gpu: str = "p100", vms: int = 0
+    hosts: int = 4, gpus_per_host: int = 1, gpu: str = "p100", vms: int = 0, *, vgpu: bool = False
 ) -> Description:
     """The usual lab: ``hosts`` alike, ``vms`` powered-on VMs that have nothing to do with gpuvm.
+
+    With ``vgpu`` the hosts share their GPUs instead of passing them through.
 
     Raises NotFound for an unknown GPU and BadInput for a count that makes no sense.
     """
@@ -195,10 +198,12 @@ def describe(
     if gpus_per_host > 255 - max(_BUSES):
         raise BadInput(f"a host has room for {255 - max(_BUSES)} GPUs at most")
     model = gpu_model(gpu)
-    gpus = tuple(_gpu(model, address) for address in _addresses(gpus_per_host))
+    kind = gpu.partition("-")[0] if vgpu else None
+    gpus = tuple(_gpu(model, address, kind) for address in _addresses(gpus_per_host))
+    graphics: Literal["sharedDirect"] | None = "sharedDirect" if vgpu else None
     return Description(
         hosts=tuple(
-            HostDescription(name=f"esx-{number:02}.lab.local", gpus=gpus)
+            HostDescription(name=f"esx-{number:02}.lab.local", gpus=gpus, graphics_type=graphics)
             for number in range(1, hosts + 1)
         ),
         vms=(VMDescription(count=vms),) if vms else (),
@@ -210,7 +215,9 @@ def read_description(file: Path) -> Description:
     return read_document(file, Description)
 
 
-def _gpu(model: GPUModel, address: str) -> GPUDescription:
+def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDescription:
+    """``shared_as`` is the model as the vGPU types name it, such as p100."""
+    off = Passthrough(enabled=False, active=False)
     return GPUDescription(
         pci_address=address,
         vendor_id=model.vendor_id,
@@ -220,7 +227,15 @@ def _gpu(model: GPUModel, address: str) -> GPUDescription:
         name=model.name,
         memory_gib=model.memory_gib,
         bars_mib=model.bars_mib,
+        passthrough=off if shared_as else Passthrough(),
+        vgpu_profiles=_profiles(model, shared_as) if shared_as else None,
     )
+
+
+def _profiles(model: GPUModel, name: str) -> tuple[VGPUProfile, ...]:
+    """Named as NVIDIA's: grid_p100-4q is a quarter of a card of 16 GiB."""
+    sizes = [size for size in (1, 2, 4, 8, 16, 24, 32, 40, 48, 80) if not model.memory_gib % size]
+    return tuple(VGPUProfile(name=f"grid_{name}-{size}q", framebuffer_gib=size) for size in sizes)
 
 
 def _addresses(count: int) -> list[str]:

@@ -45,6 +45,23 @@ func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 	return cards
 }
 
+// fix gives cards the addresses that customization set: they stay for as long as the VM exists.
+func (a *addresses) fix(vm ref, cards []cardInfo, fixed map[int]string) {
+	a.Lock()
+	defer a.Unlock()
+	for i, text := range fixed {
+		address, err := netip.ParseAddr(text)
+		if err != nil || i >= len(cards) {
+			continue
+		}
+		if a.vms[vm] == nil {
+			a.vms[vm] = map[string]netip.Addr{}
+		}
+		a.vms[vm][cards[i].mac] = address
+		a.used[address] = true
+	}
+}
+
 // unrelated gives addresses that lie outside the block: nothing listens there.
 func (a *addresses) unrelated(cards []cardInfo) []cardInfo {
 	a.Lock()

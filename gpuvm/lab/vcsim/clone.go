@@ -134,6 +134,9 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	defer c.lab.slots.release(hosts...)
 	c.op.started()
 	config, fault := c.configure()
+	if fault == nil {
+		fault = checkCustomization(c.req.Spec.Customization, config)
+	}
 	if fault != nil {
 		return nil, fault
 	}

@@ -300,6 +300,7 @@ func TestCustomization(t *testing.T) {
 	spec := r.plainWish("esx-01")
 	spec.Customization = &types.CustomizationSpec{
 		Identity: &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "tf01"}, Domain: "lab.local"},
+		NicSettingMap: byDHCP(),
 	}
 	vm := r.clone("vm", spec)
 	r.finish(vm.PowerOn(r.ctx))

@@ -109,7 +109,10 @@ func TestGuestGetsNoAddress(t *testing.T) {
 func TestCustomizationFails(t *testing.T) {
 	r := newRig(t)
 	spec := r.plainWish("esx-01")
-	spec.Customization = &types.CustomizationSpec{Identity: &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "x"}}}
+	spec.Customization = &types.CustomizationSpec{
+		Identity:      &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "x"}},
+		NicSettingMap: byDHCP(),
+	}
 	vm := r.clone("vm", spec)
 	r.control("POST", "/vms/vm/fail-customization", "")
 	r.finish(vm.PowerOn(r.ctx))

@@ -17,6 +17,7 @@ type Description struct {
 	InstanceUUID string                 `json:"instance_uuid"`
 	Datacenter   string                 `json:"datacenter"`
 	Cluster      string                 `json:"cluster"`
+	DRS          bool                   `json:"drs"`
 	Networks     []string               `json:"networks"`
 	AddressBlock string                 `json:"address_block"`
 	Datastores   []DatastoreDescription `json:"datastores"`

@@ -103,7 +103,9 @@ func (b *builder) addDatacenter() error {
 	if b.folders, err = b.datacenter.Folders(b.ctx); err != nil {
 		return err
 	}
-	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{Enabled: types.NewBool(false)}}
+	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{
+		Enabled: types.NewBool(d.DRS), DefaultVmBehavior: types.DrsBehaviorFullyAutomated,
+	}}
 	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, spec); err != nil {
 		return err
 	}

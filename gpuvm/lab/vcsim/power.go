@@ -92,7 +92,7 @@ func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref
 	if fault := lab.expectNot(op.ctx, vm, poweredOn); fault != nil {
 		return fault
 	}
-	if fault := lab.admit(op.ctx, vm); fault != nil {
+	if fault := lab.admit(op.ctx, vm); fault != nil && !lab.startElsewhere(op.ctx, vm) {
 		lab.postPowerOnFailed(op.ctx, vm, fault)
 		return fault
 	}

@@ -42,11 +42,22 @@ func (v *vmMethods) suspend(ctx *simulator.Context) fault {
 }
 
 func (v *vmMethods) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
+	if v.isTemplate(ctx) {
+		f := &types.NotSupported{}
+		return &methods.CreateSnapshot_TaskBody{Fault_: simulator.Fault(describe(f), f)}
+	}
 	if req.Memory && v.runsPinned(ctx) {
 		task := v.refuse(ctx, "CreateSnapshot_Task", "VirtualMachine.createSnapshot", "snapshot with memory")
 		return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: task}}
 	}
 	return v.vm.CreateSnapshotTask(ctx, req)
+}
+
+// isTemplate: a template has to become a VM again before a snapshot can be taken of it.
+func (v *vmMethods) isTemplate(ctx *simulator.Context) bool {
+	var template bool
+	v.lab.locked(ctx, v.vm.Self, func() { template = v.vm.Config.Template })
+	return template
 }
 
 func (v *vmMethods) CreateSnapshotExTask(ctx *simulator.Context, req *types.CreateSnapshotEx_Task) soap.HasFault {

@@ -59,6 +59,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 	}
 	var found []cardInfo
 	lab.locked(ctx, vm.Self, func() { found = cards(vm.Config) })
+	lab.addresses.fix(vm.Self, found, fixedAddresses(customization))
 	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), lab.addresses.lease(vm.Self, found))
 }
 
