@@ -42,6 +42,7 @@ def up(
     hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 4,
     gpus_per_host: Annotated[int, typer.Option(min=0, help="GPUs in each host.")] = 1,
     gpu: Annotated[str, typer.Option(help="The GPUs' model.")] = "p100",
+    vgpu: Annotated[bool, typer.Option("--vgpu", help="Hosts share their GPUs as vGPUs.")] = False,
     vms: Annotated[int, typer.Option(min=0, help="Unrelated VMs in the inventory.")] = 0,
     description: Annotated[
         Path | None,
@@ -57,12 +58,15 @@ def up(
         gpuvm lab up
 
         gpuvm lab up --hosts 8 --gpus-per-host 2 --gpu v100
+
+        gpuvm lab up --name shared --vgpu
     """
     options = LabOptions(
         name=name,
         hosts=hosts,
         gpus_per_host=gpus_per_host,
         gpu=gpu,
+        vgpu=vgpu,
         vms=vms,
         description=description,
     )

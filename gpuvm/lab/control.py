@@ -39,6 +39,7 @@ class LabOptions:
     name: str = "lab"
     hosts: int = 4
     gpus_per_host: int = 1
+    vgpu: bool = False
     gpu: str = "p100"
     vms: int = 0
     description: Path | None = None
@@ -94,7 +95,9 @@ def _wish(options: LabOptions) -> Description:
     if not _NAME.fullmatch(options.name):
         raise BadInput(f"'{options.name}' is not a name for a lab: letters, digits and ._-")
     if options.description is None:
-        shape = describe(options.hosts, options.gpus_per_host, options.gpu, options.vms)
+        shape = describe(
+            options.hosts, options.gpus_per_host, options.gpu, options.vms, vgpu=options.vgpu
+        )
     elif _shape_options(options) != _shape_options(LabOptions()):
         raise BadInput("a description is the whole shape: give no hosts, GPUs or VMs beside it")
     else:
@@ -106,8 +109,8 @@ def _wish(options: LabOptions) -> Description:
     return shape
 
 
-def _shape_options(options: LabOptions) -> tuple[int, int, str, int]:
-    return options.hosts, options.gpus_per_host, options.gpu, options.vms
+def _shape_options(options: LabOptions) -> tuple[int, int, str, int, bool]:
+    return options.hosts, options.gpus_per_host, options.gpu, options.vms, options.vgpu
 
 
 def _require_linux() -> None:

@@ -1,4 +1,4 @@
-"""The order of work: provision and teardown, with fan-out and clean-up; never prints.
+"""The order of work: provision, stop and teardown, with fan-out and clean-up; never prints.
 
     result = lifecycle.provision(plan, vsphere, context, events)
     result = lifecycle.teardown(vms, vsphere, events)
@@ -10,6 +10,7 @@ from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
+from gpuvm.lifecycle.stop import stop
 from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 
@@ -21,5 +22,6 @@ __all__ = [
     "endpoint",
     "provision",
     "provisioning_record",
+    "stop",
     "teardown",
 ]

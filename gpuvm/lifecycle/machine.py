@@ -55,7 +55,8 @@ class Machine:
 
     ``created`` says that this call made the VM; ``left`` that it failed and stays;
     ``then`` is the step to go on with once this one is removed. ``seen`` is the address that the
-    guest reported last, trusted when it is still the same a moment later.
+    guest reported last, trusted when it is still the same a moment later. ``looked_up`` are the
+    stages in which it had to be looked up what became of a call.
     """
 
     step: Step
@@ -67,7 +68,7 @@ class Machine:
     vm: VM | None = None
     created: bool = False
     replanned: bool = False
-    looked_up: bool = False
+    looked_up: set[Stage] = field(default_factory=set)
     customized: bool = False
     seen: Seen | None = None
     changed: bool = False

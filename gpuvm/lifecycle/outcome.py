@@ -5,7 +5,7 @@ from typing import Literal
 
 from gpuvm.errors import ExitCode, GpuvmError
 
-State = Literal["ready", "address", "powered-on", "removed", "failed"]
+State = Literal["ready", "address", "powered-on", "removed", "stopped", "failed"]
 
 
 @dataclass(frozen=True)

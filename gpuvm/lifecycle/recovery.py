@@ -16,10 +16,17 @@ from gpuvm.errors import (
 from gpuvm.events import Events
 from gpuvm.lifecycle import competing, deadlines, looking
 from gpuvm.lifecycle.course import Course
-from gpuvm.lifecycle.machine import Machine
+from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.lifecycle.until import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.vsphere import Task, VSphere
+
+# Faults that say that somebody else did, or does, the very thing.
+_TWICE: dict[Stage, tuple[str, ...]] = {
+    "clone": ("DuplicateName",),
+    "configure": ("TaskInProgress",),
+    "power_on": ("InvalidPowerState", "TaskInProgress"),
+}
 
 
 class Recovery(Course, abc.ABC):
@@ -50,7 +57,7 @@ class Recovery(Course, abc.ABC):
             yield
         except OutcomeUnknown as error:
             self._look_up(machine, error)
-        except VSphereError as error:
+        except GpuvmError as error:
             self.failed(machine, error)
 
     def failed(self, machine: Machine, error: GpuvmError) -> None:
@@ -92,7 +99,7 @@ class Recovery(Course, abc.ABC):
 
     def cloned(self, machine: Machine) -> bool:
         """Whether the task that ended was this VM's clone; one that was looked up may be not."""
-        if not machine.looked_up:
+        if "clone" not in machine.looked_up:
             return True
         found = self.vsphere.find_in_folder(machine.request.folder, machine.name)
         machine.moref = found or ""
@@ -141,16 +148,15 @@ class Recovery(Course, abc.ABC):
 
     def _already_so(self, machine: Machine, error: GpuvmError) -> bool:
         """Another gpuvm, or an earlier one that was killed, may have done it: that is success."""
-        if not isinstance(error, TaskFailed) or machine.looked_up:
+        if not isinstance(error, TaskFailed) or machine.stage in machine.looked_up:
             return False
-        twice = {"clone": "DuplicateName", "power_on": "InvalidPowerState"}
-        if twice.get(machine.stage) != error.fault:
+        if error.fault not in _TWICE.get(machine.stage, ()):
             return False
         self._look_up(machine, error)
         return True
 
     def _look_up(self, machine: Machine, error: GpuvmError) -> None:
-        """What is there now decides; at most once for each VM, then the error stands."""
+        """What is there now decides; once in each stage, then the error stands."""
         again = {
             "clone": self._look_up_clone,
             "move": self._look_up_change,
@@ -158,10 +164,10 @@ class Recovery(Course, abc.ABC):
             "power_on": self._look_up_power_on,
             "remove": self._look_up_removal,
         }
-        if machine.looked_up and machine.stage != "remove":
+        if machine.stage in machine.looked_up and machine.stage != "remove":
             self._give_up(machine, error)
             return
-        machine.looked_up = True
+        machine.looked_up.add(machine.stage)
         self.events.note("looking up what became of it", machine.name)
         with self.failures_of(machine):
             again[machine.stage](machine, error)

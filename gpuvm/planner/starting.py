@@ -141,13 +141,18 @@ def _with(gpu: GPU, step: Step) -> GPU:
     if gpu not in step.gpus:
         return gpu
     profile = next((d.profile for d in step.devices if isinstance(d, VGPUDevice)), None)
-    others = tuple(holder for holder in gpu.holders if holder.vm != step.name)
-    return replace(gpu, holders=(*others, Holder(step.name, powered_on=True, profile=profile)))
+    promised = Holder(step.name, powered_on=True, profile=profile)
+    return replace(gpu, holders=(*_without(gpu, step.name).holders, promised))
+
+
+def _without(gpu: GPU, vm: str) -> GPU:
+    return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.vm != vm))
 
 
 def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     named = {d.pci_address for d in vm.devices if isinstance(d, PassthroughDevice)}
-    held = [gpu for gpu in host.gpus if gpu.pci_address in named and gpu.holders]
+    others = [_without(gpu, vm.name) for gpu in host.gpus if gpu.pci_address in named]
+    held = [gpu for gpu in others if gpu.holders]
     why = "; ".join(f"{gpu.pci_address} on {gpu.host} is {gpu.state}" for gpu in held)
     return Unplaceable(
         f"{vm.name} cannot be powered on: " + (why or "no host has a free GPU and memory for it"),

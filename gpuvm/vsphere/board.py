@@ -141,7 +141,11 @@ class Board:
             reportMissingObjectsInResults=True,
         )
         with translated("waiting", "the vCenter"):
-            self._collector.CreateFilter(spec=spec, partialUpdates=False)
+            try:
+                self._collector.CreateFilter(spec=spec, partialUpdates=False)
+            except vmodl.fault.ManagedObjectNotFound:
+                self._open_again()
+                self._collector.CreateFilter(spec=spec, partialUpdates=False)
 
     def _next(self, wait_s: float) -> list[Change]:
         pause = self._asked + INTERVAL_S - time.monotonic()

@@ -53,7 +53,7 @@ def customizations(content: Any, folder: Any) -> Mapping[MoRef, str | None]:
     """None for a success, else the event's own message."""
     query = vim.event.EventFilterSpec(
         entity=vim.event.EventFilterSpec.ByEntity(entity=folder, recursion="all"),
-        eventTypeId=[f"vim.event.{name}" for name in _ENDED],
+        eventTypeId=list(_ENDED),
     )
     with translated("reading events", "the vCenter"):
         events = content.eventManager.QueryEvents(query)

@@ -36,7 +36,7 @@ _CLUSTER_PATHS = (
     "host",
     "resourcePool",
     "environmentBrowser",
-    "configuration.drsConfig",
+    "configurationEx.drsConfig",
 )
 _POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
@@ -216,7 +216,7 @@ def _target(browser: Any, host: Any, row: Row) -> Target:
 
 
 def _drs_places(row: Row) -> bool:
-    drs = row.get("configuration.drsConfig")
+    drs = row.get("configurationEx.drsConfig")
     if drs is None:
         return False
     return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"

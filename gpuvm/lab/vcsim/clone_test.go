@@ -299,7 +299,7 @@ func TestCustomization(t *testing.T) {
 	r := newRig(t)
 	spec := r.plainWish("esx-01")
 	spec.Customization = &types.CustomizationSpec{
-		Identity: &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "tf01"}, Domain: "lab.local"},
+		Identity:      &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "tf01"}, Domain: "lab.local"},
 		NicSettingMap: byDHCP(),
 	}
 	vm := r.clone("vm", spec)

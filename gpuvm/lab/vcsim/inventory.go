@@ -103,12 +103,12 @@ func (b *builder) addDatacenter() error {
 	if b.folders, err = b.datacenter.Folders(b.ctx); err != nil {
 		return err
 	}
-	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{
-		Enabled: types.NewBool(d.DRS), DefaultVmBehavior: types.DrsBehaviorFullyAutomated,
-	}}
+	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{Enabled: types.NewBool(d.DRS)}}
 	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, spec); err != nil {
 		return err
 	}
+	b.lab.registry.Get(b.cluster.Reference()).(*simulator.ClusterComputeResource).
+		ConfigurationEx.(*types.ClusterConfigInfoEx).DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
 	pool, err := b.cluster.ResourcePool(b.ctx)
 	if err != nil {
 		return err

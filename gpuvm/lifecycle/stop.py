@@ -1,0 +1,134 @@
+"""stop(): guests are shut down, or powered off when they do not; GPU and memory are free then."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, VSphereError
+from gpuvm.events import Events
+from gpuvm.inventory import VM
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
+
+GRACE_S = 60.0
+DEADLINE_S = 180.0
+
+
+def stop(
+    vms: Sequence[VM], vsphere: VSphere, events: Events, *, grace_s: float = GRACE_S
+) -> ApplyResult:
+    """Of those VMs that are ours; one that is off already is as wished.
+
+    A guest with VMware Tools gets ``grace_s`` seconds to shut down by itself; 0 pulls the plug.
+    Raises Interrupted on Ctrl-C, naming what may still run.
+    """
+    ours = [vm for vm in vms if vm.ownership == "ours"]
+    work = _Stopping([vm for vm in ours if vm.powered_on], vsphere, events, grace_s)
+    try:
+        work.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; these VMs may still run: " + ", ".join(work.going),
+            left=tuple(work.going),
+            hint="'gpuvm stop' again goes on",
+        ) from None
+    return ApplyResult(tuple(work.outcome(vm) for vm in ours))
+
+
+@dataclass
+class _Going:
+    """A VM on its way down; ``pulled`` once it is being powered off."""
+
+    vm: VM
+    pulled: bool = False
+
+
+class _Stopping:
+    def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events, grace_s: float) -> None:
+        self.vsphere, self.events, self.grace_s = vsphere, events, grace_s
+        self.going = {vm.name: _Going(vm) for vm in vms}
+        self.stopped: set[str] = set()
+        self.errors: dict[str, GpuvmError] = {}
+        self.begun = time.monotonic()
+
+    def run(self) -> None:
+        if not self.going:
+            return
+        with self.events.phase("stop"), self.vsphere.board() as board:
+            board.follow_vms({name: going.vm.moref for name, going in self.going.items()})
+            for going in list(self.going.values()):
+                self._ask(going, board)
+            for batch in board.batches(self._time_left):
+                for change in batch:
+                    self._saw(change, board)
+                self._lose_patience(board)
+
+    def outcome(self, vm: VM) -> Outcome:
+        error = self.errors.get(vm.name)
+        return Outcome(
+            name=vm.name,
+            host=vm.host,
+            state="failed" if error else "stopped",
+            changed=vm.name in self.stopped,
+            gpus=vm.pci_addresses,
+            error=error,
+            left=error is not None,
+        )
+
+    def _ask(self, going: _Going, board: Board) -> None:
+        if not going.vm.tools_running or self.grace_s <= 0:
+            self._pull(going, board)
+            return
+        self.events.progress(going.vm.name, "shut down", 0.0)
+        try:
+            self.vsphere.shut_down(going.vm.moref)
+        except VSphereError:
+            self._pull(going, board)  # the guest cannot be asked, or went meanwhile
+
+    def _pull(self, going: _Going, board: Board) -> None:
+        going.pulled = True
+        self.events.progress(going.vm.name, "power off", 0.0)
+        try:
+            board.follow_tasks({going.vm.name: self.vsphere.start_power_off(going.vm.moref)})
+        except VSphereError as error:
+            self._failed(going, error, board)
+
+    def _saw(self, change: object, board: Board) -> None:
+        if isinstance(change, VMChanged) and not change.powered_on and change.key in self.going:
+            self._down(change.key, board)
+        elif isinstance(change, TaskEnded) and change.error and change.key in self.going:
+            self._failed(self.going[change.key], change.error, board)
+
+    def _failed(self, going: _Going, error: GpuvmError, board: Board) -> None:
+        """Looks again: off, or gone altogether, is what was wanted."""
+        with contextlib.suppress(VSphereError):
+            now = self.vsphere.read_vms([going.vm.moref])
+            if not now or not now[0].powered_on:
+                self._down(going.vm.name, board)
+                return
+        self._give_up(going.vm.name, error, board)
+
+    def _down(self, name: str, board: Board) -> None:
+        board.forget(name)
+        del self.going[name]
+        self.stopped.add(name)
+        self.events.progress(name, "stopped", 1.0)
+
+    def _lose_patience(self, board: Board) -> None:
+        passed = time.monotonic() - self.begun
+        for name, going in list(self.going.items()):
+            if passed > DEADLINE_S:
+                late = DeadlinePassed(f"{name}: not off after {DEADLINE_S:g} s")
+                self._give_up(name, late, board)
+            elif passed > self.grace_s and not going.pulled:
+                self._pull(going, board)
+
+    def _give_up(self, name: str, error: GpuvmError, board: Board) -> None:
+        board.forget(name)
+        del self.going[name]
+        self.errors[name] = error
+
+    def _time_left(self) -> float:
+        asked = any(not going.pulled for going in self.going.values())
+        return self.begun + (self.grace_s if asked else DEADLINE_S) - time.monotonic()

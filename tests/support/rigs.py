@@ -1,0 +1,114 @@
+"""A simulated vCenter for the tests of this folder, and what they ask of it beside the API."""
+
+import json
+import os
+import shlex
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuvm import lab, lifecycle, planner, settings, vsphere
+from gpuvm.events import Events
+from gpuvm.inventory import VM
+from gpuvm.lab.description import Description, Timings
+from gpuvm.lifecycle import ApplyResult, Until
+from gpuvm.planner import Plan
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import Task, TaskEnded, VSphere
+
+QUICK = Timings(clone_s=0, power_on_s=0, power_off_s=0, destroy_s=0, boot_s=0)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """``control`` is the simulator's own endpoint: it counts calls, adds VMs and injects faults."""
+
+    context: settings.Context
+    control: str
+
+    def connect(self) -> VSphere:
+        return vsphere.connect(self.context, settings.password(self.context, None))
+
+    def as_user(self, user: str) -> "Rig":
+        """The same vCenter, seen by another of the lab's accounts."""
+        passwords = Path(shlex.split(self.context.password_command or "")[1]).parent
+        password = json.loads((passwords / "passwords.json").read_text())[user]
+        said = f"echo {shlex.quote(password)}"
+        changed = {"user": user, "password_command": said}
+        return Rig(self.context.model_copy(update=changed), self.control)
+
+    def add(self, **vms: Any) -> None:
+        self.post("/vms", vms)
+
+    def reset_calls(self) -> None:
+        self.post("/calls/reset")
+
+    def calls(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.control}/calls") as answer:
+            return dict(json.load(answer).get(self.context.user, {}))
+
+    def fault(self, method: str, fault: str, **rule: Any) -> None:
+        self.post("/faults", {"method": method, "fault": fault, "count": 1, **rule})
+
+    def drop_after(self, method: str, count: int = 1) -> None:
+        """The call is served, and its answer never comes."""
+        self.post("/drop-after", {"method": method, "count": count})
+
+    def clear_faults(self) -> None:
+        urllib.request.urlopen(urllib.request.Request(f"{self.control}/faults", method="DELETE"))
+
+    def bindings(self) -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"{self.control}/bindings") as answer:
+            return list(json.load(answer))
+
+    def post(self, path: str, body: Any = None) -> None:
+        request = urllib.request.Request(
+            self.control + path,
+            json.dumps(body or {}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request).close()
+
+    # What most tests do.
+
+    def plan(self, connection: VSphere, **wish: Any) -> Plan:
+        return planner.plan(ClusterSpec.model_validate(wish), connection.read_inventory())
+
+    def provision(
+        self, connection: VSphere, plan: Plan, until: Until = "powered-on"
+    ) -> ApplyResult:
+        return lifecycle.provision(plan, connection, self.context, Events(), until=until)
+
+    def ours(self, connection: VSphere, name: str) -> list[VM]:
+        marked = [vm for vm in connection.read_marked() if vm.deployment == name]
+        return sorted(marked, key=lambda vm: vm.name)
+
+    def teardown(self, name: str) -> None:
+        with self.connect() as connection:
+            ours = self.ours(connection, name)
+            assert not lifecycle.teardown(ours, connection, Events()).failed
+            assert not [v for v in self.ours(connection, name) if v.ownership == "ours"]
+
+
+@contextmanager
+def rig_of(home: Path, name: str, shape: Description) -> Iterator[Rig]:
+    reading, writing = os.pipe()
+    file = home / f"{name}.json"
+    file.write_text(shape.to_json())
+    status = lab.up(lab.LabOptions(name=name, description=file), lifeline=reading)
+    os.close(reading)
+    yield Rig(settings.load(name), str(status.control_url))
+    lab.down(name)
+    os.close(writing)
+
+
+def end(connection: VSphere, key: str, task: Task) -> TaskEnded:
+    """Waits for the task's end."""
+    with connection.board() as board:
+        board.follow_tasks({key: task})
+        changes = [change for batch in board.batches(lambda: 20) for change in batch]
+    (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
+    return ended

@@ -1,0 +1,170 @@
+"""Each way to attach a GPU, from the plan to what the vCenter bound; and what start makes of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, end, rig_of
+
+from gpuvm import lifecycle, planner
+from gpuvm.errors import Unplaceable
+from gpuvm.events import Events
+from gpuvm.inventory import DynamicDevice, VGPUDevice
+from gpuvm.lab.description import TemplateDescription, VMDescription, describe
+from gpuvm.lifecycle.requests import clone_request
+from gpuvm.spec import ClusterSpec
+
+DYNAMIC = {"mode": "dynamic"}
+QUARTER = {"mode": "vgpu", "profile": "grid_p100-4q"}
+
+
+@pytest.fixture(scope="module")
+def shared(home: Path) -> Iterator[Rig]:
+    """Two hosts that share their GPU; 320 GiB are for eight VMs of 32 GiB each."""
+    shape = describe(hosts=2, vgpu=True)
+    hosts = tuple(h.model_copy(update={"memory_gib": 320}) for h in shape.hosts)
+    with rig_of(home, "shared", shape.model_copy(update={"timings": QUICK, "hosts": hosts})) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def placing(home: Path) -> Iterator[Rig]:
+    """DRS is on, the first host's GPU is taken, and the template has a snapshot."""
+    held = VMDescription(name="trainer", host="esx-01.lab.local", gpu="0000:3b:00.0")
+    shape = describe(hosts=3).model_copy(
+        update={
+            "timings": QUICK,
+            "drs": True,
+            "vms": (held,),
+            "templates": (TemplateDescription(snapshot="base"),),
+        }
+    )
+    with rig_of(home, "placing", shape) as rig:
+        yield rig
+
+
+def test_dynamic_is_bound_at_power_on_and_held_then(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="bound", accelerator=DYNAMIC)
+        result = rig.provision(connection, plan)
+        assert not result.failed, result
+        (first, _) = rig.ours(connection, "bound")
+        (device,) = first.devices
+        assert isinstance(device, DynamicDevice)
+        assert device.allowed == ((0x10DE, 0x15F8),)
+        assert device.assigned == "0000:3b:00.0"
+        holders = {h.vm for g in connection.read_inventory().gpus for h in g.holders}
+        assert {"bound-01", "bound-02"} <= holders
+    rig.teardown("bound")
+
+
+def test_stopped_dynamic_starts_on_another_host_when_its_own_is_taken(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=1, name="moved", accelerator=DYNAMIC))
+        (vm,) = rig.ours(connection, "moved")
+        assert not lifecycle.stop([vm], connection, Events()).failed
+        rig.provision(connection, rig.plan(connection, hosts=1, name="quicker"))
+        (stopped,) = rig.ours(connection, "moved")
+        spec = ClusterSpec(name="moved")
+        plan = planner.plan_start([stopped], spec, connection.read_inventory())
+        assert plan.steps[0].move_to is not None
+        assert not rig.provision(connection, plan).failed
+        (started,) = rig.ours(connection, "moved")
+        assert started.powered_on
+        assert started.host != vm.host
+    rig.teardown("moved")
+    rig.teardown("quicker")
+
+
+def test_stopped_fixed_is_refused_by_name_when_its_gpu_is_taken(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=1, name="fixed"))
+        (vm,) = rig.ours(connection, "fixed")
+        lifecycle.stop([vm], connection, Events())
+        rig.add(name="grabber", host=vm.host, gpu="0000:3b:00.0")
+        (stopped,) = rig.ours(connection, "fixed")
+        with pytest.raises(Unplaceable, match="held by grabber"):
+            planner.plan_start([stopped], ClusterSpec(name="fixed"), connection.read_inventory())
+        grabber = connection.find_in_folder(
+            connection.read_inventory().cluster.vm_folder, "grabber"
+        )
+        end(connection, "grabber", connection.start_power_off(grabber or ""))
+        end(connection, "grabber", connection.start_destroy(grabber or ""))
+        inventory = connection.read_inventory()
+        again = planner.plan_start([stopped], ClusterSpec(name="fixed"), inventory)
+        assert not rig.provision(connection, again).failed
+        assert rig.ours(connection, "fixed")[0].powered_on
+    rig.teardown("fixed")
+
+
+def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
+    with shared.connect() as connection:
+        plan = shared.plan(
+            connection, hosts=2, per_host=4, name="quarters", memory_gib=16, accelerator=QUARTER
+        )
+        assert not shared.provision(connection, plan).failed
+        ours = shared.ours(connection, "quarters")
+        assert [vm.devices for vm in ours] == [(VGPUDevice("grid_p100-4q"),)] * 8
+        states = {gpu.state for gpu in connection.read_inventory().gpus}
+        assert states == {"shared as vGPU, 0 of grid_p100-4q left"}
+        with pytest.raises(Unplaceable, match="grid_p100-4q left"):
+            shared.plan(connection, hosts=1, name="ninth", memory_gib=16, accelerator=QUARTER)
+    assert len(shared.bindings()) == 8
+    shared.teardown("quarters")
+
+
+def test_a_vgpu_that_was_taken_meanwhile_is_planned_once_more(shared: Rig) -> None:
+    whole = {"mode": "vgpu", "profile": "grid_p100-16q"}
+    with shared.connect() as connection:
+        first = shared.plan(connection, hosts=1, name="first", accelerator=whole)
+        second = shared.plan(connection, hosts=1, name="second", accelerator=whole)
+        assert first.steps[0].host == second.steps[0].host
+        shared.provision(connection, first)
+        result = shared.provision(connection, second)
+        assert not result.failed, result
+        assert result.outcomes[0].host != first.steps[0].host.name
+    shared.teardown("first")
+    shared.teardown("second")
+
+
+def test_drs_chooses_the_host_of_a_dynamic_vm(placing: Rig) -> None:
+    with placing.connect() as connection:
+        plan = placing.plan(connection, hosts=2, name="free", accelerator=DYNAMIC)
+        assert plan.cluster.drs_places
+        request = clone_request(plan, plan.steps[0], placing.context, "ssh-ed25519 A")
+        assert request.host is None
+        assert not placing.provision(connection, plan).failed
+        hosts = {vm.host for vm in placing.ours(connection, "free")}
+        assert hosts == {"esx-02.lab.local", "esx-03.lab.local"}
+    placing.teardown("free")
+
+
+def test_linked_clones_take_no_space(placing: Rig) -> None:
+    with placing.connect() as connection:
+        before = connection.read_inventory().datastores[0].free_gib
+        plan = placing.plan(connection, hosts=2, name="linked", clone_mode="linked")
+        assert plan.snapshot is not None
+        assert not placing.provision(connection, plan).failed
+        assert connection.read_inventory().datastores[0].free_gib == before
+    placing.teardown("linked")
+
+
+def test_fixed_addresses_come_from_the_range(rig: Rig) -> None:
+    wished = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="fixed-ip", addresses=wished)
+        result = rig.provision(connection, plan, until="address")
+        assert [o.address for o in result.outcomes] == ["127.77.200.1", "127.77.200.2"]
+    rig.teardown("fixed-ip")
+
+
+def test_a_failed_customization_is_told_and_the_vm_stays(rig: Rig) -> None:
+    wished = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
+    rig.post("/vms/unlucky-01/fail-customization")
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="unlucky", addresses=wished)
+        (outcome,) = rig.provision(connection, plan, until="address").failed
+        assert outcome.left
+        assert "customization failed" in str(outcome.error)
+        assert "vmware-imc" in (outcome.error.hint or "" if outcome.error else "")
+    rig.teardown("unlucky")

@@ -1,0 +1,264 @@
+"""The failure table: lost answers, expired sessions, lost races, refusals; each VM alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, end, rig_of
+
+from gpuvm import lifecycle, planner
+from gpuvm.errors import DeadlinePassed, NoPermission, PreflightRefused, TaskFailed, VSphereError
+from gpuvm.events import Event, Events
+from gpuvm.lab.description import describe
+from gpuvm.spec import ClusterSpec
+
+
+@pytest.fixture(scope="module")
+def slow(home: Path) -> Iterator[Rig]:
+    """Two hosts; a clone takes long enough for something to happen meanwhile."""
+    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_on_s": 1.0})
+    shape = describe(hosts=2).model_copy(update={"timings": timings})
+    with rig_of(home, "slow", shape) as rig:
+        yield rig
+
+
+@pytest.fixture(autouse=True)
+def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for name in ("rig", "slow"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).clear_faults()
+
+
+@pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
+@pytest.mark.parametrize("which", ["rig", "slow"])
+def test_an_answer_that_never_came_is_looked_up(
+    method: str, which: str, request: pytest.FixtureRequest
+) -> None:
+    """On the slow one the task still runs when it is looked for, on the other it has ended."""
+    rig = request.getfixturevalue(which)
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="lost")
+        rig.drop_after(method)
+        rig.reset_calls()
+        result = rig.provision(connection, plan)
+        assert not result.failed, result
+        assert rig.calls()[method] == 2, "nothing was submitted twice"
+        assert [vm.name for vm in rig.ours(connection, "lost")] == ["lost-01", "lost-02"]
+    rig.teardown("lost")
+
+
+def test_a_reconfigure_without_an_answer_is_looked_up(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=1, name="mended"))
+        (vm,) = rig.ours(connection, "mended")
+        lifecycle.stop([vm], connection, Events())
+        rig.drop_after("ReconfigVM_Task")
+        (stopped,) = rig.ours(connection, "mended")
+        wish = ClusterSpec(name="mended", extra_config={"gpuvm.test": "1"})
+        plan = planner.plan_start([stopped], wish, connection.read_inventory())
+        assert not rig.provision(connection, plan).failed
+        (again,) = rig.ours(connection, "mended")
+        assert again.extra_config["gpuvm.test"] == "1"
+    rig.teardown("mended")
+
+
+def test_an_expired_session_is_renewed_while_waiting(slow: Rig) -> None:
+    with slow.connect() as connection:
+        plan = slow.plan(connection, hosts=2, name="renewed")
+        expired = []
+
+        def expire(event: Event) -> None:
+            if event.name == "power_on" and not expired:
+                expired.append(event)
+                slow.post("/sessions/expire")
+
+        result = lifecycle.provision(
+            plan, connection, slow.context, Events(expire), until="powered-on"
+        )
+        assert expired
+        assert not result.failed, result
+    slow.teardown("renewed")
+
+
+def test_a_session_that_expired_before_is_renewed(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.post("/sessions/expire")
+        assert connection.read_inventory().hosts
+
+
+def test_reads_are_repeated_when_the_connection_breaks(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.drop_after("RetrievePropertiesEx", 2)
+        assert connection.read_inventory().hosts
+
+
+def test_one_vms_failure_is_its_own(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=3, name="three")
+        rig.fault("CloneVM_Task", "NoDiskSpace", object="three-02", where="task")
+        result = rig.provision(connection, plan)
+        assert [o.state for o in result.outcomes] == ["powered-on", "failed", "powered-on"]
+        assert int(result.exit_code) == 4
+        error = result.failed[0].error
+        assert isinstance(error, TaskFailed)
+        assert error.fault == "NoDiskSpace"
+        assert "--datastore" in (error.hint or "")
+        again = rig.provision(connection, rig.plan(connection, hosts=3, name="three"))
+        assert not again.failed
+    rig.teardown("three")
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        ("InsufficientHostMemoryCapacityFault", "unreserved memory"),
+        ("InsufficientMemoryResourcesFault", "resource pool"),
+        ("InsufficientFailoverResourcesFault", "admission control"),
+        ("InsufficientGraphicsResourcesFault", "gpuvm gpus"),
+        ("NoCompatibleHost", "gpuvm gpus"),
+        ("HostNotConnected", "gpuvm doctor"),
+    ],
+)
+def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: str) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="refused")
+        rig.fault("PowerOnVM_Task", fault, where="task")
+        (outcome,) = rig.provision(connection, plan).failed
+        assert isinstance(outcome.error, TaskFailed)
+        assert outcome.error.fault == fault
+        assert hint in (outcome.error.hint or "")
+        assert not rig.ours(connection, "refused")
+
+
+def test_a_text_that_nobody_knows_is_shown_as_it_is(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="unheard")
+        text = "an unheard-of reason"
+        rig.fault("PowerOnVM_Task", "GenericVmConfigFault", where="task", message=text)
+        (outcome,) = rig.provision(connection, plan).failed
+        assert text in str(outcome.error)
+        assert not rig.ours(connection, "unheard")
+
+
+def test_keep_failed_keeps_it(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="kept")
+        rig.fault("PowerOnVM_Task", "HostNotConnected", where="task")
+        result = lifecycle.provision(
+            plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
+        )
+        assert result.failed[0].left
+        assert len(rig.ours(connection, "kept")) == 1
+    rig.teardown("kept")
+
+
+def test_a_missing_privilege_is_named(rig: Rig) -> None:
+    weak = rig.as_user("nodevices@lab.local")
+    with rig.connect() as strong, weak.connect() as connection:
+        plan = weak.plan(connection, hosts=1, name="weak")
+        (outcome,) = weak.provision(connection, plan).failed
+        assert isinstance(outcome.error, NoPermission)
+        assert outcome.error.privilege == "VirtualMachine.Config.AddRemoveDevice"
+        assert not rig.ours(strong, "weak")
+
+
+def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
+    slow.post("/hosts/esx-01.lab.local/disconnect")
+    try:
+        with slow.connect() as connection:
+            plan = slow.plan(connection, hosts=1, name="other")
+            assert plan.steps[0].host.name == "esx-02.lab.local"
+            assert "esx-01.lab.local is left out: disconnected" in plan.findings[0].text
+    finally:
+        slow.post("/hosts/esx-01.lab.local/reconnect")
+
+
+def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
+    with slow.connect() as connection:
+        plan = slow.plan(connection, hosts=2, name="away")
+        gone = []
+
+        def disconnect(event: Event) -> None:
+            if event.kind == "progress" and event.name == "clone" and not gone:
+                gone.append(event)
+                slow.post("/hosts/esx-02.lab.local/disconnect")
+
+        result = lifecycle.provision(
+            plan, connection, slow.context, Events(disconnect), until="powered-on"
+        )
+        slow.post("/hosts/esx-02.lab.local/reconnect")
+        assert [o.name for o in result.failed] == ["away-02"]
+        error = result.failed[0].error
+        assert isinstance(error, TaskFailed)
+        assert "Host" in error.fault
+    slow.teardown("away")
+
+
+def test_no_address_is_a_deadline_with_a_hint(rig: Rig) -> None:
+    rig.post("/vms/mute-01/no-ip")
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="mute", deadlines={"address_s": 1.5})
+        (outcome,) = rig.provision(connection, plan, until="address").failed
+        assert isinstance(outcome.error, DeadlinePassed)
+        assert "open-vm-tools" in (outcome.error.hint or "")
+        assert outcome.left
+    rig.teardown("mute")
+
+
+def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="wanted")
+        rig.add(name="wanted-01", power="off")
+        (outcome,) = rig.provision(connection, plan).failed
+        assert isinstance(outcome.error, PreflightRefused)
+        assert "is not ours" in str(outcome.error)
+        folder = plan.cluster.vm_folder
+        stranger = connection.find_in_folder(folder, "wanted-01")
+        assert stranger, "it was not touched"
+        end(connection, "wanted-01", connection.start_destroy(stranger))
+
+
+def test_a_vm_that_somebody_removed_meanwhile_is_gone(rig: Rig) -> None:
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=1, name="vanished"))
+        (vm,) = rig.ours(connection, "vanished")
+        lifecycle.stop([vm], connection, Events())
+        end(connection, "vanished", connection.start_destroy(vm.moref))
+        assert not lifecycle.teardown([vm], connection, Events()).failed
+        with pytest.raises(VSphereError, match="does not exist any more"):
+            connection.start_power_on(vm.moref)
+
+
+def test_two_operators_with_one_name_make_each_vm_once(slow: Rig) -> None:
+    """Both plans are made before either begins; the second adopts what the first has made."""
+    with slow.connect() as one, slow.connect() as two:
+        first, second = (slow.plan(c, hosts=2, name="both") for c in (one, two))
+        results = _at_once(slow, (one, first), (two, second))
+        assert not [o for result in results for o in result.failed], results
+        ours = slow.ours(one, "both")
+        assert [vm.name for vm in ours] == ["both-01", "both-02"]
+        assert all(vm.powered_on and vm.ownership == "ours" for vm in ours)
+    slow.teardown("both")
+
+
+def test_two_operators_with_two_names_never_share_a_gpu(slow: Rig) -> None:
+    with slow.connect() as one, slow.connect() as two:
+        first, second = slow.plan(one, hosts=2, name="left"), slow.plan(two, hosts=2, name="right")
+        results = _at_once(slow, (one, first), (two, second))
+        running = [vm for name in ("left", "right") for vm in slow.ours(one, name) if vm.powered_on]
+        assert len(running) == 2
+        assert len({vm.host for vm in running}) == 2
+        losers = [o for result in results for o in result.failed]
+        assert len(losers) == 2
+        assert all("is held by" in str(o.error) for o in losers), losers
+        assert len([*slow.ours(one, "left"), *slow.ours(one, "right")]) == 2, "losers are removed"
+    slow.teardown("left")
+    slow.teardown("right")
+
+
+def _at_once(rig: Rig, *work: tuple[object, object]) -> list[lifecycle.ApplyResult]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(lambda w: rig.provision(w[0], w[1]), work))  # type: ignore[arg-type]
