@@ -11,7 +11,22 @@ from typing_extensions import override
 
 import gpuvm
 from gpuvm.cli import context as context_command
-from gpuvm.cli import demo, init, lab, output, plan, provision, report, run, teardown
+from gpuvm.cli import (
+    demo,
+    doctor,
+    gpus,
+    init,
+    lab,
+    output,
+    passthrough,
+    plan,
+    power,
+    provision,
+    report,
+    run,
+    status,
+    teardown,
+)
 from gpuvm.cli.state import State
 from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 
@@ -55,11 +70,17 @@ app = typer.Typer(
 
     gpuvm init                            your vCenter, once
 
+    gpuvm doctor                          what it has, and what stands in the way
+
+    gpuvm gpus                            every GPU, and who holds it
+
     gpuvm provision --hosts 4             one VM with a GPU on each of four hosts
 
     gpuvm run captioning --distributed    train over all of them
 
     gpuvm report                          timings, losses, captions
+
+    gpuvm stop                            lend the GPUs to somebody else; 'start' goes on
 
     gpuvm teardown                        all of it gone again
 """,
@@ -97,8 +118,14 @@ app.command("demo")(demo.demo)
 app.add_typer(lab.app, name="lab")
 app.command("init")(init.init)
 app.add_typer(context_command.app, name="context")
+app.command("doctor")(doctor.examine)
+app.command("gpus")(gpus.gpus)
+app.add_typer(passthrough.app, name="passthrough")
 app.command("plan")(plan.plan)
 app.command("provision")(provision.provision)
+app.command("status")(status.status)
+app.command("start")(power.start)
+app.command("stop")(power.stop)
 app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
     run.run
 )

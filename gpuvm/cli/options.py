@@ -1,5 +1,6 @@
 """The options that several commands share, each defined once."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,41 @@ ScaleDownOption = Annotated[
     bool, typer.Option("--scale-down", help="Allow VMs to be removed to reach --hosts.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AcceleratorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerator",
+        help="passthrough, dynamic, vgpu:PROFILE or none; more as passthrough:model=P100,count=2.",
+        metavar="MODE[:…]",
+    ),
+]
+PerHostOption = Annotated[
+    int | None, typer.Option("--per-host", min=1, help="How many VMs on each host.", metavar="N")
+]
+
+
+class Placement(enum.StrEnum):
+    ONE_PER_HOST = "one-per-host"
+    PACK = "pack"
+    SPREAD = "spread"
+
+
+class CloneMode(enum.StrEnum):
+    FULL = "full"
+    LINKED = "linked"
+
+
+PlacementOption = Annotated[
+    Placement | None,
+    typer.Option("--placement", help="Which hosts: one-per-host, packed full, or evenly spread."),
+]
+CloneModeOption = Annotated[
+    CloneMode | None,
+    typer.Option("--clone-mode", help="Linked clones share the template's snapshot's disk."),
+]
+VMArgument = Annotated[
+    list[str] | None, typer.Argument(help="All of the deployment's when left out.", metavar="[VM]…")
+]
 TemplateOption = Annotated[
     str | None, typer.Option("--template", help="The VM template to clone.", metavar="NAME")
 ]

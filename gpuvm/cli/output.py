@@ -79,6 +79,13 @@ def styled(markup: str) -> None:
     stdout.print(markup)
 
 
+def marked(mark: str, text: str, hint: str | None) -> None:
+    """A line that begins with a mark in colour, and under it what to do."""
+    stdout.print(f"{mark} {escape(text)}")
+    if hint:
+        stdout.print(f"     [dim]{escape(hint)}[/]")
+
+
 def warn(text: str) -> None:
     stderr.print(f"[yellow]warning:[/] {escape(text)}")
 

@@ -2,9 +2,11 @@
 
 import typer
 
-from gpuvm import spec
+from gpuvm import accelerators, spec
 from gpuvm.cli import output, wish
 from gpuvm.cli.options import (
+    AcceleratorOption,
+    CloneModeOption,
     ClusterOption,
     ContextOption,
     DatastoreOption,
@@ -14,6 +16,8 @@ from gpuvm.cli.options import (
     JsonOption,
     NameOption,
     NetworkOption,
+    PerHostOption,
+    PlacementOption,
     ScaleDownOption,
     TemplateOption,
 )
@@ -25,6 +29,10 @@ from gpuvm.errors import ExitCode
 def plan(
     ctx: typer.Context,
     hosts: HostsOption = None,
+    per_host: PerHostOption = None,
+    accelerator: AcceleratorOption = None,
+    placement: PlacementOption = None,
+    clone_mode: CloneModeOption = None,
     scale_down: ScaleDownOption = False,
     file: FileOption = None,
     name: NameOption = None,
@@ -42,6 +50,8 @@ def plan(
 
         gpuvm plan --hosts 4
 
+        gpuvm plan --hosts 4 --per-host 4 --accelerator vgpu:grid_p100-4q
+
         gpuvm plan --hosts 2 --scale-down --json
 
     Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
@@ -50,6 +60,10 @@ def plan(
         file,
         name=name,
         hosts=hosts,
+        per_host=per_host,
+        accelerator=accelerators.parse(accelerator) if accelerator else None,
+        placement=placement,
+        clone_mode=clone_mode,
         template=template,
         cluster=cluster,
         datastore=datastore,

@@ -21,6 +21,13 @@ SAID = {
     "build": "building",
     "done": "done",
     "removed": "removed",
+    "move": "moving to another host",
+    "shut down": "shutting down",
+    "stopped": "stopped",
+    "passthrough": "switching passthrough",
+    "maintenance": "entering maintenance mode",
+    "rebooting": "rebooting",
+    "leaving": "leaving maintenance mode",
 }
 
 

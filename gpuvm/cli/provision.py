@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import lifecycle, spec
+from gpuvm import accelerators, lifecycle, spec
 from gpuvm.cli import output, progress, wish
 from gpuvm.cli.options import (
+    AcceleratorOption,
+    CloneModeOption,
     ClusterOption,
     ContextOption,
     DatastoreOption,
@@ -18,6 +20,8 @@ from gpuvm.cli.options import (
     JsonOption,
     NameOption,
     NetworkOption,
+    PerHostOption,
+    PlacementOption,
     ScaleDownOption,
     TemplateOption,
     YesOption,
@@ -34,14 +38,27 @@ class Until(enum.StrEnum):
     READY = "ready"
 
 
+UntilOption = Annotated[Until, typer.Option("--until", help="How far to take each VM.")]
+
+
 def provision(
     ctx: typer.Context,
     hosts: HostsOption = None,
+    per_host: PerHostOption = None,
+    accelerator: AcceleratorOption = None,
+    placement: PlacementOption = None,
+    clone_mode: CloneModeOption = None,
     scale_down: ScaleDownOption = False,
     yes: YesOption = False,
-    until: Annotated[Until, typer.Option(help="How far to take each VM.")] = Until.READY,
+    until: UntilOption = Until.READY,
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep VMs that failed, to look at them.")
+    ] = False,
+    create_snapshot: Annotated[
+        bool,
+        typer.Option(
+            "--create-snapshot", help="Make the template's snapshot for linked clones, if none is."
+        ),
     ] = False,
     file: FileOption = None,
     name: NameOption = None,
@@ -59,6 +76,8 @@ def provision(
 
         gpuvm provision --hosts 4
 
+        gpuvm provision --hosts 4 --name cpu --accelerator none
+
         gpuvm provision --hosts 2 --scale-down --yes
 
         gpuvm provision -f gpuvm.yaml --until powered-on
@@ -69,6 +88,10 @@ def provision(
         file,
         name=name,
         hosts=hosts,
+        per_host=per_host,
+        accelerator=accelerators.parse(accelerator) if accelerator else None,
+        placement=placement,
+        clone_mode=clone_mode,
         template=template,
         cluster=cluster,
         datastore=datastore,
@@ -78,6 +101,8 @@ def provision(
     record = Recorder()
     events = Events(record)
     with open_session(ctx, context) as session, contextlib.closing(record):
+        if create_snapshot:
+            wish.ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):
             plan = wish.make_plan(session, wanted, scale_down=scale_down)
         if not state.json:
@@ -97,7 +122,7 @@ def provision(
                 keep_failed=keep_failed,
             )
     if not state.json:
-        _show(result)
+        show_result(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
     output.finish(ctx, output.Result("provision", described(result), result.exit_code, errors))
 
@@ -123,7 +148,7 @@ def described(result: ApplyResult) -> dict[str, Any]:
     }
 
 
-def _show(result: ApplyResult) -> None:
+def show_result(result: ApplyResult) -> None:
     rows = [
         (o.name, o.host, ", ".join(o.gpus) or "-", o.address or "-", o.state)
         for o in result.outcomes

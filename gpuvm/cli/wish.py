@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from gpuvm import planner
+from gpuvm import lifecycle, planner, selection
 from gpuvm.cli import output
-from gpuvm.cli.session import Session
+from gpuvm.cli.session import Session, confirm
+from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import DynamicDevice, Inventory, VGPUDevice, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
@@ -21,6 +22,22 @@ def read_inventory(session: Session, wanted: ClusterSpec) -> Inventory:
 def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Plan:
     inventory = read_inventory(session, wanted)
     return planner.plan(wanted, inventory, scale_down=scale_down)
+
+
+def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
+    """Linked clones need a snapshot of the template; one is made if there is none."""
+    inventory = read_inventory(session, wanted)
+    full = wanted.model_copy(update={"clone_mode": "full"})
+    template = selection.template(full, inventory)
+    if template.snapshots:
+        return
+    hosts = [host for host in inventory.hosts if host.unusable is None]
+    if not hosts:
+        raise PreflightRefused("no host can take the template while its snapshot is made")
+    if not confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
+        return
+    pool = inventory.cluster.resource_pool
+    lifecycle.create_snapshot(template, hosts[0], pool, session.vsphere)
 
 
 def show_plan(plan: Plan) -> None:

@@ -7,21 +7,28 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 """
 
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.lifecycle.passthrough import Switched, choose_hosts, switch_passthrough
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
-from gpuvm.lifecycle.stop import stop
+from gpuvm.lifecycle.snapshot import create_snapshot
+from gpuvm.lifecycle.stop import GRACE_S, stop
 from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 
 __all__ = [
+    "GRACE_S",
     "ApplyResult",
     "Outcome",
     "Recorder",
+    "Switched",
     "Until",
+    "choose_hosts",
+    "create_snapshot",
     "endpoint",
     "provision",
     "provisioning_record",
     "stop",
+    "switch_passthrough",
     "teardown",
 ]

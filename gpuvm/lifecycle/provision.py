@@ -22,7 +22,7 @@ from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
-from gpuvm.vsphere import Change, Task, TaskEnded, TaskProgress, VSphere
+from gpuvm.vsphere import Change, Task, TaskEnded, TaskProgress, VMChanged, VSphere
 
 STABLE_S = 1.0
 """How long an address must stay the same before it is trusted."""
@@ -110,7 +110,7 @@ class _Provisioning(Recovery):
             elif isinstance(change, TaskEnded):
                 machine.moref = machine.moref or change.result or ""
                 succeeded.setdefault(machine.stage, []).append(machine)
-            elif machine.stage == "address":
+            elif isinstance(change, VMChanged) and machine.stage == "address":
                 machine.see(change.address if change.powered_on else None, change.host_keys)
         self._advance(succeeded)
 

@@ -7,6 +7,7 @@ The same wish again gives a plan that changes nothing.
 """
 
 from gpuvm.planner.deciding import plan, replan_lost
+from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.starting import plan_start
@@ -16,6 +17,8 @@ __all__ = [
     "Finding",
     "Plan",
     "Step",
+    "assigned",
+    "drift",
     "mmio_window_gib",
     "plan",
     "plan_start",

@@ -4,7 +4,7 @@ with vsphere.connect(context, password) as connection:
     inventory = connection.read_inventory()
 """
 
-from gpuvm.vsphere.board import Board, Change, Task, TaskEnded, TaskProgress, VMChanged
+from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, TaskProgress, VMChanged
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.networking import FixedAddress
@@ -15,6 +15,7 @@ __all__ = [
     "Change",
     "CloneRequest",
     "FixedAddress",
+    "HostChanged",
     "Machine",
     "Task",
     "TaskEnded",

@@ -26,6 +26,7 @@ from gpuvm.vsphere.properties import HOST_KEYS, extra_config
 INTERVAL_S = 1.0
 LONGEST_WAIT_S = 10
 _TASK_PATHS = ("info.state", "info.progress", "info.result", "info.error")
+_HOST_PATHS = ("runtime.connectionState", "runtime.bootTime", "config.pciPassthruInfo")
 _VM_PATHS = (
     "runtime.powerState",
     "config.hardware.device",
@@ -68,7 +69,18 @@ class VMChanged:
     host_keys: tuple[str, ...]
 
 
-Change = TaskProgress | TaskEnded | VMChanged
+@dataclass(frozen=True)
+class HostChanged:
+    """``booted`` is when the host started last, as text: another value means that it rebooted."""
+
+    key: str
+    connected: bool
+    booted: str
+    active: frozenset[str]
+    """PCI addresses whose passthrough is in force."""
+
+
+Change = TaskProgress | TaskEnded | VMChanged | HostChanged
 
 
 @dataclass
@@ -116,6 +128,11 @@ class Board:
         self._filter(vim.VirtualMachine, list(refs), _VM_PATHS)
         for ref, key in refs.items():
             self._followed[ref] = _Followed(key, None, {})
+
+    def follow_host(self, key: str, host: MoRef) -> None:
+        ref = self._reference(vim.HostSystem, host)
+        self._filter(vim.HostSystem, [ref], _HOST_PATHS)
+        self._followed[ref] = _Followed(key, None, {})
 
     def forget(self, key: str) -> None:
         """No more changes of this key; its filter goes with the collector."""
@@ -172,10 +189,13 @@ class Board:
         """A collector ends with its session; tasks and VMs do not. All is told anew."""
         self._version = ""
         self._open()
-        tasks = [ref for ref, one in self._followed.items() if one.task is not None]
-        vms = [ref for ref, one in self._followed.items() if one.task is None]
-        self._filter(vim.Task, tasks, _TASK_PATHS)
-        self._filter(vim.VirtualMachine, vms, _VM_PATHS)
+        kinds = (
+            (vim.Task, _TASK_PATHS),
+            (vim.VirtualMachine, _VM_PATHS),
+            (vim.HostSystem, _HOST_PATHS),
+        )
+        for kind, paths in kinds:
+            self._filter(kind, [ref for ref in self._followed if isinstance(ref, kind)], paths)
 
     def _changed(self, update: Any) -> Change | None:
         followed = self._followed.get(update.obj)
@@ -185,6 +205,8 @@ class Board:
             return self._vanished(update.obj)
         for change in update.changeSet or ():
             followed.row[change.name] = change.val
+        if isinstance(update.obj, vim.HostSystem):
+            return _host_changed(followed.key, followed.row)
         if followed.task is None:
             return _vm_changed(followed.key, followed.row)
         return self._task_changed(update.obj, followed.key, followed.task, followed.row)
@@ -221,4 +243,14 @@ def _vm_changed(key: str, row: dict[str, Any]) -> VMChanged:
         powered_on=row.get("runtime.powerState") == "poweredOn",
         address=address(devices, row.get("guest.net") or (), tools),
         host_keys=host_keys(extra_config({k: v for k, v in row.items() if v is not None})),
+    )
+
+
+def _host_changed(key: str, row: dict[str, Any]) -> HostChanged:
+    infos = row.get("config.pciPassthruInfo") or ()
+    return HostChanged(
+        key=key,
+        connected=str(row.get("runtime.connectionState")) == "connected",
+        booted=str(row.get("runtime.bootTime")),
+        active=frozenset(info.id for info in infos if info.passthruEnabled and info.passthruActive),
     )

@@ -11,9 +11,9 @@ from pyVim import connect as pyvim
 from pyVmomi import vim, vmodl
 
 from gpuvm.errors import LoginRefused, Unreachable
-from gpuvm.inventory import VM, Inventory, MoRef, VCenter
+from gpuvm.inventory import VM, Host, Inventory, MoRef, VCenter
 from gpuvm.settings import Context
-from gpuvm.vsphere import looking, reading
+from gpuvm.vsphere import hosts, looking, privileges, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
@@ -23,6 +23,7 @@ from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
 TIMEOUT_S = 60
+ROOT = "root"
 
 
 def connect(context: Context, password: SecretStr) -> "VSphere":
@@ -167,6 +168,62 @@ class VSphere:
         with submitted("destroy", moref):
             return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
 
+    def start_snapshot(self, moref: MoRef, name: str) -> Task:
+        """Without memory, for linked clones to be made from."""
+        with submitted("snapshot", moref):
+            task = self._vm(moref).CreateSnapshot_Task(
+                name=name,
+                description="Linked clones are made from this snapshot: removing it breaks none of "
+                "them, but no new one can be made.",
+                memory=False,
+                quiesce=False,
+            )
+        return Task(task._moId, "snapshot")
+
+    def mark_as_vm(self, template: MoRef, host: MoRef, pool: MoRef) -> None:
+        with submitted("marking as a VM", template):
+            self._vm(template).MarkAsVirtualMachine(
+                pool=self._reference(vim.ResourcePool, pool),
+                host=self._reference(vim.HostSystem, host),
+            )
+
+    def mark_as_template(self, moref: MoRef) -> None:
+        with submitted("marking as a template", moref):
+            self._vm(moref).MarkAsTemplate()
+
+    def switch_passthrough(
+        self, host: Host, devices: Sequence[str], *, enabled: bool, at_once: bool
+    ) -> None:
+        hosts.switch_passthrough(
+            self._content,
+            self._host(host),
+            host.name,
+            devices,
+            enabled=enabled,
+            at_once=at_once,
+        )
+
+    def running_on(self, host: Host) -> tuple[str, ...]:
+        """The names of the VMs that run there."""
+        return hosts.running_vms(self._content, self._host(host))
+
+    def start_maintenance(self, host: Host) -> Task:
+        return hosts.enter_maintenance(self._host(host), host.name)
+
+    def start_leaving_maintenance(self, host: Host) -> Task:
+        return hosts.exit_maintenance(self._host(host), host.name)
+
+    def start_reboot(self, host: Host) -> Task:
+        return hosts.reboot(self._host(host), host.name)
+
+    def missing_privileges(
+        self, wanted: Mapping[MoRef, Sequence[str]]
+    ) -> Mapping[MoRef, tuple[str, ...]]:
+        """Per object, what of the wanted this account lacks; "root" is the vCenter itself."""
+        refs = {moref: self._any(moref) for moref in wanted}
+        found = privileges.missing(self._content, {refs[m]: wanted[m] for m in wanted})
+        return {moref: found[ref] for moref, ref in refs.items()}
+
     def shut_down(self, moref: MoRef) -> None:
         """Asks the guest to shut down; returns at once. Raises TaskFailed without VMware Tools."""
         with submitted("shut down", moref):
@@ -203,6 +260,15 @@ class VSphere:
 
     def _vm(self, moref: MoRef) -> Any:
         return self._reference(vim.VirtualMachine, moref)
+
+    def _host(self, host: Host) -> Any:
+        return self._reference(vim.HostSystem, host.moref)
+
+    def _any(self, moref: MoRef) -> Any:
+        """The kind does not matter where only the id is sent."""
+        if moref == ROOT:
+            return self._content.rootFolder
+        return self._reference(vim.ManagedEntity, moref)
 
     def _reference(self, kind: Any, moref: MoRef) -> Any:
         return kind(moref, self._service._stub)

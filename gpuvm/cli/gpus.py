@@ -1,0 +1,88 @@
+"""gpuvm gpus: every GPU of the cluster, and who holds it."""
+
+from typing import Any
+
+import typer
+
+from gpuvm import spec
+from gpuvm.cli import output, wish
+from gpuvm.cli.options import ClusterOption, ContextOption, DebugOption, FileOption, JsonOption
+from gpuvm.cli.session import open_session
+from gpuvm.cli.state import State
+from gpuvm.inventory import GPU, Inventory
+
+
+def gpus(
+    ctx: typer.Context,
+    cluster: ClusterOption = None,
+    file: FileOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List every GPU of the cluster: where it is, what it is, and who holds it.
+
+    [bold]Examples[/]
+
+        gpuvm gpus
+
+        gpuvm gpus --json
+
+    Whoever made the VM that holds a GPU: it is held, and never taken.
+    """
+    wanted = spec.load(file, cluster=cluster)
+    with open_session(ctx, context) as session:
+        inventory = wish.read_inventory(session, wanted)
+    if not ctx.ensure_object(State).json:
+        _show(inventory)
+    data = {"cluster": inventory.cluster.path, "gpus": [described(g) for g in inventory.gpus]}
+    output.finish(ctx, output.Result("gpus", data))
+
+
+def described(gpu: GPU) -> dict[str, Any]:
+    """A GPU as ``--json`` has it; ids are hex as lspci writes them."""
+    return {
+        "host": gpu.host,
+        "pci_address": gpu.pci_address,
+        "vendor_id": f"{gpu.vendor_id:04x}",
+        "device_id": f"{gpu.device_id:04x}",
+        "model": gpu.name,
+        "memory_gib": gpu.memory_gib,
+        "label": gpu.label or None,
+        "state": gpu.state,
+        "free": gpu.free,
+        "passthrough": {
+            "capable": gpu.capable,
+            "enabled": gpu.enabled,
+            "active": gpu.active,
+            "dependent_device": gpu.dependent_device,
+        },
+        "holders": [
+            {"vm": h.vm, "powered_on": h.powered_on, "profile": h.profile} for h in gpu.holders
+        ],
+        "vgpu_profiles": [
+            {"name": p.name, "memory_gib": p.memory_gib, "left": gpu.vgpus_left(p.name)}
+            for p in gpu.profiles
+        ],
+    }
+
+
+def _show(inventory: Inventory) -> None:
+    if not inventory.gpus:
+        output.line(
+            f"no NVIDIA GPU on the {len(inventory.hosts)} hosts of {inventory.cluster.path}; "
+            "'--accelerator none' makes VMs without one"
+        )
+        return
+    labels = any(gpu.label for gpu in inventory.gpus)
+    columns = ("HOST", "GPU", "MODEL", "MEMORY", "STATE", *(("LABEL",) if labels else ()))
+    output.table(columns, [row(gpu, labels=labels) for gpu in inventory.gpus])
+    for host in inventory.hosts:
+        if host.gpus and host.unusable:
+            output.line(f"note: {host.name}: {host.unusable}")
+
+
+def row(gpu: GPU, *, labels: bool) -> tuple[str, ...]:
+    memory = f"{gpu.memory_gib} GiB" if gpu.memory_gib else "?"
+    cells = (gpu.host, gpu.pci_address, gpu.name, memory, gpu.state)
+    return (*cells, gpu.label or "-") if labels else cells

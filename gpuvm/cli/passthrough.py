@@ -1,0 +1,172 @@
+"""gpuvm passthrough: switches DirectPath I/O of the hosts' GPUs on and off."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from gpuvm import lifecycle, spec
+from gpuvm.cli import output, progress, wish
+from gpuvm.cli.gpus import described
+from gpuvm.cli.options import (
+    ClusterOption,
+    ContextOption,
+    DebugOption,
+    FileOption,
+    JsonOption,
+    YesOption,
+)
+from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.state import State
+from gpuvm.errors import BadInput, ExitCode, GpuvmError
+from gpuvm.events import Events
+from gpuvm.lifecycle import Switched
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Switch passthrough (DirectPath I/O) of the hosts' GPUs on or off.
+
+[bold]Examples[/]
+
+    gpuvm passthrough enable esx-01.example.com
+
+    gpuvm passthrough enable --all --reboot
+
+    gpuvm passthrough disable esx-01.example.com
+
+It is set for the device that the GPU depends on, takes effect at once where the host can do that,
+is read back, and the answer is what is: active, reboot pending, or why not. A host is rebooted only
+with --reboot, only while no VM runs there, one host at a time, and never by force.
+""",
+)
+
+Hosts = Annotated[list[str] | None, typer.Argument(help="Names of hosts.", metavar="[HOST]…")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every host that has a GPU.")]
+RebootOption = Annotated[
+    bool,
+    typer.Option("--reboot", help="Maintenance mode, reboot, and back, where that is needed."),
+]
+
+
+@app.command("enable")
+def enable(
+    ctx: typer.Context,
+    hosts: Hosts = None,
+    every: AllOption = False,
+    reboot: RebootOption = False,
+    yes: YesOption = False,
+    cluster: ClusterOption = None,
+    file: FileOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Give the hosts' GPUs to VMs.
+
+    [bold]Examples[/]
+
+        gpuvm passthrough enable esx-01.example.com
+
+        gpuvm passthrough enable --all --reboot --yes
+    """
+    wanted = spec.load(file, cluster=cluster)
+    _switch(ctx, context, wanted, _named(hosts, every=every), enabled=True, reboot=reboot, yes=yes)
+
+
+@app.command("disable")
+def disable(
+    ctx: typer.Context,
+    hosts: Hosts = None,
+    every: AllOption = False,
+    reboot: RebootOption = False,
+    yes: YesOption = False,
+    cluster: ClusterOption = None,
+    file: FileOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Give the hosts' GPUs back to the hosts, as vGPU needs it.
+
+    [bold]Example[/]
+
+        gpuvm passthrough disable esx-01.example.com --reboot
+    """
+    wanted = spec.load(file, cluster=cluster)
+    _switch(ctx, context, wanted, _named(hosts, every=every), enabled=False, reboot=reboot, yes=yes)
+
+
+def _named(hosts: Sequence[str] | None, *, every: bool) -> Sequence[str]:
+    if bool(hosts) == every:
+        raise BadInput("name the hosts, or say --all", hint="'gpuvm gpus' lists them")
+    return hosts or ()
+
+
+def _switch(
+    ctx: typer.Context,
+    context: str | None,
+    wanted: spec.ClusterSpec,
+    names: Sequence[str],
+    *,
+    enabled: bool,
+    reboot: bool,
+    yes: bool,
+) -> None:
+    state = ctx.ensure_object(State)
+    events = Events()
+    command = f"passthrough {'enable' if enabled else 'disable'}"
+    with open_session(ctx, context) as session:
+        chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted))
+        question = f"{command} on {', '.join(host.name for host in chosen)}" + (
+            ", rebooting them where needed?" if reboot else "?"
+        )
+        if not confirm(session.context, question, yes=yes):
+            output.declined(ctx, command)
+            return
+        with progress.shown(events, state):
+            switched = lifecycle.switch_passthrough(
+                chosen,
+                session.vsphere,
+                lambda: wish.read_inventory(session, wanted),
+                events,
+                enabled=enabled,
+                reboot=reboot,
+            )
+    if not state.json:
+        _show(switched, reboot=reboot)
+    data = {
+        "changed": any(one.changed for one in switched),
+        "gpus": [described(one.gpu) | {"done": one.done} for one in switched],
+    }
+    output.finish(ctx, output.Result(command, data, _exit_code(switched), _errors(switched)))
+
+
+def _show(switched: Sequence[Switched], *, reboot: bool) -> None:
+    rows = [
+        (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
+        for one in switched
+    ]
+    output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
+    pending = {one.gpu.host for one in switched if not one.done and one.error is None}
+    if pending and not reboot:
+        output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
+    elif not any(one.changed for one in switched):
+        output.line("nothing to do: it is as wished already")
+
+
+def _errors(switched: Sequence[Switched]) -> tuple[GpuvmError, ...]:
+    """Each host's once, whatever the number of its GPUs."""
+    by_host = {one.gpu.host: one.error for one in switched if one.error is not None}
+    return tuple(by_host.values())
+
+
+def _exit_code(switched: Sequence[Switched]) -> ExitCode:
+    """A pending reboot is not done yet: 10, as for any other change that is still to come."""
+    failed = [one for one in switched if one.error is not None]
+    if failed:
+        alone = failed[0].error if len(_errors(switched)) == 1 else None
+        every = len(failed) == len(switched)
+        if not every:
+            return ExitCode.PARTLY_DONE
+        return alone.exit_code if alone is not None else ExitCode.FAILED
+    return ExitCode.DONE if all(one.done for one in switched) else ExitCode.CHANGES_PENDING

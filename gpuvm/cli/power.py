@@ -1,0 +1,128 @@
+"""gpuvm start and gpuvm stop: GPUs are lent to learning when it is wanted, and given back."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from gpuvm import lifecycle, planner, spec
+from gpuvm.cli import output, progress, wish
+from gpuvm.cli.options import (
+    ContextOption,
+    DebugOption,
+    FileOption,
+    JsonOption,
+    NameOption,
+    VMArgument,
+    YesOption,
+)
+from gpuvm.cli.provision import Until, UntilOption, described, show_result
+from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.state import State
+from gpuvm.errors import NotFound, PreflightRefused
+from gpuvm.events import Events
+from gpuvm.inventory import VM
+
+
+def start(
+    ctx: typer.Context,
+    vms: VMArgument = None,
+    until: UntilOption = Until.READY,
+    file: FileOption = None,
+    name: NameOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Power on the deployment's VMs that are off, each with a GPU that is free now.
+
+    [bold]Examples[/]
+
+        gpuvm start
+
+        gpuvm start gpuvm-02 --until powered-on
+
+    A VM whose GPU was taken gets another one of its host; with a dynamic accelerator or vGPUs also
+    one of another host. If none is free, the holder is named and nothing is changed.
+    """
+    wanted = spec.load(file, name=name)
+    state = ctx.ensure_object(State)
+    events = Events()
+    with open_session(ctx, context) as session:
+        inventory = wish.read_inventory(session, wanted)
+        chosen = _named(inventory.ours(wanted.name), vms, wanted.name)
+        plan = planner.plan_start(chosen, wanted, inventory)
+        if not state.json:
+            wish.show_plan(plan)
+        with progress.shown(events, state):
+            result = lifecycle.provision(
+                plan, session.vsphere, session.context, events, until=until.value
+            )
+    if not state.json:
+        show_result(result)
+    errors = tuple(o.error for o in result.outcomes if o.error is not None)
+    output.finish(ctx, output.Result("start", described(result), result.exit_code, errors))
+
+
+def stop(
+    ctx: typer.Context,
+    vms: VMArgument = None,
+    yes: YesOption = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Power off at once, without asking the guests.")
+    ] = False,
+    file: FileOption = None,
+    name: NameOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Shut the deployment's VMs down; their GPUs and reserved memory are free for others then.
+
+    [bold]Examples[/]
+
+        gpuvm stop
+
+        gpuvm stop gpuvm-02 --now
+
+    Disks stay: 'gpuvm start' goes on with them. A VM with a fixed GPU still names it while it is
+    off, and so keeps other gpuvm deployments from planning with it.
+    """
+    wanted = spec.load(file, name=name)
+    state = ctx.ensure_object(State)
+    events = Events()
+    with open_session(ctx, context) as session:
+        marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == wanted.name]
+        ours = [vm for vm in marked if vm.ownership == "ours"]
+        chosen = _named(ours, vms, wanted.name)
+        running = [vm for vm in chosen if vm.powered_on]
+        question = f"Stop {', '.join(vm.name for vm in running)}?"
+        if running and not confirm(session.context, question, yes=yes):
+            output.declined(ctx, "stop")
+            return
+        with progress.shown(events, state):
+            grace_s = 0.0 if now else lifecycle.GRACE_S
+            result = lifecycle.stop(chosen, session.vsphere, events, grace_s=grace_s)
+    if not state.json:
+        _show_stopped(chosen, len(running))
+    errors = tuple(o.error for o in result.outcomes if o.error is not None)
+    output.finish(ctx, output.Result("stop", described(result), result.exit_code, errors))
+
+
+def _named(ours: Sequence[VM], names: Sequence[str] | None, deployment: str) -> list[VM]:
+    if not ours:
+        raise PreflightRefused(
+            f"no VM of '{deployment}' exists", hint="gpuvm provision --hosts N makes some"
+        )
+    by_name = {vm.name: vm for vm in sorted(ours, key=lambda vm: vm.index or 0)}
+    for name in names or ():
+        if name not in by_name:
+            raise NotFound("VM", name, list(by_name), where=f"deployment '{deployment}'")
+    return [by_name[name] for name in dict.fromkeys(names or by_name)]
+
+
+def _show_stopped(chosen: Sequence[VM], running: int) -> None:
+    if running:
+        output.line(f"{running} of {len(chosen)} VMs stopped, the others were off")
+    else:
+        output.line("nothing to do: all of them are off")

@@ -1,0 +1,103 @@
+"""What a VM is against what it was made to be; its own wish travels with it."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from gpuvm.accelerators import VGPU, DynamicPassthrough, Passthrough
+from gpuvm.inventory import VM, Device, DynamicDevice, Inventory, PassthroughDevice, VGPUDevice
+from gpuvm.spec import ClusterSpec
+
+
+def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
+    """What is not as it was wished, in words; empty when all is."""
+    wish = wish_of(vm)
+    if wish is None:
+        return ("it does not say what it was made from",)
+    return tuple(
+        filter(
+            None,
+            (
+                _differs("CPUs", wish.cpus, vm.cpus),
+                _differs("GiB of memory", wish.memory_gib, vm.memory_gib),
+                _devices(wish, vm),
+                _not_locked(vm),
+                _not_ours_alone(vm, inventory),
+                f"vCenter asks: {vm.question}" if vm.question else None,
+                None if vm.connection_state == "connected" else f"it is {vm.connection_state}",
+            ),
+        )
+    )
+
+
+def wish_of(vm: VM) -> ClusterSpec | None:
+    """The wish that the VM was made from; None when it carries none that can be read."""
+    try:
+        return ClusterSpec.model_validate_json(vm.wish or "")
+    except ValidationError:
+        return None
+
+
+def _differs(what: str, wished: float | None, found: float) -> str | None:
+    if wished is None or wished == found:
+        return None
+    return f"{found:g} {what} instead of {wished:g}"
+
+
+def _devices(wish: ClusterSpec, vm: VM) -> str | None:
+    found, wanted = Counter(map(_kind, vm.devices)), _wanted(wish)
+    if found == wanted:
+        return None
+    return f"{_listed(found)} instead of {_listed(wanted)}"
+
+
+def _kind(device: Device) -> str:
+    if isinstance(device, VGPUDevice):
+        return f"vGPU {device.profile}"
+    return "fixed GPU" if isinstance(device, PassthroughDevice) else "dynamic GPU"
+
+
+def _wanted(wish: ClusterSpec) -> Counter[str]:
+    wanted = wish.accelerator
+    if isinstance(wanted, VGPU):
+        return Counter({f"vGPU {wanted.profile}": wanted.count})
+    if isinstance(wanted, Passthrough):
+        return Counter({"fixed GPU": wanted.count})
+    if isinstance(wanted, DynamicPassthrough):
+        return Counter({"dynamic GPU": wanted.count})
+    return Counter()
+
+
+def _listed(kinds: Counter[str]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no GPU"
+
+
+def _not_locked(vm: VM) -> str | None:
+    if not vm.devices or (vm.memory_locked and not vm.hot_add):
+        return None
+    return "its memory is not all reserved" if not vm.memory_locked else "hot-add is on"
+
+
+def _not_ours_alone(vm: VM, inventory: Inventory) -> str | None:
+    """A fixed GPU that another VM names too can be started by one of them only."""
+    mine = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
+    others = {
+        holder.vm
+        for gpu in inventory.gpus
+        if (gpu.host, gpu.pci_address) in mine
+        for holder in gpu.holders
+        if holder.vm != vm.name
+    }
+    return f"its GPU is also named by {', '.join(sorted(others))}" if others else None
+
+
+def _fixed(devices: Sequence[Device]) -> list[PassthroughDevice]:
+    return [device for device in devices if isinstance(device, PassthroughDevice)]
+
+
+def assigned(vm: VM) -> tuple[str, ...]:
+    """What vCenter says that the VM has: PCI addresses on its host, or vGPU types."""
+    shares = [d.profile for d in vm.devices if isinstance(d, VGPUDevice)]
+    dynamic = [d.assigned or "unbound" for d in vm.devices if isinstance(d, DynamicDevice)]
+    return (*(d.pci_address for d in _fixed(vm.devices)), *dynamic, *shares)

@@ -1,0 +1,66 @@
+"""What is switched on a host: passthrough of its devices, maintenance mode, a reboot."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.vsphere.board import Task
+from gpuvm.vsphere.faults import submitted, translated
+from gpuvm.vsphere.properties import Objects, retrieve
+
+# A host that cannot be emptied in this time is not going to be.
+MAINTENANCE_S = 600
+
+
+def switch_passthrough(
+    content: Any, host: Any, name: str, devices: Sequence[str], *, enabled: bool, at_once: bool
+) -> None:
+    """For *dependent* devices, which is what the kernel has to let go; then the list is refreshed.
+
+    ``at_once`` only where the host can rebind devices (API 7.0); elsewhere it takes a reboot.
+    Raises TaskFailed with the host's own words.
+    """
+    system = _manager(content, host, "configManager.pciPassthruSystem")
+    changes = [_change(device, enabled=enabled, at_once=at_once) for device in devices]
+    with submitted("switching passthrough", name):
+        system.UpdatePassthruConfig(config=changes)
+        system.Refresh()
+
+
+def enter_maintenance(host: Any, name: str) -> Task:
+    """Powered-off VMs stay: evacuated ones would name devices of a host that they left."""
+    with submitted("maintenance mode", name):
+        task = host.EnterMaintenanceMode_Task(timeout=MAINTENANCE_S, evacuatePoweredOffVms=False)
+    return Task(task._moId, "maintenance mode")
+
+
+def exit_maintenance(host: Any, name: str) -> Task:
+    with submitted("leaving maintenance mode", name):
+        return Task(host.ExitMaintenanceMode_Task(timeout=0)._moId, "leaving maintenance mode")
+
+
+def reboot(host: Any, name: str) -> Task:
+    """Never by force: that would take running VMs down. It ends when the reboot has begun."""
+    with submitted("reboot", name):
+        return Task(host.RebootHost_Task(force=False)._moId, "reboot")
+
+
+def running_vms(content: Any, host: Any) -> tuple[str, ...]:
+    rows = retrieve(content, [Objects(vim.HostSystem, [host], ("vm",))])
+    vms = rows.get(host, {}).get("vm", ())
+    found = retrieve(content, [Objects(vim.VirtualMachine, vms, ("name", "runtime.powerState"))])
+    on = [row["name"] for row in found.values() if row.get("runtime.powerState") == "poweredOn"]
+    return tuple(sorted(on))
+
+
+def _manager(content: Any, host: Any, path: str) -> Any:
+    with translated("reading the host", host._moId):
+        return retrieve(content, [Objects(vim.HostSystem, [host], (path,))])[host][path]
+
+
+def _change(device: str, *, enabled: bool, at_once: bool) -> Any:
+    change = vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled)
+    if at_once:
+        change.applyNow = True
+    return change
