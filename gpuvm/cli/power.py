@@ -123,6 +123,7 @@ def _named(ours: Sequence[VM], names: Sequence[str] | None, deployment: str) -> 
 
 def _show_stopped(chosen: Sequence[VM], running: int) -> None:
     if running:
-        output.line(f"{running} of {len(chosen)} VMs stopped, the others were off")
+        off = len(chosen) - running
+        output.line(f"stopped: {running} VMs" + (f"; {off} were off already" if off else ""))
     else:
         output.line("nothing to do: all of them are off")

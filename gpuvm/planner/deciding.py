@@ -8,7 +8,7 @@ from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import VM, Inventory
 from gpuvm.planner import mmio, rooms
 from gpuvm.planner.model import Action, Finding, Plan, Step
-from gpuvm.planner.placing import Place, place
+from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.starting import start_step
 from gpuvm.spec import ClusterSpec
 
@@ -21,6 +21,8 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     """
     selection.check_names(spec, inventory)
     kept, surplus, missing = _compare(spec, inventory, scale_down=scale_down)
+    if missing and spec.has_gpu and not inventory.gpus:
+        raise no_gpu_at_all(inventory)
     template = selection.template(spec, inventory) if missing else None
     memory_gib = spec.memory_gib or (template.memory_gib if template else None)
     existing = [_existing(spec, inventory, vm) for vm in kept]

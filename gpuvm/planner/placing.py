@@ -36,6 +36,13 @@ def place(
     return places, findings
 
 
+def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
+    return Unplaceable(
+        f"no host of {inventory.cluster.name} has an NVIDIA GPU that this account can see",
+        hint="--accelerator none makes VMs without one",
+    )
+
+
 def _rooms(
     spec: ClusterSpec, inventory: Inventory, existing: Sequence[Step], memory_gib: float
 ) -> tuple[list[Room], list[Finding]]:
@@ -133,8 +140,6 @@ def _hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
     """A name that is nowhere in the cluster is said before how many would fit."""
     if not spec.has_gpu or any(fits(spec, gpu) for gpu in inventory.gpus):
         return None
-    if not inventory.gpus:
-        return "the cluster has no GPU at all: --accelerator none makes VMs without one"
     if isinstance(spec.accelerator, VGPU):
         offered = sorted({p.name for gpu in inventory.gpus for p in gpu.profiles})
         return "the hosts offer: " + (", ".join(offered) or "no vGPU profile at all")

@@ -1,75 +1,11 @@
 """The command line as a user has it: a process of its own, with a home of its own."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-FAST = {
-    "clone_s": 0.2,
-    "power_on_s": 0.1,
-    "power_off_s": 0,
-    "destroy_s": 0,
-    "boot_s": 0.1,
-}
-
-
-@dataclass(frozen=True)
-class Done:
-    exit_code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        envelope = json.loads(self.stdout)
-        assert envelope["exit_code"] == self.exit_code
-        return dict(envelope)
-
-
-class CommandLine:
-    """``gpuvm(...)`` runs the command to its end; ``gpuvm.start(...)`` leaves it running."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "GPUVM_CACHE_DIR": os.environ["GPUVM_CACHE_DIR"],
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-
-    def __call__(self, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpuvm", *arguments],
-            cwd=self.home,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "gpuvm", *arguments],
-            cwd=self.home,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+from commands import CommandLine, fast_lab
 
 
 @pytest.fixture
@@ -87,20 +23,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[
     os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     command = CommandLine(home)
     shape = home / "lab.json"
-    shape.write_text(_fast_lab())
+    shape.write_text(fast_lab())
     up = command("lab", "up", "--description", str(shape))
     assert up.exit_code == 0, up.stderr
     yield command
     down = command("lab", "down")
     assert down.exit_code == 0, down.stderr
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """What Ctrl-C in a terminal does to the command."""
-    os.killpg(process.pid, signal.SIGINT)
-
-
-def _fast_lab() -> str:
-    from gpuvm.lab.description import Timings, describe
-
-    return describe().model_copy(update={"timings": Timings(**FAST)}).to_json()

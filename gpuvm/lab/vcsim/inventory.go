@@ -103,12 +103,10 @@ func (b *builder) addDatacenter() error {
 	if b.folders, err = b.datacenter.Folders(b.ctx); err != nil {
 		return err
 	}
-	spec := types.ClusterConfigSpecEx{DrsConfig: &types.ClusterDrsConfigInfo{Enabled: types.NewBool(d.DRS)}}
-	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, spec); err != nil {
+	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, types.ClusterConfigSpecEx{}); err != nil {
 		return err
 	}
-	b.lab.registry.Get(b.cluster.Reference()).(*simulator.ClusterComputeResource).
-		ConfigurationEx.(*types.ClusterConfigInfoEx).DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
+	b.configureDRS(d.DRS)
 	pool, err := b.cluster.ResourcePool(b.ctx)
 	if err != nil {
 		return err
@@ -116,6 +114,14 @@ func (b *builder) addDatacenter() error {
 	b.lab.datacenter, b.lab.cluster = b.datacenter.Reference(), b.cluster.Reference()
 	b.lab.pool, b.lab.vmFolder = pool.Reference(), b.folders.VmFolder.Reference()
 	return nil
+}
+
+// configureDRS after the fact: the simulator makes every cluster with DRS on.
+func (b *builder) configureDRS(enabled bool) {
+	cluster := b.lab.registry.Get(b.cluster.Reference()).(*simulator.ClusterComputeResource)
+	config := cluster.ConfigurationEx.(*types.ClusterConfigInfoEx)
+	config.DrsConfig.Enabled = types.NewBool(enabled)
+	config.DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
 }
 
 // addNetworks gives the data centre's first network its name and puts the others beside it.

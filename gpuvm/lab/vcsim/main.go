@@ -25,6 +25,7 @@ type options struct {
 	listen      string
 	control     string
 	parentFD    int
+	stock       bool
 }
 
 func main() {
@@ -43,12 +44,13 @@ func parseOptions(args []string) options {
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "address of the vSphere API")
 	flags.StringVar(&o.control, "control", "127.0.0.1:0", "address of the control endpoint")
 	flags.IntVar(&o.parentFD, "parent-fd", -1, "exit when this inherited pipe is closed")
+	flags.BoolVar(&o.stock, "stock", false, "govmomi's simulator as it comes: no GPUs, no rules, any password")
 	_ = flags.Parse(args) // ExitOnError
 	return o
 }
 
 func run(o options) error {
-	if o.stateDir == "" || o.description == "" {
+	if o.stateDir == "" || (o.description == "" && !o.stock) {
 		return errors.New("--state-dir and --description are needed")
 	}
 	stateDir, err := filepath.Abs(o.stateDir)
@@ -56,6 +58,9 @@ func run(o options) error {
 		return err
 	}
 	o.stateDir = stateDir
+	if o.stock {
+		return runStock(o)
+	}
 	description, err := readDescription(o.description)
 	if err != nil {
 		return err

@@ -1,0 +1,167 @@
+"""gpus, doctor, passthrough, status, start and stop as a user has them, on a lab of two kinds."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import CommandLine, fast_lab
+
+from gpuvm.lab.description import TemplateDescription, VMDescription, describe
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
+    """Three hosts, one of whose GPUs is taken; quick reboots."""
+    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+    command = CommandLine(tmp_path_factory.mktemp("home"))
+    held = VMDescription(name="trainer", host="esx-03.lab.local", gpu="0000:3b:00.0")
+    shape = describe(hosts=3).model_copy(update={"vms": (held,)})
+    yield from _lab(command, fast_lab(shape).replace('"reboot_s": 5.0', '"reboot_s": 0.3'))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
+    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+    command = CommandLine(tmp_path_factory.mktemp("home"))
+    shape = describe(hosts=1, vgpu=True)
+    small_template = TemplateDescription(memory_gib=8)
+    yield from _lab(command, fast_lab(shape.model_copy(update={"templates": (small_template,)})))
+
+
+def _lab(command: CommandLine, shape: str) -> Iterator[CommandLine]:
+    file = command.home / "lab.json"
+    file.write_text(shape)
+    up = command("lab", "up", "--description", str(file))
+    assert up.exit_code == 0, up.stderr
+    yield command
+    assert command("lab", "down").exit_code == 0
+
+
+def test_gpus_lists_all_with_their_holders(small: CommandLine) -> None:
+    told = small("gpus", "--json").json["data"]["gpus"]
+    assert [gpu["state"] for gpu in told] == ["free", "free", "held by trainer (powered on)"]
+    assert told[0]["device_id"] == "15f8"
+    shown = small("gpus").stdout
+    assert "held by trainer (powered on)" in shown
+    assert "16 GiB" in shown
+
+
+def test_a_gpu_held_by_somebody_else_is_never_taken(small: CommandLine) -> None:
+    refused = small("provision", "--hosts", "3", "--yes")
+    assert refused.exit_code == 3
+    assert "held by trainer" in refused.stderr
+    assert small("status", "--json").json["data"]["vms"] == []
+
+
+def test_doctor_finds_nothing_wrong(small: CommandLine) -> None:
+    healthy = small("doctor", "--json").json
+    assert healthy["exit_code"] == 0
+    assert {check["level"] for check in healthy["data"]["checks"]} == {"ok"}
+
+
+def test_doctor_names_missing_privileges(small: CommandLine) -> None:
+    passwords = next(small.home.rglob("passwords.json"))
+    context = next(small.home.rglob("contexts/lab.yaml"))
+    text = context.read_text()
+    password = __import__("json").loads(passwords.read_text())["readonly@lab.local"]
+    weak = text.replace("administrator@lab.local", "readonly@lab.local").replace(
+        "password_command", "#password_command"
+    )
+    context.write_text(weak)
+    try:
+        sick = small("doctor", GPUVM_PASSWORD=password)
+    finally:
+        context.write_text(text)
+    assert sick.exit_code == 3
+    assert "VirtualMachine.Provisioning.DeployTemplate on centos7-tensorflow" in sick.stdout
+    assert "Host.Config.PciPassthru" in sick.stdout
+
+
+def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine) -> None:
+    host = "esx-01.lab.local"
+    pending = small("passthrough", "disable", host, "--json").json
+    assert pending["exit_code"] == 10
+    assert pending["data"]["gpus"][0]["state"] == "passthrough disabled, host reboot pending"
+    assert "reboot pending" in small("gpus").stdout
+    rebooted = small("passthrough", "disable", host, "--reboot")
+    assert rebooted.exit_code == 0, rebooted.stderr
+    assert "passthrough not enabled" in rebooted.stdout
+    assert small("passthrough", "enable", host, "--reboot").exit_code == 0
+    again = small("passthrough", "enable", host)
+    assert "nothing to do" in again.stdout
+
+
+def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
+    refused = small("passthrough", "disable", "esx-03.lab.local", "--reboot")
+    assert refused.exit_code != 0
+    assert "in use by a virtual machine" in refused.stderr or "trainer" in refused.stderr
+
+
+def test_passthrough_wants_hosts_or_all(small: CommandLine) -> None:
+    assert small("passthrough", "enable").exit_code == 2
+    unknown = small("passthrough", "enable", "nowhere")
+    assert unknown.exit_code == 2
+    assert "esx-01.lab.local" in unknown.stderr
+
+
+def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
+    made = small("provision", "--hosts", "1", "--accelerator", "dynamic", "--until", "address")
+    assert made.exit_code == 0, made.stderr
+    (vm,) = small("status", "--no-guests", "--json").json["data"]["vms"]
+    assert vm["gpus"] == ["0000:3b:00.0"]
+    assert vm["drift"] == []
+    assert small("stop").exit_code == 0
+    assert "nothing to do" in small("stop").stdout
+    states = [gpu["state"] for gpu in small("gpus", "--json").json["data"]["gpus"]]
+    assert states == ["free", "free", "held by trainer (powered on)"]
+    started = small("start", "--until", "address")
+    assert started.exit_code == 0, started.stderr
+    unknown = small("start", "gpuvm-09")
+    assert unknown.exit_code == 2
+    assert "gpuvm-01" in unknown.stderr
+    assert small("teardown").exit_code == 0
+    assert small("stop").exit_code == 3
+
+
+def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:
+    refused = small("plan", "--clone-mode", "linked", "--template", "centos7-tensorflow")
+    assert refused.exit_code == 3
+    assert "--create-snapshot" in refused.stderr
+    wish = ("--clone-mode", "linked", "--create-snapshot", "--until", "powered-on", "--yes")
+    made = small("provision", *wish)
+    assert made.exit_code == 0, made.stderr
+    assert "linked clone" in made.stdout
+    assert small("provision", *wish).exit_code == 0
+    assert "1 snapshots" in small("doctor").stdout
+    assert small("teardown").exit_code == 0
+
+
+def test_vgpus_several_per_card(shared: CommandLine) -> None:
+    wish = ("--per-host", "2", "--accelerator", "vgpu:grid_p100-8q", "--until", "address")
+    made = shared("provision", *wish)
+    assert made.exit_code == 0, made.stderr
+    told = shared("gpus", "--json").json["data"]["gpus"][0]
+    assert told["state"] == "shared as vGPU, 0 of grid_p100-8q left"
+    more = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-8q")
+    assert more.exit_code == 3
+    other = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-3q")
+    assert "the hosts offer: grid_p100-16q" in other.stderr
+    assert shared("teardown").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("warp", "there is: passthrough, dynamic, vgpu:PROFILE, none"),
+        ("vgpu", "profile: field required"),
+        ("passthrough:count=0", "count: input should be greater than or equal to 1"),
+        ("passthrough:colour=red", "colour: extra inputs are not permitted"),
+        ("passthrough:P100", "is not KEY=VALUE"),
+        ("dynamic:device_id=xyz", "is not a hex number"),
+    ],
+)
+def test_a_wrong_accelerator_is_one_clear_line(gpuvm: CommandLine, given: str, said: str) -> None:
+    refused = gpuvm("plan", "--accelerator", given)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
