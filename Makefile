@@ -1,5 +1,6 @@
 # make demo    sets up everything it needs and runs the main job in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
+# make soak    all of what the tests take a sample of (kill points); long
 # make check   formatting, lint, types, layers, YAML
 # make lab     the simulated vCenter alone, in the background
 # make lock    resolves the dependencies anew
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check lab lock clean
+.PHONY: demo test soak check lab lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/gpuvm demo
@@ -19,7 +20,10 @@ lab: $(INSTALLED)
 	$(BIN)/gpuvm lab up
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q -m "not wheel"
+	$(BIN)/pytest -q -m "not wheel and not soak"
+
+soak: $(INSTALLED)
+	$(BIN)/pytest -q -m soak
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

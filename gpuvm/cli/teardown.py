@@ -43,6 +43,8 @@ def teardown(
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
+        with progress.shown(events, state):
+            lifecycle.await_clones(session.vsphere, events)
         marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == wanted.name]
         ours = [vm for vm in marked if vm.ownership == "ours"]
         copies = [vm for vm in marked if vm.ownership == "copy"]

@@ -13,7 +13,7 @@ from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
 from gpuvm.lifecycle.snapshot import create_snapshot
 from gpuvm.lifecycle.stop import GRACE_S, stop
-from gpuvm.lifecycle.teardown import teardown
+from gpuvm.lifecycle.teardown import await_clones, teardown
 from gpuvm.lifecycle.until import Until
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Recorder",
     "Switched",
     "Until",
+    "await_clones",
     "choose_hosts",
     "create_snapshot",
     "endpoint",

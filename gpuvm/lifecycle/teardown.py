@@ -13,6 +13,7 @@ from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
 DEADLINE_S = 600.0
+CLONES_S = 1800.0
 
 
 def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult:
@@ -32,6 +33,21 @@ def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult
             hint="'gpuvm teardown' again goes on",
         ) from None
     return ApplyResult(tuple(work.outcome(vm) for vm in ours))
+
+
+def await_clones(vsphere: VSphere, events: Events) -> None:
+    """A clone that a killed gpuvm began becomes a VM later: without waiting it would be left."""
+    under_way = {task.moref: task for task in vsphere.clones_under_way()}
+    if not under_way:
+        return
+    events.note(f"waiting for {len(under_way)} clones that are under way")
+    end = time.monotonic() + CLONES_S
+    with vsphere.board() as board:
+        board.follow_tasks(under_way)
+        for _batch in board.batches(lambda: end - time.monotonic()):
+            if time.monotonic() > end:
+                events.warning("a clone is still under way: run 'gpuvm teardown' again later")
+                return
 
 
 class _Teardown:

@@ -233,6 +233,10 @@ class VSphere:
         """Queued and running tasks of that kind on a VM or template, the oldest first."""
         return looking.running_tasks(self._content, self._vm(moref), operation)
 
+    def clones_under_way(self) -> list[Task]:
+        """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
+        return looking.clones_under_way(self._content)
+
     def find_in_folder(self, folder: MoRef, name: str) -> MoRef | None:
         """The VM of that name directly in the folder."""
         return looking.find_child(self._content, self._reference(vim.Folder, folder), name)

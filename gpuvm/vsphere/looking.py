@@ -43,6 +43,25 @@ def running_tasks(content: Any, vm: Any, operation: str) -> list[Task]:
     return [Task(info.task._moId, operation) for info in sorted(running, key=_queued)]
 
 
+def clones_under_way(content: Any) -> list[Task]:
+    """Clones that this account began and that have not ended, whoever waits for them."""
+    rows = retrieve(content, [Objects(vim.TaskManager, [content.taskManager], ("recentTask",))])
+    recent = rows.get(content.taskManager, {}).get("recentTask", ())
+    found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
+    user = content.sessionManager.currentSession.userName if found else ""
+    return [
+        Task(row["info"].task._moId, "clone")
+        for row in found.values()
+        if "info" in row and _is_clone_of(row["info"], user)
+    ]
+
+
+def _is_clone_of(info: Any, user: str) -> bool:
+    under_way = info.descriptionId == _DESCRIPTION["clone"] and info.state in ("queued", "running")
+    began = getattr(info.reason, "userName", user) or ""
+    return under_way and began.lower() == user.lower()
+
+
 def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
     with translated("looking for the VM", name):
         found = content.searchIndex.FindChild(entity=folder, name=name)

@@ -154,7 +154,7 @@ _KILLED = "\x1b[33mtrain: step 180 of 400\x1b[0m\nKilled\n"
 
 
 def _provisioning(run: RunRecords) -> None:
-    chance = random.Random(3)  # noqa: S311 - makes curves look real
+    chance = random.Random(3)
     run.phase("plan", None, -64, 0.82)
     for i, vm in enumerate(run.names):
         at = -63.0
@@ -190,7 +190,7 @@ def _workload(
     *,
     evaluated: bool = True,
 ) -> None:
-    chance = random.Random(worker)  # noqa: S311 - makes curves look real
+    chance = random.Random(worker)
     last = steps if done is None else done
     run.start(vm, worker=worker, workers=len(run.names))
     ids = [f"scene-{i:05d}" for i in range(4800)]

@@ -1,0 +1,56 @@
+"""The command line, killed by SIGKILL at a chosen call to the vCenter.
+
+    python killed.py INDEX before|sent|after -- provision --hosts 2
+
+``before`` the call is sent, once it was ``sent`` (it is served, nobody reads the answer), or
+``after`` its answer came. INDEX 0 kills nothing and prints how many calls there were.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from pyVmomi.SoapAdapter import SoapStubAdapter
+
+
+def main() -> None:
+    index, moment = int(sys.argv[1]), sys.argv[2]
+    calls = _Killing(index, moment)
+    sys.argv = ["gpuvm", *sys.argv[4:]]
+    from gpuvm.cli.main import app
+
+    try:
+        app()
+    finally:
+        sys.stderr.write(f"calls: {calls.made}\n")
+
+
+class _Killing:
+    def __init__(self, index: int, moment: str) -> None:
+        self.made, self.index, self.moment = 0, index, moment
+        self._invoke = SoapStubAdapter.InvokeMethod
+        SoapStubAdapter.InvokeMethod = lambda *a, **k: self._call(*a, **k)  # noqa: PLW0108 - a method
+
+    def _call(self, stub: Any, *arguments: Any, **named: Any) -> Any:
+        self.made += 1
+        mine = self.made == self.index
+        if mine and self.moment == "before":
+            _die()
+        if mine and self.moment == "sent":
+            connection = stub.GetConnection()
+            receive = connection.getresponse
+            connection.getresponse = lambda *a: (receive(*a), _die())
+            stub.GetConnection = lambda: connection
+        answer = self._invoke(stub, *arguments, **named)
+        if mine:
+            _die()
+        return answer
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

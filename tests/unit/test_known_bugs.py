@@ -1,0 +1,259 @@
+"""What ten other tools get wrong when they attach a GPU, one test for each (peers, 2.2).
+
+Each test fails for the tool that it names, on the very thing that it is known to get wrong.
+"""
+
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from gpuvm import planner
+from gpuvm.inventory import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm.planner import rooms
+from gpuvm.vsphere import devices, gpus
+from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
+from gpuvm.vsphere.machines import devices_of
+
+Kinds = vim.vm.device.VirtualPCIPassthrough
+
+
+def gpu(**changes: Any) -> GPU:
+    """A free P100 of host esx-01."""
+    values: dict[str, Any] = {
+        "host": "esx-01",
+        "pci_address": "0000:3b:00.0",
+        "vendor_id": 0x10DE,
+        "device_id": 0x15F8,
+        "name": "Tesla P100",
+        "memory_gib": 16,
+        "capable": True,
+        "enabled": True,
+        "active": True,
+        "dependent_device": "0000:3b:00.0",
+        "system_id": "system-1",
+    }
+    return GPU(**(values | changes))
+
+
+def request(**changes: Any) -> CloneRequest:
+    values: dict[str, Any] = {
+        "name": "gpuvm-01",
+        "instance_uuid": "u",
+        "template": "vm-1",
+        "host": "host-1",
+        "resource_pool": "pool-1",
+        "datastore": "store-1",
+        "folder": "folder-1",
+        "cpus": 8,
+        "memory_gib": 32,
+        "devices": (rooms.fixed(gpu()),),
+        "mmio_gib": 64,
+        "extra_config": {"gpuvm.cluster": "gpuvm"},
+        "annotation": "",
+    }
+    return CloneRequest(**(values | changes))
+
+
+def reference(kind: Any, moref: str) -> Any:
+    return kind(moref, None)
+
+
+def spec_of(**changes: Any) -> Any:
+    return clone_spec(request(**changes), reference)
+
+
+@pytest.mark.parametrize(
+    ("device_id", "text"), [(0x15F8, "15f8"), (0x0FB0, "fb0"), (0x0000, "0"), (0xFFFE, "fffe")]
+)
+def test_device_id_is_unsigned_hex(device_id: int, text: str) -> None:
+    """vhpc-toolkit and Ray strip characters ('' for 0), govc prints a negative number for 0x8000+,
+    Terraform sends none, and a decimal one does not power on (govmomi 2248).
+    """
+    backing = devices.backing(rooms.fixed(gpu(device_id=device_id)))
+    assert backing.deviceId == text
+
+
+def test_vendor_id_is_the_signed_short_in_a_fixed_backing() -> None:
+    """Terraform's ParseInt(x, 16, 16) refuses vendors from 0x8000 on, such as Intel."""
+    assert devices.backing(rooms.fixed(gpu(vendor_id=0x8086))).vendorId == -32634
+    assert devices.backing(rooms.fixed(gpu())).vendorId == 4318
+
+
+def test_ids_of_a_dynamic_backing_are_unsigned() -> None:
+    """vhpc-toolkit hands the host's signed numbers on, which match nothing from 0x8000 on."""
+    backing = devices.backing(DynamicDevice(((0x8086, 0xFFFE),)))
+    assert (backing.allowedDevice[0].vendorId, backing.allowedDevice[0].deviceId) == (32902, 65534)
+
+
+def test_a_dynamic_backing_assigns_nothing_itself() -> None:
+    """Ray writes the device id into assignedId, which is vCenter's to fill."""
+    assert devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).assignedId is None
+    assert devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).customLabel == "training"
+
+
+def test_equal_addresses_keep_their_own_hosts_system_id() -> None:
+    """vhpc-toolkit, Ray and govc keep {address: systemId}: one id for four hosts."""
+    other = gpu(host="esx-02", system_id="system-2")
+    backings = [devices.backing(rooms.fixed(one)) for one in (gpu(), other)]
+    assert [b.systemId for b in backings] == ["system-1", "system-2"]
+    assert backings[0].id == backings[1].id
+
+
+def test_a_device_without_system_id_is_not_sent() -> None:
+    """Terraform takes the first entry's for all of them."""
+    with pytest.raises(ValueError, match="no systemId"):
+        devices.backing(rooms.fixed(gpu(system_id=None)))
+
+
+def test_several_devices_have_different_keys() -> None:
+    """vhpc-toolkit sets none, Terraform the same for two (1285): they become one device."""
+    two = (rooms.fixed(gpu()), rooms.fixed(gpu(pci_address="0000:af:00.0")))
+    keys = [change.device.key for change in spec_of(devices=two).config.deviceChange]
+    assert len(set(keys)) == 2
+    assert all(key < 0 for key in keys)
+
+
+def test_everything_is_in_one_request() -> None:
+    """vhpc-toolkit sends four reconfigurations at once, Ray six tasks, Terraform three."""
+    config = spec_of().config
+    options = {option.key: option.value for option in config.extraConfig}
+    assert config.memoryReservationLockedToMax is True
+    assert config.cpuHotAddEnabled is config.memoryHotAddEnabled is False
+    assert options["pciPassthru.use64bitMMIO"] == "TRUE"
+    assert options["pciPassthru.64bitMMIOSizeGB"] == "64"
+    assert options["gpuvm.cluster"] == "gpuvm", "marked from the moment that it exists"
+    assert len(config.deviceChange) == 1
+
+
+def test_the_clone_is_not_powered_on_before_it_was_read_back() -> None:
+    """vhpc-toolkit's linked clones run before their device is added."""
+    assert spec_of(snapshot="snapshot-1").powerOn is False
+    assert spec_of(snapshot="snapshot-1").location.diskMoveType == "createNewChildDiskBacking"
+    assert spec_of(snapshot="snapshot-1").location.datastore is not None, "and it drops this"
+
+
+def test_mmio_is_of_the_gpus_not_of_the_vm() -> None:
+    """SkyPilot takes twice the VM's memory, Ray always 64, vhpc-toolkit always 256."""
+    assert planner.mmio_window_gib([16]) == 64
+    assert planner.mmio_window_gib([16, 16, 16]) == 128
+    assert planner.mmio_window_gib([80]) == 256
+    window = planner.mmio_window_gib([40] * 8)
+    assert window & (window - 1) == 0, "a power of two"
+    assert isinstance(spec_of().config.extraConfig[1].value, str), "and text in extraConfig"
+
+
+@pytest.mark.parametrize(
+    "backing",
+    [
+        Kinds.DynamicBackingInfo(deviceName="", allowedDevice=[]),
+        Kinds.VmiopBackingInfo(vgpu="grid_p100-4q"),
+        Kinds.PluginBackingInfo(),
+    ],
+    ids=lambda b: type(b).__name__,
+)
+def test_any_kind_of_backing_is_read(backing: Any) -> None:
+    """vhpc-toolkit's remove_pci and Terraform (1265) fall over one that is not fixed."""
+    fixed = Kinds.DeviceBackingInfo(id="0000:3b:00.0", deviceId="15f8", systemId="s", vendorId=4318)
+    cards = [Kinds(key=1, backing=backing), Kinds(key=2, backing=fixed)]
+    found = [d for d in devices_of(cards) if isinstance(d, PassthroughDevice)]
+    assert [d.pci_address for d in found] == ["0000:3b:00.0"]
+
+
+def test_several_vgpus_are_several_devices() -> None:
+    """Packer drops the whole hardware step with more than one; Ansible knows one, by its label."""
+    changes = spec_of(devices=(VGPUDevice("grid_p100-4q"),) * 2).config.deviceChange
+    assert [change.device.backing.vgpu for change in changes] == ["grid_p100-4q"] * 2
+    assert len({change.device.key for change in changes}) == 2
+
+
+def test_what_is_there_is_counted_not_added_again() -> None:
+    """Ansible's force adds one more each time; its _vgpu_absent is undefined without one."""
+    one, two = (VGPUDevice("grid_p100-4q", key=7),), (VGPUDevice("grid_p100-4q"),) * 2
+    assert [c.operation for c in devices.changes(one, two)] == ["add"]
+    assert [c.operation for c in devices.changes(one, ())] == ["remove"]
+    assert devices.changes(one, (VGPUDevice("grid_p100-4q"),)) == []
+    assert devices.changes((), ()) == []
+
+
+def test_a_second_card_of_the_same_kind_can_be_reached() -> None:
+    """Terraform's data source returns on the first match (1572)."""
+    row = {
+        "hardware.pciDevice": [card("0000:3b:00.0"), card("0000:af:00.0")],
+        "config.pciPassthruInfo": [],
+    }
+    assert [g.pci_address for g in gpus.gpus_of("esx-01", row, gpus.Target(), {})] == [
+        "0000:3b:00.0",
+        "0000:af:00.0",
+    ]
+
+
+def test_states_are_found_by_id_not_by_position() -> None:
+    """SkyPilot zips two lists that have no common order, and sells a Matrox as a 12 GB GPU."""
+    row = {
+        "hardware.pciDevice": [card("0000:3b:00.0"), card("0000:04:00.0", vendor=0x102B)],
+        "config.pciPassthruInfo": [info("0000:04:00.0", False), info("0000:3b:00.0", True)],
+    }
+    (found,) = gpus.gpus_of("esx-01", row, gpus.Target(), {})
+    assert found.pci_address == "0000:3b:00.0"
+    assert found.active
+
+
+def test_enabled_is_not_active() -> None:
+    """All of them report success for a device that waits for its host's reboot."""
+    pending = gpu(active=False)
+    assert not pending.free
+    assert pending.state == "passthrough enabled, host reboot pending"
+
+
+def test_a_repair_changes_only_what_differs() -> None:
+    """Terraform's locked-to-max is silently false unless the reservation is given too (2692)."""
+    from gpuvm.inventory import VM
+
+    vm = VM(
+        name="gpuvm-01",
+        moref="vm-7",
+        host="esx-01",
+        powered_on=False,
+        instance_uuid="u",
+        cpus=8,
+        memory_gib=32,
+        memory_locked=False,
+        devices=(rooms.fixed(gpu()),),
+        extra_config={
+            "pciPassthru.use64bitMMIO": "TRUE",
+            "pciPassthru.64bitMMIOSizeGB": "64",
+            "gpuvm.cluster": "gpuvm",
+        },
+    )
+    spec = repair_spec(vm, request())
+    assert spec is not None
+    assert spec.memoryReservationLockedToMax is True
+    assert spec.numCPUs is None
+    assert not spec.deviceChange
+
+
+def card(address: str, vendor: int = 0x10DE) -> Any:
+    return vim.host.PciDevice(
+        id=address,
+        vendorId=vendor,
+        deviceId=0x15F8,
+        classId=0x0302,
+        deviceName="card",
+        vendorName="",
+        bus=0,
+        slot=0,
+        function=0,
+        subVendorId=0,
+        subDeviceId=0,
+    )
+
+
+def info(address: str, active: bool) -> Any:
+    return vim.host.PciPassthruInfo(
+        id=address,
+        dependentDevice=address,
+        passthruCapable=True,
+        passthruEnabled=active,
+        passthruActive=active,
+    )
