@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
@@ -13,6 +14,56 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 BAD_INPUT, LOST_A_PEER = 2, 3
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every workload has; workloads/README.md is their contract."""
+    parser.add_argument("--out", type=Path, required=True, help="where everything is written")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
+    parser.add_argument("--cpu-threads", type=int, default=0, help="0: as many as cores")
+    parser.add_argument("--start-deadline-s", type=float, default=60)
+    parser.add_argument("--stall-s", type=float, default=300)
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="save and end early")
+
+
+def choose_preset(
+    parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]]
+) -> argparse.Namespace:
+    """The command line; what it leaves out is the preset's, and counts are at least 1."""
+    options = parser.parse_args()
+    for name, value in presets[options.preset].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+        elif isinstance(value, int) and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return options
+
+
+def task() -> tuple[int, Sequence[str]]:
+    """The own number and everybody's address, from TF_CONFIG."""
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    worker = int(config.get("task", {}).get("index", 0))
+    return worker, config.get("cluster", {}).get("worker", ["alone"])
+
+
+def announce(
+    log: Callable[..., None], tf: Any, options: argparse.Namespace, worker: int, workers: int
+) -> None:
+    """The start record, with the device that a matmul really used."""
+    device = check_device(tf, options)
+    log(
+        "start",
+        workload=Path(sys.argv[0]).stem,
+        schema=1,
+        device=device,
+        device_name=device_name(tf, device),
+        tensorflow=tf.__version__,
+        keras=tf.keras.__version__,
+        worker=worker,
+        workers=workers,
+        params={k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+    )
 
 
 def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:

@@ -1,0 +1,176 @@
+"""The paper's network and its training step, with 50 steps in one compiled program.
+
+Appendix C: ReLU layers of 1024, 512, 256 and 128 on all stocks, one output, Adam as TensorFlow 1
+has it (epsilon 1e-8 beside the root), variance-scaled uniform weights, zero biases.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LAYERS = (1024, 512, 256, 128)
+RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
+
+
+def initial_weights(inputs: int, seed: int) -> list[np.ndarray]:
+    """[W, b] of each layer, float32: fan average, uniform, as the paper's initializer."""
+    draw = np.random.default_rng([seed, 7])
+    weights: list[np.ndarray] = []
+    for into, out in zip((inputs, *LAYERS), (*LAYERS, 1), strict=True):
+        limit = np.sqrt(3.0 / ((into + out) / 2))
+        weights += [draw.uniform(-limit, limit, (into, out)), np.zeros(out)]
+    return [value.astype(np.float32) for value in weights]
+
+
+class Forecaster:
+    """``chunk`` is how many steps one call may take at the most."""
+
+    def __init__(
+        self, tf: Any, strategy: Any, inputs: int, *, seed: int, xla: bool, chunk: int
+    ) -> None:
+        self.tf, self.strategy, self.chunk, self.xla = tf, strategy, chunk, xla
+        start = initial_weights(inputs, seed)
+        with strategy.scope():
+            self._weights = [tf.Variable(value) for value in start]
+            self._first = [tf.Variable(np.zeros_like(value)) for value in start]
+            self._second = [tf.Variable(np.zeros_like(value)) for value in start]
+            self._steps = tf.Variable(0.0)
+        self._many = tf.function(self._loop, jit_compile=True) if xla else None
+        self._one = None if xla else tf.function(self._distributed)
+        self._errors = tf.function(self._mse, jit_compile=xla)
+        self._output = tf.function(self._forward, jit_compile=xla)
+
+    def take(self, data: Any, *, bf16: bool) -> None:
+        """The whole sets, once, where they are computed with; ``bf16`` for looking at them only."""
+        tf = self.tf
+        self._x, self._y = tf.constant(data.train_x), tf.constant(data.train_y)
+        self._look = tf.bfloat16 if bf16 else tf.float32
+        self._sets = [
+            (tf.cast(tf.constant(x), self._look), tf.constant(y))
+            for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y))
+        ]
+        self._test_x = tf.constant(data.test_x)
+
+    def steps(self, rows: np.ndarray) -> Any:
+        """Trains on ``rows`` [steps, this worker's share of a batch]; the last step's loss."""
+        if self._many is not None:
+            padded = np.zeros((self.chunk, rows.shape[1]), np.int32)
+            padded[: len(rows)] = rows
+            return self._many(self.tf.constant(padded), self.tf.constant(len(rows)))
+        for row in rows:
+            loss = self._one(self.tf.constant(row))
+        return loss
+
+    def errors(self) -> tuple[float, float]:
+        """MSE of the whole training and test sets."""
+        weights = [self.tf.cast(w, self._look) for w in self._weights]
+        return tuple(float(self._errors(x, y, weights)) for x, y in self._sets)
+
+    def predict(self) -> np.ndarray:
+        """The test set's scaled index, float32."""
+        return self._output(self._test_x, [w.value() for w in self._weights]).numpy()
+
+    def weights(self) -> list[np.ndarray]:
+        return [weight.numpy() for weight in self._weights]
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "weights": self._weights,
+            "first": self._first,
+            "second": self._second,
+            "steps": self._steps,
+        }
+
+    def barrier(self) -> None:
+        """Nobody leaves before the chief is done: its leaving would look like a death."""
+        if self.strategy.num_replicas_in_sync > 1:
+            one = self.tf.constant(1.0)
+            both = self.tf.function(lambda: self.strategy.run(lambda: self._sum([one])))
+            both()
+
+    def _loop(self, rows: Any, count: Any) -> Any:
+        """All steps in one program: weights and moments never leave it in between."""
+        tf = self.tf
+
+        def body(at: Any, _: Any, *state: Any) -> tuple[Any, ...]:
+            batch = tf.gather(rows, at)
+            weights, first, second, steps = _unpacked(state)
+            loss, gradients = self._gradients(batch, weights, rows.shape[1])
+            moved = self._adam(weights, first, second, steps + 1, gradients)
+            return (at + 1, loss, *moved, steps + 1)
+
+        state = (*self._weights, *self._first, *self._second, self._steps)
+        start = (tf.constant(0), tf.constant(0.0), *(v.value() for v in state))
+        _, loss, *ended = tf.while_loop(lambda at, *_: at < count, body, start)
+        for variable, value in zip(state, ended, strict=True):
+            variable.assign(value)
+        return loss
+
+    def _distributed(self, batch: Any) -> Any:
+        return self.strategy.run(self._step, args=(batch,))
+
+    def _step(self, batch: Any) -> Any:
+        """Each worker's part of the batch; losses and gradients are summed over all."""
+        tf = self.tf
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        weights = [w.value() for w in self._weights]
+        loss, gradients = self._gradients(batch, weights, batch.shape[0] * replicas)
+        loss, *gradients = self._sum([loss, *gradients])
+        moments = [v.value() for v in (*self._first, *self._second)]
+        half = len(moments) // 2
+        moved = self._adam(
+            weights, moments[:half], moments[half:], self._steps.value() + 1, gradients
+        )
+        variables = (*self._weights, *self._first, *self._second)
+        for variable, value in zip(variables, moved, strict=True):
+            variable.assign(value)
+        self._steps.assign_add(1.0)
+        return loss
+
+    def _sum(self, values: Sequence[Any]) -> Sequence[Any]:
+        context = self.tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return values
+        return context.all_reduce("sum", list(values))
+
+    def _gradients(self, batch: Any, weights: Sequence[Any], of: int) -> tuple[Any, Sequence[Any]]:
+        tf = self.tf
+        x, y = tf.gather(self._x, batch), tf.gather(self._y, batch)
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            loss = tf.reduce_sum((self._forward(x, weights) - y) ** 2) / of
+        return loss, tape.gradient(loss, list(weights))
+
+    def _adam(
+        self,
+        weights: Sequence[Any],
+        first: Sequence[Any],
+        second: Sequence[Any],
+        steps: Any,
+        gradients: Sequence[Any],
+    ) -> list[Any]:
+        tf = self.tf
+        rate = RATE * tf.sqrt(1 - BETA_2**steps) / (1 - BETA_1**steps)
+        first = [BETA_1 * m + (1 - BETA_1) * g for m, g in zip(first, gradients, strict=True)]
+        second = [BETA_2 * v + (1 - BETA_2) * g * g for v, g in zip(second, gradients, strict=True)]
+        moved = [
+            w - rate * m / (tf.sqrt(v) + EPSILON)
+            for w, m, v in zip(weights, first, second, strict=True)
+        ]
+        return [*moved, *first, *second]
+
+    def _forward(self, x: Any, weights: Sequence[Any]) -> Any:
+        tf = self.tf
+        for at in range(0, len(weights) - 2, 2):
+            x = tf.nn.relu(tf.matmul(x, weights[at]) + weights[at + 1])
+        return tf.cast((tf.matmul(x, weights[-2]) + weights[-1])[:, 0], tf.float32)
+
+    def _mse(self, x: Any, y: Any, weights: Sequence[Any]) -> Any:
+        return self.tf.reduce_mean((self._forward(x, weights) - y) ** 2)
+
+
+def _unpacked(state: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any], Any]:
+    third = (len(state) - 1) // 3
+    return state[:third], state[third : 2 * third], state[2 * third : -1], state[-1]

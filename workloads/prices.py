@@ -1,0 +1,120 @@
+"""Minute prices of an index and its stocks: from a CSV file, or made by code in the same shape.
+
+The layout is the paper's: a header, then per minute ``DATE``, the index, and one column per stock.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROWS, STOCKS = 41_266, 500
+SECTORS = 11
+
+
+class BadData(Exception):
+    """One line that says what is wrong, and where."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """``index`` [rows] and ``stocks`` [rows, stocks], in their own units, float64."""
+
+    index: np.ndarray
+    stocks: np.ndarray
+    origin: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Scaled to -1..1 by the training part's range; float32. The first 80 % in time train."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    low: float
+    high: float
+
+    def price(self, scaled: np.ndarray) -> np.ndarray:
+        """The index itself."""
+        return (np.asarray(scaled, np.float64) + 1) / 2 * (self.high - self.low) + self.low
+
+
+def generate(rows: int = ROWS, stocks: int = STOCKS, seed: int = 1) -> Prices:
+    """Random walks with a common market, sectors and noise of their own; weights as of an index."""
+    draw = np.random.default_rng(seed)
+    market = draw.normal(0, 2.5e-4, (rows, 1))
+    sectors = draw.normal(0, 1.5e-4, (rows, SECTORS))
+    member = draw.integers(0, SECTORS, stocks)
+    moves = market * draw.uniform(0.5, 1.5, stocks) + sectors[:, member]
+    moves += draw.normal(0, 3e-4, (rows, stocks))
+    start = draw.lognormal(4.2, 0.6, stocks)
+    prices = np.round(start * np.exp(np.cumsum(moves, 0)), 4)
+    weights = draw.pareto(1.2, stocks) + 0.2
+    value = prices / start @ (weights / weights.sum())
+    return Prices(np.round(2364.0 * value / value[0], 4), prices, f"generated, seed {seed}")
+
+
+def read_csv(file: Path) -> Prices:
+    """Raises BadData with file and line for gaps, wrong columns and what is no number."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return _parsed(file, csv.reader(lines))
+    except OSError as error:
+        raise BadData(f"{file}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadData(f"{file}: not a CSV file: {error}") from None
+
+
+def split(prices: Prices, share: float = 0.8) -> Split:
+    """Scaled as appendix C does it: the range is that of the training part alone."""
+    both = np.column_stack([prices.index, prices.stocks])
+    border = int(len(both) * share)
+    low, high = both[:border].min(0), both[:border].max(0)
+    spread = np.where(high > low, high - low, 1)
+    scaled = ((both - low) / spread * 2 - 1).astype(np.float32)
+    train, test = scaled[:border], scaled[border:]
+    return Split(
+        np.ascontiguousarray(train[:, 1:]),
+        np.ascontiguousarray(train[:, 0]),
+        np.ascontiguousarray(test[:, 1:]),
+        np.ascontiguousarray(test[:, 0]),
+        float(low[0]),
+        float(low[0] + spread[0]),
+    )
+
+
+def _parsed(file: Path, rows: "csv._reader") -> Prices:
+    header = next(rows, None)
+    if header is None:
+        raise BadData(f"{file}: it is empty")
+    if len(header) < 3 or header[0].strip().upper() != "DATE":
+        raise BadData(f"{file}:1: the columns must be DATE, the index, then one for each stock")
+    values = [_numbers(file, rows.line_num, header, row) for row in rows]
+    if len(values) < 20:
+        raise BadData(f"{file}: {len(values)} rows are too few to train and test on")
+    table = np.array(values)
+    return Prices(table[:, 0], table[:, 1:], str(file))
+
+
+def _numbers(file: Path, line: int, header: list[str], row: list[str]) -> np.ndarray:
+    if len(row) != len(header):
+        raise BadData(f"{file}:{line}: {len(row)} columns instead of {len(header)}")
+    try:
+        values = np.array(row[1:], np.float64)
+    except ValueError:
+        values = np.array([])
+    if len(values) and np.isfinite(values).all():
+        return values
+    wrong = next(n for n, text in enumerate(row[1:], 1) if not _is_number(text))
+    said = f"'{row[wrong]}' is not a number" if row[wrong].strip() else "a gap"
+    raise BadData(f"{file}:{line}: {said} in column {header[wrong]}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
