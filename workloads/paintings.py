@@ -1,0 +1,113 @@
+"""Pictures for style transfer: read from files, or samples that may be given away.
+
+The samples are scikit-learn's photographs where it is installed, else made by code. The style is
+always made by code: strokes along a swirling field.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+
+class BadPicture(Exception):
+    """One line that says what is wrong, and with which file."""
+
+
+def read(file: Path, side: int) -> np.ndarray:
+    """RGB float32 [height, width, 3] in 0..1, its longer side ``side`` pixels."""
+    try:
+        with Image.open(file) as image:
+            return _sized(image.convert("RGB"), side)
+    except FileNotFoundError:
+        raise BadPicture(f"{file}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadPicture(f"{file}: not a picture: {error}") from None
+
+
+def sample_content(side: int) -> tuple[np.ndarray, str]:
+    """A photograph, and where it is from."""
+    try:
+        from sklearn.datasets import load_sample_image
+
+        return _sized(Image.fromarray(load_sample_image("china.jpg")), side), "scikit-learn's china"
+    except ImportError:
+        return _sized(_landscape(), side), "a landscape made by code"
+
+
+def sample_style(side: int, seed: int = 3) -> tuple[np.ndarray, str]:
+    """Short strokes in blue and yellow that follow whirls."""
+    size, draw = 2 * side, np.random.default_rng(seed)
+    image = Image.new("RGB", (size, size), (24, 42, 96))
+    pen = ImageDraw.Draw(image)
+    centres = draw.uniform(0, size, (6, 2))
+    for _ in range(9000):
+        x, y = draw.uniform(0, size, 2)
+        dx, dy = x - centres[:, 0], y - centres[:, 1]
+        weight = np.exp(-(dx**2 + dy**2) / (0.16 * size) ** 2)
+        angle = np.arctan2((weight * dx).sum() + 1e-3, -(weight * dy).sum() + 0.05 * size)
+        near = float(weight.max())
+        colour = _mixed((30, 60, 140), (250, 215, 90), near * draw.uniform(0.4, 1.1))
+        length = draw.uniform(0.015, 0.05) * size
+        end = (x + length * np.cos(angle), y + length * np.sin(angle))
+        pen.line([(x, y), end], fill=colour, width=max(2, size // 110))
+    return _sized(image, side), "strokes made by code"
+
+
+def write(file: Path, pixels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(file)
+
+
+def contact_sheet(
+    file: Path, cells: dict[tuple[float, float], Path], title: str, *, cell: int = 160
+) -> None:
+    """A labelled grid: content weights down, style weights across; what is missing stays grey."""
+    contents = sorted({content for content, _ in cells})
+    styles = sorted({style for _, style in cells})
+    left, top = 80, 50
+    sheet = Image.new("RGB", (left + cell * len(styles), top + cell * len(contents)), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((8, 6), title, fill="black")
+    for across, style in enumerate(styles):
+        pen.text((left + across * cell + 4, 32), f"style {style:g}", fill="black")
+    for down, content in enumerate(contents):
+        pen.text((6, top + down * cell + cell // 2), f"content {content:g}", fill="black")
+        for across, style in enumerate(styles):
+            corner = (left + across * cell, top + down * cell)
+            sheet.paste(_cell(cells.get((content, style)), cell - 4), corner)
+    sheet.save(file)
+
+
+def _cell(file: Path | None, side: int) -> Image.Image:
+    square = Image.new("RGB", (side, side), "#dddddd")
+    if file is not None and file.exists():
+        with Image.open(file) as image:
+            image.thumbnail((side, side))
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _sized(image: Image.Image, side: int) -> np.ndarray:
+    scale = side / max(image.size)
+    size = (max(16, round(image.width * scale)), max(16, round(image.height * scale)))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
+
+
+def _landscape() -> Image.Image:
+    image = Image.new("RGB", (640, 427), (170, 205, 235))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((470, 40, 560, 130), fill=(255, 240, 180))
+    pen.polygon([(0, 300), (180, 120), (330, 290), (460, 170), (640, 310)], fill=(110, 120, 140))
+    pen.rectangle((0, 290, 640, 427), fill=(90, 140, 80))
+    pen.polygon([(120, 290), (170, 230), (220, 290)], fill=(150, 60, 50))
+    pen.rectangle((130, 290, 210, 350), fill=(220, 205, 180))
+    return image
+
+
+def _mixed(
+    low: tuple[int, int, int], high: tuple[int, int, int], share: float
+) -> tuple[int, int, int]:
+    share = float(np.clip(share, 0, 1))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
+    return red, green, blue
