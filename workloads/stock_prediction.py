@@ -192,8 +192,9 @@ class Trainer:
                 per_epoch, at + per_epoch, self.options.stop_after, at
             ):
                 if at + end > self.done:
+                    start = max(begin, self.done - at)  # a resumed run may begin inside a chunk
                     look = (end - 1) % LOG_EVERY == 0
-                    yield Chunk(at + begin, self._own(rows[begin:end]), look)
+                    yield Chunk(at + start, self._own(rows[start:end]), look)
             at += per_epoch
 
     def _own(self, rows: np.ndarray) -> np.ndarray:

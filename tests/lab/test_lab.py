@@ -20,6 +20,7 @@ from gpuvm.errors import BadInput, LabError
 from gpuvm.lab import build
 from gpuvm.lab.machine_room import HOST_KEYS
 from gpuvm.lab.state import lab_folder
+from gpuvm.planner import rooms
 
 FAST = lab.Timings(
     clone_s=0, power_on_s=0, power_off_s=0, boot_s=0, destroy_s=0, reconfigure_s=0, reboot_s=0
@@ -64,10 +65,9 @@ class Datacentre:
             resource_pool=self.inventory.cluster.resource_pool,
             datastore=self.inventory.datastores[0].moref,
             folder=self.inventory.cluster.vm_folder,
-            network=None,
             cpus=None,
             memory_gib=None,
-            gpus=where.gpus if gpus else (),
+            devices=tuple(map(rooms.fixed, where.gpus)) if gpus else (),
             mmio_gib=64 if gpus else None,
             extra_config=self.client.guestinfo(name) if guest else {},
             annotation="",

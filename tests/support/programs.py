@@ -1,0 +1,87 @@
+"""Runs a workload as a user does, alone or as several workers on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WORKLOADS = Path(__file__).parents[2] / "workloads"
+TIMEOUT_S = 240
+
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A file of workloads/, by its name."""
+
+    name: str
+
+    def start(self, out: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [
+            sys.executable,
+            str(WORKLOADS / f"{self.name}.py"),
+            "--out",
+            str(out),
+            *arguments,
+        ]
+        clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+        return subprocess.Popen(
+            command,
+            env=clean | environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, out: Path, *arguments: str) -> Records:
+        """To its end, which must be a good one."""
+        process = self.start(out, *arguments)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, errors
+        return records(out)
+
+    def refused(self, out: Path, *arguments: str) -> str:
+        """It must end with status 2; what it said, one line of it being the reason."""
+        process = self.start(out, *arguments)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 2, errors
+        return errors
+
+    def together(
+        self, out: Path, *arguments: str, workers: int = 2, absent: int = 0
+    ) -> list["subprocess.Popen[str]"]:
+        """Starts the workers but for the last ``absent``; their ports are chosen all at once."""
+        with ExitStack() as held:
+            sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(workers)]
+            ports = [one.getsockname()[1] for one in sockets]
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        started = []
+        for index in range(workers - absent):
+            task = {"type": "worker", "index": index}
+            config = json.dumps({"cluster": cluster, "task": task})
+            started.append(self.start(out / str(index), *arguments, TF_CONFIG=config))
+        return started
+
+
+def all_succeed(processes: list["subprocess.Popen[str]"]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, errors
+
+
+def records(out: Path) -> Records:
+    return [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+
+
+def of(found: Records, event: str) -> Records:
+    return [record for record in found if record["event"] == event]
+
+
+def score(found: Records, name: str) -> float:
+    return float(next(r["value"] for r in of(found, "score") if r["name"] == name))
