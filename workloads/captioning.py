@@ -6,8 +6,11 @@ On four, the same command on each, with TF_CONFIG naming all of them and which o
     export TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222", "c:2222", "d:2222"]},
                        "task": {"type": "worker", "index": 0}}'
     python captioning.py --out out
-Real images:
-    python captioning.py --out out --data flickr8k/
+Real images, seen with VGG16 where its weights are at hand:
+    python captioning.py --out out --data flickr8k/ --vgg16-weights vgg16.h5
+A trained run put to use:
+    python captioning.py caption bus.jpg --run out
+    python captioning.py evaluate --run out --beam 3
 
 The sizes are those of the paper's appendix D: features 4096, embedding 256, hidden 256, captions of
 up to 15 words. Workers compute gradients on their own shard of the examples; they are summed.
@@ -18,7 +21,6 @@ import argparse
 import faulthandler
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +29,20 @@ from typing import Any
 import numpy as np
 import pictures
 import scenes
+import seeing
+import telling
+from checkpoints import Checkpoints
 from examples import PAD, Data, Shard
 from records import Log
 from speaking import DIM_IN, Captioner, build_encoder, score, seeing_loss
 from starting import (
     BAD_INPUT,
     LOST_A_PEER,
-    check_device,
-    device_name,
+    announce,
+    choose_preset,
+    common_options,
     leave,
+    task,
     tensorflow,
     watch_the_start,
 )
@@ -50,13 +57,15 @@ PRESETS = {
 
 
 def main() -> None:
+    if telling.wanted():
+        telling.main()
+        return
     options = parse()
-    task = json.loads(os.environ.get("TF_CONFIG") or "{}")
-    worker = int(task.get("task", {}).get("index", 0))
-    peers = task.get("cluster", {}).get("worker", ["alone"])
+    worker, peers = task()
+    started = watch_the_start(options.start_deadline_s, worker, peers)
     try:
-        run(options, worker, peers, watch_the_start(options.start_deadline_s, worker, peers))
-    except pictures.BadData as error:
+        run(options, worker, peers, started)
+    except (pictures.BadData, seeing.BadWeights) as error:
         leave(str(error), BAD_INPUT)
 
 
@@ -64,30 +73,21 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="where everything is written")
-    parser.add_argument("--data", type=Path, help="images with a COCO-style captions file")
+    common_options(parser)
+    parser.add_argument("--data", type=Path, help="images and captions as COCO or Flickr have them")
+    parser.add_argument("--vgg16-weights", type=Path, metavar="FILE.h5", help="see with its fc2")
+    parser.add_argument("--feature-cache", type=Path, metavar="DIR", help="keeps VGG16's features")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--scenes", type=int, help="how many rendered scenes to train on")
     parser.add_argument("--encoder-steps", type=int)
     parser.add_argument("--steps", type=int, help="training steps of the captioner")
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
-    parser.add_argument("--cpu-threads", type=int, default=0, help="0: cores over local workers")
+    parser.add_argument("--beam", type=int, default=3, help="scored beside greedy; 1: greedy alone")
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
-    parser.add_argument("--start-deadline-s", type=float, default=60)
-    parser.add_argument("--stall-s", type=float, default=300)
-    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="save and end early")
     parser.add_argument(
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
     )
-    options = parser.parse_args()
-    for name, value in PRESETS[options.preset].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-        elif getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return options
+    return choose_preset(parser, PRESETS)
 
 
 def run(
@@ -103,25 +103,16 @@ def run(
         data = Data(options)
     tf, strategy = tensorflow(options, workers)
     started()
-    device = check_device(tf, options)
-    log(
-        "start",
-        workload="captioning",
-        schema=1,
-        device=device,
-        device_name=device_name(tf, device),
-        tensorflow=tf.__version__,
-        keras=tf.keras.__version__,
-        worker=worker,
-        workers=workers,
-        params={k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
-    )
+    announce(log, tf, options, worker, workers)
     shard = Shard(len(data.train), options.batch_size, worker, workers)
     shard.write(data, options.out, log)
     try:
         trainer = Trainer(tf, strategy, options, data, shard, log)
         trainer.train()
         if worker == 0:
+            telling.write_model(
+                options.out, data.words, data.length, real=data.real, options=options
+            )
             evaluate(trainer, data, options, log)
         trainer.barrier()
     except tf.errors.OpError as error:
@@ -160,19 +151,25 @@ class Trainer:
             self.optimizer = adam(tf, options.steps)
             self.encoder_optimizer.build(self._seeing())
             self.optimizer.build(self.captioner.trainable())
+        self._vgg16 = seeing.VGG16(tf, options.vgg16_weights) if options.vgg16_weights else None
+        self._cache = seeing.Cache(options.feature_cache)
         self.done = {"encoder": 0, "train": 0}
-        self._checkpoint = tf.train.Checkpoint(
+        checkpoint = tf.train.Checkpoint(
             encoder=self.encoder,
             head=self.head,
             captioner=self.captioner.parts(),
             encoder_optimizer=self.encoder_optimizer,
             optimizer=self.optimizer,
         )
-        self._restore()
+        self._kept_state = Checkpoints(
+            checkpoint, options.out, self._wish(), chief=shard.worker == 0
+        )
+        self.done = self._kept_state.restore() or self.done
 
     def train(self) -> None:
-        with self.log.phase("encoder"):
-            self._loop("encoder", self.options.encoder_steps, self._see, self._images_at)
+        if self._vgg16 is None:
+            with self.log.phase("encoder"):
+                self._loop("encoder", self.options.encoder_steps, self._see, self._images_at)
         with self.log.phase("features"):
             self._normalise()
             members = self.shard.members()
@@ -183,11 +180,24 @@ class Trainer:
 
     def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
         """float16 [n, 4096]: each image goes through the encoder once."""
+        if self._vgg16 is not None:
+            return self._seen_by_vgg16(self._vgg16, examples, perturb=perturb)
         parts = [
             self.encoder(self._pixels(examples[at : at + 200], perturb=perturb)).numpy()
             for at in range(0, len(examples), 200)
         ]
         return np.concatenate(parts).astype(np.float16)
+
+    def _seen_by_vgg16(
+        self, network: seeing.VGG16, examples: Sequence[Any], *, perturb: bool
+    ) -> np.ndarray:
+        """In small parts: pictures of 224 pixels are large, their features are not."""
+        parts = []
+        for at in range(0, len(examples), seeing.BATCH):
+            some = examples[at : at + seeing.BATCH]
+            images = self.data.images(some, perturb=perturb, size=seeing.SIDE)
+            parts.append(self._cache.features(images, f"vgg16-{network.id}", network))
+        return np.concatenate(parts)
 
     def barrier(self) -> None:
         """Nobody leaves before the chief is done: its leaving would look like a death."""
@@ -322,31 +332,10 @@ class Trainer:
         return f"words {len(self.data.words)} length {self.data.length} seed {self.options.seed}"
 
     def _save(self, phase: str, step: int) -> None:
-        """The chief alone writes; all of the variables are the same everywhere."""
-        if self.shard.worker != 0:
-            return
-        folder = self.options.out / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        path = self._checkpoint.write(str(folder / f"{phase}-{step}"))
-        state = {"path": Path(path).name, "done": self.done, "wish": self._wish()}
-        half = folder / ".latest.json"
-        half.write_text(json.dumps(state), encoding="utf-8")
-        half.replace(folder / "latest.json")
-        for old in folder.glob("*-*.*"):
-            if not old.name.startswith(f"{state['path']}."):
-                old.unlink()
-        self.log("checkpoint", step=step, path=f"checkpoints/{state['path']}")
-
-    def _restore(self) -> None:
-        """From this machine's own copy: the launcher brought the chief's to every worker."""
-        latest = self.options.out / "checkpoints" / "latest.json"
-        if not latest.exists():
-            return
-        state = json.loads(latest.read_text(encoding="utf-8"))
-        if state["wish"] != self._wish():
-            leave(f"{latest} is of another run ({state['wish']}, not {self._wish()})", BAD_INPUT)
-        self._checkpoint.read(str(latest.parent / state["path"])).assert_consumed()
-        self.done = state["done"]
+        """All of the variables are the same everywhere, so the chief's are everybody's."""
+        path = self._kept_state.save(f"{phase}-{step}", self.done)
+        if path is not None:
+            self.log("checkpoint", step=step, path=path)
 
 
 def adam(tf: Any, steps: int) -> Any:
@@ -358,27 +347,28 @@ def evaluate(trainer: Trainer, data: Data, options: argparse.Namespace, log: Log
     """Captions for held-out images, scored; and again with the images dealt out anew."""
     with log.phase("evaluate"):
         features = trainer.features(data.held_out).astype(np.float32)
-        said = captions_of(trainer, data, features)
-        dealt = np.roll(np.arange(len(said)), len(said) // 2)
         references = [example.captions() for example in data.held_out]
-        scores = score(said, references)
-        shuffled = score([said[i] for i in dealt], references)
-        scores |= {f"{name}_shuffled": value for name, value in shuffled.items()}
-        for name, value in scores.items():
-            log(
-                "score",
-                name=name,
-                value=value,
-                split="held_out",
-                decoder="greedy",
-                examples=len(said),
-            )
+        numbers = trainer.captioner.greedy(features)
+        said = [data.text(row) for row in numbers]
+        scores = with_shuffled(said, references)
+        _log_scores(log, scores, "greedy", len(said))
+        if options.beam > 1:
+            by_beam = [data.text(row) for row in trainer.captioner.beam(features, options.beam)]
+            decoder = f"beam {options.beam}"
+            _log_scores(log, with_shuffled(by_beam, references), decoder, len(said))
         write_results(options.out, data, said, scores)
 
 
-def captions_of(trainer: Trainer, data: Data, features: np.ndarray) -> list[str]:
-    numbers = trainer.captioner.greedy(trainer.tf.constant(features))
-    return [data.text(row) for row in numbers]
+def with_shuffled(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """What language alone gives is the score of captions that were dealt to other images."""
+    dealt = np.roll(np.arange(len(said)), len(said) // 2)
+    shuffled = score([said[i] for i in dealt], references)
+    return score(said, references) | {f"{name}_shuffled": v for name, v in shuffled.items()}
+
+
+def _log_scores(log: Log, scores: dict[str, float], decoder: str, examples: int) -> None:
+    for name, value in scores.items():
+        log("score", name=name, value=value, split="held_out", decoder=decoder, examples=examples)
 
 
 def write_results(out: Path, data: Data, said: Sequence[str], scores: dict[str, float]) -> None:

@@ -33,12 +33,14 @@ class Data:
         longest = max(len(t.split()) for example in self.train for t in example.captions())
         self.length = min(longest, MAX_WORDS) + 1
 
-    def images(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
-        """uint8 [n, 64, 64, 3]."""
+    def images(
+        self, examples: Sequence[Any], *, perturb: bool = False, size: int = scenes.SIZE
+    ) -> np.ndarray:
+        """uint8 [n, size, size, 3]."""
         if self.real:
-            images = [pictures.load(example, scenes.SIZE) for example in examples]
+            images = [pictures.load(example.file, size) for example in examples]
         else:
-            images = [scenes.render(example) for example in examples]
+            images = [pictures.sized(scenes.render(example), size) for example in examples]
         found = np.stack(images)
         return 255 - found if perturb else found
 
@@ -51,12 +53,7 @@ class Data:
         return [START, *numbers, *padding], [*numbers, END, *padding]
 
     def text(self, numbers: Sequence[int]) -> str:
-        words = []
-        for number in numbers:
-            if number == END:
-                break
-            words.append(self.words[number])
-        return " ".join(words)
+        return spoken(self.words, numbers)
 
     def targets(self, examples: Sequence[Any]) -> np.ndarray:
         """What the encoder learns to see: the scene's attributes, or which words are said."""
@@ -67,6 +64,16 @@ class Data:
             for text in example.captions():
                 said[row, [self._index.get(word, UNKNOWN) for word in text.split()]] = 1
         return said
+
+
+def spoken(words: Sequence[str], numbers: Sequence[int]) -> str:
+    """The words up to the end of the sentence."""
+    said = []
+    for number in numbers:
+        if number in (END, PAD):
+            break
+        said.append(words[number])
+    return " ".join(said)
 
 
 class Shard:

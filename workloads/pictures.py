@@ -1,10 +1,14 @@
-"""Real images with captions: a folder with images and a COCO-style captions file.
+"""Real images with captions: COCO's layout, or that of Flickr8k and Flickr30k.
 
 DIR/captions.json, or DIR/annotations/captions_*.json:
     {"images": [{"id": 1, "file_name": "images/a.jpg"}],
      "annotations": [{"image_id": 1, "caption": "a red bus"}]}
+
+DIR/captions.txt (a CSV with the header image,caption), DIR/Flickr8k.token.txt or
+DIR/results_20130124.token (image.jpg#0, a tab, the caption), images in DIR/Images and the like.
 """
 
+import csv
 import hashlib
 import json
 import re
@@ -16,6 +20,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 HELD_OUT_SHARE = 0.1
+
+_FLICKR = ("captions.txt", "Flickr8k.token.txt", "results_20130124.token")
+_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "flickr30k_images", "train2017", "val2017")
 
 
 class BadData(Exception):
@@ -35,6 +42,46 @@ class Picture:
 def read_pictures(folder: Path) -> tuple[list[Picture], list[Picture]]:
     """Training and held-out pictures, split by a hash of the id; raises BadData."""
     file = _captions_file(folder)
+    found = _coco(folder, file) if file.suffix == ".json" else _flickr(folder, file)
+    held = [picture for picture in found if _is_held_out(picture.id)]
+    train = [picture for picture in found if not _is_held_out(picture.id)]
+    if not train or not held:
+        raise BadData(f"{file}: {len(found)} images are too few to hold some out")
+    return train, held
+
+
+def load(file: Path, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]; raises BadData."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB").resize((size, size)), np.uint8)
+    except FileNotFoundError:
+        raise BadData(f"{file}: no such file") from None
+    except (OSError, UnidentifiedImageError) as error:
+        raise BadData(f"{file}: not an image: {error}") from None
+
+
+def sized(pixels: np.ndarray, size: int) -> np.ndarray:
+    if pixels.shape[0] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size, size)), np.uint8)
+
+
+def _captions_file(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise BadData(f"--data {folder}: no such folder")
+    found = [folder / "captions.json", *sorted(folder.glob("annotations/captions_*.json"))]
+    found += [folder / name for name in _FLICKR]
+    for file in found:
+        if file.is_file():
+            return file
+    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    raise BadData(
+        f"--data {folder}: no captions.json, {', '.join(_FLICKR)} in it (there is: {there})"
+    )
+
+
+def _coco(folder: Path, file: Path) -> list[Picture]:
     data = _json(file)
     texts: dict[Any, list[str]] = {}
     for number, note in enumerate(_list(data, "annotations", file)):
@@ -42,32 +89,34 @@ def read_pictures(folder: Path) -> tuple[list[Picture], list[Picture]]:
         if not caption or "image_id" not in note:
             raise BadData(f"{file}: annotations[{number}] has no caption or no image_id")
         texts.setdefault(note["image_id"], []).append(caption)
-    pictures = [_picture(image, texts, folder, file) for image in _list(data, "images", file)]
-    held = [picture for picture in pictures if _is_held_out(picture.id)]
-    train = [picture for picture in pictures if not _is_held_out(picture.id)]
-    if not train or not held:
-        raise BadData(f"{file}: {len(pictures)} images are too few to hold some out")
-    return train, held
+    return [_picture(image, texts, folder, file) for image in _list(data, "images", file)]
 
 
-def load(picture: Picture, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]; raises BadData."""
+def _flickr(folder: Path, file: Path) -> list[Picture]:
+    """``image.jpg#0<TAB>caption``, or with a header ``image,caption`` the same as CSV."""
+    texts: dict[str, list[str]] = {}
+    for line, (name, caption) in enumerate(_pairs(file), 1):
+        if not name or not _words(caption):
+            raise BadData(f"{file}:{line}: not an image and its caption")
+        texts.setdefault(name, []).append(_words(caption))
+    if not texts:
+        raise BadData(f"{file}: it is empty")
+    return [
+        Picture(name, _image(folder, name, file), tuple(captions))
+        for name, captions in texts.items()
+    ]
+
+
+def _pairs(file: Path) -> list[tuple[str, str]]:
     try:
-        with Image.open(picture.file) as image:
-            return np.asarray(image.convert("RGB").resize((size, size)), np.uint8)
-    except (OSError, UnidentifiedImageError) as error:
-        raise BadData(f"{picture.file}: not an image: {error}") from None
-
-
-def _captions_file(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise BadData(f"--data {folder}: no such folder")
-    found = [folder / "captions.json", *sorted(folder.glob("annotations/captions_*.json"))]
-    for file in found:
-        if file.is_file():
-            return file
-    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    raise BadData(f"--data {folder}: no captions.json in it (there is: {there})")
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise BadData(f"{file}: not UTF-8 text") from None
+    if lines and lines[0].strip().lower() == "image,caption":
+        rows = list(csv.reader(lines[1:]))
+        return [(row[0].strip(), ",".join(row[1:])) for row in rows if row]
+    parts = [line.partition("\t") for line in lines if line.strip()]
+    return [(name.partition("#")[0].strip(), caption) for name, _, caption in parts]
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -91,13 +140,19 @@ def _picture(
     image: dict[str, Any], texts: dict[Any, list[str]], folder: Path, file: Path
 ) -> Picture:
     name = str(image.get("file_name", ""))
-    path = next((p for p in (folder / name, folder / "images" / name) if p.is_file()), None)
-    if path is None:
-        raise BadData(f"{file}: image '{name}' is not there")
+    path = _image(folder, name, file)
     captions = texts.get(image.get("id"))
     if not captions:
         raise BadData(f"{file}: image '{name}' has no caption")
     return Picture(str(image["id"]), path, tuple(captions))
+
+
+def _image(folder: Path, name: str, file: Path) -> Path:
+    places = (folder / name, *(folder / below / name for below in _FOLDERS))
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise BadData(f"{file}: image '{name}' is not there")
+    return path
 
 
 def _words(text: str) -> str:

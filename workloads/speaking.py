@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import scenes
-from examples import START
+from examples import END, PAD, START
 
 DIM_IN, DIM_EMBED, DIM_HIDDEN = 4096, 256, 256
 
@@ -24,6 +24,8 @@ class Captioner:
         self._mean = tf.Variable(tf.zeros((DIM_IN,)), trainable=False)
         self._deviation = tf.Variable(tf.ones((DIM_IN,)), trainable=False)
         self(tf.zeros((1, DIM_IN)), tf.zeros((1, length), tf.int32))
+        self._greedy = tf.function(self._say_greedily, reduce_retracing=True)
+        self._beams = tf.function(self._say_by_beams, reduce_retracing=True)
 
     def __call__(self, features: Any, inputs: Any, kept: Any = None) -> Any:
         """[n, 4096] and [n, length] -> logits [n, length, words].
@@ -38,6 +40,13 @@ class Captioner:
 
     def greedy(self, features: Any) -> np.ndarray:
         """The most likely word each time; int [n, length]."""
+        return np.asarray(self._greedy(self._tf.constant(features)))
+
+    def beam(self, features: Any, width: int) -> np.ndarray:
+        """The likeliest of ``width`` sentences kept side by side, by word; int [n, length]."""
+        return np.asarray(self._beams(self._tf.constant(features), width))
+
+    def _say_greedily(self, features: Any) -> Any:
         tf = self._tf
         _, *state = self._lstm(self._seen(features)[:, None])
         word = tf.fill((tf.shape(features)[0],), START)
@@ -46,7 +55,36 @@ class Captioner:
             hidden, *state = self._lstm(self._embed(word)[:, None], initial_state=state)
             word = tf.argmax(self._speak(hidden[:, 0]), -1, output_type=tf.int32)
             said.append(word)
-        return np.asarray(tf.stack(said, 1))
+        return tf.stack(said, 1)
+
+    def _say_by_beams(self, features: Any, width: int) -> Any:
+        """A sentence that has ended only goes on with padding, at no cost."""
+        tf = self._tf
+        count = tf.shape(features)[0]
+        _, *state = self._lstm(self._seen(features)[:, None])
+        state = [tf.repeat(part, width, 0) for part in state]
+        cost = tf.tile(tf.constant([[0.0] + [-1e9] * (width - 1)]), (count, 1))
+        word, ended = tf.fill((count * width,), START), tf.zeros((count, width), tf.bool)
+        said = tf.zeros((count, width, 0), tf.int32)
+        for _ in range(self._length):
+            hidden, *state = self._lstm(self._embed(word)[:, None], initial_state=state)
+            next_cost = tf.nn.log_softmax(self._speak(hidden[:, 0]))
+            words = next_cost.shape[-1]
+            next_cost = tf.reshape(next_cost, (count, width, words))
+            only_padding = tf.one_hot(PAD, words, on_value=0.0, off_value=-1e9)
+            next_cost = tf.where(ended[..., None], only_padding, next_cost)
+            total = tf.reshape(cost[..., None] + next_cost, (count, width * words))
+            cost, best = tf.math.top_k(total, width)
+            parent, chosen = best // words, best % words
+            rows = tf.reshape(tf.range(count)[:, None] * width + parent, (-1,))
+            state = [tf.gather(part, rows) for part in state]
+            said = tf.gather(said, parent, batch_dims=1)
+            said = tf.concat([said, chosen[..., None]], -1)
+            ended = tf.gather(ended, parent, batch_dims=1) | (chosen == END) | (chosen == PAD)
+            word = tf.reshape(chosen, (-1,))
+        length = tf.reduce_sum(tf.cast((said != PAD) & (said != END), tf.float32), -1) + 1
+        best = tf.argmax(cost / length, -1, output_type=tf.int32)
+        return tf.gather(said, best, batch_dims=1)
 
     def normalise(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         self._mean.assign(mean)

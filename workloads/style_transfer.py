@@ -3,6 +3,7 @@
     python style_transfer.py --out out
     python style_transfer.py --out out --content bridge.jpg --style night.jpg --weights vgg19.h5
     python style_transfer.py --out out --content-weights 0:2:5 --style-weights 0:10:5
+    python style_transfer.py --out all --gather out-of-vm-1 out-of-vm-2
 
 Features are VGG19's. Each loss is divided by the norm of its target, so that the paper's ranges,
 content 0 to 2 and style 0 to 10, mean the same for every pair of pictures. A grid of weights makes
@@ -14,6 +15,7 @@ import argparse
 import faulthandler
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +50,10 @@ class Cell:
 def main() -> None:
     options = parse()
     try:
-        run(options)
+        if options.gather:
+            gather(options)
+        else:
+            run(options)
     except (paintings.BadPicture, vgg.BadWeights) as error:
         leave(str(error), BAD_INPUT)
 
@@ -66,6 +71,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--content-weights", type=_range, metavar="FROM:TO:COUNT")
     parser.add_argument("--style-weights", type=_range, metavar="FROM:TO:COUNT")
     parser.add_argument("--cells", metavar="I/N", type=_share, help="of a grid only each N-th cell")
+    parser.add_argument(
+        "--gather", type=Path, nargs="+", metavar="DIR", help="one sheet from several --out folders"
+    )
     parser.add_argument("--weights", metavar="FILE.h5|download", help="VGG19's; random without")
     parser.add_argument("--optimizer", choices=("lbfgs", "adam"), default="lbfgs")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
@@ -99,6 +107,25 @@ def run(options: argparse.Namespace) -> None:
         write_results(options, mine, cells, scores, [network.origin, *origins])
     seconds = round(time.monotonic() - begun, 3)
     log("end", ok=True, steps=steps, seconds=seconds, weights_sha256=painter.digest())
+
+
+def gather(options: argparse.Namespace) -> None:
+    """One contact sheet of all pictures that the folders have; prints where it is."""
+    files, notes = {}, []
+    for folder in options.gather:
+        results = folder / "results.json"
+        if not results.exists():
+            raise paintings.BadPicture(f"--gather {folder}: no results.json there")
+        told = json.loads(results.read_text(encoding="utf-8"))
+        notes = notes or told["notes"]
+        for sample in told["samples"]:
+            found = re.fullmatch(r"content ([\d.]+), style ([\d.]+)", sample["caption"])
+            if found:
+                files[float(found[1]), float(found[2])] = folder / sample["image"]
+    options.out.mkdir(parents=True, exist_ok=True)
+    sheet = options.out / "sheet.png"
+    paintings.contact_sheet(sheet, files, notes[0][:110])
+    print(sheet)
 
 
 def pictures(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[str]]:

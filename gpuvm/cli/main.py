@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 import gpuvm
-from gpuvm.cli import context as context_command
 from gpuvm.cli import (
+    caption,
     demo,
     doctor,
     gpus,
@@ -27,6 +27,7 @@ from gpuvm.cli import (
     status,
     teardown,
 )
+from gpuvm.cli import context as context_command
 from gpuvm.cli.state import State
 from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 
@@ -130,6 +131,7 @@ app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_o
     run.run
 )
 app.command("report")(report.report)
+app.command("caption")(caption.caption)
 app.command("teardown")(teardown.teardown)
 
 

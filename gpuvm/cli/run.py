@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gpuvm import lifecycle, report, results, spec, workload
-from gpuvm.cli import output, summary, wish
+from gpuvm.cli import output, summary, sweeping, wish
 from gpuvm.cli.follow import Follower
 from gpuvm.cli.options import (
     ContextOption,
@@ -39,6 +39,10 @@ def run(
     distributed: Annotated[
         bool, typer.Option("--distributed", help="One run over all VMs together.")
     ] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="style: the grid of weights, shared out over all VMs."),
+    ] = False,
     vms: Annotated[
         list[str] | None,
         typer.Option("--vm", help="Only on this VM; may be repeated.", metavar="NAME"),
@@ -61,19 +65,23 @@ def run(
 
         gpuvm run captioning --vm gpuvm-01 -- --steps 200
 
+        gpuvm run style --sweep
+
         gpuvm run ./mine.py -- --learning-rate 0.01
 
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
     chosen = workload.find(name)
+    arguments, distributed = sweeping.prepared(
+        chosen, arguments or [], sweep=sweep, distributed=distributed
+    )
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
         _require_key(session.context)
         inventory = wish.read_inventory(session, wanted)
         members = _members(session, inventory, wanted, vms, distributed=distributed)
-    args = arguments or []
-    record = _record(chosen.name, args, inventory, wanted, members, distributed=distributed)
+    record = _record(chosen.name, arguments, inventory, wanted, members, distributed=distributed)
     state = ctx.ensure_object(State)
     if not state.json:
         where = ", ".join(member.vm.name for member in members)
@@ -82,7 +90,7 @@ def run(
     with Follower(events, state) as follower:
         workload.run(
             chosen,
-            args,
+            arguments,
             members,
             distributed=distributed,
             guest=session.context.guest,
@@ -92,6 +100,8 @@ def run(
             resume=before,
             on_step=follower.step,
         )
+    if sweep:
+        events.note(f"contact sheet: {sweeping.gather(chosen, record)}")
     data = report.build([record.dir])
     if not state.json:
         _show(record, data)
