@@ -12,6 +12,7 @@ from typing_extensions import override
 import gpuvm
 from gpuvm.cli import (
     caption,
+    data,
     demo,
     doctor,
     gpus,
@@ -130,6 +131,7 @@ app.command("stop")(power.stop)
 app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
     run.run
 )
+app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("caption")(caption.caption)
 app.command("teardown")(teardown.teardown)

@@ -21,6 +21,7 @@ SAID = {
     "build": "building",
     "done": "done",
     "removed": "removed",
+    "download": "downloading",
     "move": "moving to another host",
     "shut down": "shutting down",
     "stopped": "stopped",

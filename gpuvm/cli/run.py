@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from gpuvm import data as data_files
 from gpuvm import lifecycle, report, results, spec, workload
 from gpuvm.cli import output, summary, sweeping, wish
 from gpuvm.cli.follow import Follower
@@ -67,6 +69,8 @@ def run(
 
         gpuvm run style --sweep
 
+        gpuvm run stock -- --data @./data_stocks.csv
+
         gpuvm run ./mine.py -- --learning-rate 0.01
 
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
@@ -81,6 +85,7 @@ def run(
         _require_key(session.context)
         inventory = wish.read_inventory(session, wanted)
         members = _members(session, inventory, wanted, vms, distributed=distributed)
+    arguments, inputs = _with_data(arguments)
     record = _record(chosen.name, arguments, inventory, wanted, members, distributed=distributed)
     state = ctx.ensure_object(State)
     if not state.json:
@@ -98,6 +103,7 @@ def run(
             record=record,
             events=events,
             resume=before,
+            inputs=inputs,
             on_step=follower.step,
         )
     if sweep:
@@ -106,6 +112,20 @@ def run(
     if not state.json:
         _show(record, data)
     output.finish(ctx, output.Result("run", _described(record, data)))
+
+
+def _with_data(arguments: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """Arguments such as @vgg19 as the guests will have them, and the files to push for them."""
+    inputs, replaced = {}, []
+    for argument in arguments:
+        file = data_files.resolve(argument)
+        if file is not None:
+            place = f"{data_files.content(file)}/{file.name}"
+            inputs[place] = file
+            replaced.append(f"{workload.DATA}/{place}")
+        else:
+            replaced.append(argument)
+    return replaced, inputs
 
 
 def _require_key(context: Context) -> None:

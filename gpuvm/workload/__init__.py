@@ -9,6 +9,6 @@ A workload never imports gpuvm; what it keeps to is in workloads/README.md.
 from gpuvm.workload.bundle import Workload, find
 from gpuvm.workload.follow import Progress
 from gpuvm.workload.member import Member
-from gpuvm.workload.running import run
+from gpuvm.workload.running import DATA, run
 
-__all__ = ["Member", "Progress", "Workload", "find", "run"]
+__all__ = ["DATA", "Member", "Progress", "Workload", "find", "run"]

@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted, PreflightRefused
@@ -22,6 +23,7 @@ from gpuvm.workload.member import Member
 
 PORT_RETRIES = 3
 LOOK_S = 1.0
+DATA = "data"
 GRACE_S = 3.0
 """So long others may end after the first failure, to tell the one that died from its victims."""
 START_SLACK = 1.5
@@ -41,18 +43,21 @@ def run(
     record: results.Run,
     events: Events,
     resume: results.Run | None = None,
+    inputs: Mapping[str, Path] = MappingProxyType({}),
     on_step: OnStep = lambda _: None,
 ) -> None:
     """Runs the workload to its end; what the guests wrote is in ``record`` afterwards, whatever
     happened, and no process of the run is left in any guest that can be reached.
 
     Distributed, one worker's death ends all; else the members run side by side, each to its end.
-    ``on_step`` is called from several threads. Raises PreflightRefused (a missing module),
-    PortsBlocked, WorkerDied, RunError, GuestError, PartlyDone, and Interrupted on Ctrl-C.
+    ``inputs`` are files by their place below the guest's data folder, pushed once; an argument
+    ``DATA/place`` becomes their path there. ``on_step`` is called from several threads.
+    Raises PreflightRefused (a missing module), PortsBlocked, WorkerDied, RunError, GuestError,
+    PartlyDone, and Interrupted on Ctrl-C.
     """
     work = _Running(
         workload,
-        tuple(args),
+        tuple(_in_guest(argument, inputs) for argument in args),
         tuple(members),
         distributed,
         guest,
@@ -62,6 +67,7 @@ def run(
         on_step,
     )
     try:
+        work.push_inputs(inputs)
         work.push(resume)
         work.train()
         work.fetch()
@@ -115,6 +121,11 @@ class _Running:
             ]
         )
 
+    def push_inputs(self, inputs: Mapping[str, Path]) -> None:
+        """What a guest has already, by its content, is not sent again."""
+        if inputs:
+            self.guests.each("push_inputs", lambda guest: self._push_inputs(guest, inputs))
+
     def train(self) -> None:
         """A port that was lost between its choice and its use is chosen anew, three times."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
@@ -164,6 +175,14 @@ class _Running:
     def _push(self, guest: Guest, files: Mapping[str, Path | bytes]) -> bool:
         guest.push(files, self._directory)
         return look_at_gpus(guest).simulated
+
+    def _push_inputs(self, guest: Guest, inputs: Mapping[str, Path]) -> None:
+        folder = f"{self.settings.work_dir}/{DATA}"
+        for place, file in inputs.items():
+            seen = ["stat", "-c", "%s", f"{folder}/{place}"]
+            there = guest.run(seen, timeout_s=60, check=False, what="look for data")
+            if there.stdout.strip() != str(file.stat().st_size):
+                guest.push({place: file}, folder)
 
     def _fetch(self, guest: Guest) -> None:
         guest.fetch(f"{self._directory}/out", self.record.vm_dir(guest.name))
@@ -261,6 +280,12 @@ class _Running:
         """Ends the run's processes in every guest that can be reached."""
         self.guests.quietly(lambda one: end_all(one, self.settings.python, self.record.run_id))
         self.running = False
+
+
+def _in_guest(argument: str, inputs: Mapping[str, Path]) -> str:
+    """Programs run in a folder beside that of the data."""
+    place = argument.removeprefix(f"{DATA}/")
+    return f"../{argument}" if argument != place and place in inputs else argument
 
 
 def _checkpoint(resume: results.Run) -> dict[str, Path | bytes]:

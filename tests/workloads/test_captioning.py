@@ -1,10 +1,11 @@
 """captioning.py by itself: it learns, it resumes, it is honest, and its distribution is real."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from programs import Program, all_succeed, of, records
+from programs import WORKLOADS, Program, all_succeed, of, records
 
 captioning = Program("captioning")
 TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", "--batch-size", "48")
@@ -127,3 +128,94 @@ def _wait_for(file: Path, text: str, process: "subprocess.Popen[str]") -> None:
         assert process.poll() is None
         tick.wait(0.1)
     pytest.fail(f"{text} never came")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    captioning(out, *TINY)
+    return out
+
+
+def _tell(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    program = WORKLOADS / "captioning.py"
+    command = [sys.executable, str(program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("beam", ["1", "3"])
+def test_a_trained_run_captions_any_picture(trained: Path, beam: str) -> None:
+    """What it says of a picture of its own samples is what it said at the end of the training."""
+    samples = json.loads((trained / "results.json").read_text())["samples"]
+    images = [str(trained / sample["image"]) for sample in samples[:3]]
+    done = _tell("caption", *images, "--run", str(trained), "--beam", beam, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [pair["image"] for pair in told] == images
+    if beam == "1":
+        assert [pair["caption"] for pair in told] == [s["caption"] for s in samples[:3]]
+
+
+def test_a_trained_run_is_scored_again_to_the_same(trained: Path) -> None:
+    done = _tell("evaluate", "--run", str(trained), "--json")
+    assert done.returncode == 0, done.stderr
+    greedy = {
+        r["name"]: r["value"]
+        for r in of(records(trained), "score")
+        if r["decoder"] == "greedy" and not r["name"].endswith("_shuffled")
+    }
+    assert json.loads(done.stdout) == pytest.approx(greedy)
+    assert {r["decoder"] for r in of(records(trained), "score")} == {"greedy", "beam 3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("caption", "nowhere.png", "--run", "RUN"), "nowhere.png: no such file"),
+        (("caption", __file__, "--run", "RUN"), "not an image"),
+        (("caption", "--run", "RUN"), "which pictures?"),
+        (("evaluate", "--run", "/nowhere"), "no finished captioning run there"),
+    ],
+)
+def test_bad_input_to_a_trained_run_is_one_line(
+    trained: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = _tell(*(str(trained) if a == "RUN" else a for a in arguments))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _pictures(folder: Path, count: int = 60) -> list[str]:
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(1)
+    names = [f"{number:03d}.jpg" for number in range(count)]
+    for name in names:
+        Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(folder / name)
+    return names
+
+
+@pytest.mark.parametrize("layout", ["Flickr8k.token.txt", "results_20130124.token", "captions.txt"])
+def test_flickr_layouts_are_read(tmp_path: Path, layout: str) -> None:
+    names = _pictures(tmp_path / "data" / "Images")
+    pairs = [(name, f"A small, grey picture of number {n % 7}.") for n, name in enumerate(names)]
+    if layout == "captions.txt":
+        text = "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in pairs)
+    else:
+        text = "".join(f"{name}#0\t{caption}\n" for name, caption in pairs)
+    (tmp_path / "data" / layout).write_text(text)
+    few = ("--encoder-steps", "2", "--steps", "2", "--batch-size", "16")
+    found = captioning(tmp_path / "out", "--data", str(tmp_path / "data"), *few)
+    assert of(found, "end")[0]["ok"] is True
+    words = json.loads((tmp_path / "out" / "model.json").read_text())["words"]
+    assert "grey" in words
+
+
+@pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
+def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
+    said = captioning.refused(tmp_path, *TINY, "--vgg16-weights", weights)
+    assert "no such file" in said or "not the weights of a VGG16" in said
+    assert "Traceback" not in said

@@ -1,0 +1,323 @@
+"""The workloads against their targets, each a ratio measured in alternation in one process.
+
+    python benchmarks/workloads.py                 # all, at sizes that end in some minutes
+    python benchmarks/workloads.py stock style     # some of them
+    python benchmarks/workloads.py --full stock    # the paper's 41,266 x 501
+
+Beside each stands the machine's own limit: what it does when it only multiplies matrices, or only
+convolves, in the shapes of the workload. Status 1 when a target is missed.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parents[1] / "workloads"))
+
+import digits
+import forecaster
+import paintings
+import prices
+import scenes
+import vgg
+from appendix_c import AppendixC
+from optimizing import LBFGS, Adam
+from speaking import DIM_IN, Captioner
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """``value`` against ``target``; ``at_most`` where less is better."""
+
+    what: str
+    value: float
+    target: float
+    unit: str = "x"
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        verdict = "" if self.met else "   MISSED"
+        return (
+            f"  {self.what:58s} {self.value:9.3g} {self.unit:10s} {sign} {self.target:g}{verdict}"
+        )
+
+
+def main() -> None:
+    options = _parse()
+    import tensorflow as tf
+
+    results: list[Result] = []
+    for name in options.workloads or list(BENCHMARKS):
+        print(f"{name}:", flush=True)
+        for result in BENCHMARKS[name](tf, full=options.full):
+            print(result, flush=True)
+            results.append(result)
+    sys.exit(0 if all(result.met for result in results) else 1)
+
+
+def stock(tf: Any, *, full: bool) -> Iterator[Result]:
+    """Both programs train on the same batches and look at the whole sets every 50 of them."""
+    rows = prices.ROWS if full else 12_000
+    data = prices.split(prices.generate(rows))
+    ours = {
+        look: forecaster.Forecaster(
+            tf, tf.distribute.get_strategy(), prices.STOCKS, seed=1, xla=True, chunk=50
+        )
+        for look in ("float32", "bf16")
+    }
+    for look, program in ours.items():
+        program.take(data, bf16=look == "bf16")
+    theirs = AppendixC(tf, data, forecaster.initial_weights(prices.STOCKS, 1))
+    batches = np.random.default_rng(1).integers(0, len(data.train_y), (50, 256)).astype(np.int32)
+
+    def paper(*, look: bool) -> None:
+        for batch in batches:
+            theirs.train(batch)
+        if look:
+            theirs.look()
+
+    def mine(program: forecaster.Forecaster, *, look: bool) -> None:
+        float(program.steps(batches))
+        if look:
+            program.errors()
+
+    whole = _alternate(
+        paper=lambda: paper(look=True),
+        float32=lambda: mine(ours["float32"], look=True),
+        bf16=lambda: mine(ours["bf16"], look=True),
+    )
+    steps = _alternate(
+        paper=lambda: paper(look=False), float32=lambda: mine(ours["float32"], look=False)
+    )
+    rate = _matmul_rate(tf, 256)
+    flops = 50 * 256 * 6 * _weights()
+    yield Result("whole run with log points against appendix C", _times(whole, "float32"), 1.5)
+    yield Result("the same with --eval-precision bf16", _times(whole, "bf16"), 2.0)
+    yield Result("training steps alone", _times(steps, "float32"), 1.8)
+    share = flops / steps["float32"] / rate
+    yield Result(f"of the machine's matmul rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
+
+
+def style(tf: Any, *, full: bool) -> Iterator[Result]:
+    """One evaluation of loss and gradient at 384 pixels; and how many L-BFGS needs."""
+    import style_transfer
+
+    side = 384
+    rate = _convolution_rate(tf, side)
+    painter, cell = _painter(tf, style_transfer, side)
+    took = _best(lambda: painter.evaluate(painter.content, cell))
+    share = _vgg_flops(side) / took / rate
+    yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
+    side = side if full else 128
+    painter, cell = _painter(tf, style_transfer, side)
+    adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.content)
+    goal = adam.run(150)
+    needed = _evaluations_to(goal, lambda p: painter.evaluate(p, cell)[:2], painter.content)
+    what = f"evaluations of L-BFGS for Adam's loss after 150 ({side} px)"
+    yield Result(what, needed / 150, 1 / 3, at_most=True)
+
+
+def captioning(tf: Any, *, full: bool) -> Iterator[Result]:
+    """Decoding alone; its BLEU is in `gpuvm run captioning`."""
+    speak = Captioner(tf, 35, 16)
+    features = np.random.default_rng(1).normal(size=(4000 if full else 1000, DIM_IN))
+    features = features.astype(np.float32)
+    greedy = len(features) / _best(lambda: speak.greedy(features))
+    beam = len(features) / _best(lambda: speak.beam(features, 3))
+    yield Result("greedy decoding", greedy, 2000, "captions/s")
+    yield Result("beam 3 decoding", beam, 500, "captions/s")
+    made = scenes.make_scenes(512, 1, held_out=False)
+    rendered = _best(lambda: [scenes.render(scene) for scene in made])
+    yield Result(
+        "rendering, which the training must not wait for", 512 / rendered, 1000, "scenes/s"
+    )
+
+
+def mnist(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has one size
+    """The quick preset's own figures: a share of right answers, and the seconds of its training."""
+    program = Path(__file__).parents[1] / "workloads" / "mnist.py"
+    with tempfile.TemporaryDirectory() as out:
+        begun = time.monotonic()
+        subprocess.run([sys.executable, str(program), "--out", out], check=True)
+        took = time.monotonic() - begun
+        told = [json.loads(line) for line in (Path(out) / "timings.jsonl").open()]
+    right = next(r["value"] for r in told if r.get("name") == "accuracy")
+    trained = next(r["seconds"] for r in told if r.get("name") == "train" and "seconds" in r)
+    yield Result("share of scikit-learn's digits that are right", right, 0.98, "")
+    yield Result(f"training, of {took:.0f} s in all", trained, 10, "s", at_most=True)
+    step, loaded = _mnist_step(tf)
+    yield Result("steps with their batches made against ready ones", loaded / step, 0.95)
+
+
+BENCHMARKS: dict[str, Callable[..., Iterator[Result]]] = {
+    "stock": stock,
+    "style": style,
+    "captioning": captioning,
+    "mnist": mnist,
+}
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workloads", nargs="*", choices=[[], *BENCHMARKS], metavar="WORKLOAD")
+    parser.add_argument("--full", action="store_true", help="the paper's sizes; slow")
+    return parser.parse_args()
+
+
+def _alternate(**programs: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each, in turns, so that a slower moment of the machine hits all of them."""
+    for program in programs.values():
+        program()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(ROUNDS):
+        for name, program in programs.items():
+            begun = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _times(seconds: dict[str, float], name: str) -> float:
+    return seconds["paper"] / seconds[name]
+
+
+def _best(program: Callable[[], object]) -> float:
+    """Seconds of the quickest of some calls after the first, which compiles."""
+    program()
+    taken = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        program()
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
+
+
+def _weights() -> int:
+    return sum(a * b for a, b in itertools.pairwise((prices.STOCKS, *forecaster.LAYERS, 1)))
+
+
+def _matmul_rate(tf: Any, batch: int) -> float:
+    """FLOP/s of a matmul in the shape of the widest layer."""
+    into, out = forecaster.LAYERS[0], forecaster.LAYERS[1]
+    a, b = tf.random.normal((batch, into)), tf.random.normal((into, out))
+    many = 100
+    multiply = tf.function(lambda: [tf.matmul(a + float(n), b) for n in range(many)])
+    took = _best(lambda: multiply()[-1].numpy())
+    return many * 2 * batch * into * out / took
+
+
+def _convolution_rate(tf: Any, side: int) -> float:
+    """FLOP/s of the network's own convolutions, forward and with respect to their input, alone."""
+    sizes = _convolutions(side)
+    inputs = [
+        (
+            tf.random.normal((1, s, s, i)),
+            tf.random.normal((3, 3, i, o)),
+            tf.random.normal((1, s, s, o)),
+        )
+        for s, i, o in sizes
+    ]
+
+    @tf.function
+    def convolve() -> Any:
+        done = []
+        for x, kernel, gradient in inputs:
+            done.append(tf.nn.conv2d(x, kernel, 1, "SAME"))
+            done.append(tf.nn.conv2d_transpose(gradient, kernel, tf.shape(x), 1, "SAME"))
+        return done
+
+    return _vgg_flops(side) / _best(lambda: convolve()[-1].numpy())
+
+
+def _convolutions(side: int) -> list[tuple[int, int, int]]:
+    """(side, channels in, channels out) of every convolution."""
+    found, into, size = [], 3, side
+    for _, count, channels in vgg.BLOCKS:
+        for _number in range(count):
+            found.append((size, into, channels))
+            into = channels
+        size = (size + 1) // 2
+    return found
+
+
+def _vgg_flops(side: int) -> float:
+    """Forward, and backward with respect to the picture."""
+    return float(sum(2 * 2 * 9 * s * s * i * o for s, i, o in _convolutions(side)))
+
+
+def _painter(tf: Any, program: Any, side: int) -> tuple[Any, Any]:
+    content = np.ones((side, side, 3), np.float32) * 0.5
+    content[: side // 2] = paintings.sample_style(side, 5)[0][: side // 2]
+    painted, _ = paintings.sample_style(side)
+    options = argparse.Namespace(variation_weight=0.4)
+    network = vgg.network(tf, None, 1)
+    painter = program.Painter(tf, network, content, painted, options, lambda *_, **__: None)
+    return painter, program.Cell(1.0, 5.0)
+
+
+def _evaluations_to(goal: float, evaluate: Any, start: np.ndarray) -> int:
+    """How many evaluations L-BFGS makes until the loss is as low as ``goal``."""
+    made, reached = 0, 0
+
+    def counted(pixels: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal made, reached
+        loss, gradient = evaluate(pixels)
+        made += 1
+        if loss <= goal and not reached:
+            reached = made
+        return loss, gradient
+
+    LBFGS(counted, start).run(60)
+    return reached or 150
+
+
+def _mnist_step(tf: Any) -> tuple[float, float]:
+    """Seconds of an epoch with batches made on the way, and with all of them made before."""
+    import mnist as program
+    from records import Log
+
+    sys.argv = ["mnist.py", "--out", tempfile.mkdtemp()]
+    options = program.parse()
+    options.out.mkdir(exist_ok=True)
+    log, data = Log(options.out / "timings.jsonl"), digits.scikit_learn()
+    trainer = program.Trainer(tf, tf.distribute.get_strategy(), options, data, log, 0, 1)
+    ready = [trainer._batch(n) for n in range(trainer.per_epoch)]
+
+    def made() -> None:
+        for n in range(trainer.per_epoch):
+            loss = trainer._step(*trainer._batch(n))
+        float(loss)
+
+    def loaded() -> None:
+        for batch in ready:
+            loss = trainer._step(*batch)
+        float(loss)
+
+    seconds = _alternate(made=made, loaded=loaded)
+    return seconds["made"], seconds["loaded"]
+
+
+if __name__ == "__main__":
+    main()
