@@ -1,5 +1,6 @@
 """captioning.py by itself: it learns, it resumes, it is honest, and its distribution is real."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
