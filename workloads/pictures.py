@@ -54,7 +54,8 @@ def load(file: Path, size: int) -> np.ndarray:
     """uint8 [size, size, 3]; raises BadData."""
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert("RGB").resize((size, size)), np.uint8)
+            small = image.convert("RGB").resize((size, size), Image.Resampling.BOX)
+            return np.asarray(small, np.uint8)
     except FileNotFoundError:
         raise BadData(f"{file}: no such file") from None
     except (OSError, UnidentifiedImageError) as error:
