@@ -65,27 +65,34 @@ def contact_sheet(
     """A labelled grid: content weights down, style weights across; what is missing stays grey."""
     contents = sorted({content for content, _ in cells})
     styles = sorted({style for _, style in cells})
-    left, top = 80, 50
-    sheet = Image.new("RGB", (left + cell * len(styles), top + cell * len(contents)), "white")
+    left, top, high = 80, 50, round(cell * _aspect(cells))
+    sheet = Image.new("RGB", (left + cell * len(styles), top + high * len(contents)), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((8, 6), title, fill="black")
     for across, style in enumerate(styles):
         pen.text((left + across * cell + 4, 32), f"style {style:g}", fill="black")
     for down, content in enumerate(contents):
-        pen.text((6, top + down * cell + cell // 2), f"content {content:g}", fill="black")
+        pen.text((6, top + down * high + high // 2), f"content {content:g}", fill="black")
         for across, style in enumerate(styles):
-            corner = (left + across * cell, top + down * cell)
-            sheet.paste(_cell(cells.get((content, style)), cell - 4), corner)
+            corner = (left + across * cell, top + down * high)
+            sheet.paste(_cell(cells.get((content, style)), (cell - 4, high - 4)), corner)
     sheet.save(file)
 
 
-def _cell(file: Path | None, side: int) -> Image.Image:
-    square = Image.new("RGB", (side, side), "#dddddd")
-    if file is not None and file.exists():
-        with Image.open(file) as image:
-            image.thumbnail((side, side))
-            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+def _aspect(cells: dict[tuple[float, float], Path]) -> float:
+    """Height over width, of the first picture that is there."""
+    for file in cells.values():
+        if file.exists():
+            with Image.open(file) as image:
+                return image.height / image.width
+    return 1.0
+
+
+def _cell(file: Path | None, size: tuple[int, int]) -> Image.Image:
+    if file is None or not file.exists():
+        return Image.new("RGB", size, "#dddddd")
+    with Image.open(file) as image:
+        return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def _sized(image: Image.Image, side: int) -> np.ndarray:

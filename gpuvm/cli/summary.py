@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpuvm.report import ReportData, RunReport
+from gpuvm.report.format import figure
 
 SAMPLES = 4
 
@@ -74,9 +75,9 @@ def _vms(run: RunReport) -> Table:
 def _scores(run: RunReport) -> Table:
     table = _table("SCORE", "HELD OUT", "IMAGES SHUFFLED", "EXAMPLES")
     for score in run.scores:
-        shuffled = "-" if score.shuffled is None else f"{score.shuffled:.3f}"
+        shuffled = "-" if score.shuffled is None else figure(score.shuffled)
         title = f"{score.title} ({score.decoder})" if score.decoder else score.title
-        table.add_row(title, f"{score.value:.3f}", shuffled, str(score.examples or "-"))
+        table.add_row(title, figure(score.value), shuffled, str(score.examples or "-"))
     return table
 
 

@@ -24,3 +24,8 @@ def number(value: float | None) -> str:
 
 def when(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip() if moment else "not recorded"
+
+
+def figure(value: float) -> str:
+    """A score: three decimals, or as many digits as a small one needs."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"

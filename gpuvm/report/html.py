@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from gpuvm.report.figures import loss_figures, timeline_figures
-from gpuvm.report.format import duration, number, when
+from gpuvm.report.format import duration, figure, number, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
 from gpuvm.resources import resource
@@ -53,6 +53,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "duration": duration,
+        "figure": figure,
         "number": number,
         "when": when,
         "picture": picture,
@@ -79,8 +80,8 @@ def tiles(run: RunReport) -> Sequence[Tile]:
     scores = [
         Tile(
             " ".join(filter(None, (s.title, s.decoder))),
-            f"{s.value:.3f}",
-            "" if s.shuffled is None else f"images shuffled: {s.shuffled:.3f}",
+            figure(s.value),
+            "" if s.shuffled is None else f"images shuffled: {figure(s.shuffled)}",
         )
         for s in shown[:2]
     ]
