@@ -12,6 +12,8 @@ import numpy as np
 LAYERS = (1024, 512, 256, 128)
 RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 
+ROWS_AT_ONCE = 512  # that a whole set is looked at: its activations stay in the processor's cache
+
 
 def initial_weights(inputs: int, seed: int) -> list[np.ndarray]:
     """[W, b] of each layer, float32: fan average, uniform, as the paper's initializer."""
@@ -38,7 +40,7 @@ class Forecaster:
             self._steps = tf.Variable(0.0)
         self._many = tf.function(self._loop, jit_compile=True) if xla else None
         self._one = None if xla else tf.function(self._distributed)
-        self._errors = tf.function(self._mse, jit_compile=xla)
+        self._squares = tf.function(self._sum_of_squares, jit_compile=xla)
         self._output = tf.function(self._forward, jit_compile=xla)
 
     def take(self, data: Any, *, bf16: bool) -> None:
@@ -47,7 +49,7 @@ class Forecaster:
         self._x, self._y = tf.constant(data.train_x), tf.constant(data.train_y)
         self._look = tf.bfloat16 if bf16 else tf.float32
         self._sets = [
-            (tf.cast(tf.constant(x), self._look), tf.constant(y))
+            self._in_parts(x, y)
             for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y))
         ]
         self._test_x = tf.constant(data.test_x)
@@ -65,7 +67,8 @@ class Forecaster:
     def errors(self) -> tuple[float, float]:
         """MSE of the whole training and test sets."""
         weights = [self.tf.cast(w, self._look) for w in self._weights]
-        return tuple(float(self._errors(x, y, weights)) for x, y in self._sets)
+        train, test = (float(self._squares(*parts, weights)) / n for parts, n in self._sets)
+        return train, test
 
     def predict(self) -> np.ndarray:
         """The test set's scaled index, float32."""
@@ -89,6 +92,18 @@ class Forecaster:
             one = self.tf.constant(1.0)
             both = self.tf.function(lambda: self.strategy.run(lambda: self._sum([one])))
             both()
+
+    def _in_parts(self, x: np.ndarray, y: np.ndarray) -> tuple[list[Any], int]:
+        """x, y and which rows count, each [parts, ROWS_AT_ONCE, ...]; and how many rows count."""
+        tf, rows = self.tf, len(y)
+        more = -rows % ROWS_AT_ONCE
+        x, y, counts = np.pad(x, ((0, more), (0, 0))), np.pad(y, (0, more)), np.ones(rows)
+        counts = np.pad(counts.astype(np.float32), (0, more))
+        return [
+            tf.cast(tf.constant(x.reshape(-1, ROWS_AT_ONCE, x.shape[1])), self._look),
+            tf.constant(y.reshape(-1, ROWS_AT_ONCE)),
+            tf.constant(counts.reshape(-1, ROWS_AT_ONCE)),
+        ], rows
 
     def _loop(self, rows: Any, count: Any) -> Any:
         """All steps in one program: weights and moments never leave it in between."""
@@ -167,8 +182,16 @@ class Forecaster:
             x = tf.nn.relu(tf.matmul(x, weights[at]) + weights[at + 1])
         return tf.cast((tf.matmul(x, weights[-2]) + weights[-1])[:, 0], tf.float32)
 
-    def _mse(self, x: Any, y: Any, weights: Sequence[Any]) -> Any:
-        return self.tf.reduce_mean((self._forward(x, weights) - y) ** 2)
+    def _sum_of_squares(self, x: Any, y: Any, counts: Any, weights: Sequence[Any]) -> Any:
+        tf = self.tf
+
+        def part(at: Any, total: Any) -> tuple[Any, Any]:
+            difference = self._forward(tf.gather(x, at), weights) - tf.gather(y, at)
+            return at + 1, total + tf.reduce_sum(tf.gather(counts, at) * difference**2)
+
+        start = (tf.constant(0), tf.constant(0.0))
+        # One part after the other: else the activations of several are there at once.
+        return tf.while_loop(lambda at, _: at < len(x), part, start, parallel_iterations=1)[1]
 
 
 def _unpacked(state: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any], Any]:

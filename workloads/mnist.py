@@ -118,6 +118,7 @@ class Trainer:
         self.done = self.kept.restore() or 0
         self.per_epoch = len(data.train_y) // options.batch_size
         self._step = tf.function(self._distributed)
+        self._shuffled = (-1, np.zeros(0, np.int64))
 
     def train(self) -> None:
         options, steps = self.options, self.options.epochs * self.per_epoch
@@ -186,11 +187,11 @@ class Trainer:
     def _batch(self, step: int) -> tuple[Any, Any]:
         """By seed and step, so that a resumed run sees what the first one would have seen."""
         epoch, at = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.options.seed, epoch]).permutation(
-            len(self.data.train_y)
-        )
+        if epoch != self._shuffled[0]:
+            draw = np.random.default_rng([self.options.seed, epoch])
+            self._shuffled = (epoch, draw.permutation(len(self.data.train_y)))
         size = self.options.batch_size
-        rows = order[at * size : (at + 1) * size][self.worker :: self.workers]
+        rows = self._shuffled[1][at * size : (at + 1) * size][self.worker :: self.workers]
         return self.tf.constant(self.data.train_x[rows]), self.tf.constant(self.data.train_y[rows])
 
     def _log(self, loss: float, steps: int, took: float) -> None:
