@@ -1,8 +1,9 @@
-"""How a VM gets its GPU: a union whose ``mode`` says which of the four ways it is.
+"""How a VM gets its GPU: a union whose ``mode`` says which of the five ways it is.
 
     accelerator: {mode: passthrough, count: 1, model: P100}
     accelerator: {mode: dynamic, label: training}
     accelerator: {mode: vgpu, profile: grid_p100-4q}
+    accelerator: {mode: device-group, group: "Nvidia:2@nvidia_a100-40c%NVLink"}
     accelerator: {mode: none}
 
 On the command line the same in one word: ``passthrough:model=P100``, ``vgpu:grid_p100-4q``.
@@ -61,22 +62,38 @@ class VGPU(_WithGPU):
     profile: str = Field(min_length=1)
 
 
+class DeviceGroup(_Model):
+    """A vendor device group: GPUs that a link connects, given to a VM together (API 8.0.0.1).
+
+    Its name is the hosts' own (``gpuvm gpus`` lists them); it says how many devices there are.
+    """
+
+    mode: Literal["device-group"] = "device-group"
+    group: str = Field(min_length=1)
+    mmio_gib: int | None = None
+    """64-bit MMIO window; computed from the GPUs' memory when left out."""
+
+
 class NoGPU(_Model):
     """A VM without a GPU, to compare with."""
 
     mode: Literal["none"] = "none"
 
 
-Accelerator = Annotated[
-    Passthrough | DynamicPassthrough | VGPU | NoGPU, Field(discriminator="mode")
-]
+AnyAccelerator = Passthrough | DynamicPassthrough | VGPU | DeviceGroup | NoGPU
+Accelerator = Annotated[AnyAccelerator, Field(discriminator="mode")]
 
-_ADAPTER: TypeAdapter[Passthrough | DynamicPassthrough | VGPU | NoGPU] = TypeAdapter(Accelerator)
-_MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "none")
+_ADAPTER: TypeAdapter[AnyAccelerator] = TypeAdapter(Accelerator)
+_MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "device-group:NAME", "none")
+_NAMED_BY = {"vgpu": "profile", "device-group": "group"}
+"""What stands after the colon without a key."""
 
 
-def parse(text: str) -> Passthrough | DynamicPassthrough | VGPU | NoGPU:
-    """``MODE`` or ``MODE:KEY=VALUE,…``; a vGPU's profile needs no key. Raises BadInput."""
+def parse(text: str) -> AnyAccelerator:
+    """``MODE`` or ``MODE:KEY=VALUE,…``; a vGPU's profile, or a device group's name, needs no key.
+
+    Raises BadInput.
+    """
     mode, _, rest = text.partition(":")
     if mode not in {known.partition(":")[0] for known in _MODES}:
         raise BadInput(
@@ -94,8 +111,8 @@ def _values(mode: str, rest: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in filter(None, _parts(rest)):
         key, equals, value = part.partition("=")
-        if not equals and mode == "vgpu":
-            key, value = "profile", part
+        if not equals and mode in _NAMED_BY:
+            key, value = _NAMED_BY[mode], part
         elif not equals:
             raise BadInput(f"--accelerator: '{part}' is not KEY=VALUE", hint="such as model=P100")
         values[key] = (*values.get(key, ()), value) if key == "addresses" else _number(key, value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpuvm import permissions, selection
+from gpuvm.accelerators import DeviceGroup
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import Host, Inventory, MoRef, VMTemplate
 from gpuvm.spec import ClusterSpec
@@ -178,11 +179,18 @@ def _vgpu(patient: Patient) -> Iterator[Check]:
 
 
 def _placement(patient: Patient) -> Iterator[Check]:
-    """Network and datastore as provisioning would choose them."""
+    """Device group, network and datastore as provisioning would choose them."""
     spec, inventory = patient.spec, patient.inventory
     hosts = [host for host in inventory.hosts if host.unusable is None]
+    if isinstance(spec.accelerator, DeviceGroup):
+        yield _tried("device group", lambda: _device_group(spec, inventory))
     yield _tried("network", lambda: _network(spec, inventory, hosts))
     yield _tried("datastore", lambda: _datastore(spec, inventory, hosts))
+
+
+def _device_group(spec: ClusterSpec, inventory: Inventory) -> str:
+    selection.check_device_group(spec, inventory)
+    return "offered"
 
 
 def _network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> str:

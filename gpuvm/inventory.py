@@ -125,6 +125,10 @@ class Host:
     """Passthrough is switched without a reboot (deviceRebindWithoutRebootSupported)."""
     shares_gpus: bool = False
     """The host's graphics type is Shared Direct: it offers vGPUs."""
+    device_groups: "tuple[DeviceGroup, ...]" = ()
+
+    def device_group(self, name: str) -> "DeviceGroup | None":
+        return next((group for group in self.device_groups if group.name == name), None)
 
     @property
     def unusable(self) -> str | None:
@@ -228,22 +232,48 @@ class PassthroughDevice:
 class DynamicDevice:
     """A Dynamic DirectPath I/O device: any GPU with one of the (vendor, device) ids, and label.
 
-    ``assigned`` is what the VM was given while it is powered on.
+    ``assigned`` is what the VM was given while it is powered on. ``sequence`` is its number in its
+    vendor device group, 0 for a device that is in none.
     """
 
     allowed: tuple[tuple[int, int], ...]
     label: str = ""
     assigned: str = field(default="", compare=False)
     key: int = field(default=0, compare=False)
+    sequence: int = 0
+
+    def allows(self, gpu: GPU) -> bool:
+        """Free or not."""
+        return (gpu.vendor_id, gpu.device_id) in self.allowed and self.label in ("", gpu.label)
 
 
 @dataclass(frozen=True)
 class VGPUDevice:
+    """``sequence`` as in DynamicDevice."""
+
     profile: str
     key: int = field(default=0, compare=False)
+    sequence: int = 0
 
 
 Device = PassthroughDevice | DynamicDevice | VGPUDevice
+
+
+def in_group(device: Device) -> bool:
+    """It came with a vendor device group, and goes with it only."""
+    return not isinstance(device, PassthroughDevice) and device.sequence > 0
+
+
+@dataclass(frozen=True)
+class DeviceGroup:
+    """A vendor device group that a host offers: its devices go into one VM, all or none.
+
+    ``others`` are the kinds of those among them that are no GPU, such as sriovNic.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
+    others: tuple[str, ...] = ()
 
 
 Ownership = Literal["ours", "copy", "other"]
@@ -290,6 +320,8 @@ class VM:
     @property
     def accelerator(self) -> str:
         """The mode, as gpuvm.yaml has it, that its virtual hardware is of."""
+        if any(map(in_group, self.devices)):
+            return "device-group"
         modes = {PassthroughDevice: "passthrough", DynamicDevice: "dynamic", VGPUDevice: "vgpu"}
         return next((modes[type(device)] for device in self.devices), "none")
 

@@ -6,7 +6,7 @@ Nothing is guessed: several that fit are an error that lists them.
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from gpuvm.accelerators import VGPU, DynamicPassthrough
+from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate
 from gpuvm.spec import ClusterSpec
@@ -20,6 +20,27 @@ def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
         _choose("datastore", spec.datastore, inventory.datastores, ())
     if spec.network is not None:
         _choose("network", spec.network, inventory.networks, ())
+
+
+def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
+    """Raises NotFound for a group that no host offers, PreflightRefused for one that is not GPUs.
+
+    Which hosts have one free is the planner's to find.
+    """
+    wanted, api = spec.accelerator, inventory.vcenter.api_version
+    if not isinstance(wanted, DeviceGroup):
+        return
+    if _major(api) < 8:
+        raise PreflightRefused(f"device groups need vSphere 8.0, this vCenter's API is {api}")
+    offered = {group.name: group for host in inventory.hosts for group in host.device_groups}
+    if wanted.group not in offered:
+        raise NotFound("device group", wanted.group, sorted(offered), where="the cluster's hosts")
+    others = offered[wanted.group].others
+    if others:
+        raise PreflightRefused(
+            f"device group {wanted.group} has devices that are no GPU: {', '.join(others)}",
+            hint="gpuvm gives GPUs only: choose a group of GPUs, 'gpuvm gpus' lists them",
+        )
 
 
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
@@ -94,7 +115,7 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
         return None
     if template.nested_hv:
         return "nested virtualization is on, which excludes GPUs"
-    if isinstance(spec.accelerator, DynamicPassthrough):
+    if isinstance(spec.accelerator, (DynamicPassthrough, DeviceGroup)):
         return _unfit_for_dynamic(template, api_version)
     if isinstance(spec.accelerator, VGPU):
         return _too_old(template, 11, "vGPU")
@@ -102,9 +123,13 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
 
 
 def _unfit_for_dynamic(template: VMTemplate, api_version: str) -> str | None:
-    if int(api_version.split(".", maxsplit=1)[0]) < 7:
+    if _major(api_version) < 7:
         return f"Dynamic DirectPath I/O needs vSphere 7.0, this vCenter's API is {api_version}"
     return _too_old(template, 17, "Dynamic DirectPath I/O") or _not_efi(template)
+
+
+def _major(version: str) -> int:
+    return int(version.split(".", maxsplit=1)[0])
 
 
 def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:

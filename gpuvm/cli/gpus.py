@@ -1,5 +1,6 @@
 """gpuvm gpus: every GPU of the cluster, and who holds it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -9,7 +10,7 @@ from gpuvm.cli import output, wish
 from gpuvm.cli.options import ClusterOption, ContextOption, DebugOption, FileOption, JsonOption
 from gpuvm.cli.session import open_session
 from gpuvm.cli.state import State
-from gpuvm.inventory import GPU, Inventory
+from gpuvm.inventory import GPU, Host, Inventory
 
 
 def gpus(
@@ -35,7 +36,15 @@ def gpus(
         inventory = wish.read_inventory(session, wanted)
     if not ctx.ensure_object(State).json:
         _show(inventory)
-    data = {"cluster": inventory.cluster.path, "gpus": [described(g) for g in inventory.gpus]}
+    data = {
+        "cluster": inventory.cluster.path,
+        "gpus": [described(gpu) for gpu in inventory.gpus],
+        "device_groups": [
+            {"host": host.name, "name": group.name, "devices": len(group.devices)}
+            for host in inventory.hosts
+            for group in host.device_groups
+        ],
+    }
     output.finish(ctx, output.Result("gpus", data))
 
 
@@ -80,6 +89,17 @@ def _show(inventory: Inventory) -> None:
     for host in inventory.hosts:
         if host.gpus and host.unusable:
             output.line(f"note: {host.name}: {host.unusable}")
+    for name, hosts in _device_groups(inventory.hosts).items():
+        output.line(f"device group {name} on {', '.join(hosts)}")
+
+
+def _device_groups(hosts: Sequence[Host]) -> dict[str, list[str]]:
+    """Names of hosts by group."""
+    found: dict[str, list[str]] = {}
+    for host in hosts:
+        for group in host.device_groups:
+            found.setdefault(group.name, []).append(host.name)
+    return found
 
 
 def row(gpu: GPU, *, labels: bool) -> tuple[str, ...]:

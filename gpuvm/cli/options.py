@@ -58,7 +58,8 @@ AcceleratorOption = Annotated[
     str | None,
     typer.Option(
         "--accelerator",
-        help="passthrough, dynamic, vgpu:PROFILE or none; more as passthrough:model=P100,count=2.",
+        help="passthrough, dynamic, vgpu:PROFILE, device-group:NAME or none; more as "
+        "passthrough:model=P100,count=2.",
         metavar="MODE[:…]",
     ),
 ]

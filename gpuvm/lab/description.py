@@ -66,6 +66,17 @@ class GPUDescription(_Model):
     vgpu_profiles: tuple[VGPUProfile, ...] | None = None
 
 
+class DeviceGroupDescription(_Model):
+    """GPUs that are given to a VM together; without a ``profile`` the whole GPUs.
+
+    Several of one name are as many that can be had.
+    """
+
+    name: str = Field(min_length=1)
+    profile: str | None = None
+    gpus: tuple[PCIAddress, ...] = Field(min_length=2)
+
+
 class HostDescription(_Model):
     name: str = Field(min_length=1)
     vendor: str = "Dell Inc."
@@ -77,6 +88,7 @@ class HostDescription(_Model):
     graphics_type: Literal["shared", "sharedDirect"] | None = None
     rebind_without_reboot: bool | None = None
     gpus: tuple[GPUDescription, ...] = ()
+    device_groups: tuple[DeviceGroupDescription, ...] = ()
 
 
 class DatastoreDescription(_Model):
@@ -165,7 +177,11 @@ class Description(_Model):
         _unique("host", hosts)
         _unique("template", [template.name for template in self.templates])
         for host in self.hosts:
-            _unique(f"PCI address on {host.name}", [gpu.pci_address for gpu in host.gpus])
+            addresses = [gpu.pci_address for gpu in host.gpus]
+            _unique(f"PCI address on {host.name}", addresses)
+            for group in host.device_groups:
+                for address in group.gpus:
+                    _exists(group.name, "GPU", address, addresses)
         datastores = [datastore.name for datastore in self.datastores]
         for template in self.templates:
             _exists(template.name, "host", template.host, hosts)

@@ -1,7 +1,7 @@
 """From a planned step to the one CloneVM_Task that carries everything, and to a guest's address."""
 
 from gpuvm import guest, ownership
-from gpuvm.accelerators import DynamicPassthrough
+from gpuvm.accelerators import DeviceGroup, DynamicPassthrough
 from gpuvm.inventory import VM
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
@@ -42,6 +42,7 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         address=_fixed_address(spec, step.index),
         snapshot=plan.snapshot.moref if plan.snapshot else None,
         storage_policy=spec.storage_policy,
+        device_group=_device_group(spec),
     )
 
 
@@ -65,7 +66,12 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
         mmio_gib=plan.mmio_gib,
         extra_config={**spec.extra_config},
         annotation=vm.annotation,
+        device_group=_device_group(spec),
     )
+
+
+def _device_group(spec: ClusterSpec) -> str:
+    return spec.accelerator.group if isinstance(spec.accelerator, DeviceGroup) else ""
 
 
 def _fixed_address(spec: ClusterSpec, index: int) -> FixedAddress | None:

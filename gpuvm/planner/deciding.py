@@ -23,6 +23,8 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     kept, surplus, missing = _compare(spec, inventory, scale_down=scale_down)
     if missing and spec.has_gpu and not inventory.gpus:
         raise no_gpu_at_all(inventory)
+    if missing:
+        selection.check_device_group(spec, inventory)
     template = selection.template(spec, inventory) if missing else None
     memory_gib = spec.memory_gib or (template.memory_gib if template else None)
     existing = [_existing(spec, inventory, vm) for vm in kept]
@@ -49,7 +51,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         findings=(
             *findings,
             *_copies(spec, inventory),
-            *_memory_findings(spec, memory_gib, created),
+            *_memory_findings(memory_gib, created),
         ),
     )
 
@@ -111,7 +113,7 @@ def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
 
 def _create(spec: ClusterSpec, inventory: Inventory, index: int, place: Place) -> Step:
     derived = ownership.instance_uuid(inventory.vcenter.instance_uuid, spec.name, index)
-    devices = rooms.devices(spec, place.gpus, inventory.gpus)
+    devices = rooms.devices(spec, place.host, place.gpus, inventory.gpus)
     return Step("create", spec.vm_name(index), index, place.host, place.gpus, devices, derived)
 
 
@@ -147,10 +149,10 @@ def _check_pool(
     )
 
 
-def _memory_findings(
-    spec: ClusterSpec, memory_gib: float | None, steps: Sequence[Step]
-) -> list[Finding]:
-    largest = max((sum(rooms.device_memory_gib(spec, step.gpus)) for step in steps), default=0)
+def _memory_findings(memory_gib: float | None, steps: Sequence[Step]) -> list[Finding]:
+    largest = max(
+        (sum(rooms.device_memory_gib(step.devices, step.gpus)) for step in steps), default=0
+    )
     if not steps or (memory_gib or 0) >= 1.5 * largest:
         return []
     return [

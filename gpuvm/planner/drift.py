@@ -5,8 +5,16 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from gpuvm.accelerators import VGPU, DynamicPassthrough, Passthrough
-from gpuvm.inventory import VM, Device, DynamicDevice, Inventory, PassthroughDevice, VGPUDevice
+from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
+from gpuvm.inventory import (
+    VM,
+    Device,
+    DynamicDevice,
+    Inventory,
+    PassthroughDevice,
+    VGPUDevice,
+    in_group,
+)
 from gpuvm.spec import ClusterSpec
 
 
@@ -47,6 +55,10 @@ def _differs(what: str, wished: float | None, found: float) -> str | None:
 
 def _devices(wish: ClusterSpec, vm: VM) -> str | None:
     found, wanted = Counter(map(_kind, vm.devices)), _wanted(wish)
+    if isinstance(wish.accelerator, DeviceGroup):
+        whole = vm.devices and all(map(in_group, vm.devices))
+        missing = f"the device group {wish.accelerator.group}"
+        return None if whole else f"{_listed(found)} instead of {missing}"
     if found == wanted:
         return None
     return f"{_listed(found)} instead of {_listed(wanted)}"

@@ -31,5 +31,5 @@ def of_plan(spec: ClusterSpec, steps: Sequence[Step]) -> int | None:
         if given & (given - 1) or given <= 0:
             raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
         return given
-    windows = [mmio_window_gib(device_memory_gib(spec, step.gpus)) for step in steps]
+    windows = [mmio_window_gib(device_memory_gib(step.devices, step.gpus)) for step in steps]
     return max(windows, default=None)

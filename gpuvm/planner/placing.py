@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gpuvm.accelerators import VGPU, DynamicPassthrough, Passthrough
+from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
 from gpuvm.errors import Unplaceable
 from gpuvm.inventory import GPU, Host, Inventory
 from gpuvm.planner.model import Finding, Step
@@ -133,6 +133,8 @@ def _need(spec: ClusterSpec) -> str:
         return f"{wanted.count} vGPU{'s' if wanted.count > 1 else ''} {wanted.profile} left"
     if isinstance(wanted, (Passthrough, DynamicPassthrough)):
         return f"{wanted.count} free GPU{'s' if wanted.count > 1 else ''}"
+    if isinstance(wanted, DeviceGroup):
+        return f"a free device group {wanted.group}"
     return "room for the VM"
 
 

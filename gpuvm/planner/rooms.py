@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from gpuvm.accelerators import VGPU, DynamicPassthrough, NoGPU, Passthrough
+from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, NoGPU, Passthrough
 from gpuvm.inventory import GPU, Device, DynamicDevice, Host, PassthroughDevice, VGPUDevice
 from gpuvm.spec import ClusterSpec
 
@@ -48,6 +48,8 @@ class Room:
     def _choose(self) -> tuple[GPU, ...] | None:
         if isinstance(self._accelerator, NoGPU):
             return ()
+        if isinstance(self._accelerator, DeviceGroup):
+            return self._together(self._accelerator.group)
         count = self._accelerator.count
         if not isinstance(self._accelerator, VGPU):
             return tuple(self._free[:count]) if len(self._free) >= count else None
@@ -63,6 +65,23 @@ class Room:
                 chosen.append(gpu)
         return tuple(chosen) if len(chosen) == count else None
 
+    def _together(self, name: str) -> tuple[GPU, ...] | None:
+        """A GPU for each device of the group; which ones are connected, vCenter alone knows."""
+        group = self.host.device_group(name)
+        chosen: list[GPU] = []
+        for device in group.devices if group else ():
+            left = (gpu for gpu in self.host.gpus if gpu not in chosen and self._has(gpu, device))
+            gpu = next(left, None)
+            if gpu is None:
+                return None
+            chosen.append(gpu)
+        return tuple(chosen) or None
+
+    def _has(self, gpu: GPU, device: Device) -> bool:
+        if isinstance(device, VGPUDevice):
+            return gpu.vgpus_left(device.profile, self._promised[gpu.pci_address]) > 0
+        return isinstance(device, DynamicDevice) and gpu in self._free and device.allows(gpu)
+
     def _copy(self) -> "Room":
         other = object.__new__(Room)
         other.__dict__.update(self.__dict__)
@@ -77,6 +96,8 @@ def fits(spec: ClusterSpec, gpu: GPU) -> bool:
         return False
     if isinstance(wanted, VGPU):
         return any(profile.name == wanted.profile for profile in gpu.profiles)
+    if isinstance(wanted, DeviceGroup):
+        return True  # the group's own devices say which
     right = (wanted.model or "").lower() in gpu.name.lower()
     right = right and wanted.label in (None, gpu.label)
     if isinstance(wanted, Passthrough):
@@ -85,18 +106,23 @@ def fits(spec: ClusterSpec, gpu: GPU) -> bool:
     return right and all(named in (None, is_) for named, is_ in ids)
 
 
-def device_memory_gib(spec: ClusterSpec, gpus: Sequence[GPU]) -> list[int]:
+def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:
     """Of each of a VM's devices: a vGPU's framebuffer, a whole GPU's memory; 0 where unknown."""
-    if not isinstance(spec.accelerator, VGPU):
+    shares = [device.profile for device in devices if isinstance(device, VGPUDevice)]
+    if not shares:
         return [gpu.memory_gib or 0 for gpu in gpus]
-    name = spec.accelerator.profile
     known = {p.name: p.memory_gib for gpu in gpus for p in gpu.profiles}
-    return [known.get(name) or 0 for _ in gpus]
+    return [known.get(name) or 0 for name in shares]
 
 
-def devices(spec: ClusterSpec, gpus: Sequence[GPU], all_gpus: Iterable[GPU]) -> tuple[Device, ...]:
+def devices(
+    spec: ClusterSpec, host: Host, gpus: Sequence[GPU], all_gpus: Iterable[GPU]
+) -> tuple[Device, ...]:
     """What goes into the VM's virtual hardware so that it gets these GPUs, or their like."""
     wanted = spec.accelerator
+    if isinstance(wanted, DeviceGroup):
+        group = host.device_group(wanted.group)
+        return group.devices if group else ()
     if isinstance(wanted, DynamicPassthrough):
         kinds = tuple(sorted({(g.vendor_id, g.device_id) for g in all_gpus if fits(spec, g)}))
         return (DynamicDevice(kinds, wanted.label or ""),) * wanted.count

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gpuvm.accelerators import DeviceGroup
 from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.inventory import (
     GPU,
     VM,
     Device,
-    DynamicDevice,
     Holder,
     Host,
     Inventory,
     PassthroughDevice,
     VGPUDevice,
+    in_group,
 )
+from gpuvm.planner.drift import wish_of
 from gpuvm.planner.model import Plan, Step
 from gpuvm.planner.rooms import fixed
 from gpuvm.spec import ClusterSpec
@@ -55,7 +57,7 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
         candidates += [h for h in inventory.hosts if h.name != host.name and not h.unusable]
     for candidate in candidates:
         found = _found(vm, candidate)
-        if found is not None and _has_memory(vm, candidate):
+        if found is not None and _has_memory(vm, candidate) and _offers(vm, candidate):
             gpus, devices = found
             away = candidate if candidate.name != host.name else None
             moves = away is not None and not inventory.cluster.drs_places
@@ -85,6 +87,12 @@ def _has_memory(vm: VM, host: Host) -> bool:
     return not vm.memory_locked or host.memory_gib - host.reserved_gib >= vm.memory_gib
 
 
+def _offers(vm: VM, host: Host) -> bool:
+    """A vendor device group is known by its name only, which is in the VM's wish."""
+    wanted = getattr(wish_of(vm), "accelerator", None)
+    return not isinstance(wanted, DeviceGroup) or host.device_group(wanted.group) is not None
+
+
 def _found(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | None:
     """The GPUs on ``host`` for the VM's devices, and the devices as they must be for that."""
     gpus: list[GPU] = []
@@ -103,13 +111,15 @@ def _found(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | N
 def _serves(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
     """The GPU that the device names, or one that fits it; nobody else runs with it."""
     if isinstance(device, VGPUDevice):
-        return gpu.vgpus_left(device.profile, sum(1 for one in chosen if one == gpu)) > 0
+        already = chosen.count(gpu)
+        apart = in_group(device) and already  # a group has one device of each of its GPUs
+        return not apart and gpu.vgpus_left(device.profile, already) > 0
     taken = any(holder.powered_on and holder.vm != vm.name for holder in gpu.holders)
     if taken or gpu in chosen or not gpu.active:
         return False
     if isinstance(device, PassthroughDevice):
         return gpu.pci_address == device.pci_address
-    return _allowed(gpu, device) and not gpu.holders
+    return device.allows(gpu) and not gpu.holders
 
 
 def _replaces(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
@@ -117,11 +127,6 @@ def _replaces(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
     if not isinstance(device, PassthroughDevice) or not gpu.free or gpu in chosen:
         return False
     return format(gpu.device_id, "x") == device.device_id.lower().removeprefix("0")
-
-
-def _allowed(gpu: GPU, device: DynamicDevice) -> bool:
-    kinds = {(vendor, number) for vendor, number in device.allowed}
-    return (gpu.vendor_id, gpu.device_id) in kinds and device.label in ("", gpu.label)
 
 
 def _promised(inventory: Inventory, step: Step) -> Inventory:

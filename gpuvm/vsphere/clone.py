@@ -40,6 +40,8 @@ class CloneRequest:
     address: FixedAddress | None = None
     snapshot: MoRef | None = None
     storage_policy: str | None = None
+    device_group: str = ""
+    """The vendor device group that the devices make up together."""
 
 
 def clone_spec(request: CloneRequest, reference: Any) -> Any:
@@ -78,6 +80,8 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
     options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k) != v}
     spec.extraConfig = _option_values(_kept(options, vm))
     spec.deviceChange = devices.changes(vm.devices, request.devices)
+    if spec.deviceChange:
+        spec.deviceGroups = devices.groups(request.device_group)
     return spec if differs or spec.extraConfig or spec.deviceChange else None
 
 
@@ -101,6 +105,7 @@ def _config(request: CloneRequest, reference: Any) -> Any:
         annotation=request.annotation,
         extraConfig=_option_values(_options(request)),
         deviceChange=devices.added(request.devices),
+        deviceGroups=devices.groups(request.device_group),
     )
     if request.network is not None and request.nics:
         spec.deviceChange.append(connected(request.nics[0], request.network, reference))

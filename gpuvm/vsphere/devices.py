@@ -12,25 +12,40 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import Device, DynamicDevice, PassthroughDevice
+from gpuvm.inventory import Device, DynamicDevice, PassthroughDevice, in_group
 
 FIRST_KEY = 100
+NEW_GROUP = -1
+"""What the devices of a new vendor device group have in common until vCenter gives it a key."""
 
 
 def added(devices: Iterable[Device]) -> list[Any]:
     """Each new device has a negative key of its own; equal ones would be one device."""
     return [
-        vim.vm.device.VirtualDeviceSpec(
-            operation="add",
-            device=vim.vm.device.VirtualPCIPassthrough(key=-key, backing=backing(device)),
-        )
+        vim.vm.device.VirtualDeviceSpec(operation="add", device=_new(-key, device))
         for key, device in enumerate(devices, start=FIRST_KEY)
     ]
 
 
+def groups(name: str) -> Any | None:
+    """The vendor device group that the added devices make up (VirtualDeviceGroups, 8.0.0.1)."""
+    if not name:
+        return None
+    group = vim.vm.VirtualDeviceGroups.VendorDeviceGroup(
+        groupInstanceKey=NEW_GROUP, deviceGroupName=name
+    )
+    return vim.vm.VirtualDeviceGroups(deviceGroup=[group])
+
+
 def changes(present: Sequence[Device], wanted: Sequence[Device]) -> list[Any]:
-    """Wanted minus present is added, present minus wanted removed; equal ones are counted."""
-    return [*added(_minus(wanted, present)), *map(_removed, _minus(present, wanted))]
+    """Wanted minus present is added, present minus wanted removed; equal ones are counted.
+
+    A vendor device group comes and goes whole.
+    """
+    more, less = _minus(wanted, present), _minus(present, wanted)
+    if (more or less) and any(map(in_group, (*more, *less))):
+        more, less = list(wanted), list(present)
+    return [*added(more), *map(_removed, less)]
 
 
 def backing(device: Device) -> Any:
@@ -48,6 +63,15 @@ def backing(device: Device) -> Any:
             customLabel=device.label or None,
         )
     return kinds.VmiopBackingInfo(vgpu=device.profile)
+
+
+def _new(key: int, device: Device) -> Any:
+    made = vim.vm.device.VirtualPCIPassthrough(key=key, backing=backing(device))
+    if not isinstance(device, PassthroughDevice) and device.sequence:
+        made.deviceGroupInfo = vim.vm.device.VirtualDevice.DeviceGroupInfo(
+            groupInstanceKey=NEW_GROUP, sequenceId=device.sequence
+        )
+    return made
 
 
 def _fixed(device: PassthroughDevice) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, Holder, VGPUProfile
+from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, VGPUProfile
 from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Row
 
 HOST_GPU_PATHS = (
@@ -63,11 +64,13 @@ class Target:
     """What ``QueryConfigTarget(host=…)`` says of one host.
 
     ``system_ids`` is by PCI address: hosts of one kind have their GPUs at the same addresses, so
-    one host's answer must never serve for another. ``profile_gib`` is known from API 8.0 on.
+    one host's answer must never serve for another. ``profile_gib`` and ``groups`` are known from
+    API 8.0 on.
     """
 
     system_ids: dict[str, str] = field(default_factory=dict)
     profile_gib: dict[str, int] = field(default_factory=dict)
+    groups: tuple[DeviceGroup, ...] = ()
 
 
 def read_target(browser: Any, host: Any) -> Target:
@@ -83,6 +86,7 @@ def read_target(browser: Any, host: Any) -> Target:
     return Target(
         {info.pciDevice.id: info.systemId for info in target.pciPassthrough or ()},
         {p.profileName: p.fbSizeInGib for p in profiles if p.fbSizeInGib},
+        tuple(_group(info) for info in getattr(target, "vendorDeviceGroupInfo", None) or ()),
     )
 
 
@@ -115,6 +119,16 @@ def profile_memory_gib(name: str) -> int | None:
     """NVIDIA's names end in the framebuffer's GiB and a letter: grid_p100-4q, nvidia_a40-48c."""
     match = re.search(r"-(\d+)[a-z]+$", name)
     return int(match[1]) if match else None
+
+
+def _group(info: Any) -> DeviceGroup:
+    """Each component brings a template of its device, with its number in the group."""
+    found = [(c, devices_of([c.device])) for c in info.componentDeviceInfo or ()]
+    return DeviceGroup(
+        info.deviceGroupName,
+        tuple(device for _, devices in found for device in devices),
+        tuple(component.type for component, devices in found if not devices),
+    )
 
 
 def _profiles(row: Row, target: Target) -> tuple[VGPUProfile, ...]:

@@ -54,16 +54,18 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:
     """The PCI devices among a VM's virtual hardware; the ids as the backings have them."""
     found = (
-        _device(device.key, device.backing)
+        _device(device)
         for device in devices
         if isinstance(device, vim.vm.device.VirtualPCIPassthrough)
     )
     return tuple(device for device in found if device is not None)
 
 
-def _device(key: int, backing: Any) -> Device | None:
+def _device(device: Any) -> Device | None:
     """Fixed, dynamic and shared devices are one class with different backings; others are none."""
     kinds = vim.vm.device.VirtualPCIPassthrough
+    key, backing = device.key, device.backing
+    sequence = getattr(device.deviceGroupInfo, "sequenceId", 0)
     if isinstance(backing, kinds.DeviceBackingInfo):
         return PassthroughDevice(
             pci_address=backing.id,
@@ -79,9 +81,10 @@ def _device(key: int, backing: Any) -> Device | None:
             label=backing.customLabel or "",
             assigned=backing.assignedId or "",
             key=key,
+            sequence=sequence,
         )
     if isinstance(backing, kinds.VmiopBackingInfo):
-        return VGPUDevice(backing.vgpu or "", key=key)
+        return VGPUDevice(backing.vgpu or "", key=key, sequence=sequence)
     return None
 
 

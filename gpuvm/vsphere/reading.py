@@ -251,6 +251,7 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         version=row.get("config.product.version", ""),
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
         shares_gpus=shares(row),
+        device_groups=target.groups,
     )
 
 

@@ -20,6 +20,7 @@ from gpuvm.inventory import (
     Cluster,
     Datastore,
     Device,
+    DeviceGroup,
     DynamicDevice,
     Holder,
     Host,
@@ -113,6 +114,20 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
         gpus=tuple(_gpu(name, gpu, vms) for gpu in case.get("gpus", [{}])),
         datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         networks=tuple(case.get("networks", ["VM Network"])),
+        device_groups=tuple(
+            DeviceGroup(name, _members(profile, count), tuple(others))
+            for name, profile, count, *others in case.get("device_groups", [])
+        ),
+    )
+
+
+def _members(profile: str | None, count: int) -> tuple[Device, ...]:
+    """Of a group: vGPUs of this profile, or whole GPUs without one."""
+    return tuple(
+        VGPUDevice(profile, sequence=n)
+        if profile
+        else DynamicDevice(((0x10DE, 0x15F8),), sequence=n)
+        for n in range(1, count + 1)
     )
 
 

@@ -1,6 +1,7 @@
 """Each way to attach a GPU, from the plan to what the vCenter bound; and what start makes of it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ from gpuvm import lifecycle, planner
 from gpuvm.errors import Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import DynamicDevice, VGPUDevice
-from gpuvm.lab.description import TemplateDescription, VMDescription, describe
+from gpuvm.lab.description import (
+    DeviceGroupDescription,
+    TemplateDescription,
+    VMDescription,
+    describe,
+)
 from gpuvm.lifecycle.requests import clone_request
 from gpuvm.spec import ClusterSpec
 
@@ -168,3 +174,61 @@ def test_a_failed_customization_is_told_and_the_vm_stays(rig: Rig) -> None:
         assert "customization failed" in str(outcome.error)
         assert "vmware-imc" in (outcome.error.hint or "" if outcome.error else "")
     rig.teardown("unlucky")
+
+
+PAIR = "Nvidia:2@grid_p100-16q%NVLink"
+
+
+@pytest.fixture(scope="module")
+def linked(home: Path) -> Iterator[Rig]:
+    """Two hosts; only the second has its two GPUs connected."""
+    shape = describe(hosts=2, gpus_per_host=2, vgpu=True)
+    addresses = tuple(gpu.pci_address for gpu in shape.hosts[1].gpus)
+    pair = DeviceGroupDescription(name=PAIR, profile="grid_p100-16q", gpus=addresses)
+    second = shape.hosts[1].model_copy(update={"device_groups": (pair,)})
+    shape = shape.model_copy(update={"timings": QUICK, "hosts": (shape.hosts[0], second)})
+    with rig_of(home, "linked-gpus", shape) as rig:
+        yield rig
+
+
+def test_a_device_group_comes_whole_and_is_held_whole(linked: Rig) -> None:
+    wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
+    with linked.connect() as connection:
+        plan = linked.plan(connection, name="pair", **wish)
+        assert plan.steps[0].host.name == "esx-02.lab.local"
+        result = linked.provision(connection, plan)
+        assert not result.failed, result
+        (vm,) = linked.ours(connection, "pair")
+        assert [d.sequence for d in vm.devices if isinstance(d, VGPUDevice)] == [1, 2]
+        assert vm.accelerator == "device-group"
+        assert planner.drift(vm, connection.read_inventory()) == ()
+        assert {b["pci_address"] for b in linked.bindings()} == {
+            gpu.pci_address for gpu in plan.steps[0].gpus
+        }
+        with pytest.raises(Unplaceable, match="a free device group"):
+            linked.plan(connection, name="another", **wish)
+    linked.teardown("pair")
+
+
+def test_a_device_group_that_lost_a_device_is_mended_whole(linked: Rig) -> None:
+    wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
+    with linked.connect() as connection:
+        plan = linked.plan(connection, name="mended", **wish)
+        linked.provision(connection, plan)
+        (vm,) = linked.ours(connection, "mended")
+        assert not lifecycle.stop([vm], connection, Events(), grace_s=0).failed
+        (vm,) = linked.ours(connection, "mended")
+        request = clone_request(plan, replace(plan.steps[0], vm=vm), linked.context, "")
+        end(
+            connection,
+            "bare",
+            connection.start_repair(vm, replace(request, devices=(), device_group="")),
+        )
+        (bare,) = linked.ours(connection, "mended")
+        assert bare.devices == ()
+        ended = end(connection, "whole", connection.start_repair(bare, request))
+        assert ended.error is None
+        (vm,) = linked.ours(connection, "mended")
+        assert len(vm.devices) == 2
+        assert connection.start_repair(vm, request) is None
+    linked.teardown("mended")

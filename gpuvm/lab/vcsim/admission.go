@@ -47,7 +47,13 @@ type admission struct {
 // grants decides which card each PCI device of the VM gets; the ledger is locked.
 func (a *admission) grants() (map[int32]grant, fault) {
 	granted := map[int32]grant{}
+	if fault := a.groupGrants(granted); fault != nil {
+		return nil, fault
+	}
 	for _, device := range passthroughDevices(a.config) {
+		if device.DeviceGroupInfo != nil {
+			continue
+		}
 		var g grant
 		var fault fault
 		switch backing := device.Backing.(type) {

@@ -15,11 +15,16 @@ func (lab *Lab) applySpec(vm *mo.VirtualMachine, spec *types.VirtualMachineConfi
 	if fault := checkSpec(c, spec); fault != nil {
 		return fault
 	}
+	groups, keys, fault := lab.groupChanges(c, spec)
+	if fault != nil {
+		return fault
+	}
 	devices, fault := lab.deviceChanges(c.Hardware.Device, spec.DeviceChange)
 	if fault != nil {
 		return fault
 	}
-	c.Hardware.Device = devices
+	intoGroups(devices, keys)
+	c.Hardware.Device, c.DeviceGroups = devices, groups
 	vm.Network = lab.networksOf(devices)
 	applyStrings(c, spec)
 	applySwitches(c, spec)

@@ -53,7 +53,9 @@ func (lab *Lab) addPassthrough(ctx *simulator.Context, target *types.ConfigTarge
 			})
 		}
 	}
-	if lab.graphicsType(ctx, host) != "sharedDirect" {
+	graphics := lab.graphicsType(ctx, host)
+	lab.addGroups(target, h, graphics)
+	if graphics != "sharedDirect" {
 		return
 	}
 	for _, profile := range h.profiles() {

@@ -53,6 +53,8 @@ type HostDescription struct {
 	GraphicsType        string           `json:"graphics_type"`
 	RebindWithoutReboot bool             `json:"rebind_without_reboot"`
 	GPUs                []GPUDescription `json:"gpus"`
+
+	DeviceGroups []DeviceGroupDescription `json:"device_groups"`
 }
 
 // GPUDescription is a PCI function. Ids are unsigned here and signed shorts in the API.
@@ -214,6 +216,16 @@ func (h *HostDescription) check() error {
 			return fmt.Errorf("pci_address '%s' is there twice", g.PCIAddress)
 		}
 		addresses[g.PCIAddress] = true
+	}
+	return h.checkGroups()
+}
+
+// profile is nil where the card has none of that name.
+func (g *GPUDescription) profile(name string) *VGPUProfile {
+	for i := range g.VGPUProfiles {
+		if g.VGPUProfiles[i].Name == name {
+			return &g.VGPUProfiles[i]
+		}
 	}
 	return nil
 }

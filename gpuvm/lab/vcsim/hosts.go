@@ -16,6 +16,7 @@ type hardware struct {
 	self     ref
 	systemID string // ESXi's own id, not the one of the mainboard: only QueryConfigTarget tells it
 	gpus     []*gpu
+	groups   []DeviceGroupDescription
 	rebind   bool
 }
 
@@ -57,7 +58,7 @@ func splitAddress(address string) (bus, slot, function uint8) {
 
 // equip makes the simulator's stock host the one of the description (R1).
 func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
-	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot}
+	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, groups: d.DeviceGroups}
 	for _, g := range d.GPUs {
 		h.gpus = append(h.gpus, &gpu{GPUDescription: g, host: h})
 	}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -14,12 +12,11 @@ func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, grant
 	}
 	offered := false
 	for _, g := range a.hardware.gpus {
-		at := slices.IndexFunc(g.VGPUProfiles, func(p VGPUProfile) bool { return p.Name == b.Vgpu })
-		if at < 0 {
+		profile := g.profile(b.Vgpu)
+		if profile == nil {
 			continue
 		}
 		offered = true
-		profile := &g.VGPUProfiles[at]
 		if a.fits(g, profile, granted) {
 			return grant{gpu: g, profile: profile}, nil
 		}
