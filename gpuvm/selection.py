@@ -4,12 +4,19 @@ Nothing is guessed: several that fit are an error that lists them.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
+
+from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate
 from gpuvm.spec import ClusterSpec
+
+MARGIN = 0.05
+MARGIN_GIB = 1.0
+"""Of margin for each VM, beside the share of its disks and swap file."""
 
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
@@ -69,13 +76,55 @@ def datastore(
     if hosts and chosen not in shared:
         away = [h.name for h in hosts if chosen.name not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
-    needed = source.disk_gib * clones if spec.clone_mode == "full" else 0
-    if needed > chosen.free_gib:
+    needed = Space.of(spec, source, clones)
+    if needed.gib > chosen.free_gib:
         raise PreflightRefused(
-            f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, "
-            f"{clones} clones of {source.name} need {needed:.0f} GiB"
+            f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, {needed}",
+            hint="another one with --datastore, or clone_mode: linked"
+            if needed.disks_gib
+            else None,
         )
     return chosen
+
+
+@dataclass(frozen=True)
+class Space:
+    """What new VMs may come to fill of their datastore.
+
+    The swap file of a running VM is as large as its memory that is not reserved; with a GPU all of
+    it is. The margin is for logs, NVRAM and what others write meanwhile.
+    """
+
+    clones: int
+    source: str
+    disks_gib: float
+    swap_gib: float
+
+    @staticmethod
+    def of(spec: ClusterSpec, source: VMTemplate, clones: int) -> "Space":
+        memory_gib = spec.memory_gib or source.memory_gib
+        return Space(
+            clones,
+            source.name,
+            disks_gib=source.disk_gib * clones if spec.clone_mode == "full" else 0,
+            swap_gib=0 if spec.has_gpu else memory_gib * clones,
+        )
+
+    @property
+    def margin_gib(self) -> float:
+        return self.clones * MARGIN_GIB + (self.disks_gib + self.swap_gib) * MARGIN
+
+    @property
+    def gib(self) -> float:
+        return self.disks_gib + self.swap_gib + self.margin_gib
+
+    @override
+    def __str__(self) -> str:
+        clones = f"{self.clones} clone{'s' if self.clones > 1 else ''} of {self.source}"
+        return (
+            f"{clones} need {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
+            f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
+        )
 
 
 def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> Network | None:
