@@ -53,6 +53,9 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     unfit = {t.name: unfit_for(t, spec, inventory.vcenter.api_version) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.name] is None]
+    if inventory.templates and not fitting and spec.template is None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unfit.items())
+        raise BadInput("no fitting VM template", hint=reasons)
     chosen = _choose("VM template", spec.template, inventory.templates, fitting)
     why = unfit[chosen.name] or _addresses(spec, chosen)
     if why is not None:
@@ -120,9 +123,11 @@ class Space:
 
     @override
     def __str__(self) -> str:
-        clones = f"{self.clones} clone{'s' if self.clones > 1 else ''} of {self.source}"
+        need = (
+            f"clone of {self.source} needs" if self.clones == 1 else f"clones of {self.source} need"
+        )
         return (
-            f"{clones} need {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
+            f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
             f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
         )
 
