@@ -181,6 +181,33 @@ def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
     assert small("stop").exit_code == 3
 
 
+def test_status_is_against_the_wish(small: CommandLine) -> None:
+    wish = small.home / "gpuvm.yaml"
+    wish.write_text("hosts: 2\n")
+    made = small("provision", "--hosts", "1", "--until", "powered-on", "--yes")
+    assert made.exit_code == 0, made.stderr
+    try:
+        told = small("status", "--no-guests", "--json").json["data"]
+        assert told["missing"] == ["gpuvm-02"]
+        assert told["vms"][0]["drift"] == []
+        assert "it is missing" in small("status", "--no-guests").stdout
+        assert (
+            small("status", "--no-guests", "--hosts", "1", "--json").json["data"]["missing"] == []
+        )
+        assert small("stop", "--now", "--yes").exit_code == 0
+        (vm,) = small("status", "--no-guests", "--json").json["data"]["vms"]
+        assert vm["drift"] == ["it is powered off"]
+        other = small.home / "other.yaml"
+        other.write_text("cpus: 2\n")
+        (vm,) = small("status", "--file", str(other), "--json").json["data"]["vms"]
+        assert vm["drift"] == ["it is powered off", f"made from another wish than {other}"]
+    finally:
+        wish.unlink()
+    told = small("status", "--no-guests", "--json").json["data"]
+    assert (told["wanted"], told["missing"], told["vms"][0]["drift"]) == (None, [], [])
+    assert small("teardown", "--yes").exit_code == 0
+
+
 def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:
     refused = small("plan", "--clone-mode", "linked", "--template", "centos7-tensorflow")
     assert refused.exit_code == 3
@@ -210,7 +237,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("warp", "there is: passthrough, dynamic, vgpu:PROFILE, none"),
+        ("warp", "dynamic, vgpu:PROFILE, device-group:NAME, none"),
         ("vgpu", "profile: field required"),
         ("passthrough:count=0", "count: input should be greater than or equal to 1"),
         ("passthrough:colour=red", "colour: extra inputs are not permitted"),

@@ -43,13 +43,14 @@ def test_an_end_is_in_the_evaluation_or_in_the_licence(
     of_evaluation: datetime | None, of_licence: datetime | None, expected: Licence
 ) -> None:
     """Pure: the simulator's licences never end."""
-    evaluation = vim.LicenseManager.EvaluationInfo(properties=_ends(of_evaluation))
+    evaluation = vim.LicenseManager.EvaluationInfo
+    in_evaluation = [evaluation(properties=_ends(of_evaluation))] if of_evaluation else []
     assignment = vim.LicenseAssignmentManager.LicenseAssignment(
         entityId="host-1",
         assignedLicense=vim.LicenseManager.LicenseInfo(
             licenseKey="SECRET", editionKey="e", name="any", total=1, properties=_ends(of_licence)
         ),
-        properties=[vmodl.KeyAnyValue(key="Evaluation", value=evaluation)],
+        properties=[vmodl.KeyAnyValue(key="Evaluation", value=value) for value in in_evaluation],
     )
     assert licences._licence(assignment) == expected
 
