@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from gpuvm import selection
 from gpuvm.accelerators import DeviceGroup
 from gpuvm.doctor.model import Check, Patient
-from gpuvm.errors import GpuvmError
+from gpuvm.errors import GpuvmError, SeveralRefused
 from gpuvm.planner import Action, Plan
 
 _DONE: dict[Action, str] = {
@@ -37,7 +37,8 @@ def plan(patient: Patient) -> Iterator[Check]:
     """Says no where ``gpuvm plan`` does, with its words."""
     made = patient.prospect.plan
     if isinstance(made, GpuvmError):
-        yield Check("plan", "failure", str(made), made.hint)
+        several = made.errors if isinstance(made, SeveralRefused) else (made,)
+        yield from (Check("plan", "failure", str(error), error.hint) for error in several)
         return
     counted = Counter(step.action for step in made.steps)
     told = ", ".join(f"{counted[a]} {what}" for a, what in _DONE.items() if counted[a])

@@ -135,6 +135,12 @@ def test_the_plan_is_tried_and_speaks_once() -> None:
     assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")
 
 
+def test_all_that_stands_in_the_plans_way_is_said() -> None:
+    told = of(examined(hosts=3, datastore="nowhere"), "failure")
+    assert [name for name, _ in told] == ["plan", "plan"]
+    assert told[0][1] == "datastore 'nowhere' not found"
+
+
 def test_a_host_that_is_left_out_is_said_once() -> None:
     away = replace(SITE, hosts=(host("esx-01", in_maintenance_mode=True), host("esx-02")))
     told = [check.text for check in examined(away) if "esx-01" in check.text]
