@@ -102,9 +102,18 @@ def parse(text: str) -> AnyAccelerator:
     try:
         return _ADAPTER.validate_python({"mode": mode, **_values(mode, rest)})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        raise BadInput(f"--accelerator {text}: {where}: {first['msg'].lower()}") from None
+        raise _bad(text, mode, error) from None
+
+
+def _bad(text: str, mode: str, error: ValidationError) -> BadInput:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    kinds = (Passthrough, DynamicPassthrough, VGPU, DeviceGroup, NoGPU)
+    known = next(k.model_fields for k in kinds if k.model_fields["mode"].default == mode)
+    keys = ", ".join(key for key in known if key != "mode") or "no keys"
+    if first["type"] == "extra_forbidden":
+        return BadInput(f"--accelerator {text}: there is no '{where}'", hint=f"{mode} has {keys}")
+    return BadInput(f"--accelerator {text}: {where}: {first['msg'].lower()}")
 
 
 def _values(mode: str, rest: str) -> dict[str, Any]:
