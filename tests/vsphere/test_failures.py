@@ -123,7 +123,7 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
 def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: str) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="refused")
-        rig.fault("PowerOnVM_Task", fault, where="task")
+        rig.fault("PowerOnVM_Task", fault, where="task", count=3)
         (outcome,) = rig.provision(connection, plan).failed
         assert isinstance(outcome.error, TaskFailed)
         assert outcome.error.fault == fault
@@ -144,7 +144,7 @@ def test_a_text_that_nobody_knows_is_shown_as_it_is(rig: Rig) -> None:
 def test_keep_failed_keeps_it(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="kept")
-        rig.fault("PowerOnVM_Task", "HostNotConnected", where="task")
+        rig.fault("PowerOnVM_Task", "InvalidState", where="task")
         result = lifecycle.provision(
             plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
         )
