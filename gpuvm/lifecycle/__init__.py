@@ -1,5 +1,6 @@
 """The order of work: provision, stop and teardown, with fan-out and clean-up; never prints.
 
+    plan = lifecycle.make_plan(spec, vsphere)
     result = lifecycle.provision(plan, vsphere, context, events)
     result = lifecycle.teardown(vms, vsphere, events)
 
@@ -8,6 +9,7 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.passthrough import Switched, choose_hosts, switch_passthrough
+from gpuvm.lifecycle.planning import make_plan, settled
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
@@ -27,8 +29,10 @@ __all__ = [
     "choose_hosts",
     "create_snapshot",
     "endpoint",
+    "make_plan",
     "provision",
     "provisioning_record",
+    "settled",
     "stop",
     "switch_passthrough",
     "teardown",

@@ -167,8 +167,10 @@ class Recovery(Unknown, abc.ABC):
         )
         if machine.created and not machine.replanned:
             promised = self._promised(machine)
-            machine.then = competing.elsewhere(self.plan, machine.step, inventory, promised)
-        return competing.holder_of(machine.step, inventory) or error
+            machine.then = competing.elsewhere(
+                self.plan, machine.step, inventory, promised, machine.moref
+            )
+        return competing.holder_of(machine.step, inventory, machine.moref) or error
 
     def _promised(self, lost: Machine) -> set[tuple[str, str]]:
         others = [m.then or m.step for m in self.machines.values() if m is not lost]
