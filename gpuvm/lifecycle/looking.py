@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from gpuvm.errors import GuestError, PreflightRefused, VSphereError
-from gpuvm.inventory import VM, MoRef
+from gpuvm.inventory import VM, Inventory, MoRef
 from gpuvm.lifecycle.machine import Machine
 from gpuvm.ownership import GENERATION_KEY, SPEC_KEY
 from gpuvm.vsphere import Task, VSphere
@@ -35,6 +35,19 @@ def for_power_on(vsphere: VSphere, machine: Machine) -> Task | bool:
     if not found:
         raise VSphereError(f"{machine.name} vanished while it was powered on")
     return found[0].powered_on
+
+
+def is_being_taken(vsphere: VSphere, machine: Machine, inventory: Inventory) -> bool:
+    """Whether another VM that names the step's GPU, and is off in the inventory, starts now.
+
+    A GPU is taken when a power-on begins, and seen to be held only when it has ended.
+    """
+    wanted = {(gpu.host, gpu.pci_address) for gpu in machine.step.gpus}
+    named = [h for g in inventory.gpus if (g.host, g.pci_address) in wanted for h in g.holders]
+    rivals = [h.moref for h in named if not h.powered_on and h.moref not in ("", machine.moref)]
+    if any(vsphere.running_tasks(rival, "power on") for rival in rivals):
+        return True
+    return any(vm.powered_on for vm in vsphere.read_vms(rivals)) if rivals else False
 
 
 def check_is_ours(machine: Machine) -> None:

@@ -16,10 +16,11 @@ from gpuvm.errors import (
     Unreachable,
     VSphereError,
 )
+from gpuvm.inventory import Inventory
 from gpuvm.lifecycle import competing, deadlines, looking
 from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.lifecycle.outcome import how_to_go_on
-from gpuvm.lifecycle.unknown import Unknown
+from gpuvm.lifecycle.unknown import LOOK_S, Unknown
 from gpuvm.vsphere import Silence, Task
 
 T = TypeVar("T")
@@ -84,7 +85,11 @@ class Recovery(Unknown, abc.ABC):
         """Somebody quicker may have the GPU: once more on a free one, else the VM goes."""
         if competing.may_be_lost(error):
             with if_told():
-                error = self._look_for_another(machine, error)
+                inventory = self._read_inventory()
+                if looking.is_being_taken(self.vsphere, machine, inventory):
+                    self.later(machine, LOOK_S, lambda: self.lost(machine, error))
+                    return
+                error = self._look_for_another(machine, inventory) or error
         self.give_up(machine, error)
 
     def take_up(self) -> None:
@@ -158,19 +163,21 @@ class Recovery(Unknown, abc.ABC):
         machine.then = machine.step if pause_s is not None else None
         self.give_up(machine, error)
 
-    def _look_for_another(self, machine: Machine, error: GpuvmError) -> GpuvmError:
-        """Sets where the VM goes instead, if it may; returns what names the holder, if one does."""
-        inventory = self.vsphere.read_inventory(
+    def _read_inventory(self) -> Inventory:
+        return self.vsphere.read_inventory(
             cluster=self.plan.cluster.path,
             folder=self.plan.spec.folder,
             resource_pool=self.plan.spec.resource_pool,
         )
+
+    def _look_for_another(self, machine: Machine, inventory: Inventory) -> GpuvmError | None:
+        """Sets where the VM goes instead, if it may; returns what names the holder, if one does."""
         if machine.created and not machine.replanned:
             promised = self._promised(machine)
             machine.then = competing.elsewhere(
                 self.plan, machine.step, inventory, promised, machine.moref
             )
-        return competing.holder_of(machine.step, inventory, machine.moref) or error
+        return competing.holder_of(machine.step, inventory, machine.moref)
 
     def _promised(self, lost: Machine) -> set[tuple[str, str]]:
         others = [m.then or m.step for m in self.machines.values() if m is not lost]

@@ -1,11 +1,11 @@
 """Others are at work in the same vCenter: for one GPU, under one name, from one template."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, end, rig_of
+from rigs import QUICK, Rig, at, end, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import Interrupted, PreflightRefused
@@ -27,8 +27,8 @@ def pair(home: Path) -> Iterator[Rig]:
 
 @pytest.fixture(scope="module")
 def slow(home: Path) -> Iterator[Rig]:
-    """A clone takes long enough for another to run beside it."""
-    timings = QUICK.model_copy(update={"clone_s": 1.5})
+    """One host; clones and power-ons take long enough for another to run beside them."""
+    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_on_s": 1})
     shape = describe(hosts=1).model_copy(update={"timings": timings})
     with rig_of(home, "slow-clones", shape) as rig:
         yield rig
@@ -39,18 +39,6 @@ def no_faults(pair: Rig, slow: Rig) -> Iterator[None]:
     yield
     for rig in (pair, slow):
         rig.clear_faults()
-
-
-def at(kind: str, state: str, act: Callable[[], None]) -> Events:
-    """Acts once, in the wait loop itself: the first time that a VM begins or ends the stage."""
-    acted = []
-
-    def sink(event: Event) -> None:
-        if (event.kind, event.name, event.state) == ("phase", kind, state) and not acted:
-            acted.append(event)
-            act()
-
-    return Events(sink)
 
 
 def provision(rig: Rig, connection: VSphere, plan: Plan, events: Events) -> lifecycle.ApplyResult:
@@ -93,6 +81,24 @@ def test_who_loses_the_last_gpu_goes_and_the_holder_is_named(
         assert not pair.ours(connection, "loser")
         assert {b["vm"] for b in pair.bindings()} == {"rival", "neighbour"}
     _remove(pair, "rival", "neighbour")
+
+
+def test_a_rival_that_is_still_starting_is_named_when_it_runs(slow: Rig) -> None:
+    """Its power-on has the GPU already, and the VM is not yet seen to be on."""
+    with slow.connect() as connection, slow.connect() as other:
+        plan = slow.plan(connection, hosts=1, name="loser")
+        folder, host = plan.cluster.vm_folder, plan.steps[0].host.name
+
+        def start() -> None:
+            slow.add(name="rival", host=host, gpu=GPU, power="off")
+            other.start_power_on(other.find_in_folder(folder, "rival") or "")
+            while "rival" not in {b["vm"] for b in slow.bindings()}:
+                pass
+
+        (outcome,) = provision(slow, connection, plan, at("power_on", "start", start)).failed
+        assert "is held by rival" in str(outcome.error)
+        assert not outcome.left
+    _remove(slow, "rival")
 
 
 @pytest.mark.parametrize("trouble", ["a refused read", "no answers"])
