@@ -167,8 +167,10 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 	})
 }
 
-// unplug takes a VM's network cards off their network, as an edit in the vSphere Client does.
+// unplug takes a VM's network cards off their network, now and at power-on, as an edit in the vSphere
+// Client does; DHCP is not heard then.
 func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
+	lab.guests.silence(lab.nameOf(vm.Self))
 	lab.changeVM(lab.context(nil), vm, func(m *mo.VirtualMachine) {
 		devices := slices.Clone(m.Config.Hardware.Device)
 		for i, device := range devices {
@@ -177,7 +179,7 @@ func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
 				continue
 			}
 			now := *card.GetVirtualEthernetCard().Connectable
-			now.Connected = false
+			now.Connected, now.StartConnected = false, false
 			devices[i] = cloneDevice(device)
 			devices[i].GetVirtualDevice().Connectable = &now
 		}
