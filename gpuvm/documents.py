@@ -98,7 +98,7 @@ def _line(root: yaml.Node | None, loc: Location) -> int:
 
 
 def _visible(root: yaml.Node | None, loc: Location) -> Location:
-    """``loc`` without the union tags that pydantic puts in; a missing last key stays."""
+    """``loc`` without what pydantic puts in (union tags, ``[key]``); a missing last key stays."""
     shown: list[int | str] = []
     node = root
     for position, part in enumerate(loc):
@@ -106,7 +106,7 @@ def _visible(root: yaml.Node | None, loc: Location) -> Location:
         if value is not None:
             node = value
             shown.append(part)
-        elif position == len(loc) - 1:
+        elif position == len(loc) - 1 and part != "[key]":
             shown.append(part)
     return tuple(shown)
 

@@ -5,6 +5,7 @@ mark. vCenter copies ``extraConfig`` into clones and restores, so a marked VM wi
 somebody's copy: listed, never touched. Names decide nothing.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ SPEC_KEY = "gpuvm.spec"
 GENERATION_KEY = "gpuvm.generation"
 WISH_KEY = "gpuvm.wish"
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
+
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Mark:
         """The mark in a VM's ``extraConfig``, or None when there is none that makes sense."""
         deployment = extra_config.get(CLUSTER_KEY, "")
         index = extra_config.get(INDEX_KEY, "")
-        if not deployment or not index.isdigit():
+        if not deployment or not _INDEX.fullmatch(index):
             return None
         return Mark(
             deployment,

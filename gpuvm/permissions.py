@@ -1,15 +1,20 @@
-"""What an account must be allowed, by what is done; docs/permissions.md is made of the same lists.
+"""What an account must be allowed for a wish, and on which objects; docs/permissions.md in code.
 
-The ids are those of the API reference, method by method.
+The ids are those of the API reference, method by method. Only what the wish uses is asked for: an
+account that may do no more than that is enough.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from gpuvm.accelerators import NoGPU, Passthrough
 from gpuvm.inventory import Datastore, Host, Inventory, MoRef, Network, VMTemplate
+from gpuvm.spec import ClusterSpec
 
 ROOT = "root"
 """The vCenter's root folder."""
 
+CANCEL = ("Global.CancelTask",)
 TEMPLATE = ("VirtualMachine.Provisioning.DeployTemplate",)
 CUSTOMIZE = ("VirtualMachine.Provisioning.Customize",)
 SNAPSHOT = (
@@ -22,17 +27,17 @@ FOLDER = (
     "VirtualMachine.Inventory.Delete",
     "VirtualMachine.Config.AddNewDisk",
     "VirtualMachine.Config.AddExistingDisk",
-    "VirtualMachine.Config.AddRemoveDevice",
-    "VirtualMachine.Config.EditDevice",
     "VirtualMachine.Config.CPUCount",
     "VirtualMachine.Config.Memory",
-    "VirtualMachine.Config.Resource",
     "VirtualMachine.Config.AdvancedConfig",
     "VirtualMachine.Config.Settings",
     "VirtualMachine.Config.Annotation",
     "VirtualMachine.Interact.PowerOn",
     "VirtualMachine.Interact.PowerOff",
 )
+GPU = ("VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Resource")
+CARD = ("VirtualMachine.Config.EditDevice",)
+"""For another network than the template's."""
 POOL = ("Resource.AssignVMToPool",)
 MOVE = ("Resource.ColdMigrate",)
 DATASTORE = ("Datastore.AllocateSpace", "Datastore.Browse")
@@ -42,17 +47,33 @@ HOST = ("Host.Config.PciPassthru", "Host.Config.Settings", "Host.Config.Maintena
 Wanted = dict[MoRef, tuple[str, ...]]
 
 
-def to_provision(inventory: Inventory) -> Wanted:
-    """On every object that provisioning may touch."""
+@dataclass(frozen=True)
+class Used:
+    """The objects that a plan touches, as far as they are known; ``moves``: VMs change hosts."""
+
+    template: VMTemplate | None = None
+    datastore: Datastore | None = None
+    network: Network | None = None
+    moves: bool = False
+
+
+def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
+    """To make, start and remove the VMs of this wish."""
     cluster = inventory.cluster
-    return {
-        ROOT: ("Global.CancelTask",),
-        cluster.vm_folder: FOLDER,
-        cluster.resource_pool: POOL,
-        **{template.moref: TEMPLATE for template in inventory.templates},
-        **{datastore.moref: DATASTORE for datastore in inventory.datastores},
-        **{network.moref: NETWORK for network in inventory.networks},
-    }
+    wanted = {ROOT: CANCEL, cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
+    if used.template is not None:
+        wanted[used.template.moref] = _on_template(spec, used.template)
+    if used.datastore is not None:
+        wanted[used.datastore.moref] = DATASTORE
+    if used.network is not None:
+        wanted[used.network.moref] = NETWORK
+    return wanted
+
+
+def to_move(spec: ClusterSpec, inventory: Inventory) -> Wanted:
+    """For ``gpuvm start`` where it finds a GPU on another host; DRS moves VMs by itself."""
+    stays = isinstance(spec.accelerator, (Passthrough, NoGPU)) or inventory.cluster.drs_places
+    return {} if stays else {inventory.cluster.vm_folder: MOVE}
 
 
 def to_prepare_hosts(inventory: Inventory) -> Wanted:
@@ -60,7 +81,16 @@ def to_prepare_hosts(inventory: Inventory) -> Wanted:
     return {host.moref: HOST for host in inventory.hosts if host.gpus}
 
 
-def names(inventory: Inventory) -> Mapping[MoRef, str]:
+def together(*several: Wanted) -> Wanted:
+    """One question for all of them."""
+    everything: Wanted = {}
+    for wanted in several:
+        for moref, privileges in wanted.items():
+            everything[moref] = tuple(dict.fromkeys((*everything.get(moref, ()), *privileges)))
+    return everything
+
+
+def names(spec: ClusterSpec, inventory: Inventory) -> Mapping[MoRef, str]:
     """What people call the objects."""
     objects: tuple[VMTemplate | Datastore | Network | Host, ...] = (
         *inventory.templates,
@@ -68,9 +98,30 @@ def names(inventory: Inventory) -> Mapping[MoRef, str]:
         *inventory.networks,
         *inventory.hosts,
     )
+    cluster = inventory.cluster
+    datacenter = cluster.path.partition("/host/")[0]
     return {
         ROOT: "the vCenter's root",
-        inventory.cluster.vm_folder: "the folder for VMs",
-        inventory.cluster.resource_pool: "the resource pool",
+        cluster.vm_folder: f"folder {spec.folder or datacenter + '/vm'}",
+        cluster.resource_pool: f"resource pool {spec.resource_pool or cluster.path + '/Resources'}",
         **{one.moref: one.name for one in objects},
     }
+
+
+def _on_folder(spec: ClusterSpec, used: Used) -> tuple[str, ...]:
+    """New VMs inherit what holds on their folder."""
+    return (
+        *FOLDER,
+        *(GPU if spec.has_gpu else ()),
+        *(CARD if spec.network else ()),
+        *(MOVE if used.moves else ()),
+    )
+
+
+def _on_template(spec: ClusterSpec, template: VMTemplate) -> tuple[str, ...]:
+    needs_snapshot = spec.clone_mode == "linked" and not template.snapshots
+    return (
+        *TEMPLATE,
+        *(CUSTOMIZE if spec.addresses else ()),
+        *(SNAPSHOT if needs_snapshot else ()),
+    )

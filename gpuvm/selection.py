@@ -4,12 +4,19 @@ Nothing is guessed: several that fit are an error that lists them.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
+
+from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate
 from gpuvm.spec import ClusterSpec
+
+MARGIN = 0.05
+MARGIN_GIB = 1.0
+"""Of margin for each VM, beside the share of its disks and swap file."""
 
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
@@ -46,6 +53,9 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     unfit = {t.name: unfit_for(t, spec, inventory.vcenter.api_version) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.name] is None]
+    if inventory.templates and not fitting and spec.template is None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unfit.items())
+        raise BadInput("no fitting VM template", hint=reasons)
     chosen = _choose("VM template", spec.template, inventory.templates, fitting)
     why = unfit[chosen.name] or _addresses(spec, chosen)
     if why is not None:
@@ -69,13 +79,57 @@ def datastore(
     if hosts and chosen not in shared:
         away = [h.name for h in hosts if chosen.name not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
-    needed = source.disk_gib * clones if spec.clone_mode == "full" else 0
-    if needed > chosen.free_gib:
+    needed = Space.of(spec, source, clones)
+    if needed.gib > chosen.free_gib:
         raise PreflightRefused(
-            f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, "
-            f"{clones} clones of {source.name} need {needed:.0f} GiB"
+            f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, {needed}",
+            hint="another one with --datastore, or clone_mode: linked"
+            if needed.disks_gib
+            else None,
         )
     return chosen
+
+
+@dataclass(frozen=True)
+class Space:
+    """What new VMs may come to fill of their datastore.
+
+    The swap file of a running VM is as large as its memory that is not reserved; with a GPU all of
+    it is. The margin is for logs, NVRAM and what others write meanwhile.
+    """
+
+    clones: int
+    source: str
+    disks_gib: float
+    swap_gib: float
+
+    @staticmethod
+    def of(spec: ClusterSpec, source: VMTemplate, clones: int) -> "Space":
+        memory_gib = spec.memory_gib or source.memory_gib
+        return Space(
+            clones,
+            source.name,
+            disks_gib=source.disk_gib * clones if spec.clone_mode == "full" else 0,
+            swap_gib=0 if spec.has_gpu else memory_gib * clones,
+        )
+
+    @property
+    def margin_gib(self) -> float:
+        return self.clones * MARGIN_GIB + (self.disks_gib + self.swap_gib) * MARGIN
+
+    @property
+    def gib(self) -> float:
+        return self.disks_gib + self.swap_gib + self.margin_gib
+
+    @override
+    def __str__(self) -> str:
+        need = (
+            f"clone of {self.source} needs" if self.clones == 1 else f"clones of {self.source} need"
+        )
+        return (
+            f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
+            f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
+        )
 
 
 def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> Network | None:

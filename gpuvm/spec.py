@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,6 +46,21 @@ def _gib(value: Any) -> Any:
 GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0)]
 
 
+def _free_key(key: str) -> str:
+    """A key that gpuvm writes itself would make the VM somebody else's, or boot it as one."""
+    small = key.lower()
+    if small.startswith(_OURS) or small in _FIRST_BOOT:
+        raise ValueError(f"gpuvm writes {key} itself: leave it out")
+    return key
+
+
+_OURS = ("gpuvm.", "guestinfo.gpuvm.")
+_FIRST_BOOT = {
+    f"guestinfo.{what}{end}" for what in ("userdata", "metadata") for end in ("", ".encoding")
+}
+ExtraConfig = dict[Annotated[str, AfterValidator(_free_key)], str]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +80,15 @@ class AddressRange(_Model):
     def _is_a_range(self) -> "AddressRange":
         if self.last < self.first:
             raise ValueError(f"{self.last} comes before {self.first}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_in_one_network(self) -> "AddressRange":
+        """Guests in different networks cannot reach each other, nor a gateway of another one."""
+        network = IPv4Network((self.first, self.prefix), strict=False)
+        for what, address in (("last", self.last), ("gateway", self.gateway)):
+            if address is not None and address not in network:
+                raise ValueError(f"{what} {address} is outside of {network}, which first is in")
         return self
 
     @property
@@ -119,7 +144,7 @@ class ClusterSpec(_Model):
     memory_gib: GiB | None = None
     accelerator: Accelerator = Passthrough()
     annotation: str = ""
-    extra_config: dict[str, str] = {}
+    extra_config: ExtraConfig = {}
     deadlines: Deadlines = Deadlines()
     distributed: Distributed = Distributed()
 
@@ -138,6 +163,14 @@ class ClusterSpec(_Model):
         changed = {key for key in fields if getattr(self, key) != fields[key].default}
         wish = self.model_dump(mode="json", include=changed - _NOT_OF_ONE_VM)
         return json.dumps(wish, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def of_wish(cls, wish: str) -> "ClusterSpec | None":
+        """What ``wish()`` wrote; None when that cannot be read."""
+        try:
+            return cls.model_validate_json(wish)
+        except ValidationError:
+            return None
 
     def digest(self) -> str:
         return hashlib.sha256(self.wish().encode()).hexdigest()[:16]

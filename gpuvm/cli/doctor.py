@@ -6,6 +6,7 @@ from gpuvm import accelerators, doctor, permissions, spec
 from gpuvm.cli import output, wish
 from gpuvm.cli.options import (
     AcceleratorOption,
+    CloneModeOption,
     ClusterOption,
     ContextOption,
     DatastoreOption,
@@ -13,13 +14,18 @@ from gpuvm.cli.options import (
     FileOption,
     HostsOption,
     JsonOption,
+    NameOption,
     NetworkOption,
+    PerHostOption,
+    PlacementOption,
     TemplateOption,
 )
 from gpuvm.cli.session import open_session
 from gpuvm.cli.state import State
-from gpuvm.doctor import Check
+from gpuvm.doctor import Check, Patient, Prospect
 from gpuvm.errors import ExitCode
+from gpuvm.inventory import Inventory
+from gpuvm.permissions import Wanted
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
 
@@ -27,7 +33,11 @@ MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bol
 def examine(
     ctx: typer.Context,
     hosts: HostsOption = None,
+    per_host: PerHostOption = None,
     accelerator: AcceleratorOption = None,
+    placement: PlacementOption = None,
+    clone_mode: CloneModeOption = None,
+    name: NameOption = None,
     template: TemplateOption = None,
     cluster: ClusterOption = None,
     datastore: DatastoreOption = None,
@@ -37,20 +47,24 @@ def examine(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check vCenter, account, template, hosts, GPUs, network and space; change nothing.
+    """Check vCenter, account, template, hosts, GPUs, and the plan itself; change nothing.
 
     [bold]Examples[/]
 
         gpuvm doctor
 
-        gpuvm doctor --accelerator dynamic --json
+        gpuvm doctor --hosts 4 --accelerator dynamic --json
 
     Exit code 0: nothing stands in the way; 3: something does, and each line says what to do.
     """
     wanted = spec.load(
         file,
+        name=name,
         hosts=hosts,
+        per_host=per_host,
         accelerator=accelerators.parse(accelerator) if accelerator else None,
+        placement=placement,
+        clone_mode=clone_mode,
         template=template,
         cluster=cluster,
         datastore=datastore,
@@ -58,9 +72,16 @@ def examine(
     )
     with open_session(ctx, context) as session:
         inventory = wish.read_inventory(session, wanted)
-        asked = permissions.to_provision(inventory) | permissions.to_prepare_hosts(inventory)
-        missing = session.vsphere.missing_privileges(asked)
-        checks = doctor.examine(wanted, inventory, missing, session.context.tls.verify)
+        prospect = doctor.prospect_of(wanted, inventory)
+        patient = Patient(
+            wanted,
+            inventory,
+            prospect,
+            missing=session.vsphere.missing_privileges(_asked(wanted, inventory, prospect)),
+            tls=session.context.tls.verify,
+            licences=session.vsphere.read_licences(),
+        )
+    checks = doctor.examine(patient)
     if not ctx.ensure_object(State).json:
         for check in checks:
             _show(check)
@@ -68,6 +89,14 @@ def examine(
     code = ExitCode.PREFLIGHT_REFUSED if failed else ExitCode.DONE
     data = {"checks": [vars(check) for check in checks]}
     output.finish(ctx, output.Result("doctor", data, code))
+
+
+def _asked(wanted: spec.ClusterSpec, inventory: Inventory, prospect: Prospect) -> Wanted:
+    return permissions.together(
+        permissions.to_provision(wanted, inventory, prospect.used),
+        permissions.to_move(wanted, inventory),
+        permissions.to_prepare_hosts(inventory),
+    )
 
 
 def _show(check: Check) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gpuvm.cli.state import State
+from gpuvm.errors import BadInput
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
@@ -16,6 +17,13 @@ def _set_json(context: typer.Context, value: bool) -> bool:
 
 def _set_debug(context: typer.Context, value: bool) -> bool:
     context.ensure_object(State).debug |= value
+    return value
+
+
+def _not_empty(value: str | None) -> str | None:
+    """An unset variable in a script must not mean the default accelerator."""
+    if value is not None and not value.strip():
+        raise BadInput("--accelerator is empty", hint="name a mode, such as passthrough or none")
     return value
 
 
@@ -61,6 +69,7 @@ AcceleratorOption = Annotated[
         help="passthrough, dynamic, vgpu:PROFILE, device-group:NAME or none; more as "
         "passthrough:model=P100,count=2.",
         metavar="MODE[:…]",
+        callback=_not_empty,
     ),
 ]
 PerHostOption = Annotated[

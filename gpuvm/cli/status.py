@@ -1,8 +1,9 @@
 """gpuvm status: the deployment as it is, in vCenter and in the guests, against what was wished."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,8 +15,10 @@ from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
     FileOption,
+    HostsOption,
     JsonOption,
     NameOption,
+    PerHostOption,
 )
 from gpuvm.cli.session import Session, open_session
 from gpuvm.cli.state import State
@@ -27,12 +30,18 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Seen:
-    """``in_guest`` is what the guest's nvidia-smi names, or why that is not known."""
+class Inside:
+    """What the guest's nvidia-smi names, or why that is not known; then ``gpus`` is None."""
 
+    told: str = "-"
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
     vm: VM
     gpus: tuple[str, ...]
-    in_guest: str
+    inside: Inside
     drift: tuple[str, ...]
 
 
@@ -41,6 +50,8 @@ def status(
     guests: Annotated[
         bool, typer.Option("--guests/--no-guests", help="Look into running guests over SSH too.")
     ] = True,
+    hosts: HostsOption = None,
+    per_host: PerHostOption = None,
     name: NameOption = None,
     cluster: ClusterOption = None,
     file: FileOption = None,
@@ -54,79 +65,126 @@ def status(
 
         gpuvm status
 
-        gpuvm status --no-guests --json
+        gpuvm status --hosts 4 --no-guests --json
 
+    Drift is against each VM's own wish, and where gpuvm.yaml or an option says how many are wanted,
+    against that too: VMs that are missing, too many, off, or made from another wish.
     It works from any machine that has the vCenter's credentials; looking into guests needs a key
     that they accept.
     """
-    wanted = spec.load(file, name=name, cluster=cluster)
+    wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
+    given = _given(file)
     with open_session(ctx, context) as session:
         inventory = wish.read_inventory(session, wanted)
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
-    seen = [_seen(vm, inventory, wanted, inside.get(vm.name, "-")) for vm in ours]
+    against = Against(wanted, given, counted=bool(given or hosts or per_host))
+    seen = [_seen(vm, inventory, against, inside.get(vm.name, Inside())) for vm in ours]
+    missing = _missing(ours, against)
     copies = inventory.copies(wanted.name)
     if not ctx.ensure_object(State).json:
-        _show(seen, copies, wanted.name)
+        _show(seen, missing, copies, wanted.name)
     data = {
         "deployment": wanted.name,
+        "wanted": wanted.vms if against.counted else None,
         "vms": [_described(one) for one in seen],
+        "missing": missing,
         "copies": [vm.name for vm in copies],
     }
     output.finish(ctx, output.Result("status", data))
 
 
-def _inside(session: Session, vms: Sequence[VM]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Against:
+    """The wish in force: ``file`` says what a VM is, and it or an option how many there are."""
+
+    wanted: spec.ClusterSpec
+    file: Path | None
+    counted: bool
+
+
+def _given(file: Path | None) -> Path | None:
+    return file or (spec.FILE if spec.FILE.exists() else None)
+
+
+def _missing(ours: Sequence[VM], against: Against) -> list[str]:
+    """Names of VMs that are wanted and do not exist."""
+    if not against.counted:
+        return []
+    present = {vm.index for vm in ours}
+    wanted = against.wanted
+    return [wanted.vm_name(i) for i in range(1, wanted.vms + 1) if i not in present]
+
+
+def _inside(session: Session, vms: Sequence[VM]) -> dict[str, Inside]:
     running = [vm for vm in vms if vm.powered_on and vm.address]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         told = pool.map(lambda vm: _look(session, vm), running)
-    return {vm.name: text for vm, text in zip(running, told, strict=True)}
+    return {vm.name: inside for vm, inside in zip(running, told, strict=True)}
 
 
-def _look(session: Session, vm: VM) -> str:
+def _look(session: Session, vm: VM) -> Inside:
     try:
         with guest.connect(lifecycle.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.look_at_gpus(shell)
     except GpuvmError as error:
-        return f"unknown: {error}"
-    return ", ".join(found.gpu_names) or "no GPU"
+        return Inside(f"unknown: {error}")
+    return Inside(", ".join(found.gpu_names) or "no GPU", len(found.gpu_names))
 
 
-def _seen(vm: VM, inventory: Inventory, wanted: spec.ClusterSpec, in_guest: str) -> Seen:
-    drifted = planner.drift(vm, inventory)
-    given = spec.FILE.exists() and vm.spec_digest != wanted.digest()
-    if given:
-        drifted = (*drifted, f"made from another wish than {spec.FILE}")
-    missing = _missing(vm, in_guest)
-    return Seen(vm, planner.assigned(vm), in_guest, (*drifted, *([missing] if missing else [])))
+def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
+    drift = (
+        *planner.drift(vm, inventory),
+        *_from_the_wish(vm, against),
+        *_in_the_guest(vm, inside),
+    )
+    return Seen(vm, planner.assigned(vm), inside, drift)
 
 
-def _missing(vm: VM, in_guest: str) -> str | None:
-    if vm.devices and in_guest == "no GPU":
-        return "the guest sees no GPU: its driver, or the 64-bit MMIO window"
-    return None
+def _from_the_wish(vm: VM, against: Against) -> Iterator[str]:
+    if against.counted and (vm.index or 0) > against.wanted.vms:
+        yield f"one too many: {against.wanted.vms} are wanted"
+        return
+    if against.counted and not vm.powered_on:
+        yield "it is powered off"
+    if against.file is not None and vm.spec_digest != against.wanted.digest():
+        yield f"made from another wish than {against.file}"
 
 
-def _show(seen: Sequence[Seen], copies: Sequence[VM], deployment: str) -> None:
-    if not seen:
+def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
+    """The VM may have been given more than the guest's driver could bring up."""
+    has, sees = len(vm.devices), inside.gpus
+    if sees is None or sees == has:
+        return
+    known = "no GPU" if sees == 0 else f"{sees} GPU{'s' if sees > 1 else ''}"
+    why = ": its driver, or the 64-bit MMIO window" if sees < has else ""
+    yield f"the guest sees {known}, its virtual hardware has {has}{why}"
+
+
+def _show(
+    seen: Sequence[Seen], missing: Sequence[str], copies: Sequence[VM], deployment: str
+) -> None:
+    if not seen and not missing:
         output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
     else:
-        rows = [
-            (
-                one.vm.name,
-                one.vm.host,
-                "on" if one.vm.powered_on else "off",
-                one.vm.address or "-",
-                ", ".join(one.gpus) or "-",
-                one.in_guest,
-                "; ".join(one.drift) or "none",
-            )
-            for one in seen
-        ]
+        rows = [*map(_row, seen), *((name, *"-----", "it is missing") for name in missing)]
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)
     for vm in copies:
         output.line(f"note: {vm.name} is a copy of one of our VMs; it is left alone")
+
+
+def _row(seen: Seen) -> tuple[str, ...]:
+    vm = seen.vm
+    return (
+        vm.name,
+        vm.host,
+        "on" if vm.powered_on else "off",
+        vm.address or "-",
+        ", ".join(seen.gpus) or "-",
+        seen.inside.told,
+        "; ".join(seen.drift) or "none",
+    )
 
 
 def _described(seen: Seen) -> dict[str, Any]:
@@ -138,6 +196,6 @@ def _described(seen: Seen) -> dict[str, Any]:
         "address": vm.address,
         "accelerator": vm.accelerator,
         "gpus": seen.gpus,
-        "in_guest": seen.in_guest,
+        "in_guest": seen.inside.told,
         "drift": seen.drift,
     }

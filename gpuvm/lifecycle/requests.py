@@ -49,9 +49,10 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
 def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
     """What is mended of a VM that is there: its size and devices, never what it first booted with.
 
-    A plan that only starts VMs says nothing about sizes, so those are left as they are.
+    A plan that only starts VMs says nothing about sizes, so those are left as they are. Options
+    are those of the VM's own wish: gpuvm.yaml may say something else by now, which nobody planned.
     """
-    spec = plan.spec
+    wish = ClusterSpec.of_wish(vm.wish)
     return CloneRequest(
         name=step.name,
         instance_uuid=step.instance_uuid,
@@ -64,9 +65,9 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
         memory_gib=plan.memory_gib,
         devices=step.devices,
         mmio_gib=step.mmio_gib,
-        extra_config={**spec.extra_config},
+        extra_config=wish.extra_config if wish else {},
         annotation=vm.annotation,
-        device_group=_device_group(spec),
+        device_group=_device_group(wish) if wish else "",
     )
 
 

@@ -23,12 +23,14 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     who holds what) when the wish cannot be met, SeveralRefused when several things are in the way;
     nothing was touched then.
     """
+    kept, surplus, missing = _compare(spec, inventory)
+    if missing and spec.has_gpu and not inventory.gpus:
+        raise no_gpu_at_all(inventory)  # whatever else is in the way would be noise
     refusals = Refusals()
     with refusals.collected():
         mmio.check(spec)
     with refusals.collected():
         selection.check_names(spec, inventory)
-    kept, surplus, missing = _compare(spec, inventory)
     with refusals.collected():
         _check_shrinking(spec, inventory, surplus, scale_down=scale_down)
     present = released(inventory, surplus)
@@ -166,8 +168,6 @@ def _created(
     if not missing:
         return [], ()
     with refusals.collected():
-        if spec.has_gpu and not inventory.gpus:
-            raise no_gpu_at_all(inventory)
         selection.check_device_group(spec, inventory)
         places, left_out = place(spec, later, len(missing), existing, size.needed_gib(spec))
         return [

@@ -2,8 +2,8 @@
 
 from gpuvm.inventory import VM, Host
 
-HYPERVISOR_GIB = 4.0
-"""What ESXi keeps for itself; the API does not tell, and it grows with the host."""
+HYPERVISOR_SHARE = 1 / 64
+"""What ESXi keeps of a host: 4 GiB of 256. An estimate, because the API does not tell."""
 
 
 def needed_gib(memory_gib: float, cpus: int, *, reserved: bool) -> float:
@@ -16,7 +16,7 @@ def reserves_gib(vm: VM) -> float:
 
 
 def left_gib(host: Host) -> float:
-    return host.memory_gib - HYPERVISOR_GIB - host.reserved_gib
+    return host.memory_gib * (1 - HYPERVISOR_SHARE) - host.reserved_gib
 
 
 def overhead_gib(memory_gib: float, cpus: int) -> float:

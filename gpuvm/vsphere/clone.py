@@ -77,7 +77,7 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
     if request.devices and vm.hot_add:
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
         differs["hot_add"] = False
-    options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k) != v}
+    options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k, "") != v}
     spec.extraConfig = _option_values(_kept(options, vm))
     spec.deviceChange = devices.changes(vm.devices, request.devices)
     if spec.deviceChange:

@@ -13,8 +13,9 @@ from pyVmomi import vim, vmodl
 
 from gpuvm.errors import LoginRefused, Unreachable
 from gpuvm.inventory import VM, Host, Inventory, MoRef, VCenter
+from gpuvm.licences import Licence
 from gpuvm.settings import Context
-from gpuvm.vsphere import gpus, hosts, looking, privileges, reading
+from gpuvm.vsphere import gpus, hosts, licences, looking, privileges, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
@@ -247,6 +248,10 @@ class VSphere:
         refs = {moref: self._any(moref) for moref in wanted}
         found = privileges.missing(self._content, {refs[m]: wanted[m] for m in wanted})
         return {moref: found[ref] for moref, ref in refs.items()}
+
+    def read_licences(self) -> Mapping[str, Licence] | None:
+        """By a host's moref or the vCenter's instance UUID; None when this account is not told."""
+        return licences.assigned(self._content)
 
     def shut_down(self, moref: MoRef) -> None:
         """Asks the guest to shut down; returns at once. Raises TaskFailed without VMware Tools."""

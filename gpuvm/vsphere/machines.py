@@ -11,9 +11,10 @@ from pyVmomi import vim
 from gpuvm import ownership
 from gpuvm.inventory import VM, Device, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.ownership import Mark
+from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config
 
-KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
+_KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
 
 
 def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
@@ -47,8 +48,15 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         annotation=row.get("config.annotation", ""),
         wish=mark.wish if mark else "",
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
-        extra_config={k: v for k, v in config.items() if k.startswith(KEPT_PREFIXES)},
+        extra_config=_kept(config, mark),
     )
+
+
+def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
+    """What gpuvm writes, and the keys that the VM's own wish asked for: all that is ever mended."""
+    wish = ClusterSpec.of_wish(mark.wish) if mark else None
+    asked = wish.extra_config if wish else {}
+    return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}
 
 
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:

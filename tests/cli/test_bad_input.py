@@ -44,6 +44,7 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
         (("plan", "--hosts", "0"), "--hosts"),
         (("plan", "--name", "Bad Name"), "--name: string should match"),
         (("plan", "--hots", "1"), "No such option"),
+        (("plan", "--accelerator", ""), "--accelerator is empty"),
         (("run", "captionning"), "captioning"),
         (("report", "no-such-run"), "no-such-run"),
         (("context", "use", "elsewhere"), "context 'elsewhere' not found"),

@@ -1,13 +1,22 @@
 """gpus, doctor, passthrough, status, start and stop as a user has them, on a lab of two kinds."""
 
+import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from commands import CommandLine, fast_lab
 
-from gpuvm.lab.description import TemplateDescription, VMDescription, describe
+from gpuvm.lab.description import TemplateDescription, UserDescription, VMDescription, describe
+
+NOT_PLAIN = (
+    "VirtualMachine.Provisioning.Customize",
+    "VirtualMachine.Provisioning.MarkAsVM",
+    "VirtualMachine.Provisioning.MarkAsTemplate",
+    "VirtualMachine.State.CreateSnapshot",
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +25,9 @@ def small(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterato
     os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     command = CommandLine(tmp_path_factory.mktemp("home"))
     held = VMDescription(name="trainer", host="esx-03.lab.local", gpu="0000:3b:00.0")
-    shape = describe(hosts=3).model_copy(update={"vms": (held,)})
+    shape = describe(hosts=3)
+    plain = UserDescription(name="plain@lab.local", without=NOT_PLAIN)
+    shape = shape.model_copy(update={"vms": (held,), "users": (*shape.users, plain)})
     yield from _lab(command, fast_lab(shape).replace('"reboot_s": 5.0', '"reboot_s": 0.3'))
 
 
@@ -61,21 +72,67 @@ def test_doctor_finds_nothing_wrong(small: CommandLine) -> None:
 
 
 def test_doctor_names_missing_privileges(small: CommandLine) -> None:
-    passwords = next(small.home.rglob("passwords.json"))
-    context = next(small.home.rglob("contexts/lab.yaml"))
-    text = context.read_text()
-    password = __import__("json").loads(passwords.read_text())["readonly@lab.local"]
-    weak = text.replace("administrator@lab.local", "readonly@lab.local").replace(
-        "password_command", "#password_command"
-    )
-    context.write_text(weak)
-    try:
+    with _as_user(small, "readonly@lab.local") as password:
         sick = small("doctor", GPUVM_PASSWORD=password)
-    finally:
-        context.write_text(text)
     assert sick.exit_code == 3
     assert "VirtualMachine.Provisioning.DeployTemplate on centos7-tensorflow" in sick.stdout
+    assert "Resource.AssignVMToPool on resource pool /Lab/host/GPU-Cluster/Resources" in sick.stdout
     assert "Host.Config.PciPassthru" in sick.stdout
+
+
+def test_doctor_asks_for_what_the_wish_needs(small: CommandLine) -> None:
+    """Addresses need Customize, linked clones a snapshot; the plain wish needs neither."""
+    wish = small.home / "linked.yaml"
+    wish.write_text(
+        "clone_mode: linked\n"
+        "addresses: {first: 10.0.0.1, last: 10.0.0.9, prefix: 24}\n"
+        "accelerator: {mode: none}\n"
+    )
+    with _as_user(small, "plain@lab.local") as password:
+        plain = small("doctor", "--accelerator", "none", GPUVM_PASSWORD=password)
+        more = small("doctor", "--file", str(wish), GPUVM_PASSWORD=password)
+    assert plain.exit_code == 0, plain.stdout
+    assert more.exit_code == 3
+    assert f"missing: {', '.join(NOT_PLAIN)} on centos7-tensorflow" in more.stdout
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        ("--accelerator", "vgpu:grid_p100-4q"),
+        ("--clone-mode", "linked"),
+        ("--hosts", "9"),
+        ("--accelerator", "passthrough:model=H100"),
+        ("--accelerator", "device-group:none"),
+        ("--template", "nowhere"),
+        ("--datastore", "nowhere"),
+    ],
+)
+def test_doctor_fails_where_the_plan_is_refused(small: CommandLine, wish: tuple[str, ...]) -> None:
+    refused = small("plan", *wish, "--json").json
+    sick = small("doctor", *wish, "--json").json
+    assert refused["exit_code"] in (2, 3)
+    assert sick["exit_code"] == 3
+    failures = [c for c in sick["data"]["checks"] if c["level"] == "failure"]
+    (error,) = refused["errors"]
+    assert [(f["text"], f["hint"]) for f in failures] == [(error["message"], error["hint"])]
+
+
+@contextmanager
+def _as_user(command: CommandLine, user: str) -> Iterator[str]:
+    """Commands log in as another of the lab's accounts, with the password that is yielded."""
+    passwords = next(command.home.rglob("passwords.json"))
+    context = next(command.home.rglob("contexts/lab.yaml"))
+    text = context.read_text()
+    context.write_text(
+        text.replace("administrator@lab.local", user).replace(
+            "password_command", "#password_command"
+        )
+    )
+    try:
+        yield json.loads(passwords.read_text())[user]
+    finally:
+        context.write_text(text)
 
 
 def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine) -> None:
@@ -124,6 +181,33 @@ def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
     assert small("stop").exit_code == 3
 
 
+def test_status_is_against_the_wish(small: CommandLine) -> None:
+    wish = small.home / "gpuvm.yaml"
+    wish.write_text("hosts: 2\n")
+    made = small("provision", "--hosts", "1", "--until", "powered-on", "--yes")
+    assert made.exit_code == 0, made.stderr
+    try:
+        told = small("status", "--no-guests", "--json").json["data"]
+        assert told["missing"] == ["gpuvm-02"]
+        assert told["vms"][0]["drift"] == []
+        assert "it is missing" in small("status", "--no-guests").stdout
+        assert (
+            small("status", "--no-guests", "--hosts", "1", "--json").json["data"]["missing"] == []
+        )
+        assert small("stop", "--now", "--yes").exit_code == 0
+        (vm,) = small("status", "--no-guests", "--json").json["data"]["vms"]
+        assert vm["drift"] == ["it is powered off"]
+        other = small.home / "other.yaml"
+        other.write_text("cpus: 2\n")
+        (vm,) = small("status", "--file", str(other), "--json").json["data"]["vms"]
+        assert vm["drift"] == ["it is powered off", f"made from another wish than {other}"]
+    finally:
+        wish.unlink()
+    told = small("status", "--no-guests", "--json").json["data"]
+    assert (told["wanted"], told["missing"], told["vms"][0]["drift"]) == (None, [], [])
+    assert small("teardown", "--yes").exit_code == 0
+
+
 def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:
     refused = small("plan", "--clone-mode", "linked", "--template", "centos7-tensorflow")
     assert refused.exit_code == 3
@@ -153,7 +237,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("warp", "there is: passthrough, dynamic, vgpu:PROFILE, none"),
+        ("warp", "dynamic, vgpu:PROFILE, device-group:NAME, none"),
         ("vgpu", "profile: field required"),
         ("passthrough:count=0", "count: input should be greater than or equal to 1"),
         ("passthrough:colour=red", "colour: extra inputs are not permitted"),

@@ -24,6 +24,26 @@ from gpuvm.errors import BadInput
         ("accelerator: {mode: magic}\n", "gpuvm.yaml:1: accelerator: input tag 'magic'", ""),
         ("hosts: [\n", "gpuvm.yaml:2: not YAML", ""),
         ("- 1\n", "gpuvm.yaml:1: ", ""),
+        (
+            "extra_config:\n  disk.EnableUUID: 'TRUE'\n  gpuvm.index: '7'\n",
+            "gpuvm.yaml:3: extra_config.gpuvm.index: gpuvm writes gpuvm.index itself",
+            "",
+        ),
+        (
+            "extra_config: {GuestInfo.UserData: x}\n",
+            "gpuvm.yaml:1: extra_config.GuestInfo.UserData: gpuvm writes GuestInfo.UserData itself",
+            "",
+        ),
+        (
+            "addresses: {first: 10.0.0.250, last: 10.0.1.5, prefix: 24}\n",
+            "gpuvm.yaml:1: addresses: last 10.0.1.5 is outside of 10.0.0.0/24",
+            "",
+        ),
+        (
+            "addresses: {first: 10.0.0.2, last: 10.0.0.5, prefix: 24, gateway: 10.0.1.1}\n",
+            "gpuvm.yaml:1: addresses: gateway 10.0.1.1 is outside of 10.0.0.0/24",
+            "",
+        ),
         ("hosts: 0\nname: X_y\n", "(and 1 more)", ""),
     ],
 )

@@ -1,6 +1,7 @@
 """What ten other tools get wrong when they attach a GPU, one test for each (peers, 2.2).
 
-Each test fails for the tool that it names, on the very thing that it is known to get wrong.
+Each test fails for the tool that it names, on the very thing that it is known to get wrong. Those
+that only a vCenter can show are in tests/vsphere/test_known_bugs.py.
 """
 
 from typing import Any
@@ -8,14 +9,31 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from gpuvm import planner
-from gpuvm.inventory import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm import accelerators, planner, selection
+from gpuvm.inventory import (
+    GPU,
+    NIC,
+    VM,
+    Cluster,
+    Datastore,
+    DynamicDevice,
+    Host,
+    Inventory,
+    Network,
+    PassthroughDevice,
+    VCenter,
+    VGPUDevice,
+    VMTemplate,
+)
 from gpuvm.planner import rooms
-from gpuvm.vsphere import devices, gpus
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import FixedAddress, devices, gpus
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
+from gpuvm.vsphere.faults import task_failed
 from gpuvm.vsphere.machines import devices_of
 
 Kinds = vim.vm.device.VirtualPCIPassthrough
+UUID = "4f1f6f8e-0000-4000-8000-000000000001"
 
 
 def gpu(**changes: Any) -> GPU:
@@ -72,6 +90,7 @@ def test_device_id_is_unsigned_hex(device_id: int, text: str) -> None:
     """
     backing = devices.backing(rooms.fixed(gpu(device_id=device_id)))
     assert backing.deviceId == text
+    assert backing.deviceName == "Tesla P100", "nor has Terraform's backing a name"
 
 
 def test_vendor_id_is_the_signed_short_in_a_fixed_backing() -> None:
@@ -162,7 +181,9 @@ def test_any_kind_of_backing_is_read(backing: Any) -> None:
 
 def test_several_vgpus_are_several_devices() -> None:
     """Packer drops the whole hardware step with more than one; Ansible knows one, by its label."""
-    changes = spec_of(devices=(VGPUDevice("grid_p100-4q"),) * 2).config.deviceChange
+    config = spec_of(devices=(VGPUDevice("grid_p100-4q"),) * 2).config
+    changes = config.deviceChange
+    assert (config.numCPUs, config.memoryMB) == (8, 32 * 1024), "the rest of the step is there too"
     assert [change.device.backing.vgpu for change in changes] == ["grid_p100-4q"] * 2
     assert len({change.device.key for change in changes}) == 2
 
@@ -208,37 +229,195 @@ def test_enabled_is_not_active() -> None:
 
 def test_a_repair_changes_only_what_differs() -> None:
     """Terraform's locked-to-max is silently false unless the reservation is given too (2692)."""
-    from gpuvm.inventory import VM
-
-    vm = VM(
-        name="gpuvm-01",
-        moref="vm-7",
-        host="esx-01",
-        powered_on=False,
-        instance_uuid="u",
-        cpus=8,
-        memory_gib=32,
-        memory_locked=False,
-        devices=(rooms.fixed(gpu()),),
-        extra_config={
-            "pciPassthru.use64bitMMIO": "TRUE",
-            "pciPassthru.64bitMMIOSizeGB": "64",
-            "gpuvm.cluster": "gpuvm",
-        },
-    )
-    spec = repair_spec(vm, request())
+    spec = repair_spec(made(memory_locked=False), request())
     assert spec is not None
     assert spec.memoryReservationLockedToMax is True
     assert spec.numCPUs is None
     assert not spec.deviceChange
+    assert repair_spec(made(), request()) is None
 
 
-def card(address: str, vendor: int = 0x10DE) -> Any:
+def test_a_changed_device_is_removed_by_its_key() -> None:
+    """Packer edits a device without saying which one: its edit has no key."""
+    wanted = rooms.fixed(gpu(pci_address="0000:af:00.0"))
+    added, removed = devices.changes(made().devices, (wanted,))
+    assert (removed.operation, removed.device.key) == ("remove", 13000)
+    assert added.operation == "add"
+    assert added.device.key < 0
+
+
+def test_an_edit_has_the_key_of_what_it_edits() -> None:
+    """Packer's has none."""
+    changes = spec_of(network=Network("other", "network-1"), nics=(NIC(4000, "VirtualVmxnet3"),))
+    (edit,) = [c for c in changes.config.deviceChange if c.operation == "edit"]
+    assert edit.device.key == 4000
+
+
+def test_customization_goes_with_the_clone() -> None:
+    """SkyPilot submits Reconfigure and Customize at once, and one of them finds the VM busy."""
+    fixed = FixedAddress("10.0.0.5", "255.255.255.0", None, (), "lab")
+    spec = spec_of(address=fixed, nics=(NIC(4000, "VirtualVmxnet3"),))
+    assert spec.customization.nicSettingMap[0].adapter.ip.ipAddress == "10.0.0.5"
+    assert len(spec.config.deviceChange) == 1
+    assert spec.config.memoryReservationLockedToMax is True
+
+
+def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
+    """CAPV adds the device, then upgrades to the version that it needs (1749)."""
+    dynamic, fixed = ClusterSpec(accelerator=accelerators.parse("dynamic")), ClusterSpec()
+    old = template(hardware_version=13)
+    assert selection.unfit_for(old, dynamic, "8.0") == (
+        "Dynamic DirectPath I/O needs hardware version 17, it has 13"
+    )
+    assert selection.unfit_for(template(hardware_version=17), dynamic, "8.0") is None
+    assert selection.unfit_for(old, fixed, "8.0") is None, "a fixed device does not need it"
+    assert spec_of().config.version is None, "and nothing is upgraded beside it"
+
+
+def test_every_message_of_a_fault_is_told() -> None:
+    """CAPV shows no reason why a VM does not power on (1920): it is in faultMessage only."""
+    reason = "PCIPassthru: total number of pages needed (1) exceeds limit (917504)"
+    messages = [vim.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
+    fault = vim.fault.GenericVmConfigFault(reason="x", faultMessage=messages)
+    error = task_failed("power on", "gpuvm-01", fault, "Module 'DevicePowerOn' power on failed.")
+    for told in ("DevicePowerOn", reason, "b!"):
+        assert told in str(error)
+    assert "accelerator.mmio_gib" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("class_id", "counts"),
+    [
+        (0x0300, True),
+        (0x0302, True),
+        (0x1200, True),
+        (0x0403, False),
+        (0x0680, False),
+        (0x0C03, False),
+    ],
+)
+def test_not_everything_of_nvidia_is_a_gpu(class_id: int, counts: bool) -> None:
+    """A host lists audio functions, USB controllers and NVSwitches of NVIDIA's too; SkyPilot and
+    Ray go by names.
+    """
+    assert gpus.is_gpu(card("0000:3b:00.0", class_id=class_id)) == counts
+    assert not gpus.is_gpu(card("0000:3b:00.0", vendor=0x102B, class_id=class_id))
+
+
+def test_ids_need_not_be_given() -> None:
+    """Packer fails without all four (ParseInt of nothing), and takes a list as alternatives."""
+    spec = ClusterSpec(accelerator=accelerators.parse("dynamic:count=2"))
+    esx = host("esx-01", gpu(), gpu(pci_address="0000:af:00.0", device_id=0x15F9))
+    wanted = rooms.devices(spec, esx, esx.gpus, esx.gpus)
+    assert len(wanted) == 2, "two devices, each of any kind that the cluster has"
+    assert {d.allowed for d in wanted if isinstance(d, DynamicDevice)} == {
+        ((0x10DE, 0x15F8), (0x10DE, 0x15F9))
+    }
+    one = ClusterSpec(accelerator=accelerators.parse("dynamic:device_id=15f9"))
+    (device,) = rooms.devices(one, esx, esx.gpus, esx.gpus)
+    assert isinstance(device, DynamicDevice)
+    assert device.allowed == ((0x10DE, 0x15F9),)
+
+
+def test_a_fixed_device_goes_with_its_host() -> None:
+    """Terraform's error without host_system_id says nothing of it (1918)."""
+    esx = host("esx-01", gpu())
+    step = planner.plan(ClusterSpec(template="tf"), site(esx)).steps[0]
+    (device,) = step.devices
+    assert isinstance(device, PassthroughDevice)
+    assert (device.system_id, step.host.name) == ("system-1", "esx-01")
+    assert spec_of(devices=step.devices, host=esx.moref).location.host._moId == esx.moref
+
+
+def test_a_vm_that_runs_or_is_elsewhere_is_taken_as_it_is() -> None:
+    """Ansible wants it powered off, and on the right host, before it does anything (1576)."""
+    dynamic = DynamicDevice(((0x10DE, 0x15F8),))
+    empty, full = host("esx-01"), host("esx-02", gpu(host="esx-02"))
+    off = made(powered_on=False, devices=(dynamic,))
+    (step,) = planner.plan_start([off], ClusterSpec(), site(empty, full)).steps
+    assert step.action == "power-on"
+    assert step.move_to == full
+    running = made(powered_on=True, devices=(dynamic,))
+    assert not planner.plan_start([running], ClusterSpec(), site(empty, full)).changes
+
+
+def made(**changes: Any) -> VM:
+    """As request() wants it."""
+    values: dict[str, Any] = {
+        "name": "gpuvm-01",
+        "moref": "vm-7",
+        "host": "esx-01",
+        "powered_on": False,
+        "instance_uuid": "u",
+        "cpus": 8,
+        "memory_gib": 32,
+        "memory_locked": True,
+        "devices": devices_of([pci(13000, devices.backing(rooms.fixed(gpu())))]),
+        "extra_config": {
+            "pciPassthru.use64bitMMIO": "TRUE",
+            "pciPassthru.64bitMMIOSizeGB": "64",
+            "gpuvm.cluster": "gpuvm",
+        },
+    }
+    return VM(**(values | changes))
+
+
+def pci(key: int, backing: Any) -> Any:
+    return Kinds(key=key, backing=backing)
+
+
+def template(hardware_version: int = 17) -> VMTemplate:
+    nics = (NIC(4000, "VirtualVmxnet3"),)
+    return VMTemplate(
+        "tf",
+        "vm-1",
+        "/Lab/vm/tf",
+        "efi",
+        hardware_version,
+        8,
+        32,
+        40,
+        nics,
+        False,
+        "centos7_64Guest",
+    )
+
+
+def host(name: str, *its: GPU) -> Host:
+    return Host(
+        name=name,
+        moref=f"of-{name}",
+        connection_state="connected",
+        in_maintenance_mode=False,
+        in_quarantine_mode=False,
+        memory_gib=256,
+        reserved_gib=0,
+        model="PowerEdge R730",
+        gpus=its,
+        datastores=("store",),
+        networks=(),
+    )
+
+
+def site(*hosts: Host) -> Inventory:
+    return Inventory(
+        vcenter=VCenter("vCenter", "https://vc", "8.0", "8.0", UUID),
+        cluster=Cluster("GPUs", "c-1", "/Lab/host/GPUs", "Lab", "pool-1", "folder-1"),
+        hosts=hosts,
+        templates=(template(),),
+        datastores=(Datastore("store", "store-1", 4000, accessible=True),),
+        networks=(),
+        vms=(),
+        names_in_folder=frozenset(),
+    )
+
+
+def card(address: str, vendor: int = 0x10DE, class_id: int = 0x0302) -> Any:
     return vim.host.PciDevice(
         id=address,
         vendorId=vendor,
         deviceId=0x15F8,
-        classId=0x0302,
+        classId=class_id,
         deviceName="card",
         vendorName="",
         bus=0,

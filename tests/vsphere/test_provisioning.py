@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rigs import QUICK, Rig, rig_of
 
-from gpuvm import lifecycle
+from gpuvm import lifecycle, planner
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import VM
@@ -117,6 +117,34 @@ def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
     assert again.memory_locked
     assert len(again.devices) == 1
     _teardown(rig, "mended")
+
+
+def test_options_that_were_asked_for_are_read_back(rig: Any) -> None:
+    """They went with the clone, so nothing is reconfigured; what is not as wished would be."""
+    options = {"sched.cpu.latencySensitivity": "high", "disk.EnableUUID": "TRUE", "removed": ""}
+    rig.reset_calls()
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="options", extra_config=options)
+        assert not rig.provision(connection, plan).failed
+        (first, _) = rig.ours(connection, "options")
+        assert first.extra_config["disk.EnableUUID"] == "TRUE"
+    assert "ReconfigVM_Task" not in rig.calls()
+    _teardown(rig, "options")
+
+
+def test_a_start_leaves_what_the_vms_own_wish_does_not_say(rig: Any) -> None:
+    """gpuvm.yaml may have changed since; a start was not planned to change the VM."""
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=1, name="as-it-was"))
+        (vm,) = rig.ours(connection, "as-it-was")
+        lifecycle.stop([vm], connection, Events(), grace_s=0)
+        (vm,) = rig.ours(connection, "as-it-was")
+        today = ClusterSpec(name="as-it-was", extra_config={"disk.EnableUUID": "TRUE"})
+        rig.reset_calls()
+        start = planner.plan_start([vm], today, connection.read_inventory())
+        assert not rig.provision(connection, start).failed
+    assert "ReconfigVM_Task" not in rig.calls()
+    _teardown(rig, "as-it-was")
 
 
 def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:

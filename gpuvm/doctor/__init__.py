@@ -1,0 +1,45 @@
+"""Whether a vCenter has what gpuvm needs: a list of checks, each ok, a warning or a failure.
+
+    prospect = prospect_of(spec, inventory)      what would be planned, and with which objects
+    examine(Patient(spec, inventory, prospect, missing=…, tls=…, licences=…))
+
+Pure, like the planner: what is judged here was read before. A new check is one more function in
+``_CHECKS``.
+"""
+
+from collections.abc import Callable, Iterator
+
+from gpuvm.doctor import account, planned, site, template, vcenter
+from gpuvm.doctor.model import Check, Level, Patient
+from gpuvm.doctor.prospect import Prospect, prospect_of
+
+__all__ = ["Check", "Level", "Patient", "Prospect", "examine", "prospect_of"]
+
+
+def examine(patient: Patient) -> tuple[Check, ...]:
+    """All checks, in the order in which things are needed; the same thing is said once."""
+    told: list[Check] = []
+    for checks in _CHECKS:
+        told += [check for check in checks(patient) if not any(_covers(t, check) for t in told)]
+    return tuple(told)
+
+
+def _covers(earlier: Check, check: Check) -> bool:
+    """The plan is refused for what another check has named already."""
+    ranks = ("ok", "warning", "failure")
+    as_bad = ranks.index(earlier.level) >= ranks.index(check.level) > 0
+    return as_bad and earlier.text in f"{check.text} {check.hint}"
+
+
+_CHECKS: tuple[Callable[[Patient], Iterator[Check]], ...] = (
+    vcenter.version,
+    vcenter.tls,
+    vcenter.licences,
+    account.privileges,
+    site.hosts,
+    site.gpus,
+    site.vgpu,
+    template.templates,
+    planned.choices,
+    planned.plan,
+)

@@ -1,0 +1,43 @@
+"""A check, and what the checks look at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gpuvm.doctor.prospect import Prospect
+from gpuvm.inventory import Inventory, MoRef
+from gpuvm.licences import Licence
+from gpuvm.spec import ClusterSpec
+
+Level = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """``hint`` says what to do about it, where something is to be done."""
+
+    name: str
+    level: Level
+    text: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """``missing`` are the privileges that the account lacks, per object.
+
+    ``licences`` are by moref or instance UUID, None when the account is not told.
+    """
+
+    spec: ClusterSpec
+    inventory: Inventory
+    prospect: Prospect
+    missing: Mapping[MoRef, Sequence[str]]
+    tls: str
+    licences: Mapping[str, Licence] | None = None
+
+
+def major(version: str) -> int:
+    """Of ``8.0.3``; 0 where it is not known."""
+    first = version.partition(".")[0]
+    return int(first) if first.isdecimal() else 0

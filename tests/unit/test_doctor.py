@@ -1,0 +1,304 @@
+"""What doctor makes of what was read; each case changes one thing of a healthy site."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpuvm import doctor, ownership, permissions
+from gpuvm.doctor import Check, Patient
+from gpuvm.inventory import (
+    GPU,
+    NIC,
+    VM,
+    Cluster,
+    Datastore,
+    Host,
+    Inventory,
+    MoRef,
+    Network,
+    VCenter,
+    VGPUProfile,
+    VMTemplate,
+)
+from gpuvm.licences import Licence
+from gpuvm.spec import ClusterSpec
+
+UUID = "4f1f6f8e-0000-4000-8000-000000000001"
+VMFS, LOCAL = "vmfs", "local-of-esx-02"
+ADDRESSES = {"first": "10.0.0.1", "last": "10.0.0.9", "prefix": 24}
+VGPU = {"mode": "vgpu", "profile": "grid_p100-4q"}
+
+
+def gpu(host: str, **changes: Any) -> GPU:
+    """A free P100."""
+    healthy = GPU(
+        host=host,
+        pci_address="0000:3b:00.0",
+        vendor_id=0x10DE,
+        device_id=0x15F8,
+        name="Tesla P100",
+        memory_gib=16,
+        capable=True,
+        enabled=True,
+        active=True,
+        dependent_device="0000:3b:00.0",
+        system_id=f"system-of-{host}",
+    )
+    return replace(healthy, **changes)
+
+
+def host(name: str, **changes: Any) -> Host:
+    healthy = Host(
+        name=name,
+        moref=f"of-{name}",
+        connection_state="connected",
+        in_maintenance_mode=False,
+        in_quarantine_mode=False,
+        memory_gib=256,
+        reserved_gib=0,
+        model="PowerEdge R730",
+        gpus=(gpu(name),),
+        datastores=(VMFS,),
+        networks=("VM Network",),
+        version="8.0.3",
+    )
+    return replace(healthy, **changes)
+
+
+TEMPLATE = VMTemplate(
+    name="tf",
+    moref="vm-1",
+    path="/Lab/vm/tf",
+    firmware="efi",
+    hardware_version=17,
+    cpus=8,
+    memory_gib=32,
+    disk_gib=40,
+    nics=(NIC(4000, "VirtualVmxnet3"),),
+    has_gpu=False,
+    guest_id="centos7_64Guest",
+)
+SITE = Inventory(
+    vcenter=VCenter("vCenter", "https://vc", "8.0.3", "8.0.3.0", UUID),
+    cluster=Cluster("GPUs", "c-1", "/Lab/host/GPUs", "Lab", "pool-1", "folder-1"),
+    hosts=(host("esx-01"), host("esx-02")),
+    templates=(TEMPLATE,),
+    datastores=(Datastore(VMFS, "store-1", 4000, accessible=True),),
+    networks=(Network("VM Network", "net-1"),),
+    vms=(),
+    names_in_folder=frozenset(),
+)
+
+
+def examined(
+    inventory: Inventory = SITE,
+    missing: Mapping[MoRef, Sequence[str]] | None = None,
+    licences: Mapping[str, Licence] | None = None,
+    **wish: Any,
+) -> list[Check]:
+    spec = ClusterSpec.model_validate(wish)
+    prospect = doctor.prospect_of(spec, inventory)
+    patient = Patient(spec, inventory, prospect, missing or {}, "ca", licences)
+    return list(doctor.examine(patient))
+
+
+def of(checks: Sequence[Check], level: str) -> list[tuple[str, str]]:
+    return [(check.name, check.text) for check in checks if check.level == level]
+
+
+def line(checks: Sequence[Check], name: str) -> str:
+    return next(check.text for check in checks if check.name == name)
+
+
+def asked(inventory: Inventory = SITE, **wish: Any) -> permissions.Wanted:
+    spec = ClusterSpec.model_validate(wish)
+    used = doctor.prospect_of(spec, inventory).used
+    return permissions.to_provision(spec, inventory, used)
+
+
+def test_a_healthy_site_is_all_ok() -> None:
+    checks = examined(hosts=2)
+    assert {check.level for check in checks} == {"ok"}
+    assert line(checks, "plan") == "VMs: 2 to make"
+    assert "2 clones of tf need 86 GiB" in line(checks, "datastore")
+
+
+def test_the_plan_is_tried_and_speaks_once() -> None:
+    """What another check has named is not said again as the plan's."""
+    bios = replace(SITE, templates=(replace(TEMPLATE, firmware="bios"),))
+    assert of(examined(bios), "failure") == [
+        ("template", "tf: its firmware is bios; GPU passthrough needs EFI")
+    ]
+    (refused,) = of(examined(hosts=3), "failure")
+    assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")
+
+
+def test_all_that_stands_in_the_plans_way_is_said() -> None:
+    told = of(examined(hosts=3, datastore="nowhere"), "failure")
+    assert [name for name, _ in told] == ["plan", "plan"]
+    assert told[0][1] == "datastore 'nowhere' not found"
+
+
+def test_a_host_that_is_left_out_is_said_once() -> None:
+    away = replace(SITE, hosts=(host("esx-01", in_maintenance_mode=True), host("esx-02")))
+    told = [check.text for check in examined(away) if "esx-01" in check.text]
+    assert told == ["esx-01 is left out: in maintenance mode"]
+
+
+def test_a_warning_does_not_hide_the_plans_refusal() -> None:
+    both = (replace(TEMPLATE, firmware="bios"), replace(TEMPLATE, name="b", firmware="bios"))
+    assert ("plan", "no fitting VM template") in of(
+        examined(replace(SITE, templates=both)), "failure"
+    )
+
+
+def test_the_datastore_is_that_of_the_hosts_that_the_plan_uses() -> None:
+    """The second host has none in common with the first, and is not needed."""
+    local = Datastore(LOCAL, "store-2", 4000, accessible=True)
+    apart = replace(
+        SITE,
+        hosts=(host("esx-01"), host("esx-02", datastores=(LOCAL,))),
+        datastores=(*SITE.datastores, local),
+    )
+    assert line(examined(apart), "datastore").startswith(VMFS)
+    assert not of(examined(apart), "failure")
+
+
+def test_privileges_are_asked_on_what_the_plan_uses() -> None:
+    other = replace(
+        SITE,
+        templates=(TEMPLATE, replace(TEMPLATE, name="other", moref="vm-2")),
+        datastores=(*SITE.datastores, Datastore("other", "store-2", 9, accessible=True)),
+        networks=(*SITE.networks, Network("other", "net-2")),
+    )
+    wanted = asked(other, template="tf", network="VM Network")
+    assert set(wanted) == {"root", "folder-1", "pool-1", "vm-1", "store-1", "net-1"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "where", "privilege"),
+    [
+        ({}, "folder-1", "VirtualMachine.Config.AddRemoveDevice"),
+        ({}, "folder-1", "VirtualMachine.Config.Resource"),
+        ({"addresses": ADDRESSES}, "vm-1", "VirtualMachine.Provisioning.Customize"),
+        ({"clone_mode": "linked"}, "vm-1", "VirtualMachine.State.CreateSnapshot"),
+        ({"clone_mode": "linked"}, "vm-1", "VirtualMachine.Provisioning.MarkAsVM"),
+        ({"network": "VM Network"}, "folder-1", "VirtualMachine.Config.EditDevice"),
+    ],
+)
+def test_the_wish_says_which_privileges(wish: Any, where: str, privilege: str) -> None:
+    assert privilege in asked(**wish)[where]
+    assert privilege not in asked(accelerator={"mode": "none"})[where]
+
+
+def test_missing_privileges_are_named_with_their_object() -> None:
+    missing = {"folder-1": ("VirtualMachine.Interact.PowerOn",), "pool-1": permissions.POOL}
+    told = dict(of(examined(missing=missing), "failure"))
+    assert told["privileges"] == (
+        "missing: VirtualMachine.Interact.PowerOn on folder /Lab/vm; "
+        "Resource.AssignVMToPool on resource pool /Lab/host/GPUs/Resources"
+    )
+
+
+def test_moving_is_for_start_and_not_for_drs() -> None:
+    missing = {"folder-1": permissions.MOVE}
+    dynamic = {"accelerator": {"mode": "dynamic"}}
+    assert not of(examined(missing=missing), "warning"), "a fixed GPU stays"
+    told = examined(missing=missing, **dynamic)
+    assert of(told, "warning") == [
+        ("privileges", "missing: Resource.ColdMigrate on folder /Lab/vm")
+    ]
+    drs = replace(SITE, cluster=replace(SITE.cluster, drs_places=True))
+    assert not of(examined(drs, missing, **dynamic), "warning")
+
+
+def test_what_cannot_be_asked_is_said() -> None:
+    several = replace(SITE, networks=(*SITE.networks, Network("other", "net-2")))
+    assert line(examined(several), "privileges").endswith("not known which: template's network")
+
+
+def test_licences() -> None:
+    plus = Licence("vSphere 8 Enterprise Plus")
+    standard = Licence("vSphere 8 Standard", "2026-01-31", expired=True)
+    known = {UUID: Licence("vCenter Server 8"), "of-esx-01": plus, "of-esx-02": standard}
+    checks = examined(licences=known)
+    assert line(checks, "licences") == (
+        "vCenter: vCenter Server 8; hosts: 1 with vSphere 8 Enterprise Plus, "
+        "1 with vSphere 8 Standard (until 2026-01-31)"
+    )
+    assert of(checks, "warning") == [
+        ("licences", "esx-02: vSphere 8 Standard expired on 2026-01-31")
+    ]
+    with_vgpu = examined(licences=known, accelerator=VGPU)
+    assert ("licences", "esx-02: vSphere 8 Standard has no vGPUs") in of(with_vgpu, "warning")
+    assert "cannot be known" in line(with_vgpu, "vGPU licence")
+
+
+def test_licences_that_are_not_told_stand_in_nobodys_way() -> None:
+    assert ("licences", "not known: the vCenter does not tell this account") in of(examined(), "ok")
+
+
+@pytest.mark.parametrize(
+    ("api", "mode", "level"),
+    [
+        ("6.7.0", "passthrough", "warning"),
+        ("6.7.0", "dynamic", "failure"),
+        ("7.0.3", "dynamic", "ok"),
+        ("8.0.3.0", "dynamic", "ok"),
+    ],
+)
+def test_dynamic_needs_api_7(api: str, mode: str, level: str) -> None:
+    old = replace(SITE, vcenter=replace(SITE.vcenter, api_version=api))
+    checks = examined(old, accelerator={"mode": mode})
+    assert checks[0].level == level
+    assert bool(of(checks, "failure")) == (level == "failure")
+    assert len(of(checks, "failure")) <= 1, "neither template nor plan says it again"
+
+
+def test_an_old_host_under_a_new_vcenter() -> None:
+    old = replace(SITE, hosts=(host("esx-01", version="6.7.0"), host("esx-02")))
+    assert of(examined(old, accelerator={"mode": "dynamic"}), "warning") == [
+        (
+            "hosts",
+            "esx-01: ESXi 6.7.0 has no Dynamic DirectPath I/O, which came with 7.0",
+        )
+    ]
+
+
+def test_a_vgpu_driver_shows_by_what_its_host_offers() -> None:
+    shared = {"enabled": False, "active": False}
+    quarters = (VGPUProfile("grid_p100-4q", 4),)
+    offering = host("esx-01", shares_gpus=True, gpus=(gpu("esx-01", profiles=quarters, **shared),))
+    without = host("esx-02", shares_gpus=True, gpus=(gpu("esx-02", **shared),))
+    checks = examined(replace(SITE, hosts=(offering, without, host("esx-03"))), accelerator=VGPU)
+    told = [(check.level, check.text) for check in checks if check.name == "vGPU"]
+    assert [level for level, _ in told] == ["ok", "failure", "warning"]
+    assert "offers grid_p100-4q" in told[0][1]
+    assert "offers no vGPU type" in told[1][1]
+    assert "not known" in told[2][1]
+    lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
+    assert not of(lenient, "failure"), "another wish does not need it"
+
+
+def test_what_is_there_already_needs_no_template() -> None:
+    """One that is unfit, or whose rights are missing, may be so when nothing is to be made."""
+    spec = ClusterSpec()
+    made = ownership.instance_uuid(UUID, spec.name, 1)
+    vm = VM(
+        name="gpuvm-01",
+        moref="vm-9",
+        host="esx-01",
+        powered_on=True,
+        instance_uuid=made,
+        ownership="ours",
+        deployment=spec.name,
+        index=1,
+        spec_digest=spec.digest(),
+    )
+    there = replace(SITE, vms=(vm,), templates=(replace(TEMPLATE, firmware="bios"),))
+    checks = examined(there)
+    assert line(checks, "plan") == "VMs: 1 unchanged"
+    assert not of(checks, "failure")
+    assert set(asked(there)) == {"root", "folder-1", "pool-1"}

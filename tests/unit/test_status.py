@@ -1,0 +1,38 @@
+"""Drift that one look at vCenter cannot show: too many VMs, and GPUs that guests do not see."""
+
+from pathlib import Path
+
+import pytest
+
+from gpuvm.cli.status import Against, Inside, _from_the_wish, _in_the_guest
+from gpuvm.inventory import VM, PassthroughDevice
+from gpuvm.spec import ClusterSpec
+
+
+def vm(gpus: int = 0, index: int = 1) -> VM:
+    devices = tuple(PassthroughDevice(f"0000:{n:02x}:00.0", "system-1") for n in range(gpus))
+    return VM("gpuvm-01", "vm-1", "esx-01", True, "u", index=index, devices=devices)
+
+
+WHY = "its driver, or the 64-bit MMIO window"
+
+
+@pytest.mark.parametrize(
+    ("given", "seen", "drift"),
+    [
+        (0, 0, []),
+        (2, 2, []),
+        (2, None, []),
+        (2, 0, [f"the guest sees no GPU, its virtual hardware has 2: {WHY}"]),
+        (2, 1, [f"the guest sees 1 GPU, its virtual hardware has 2: {WHY}"]),
+        (1, 2, ["the guest sees 2 GPUs, its virtual hardware has 1"]),
+    ],
+)
+def test_gpus_are_counted_on_both_sides(given: int, seen: int | None, drift: list[str]) -> None:
+    assert list(_in_the_guest(vm(gpus=given), Inside("", seen))) == drift
+
+
+def test_one_too_many() -> None:
+    against = Against(ClusterSpec(hosts=2), Path("gpuvm.yaml"), counted=True)
+    assert list(_from_the_wish(vm(index=3), against)) == ["one too many: 2 are wanted"]
+    assert list(_from_the_wish(vm(index=3), Against(ClusterSpec(), None, counted=False))) == []

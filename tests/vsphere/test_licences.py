@@ -1,0 +1,59 @@
+"""Licences are read where the account is told; a refusal is no failure of anything."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pyVmomi import vim, vmodl
+from rigs import Rig
+
+from gpuvm.licences import Licence
+from gpuvm.vsphere import licences
+
+PAST, FUTURE = datetime(2020, 1, 31, tzinfo=UTC), datetime(2999, 1, 31, tzinfo=UTC)
+
+
+def test_each_host_has_its_own(rig: Rig) -> None:
+    with rig.connect() as connection:
+        told = connection.read_licences()
+        hosts = connection.read_inventory().hosts
+    assert told is not None
+    assert {told[host.moref] for host in hosts} == {Licence("Evaluation Mode")}
+
+
+@pytest.mark.parametrize("fault", ["NoPermission", "NotSupported"])
+def test_a_refusal_is_an_answer(rig: Rig, fault: str) -> None:
+    rig.fault("QueryAssignedLicenses", fault)
+    with rig.connect() as connection:
+        assert connection.read_licences() is None
+    rig.clear_faults()
+
+
+@pytest.mark.parametrize(
+    ("of_evaluation", "of_licence", "expected"),
+    [
+        (None, None, Licence("any")),
+        (None, FUTURE, Licence("any", "2999-01-31")),
+        (None, PAST, Licence("any", "2020-01-31", expired=True)),
+        (PAST, None, Licence("any", "2020-01-31", expired=True)),
+        (FUTURE, PAST, Licence("any", "2999-01-31")),
+    ],
+)
+def test_an_end_is_in_the_evaluation_or_in_the_licence(
+    of_evaluation: datetime | None, of_licence: datetime | None, expected: Licence
+) -> None:
+    """Pure: the simulator's licences never end."""
+    evaluation = vim.LicenseManager.EvaluationInfo
+    in_evaluation = [evaluation(properties=_ends(of_evaluation))] if of_evaluation else []
+    assignment = vim.LicenseAssignmentManager.LicenseAssignment(
+        entityId="host-1",
+        assignedLicense=vim.LicenseManager.LicenseInfo(
+            licenseKey="SECRET", editionKey="e", name="any", total=1, properties=_ends(of_licence)
+        ),
+        properties=[vmodl.KeyAnyValue(key="Evaluation", value=value) for value in in_evaluation],
+    )
+    assert licences._licence(assignment) == expected
+
+
+def _ends(when: datetime | None) -> list[Any]:
+    return [vmodl.KeyAnyValue(key="expirationDate", value=when)] if when else []
