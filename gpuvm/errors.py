@@ -161,6 +161,11 @@ class TaskFailed(VSphereError):
         """The fault may mean that somebody else has the GPU: at power-on it is not told apart."""
         return self.operation == "power on" and self.fault in _MAY_BE_TAKEN
 
+    @property
+    def transient(self) -> bool:
+        """Between the vCenter and a host something broke; a moment later it may be well again."""
+        return self.fault in _OF_TRANSPORT
+
 
 class DeadlinePassed(VSphereError):
     pass
@@ -247,7 +252,14 @@ _MAY_BE_TAKEN = {
     "GenericVmConfigFault",
     "InsufficientGraphicsResourcesFault",
     "NoCompatibleHost",
-    "InsufficientHostMemoryCapacityFault",
+}
+
+_OF_TRANSPORT = {
+    "HostCommunication",
+    "HostNotConnected",
+    "HostNotReachable",
+    "InvalidHostConnectionState",
+    "Timedout",
 }
 
 

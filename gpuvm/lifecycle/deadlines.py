@@ -3,6 +3,10 @@
 from gpuvm.errors import DeadlinePassed
 from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.spec import Deadlines
+from gpuvm.vsphere import Card, Silence
+
+CANCEL_S = 30.0
+"""How long a cancelled clone may take to end."""
 
 
 def of(wished: Deadlines) -> dict[Stage, float]:
@@ -17,14 +21,36 @@ def of(wished: Deadlines) -> dict[Stage, float]:
     }
 
 
-def late(machine: Machine, waited_s: float, question: str) -> DeadlinePassed:
-    """``question`` is what vCenter waits to be answered about the VM, or empty."""
+def late(machine: Machine, waited_s: float, now: Silence | None = None) -> DeadlinePassed:
+    """``now`` is how the VM was found when its time was over, None when that could not be read."""
     what, hint = _WAITED_FOR[machine.stage]
-    if question:
-        hint = f"vCenter asks about this VM, answer it in the vSphere Client: {question}"
-    return DeadlinePassed(f"{machine.name}: waited {waited_s:g} s for {what}", hint=hint)
+    told = f"waited {waited_s:g} s for {what}"
+    if now and now.question:
+        hint = f"vCenter asks about this VM, answer it in the vSphere Client: {now.question}"
+    elif now and machine.stage == "address":
+        told, hint = _unheard(now, told, hint)
+    return DeadlinePassed(f"{machine.name}: {told}", hint=hint)
 
 
+def _unheard(now: Silence, told: str, hint: str) -> tuple[str, str]:
+    if now.host_state not in ("connected", ""):
+        state = _HOST_STATES.get(now.host_state, now.host_state)
+        return f"{told}, but its host {now.host} is {state}", "'gpuvm doctor' lists hosts"
+    if not now.powered_on:
+        return f"{told}, but it is powered off", "its events in vCenter say why"
+    if now.address:
+        return told, f"it reports {now.address} and no host keys: {_FIRST_BOOT}"
+    tools = "VMware Tools run" if now.tools_running else "VMware Tools do not run in the guest"
+    return told, "; ".join((tools, *map(_card, now.cards), hint))
+
+
+def _card(card: Card) -> str:
+    state = "connected" if card.connected else "NOT connected"
+    return f"{card.label} is {state} to {repr(card.network) if card.network else 'a network'}"
+
+
+_HOST_STATES = {"notResponding": "not responding"}
+_FIRST_BOOT = "look at the first-boot unit in the guest (docs/template.md)"
 _WAITED_FOR: dict[Stage, tuple[str, str]] = {
     "clone": ("its clone", "is the datastore slow? raise deadlines.clone_s in gpuvm.yaml"),
     "move": ("its move to another host", "look at its recent tasks in vCenter"),

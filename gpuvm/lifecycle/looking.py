@@ -1,25 +1,29 @@
-"""A call whose answer never came: what is there now decides, and nothing is submitted blindly."""
+"""Looking first: what became of a call without an answer, and whose the VM is that was found."""
 
 from collections.abc import Collection
 
 from gpuvm.errors import GuestError, PreflightRefused, VSphereError
-from gpuvm.inventory import MoRef
+from gpuvm.inventory import VM, Inventory, MoRef
 from gpuvm.lifecycle.machine import Machine
 from gpuvm.ownership import GENERATION_KEY, SPEC_KEY
 from gpuvm.vsphere import Task, VSphere
 
 
-def for_clone(vsphere: VSphere, machine: Machine, known: Collection[MoRef]) -> Task | MoRef | None:
-    """The clone itself, or a clone task of its template that may be it; None: it never began.
+def clone_may_come(vsphere: VSphere, machine: Machine, known: Collection[MoRef]) -> bool:
+    """Whether a clone of its template is under way that may be the VM's own.
 
-    ``known`` are the tasks that belong to other VMs of this command. Tasks are looked at first: one
-    that ends meanwhile has its VM in the folder.
+    ``known`` are the tasks that belong to other VMs of this command; whose the others are, vCenter
+    does not tell. Ask before looking for the VM: one that ends meanwhile is in the folder then.
     """
     tasks = vsphere.running_tasks(machine.request.template, "clone")
-    for task in tasks:
-        if task.moref not in known:
-            return task
-    return vsphere.find_in_folder(machine.request.folder, machine.name)
+    return any(task.moref not in known for task in tasks)
+
+
+def made(vsphere: VSphere, machine: Machine) -> VM | None:
+    """The VM of that name in the folder, if it carries the mark of this very creation."""
+    found = vsphere.find_in_folder(machine.request.folder, machine.name)
+    vms = vsphere.read_vms([found]) if found else ()
+    return next((vm for vm in vms if _is_of_this_call(vm, machine)), None)
 
 
 def for_power_on(vsphere: VSphere, machine: Machine) -> Task | bool:
@@ -33,6 +37,19 @@ def for_power_on(vsphere: VSphere, machine: Machine) -> Task | bool:
     return found[0].powered_on
 
 
+def is_being_taken(vsphere: VSphere, machine: Machine, inventory: Inventory) -> bool:
+    """Whether another VM that names the step's GPU, and is off in the inventory, starts now.
+
+    A GPU is taken when a power-on begins, and seen to be held only when it has ended.
+    """
+    wanted = {(gpu.host, gpu.pci_address) for gpu in machine.step.gpus}
+    named = [h for g in inventory.gpus if (g.host, g.pci_address) in wanted for h in g.holders]
+    rivals = [h.moref for h in named if not h.powered_on and h.moref not in ("", machine.moref)]
+    if any(vsphere.running_tasks(rival, "power on") for rival in rivals):
+        return True
+    return any(vm.powered_on for vm in vsphere.read_vms(rivals)) if rivals else False
+
+
 def check_is_ours(machine: Machine) -> None:
     """Of a VM that was just made, or found by its name; raises PreflightRefused.
 
@@ -41,17 +58,23 @@ def check_is_ours(machine: Machine) -> None:
     vm, wanted = machine.vm, machine.request.extra_config
     if vm is None or GENERATION_KEY not in wanted:
         return
-    machine.created = vm.generation == wanted[GENERATION_KEY]
+    machine.created = _is_of_this_call(vm, machine)
     if vm.ownership != "ours" or vm.index != machine.step.index:
-        raise PreflightRefused(
-            f"{machine.name} is not ours: " + _why(machine),
-            hint="choose another deployment name: 'name:' in gpuvm.yaml or --name",
-        )
+        raise _not_ours(machine)
     if vm.spec_digest != wanted[SPEC_KEY]:
         raise PreflightRefused(
             f"{machine.name} was made meanwhile, from another wish than this one",
             hint="'gpuvm plan' shows what is there now",
         )
+
+
+def why_not_removed(machine: Machine, now: VM) -> str | None:
+    """``now`` was read just before; None when it is off, and ours beyond doubt."""
+    if not _is_of_this_call(now, machine):
+        return "it does not carry the mark of this creation"
+    if now.instance_uuid.lower() != machine.request.instance_uuid.lower():
+        return "its instance UUID is not the one that it should have"
+    return "it is powered on" if now.powered_on else None
 
 
 def not_customized(machine: Machine, problem: str) -> GuestError:
@@ -61,7 +84,20 @@ def not_customized(machine: Machine, problem: str) -> GuestError:
     )
 
 
-def _why(machine: Machine) -> str:
+def _is_of_this_call(vm: VM, machine: Machine) -> bool:
+    """The generation is new for each creation, and nobody copied it while this call worked."""
+    wanted = machine.request.extra_config.get(GENERATION_KEY)
+    return wanted is not None and vm.generation == wanted and vm.index == machine.step.index
+
+
+def _not_ours(machine: Machine) -> PreflightRefused:
     if machine.created:
-        return "another VM has the instance UUID that it should have, perhaps a restored one"
-    return "a VM of that name exists"
+        return PreflightRefused(
+            f"{machine.name} is not ours: another VM has the instance UUID that it should have, "
+            "perhaps a restored one",
+            hint=f"look for that other VM; {machine.name} is a new clone: remove it by hand",
+        )
+    return PreflightRefused(
+        f"{machine.name} is not ours: a VM of that name exists",
+        hint="choose another deployment name: 'name:' in gpuvm.yaml or --name",
+    )

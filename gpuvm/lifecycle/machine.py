@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,26 +50,42 @@ class Seen:
     since: float
 
 
+@dataclass(frozen=True)
+class Later:
+    """What is done once ``at``, on the monotonic clock, has come."""
+
+    at: float
+    then: Callable[[], None]
+
+
 @dataclass
 class Machine:
-    """``begun`` is when the present stage began, on the monotonic clock.
+    """``begun`` is when the present stage began, ``since`` when its deadline's clock did.
 
-    ``created`` says that this call made the VM; ``left`` that it failed and stays;
-    ``then`` is the step to go on with once this one is removed. ``seen`` is the address that the
-    guest reported last, trusted when it is still the same a moment later. ``looked_up`` are the
-    stages in which it had to be looked up what became of a call.
+    Both are on the monotonic clock, which stands still while the task is ``queued`` in the vCenter.
+    ``created`` says that this call made the VM, as its own clone task or the VM's mark has shown;
+    ``left`` that it failed and stays; ``then`` is the step to go on with once this one is removed.
+    ``seen`` is the address that the guest reported last, trusted when it is still the same a moment
+    later. ``looked_up`` are the stages in which it had to be looked up what became of a call;
+    ``cancelled`` says that its clone took too long.
     """
 
     step: Step
     request: CloneRequest
     stage: Stage = "clone"
     begun: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
     task: Task | None = None
+    queued: bool = False
     moref: str = ""
     vm: VM | None = None
     created: bool = False
     replanned: bool = False
+    resubmitted: bool = False
+    cancelled: bool = False
     looked_up: set[Stage] = field(default_factory=set)
+    tries: Counter[Stage] = field(default_factory=Counter)
+    later: Later | None = None
     customized: bool = False
     seen: Seen | None = None
     changed: bool = False
@@ -83,7 +100,16 @@ class Machine:
         return self.step.name
 
     def enter(self, stage: Stage) -> None:
-        self.stage, self.begun = stage, time.monotonic()
+        self.stage = stage
+        self.begun = self.since = time.monotonic()
+
+    def follow(self, task: Task | None) -> None:
+        self.task, self.queued, self.later = task, task is not None, None
+
+    def runs(self) -> None:
+        """Its task had to wait for its turn, and now has it."""
+        if self.queued:
+            self.queued, self.since = False, time.monotonic()
 
     def see(self, address: str | None, host_keys: tuple[str, ...]) -> None:
         """What the guest reports now; the clock starts anew when the address changes."""
@@ -97,3 +123,7 @@ class Machine:
     def seconds(self) -> float:
         """In the present stage."""
         return time.monotonic() - self.begun
+
+    def waited(self) -> float:
+        """What counts against the deadline of the present stage."""
+        return 0.0 if self.queued else time.monotonic() - self.since

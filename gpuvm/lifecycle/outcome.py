@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpuvm.errors import ExitCode, GpuvmError
+from gpuvm.planner import Plan
 
 State = Literal["ready", "address", "powered-on", "removed", "stopped", "failed"]
 
@@ -42,3 +43,14 @@ class ApplyResult:
         if not self.failed:
             return ExitCode.DONE
         return ExitCode.FAILED if len(self.failed) == len(self.outcomes) else ExitCode.PARTLY_DONE
+
+
+def how_to_go_on(plan: Plan, *, more: bool) -> str:
+    """After Ctrl-C; ``more`` says that options were given which the plan does not know."""
+    changed = plan.spec.model_dump(exclude_defaults=True).keys()
+    name = f" --name {plan.spec.name}" if "name" in changed else ""
+    again = "run the same command again"
+    if any(step.action == "create" for step in plan.steps):
+        same = " and the same options" if more or changed - {"name", "hosts"} else ""
+        again = f"continue with 'gpuvm provision --hosts {plan.spec.hosts}{name}'{same}"
+    return f"{again}, or remove them with 'gpuvm teardown{name}'"

@@ -4,28 +4,24 @@ One wait loop on one update stream carries every task and VM; only the checks in
 on threads, because SSH blocks.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from typing_extensions import override
 
 from gpuvm import guest
-from gpuvm.errors import GpuvmError, Unreachable, VSphereError
+from gpuvm.errors import GpuvmError, VSphereError
 from gpuvm.events import Events
+from gpuvm.inventory import MoRef
 from gpuvm.lifecycle import competing, looking
-from gpuvm.lifecycle.machine import Check, Machine, Stage
+from gpuvm.lifecycle.arriving import Arriving
+from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.recovery import Recovery
-from gpuvm.lifecycle.requests import clone_request, endpoint
+from gpuvm.lifecycle.requests import clone_request
 from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
 from gpuvm.vsphere import Change, Task, TaskEnded, TaskProgress, VMChanged, VSphere
-
-STABLE_S = 1.0
-"""How long an address must stay the same before it is trusted."""
 
 
 def provision(
@@ -49,7 +45,7 @@ def provision(
     return ApplyResult((*work.run(), *removed.outcomes))
 
 
-class _Provisioning(Recovery):
+class _Provisioning(Arriving):
     def __init__(
         self,
         plan: Plan,
@@ -60,31 +56,31 @@ class _Provisioning(Recovery):
         *,
         keep_failed: bool,
     ) -> None:
-        super().__init__(plan, vsphere, events, until, keep_failed=keep_failed)
-        self.context = context
+        super().__init__(plan, vsphere, context, events, until, keep_failed=keep_failed)
         self.public_key = guest.ensure_key_pair(context)
 
     def run(self) -> tuple[Outcome, ...]:
+        self.machines = {step.name: self.new_machine(step) for step in self.plan.wanted}
         try:
             with self.vsphere.board() as board:
                 self.board = board
                 self._start()
-                for batch in board.batches(self.time_left):
+                for batch in board.batches(self.time_left, self.waiting):
                     self._handle(batch)
-                    self._look_at_addresses()
+                    self.take_up()
+                    self.look_at_addresses()
                     self.expire()
-        except Unreachable as error:
+        except GpuvmError as error:
             self.cut_off(error)
         except KeyboardInterrupt:
             raise self.interrupted() from None
         try:
-            self._collect_checks()
+            self.collect_checks()
         except KeyboardInterrupt:
             raise self.interrupted() from None
         return tuple(self.outcome(machine) for machine in self.machines.values())
 
     def _start(self) -> None:
-        self.machines = {step.name: self.new_machine(step) for step in self.plan.wanted}
         by_action: dict[str, list[Machine]] = {"create": [], "power-on": [], "keep": []}
         for machine in self.machines.values():
             by_action[machine.step.action].append(machine)
@@ -104,11 +100,13 @@ class _Provisioning(Recovery):
         for change in batch:
             machine = self.machines[change.key]
             if isinstance(change, TaskProgress):
+                if change.running:
+                    machine.runs()
                 self.events.progress(machine.name, machine.stage, change.fraction)
             elif isinstance(change, TaskEnded) and change.error is not None:
                 self.failed(machine, change.error)
             elif isinstance(change, TaskEnded):
-                machine.moref = machine.moref or change.result or ""
+                self._note_clone(machine, change.result)
                 succeeded.setdefault(machine.stage, []).append(machine)
             elif isinstance(change, VMChanged) and machine.stage == "address":
                 machine.see(change.address if change.powered_on else None, change.host_keys)
@@ -118,15 +116,20 @@ class _Provisioning(Recovery):
         following = {
             "clone": self.configure,
             "move": self.configure,
-            "configure": self._power_on,
-            "power_on": self.await_address,
+            "configure": self.power_on,
+            "power_on": self.powered_on,
             "remove": self.removed,
         }
         for stage, machines in succeeded.items():
-            right = [m for m in machines if stage != "clone" or self.cloned(m)]
-            for machine in right:
+            for machine in machines:
                 self.finish(machine)
-            following[stage](right)
+            following[stage](machines)
+
+    def _note_clone(self, machine: Machine, made: MoRef | None) -> None:
+        """Of its own task: the clones of others are never followed."""
+        if machine.stage == "clone":
+            machine.moref, machine.created = made or "", True
+            machine.cancelled, machine.error = False, None
 
     # The stages, in order.
 
@@ -135,7 +138,7 @@ class _Provisioning(Recovery):
         tasks = {}
         for machine in machines:
             self.enter(machine, "clone")
-            machine.created = machine.changed = True
+            machine.changed = True
             with self.failures_of(machine):
                 tasks[machine.name] = self.vsphere.start_clone(machine.request)
         self.follow(tasks)
@@ -155,7 +158,11 @@ class _Provisioning(Recovery):
         """Reads back what was made; at most one reconfigure mends the difference."""
         if not machines:
             return
-        read = {vm.moref: vm for vm in self.vsphere.read_vms([m.moref for m in machines])}
+        morefs = [machine.moref for machine in machines]
+        vms = self.read_for(machines, "configure", lambda: self.vsphere.read_vms(morefs))
+        if vms is None:
+            return
+        read = {vm.moref: vm for vm in vms}
         repairs: dict[str, Task] = {}
         for machine in machines:
             self.enter(machine, "configure")
@@ -168,7 +175,7 @@ class _Provisioning(Recovery):
         right = [m for m in machines if m.stage == "configure" and m.name not in repairs]
         for machine in right:
             self.finish(machine)
-        self._power_on([m for m in right if not (m.vm and m.vm.powered_on)])
+        self.power_on([m for m in right if not (m.vm and m.vm.powered_on)])
         self.await_address([m for m in right if m.vm and m.vm.powered_on])
 
     def _repair(self, machine: Machine) -> Task | None:
@@ -182,11 +189,15 @@ class _Provisioning(Recovery):
         machine.changed = machine.changed or task is not None
         return task
 
-    def _power_on(self, machines: Sequence[Machine]) -> None:
+    @override
+    def power_on(self, machines: Sequence[Machine]) -> None:
         """Holders are read again first: since the plan another VM may have taken the GPU."""
         if not machines:
             return
-        holders = self.vsphere.read_holders(sorted({m.step.runs_on.moref for m in machines}))
+        hosts = sorted({machine.step.runs_on.moref for machine in machines})
+        holders = self.read_for(machines, "power_on", lambda: self.vsphere.read_holders(hosts))
+        if holders is None:
+            return
         tasks = {}
         for machine in machines:
             self.enter(machine, "power_on")
@@ -198,77 +209,3 @@ class _Provisioning(Recovery):
             with self.failures_of(machine):
                 tasks[machine.name] = self.vsphere.start_power_on(machine.moref)
         self.follow(tasks)
-
-    @override
-    def await_address(self, machines: Sequence[Machine]) -> None:
-        if self.until == "powered-on":
-            for machine in machines:
-                self.done(machine)
-            return
-        for machine in machines:
-            self.enter(machine, "address")
-        self.board.follow_vms({machine.name: machine.moref for machine in machines})
-
-    def _look_at_addresses(self) -> None:
-        """An address counts when it has stayed, and after the customization that it comes from."""
-        waiting = [m for m in self.machines.values() if m.stage == "address"]
-        self._look_at_customizations([m for m in waiting if m.request.address])
-        for machine in waiting:
-            wished, seen = machine.request.address, machine.seen
-            if machine.stage != "address" or seen is None or self._unsettled(machine):
-                continue
-            if wished is not None and not (machine.customized and seen.address == wished.address):
-                continue
-            if seen.host_keys or self.until == "address" or self.context.ssh.trust == "first-use":
-                self._addressed(machine, seen.address, seen.host_keys)
-
-    def _look_at_customizations(self, machines: Sequence[Machine]) -> None:
-        unfinished = [m for m in machines if not m.customized and m.created]
-        if not unfinished:
-            for machine in machines:
-                machine.customized = True
-            return
-        ended = self.vsphere.customizations(self.plan.cluster.vm_folder)
-        for machine in unfinished:
-            machine.customized = machine.moref in ended
-            problem = ended.get(machine.moref)
-            if problem is not None:
-                self.board.forget(machine.name)
-                self.finish(machine, ok=False)
-                machine.error, machine.left = looking.not_customized(machine, problem), True
-                self.done(machine)
-
-    def _unsettled(self, machine: Machine) -> bool:
-        return machine.seen is not None and time.monotonic() - machine.seen.since < STABLE_S
-
-    def _addressed(self, machine: Machine, address: str, host_keys: tuple[str, ...]) -> None:
-        self.finish(machine)
-        self.board.forget(machine.name)
-        if machine.vm is not None:
-            machine.vm = replace(machine.vm, address=address, host_keys=host_keys)
-        if self.until == "address":
-            self.done(machine)
-            return
-        machine.enter("ready")
-        machine.check = Check(lambda: self._check_guest(machine))
-
-    def _check_guest(self, machine: Machine) -> guest.Ready:
-        if machine.vm is None:
-            raise VSphereError(f"{machine.name} was not read back")
-        expected = guest.Expected(
-            gpus=tuple((gpu.vendor_id, gpu.device_id) for gpu in machine.step.gpus),
-            settings=self.context.guest,
-        )
-        where, deadline_s = endpoint(machine.vm, self.context), self.plan.spec.deadlines.ready_s
-        with self.events.phase("ready", machine.name):
-            return guest.wait_ready(where, expected, deadline_s, self.events)
-
-    def _collect_checks(self) -> None:
-        for machine in self.machines.values():
-            if machine.check is None:
-                continue
-            try:
-                machine.ready = machine.check.result()
-            except GpuvmError as error:
-                machine.error, machine.left = error, True
-            self.done(machine)

@@ -8,15 +8,18 @@ from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, Tas
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.networking import FixedAddress
+from gpuvm.vsphere.silence import Card, Silence
 from gpuvm.vsphere.watching import Machine
 
 __all__ = [
     "Board",
+    "Card",
     "Change",
     "CloneRequest",
     "FixedAddress",
     "HostChanged",
     "Machine",
+    "Silence",
     "Task",
     "TaskEnded",
     "TaskProgress",

@@ -46,9 +46,12 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskProgress:
+    """``running`` is False while the task waits for its turn in the vCenter."""
+
     key: str
     operation: str
     fraction: float
+    running: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,21 @@ class Board:
         """No more changes of this key; its filter goes with the collector."""
         self._followed = {ref: f for ref, f in self._followed.items() if f.key != key}
 
-    def batches(self, time_left: Callable[[], float]) -> Iterator[list[Change]]:
-        """Yields what each update brought until nothing is followed any more.
+    def batches(
+        self, time_left: Callable[[], float], more: Callable[[], bool] = lambda: False
+    ) -> Iterator[list[Change]]:
+        """Yields what each update brought until nothing is followed any more, nor ``more`` to come.
 
         ``time_left`` gives the seconds to the caller's next deadline; an empty list comes when it
         is reached without news.
         """
-        while self._followed:
+        while self._followed or more():
             wait_s = min(max(time_left(), 0.0), LONGEST_WAIT_S)
-            yield self._next(wait_s)
+            if self._followed:
+                yield self._next(wait_s)
+            else:
+                time.sleep(min(wait_s, INTERVAL_S))
+                yield []
 
     def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> None:
         if not refs:
@@ -214,7 +223,8 @@ class Board:
     def _task_changed(self, ref: Any, key: str, task: Task, row: dict[str, Any]) -> Change:
         state = str(row.get("info.state"))
         if state not in ("success", "error"):
-            return TaskProgress(key, task.operation, (row.get("info.progress") or 0) / 100)
+            fraction = (row.get("info.progress") or 0) / 100
+            return TaskProgress(key, task.operation, fraction, running=state == "running")
         del self._followed[ref]
         if state == "error":
             problem = row.get("info.error")

@@ -21,6 +21,7 @@ from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.session import SessionStub
+from gpuvm.vsphere.silence import Silence, read_silence
 from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
@@ -140,6 +141,10 @@ class VSphere:
         """Those of the VMs that still exist."""
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
         return reading.read_vms(self._content, self.vcenter, refs, self._host_names)
+
+    def read_silence(self, morefs: Sequence[MoRef]) -> tuple[Silence, ...]:
+        """Why nothing may be heard of these VMs."""
+        return read_silence(self._content, [self._vm(moref) for moref in morefs])
 
     def read_marked(self) -> tuple[VM, ...]:
         """Every VM of the vCenter that carries the mark: ours, and copies of ours."""

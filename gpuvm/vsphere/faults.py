@@ -67,7 +67,8 @@ def task_failed(operation: str, vm: str, fault: Any, localized: str) -> VSphereE
         return _no_permission(fault)
     messages = tuple(dict.fromkeys(_messages(fault, localized)))
     name = type(fault).__name__.rsplit(".", maxsplit=1)[-1]
-    return TaskFailed(operation, vm, name, messages, hint=hint_for(name, messages))
+    hint = _memory_hint(name, fault) or hint_for(name, messages)
+    return TaskFailed(operation, vm, name, messages, hint=hint)
 
 
 def hint_for(fault: str, messages: tuple[str, ...]) -> str | None:
@@ -102,6 +103,16 @@ def submitted(operation: str, subject: str) -> Iterator[None]:
             yield
     except Unreachable as error:
         raise OutcomeUnknown(str(error), hint=error.hint) from None
+
+
+def _memory_hint(name: str, fault: Any) -> str | None:
+    """How much was asked for and how much there was: only such faults have both numbers."""
+    asked = getattr(fault, "requested", None)
+    general = _BY_TYPE.get(name)
+    if not asked or general is None:
+        return None
+    left = (getattr(fault, "unreserved", None) or 0) / 1024**3
+    return f"{general}: {asked / 1024**3:.1f} GiB requested, {left:.1f} GiB unreserved"
 
 
 def _messages(fault: Any, localized: str) -> Iterator[str]:

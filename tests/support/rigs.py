@@ -4,14 +4,14 @@ import json
 import os
 import shlex
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpuvm import lab, lifecycle, settings, vsphere
-from gpuvm.events import Events
+from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import Description, Timings
 from gpuvm.lifecycle import ApplyResult, Until
@@ -112,3 +112,15 @@ def end(connection: VSphere, key: str, task: Task) -> TaskEnded:
         changes = [change for batch in board.batches(lambda: 20) for change in batch]
     (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
     return ended
+
+
+def at(stage: str, state: str, act: Callable[[], None]) -> Events:
+    """Acts once, in the wait loop itself: the first time that a VM begins or ends the stage."""
+    acted = []
+
+    def sink(event: Event) -> None:
+        if (event.kind, event.name, event.state) == ("phase", stage, state) and not acted:
+            acted.append(event)
+            act()
+
+    return Events(sink)

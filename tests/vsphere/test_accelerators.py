@@ -173,6 +173,23 @@ def test_drs_chooses_the_host_of_a_dynamic_vm(placing: Rig) -> None:
     placing.teardown("free")
 
 
+def test_the_host_that_drs_chose_at_power_on_is_told(placing: Rig) -> None:
+    """It is not the one that the plan counted on: that one's GPU was taken meanwhile."""
+    with placing.connect() as connection:
+        plan = placing.plan(connection, hosts=1, name="chosen", accelerator=DYNAMIC)
+        counted_on = plan.steps[0].host.name
+        placing.add(name="quicker", host=counted_on, gpu="0000:3b:00.0")
+        (outcome,) = placing.provision(connection, plan).outcomes
+        (vm,) = placing.ours(connection, "chosen")
+        assert outcome.host == vm.host != counted_on
+        assert outcome.gpus == vm.pci_addresses
+        folder = plan.cluster.vm_folder
+        quicker = connection.find_in_folder(folder, "quicker") or ""
+        end(connection, "quicker", connection.start_power_off(quicker))
+        end(connection, "quicker", connection.start_destroy(quicker))
+    placing.teardown("chosen")
+
+
 def test_linked_clones_take_no_space(placing: Rig) -> None:
     with placing.connect() as connection:
         before = connection.read_inventory().datastores[0].free_gib

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, end, rig_of
+from rigs import QUICK, Rig, at, end, rig_of
 
 from gpuvm import lifecycle, planner
-from gpuvm.errors import DeadlinePassed, NoPermission, PreflightRefused, TaskFailed, VSphereError
+from gpuvm.errors import Interrupted, NoPermission, PreflightRefused, TaskFailed, VSphereError
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import describe
-from gpuvm.lifecycle import requests
+from gpuvm.lifecycle import Until, requests
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import VSphere
@@ -128,6 +128,66 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
     rig.teardown("three")
 
 
+@pytest.mark.parametrize("before", ["configure", "power_on"])
+def test_a_read_that_is_refused_fails_those_who_need_it(rig: Rig, before: str) -> None:
+    """Between two stages everything that goes on together is read at once."""
+    ended = {"configure": "clone", "power_on": "configure"}[before]
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="unread")
+        refusal = at(ended, "end", lambda: rig.fault("RetrievePropertiesEx", "RuntimeFault"))
+        result = lifecycle.provision(plan, connection, rig.context, refusal, until="powered-on")
+        assert len(result.outcomes) == 2
+        assert result.failed
+        assert all("reading properties" in str(o.error) for o in result.failed)
+        assert not any(o.left for o in result.failed)
+        failed = {o.name for o in result.failed}
+        assert not failed & {vm.name for vm in rig.ours(connection, "unread")}, "removed again"
+    rig.teardown("unread")
+
+
+def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
+    """The power-on fails, and so does the look at who holds the GPU: the other VM runs."""
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="blind")
+        rig.fault("PowerOnVM_Task", "GenericVmConfigFault", object="blind-02", where="task")
+        refusal = at("power_on", "start", lambda: rig.fault("CreateContainerView", "RuntimeFault"))
+        result = lifecycle.provision(plan, connection, rig.context, refusal, until="powered-on")
+        assert [o.state for o in result.outcomes] == ["powered-on", "failed"]
+        (outcome,) = result.failed
+        assert isinstance(outcome.error, TaskFailed)
+        assert outcome.error.fault == "GenericVmConfigFault"
+        assert [vm.name for vm in rig.ours(connection, "blind")] == ["blind-01"], "removed again"
+    rig.teardown("blind")
+
+
+@pytest.mark.parametrize(
+    ("wish", "until", "said"),
+    [
+        ({}, "ready", "'gpuvm provision --hosts 2', or remove them with 'gpuvm teardown'"),
+        (
+            {"name": "paused"},
+            "ready",
+            "--hosts 2 --name paused', or remove them with 'gpuvm teardown --name paused'",
+        ),
+        ({"cpus": 2}, "ready", "'gpuvm provision --hosts 2' and the same options, or"),
+        ({}, "address", "'gpuvm provision --hosts 2' and the same options, or"),
+    ],
+)
+def test_after_an_interruption_it_is_said_how_to_go_on(
+    slow: Rig, wish: dict[str, object], until: Until, said: str
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with slow.connect() as connection:
+        plan = slow.plan(connection, hosts=2, **wish)
+        with pytest.raises(Interrupted) as caught:
+            lifecycle.provision(
+                plan, connection, slow.context, at("clone", "start", interrupt), until=until
+            )
+        assert said in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("fault", "hint"),
     [
@@ -142,7 +202,7 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
 def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: str) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="refused")
-        rig.fault("PowerOnVM_Task", fault, where="task")
+        rig.fault("PowerOnVM_Task", fault, where="task", count=3)
         (outcome,) = rig.provision(connection, plan).failed
         assert isinstance(outcome.error, TaskFailed)
         assert outcome.error.fault == fault
@@ -163,7 +223,7 @@ def test_a_text_that_nobody_knows_is_shown_as_it_is(rig: Rig) -> None:
 def test_keep_failed_keeps_it(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="kept")
-        rig.fault("PowerOnVM_Task", "HostNotConnected", where="task")
+        rig.fault("PowerOnVM_Task", "InvalidState", where="task")
         result = lifecycle.provision(
             plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
         )
@@ -212,17 +272,6 @@ def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
         assert isinstance(error, TaskFailed)
         assert "Host" in error.fault
     slow.teardown("away")
-
-
-def test_no_address_is_a_deadline_with_a_hint(rig: Rig) -> None:
-    rig.post("/vms/mute-01/no-ip")
-    with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=1, name="mute", deadlines={"address_s": 1.5})
-        (outcome,) = rig.provision(connection, plan, until="address").failed
-        assert isinstance(outcome.error, DeadlinePassed)
-        assert "open-vm-tools" in (outcome.error.hint or "")
-        assert outcome.left
-    rig.teardown("mute")
 
 
 def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> None:

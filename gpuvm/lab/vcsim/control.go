@@ -69,7 +69,7 @@ func (lab *Lab) addVMs(w http.ResponseWriter, r *http.Request) {
 	reply(w, done)
 }
 
-// actOnVM arranges trouble for a guest; the VM may come later.
+// actOnVM arranges trouble for a guest; but for unplug, the VM may come later.
 func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	switch r.PathValue("action") {
@@ -80,8 +80,16 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		}
 	case "fail-customization":
 		lab.guests.failCustomization(name)
+	case "unplug":
+		vm := lab.vmNamed(name)
+		if vm == nil {
+			refuse(w, http.StatusNotFound, fmt.Errorf("there is no VM '%s'", name))
+			return
+		}
+		lab.unplug(vm)
 	default:
-		refuse(w, http.StatusNotFound, fmt.Errorf("a VM has no '%s'; it has no-ip and fail-customization", r.PathValue("action")))
+		refuse(w, http.StatusNotFound, fmt.Errorf(
+			"a VM has no '%s'; it has no-ip, fail-customization and unplug", r.PathValue("action")))
 		return
 	}
 	reply(w, done)

@@ -130,7 +130,7 @@ type methodsOf struct {
 // begin starts a task for this call; see Lab.begin.
 func (m methodsOf) begin(ctx *simulator.Context, name, description string, run func(*operation) (types.AnyType, fault)) ref {
 	if m.doomed != nil {
-		run = m.doomed.fail
+		run = m.doomed.instead(run)
 	}
 	return m.lab.begin(ctx, m.self, name, description, run)
 }

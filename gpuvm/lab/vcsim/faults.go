@@ -22,13 +22,14 @@ type faultRule struct {
 	Count       int     `json:"count,omitempty"`       // 0: for ever
 	Probability float64 `json:"probability,omitempty"` // 0: always
 	DelayS      float64 `json:"delay_s,omitempty"`
-	Where       string  `json:"where,omitempty"` // call: refused at once; task: the task fails
+	Where       string  `json:"where,omitempty"` // call: refused at once; task: the task fails; after: when its work is done
 	Injected    int     `json:"injected"`
 }
 
 const (
 	atCall = "call"
 	inTask = "task"
+	after  = "after"
 )
 
 type faults struct {
@@ -54,8 +55,8 @@ func (f *faults) add(rule faultRule) error {
 	} else if rule.DelayS == 0 {
 		return fmt.Errorf("fault: a fault or a delay_s is needed")
 	}
-	if orElse(&rule.Where, atCall); rule.Where != atCall && rule.Where != inTask {
-		return fmt.Errorf("where: '%s' is none of call, task", rule.Where)
+	if orElse(&rule.Where, atCall); !slices.Contains([]string{atCall, inTask, after}, rule.Where) {
+		return fmt.Errorf("where: '%s' is none of call, task, after", rule.Where)
 	}
 	f.Lock()
 	defer f.Unlock()
@@ -155,15 +156,30 @@ func (r *faultRule) make() fault {
 	return f
 }
 
-// doom is inject for what goes wrong inside a task: half way through, vCenter finds out.
+// doom is inject for what goes wrong inside a task: half way through, vCenter finds out, or only
+// when the work is done, so that what was made is left.
 func (lab *Lab) doom(user string, method *simulator.Method, names []string) *faultRule {
-	if rule, ok := lab.faults.match(inTask, user, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
-		return &rule
+	for _, where := range []string{inTask, after} {
+		if rule, ok := lab.faults.match(where, user, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
+			return &rule
+		}
 	}
 	return nil
 }
 
-// fail is what a doomed task does.
+// instead is what a doomed task does where it would have run.
+func (r *faultRule) instead(run func(*operation) (types.AnyType, fault)) func(*operation) (types.AnyType, fault) {
+	if r.Where != after {
+		return r.fail
+	}
+	return func(op *operation) (types.AnyType, fault) {
+		if _, fault := run(op); fault != nil {
+			return nil, fault
+		}
+		return nil, r.make()
+	}
+}
+
 func (r *faultRule) fail(op *operation) (types.AnyType, fault) {
 	op.started()
 	if fault := op.work(seconds(r.DelayS), 0, 50); fault != nil {

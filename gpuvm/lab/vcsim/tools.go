@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,4 +165,25 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 			m.Guest.Net = append(m.Guest.Net, card.report(true))
 		}
 	})
+}
+
+// unplug takes a VM's network cards off their network, now and at power-on, as an edit in the vSphere
+// Client does; DHCP is not heard then.
+func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
+	lab.guests.silence(lab.nameOf(vm.Self))
+	lab.changeVM(lab.context(nil), vm, func(m *mo.VirtualMachine) {
+		devices := slices.Clone(m.Config.Hardware.Device)
+		for i, device := range devices {
+			card, ok := device.(types.BaseVirtualEthernetCard)
+			if !ok || card.GetVirtualEthernetCard().Connectable == nil {
+				continue
+			}
+			now := *card.GetVirtualEthernetCard().Connectable
+			now.Connected, now.StartConnected = false, false
+			devices[i] = cloneDevice(device)
+			devices[i].GetVirtualDevice().Connectable = &now
+		}
+		m.Config.Hardware.Device = devices
+	})
+	lab.dropAddress(vm)
 }

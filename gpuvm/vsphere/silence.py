@@ -1,0 +1,92 @@
+"""What is known of a VM from which nothing has been heard: why it may have no address."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.inventory import MoRef
+from gpuvm.vsphere.machines import address
+from gpuvm.vsphere.properties import Objects, Row, retrieve
+
+_VM_PATHS = (
+    "runtime.host",
+    "runtime.powerState",
+    "runtime.question",
+    "config.hardware.device",
+    "guest.net",
+    "guest.toolsRunningStatus",
+    "network",
+)
+_HOST_PATHS = ("name", "runtime.connectionState")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card of the VM; ``network`` is empty where nobody may see its name."""
+
+    label: str
+    connected: bool
+    network: str
+
+
+@dataclass(frozen=True)
+class Silence:
+    """``host_state`` is vSphere's word for it; ``address`` one that came without host keys."""
+
+    moref: MoRef
+    host: str
+    host_state: str
+    powered_on: bool
+    question: str
+    tools_running: bool
+    cards: tuple[Card, ...]
+    address: str | None
+
+
+def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
+    """Of those of the VMs that still exist."""
+    rows = retrieve(content, [Objects(vim.VirtualMachine, vms, _VM_PATHS)])
+    hosts = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
+    nets = {net for row in rows.values() for net in row.get("network", ())}
+    kind = vim.dvs.DistributedVirtualPortgroup
+    around = retrieve(
+        content,
+        [
+            Objects(vim.HostSystem, sorted(hosts, key=str), _HOST_PATHS),
+            Objects(kind, [net for net in nets if isinstance(net, kind)], ("name", "key")),
+        ],
+    )
+    portgroups = {row["key"]: row["name"] for row in around.values() if "key" in row}
+    return tuple(_silence(ref, row, around, portgroups) for ref, row in rows.items() if row)
+
+
+def _silence(ref: Any, row: Row, around: dict[Any, Row], portgroups: dict[str, str]) -> Silence:
+    host = around.get(row.get("runtime.host"), {})
+    devices, tools = row.get("config.hardware.device", ()), row.get("guest.toolsRunningStatus")
+    return Silence(
+        moref=ref._moId,
+        host=host.get("name", ""),
+        host_state=str(host.get("runtime.connectionState", "")),
+        powered_on=row.get("runtime.powerState") == "poweredOn",
+        question=getattr(row.get("runtime.question"), "text", "") or "",
+        tools_running=tools == "guestToolsRunning",
+        cards=tuple(_cards(devices, portgroups)),
+        address=address(devices, row.get("guest.net", ()), tools),
+    )
+
+
+def _cards(devices: Sequence[Any], portgroups: dict[str, str]) -> Iterator[Card]:
+    for device in devices:
+        if isinstance(device, vim.vm.device.VirtualEthernetCard):
+            label = getattr(device.deviceInfo, "label", None) or "its network card"
+            connected = bool(device.connectable and device.connectable.connected)
+            yield Card(label, connected, _network(device.backing, portgroups))
+
+
+def _network(backing: Any, portgroups: dict[str, str]) -> str:
+    port = getattr(backing, "port", None)
+    if port is not None:
+        return portgroups.get(port.portgroupKey, "")
+    return getattr(backing, "deviceName", None) or ""
