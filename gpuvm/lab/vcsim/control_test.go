@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,4 +166,14 @@ func TestControlEndpointSaysWhatItDoesNotKnow(t *testing.T) {
 func isFault(err error) bool {
 	var f interface{ Fault() types.BaseMethodFault }
 	return errors.As(err, &f)
+}
+
+func TestAllVMsAreListed(t *testing.T) {
+	r := newRig(t)
+	r.finish(r.clone("running", r.plainWish("esx-01")).PowerOn(r.ctx))
+	vms := decode[[]listed](t, r.control("GET", "/vms", ""))
+	want := []listed{{Name: "running", PoweredOn: true}, {Name: "template", Template: true, Snapshots: 1}}
+	if !slices.Equal(vms, want) {
+		t.Errorf("%+v", vms)
+	}
 }
