@@ -11,7 +11,7 @@ from gpuvm.lifecycle.passthrough import Switched, choose_hosts, switch_passthrou
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
-from gpuvm.lifecycle.snapshot import create_snapshot
+from gpuvm.lifecycle.snapshot import create_snapshot, restore_template
 from gpuvm.lifecycle.stop import GRACE_S, stop
 from gpuvm.lifecycle.teardown import await_clones, teardown
 from gpuvm.lifecycle.until import Until
@@ -29,6 +29,7 @@ __all__ = [
     "endpoint",
     "provision",
     "provisioning_record",
+    "restore_template",
     "stop",
     "switch_passthrough",
     "teardown",

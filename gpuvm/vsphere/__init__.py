@@ -8,6 +8,7 @@ from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, Tas
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.networking import FixedAddress
+from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
 from gpuvm.vsphere.watching import Machine
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Task",
     "TaskEnded",
     "TaskProgress",
+    "TemplateHandle",
+    "TemplateState",
     "VMChanged",
     "VSphere",
     "connect",

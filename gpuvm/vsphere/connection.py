@@ -19,6 +19,7 @@ from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.session import SessionStub
+from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
@@ -168,28 +169,13 @@ class VSphere:
         with submitted("destroy", moref):
             return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
 
-    def start_snapshot(self, moref: MoRef, name: str) -> Task:
-        """Without memory, for linked clones to be made from."""
-        with submitted("snapshot", moref):
-            task = self._vm(moref).CreateSnapshot_Task(
-                name=name,
-                description="Linked clones are made from this snapshot: removing it breaks none of "
-                "them, but no new one can be made.",
-                memory=False,
-                quiesce=False,
-            )
-        return Task(task._moId, "snapshot")
+    def template(self, moref: MoRef, name: str) -> TemplateHandle:
+        """For its snapshot to be made."""
+        return TemplateHandle(self._content, self._reference, moref, name)
 
-    def mark_as_vm(self, template: MoRef, host: MoRef, pool: MoRef) -> None:
-        with submitted("marking as a VM", template):
-            self._vm(template).MarkAsVirtualMachine(
-                pool=self._reference(vim.ResourcePool, pool),
-                host=self._reference(vim.HostSystem, host),
-            )
-
-    def mark_as_template(self, moref: MoRef) -> None:
-        with submitted("marking as a template", moref):
-            self._vm(moref).MarkAsTemplate()
+    def unfinished_templates(self) -> Mapping[MoRef, str]:
+        """Names of templates that a gpuvm which was killed left as VMs."""
+        return find_unfinished(self._content)
 
     def switch_passthrough(
         self, host: Host, devices: Sequence[str], *, enabled: bool, at_once: bool

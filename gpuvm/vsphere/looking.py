@@ -20,6 +20,7 @@ _DESCRIPTION = {
     "power on": "VirtualMachine.powerOn",
     "power off": "VirtualMachine.powerOff",
     "destroy": "VirtualMachine.destroy",
+    "snapshot": "VirtualMachine.createSnapshot",
 }
 _ENDED = (
     "CustomizationSucceeded",
