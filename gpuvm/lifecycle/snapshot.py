@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from gpuvm.errors import DeadlinePassed, Interrupted, VSphereError
+from gpuvm.events import Events
 from gpuvm.inventory import Host, MoRef, VMTemplate
 from gpuvm.vsphere import Task, TaskEnded, TemplateState, VSphere
 
@@ -41,6 +42,17 @@ def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSph
 def restore_template(moref: MoRef, name: str, vsphere: VSphere) -> None:
     """Of one that was left a VM: it is a template again, with or without its snapshot."""
     _Making(moref, name, vsphere).restore()
+
+
+def restore_templates(vsphere: VSphere, events: Events) -> None:
+    """All that were left VMs, wherever in the vCenter; one that cannot be is told."""
+    for moref, name in vsphere.unfinished_templates().items():
+        try:
+            restore_template(moref, name, vsphere)
+        except VSphereError as error:
+            events.warning(f"{name} is a template that was left a VM, and stays one: {error}")
+        else:
+            events.note("is a template again", name)
 
 
 class _Making:

@@ -7,6 +7,7 @@ with vsphere.connect(context, password) as connection:
 from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, TaskProgress, VMChanged
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
+from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
 from gpuvm.vsphere.watching import Machine
@@ -15,6 +16,7 @@ __all__ = [
     "Board",
     "Change",
     "CloneRequest",
+    "Coming",
     "FixedAddress",
     "HostChanged",
     "Machine",

@@ -18,6 +18,7 @@ from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.session import SessionStub
 from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
@@ -219,7 +220,7 @@ class VSphere:
         """Queued and running tasks of that kind on a VM or template, the oldest first."""
         return looking.running_tasks(self._content, self._vm(moref), operation)
 
-    def clones_under_way(self) -> list[Task]:
+    def clones_under_way(self) -> list[Coming]:
         """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
         return looking.clones_under_way(self._content)
 
