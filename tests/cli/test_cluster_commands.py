@@ -153,7 +153,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("warp", "there is: passthrough, dynamic, vgpu:PROFILE, none"),
+        ("warp", "there is: passthrough, dynamic, vgpu:PROFILE, device-group:NAME, none"),
         ("vgpu", "profile: field required"),
         ("passthrough:count=0", "count: input should be greater than or equal to 1"),
         ("passthrough:colour=red", "colour: extra inputs are not permitted"),
