@@ -8,7 +8,7 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.passthrough import Switched, choose_hosts, switch_passthrough
+from gpuvm.lifecycle.passthrough import Switched, choose_hosts, go_on, switch_passthrough
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
@@ -29,6 +29,7 @@ __all__ = [
     "clones_to_come",
     "create_snapshot",
     "endpoint",
+    "go_on",
     "provision",
     "provisioning_record",
     "restore_template",

@@ -7,6 +7,7 @@ with vsphere.connect(context, password) as connection:
 from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, TaskProgress, VMChanged
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
+from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
@@ -19,6 +20,7 @@ __all__ = [
     "Coming",
     "FixedAddress",
     "HostChanged",
+    "HostState",
     "Machine",
     "Task",
     "TaskEnded",

@@ -18,6 +18,7 @@ from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.session import SessionStub
 from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
@@ -193,6 +194,13 @@ class VSphere:
     def running_on(self, host: Host) -> tuple[str, ...]:
         """The names of the VMs that run there."""
         return hosts.running_vms(self._content, self._host(host))
+
+    def host_state(self, host: Host) -> HostState:
+        return hosts.read_state(self._content, self._host(host))
+
+    def host_tasks(self, host: Host, operation: str) -> list[Task]:
+        """As running_tasks, on a host."""
+        return looking.running_tasks(self._content, self._host(host), operation)
 
     def start_maintenance(self, host: Host) -> Task:
         return hosts.enter_maintenance(self._host(host), host.name)

@@ -23,6 +23,8 @@ _DESCRIPTION = {
     "power off": "VirtualMachine.powerOff",
     "destroy": "VirtualMachine.destroy",
     "snapshot": "VirtualMachine.createSnapshot",
+    "maintenance mode": "HostSystem.enterMaintenanceMode",
+    "leaving maintenance mode": "HostSystem.exitMaintenanceMode",
 }
 _BEGUN = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
 _ENDED = (
@@ -34,9 +36,9 @@ _ENDED = (
 )
 
 
-def running_tasks(content: Any, vm: Any, operation: str) -> list[Task]:
-    rows = retrieve(content, [Objects(vim.VirtualMachine, [vm], ("recentTask",))])
-    recent = rows.get(vm, {}).get("recentTask", ())
+def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
+    rows = retrieve(content, [Objects(type(entity), [entity], ("recentTask",))])
+    recent = rows.get(entity, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
     infos = [row["info"] for row in found.values() if "info" in row]
     running = [
