@@ -41,7 +41,8 @@ def teardown(
 
     Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
     left alone. A clone that is under way becomes a VM later: those of the deployment's names are
-    waited for, and removed. Running it twice is quiet.
+    waited for, and removed; one that the vCenter does not name is waited for two minutes at most.
+    Running it twice is quiet.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)
