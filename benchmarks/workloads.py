@@ -38,27 +38,35 @@ from speaking import DIM_IN, Captioner
 
 ROUNDS = 3
 
+Shape = tuple[int, int]
+"""Height and width in pixels."""
+
 
 @dataclass(frozen=True)
 class Result:
-    """``value`` against ``target``; ``at_most`` where less is better."""
+    """``value`` against ``target``; ``at_most`` where less is better.
+
+    Without a target it is an option that is measured so that nobody has to assume what it brings.
+    """
 
     what: str
     value: float
-    target: float
+    target: float | None = None
     unit: str = "x"
     at_most: bool = False
 
     @property
     def met(self) -> bool:
+        if self.target is None:
+            return True
         return self.value <= self.target if self.at_most else self.value >= self.target
 
     def __str__(self) -> str:
+        told = f"  {self.what:62s} {self.value:9.3g} {self.unit:10s}"
+        if self.target is None:
+            return told.rstrip()
         sign = "<=" if self.at_most else ">="
-        verdict = "" if self.met else "   MISSED"
-        return (
-            f"  {self.what:58s} {self.value:9.3g} {self.unit:10s} {sign} {self.target:g}{verdict}"
-        )
+        return f"{told} {sign} {self.target:g}{'' if self.met else '   MISSED'}"
 
 
 def main() -> None:
@@ -121,6 +129,7 @@ def stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
     )
     share = 50 * step / steps["float32"] / rate
     yield Result(f"of the machine's matmul rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
+    yield Result("--xla against --no-xla, training steps", _stepwise(tf, data, batches))
 
 
 def style(tf: Any, *, full: bool) -> Iterator[Result]:
@@ -128,10 +137,11 @@ def style(tf: Any, *, full: bool) -> Iterator[Result]:
     import style_transfer
 
     side = 384
-    rate = _convolution_rate(tf, side)
     painter, cell = _painter(tf, style_transfer, side)
+    shape = painter.content.shape[:2]
+    rate = _convolution_rate(tf, shape)
     took = _best(lambda: painter.evaluate(painter.content, cell))
-    share = _vgg_flops(*painter.content.shape[:2]) / took / rate
+    share = _vgg_flops(shape) / took / rate
     yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
     side = side if full else 192
     painter, cell = _painter(tf, style_transfer, side)
@@ -172,6 +182,8 @@ def mnist(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
     yield Result(f"training, of {took:.0f} s in all", trained, 10, "s", at_most=True)
     step, loaded = _mnist_step(tf)
     yield Result("steps with their batches made against ready ones", loaded / step, 0.95)
+    for option in ("--xla", "--mixed-precision"):
+        yield Result(f"{option}, training steps", _mnist_option(tf, option))
 
 
 BENCHMARKS: dict[str, Callable[..., Iterator[Result]]] = {
@@ -219,6 +231,23 @@ def _best(program: Callable[[], object]) -> float:
     return min(taken)
 
 
+def _stepwise(tf: Any, data: prices.Split, batches: np.ndarray) -> float:
+    """How many times as long 50 steps take one by one as in one compiled program."""
+    programs = {
+        name: forecaster.Forecaster(
+            tf, tf.distribute.get_strategy(), prices.STOCKS, seed=1, xla=xla, chunk=50
+        )
+        for name, xla in (("xla", True), ("stepwise", False))
+    }
+    for program in programs.values():
+        program.take(data, bf16=False)
+    seconds = _alternate(
+        xla=lambda: float(programs["xla"].steps(batches)),
+        stepwise=lambda: float(programs["stepwise"].steps(batches)),
+    )
+    return seconds["stepwise"] / seconds["xla"]
+
+
 def _weights() -> int:
     return sum(a * b for a, b in itertools.pairwise((prices.STOCKS, *forecaster.LAYERS, 1)))
 
@@ -233,16 +262,15 @@ def _matmul_rate(tf: Any, batch: int) -> float:
     return many * 2 * batch * into * out / took
 
 
-def _convolution_rate(tf: Any, side: int) -> float:
+def _convolution_rate(tf: Any, shape: Shape) -> float:
     """FLOP/s of the network's own convolutions, forward and with respect to their input, alone."""
-    sizes = _convolutions(side)
     inputs = [
         (
-            tf.random.normal((1, s, s, i)),
-            tf.random.normal((3, 3, i, o)),
-            tf.random.normal((1, s, s, o)),
+            tf.random.normal((1, *size, into)),
+            tf.random.normal((3, 3, into, out)),
+            tf.random.normal((1, *size, out)),
         )
-        for s, i, o in sizes
+        for size, into, out in _convolutions(shape)
     ]
 
     @tf.function
@@ -253,23 +281,23 @@ def _convolution_rate(tf: Any, side: int) -> float:
             done.append(tf.nn.conv2d_transpose(gradient, kernel, tf.shape(x), 1, "SAME"))
         return done
 
-    return _vgg_flops(side) / _best(lambda: convolve()[-1].numpy())
+    return _vgg_flops(shape) / _best(lambda: convolve()[-1].numpy())
 
 
-def _convolutions(side: int) -> list[tuple[int, int, int]]:
-    """(side, channels in, channels out) of every convolution."""
-    found, into, size = [], 3, side
+def _convolutions(shape: Shape) -> list[tuple[Shape, int, int]]:
+    """((height, width), channels in, channels out) of every convolution."""
+    found, into, (height, width) = [], 3, shape
     for _, count, channels in vgg.BLOCKS:
         for _number in range(count):
-            found.append((size, into, channels))
+            found.append(((height, width), into, channels))
             into = channels
-        size = (size + 1) // 2
+        height, width = (height + 1) // 2, (width + 1) // 2
     return found
 
 
-def _vgg_flops(side: int) -> float:
+def _vgg_flops(shape: Shape) -> float:
     """Forward, and backward with respect to the picture."""
-    return float(sum(2 * 2 * 9 * s * s * i * o for s, i, o in _convolutions(side)))
+    return float(sum(2 * 2 * 9 * h * w * i * o for (h, w), i, o in _convolutions(shape)))
 
 
 def _painter(tf: Any, program: Any, side: int) -> tuple[Any, Any]:
@@ -304,26 +332,47 @@ def _evaluations_to(goal: float, evaluate: Any, start: np.ndarray) -> int:
 
 def _mnist_step(tf: Any) -> tuple[float, float]:
     """Seconds of an epoch with batches made on the way, and with all of them made before."""
-    import mnist as program
-    from records import Log
-
-    options = _options(program)
-    log, data = Log(options.out / "timings.jsonl"), digits.scikit_learn()
-    trainer = program.Trainer(tf, tf.distribute.get_strategy(), options, data, log, 0, 1)
-    ready = [trainer._batch(n) for n in range(trainer.per_epoch)]
+    trainer = _mnist_trainer(tf)
+    ready = _mnist_batches(trainer)
 
     def made() -> None:
         for n in range(trainer.per_epoch):
             loss = trainer._step(*trainer._batch(n))
         float(loss)
 
-    def loaded() -> None:
-        for batch in ready:
-            loss = trainer._step(*batch)
-        float(loss)
-
-    seconds = _alternate(made=made, loaded=loaded)
+    seconds = _alternate(made=made, loaded=lambda: _mnist_epoch(trainer, ready))
     return seconds["made"], seconds["loaded"]
+
+
+def _mnist_option(tf: Any, option: str) -> float:
+    """How many times as fast steps are with the option."""
+    plain, other = _mnist_trainer(tf), _mnist_trainer(tf, option)
+    ready = _mnist_batches(plain)
+    seconds = _alternate(
+        plain=lambda: _mnist_epoch(plain, ready), other=lambda: _mnist_epoch(other, ready)
+    )
+    return seconds["plain"] / seconds["other"]
+
+
+def _mnist_trainer(tf: Any, *arguments: str) -> Any:
+    import mnist as program
+    from records import Log
+
+    options = _options(program, *arguments)
+    log, data = Log(options.out / "timings.jsonl"), digits.scikit_learn()
+    trainer = program.Trainer(tf, tf.distribute.get_strategy(), options, data, log, 0, 1)
+    tf.keras.mixed_precision.set_global_policy("float32")  # the layers have theirs by now
+    return trainer
+
+
+def _mnist_batches(trainer: Any) -> list[Any]:
+    return [trainer._batch(n) for n in range(trainer.per_epoch)]
+
+
+def _mnist_epoch(trainer: Any, batches: list[Any]) -> None:
+    for batch in batches:
+        loss = trainer._step(*batch)
+    float(loss)
 
 
 if __name__ == "__main__":

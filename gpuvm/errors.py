@@ -5,7 +5,8 @@
     │   ├── NotFound                  a name that does not exist; lists what exists
     │   └── Ambiguous                 several fit and none was named; lists the choices
     ├── PreflightRefused          3   looked first, touched nothing
-    │   └── Unplaceable               more GPUs wanted than are free; says who holds what
+    │   ├── Unplaceable               more GPUs wanted than are free; says who holds what
+    │   └── SeveralRefused            several of the above at once; 2 if all are bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
     │   │   └── OutcomeUnknown        a call's answer never came: look before doing it again
@@ -98,6 +99,16 @@ class Unplaceable(PreflightRefused):
     ) -> None:
         super().__init__(message, hint=hint)
         self.table = tuple(table)
+
+
+class SeveralRefused(PreflightRefused):
+    """``errors`` are the refusals, each with its own hint."""
+
+    def __init__(self, errors: Sequence[GpuvmError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+        if all(isinstance(error, BadInput) for error in errors):
+            self.exit_code = ExitCode.BAD_INPUT
 
 
 class VSphereError(GpuvmError):

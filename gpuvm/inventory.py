@@ -25,11 +25,23 @@ class VCenter:
 
 @dataclass(frozen=True)
 class Holder:
-    """A VM that names a GPU in its virtual hardware, or was given one; ``profile`` of a vGPU."""
+    """A VM that names a GPU in its virtual hardware, or was given one; ``profile`` of a vGPU.
+
+    ``shares`` is how many vGPUs of this GPU it has. Names are unique in a folder only, so two
+    holders are one if their ``moref`` is. ``ours`` says that gpuvm made it.
+    """
 
     vm: str
     powered_on: bool
     profile: str | None = None
+    moref: MoRef = ""
+    shares: int = 1
+    ours: bool = False
+
+    @property
+    def keeps(self) -> bool:
+        """Nobody else may have the GPU; a VM of ours that is off has lent it."""
+        return self.powered_on or not self.ours
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,9 @@ class GPU:
     """One physical function as the host lists it (HostPciDevice, HostPciPassthruInfo).
 
     Ids are unsigned 16-bit numbers. ``system_id`` is the host's own, from
-    ``QueryConfigTarget(host=…)``; ``memory_gib`` is None where nobody knows it. ``profiles`` are
-    the vGPU types of a GPU that is shared, empty for one that is not.
+    ``QueryConfigTarget(host=…)``: None when the host was not asked, empty when it did not tell.
+    ``memory_gib`` is None where nobody knows it. ``profiles`` are the vGPU types of a GPU that is
+    shared, empty for one that is not.
     """
 
     host: str
@@ -69,20 +82,24 @@ class GPU:
         """One phrase for a table: free, held by …, reboot pending, not enabled, incapable."""
         if self.profiles:
             return self._shared()
-        if self.holders:
-            return "held by " + ", ".join(_held(h) for h in self.holders)
+        kept = [holder for holder in self.holders if holder.keeps]
+        if kept:
+            return "held by " + ", ".join(map(_held, kept))
         if not self.capable:
             return "not capable of passthrough"
-        if self.enabled and not self.active:
-            return "passthrough enabled, host reboot pending"
-        if self.active and not self.enabled:
-            return "passthrough disabled, host reboot pending"
-        return "free" if self.active else "passthrough not enabled"
+        if self.enabled != self.active:
+            switched = "enabled" if self.enabled else "disabled"
+            return f"passthrough {switched}, host reboot pending"
+        if not self.active:
+            return "passthrough not enabled"
+        lent = ", ".join(holder.vm for holder in self.holders)
+        return f"free, lent by {lent} (powered off)" if lent else "free"
 
     @property
     def free(self) -> bool:
-        """For a whole VM: neither shared nor named by any other."""
-        return self.active and self.enabled and not self.holders and not self.profiles
+        """For a whole VM: neither shared nor kept by any other."""
+        kept = any(holder.keeps for holder in self.holders)
+        return self.active and self.enabled and not kept and not self.profiles
 
     def vgpus_left(self, profile: str, promised: int = 0) -> int:
         """How many more vGPUs of this profile fit; all on one GPU have the same profile.
@@ -95,7 +112,8 @@ class GPU:
         if offered is None or any(h.profile != profile for h in used):
             return 0
         size = offered.memory_gib or self.memory_gib or 1
-        return max(0, (self.memory_gib or size) // size - len(used) - promised)
+        taken = sum(holder.shares for holder in used) + promised
+        return max(0, (self.memory_gib or size) // size - taken)
 
     def _shared(self) -> str:
         used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
@@ -113,7 +131,7 @@ class Host:
     in_quarantine_mode: bool
     memory_gib: float
     reserved_gib: float
-    """Memory reservations of the VMs that are powered on."""
+    """Memory reservations of the VMs that are powered on, and what ESXi itself needs for them."""
     model: str
     gpus: tuple[GPU, ...]
     datastores: tuple[str, ...]
@@ -332,7 +350,7 @@ class VM:
     def has(self, gpu: GPU) -> bool:
         """The GPU is, or would be, this VM's."""
         named = gpu.host == self.host and gpu.pci_address in self.pci_addresses
-        return named or self.name in {holder.vm for holder in gpu.holders}
+        return named or self.moref in {holder.moref for holder in gpu.holders}
 
 
 @dataclass(frozen=True)

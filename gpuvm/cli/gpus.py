@@ -38,7 +38,11 @@ def gpus(
         _show(inventory)
     data = {
         "cluster": inventory.cluster.path,
-        "gpus": [described(gpu) for gpu in inventory.gpus],
+        "gpus": [
+            {**described(gpu), "host_unusable": host.unusable}
+            for host in inventory.hosts
+            for gpu in host.gpus
+        ],
         "device_groups": [
             {"host": host.name, "name": group.name, "devices": len(group.devices)}
             for host in inventory.hosts

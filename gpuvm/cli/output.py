@@ -16,7 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuvm.cli.state import State
-from gpuvm.errors import ExitCode, GpuvmError, Interrupted, TaskFailed, Unplaceable, WorkerDied
+from gpuvm.errors import (
+    ExitCode,
+    GpuvmError,
+    Interrupted,
+    SeveralRefused,
+    TaskFailed,
+    Unplaceable,
+    WorkerDied,
+)
 
 SCHEMA = 1
 
@@ -64,10 +72,12 @@ def declined(ctx: typer.Context, command: str) -> None:
 
 def error(problem: GpuvmError, state: State) -> None:
     """The one door's voice."""
+    problems = problem.errors if isinstance(problem, SeveralRefused) else (problem,)
     if state.json:
-        _envelope(Result("", {}, problem.exit_code, (problem,)), state)
+        _envelope(Result("", {}, problem.exit_code, problems), state)
         return
-    _say(problem)
+    for one in problems:
+        _say(one)
 
 
 def line(text: str) -> None:

@@ -88,8 +88,7 @@ def stop(
 
         gpuvm stop gpuvm-02 --now
 
-    Disks stay: 'gpuvm start' goes on with them. A VM with a fixed GPU still names it while it is
-    off, and so keeps other gpuvm deployments from planning with it.
+    Disks stay: 'gpuvm start' goes on with them, each with a GPU that is free then.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)

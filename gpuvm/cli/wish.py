@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gpuvm import lifecycle, planner, selection
+from gpuvm import lifecycle, selection
 from gpuvm.cli import output
 from gpuvm.cli.session import Session, confirm
 from gpuvm.errors import PreflightRefused
@@ -20,8 +20,7 @@ def read_inventory(session: Session, wanted: ClusterSpec) -> Inventory:
 
 
 def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Plan:
-    inventory = read_inventory(session, wanted)
-    return planner.plan(wanted, inventory, scale_down=scale_down)
+    return lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
 
 
 def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
@@ -83,6 +82,7 @@ def described(plan: Plan) -> dict[str, Any]:
                 "host": step.host.name,
                 "move_to": step.move_to.name if step.move_to else None,
                 "gpus": [{"pci_address": gpu.pci_address, "model": gpu.name} for gpu in step.gpus],
+                "mmio_gib": step.mmio_gib,
             }
             for step in plan.steps
         ],

@@ -1,5 +1,6 @@
 """The order of work: provision, stop and teardown, with fan-out and clean-up; never prints.
 
+    plan = lifecycle.make_plan(spec, vsphere)
     result = lifecycle.provision(plan, vsphere, context, events)
     result = lifecycle.teardown(vms, vsphere, events)
 
@@ -9,6 +10,7 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.passthrough import Switched, choose_hosts, go_on, switch_passthrough
+from gpuvm.lifecycle.planning import make_plan, settled
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
@@ -30,10 +32,12 @@ __all__ = [
     "create_snapshot",
     "endpoint",
     "go_on",
+    "make_plan",
     "provision",
     "provisioning_record",
     "restore_template",
     "restore_templates",
+    "settled",
     "stop",
     "switch_passthrough",
     "teardown",

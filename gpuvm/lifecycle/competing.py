@@ -4,17 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gpuvm.errors import GpuvmError, PreflightRefused, TaskFailed
-from gpuvm.inventory import GPU, Device, Holder, Inventory, PassthroughDevice
-from gpuvm.planner import Plan, Step, replan_lost
+from gpuvm.inventory import GPU, Device, Holder, Inventory, MoRef, PassthroughDevice
+from gpuvm.planner import Plan, Step, replan_lost, without
 
 Holders = Mapping[tuple[str, str], Sequence[Holder]]
 
 
-def taken(step: Step, holders: Holders) -> PreflightRefused | None:
-    """The refusal that names the VM which runs with this step's fixed GPU now, if one does."""
+def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
+    """The refusal that names the VM which runs with this step's fixed GPU now, if one does.
+
+    ``own`` is the step's VM: another one of its name may be in another folder.
+    """
     for gpu in step.gpus:
         for holder in holders.get((gpu.host, gpu.pci_address), ()):
-            if _is_fixed(step.devices) and holder.powered_on and holder.vm != step.name:
+            if _is_fixed(step.devices) and holder.powered_on and holder.moref != own:
                 return _held(step, gpu, holder.vm)
     return None
 
@@ -27,36 +30,35 @@ def may_be_lost(error: GpuvmError) -> bool:
 
 
 def elsewhere(
-    plan: Plan, step: Step, inventory: Inventory, promised: Collection[tuple[str, str]]
+    plan: Plan,
+    step: Step,
+    inventory: Inventory,
+    promised: Collection[tuple[str, str]],
+    own: MoRef,
 ) -> Step | None:
     """Another place, if it was a GPU that was lost and one is free; ``inventory`` is of now."""
-    if holder_of(step, inventory) is None and _is_fixed(step.devices):
+    if holder_of(step, inventory, own) is None and _is_fixed(step.devices):
         return None
     if not _is_fixed(step.devices):
         promised = {*promised, *((step.host.name, gpu.pci_address) for gpu in step.gpus)}
-    return replan_lost(plan, step, _without(inventory, step), promised)
+    return replan_lost(plan, step, _without(inventory, own), promised)
 
 
-def holder_of(step: Step, inventory: Inventory) -> PreflightRefused | None:
-    """The refusal that names who holds the step's GPU, if anybody else does."""
+def holder_of(step: Step, inventory: Inventory, own: MoRef) -> PreflightRefused | None:
+    """The refusal that names who runs with the step's GPU, if anybody else does."""
     mine = {(gpu.host, gpu.pci_address) for gpu in step.gpus}
     for gpu in inventory.gpus:
         for holder in gpu.holders:
-            if (gpu.host, gpu.pci_address) in mine and holder.vm != step.name:
+            another = holder.powered_on and holder.moref != own
+            if (gpu.host, gpu.pci_address) in mine and another:
                 return _held(step, gpu, holder.vm)
     return None
 
 
-def _without(inventory: Inventory, step: Step) -> Inventory:
+def _without(inventory: Inventory, own: MoRef) -> Inventory:
     """The step's own VM is about to go: what it names is not held by it."""
     hosts = tuple(
-        replace(
-            host,
-            gpus=tuple(
-                replace(g, holders=tuple(h for h in g.holders if h.vm != step.name))
-                for g in host.gpus
-            ),
-        )
+        replace(host, gpus=tuple(without(gpu, own) for gpu in host.gpus))
         for host in inventory.hosts
     )
     return replace(inventory, hosts=hosts)

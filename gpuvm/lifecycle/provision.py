@@ -190,7 +190,7 @@ class _Provisioning(Recovery):
         tasks = {}
         for machine in machines:
             self.enter(machine, "power_on")
-            error = competing.taken(machine.step, holders)
+            error = competing.taken(machine.step, holders, machine.moref)
             if error is not None:
                 self.lost(machine, error)
                 continue

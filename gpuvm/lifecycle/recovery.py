@@ -80,10 +80,12 @@ class Recovery(Course, abc.ABC):
                 folder=self.plan.spec.folder,
                 resource_pool=self.plan.spec.resource_pool,
             )
-            error = competing.holder_of(machine.step, inventory) or error
+            error = competing.holder_of(machine.step, inventory, machine.moref) or error
             if machine.created and not machine.replanned:
                 promised = self._promised(machine)
-                machine.then = competing.elsewhere(self.plan, machine.step, inventory, promised)
+                machine.then = competing.elsewhere(
+                    self.plan, machine.step, inventory, promised, machine.moref
+                )
         self._give_up(machine, error)
 
     def removed(self, machines: Sequence[Machine]) -> None:

@@ -10,6 +10,7 @@ from gpuvm.planner.deciding import plan, replan_lost
 from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
+from gpuvm.planner.promises import without
 from gpuvm.planner.starting import plan_start
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "plan",
     "plan_start",
     "replan_lost",
+    "without",
 ]

@@ -1,14 +1,17 @@
 """plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gpuvm import ownership, selection
 from gpuvm.errors import PreflightRefused
-from gpuvm.inventory import VM, Inventory
-from gpuvm.planner import mmio, rooms
+from gpuvm.inventory import VM, Datastore, Inventory, VMTemplate
+from gpuvm.planner import memory, mmio, rooms
+from gpuvm.planner.findings import findings
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
+from gpuvm.planner.promises import promised, released
+from gpuvm.planner.refusals import Refusals
 from gpuvm.planner.starting import start_step
 from gpuvm.spec import ClusterSpec
 
@@ -17,42 +20,41 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     """Decides which VM goes to which host and GPU.
 
     Raises NotFound and Ambiguous for names, PreflightRefused and Unplaceable (with the table of
-    who holds what) when the wish cannot be met; nothing was touched then.
+    who holds what) when the wish cannot be met, SeveralRefused when several things are in the way;
+    nothing was touched then.
     """
-    selection.check_names(spec, inventory)
-    kept, surplus, missing = _compare(spec, inventory, scale_down=scale_down)
-    if missing and spec.has_gpu and not inventory.gpus:
-        raise no_gpu_at_all(inventory)
-    if missing:
-        selection.check_device_group(spec, inventory)
-    template = selection.template(spec, inventory) if missing else None
-    memory_gib = spec.memory_gib or (template.memory_gib if template else None)
-    existing = [_existing(spec, inventory, vm) for vm in kept]
-    places, findings = place(spec, inventory, len(missing), existing, memory_gib or 0)
-    created = [_create(spec, inventory, i, p) for i, p in zip(missing, places, strict=True)]
-    _check_names(created, inventory)
-    _check_pool(spec, inventory, memory_gib, created)
+    refusals = Refusals()
+    with refusals.collected():
+        mmio.check(spec)
+    with refusals.collected():
+        selection.check_names(spec, inventory)
+    kept, surplus, missing = _compare(spec, inventory)
+    with refusals.collected():
+        _check_shrinking(spec, inventory, surplus, scale_down=scale_down)
+    present = released(inventory, surplus)
+    template = _template(spec, inventory, missing, refusals)
+    existing, later = _existing(spec, present, kept, refusals)
+    size = _size(spec, template)
+    created, left_out = _created(spec, inventory, later, missing, existing, size, refusals)
+    with refusals.collected():
+        _check_names(spec, missing, inventory)
+    with refusals.collected():
+        _check_pool(spec, inventory, size, len(missing))
+    chosen = _stores(spec, inventory, template, created, len(missing), refusals)
+    refusals.check()
     steps = sorted([*existing, *created], key=lambda step: step.index)
-    hosts = [step.host for step in created]
     return Plan(
         spec=spec,
         vcenter=inventory.vcenter,
         cluster=inventory.cluster,
         template=template,
         snapshot=selection.snapshot(spec, template) if template else None,
-        datastore=selection.datastore(spec, inventory, hosts, template, len(created))
-        if template
-        else None,
-        network=selection.network(spec, inventory, hosts),
-        cpus=spec.cpus or (template.cpus if template else None),
-        memory_gib=memory_gib,
-        mmio_gib=mmio.of_plan(spec, steps),
+        datastore=chosen,
+        network=selection.network(spec, inventory, [step.host for step in created]),
+        cpus=size.cpus,
+        memory_gib=size.memory_gib,
         steps=(*steps, *(_step("remove", vm, inventory) for vm in surplus)),
-        findings=(
-            *findings,
-            *_copies(spec, inventory),
-            *_memory_findings(memory_gib, created),
-        ),
+        findings=(*left_out, *findings(spec, inventory, size.memory_gib, created)),
     )
 
 
@@ -66,41 +68,113 @@ def replan_lost(
     """
     spec = plan.spec
     taken_hosts = {host for host, _ in promised} if spec.placement == "one-per-host" else set()
+    needed_gib = _Size(plan.cpus, plan.memory_gib).needed_gib(spec)
     for host in inventory.hosts:
         if host.unusable or (spec.per_host == 1 and host.name in taken_hosts - {lost.host.name}):
             continue
         left = tuple(g for g in host.gpus if (host.name, g.pci_address) not in promised)
-        room = rooms.Room(replace(host, gpus=left), spec, plan.memory_gib or 0)
+        room = rooms.Room(replace(host, gpus=left), spec, needed_gib)
         gpus = room.take()
         if gpus is not None:
             return _create(spec, inventory, lost.index, Place(host, gpus))
     return None
 
 
-def _compare(
-    spec: ClusterSpec, inventory: Inventory, *, scale_down: bool
-) -> tuple[list[VM], list[VM], list[int]]:
+@dataclass(frozen=True)
+class _Size:
+    """Of each new VM: as wished, else the template's; None where there is neither."""
+
+    cpus: int | None
+    memory_gib: float | None
+
+    def needed_gib(self, spec: ClusterSpec) -> float:
+        return memory.needed_gib(self.memory_gib or 0, self.cpus or 0, reserved=spec.has_gpu)
+
+
+def _size(spec: ClusterSpec, template: VMTemplate | None) -> _Size:
+    return _Size(
+        spec.cpus or (template.cpus if template else None),
+        spec.memory_gib or (template.memory_gib if template else None),
+    )
+
+
+def _compare(spec: ClusterSpec, inventory: Inventory) -> tuple[list[VM], list[VM], list[int]]:
     """VMs to keep, VMs too many, and the numbers of those that are missing."""
     ours = inventory.ours(spec.name)
     surplus = [vm for vm in ours if (vm.index or 0) > spec.vms]
-    if surplus and not scale_down:
-        raise PreflightRefused(
-            f"{len(ours)} VMs of '{spec.name}' exist, {spec.vms} wanted: "
-            f"{_names(surplus)} would be removed",
-            hint="say --scale-down if that is what you want",
-        )
     kept = [vm for vm in ours if vm not in surplus]
     present = {vm.index for vm in kept}
     return kept, surplus, [i for i in range(1, spec.vms + 1) if i not in present]
 
 
-def _existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
+def _check_shrinking(
+    spec: ClusterSpec, inventory: Inventory, surplus: Sequence[VM], *, scale_down: bool
+) -> None:
+    if surplus and not scale_down:
+        raise PreflightRefused(
+            f"{len(inventory.ours(spec.name))} VMs of '{spec.name}' exist, {spec.vms} wanted: "
+            f"{', '.join(vm.name for vm in surplus)} would be removed",
+            hint="say --scale-down if that is what you want",
+        )
+
+
+def _template(
+    spec: ClusterSpec, inventory: Inventory, missing: Sequence[int], refusals: Refusals
+) -> VMTemplate | None:
+    """None when no VM is to be made, or when there is no fitting one and that is a refusal."""
+    if not missing:
+        return None
+    template = None
+    with refusals.collected():
+        template = selection.template(spec, inventory)
+        selection.snapshot(spec, template)
+    return template
+
+
+def _existing(
+    spec: ClusterSpec, inventory: Inventory, kept: Sequence[VM], refusals: Refusals
+) -> tuple[list[Step], Inventory]:
+    """A step for each VM that is there, and the inventory as it will be when they are done."""
+    steps, later = [], inventory
+    for vm in kept:
+        with refusals.collected():
+            step = _of_existing(spec, later, vm)
+            later = promised(later, step)
+            steps.append(_with_window(spec, step, inventory))
+    return steps, later
+
+
+def _of_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
     if vm.spec_digest != spec.digest():
         raise PreflightRefused(
             f"{vm.name} was made from another wish than the one in force now",
             hint=f"'gpuvm teardown' first, or another deployment name than '{spec.name}'",
         )
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)
+
+
+def _created(
+    spec: ClusterSpec,
+    inventory: Inventory,
+    later: Inventory,
+    missing: Sequence[int],
+    existing: Sequence[Step],
+    size: _Size,
+    refusals: Refusals,
+) -> tuple[list[Step], Sequence[Finding]]:
+    """Steps for the VMs that are missing, and what is to be said of hosts that were left out."""
+    if not missing:
+        return [], ()
+    with refusals.collected():
+        if spec.has_gpu and not inventory.gpus:
+            raise no_gpu_at_all(inventory)
+        selection.check_device_group(spec, inventory)
+        places, left_out = place(spec, later, len(missing), existing, size.needed_gib(spec))
+        return [
+            _create(spec, inventory, index, where)
+            for index, where in zip(missing, places, strict=True)
+        ], left_out
+    return [], ()
 
 
 def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
@@ -111,57 +185,55 @@ def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
     return Step(action, vm.name, vm.index or 0, host, gpus, vm.devices, vm.instance_uuid, vm)
 
 
-def _create(spec: ClusterSpec, inventory: Inventory, index: int, place: Place) -> Step:
+def _create(spec: ClusterSpec, inventory: Inventory, index: int, where: Place) -> Step:
     derived = ownership.instance_uuid(inventory.vcenter.instance_uuid, spec.name, index)
-    devices = rooms.devices(spec, place.host, place.gpus, inventory.gpus)
-    return Step("create", spec.vm_name(index), index, place.host, place.gpus, devices, derived)
+    devices = rooms.devices(spec, where.host, where.gpus, inventory.gpus)
+    step = Step("create", spec.vm_name(index), index, where.host, where.gpus, devices, derived)
+    return _with_window(spec, step, inventory)
 
 
-def _check_names(created: Sequence[Step], inventory: Inventory) -> None:
+def _with_window(spec: ClusterSpec, step: Step, inventory: Inventory) -> Step:
+    window = mmio.window_gib(spec, step.devices, step.gpus, inventory.gpus)
+    return replace(step, mmio_gib=window)
+
+
+def _check_names(spec: ClusterSpec, missing: Sequence[int], inventory: Inventory) -> None:
     """A name is the lock between two operators, so a taken one is nobody's to work around."""
-    for step in created:
-        if step.name in inventory.names_in_folder:
+    for index in missing:
+        name = spec.vm_name(index)
+        if name in inventory.names_in_folder:
             raise PreflightRefused(
-                f"a VM named {step.name} exists in the folder and is not ours",
+                f"a VM named {name} exists in the folder and is not ours",
                 hint="choose another deployment name: 'name:' in gpuvm.yaml or --name",
             )
 
 
-def _copies(spec: ClusterSpec, inventory: Inventory) -> list[Finding]:
-    return [
-        Finding(f"{vm.name} is a copy of one of our VMs; it is left alone")
-        for vm in inventory.copies(spec.name)
-    ]
-
-
-def _check_pool(
-    spec: ClusterSpec, inventory: Inventory, memory_gib: float | None, created: Sequence[Step]
-) -> None:
+def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: int) -> None:
     """A VM with a GPU reserves all of its memory, in its resource pool too."""
-    left = inventory.cluster.unreserved_gib
-    wanted = (memory_gib or 0) * len(created)
+    left, wanted = inventory.cluster.unreserved_gib, size.needed_gib(spec) * clones
     if not spec.has_gpu or left is None or wanted <= left:
         return
     raise PreflightRefused(
-        f"{len(created)} VMs would reserve {wanted:g} GiB of memory, and the resource pool has "
-        f"{left:.0f} GiB unreserved",
+        f"{clones} VMs would reserve {wanted:.1f} GiB of memory, overhead included, and the "
+        f"resource pool has {left:.1f} GiB unreserved",
         hint="a smaller memory_gib, another resource_pool, or a larger reservation of this one",
     )
 
 
-def _memory_findings(memory_gib: float | None, steps: Sequence[Step]) -> list[Finding]:
-    largest = max(
-        (sum(rooms.device_memory_gib(step.devices, step.gpus)) for step in steps), default=0
-    )
-    if not steps or (memory_gib or 0) >= 1.5 * largest:
-        return []
-    return [
-        Finding(
-            f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
-            hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
-        )
-    ]
-
-
-def _names(vms: Sequence[VM]) -> str:
-    return ", ".join(vm.name for vm in vms)
+def _stores(
+    spec: ClusterSpec,
+    inventory: Inventory,
+    template: VMTemplate | None,
+    created: Sequence[Step],
+    clones: int,
+    refusals: Refusals,
+) -> Datastore | None:
+    """Where the new disks go; which hosts must reach it is known once the VMs are placed."""
+    hosts = [step.host for step in created]
+    with refusals.collected():
+        selection.network(spec, inventory, hosts)
+    if template is None or not created:
+        return None
+    with refusals.collected():
+        return selection.datastore(spec, inventory, hosts, template, clones)
+    return None

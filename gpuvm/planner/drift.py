@@ -99,7 +99,7 @@ def _not_ours_alone(vm: VM, inventory: Inventory) -> str | None:
         for gpu in inventory.gpus
         if (gpu.host, gpu.pci_address) in mine
         for holder in gpu.holders
-        if holder.vm != vm.name
+        if holder.moref != vm.moref
     }
     return f"its GPU is also named by {', '.join(sorted(others))}" if others else None
 

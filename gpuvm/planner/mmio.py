@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gpuvm.accelerators import NoGPU
 from gpuvm.errors import BadInput
-from gpuvm.planner.model import Step
+from gpuvm.inventory import GPU, Device, DynamicDevice
 from gpuvm.planner.rooms import device_memory_gib
 from gpuvm.spec import ClusterSpec
 
@@ -22,14 +22,29 @@ def mmio_window_gib(memory_gib_of_each: Sequence[int]) -> int:
     return max(64, doubled)
 
 
-def of_plan(spec: ClusterSpec, steps: Sequence[Step]) -> int | None:
-    """One window for all new VMs, that of the largest; None without a GPU. Raises BadInput."""
-    if isinstance(spec.accelerator, NoGPU):
+def check(spec: ClusterSpec) -> None:
+    """Raises BadInput for a window that is no power of two."""
+    given = _given(spec)
+    if given is not None and (given & (given - 1) or given <= 0):
+        raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
+
+
+def window_gib(
+    spec: ClusterSpec, devices: Sequence[Device], gpus: Sequence[GPU], all_gpus: Sequence[GPU]
+) -> int | None:
+    """Of one VM; None without a GPU.
+
+    A dynamic device may be bound to any GPU of the cluster that it allows: the largest counts.
+    """
+    if not devices:
         return None
-    given = spec.accelerator.mmio_gib
-    if given is not None:
-        if given & (given - 1) or given <= 0:
-            raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
-        return given
-    windows = [mmio_window_gib(device_memory_gib(step.devices, step.gpus)) for step in steps]
-    return max(windows, default=None)
+    dynamic = [device for device in devices if isinstance(device, DynamicDevice)]
+    largest = [
+        max((gpu.memory_gib or 0 for gpu in all_gpus if device.allows(gpu)), default=0)
+        for device in dynamic
+    ]
+    return _given(spec) or mmio_window_gib(largest or device_memory_gib(devices, gpus))
+
+
+def _given(spec: ClusterSpec) -> int | None:
+    return None if isinstance(spec.accelerator, NoGPU) else spec.accelerator.mmio_gib

@@ -46,6 +46,8 @@ class Step:
     vm: VM | None = None
     move_to: Host | None = None
     """A powered-off VM goes to this host first, because its own has no GPU for it."""
+    mmio_gib: int | None = None
+    """Its 64-bit MMIO window; None leaves it as it is, and there is none without a GPU."""
 
     @property
     def runs_on(self) -> Host:
@@ -54,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """``cpus`` and ``memory_gib`` are those of each new VM; ``mmio_gib`` is None without a GPU.
+    """``cpus`` and ``memory_gib`` are those of each new VM.
 
     ``template`` and ``datastore`` are None when no VM is to be made.
     """
@@ -68,9 +70,13 @@ class Plan:
     network: Network | None
     cpus: int | None
     memory_gib: float | None
-    mmio_gib: int | None
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def mmio_gib(self) -> int | None:
+        """The largest 64-bit MMIO window of its VMs; None without a GPU."""
+        return max((step.mmio_gib for step in self.steps if step.mmio_gib), default=None)
 
     @property
     def changes(self) -> tuple[Step, ...]:

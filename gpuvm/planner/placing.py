@@ -22,13 +22,14 @@ def place(
     inventory: Inventory,
     missing: int,
     existing: Sequence[Step],
-    memory_gib: float,
+    needed_gib: float,
 ) -> tuple[list[Place], list[Finding]]:
     """A place for each of ``missing`` new VMs, and which hosts were left out and why.
 
-    Raises Unplaceable, with the table of who holds what.
+    ``inventory`` is as it will be when ``existing`` are done. Raises Unplaceable, with the table of
+    who holds what.
     """
-    rooms, findings = _rooms(spec, inventory, existing, memory_gib)
+    rooms, findings = _rooms(spec, inventory, existing, needed_gib)
     ways = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
     places = list(ways[spec.placement](spec, rooms, missing))
     if len(places) < missing:
@@ -44,14 +45,14 @@ def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
 
 
 def _rooms(
-    spec: ClusterSpec, inventory: Inventory, existing: Sequence[Step], memory_gib: float
+    spec: ClusterSpec, inventory: Inventory, existing: Sequence[Step], needed_gib: float
 ) -> tuple[list[Room], list[Finding]]:
     rooms, findings = [], []
     for host in inventory.hosts:
-        room = Room(host, spec, memory_gib)
-        _settle(room, existing)
+        room = Room(host, spec, needed_gib)
+        room.vms = sum(step.runs_on.name == host.name for step in existing)
         full = spec.placement == "one-per-host" and room.vms >= spec.per_host
-        why = host.unusable or room.too_small
+        why = host.unusable or room.too_small or room.silent
         if why is None:
             rooms.append(room)
         elif not full:
@@ -59,21 +60,10 @@ def _rooms(
     return rooms, findings
 
 
-def _settle(room: Room, existing: Sequence[Step]) -> None:
-    """VMs that run are in the host's figures already; those to be started are not."""
-    for step in existing:
-        if step.runs_on.name != room.host.name:
-            continue
-        if step.action == "power-on" and step.vm is not None:
-            room.occupy(step.gpus, step.vm.memory_gib)
-        else:
-            room.occupy((), 0)
-
-
 def _one_per_host(spec: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
     """``per_host`` on each: hosts that have some of them first, then empty ones that fit all."""
     begun = [room for room in rooms if 0 < room.vms < spec.per_host]
-    empty = [room for room in rooms if not room.vms]
+    empty = sorted((room for room in rooms if not room.vms), key=lambda room: room.borrows)
     for room in (*begun, *empty):
         wanted = min(spec.per_host - room.vms, missing)
         if wanted > 0 and room.capacity(wanted) >= wanted:
@@ -83,7 +73,7 @@ def _one_per_host(spec: ClusterSpec, rooms: Sequence[Room], missing: int) -> Ite
 
 def _pack(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
     """As few hosts as possible, those that have some already first."""
-    for room in sorted(rooms, key=lambda room: -room.vms):
+    for room in sorted(rooms, key=lambda room: (-room.vms, room.borrows)):
         taken = list(_fill(room, missing))
         missing -= len(taken)
         yield from taken
@@ -92,7 +82,7 @@ def _pack(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place
 def _spread(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
     """Each VM to the host that has fewest of them."""
     for _number in range(missing):
-        for room in sorted(rooms, key=lambda room: room.vms):
+        for room in sorted(rooms, key=lambda room: (room.vms, room.borrows)):
             gpus = room.take()
             if gpus is not None:
                 yield Place(room.host, gpus)

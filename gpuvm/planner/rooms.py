@@ -5,31 +5,44 @@ from collections.abc import Iterable, Sequence
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, NoGPU, Passthrough
 from gpuvm.inventory import GPU, Device, DynamicDevice, Host, PassthroughDevice, VGPUDevice
+from gpuvm.planner.memory import left_gib
 from gpuvm.spec import ClusterSpec
 
 
 class Room:
     """One host's; ``take`` gives the next VM its GPUs or says no and changes nothing."""
 
-    def __init__(self, host: Host, spec: ClusterSpec, memory_gib: float) -> None:
+    def __init__(self, host: Host, spec: ClusterSpec, needed_gib: float) -> None:
         self.host, self.vms = host, 0
-        self._accelerator, self._memory_gib = spec.accelerator, memory_gib
-        self._left_gib = host.memory_gib - host.reserved_gib
-        self._free = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
+        self._accelerator, self._needed_gib = spec.accelerator, needed_gib
+        self._left_gib = left_gib(host)
+        fitting = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
+        silent = isinstance(spec.accelerator, Passthrough) and any(_silent(g) for g in fitting)
+        self.silent = "it does not tell its GPUs' systemId" if silent else None
+        self._free = [] if silent else sorted(fitting, key=lambda gpu: bool(gpu.holders))
         self._promised: Counter[str] = Counter()
 
     @property
     def too_small(self) -> str | None:
-        if self._left_gib >= self._memory_gib:
+        if self._left_gib >= self._needed_gib:
             return None
         left = max(self._left_gib, 0)
-        return f"{self._memory_gib:g} GiB would be reserved and {left:.0f} GiB are unreserved"
+        return (
+            f"{self._needed_gib:.1f} GiB would be reserved, overhead included, "
+            f"and {left:.1f} GiB are unreserved"
+        )
+
+    @property
+    def borrows(self) -> bool:
+        """The next VM here would get a GPU that a stopped VM of ours has lent."""
+        count = getattr(self._accelerator, "count", 0)
+        return sum(not gpu.holders for gpu in self._free) < min(count, len(self._free))
 
     def take(self) -> tuple[GPU, ...] | None:
         """The GPUs of one more VM; empty without a GPU, None when there is no room."""
         gpus = None if self.too_small else self._choose()
         if gpus is not None:
-            self.occupy(gpus, self._memory_gib)
+            self.occupy(gpus, self._needed_gib)
         return gpus
 
     def capacity(self, at_most: int) -> int:
@@ -104,6 +117,11 @@ def fits(spec: ClusterSpec, gpu: GPU) -> bool:
         return right and (not wanted.addresses or gpu.pci_address in wanted.addresses)
     ids = ((wanted.vendor_id, gpu.vendor_id), (wanted.device_id, gpu.device_id))
     return right and all(named in (None, is_) for named, is_ in ids)
+
+
+def _silent(gpu: GPU) -> bool:
+    """Its host was asked and did not tell: no device could be made of it."""
+    return gpu.system_id == ""
 
 
 def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:

@@ -9,7 +9,6 @@ from gpuvm.inventory import (
     GPU,
     VM,
     Device,
-    Holder,
     Host,
     Inventory,
     PassthroughDevice,
@@ -17,7 +16,9 @@ from gpuvm.inventory import (
     in_group,
 )
 from gpuvm.planner.drift import wish_of
+from gpuvm.planner.memory import left_gib, reserves_gib
 from gpuvm.planner.model import Plan, Step
+from gpuvm.planner.promises import promised, without
 from gpuvm.planner.rooms import fixed
 from gpuvm.spec import ClusterSpec
 
@@ -30,7 +31,7 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
     now, steps = inventory, []
     for vm in vms:
         step = _running(vm, now) if vm.powered_on else start_step(vm, now)
-        now = _promised(now, step)
+        now = promised(now, step)
         steps.append(step)
     return Plan(
         spec=spec,
@@ -42,7 +43,6 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
         network=None,
         cpus=None,
         memory_gib=None,
-        mmio_gib=None,
         steps=tuple(steps),
     )
 
@@ -84,7 +84,7 @@ def _movable(vm: VM) -> bool:
 
 
 def _has_memory(vm: VM, host: Host) -> bool:
-    return not vm.memory_locked or host.memory_gib - host.reserved_gib >= vm.memory_gib
+    return reserves_gib(vm) <= left_gib(host)
 
 
 def _offers(vm: VM, host: Host) -> bool:
@@ -104,8 +104,16 @@ def _found(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | N
         if gpu is None:
             return None
         gpus.append(gpu)
-        devices.append(fixed(gpu) if isinstance(device, PassthroughDevice) else device)
+        devices.append(_device(device, gpu))
     return tuple(gpus), tuple(devices)
+
+
+def _device(device: Device, gpu: GPU) -> Device:
+    """A fixed one is made anew where the systemId is known, because that may have changed."""
+    if not isinstance(device, PassthroughDevice):
+        return device
+    same = gpu.pci_address == device.pci_address
+    return device if same and not gpu.system_id else fixed(gpu)
 
 
 def _serves(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
@@ -114,50 +122,27 @@ def _serves(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
         already = chosen.count(gpu)
         apart = in_group(device) and already  # a group has one device of each of its GPUs
         return not apart and gpu.vgpus_left(device.profile, already) > 0
-    taken = any(holder.powered_on and holder.vm != vm.name for holder in gpu.holders)
-    if taken or gpu in chosen or not gpu.active:
+    others = [holder for holder in gpu.holders if holder.moref != vm.moref]
+    if any(holder.powered_on for holder in others) or gpu in chosen or not gpu.active:
         return False
     if isinstance(device, PassthroughDevice):
         return gpu.pci_address == device.pci_address
-    return device.allows(gpu) and not gpu.holders
+    return device.allows(gpu) and not any(holder.keeps for holder in others)
 
 
 def _replaces(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
     """A free GPU of the same host and kind instead of a fixed one that was taken."""
     if not isinstance(device, PassthroughDevice) or not gpu.free or gpu in chosen:
         return False
+    if gpu.system_id == "":  # its host was asked and did not tell
+        return False
     return format(gpu.device_id, "x") == device.device_id.lower().removeprefix("0")
-
-
-def _promised(inventory: Inventory, step: Step) -> Inventory:
-    """The inventory as it will be when the step is done, for the steps after it."""
-    if step.action == "keep":
-        return inventory
-    hosts = tuple(
-        replace(host, gpus=tuple(_with(gpu, step) for gpu in host.gpus))
-        if host.name == step.runs_on.name
-        else host
-        for host in inventory.hosts
-    )
-    return replace(inventory, hosts=hosts)
-
-
-def _with(gpu: GPU, step: Step) -> GPU:
-    if gpu not in step.gpus:
-        return gpu
-    profile = next((d.profile for d in step.devices if isinstance(d, VGPUDevice)), None)
-    promised = Holder(step.name, powered_on=True, profile=profile)
-    return replace(gpu, holders=(*_without(gpu, step.name).holders, promised))
-
-
-def _without(gpu: GPU, vm: str) -> GPU:
-    return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.vm != vm))
 
 
 def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     named = {d.pci_address for d in vm.devices if isinstance(d, PassthroughDevice)}
-    others = [_without(gpu, vm.name) for gpu in host.gpus if gpu.pci_address in named]
-    held = [gpu for gpu in others if gpu.holders]
+    others = [without(gpu, vm.moref) for gpu in host.gpus if gpu.pci_address in named]
+    held = [gpu for gpu in others if not gpu.free]
     why = "; ".join(f"{gpu.pci_address} on {gpu.host} is {gpu.state}" for gpu in held)
     return Unplaceable(
         f"{vm.name} cannot be powered on: " + (why or "no host has a free GPU and memory for it"),

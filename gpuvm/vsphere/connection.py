@@ -2,7 +2,8 @@
 
 import contextlib
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyVmomi import vim, vmodl
 from gpuvm.errors import LoginRefused, Unreachable
 from gpuvm.inventory import VM, Host, Inventory, MoRef, VCenter
 from gpuvm.settings import Context
-from gpuvm.vsphere import hosts, looking, privileges, reading
+from gpuvm.vsphere import gpus, hosts, looking, privileges, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
@@ -89,6 +90,7 @@ class VSphere:
     def __init__(self, service: Any, context: Context) -> None:
         self._service = service
         self._content = service.RetrieveContent()
+        self._host_names: dict[MoRef, str] = {}  # they outlast a session
         about = self._content.about
         self.vcenter = VCenter(
             name=about.name,
@@ -111,22 +113,39 @@ class VSphere:
         cluster: str | None = None,
         folder: str | None = None,
         resource_pool: str | None = None,
+        asking: reading.Asking = "all",
     ) -> Inventory:
         """Names and inventory paths; the only one is used where none is given.
 
-        Raises NotFound and Ambiguous.
+        ``asking`` are the hosts, by name, that are asked for their systemIds, vGPU sizes and
+        device groups, which takes a round trip for each. Raises NotFound and Ambiguous.
         """
         content = self._content
-        return reading.read_inventory(content, self.vcenter, cluster, folder, resource_pool)
+        read = reading.read_inventory(content, self.vcenter, cluster, folder, resource_pool, asking)
+        self._host_names |= {host.moref: host.name for host in read.hosts}
+        return read
+
+    def ask(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
+        """The inventory with the systemIds of these hosts, by name: a round trip for each."""
+        cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
+        with translated("reading the cluster", "the vCenter"):
+            browser = cluster.environmentBrowser
+        told = tuple(
+            gpus.told(host, gpus.read_target(browser, self._reference(vim.HostSystem, host.moref)))
+            if host.name in hosts
+            else host
+            for host in inventory.hosts
+        )
+        return replace(inventory, hosts=told)
 
     def read_vms(self, morefs: Sequence[MoRef]) -> tuple[VM, ...]:
         """Those of the VMs that still exist."""
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
-        return reading.read_vms(self._content, self.vcenter, refs)
+        return reading.read_vms(self._content, self.vcenter, refs, self._host_names)
 
     def read_marked(self) -> tuple[VM, ...]:
         """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
-        return reading.read_marked(self._content, self.vcenter)
+        return reading.read_marked(self._content, self.vcenter, self._host_names)
 
     def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, VGPUProfile
+from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, Host, VGPUProfile
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Row
@@ -65,12 +65,19 @@ class Target:
 
     ``system_ids`` is by PCI address: hosts of one kind have their GPUs at the same addresses, so
     one host's answer must never serve for another. ``profile_gib`` and ``groups`` are known from
-    API 8.0 on.
+    API 8.0 on. ``asked`` is False where nobody asked.
     """
 
     system_ids: dict[str, str] = field(default_factory=dict)
     profile_gib: dict[str, int] = field(default_factory=dict)
     groups: tuple[DeviceGroup, ...] = ()
+    asked: bool = True
+
+    def system_id(self, pci_address: str) -> str | None:
+        return self.system_ids.get(pci_address, "" if self.asked else None)
+
+
+NOT_ASKED = Target(asked=False)
 
 
 def read_target(browser: Any, host: Any) -> Target:
@@ -101,12 +108,18 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
             device,
             state.get(device.id),
             graphics.get(device.id),
-            target.system_ids.get(device.id),
+            target.system_id(device.id),
             holders.get((host, device.id), ()),
             _offered(device, devices, profiles),
         )
         for device in devices
     ]
+
+
+def told(host: Host, target: Target) -> Host:
+    """The host with what it answered when it was asked on its own."""
+    known = (replace(gpu, system_id=target.system_id(gpu.pci_address)) for gpu in host.gpus)
+    return replace(host, gpus=tuple(known), device_groups=target.groups)
 
 
 def shares(row: Row) -> bool:

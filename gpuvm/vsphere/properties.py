@@ -33,6 +33,16 @@ class Objects:
     kind: Any
     refs: Sequence[Any]
     paths: tuple[str, ...]
+    related: "Related | None" = None
+
+
+@dataclass(frozen=True)
+class Related:
+    """The objects that the property ``path`` names, read in the same call."""
+
+    path: str
+    kind: Any
+    paths: tuple[str, ...]
 
 
 def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
@@ -79,9 +89,15 @@ def _viewed(
 
 def _filter(wanted: Objects) -> Any:
     collector = vmodl.query.PropertyCollector
+    props = [collector.PropertySpec(type=wanted.kind, pathSet=list(wanted.paths), all=False)]
+    walks, more = [], wanted.related
+    if more is not None:
+        walk = collector.TraversalSpec(name=more.path, type=wanted.kind, path=more.path, skip=False)
+        walks.append(walk)
+        props.append(collector.PropertySpec(type=more.kind, pathSet=list(more.paths), all=False))
     return collector.FilterSpec(
-        objectSet=[collector.ObjectSpec(obj=ref) for ref in wanted.refs],
-        propSet=[collector.PropertySpec(type=wanted.kind, pathSet=list(wanted.paths), all=False)],
+        objectSet=[collector.ObjectSpec(obj=ref, selectSet=list(walks)) for ref in wanted.refs],
+        propSet=props,
         reportMissingObjectsInResults=True,
     )
 

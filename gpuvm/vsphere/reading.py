@@ -4,8 +4,8 @@ One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` p
 ``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from pyVmomi import vim
 
@@ -16,6 +16,7 @@ from gpuvm.inventory import (
     Datastore,
     Host,
     Inventory,
+    MoRef,
     Network,
     Snapshot,
     VCenter,
@@ -23,12 +24,22 @@ from gpuvm.inventory import (
 )
 from gpuvm.vsphere import holders as held_by
 from gpuvm.vsphere import snapshots
-from gpuvm.vsphere.gpus import HOST_GPU_PATHS, Holders, Target, gpus_of, is_gpu, read_target, shares
+from gpuvm.vsphere.gpus import (
+    HOST_GPU_PATHS,
+    NOT_ASKED,
+    Holders,
+    Target,
+    gpus_of,
+    is_gpu,
+    read_target,
+    shares,
+)
 from gpuvm.vsphere.machines import machine
-from gpuvm.vsphere.properties import MARKS, VM_PATHS, Objects, Row, retrieve, retrieve_all
+from gpuvm.vsphere.properties import MARKS, VM_PATHS, Objects, Related, Row, retrieve, retrieve_all
 from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
+Asking = Collection[str] | Literal["all"]
 
 _SWITCH = "config.distributedVirtualSwitch"
 _CLUSTER_PATHS = (
@@ -71,12 +82,13 @@ _TEMPLATE_PATHS = (
     "datastore",
     snapshots.ANNOTATION,
 )
+_MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
 _NEIGHBOUR_PATHS = (
     "name",
     "runtime.host",
     "runtime.powerState",
     "config.hardware.device",
-    "config.memoryAllocation.reservation",
+    *_MEMORY_PATHS,
     snapshots.ANNOTATION,
 )
 
@@ -87,8 +99,12 @@ def read_inventory(
     cluster: str | None,
     folder: str | None,
     resource_pool: str | None,
+    asking: Asking = "all",
 ) -> Inventory:
-    """Raises NotFound and Ambiguous for the cluster, the folder and the resource pool."""
+    """Raises NotFound and Ambiguous for the cluster, the folder and the resource pool.
+
+    ``asking`` are the hosts, by name, that are asked for their targets: a round trip for each.
+    """
     tree = Tree(
         retrieve_all(
             content,
@@ -107,8 +123,10 @@ def read_inventory(
     names = {host: rows[host]["name"] for host in hosts if host in rows}
     neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
     templates = [*tree.templates(), *_unfinished(neighbours)]
-    held = held_by.holders(_of(rows, hosts), neighbours)
-    targets = {host: _target(tree.browser(chosen), host, rows[host]) for host in names}
+    vms = _marked(tree, rows, vcenter, names)
+    ours = {vm.moref for vm in vms if vm.ownership == "ours"}
+    held = held_by.holders(_of(rows, hosts), neighbours, ours)
+    targets = {host: _target(tree.browser(chosen), host, rows[host], asking) for host in names}
     into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
     return Inventory(
         vcenter=vcenter,
@@ -128,34 +146,39 @@ def read_inventory(
         templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
         datastores=_datastores(rows),
         networks=_networks(rows),
-        vms=_marked(tree, rows, vcenter, names),
+        vms=vms,
         names_in_folder=frozenset(tree.names_in(into)),
     )
 
 
-def read_vms(content: Any, vcenter: VCenter, refs: Sequence[Any]) -> tuple[VM, ...]:
+def read_vms(
+    content: Any, vcenter: VCenter, refs: Sequence[Any], hosts: Mapping[MoRef, str]
+) -> tuple[VM, ...]:
+    """``hosts`` are the names that are known already; only the others are asked for."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, VM_PATHS)])
     seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
-    hosts = retrieve(content, [Objects(vim.HostSystem, sorted(seen, key=str), ("name",))])
+    unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
+    told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
+    names = {**hosts, **{ref._moId: row["name"] for ref, row in told.items()}}
     return tuple(
-        machine(ref, row, vcenter.instance_uuid, lambda h: hosts[h]["name"])
+        machine(ref, row, vcenter.instance_uuid, lambda host: names.get(host._moId, ""))
         for ref, row in rows.items()
         if row
     )
 
 
-def read_marked(content: Any, vcenter: VCenter) -> tuple[VM, ...]:
+def read_marked(content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]) -> tuple[VM, ...]:
     """Every VM that carries the mark, wherever in the vCenter it is."""
     found = retrieve_all(content, [(vim.VirtualMachine, MARKS)])
-    return read_vms(content, vcenter, [ref for ref, row in found.items() if row])
+    return read_vms(content, vcenter, [ref for ref, row in found.items() if row], hosts)
 
 
 def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
     """The VMs of these hosts that hold a GPU, as they are now."""
-    named = retrieve(content, [Objects(vim.HostSystem, hosts, (*held_by.HOST_PATHS, "vm"))])
-    refs = [vm for row in named.values() for vm in row.get("vm", ())]
-    rows = retrieve(content, [Objects(vim.VirtualMachine, refs, held_by.VM_PATHS)])
-    return held_by.holders(named, rows)
+    there = Related("vm", vim.VirtualMachine, held_by.VM_PATHS)
+    rows = retrieve(content, [Objects(vim.HostSystem, hosts, held_by.HOST_PATHS, there)])
+    vms = {ref: row for ref, row in rows.items() if isinstance(ref, vim.VirtualMachine)}
+    return held_by.holders(_of(rows, hosts), vms)
 
 
 def sorted_hosts(names: dict[Any, str]) -> list[Any]:
@@ -171,7 +194,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(vim.HostSystem, hosts, _HOST_PATHS),
             Objects(vim.VirtualMachine, _without(tree.vms_on(hosts), marked), _NEIGHBOUR_PATHS),
             Objects(vim.VirtualMachine, tree.templates(), _TEMPLATE_PATHS),
-            Objects(vim.VirtualMachine, marked, (*VM_PATHS, "config.memoryAllocation.reservation")),
+            Objects(vim.VirtualMachine, marked, (*VM_PATHS, *_MEMORY_PATHS)),
         ],
     )
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
@@ -221,8 +244,10 @@ def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
     return {ref: rows[ref] for ref in refs if ref in rows}
 
 
-def _target(browser: Any, host: Any, row: Row) -> Target:
+def _target(browser: Any, host: Any, row: Row, asking: Asking) -> Target:
     """Only of a host that has a GPU and is there to be asked."""
+    if asking != "all" and row["name"] not in asking:
+        return NOT_ASKED
     connected = str(row.get("runtime.connectionState")) == "connected"
     if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
         return Target()
@@ -244,11 +269,11 @@ def _unreserved_gib(row: Row) -> float | None:
 
 def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held: Holders) -> Host:
     row = rows[ref]
-    reserved = sum(
-        vm.get("config.memoryAllocation.reservation") or 0
+    running = [
+        vm
         for vm in neighbours
         if vm.get("runtime.host") == ref and vm.get("runtime.powerState") == "poweredOn"
-    )
+    ]
     return Host(
         name=row["name"],
         moref=ref._moId,
@@ -256,7 +281,7 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
         in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
         memory_gib=row.get("hardware.memorySize", 0) / 1024**3,
-        reserved_gib=reserved / 1024,
+        reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(row["name"], row, target, held)),
         datastores=tuple(rows[d]["name"] for d in row.get("datastore", ()) if d in rows),
@@ -267,6 +292,11 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         shares_gpus=shares(row),
         device_groups=target.groups,
     )
+
+
+def _taken_gib(vm: Row) -> float:
+    reserved_mib = vm.get("config.memoryAllocation.reservation") or 0
+    return reserved_mib / 1024 + (vm.get("runtime.memoryOverhead") or 0) / 1024**3
 
 
 def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:

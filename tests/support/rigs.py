@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuvm import lab, lifecycle, planner, settings, vsphere
+from gpuvm import lab, lifecycle, settings, vsphere
 from gpuvm.events import Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import Description, Timings
@@ -79,7 +79,7 @@ class Rig:
     # What most tests do.
 
     def plan(self, connection: VSphere, **wish: Any) -> Plan:
-        return planner.plan(ClusterSpec.model_validate(wish), connection.read_inventory())
+        return lifecycle.make_plan(ClusterSpec.model_validate(wish), connection)
 
     def provision(
         self, connection: VSphere, plan: Plan, until: Until = "powered-on"

@@ -63,6 +63,7 @@ def _check_error(error: GpuvmError, wanted: dict[str, Any]) -> None:
     assert type(error).__name__ == wanted["name"]
     assert wanted["message"] in str(error)
     assert wanted.get("hint", "") in (error.hint or "")
+    assert int(error.exit_code) == wanted.get("exit_code", int(error.exit_code))
     if "states" in wanted:
         assert isinstance(error, Unplaceable)
         assert [row[3] for row in error.table] == wanted["states"]
@@ -133,9 +134,9 @@ def _members(profile: str | None, count: int) -> tuple[Device, ...]:
 
 def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
     address = case.get("address", "0000:3b:00.0")
-    holders = [Holder(h["vm"], h["on"], h.get("profile")) for h in case.get("holders", [])]
+    holders = [_holder(holder) for holder in case.get("holders", [])]
     holders += [
-        Holder(vm.name, vm.powered_on)
+        Holder(vm.name, vm.powered_on, moref=vm.moref, ours=vm.ownership == "ours")
         for vm in vms
         if vm.host == host and address in {getattr(d, "pci_address", None) for d in vm.devices}
     ]
@@ -143,17 +144,28 @@ def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
         host=host,
         pci_address=address,
         vendor_id=0x10DE,
-        device_id=0x15F8,
+        device_id=case.get("device_id", 0x15F8),
         name=case.get("name", "Tesla P100 PCIe 16GB"),
         memory_gib=case.get("memory_gib", 16),
         capable=case.get("capable", True),
         enabled=case.get("enabled", True),
         active=case.get("active", True),
         dependent_device=address,
-        system_id=f"system-of-{host}",
+        system_id=case.get("system_id", f"system-of-{host}"),
         label=case.get("label", ""),
         holders=tuple(holders),
         profiles=tuple(VGPUProfile(*p) for p in case.get("profiles", [])),
+    )
+
+
+def _holder(case: dict[str, Any]) -> Holder:
+    return Holder(
+        case["vm"],
+        case["on"],
+        case.get("profile"),
+        moref=case.get("moref", case["vm"]),
+        shares=case.get("shares", 1),
+        ours=case.get("ours", False),
     )
 
 
@@ -170,6 +182,9 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         deployment=spec.name,
         index=index,
         generation="g",
+        cpus=case.get("cpus", 8),
+        memory_gib=case.get("memory_gib", 32),
+        memory_locked=spec.has_gpu,
         spec_digest=case.get("digest", spec.digest()),
         devices=_devices(case, spec),
     )
@@ -179,7 +194,7 @@ def _devices(case: dict[str, Any], spec: ClusterSpec) -> tuple[Device, ...]:
     if isinstance(spec.accelerator, DynamicPassthrough):
         return (DynamicDevice(((0x10DE, 0x15F8),)),)
     if isinstance(spec.accelerator, VGPU):
-        return (VGPUDevice(spec.accelerator.profile),)
+        return (VGPUDevice(spec.accelerator.profile),) * spec.accelerator.count
     address = case.get("gpu", "0000:3b:00.0")
     return (PassthroughDevice(address, f"system-of-{case['host']}", "15f8", 4318),)
 

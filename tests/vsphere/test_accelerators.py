@@ -103,6 +103,34 @@ def test_stopped_fixed_is_refused_by_name_when_its_gpu_is_taken(rig: Rig) -> Non
     rig.teardown("fixed")
 
 
+def test_a_stopped_vm_lends_its_gpu(rig: Rig) -> None:
+    """To another deployment of ours; whoever runs has it then, and is named."""
+    with rig.connect() as connection:
+        rig.provision(connection, rig.plan(connection, hosts=4, name="lender"))
+        lifecycle.stop(rig.ours(connection, "lender"), connection, Events(), grace_s=0)
+        plan = rig.plan(connection, hosts=1, name="borrower")
+        assert "lender-01, which is powered off, has lent" in plan.findings[0].text
+        assert not rig.provision(connection, plan).failed
+        stopped, spec = rig.ours(connection, "lender"), ClusterSpec(name="lender")
+        with pytest.raises(Unplaceable, match="held by borrower-01"):
+            planner.plan_start(stopped, spec, connection.read_inventory())
+    rig.teardown("borrower")
+    with rig.connect() as connection:
+        again = planner.plan_start(stopped, spec, connection.read_inventory())
+        assert not rig.provision(connection, again).failed
+    rig.teardown("lender")
+
+
+def test_all_vgpus_of_one_vm_are_counted(shared: Rig) -> None:
+    two = {**QUARTER, "count": 2}
+    with shared.connect() as connection:
+        plan = shared.plan(connection, hosts=1, name="two", memory_gib=16, accelerator=two)
+        assert not shared.provision(connection, plan).failed
+        states = [gpu.state for gpu in connection.read_inventory().gpus]
+        assert states[0] == "shared as vGPU, 2 of grid_p100-4q left"
+    shared.teardown("two")
+
+
 def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
     with shared.connect() as connection:
         plan = shared.plan(

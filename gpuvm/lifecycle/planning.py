@@ -1,0 +1,53 @@
+"""From a wish to a plan: the vCenter is read once, and only the hosts of the plan are asked more.
+
+A fixed device needs its host's systemId, which is a round trip for each host that is asked. In a
+large cluster most hosts are not part of the plan, so it is made first and they are asked then.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+from gpuvm import planner
+from gpuvm.accelerators import VGPU, DeviceGroup
+from gpuvm.inventory import Inventory, PassthroughDevice
+from gpuvm.planner import Plan
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import VSphere
+
+
+def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) -> Plan:
+    """Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise; touches nothing."""
+    return settled(
+        read_inventory(spec, vsphere),
+        vsphere,
+        lambda inventory: planner.plan(spec, inventory, scale_down=scale_down),
+    )
+
+
+def read_inventory(spec: ClusterSpec, vsphere: VSphere) -> Inventory:
+    """What a plan is made from; vGPU sizes and device groups are asked of every host, if at all."""
+    everybody = isinstance(spec.accelerator, (VGPU, DeviceGroup))
+    asking: Collection[str] | Literal["all"] = "all" if everybody else ()
+    return vsphere.read_inventory(
+        cluster=spec.cluster, folder=spec.folder, resource_pool=spec.resource_pool, asking=asking
+    )
+
+
+def settled(inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]) -> Plan:
+    """The plan, made anew as long as it goes to hosts that were not asked yet."""
+    while True:
+        plan = make(inventory)
+        unasked = _unasked(plan)
+        if not unasked:
+            return plan
+        inventory = vsphere.ask(inventory, unasked)
+
+
+def _unasked(plan: Plan) -> set[str]:
+    return {
+        step.runs_on.name
+        for step in plan.changes
+        if step.action != "remove"
+        and any(isinstance(device, PassthroughDevice) for device in step.devices)
+        and any(gpu.system_id is None for gpu in step.gpus)
+    }

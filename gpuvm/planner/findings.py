@@ -1,0 +1,36 @@
+"""What a plan says beside its steps: nothing of it stands in the way."""
+
+from collections.abc import Iterator, Sequence
+
+from gpuvm.inventory import Inventory
+from gpuvm.planner.model import Finding, Step
+from gpuvm.planner.rooms import device_memory_gib
+from gpuvm.spec import ClusterSpec
+
+
+def findings(
+    spec: ClusterSpec, inventory: Inventory, memory_gib: float | None, created: Sequence[Step]
+) -> Iterator[Finding]:
+    """``memory_gib`` is each new VM's."""
+    for vm in inventory.copies(spec.name):
+        yield Finding(f"{vm.name} is a copy of one of our VMs; it is left alone")
+    yield from map(_lent, _borrowers(created))
+    largest = max((sum(device_memory_gib(s.devices, s.gpus)) for s in created), default=0)
+    if created and (memory_gib or 0) < 1.5 * largest:
+        yield Finding(
+            f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
+            hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
+        )
+
+
+def _borrowers(created: Sequence[Step]) -> list[tuple[Step, str]]:
+    """Steps whose GPU a stopped VM of ours still names, and that VM."""
+    return [(step, holder.vm) for step in created for gpu in step.gpus for holder in gpu.holders]
+
+
+def _lent(borrowed: tuple[Step, str]) -> Finding:
+    step, lender = borrowed
+    return Finding(
+        f"{step.name} gets a GPU that {lender}, which is powered off, has lent",
+        hint=f"'gpuvm start {lender}' then takes another free one of that host, or says who has it",
+    )
