@@ -51,6 +51,9 @@ class Events:
     def add(self, sink: Sink) -> None:
         self._sinks.append(sink)
 
+    def remove(self, sink: Sink) -> None:
+        self._sinks.remove(sink)
+
     def emit(self, event: Event) -> None:
         with self._lock:
             for sink in self._sinks:

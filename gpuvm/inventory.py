@@ -205,7 +205,11 @@ class VMTemplate:
     has_gpu: bool
     guest_id: str
     snapshots: tuple[Snapshot, ...] = ()
-    is_template: bool = True
+    unfinished: bool = False
+    """Its notes say that its snapshot is being made; it may be a VM meanwhile."""
+    host: MoRef = ""
+    datastores: tuple[str, ...] = ()
+    """Where its disks are; empty if that is not known."""
     tools: str = "guestToolsUnmanaged"
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
     secure_boot: bool = False

@@ -21,6 +21,7 @@ SNAPSHOT = (
     "VirtualMachine.Provisioning.MarkAsVM",
     "VirtualMachine.Provisioning.MarkAsTemplate",
     "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.Config.Annotation",
 )
 FOLDER = (
     "VirtualMachine.Inventory.CreateFromExisting",

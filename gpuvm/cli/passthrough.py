@@ -1,7 +1,8 @@
 """gpuvm passthrough: switches DirectPath I/O of the hosts' GPUs on and off."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +48,22 @@ RebootOption = Annotated[
     typer.Option("--reboot", help="Maintenance mode, reboot, and back, where that is needed."),
 ]
 
+LeaveOption = Annotated[
+    bool,
+    typer.Option(
+        "--leave-maintenance",
+        help="Take hosts out of maintenance mode that were in it before; else they stay in it.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _How:
+    enabled: bool
+    reboot: bool
+    leave: bool
+    yes: bool
+
 
 @app.command("enable")
 def enable(
@@ -54,6 +71,7 @@ def enable(
     hosts: Hosts = None,
     every: AllOption = False,
     reboot: RebootOption = False,
+    leave: LeaveOption = False,
     yes: YesOption = False,
     cluster: ClusterOption = None,
     file: FileOption = None,
@@ -70,7 +88,8 @@ def enable(
         gpuvm passthrough enable --all --reboot --yes
     """
     wanted = spec.load(file, cluster=cluster)
-    _switch(ctx, context, wanted, _named(hosts, every=every), enabled=True, reboot=reboot, yes=yes)
+    how = _How(enabled=True, reboot=reboot, leave=leave, yes=yes)
+    _switch(ctx, context, wanted, _named(hosts, every=every), how)
 
 
 @app.command("disable")
@@ -79,6 +98,7 @@ def disable(
     hosts: Hosts = None,
     every: AllOption = False,
     reboot: RebootOption = False,
+    leave: LeaveOption = False,
     yes: YesOption = False,
     cluster: ClusterOption = None,
     file: FileOption = None,
@@ -93,7 +113,8 @@ def disable(
         gpuvm passthrough disable esx-01.example.com --reboot
     """
     wanted = spec.load(file, cluster=cluster)
-    _switch(ctx, context, wanted, _named(hosts, every=every), enabled=False, reboot=reboot, yes=yes)
+    how = _How(enabled=False, reboot=reboot, leave=leave, yes=yes)
+    _switch(ctx, context, wanted, _named(hosts, every=every), how)
 
 
 def _named(hosts: Sequence[str] | None, *, every: bool) -> Sequence[str]:
@@ -107,20 +128,17 @@ def _switch(
     context: str | None,
     wanted: spec.ClusterSpec,
     names: Sequence[str],
-    *,
-    enabled: bool,
-    reboot: bool,
-    yes: bool,
+    how: _How,
 ) -> None:
     state = ctx.ensure_object(State)
     events = Events()
-    command = f"passthrough {'enable' if enabled else 'disable'}"
+    command = f"passthrough {'enable' if how.enabled else 'disable'}"
     with open_session(ctx, context) as session:
         chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted))
         question = f"{command} on {', '.join(host.name for host in chosen)}" + (
-            ", rebooting them where needed?" if reboot else "?"
+            ", rebooting them where needed?" if how.reboot else "?"
         )
-        if not confirm(session.context, question, yes=yes):
+        if not confirm(session.context, question, yes=how.yes):
             output.declined(ctx, command)
             return
         with progress.shown(events, state):
@@ -129,26 +147,34 @@ def _switch(
                 session.vsphere,
                 lambda: wish.read_inventory(session, wanted),
                 events,
-                enabled=enabled,
-                reboot=reboot,
+                enabled=how.enabled,
+                reboot=how.reboot,
+                leave_maintenance=how.leave,
             )
     if not state.json:
-        _show(switched, reboot=reboot)
+        _show(switched, how)
     data = {
         "changed": any(one.changed for one in switched),
-        "gpus": [described(one.gpu) | {"done": one.done} for one in switched],
+        "gpus": [described(one.gpu) | _told(one) for one in switched],
     }
     output.finish(ctx, output.Result(command, data, _exit_code(switched), _errors(switched)))
 
 
-def _show(switched: Sequence[Switched], *, reboot: bool) -> None:
+def _told(one: Switched) -> dict[str, Any]:
+    return {"done": one.done, "host_in_maintenance_mode": one.in_maintenance_mode}
+
+
+def _show(switched: Sequence[Switched], how: _How) -> None:
     rows = [
         (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
         for one in switched
     ]
     output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
-    if pending and not reboot:
+    for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
+        command = lifecycle.go_on(host, enabled=how.enabled)
+        output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
+    if pending and not how.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
     elif not any(one.changed for one in switched):
         output.line("nothing to do: it is as wished already")

@@ -8,6 +8,7 @@ import typer
 from gpuvm import lifecycle, planner, spec
 from gpuvm.cli import output, progress, wish
 from gpuvm.cli.options import (
+    ClusterOption,
     ContextOption,
     DebugOption,
     FileOption,
@@ -22,6 +23,7 @@ from gpuvm.cli.state import State
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import VM
+from gpuvm.lifecycle import ApplyResult
 
 
 def start(
@@ -30,6 +32,7 @@ def start(
     until: UntilOption = Until.READY,
     file: FileOption = None,
     name: NameOption = None,
+    cluster: ClusterOption = None,
     context: ContextOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -45,7 +48,7 @@ def start(
     A VM whose GPU was taken gets another one of its host; with a dynamic accelerator or vGPUs also
     one of another host. If none is free, the holder is named and nothing is changed.
     """
-    wanted = spec.load(file, name=name)
+    wanted = spec.load(file, name=name, cluster=cluster)
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
@@ -103,7 +106,7 @@ def stop(
             grace_s = 0.0 if now else lifecycle.GRACE_S
             result = lifecycle.stop(chosen, session.vsphere, events, grace_s=grace_s)
     if not state.json:
-        _show_stopped(chosen, len(running))
+        _show_stopped(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
     output.finish(ctx, output.Result("stop", described(result), result.exit_code, errors))
 
@@ -120,9 +123,10 @@ def _named(ours: Sequence[VM], names: Sequence[str] | None, deployment: str) -> 
     return [by_name[name] for name in dict.fromkeys(names or by_name)]
 
 
-def _show_stopped(chosen: Sequence[VM], running: int) -> None:
-    if running:
-        off = len(chosen) - running
-        output.line(f"stopped: {running} VMs" + (f"; {off} were off already" if off else ""))
+def _show_stopped(result: ApplyResult) -> None:
+    stopped = len([o for o in result.outcomes if o.changed])
+    off = len(result.outcomes) - stopped - len(result.failed)
+    if stopped or result.failed:
+        output.line(f"stopped: {stopped} VMs" + (f"; {off} were off already" if off else ""))
     else:
         output.line("nothing to do: all of them are off")

@@ -38,12 +38,21 @@ def shown(events: Events, state: State) -> Iterator[None]:
     if state.json:
         yield
     elif output.stderr.is_terminal:
-        with _Bars() as bars:
-            events.add(bars)
+        with _Bars() as bars, _added(events, bars):
             yield
     else:
-        events.add(_lines())
+        with _added(events, _lines()):
+            yield
+
+
+@contextmanager
+def _added(events: Events, sink: Sink) -> Iterator[None]:
+    """For as long as the block runs: a command that shows two of them tells nothing twice."""
+    events.add(sink)
+    try:
         yield
+    finally:
+        events.remove(sink)
 
 
 class _Bars:

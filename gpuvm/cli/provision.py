@@ -111,6 +111,7 @@ def provision(
             if not confirm(session.context, "Go on?", yes=yes):
                 output.declined(ctx, "provision")
                 return
+            wish.restore_template(session, plan)
             record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
         with progress.shown(events, state):
             result = lifecycle.provision(

@@ -1,5 +1,7 @@
 """gpuvm teardown: everything that gpuvm made, and nothing else, is removed."""
 
+from collections.abc import Sequence
+
 import typer
 
 from gpuvm import lifecycle, spec
@@ -13,10 +15,11 @@ from gpuvm.cli.options import (
     YesOption,
 )
 from gpuvm.cli.provision import described
-from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.session import Session, confirm, open_session
 from gpuvm.cli.state import State
 from gpuvm.events import Events
 from gpuvm.inventory import VM
+from gpuvm.vsphere import Coming
 
 
 def teardown(
@@ -37,24 +40,28 @@ def teardown(
         gpuvm teardown --yes --json
 
     Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
-    left alone. Running it twice is quiet.
+    left alone. A clone that is under way becomes a VM later: those of the deployment's names are
+    waited for, and removed; one that the vCenter does not name is waited for two minutes at most.
+    Running it twice is quiet.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
-        with progress.shown(events, state):
-            lifecycle.await_clones(session.vsphere, events)
-        marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == wanted.name]
-        ours = [vm for vm in marked if vm.ownership == "ours"]
-        copies = [vm for vm in marked if vm.ownership == "copy"]
+        coming = lifecycle.clones_to_come(session.vsphere, wanted.name)
+        ours, copies = _marked(session, wanted.name)
         if not state.json:
-            _show(ours, copies, wanted.name)
-        if ours and not confirm(session.context, f"Destroy {len(ours)} VMs?", yes=yes):
+            _show(ours, coming, copies, wanted.name)
+        question = _question(ours, coming)
+        if question and not confirm(session.context, question, yes=yes):
             output.declined(ctx, "teardown")
             return
         with progress.shown(events, state):
+            if coming:
+                lifecycle.await_clones(coming, session.vsphere, events)
+                ours, copies = _marked(session, wanted.name)
             result = lifecycle.teardown(ours, session.vsphere, events)
+            lifecycle.restore_templates(session.vsphere, events)
     if ours and not state.json:
         output.line(f"{len(result.outcomes) - len(result.failed)} of {len(ours)} VMs removed")
     data = described(result) | {"copies": [vm.name for vm in copies]}
@@ -62,11 +69,26 @@ def teardown(
     output.finish(ctx, output.Result("teardown", data, result.exit_code, errors))
 
 
-def _show(ours: list[VM], copies: list[VM], deployment: str) -> None:
-    if ours:
-        rows = [
-            (vm.name, vm.host, "on" if vm.powered_on else "off", vm.address or "-") for vm in ours
-        ]
+def _marked(session: Session, deployment: str) -> tuple[list[VM], list[VM]]:
+    """The deployment's VMs, and copies of them."""
+    marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == deployment]
+    ours = [vm for vm in marked if vm.ownership == "ours"]
+    return ours, [vm for vm in marked if vm.ownership == "copy"]
+
+
+def _question(ours: Sequence[VM], coming: Sequence[Coming]) -> str:
+    """Empty when there is nothing to ask about."""
+    parts = [f"{len(ours)} VMs"] if ours or not coming else []
+    parts += [f"{len(coming)} that are being cloned"] if coming else []
+    return f"Destroy {', and '.join(parts)}?" if ours or coming else ""
+
+
+def _show(
+    ours: Sequence[VM], coming: Sequence[Coming], copies: Sequence[VM], deployment: str
+) -> None:
+    rows = [(vm.name, vm.host, "on" if vm.powered_on else "off", vm.address or "-") for vm in ours]
+    rows += [(one.name or "(not known)", "-", "being cloned", "-") for one in coming]
+    if rows:
         output.table(("VM", "HOST", "POWER", "ADDRESS"), rows)
     else:
         output.line(f"nothing to do: no VM of '{deployment}' exists")

@@ -6,7 +6,7 @@ from gpuvm import lifecycle, selection
 from gpuvm.cli import output
 from gpuvm.cli.session import Session, confirm
 from gpuvm.errors import PreflightRefused
-from gpuvm.inventory import DynamicDevice, Inventory, VGPUDevice, VMTemplate
+from gpuvm.inventory import DynamicDevice, Host, Inventory, VGPUDevice, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
 
@@ -28,15 +28,19 @@ def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None
     inventory = read_inventory(session, wanted)
     full = wanted.model_copy(update={"clone_mode": "full"})
     template = selection.template(full, inventory)
-    if template.snapshots:
+    if template.snapshots and not template.unfinished:
         return
-    hosts = [host for host in inventory.hosts if host.unusable is None]
-    if not hosts:
-        raise PreflightRefused("no host can take the template while its snapshot is made")
+    host = _host_for(template, inventory)
     if not confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
         return
     pool = inventory.cluster.resource_pool
-    lifecycle.create_snapshot(template, hosts[0], pool, session.vsphere)
+    lifecycle.create_snapshot(template, host, pool, session.vsphere)
+
+
+def restore_template(session: Session, plan: Plan) -> None:
+    """One that a gpuvm left as a VM when it was killed is a template again before it is cloned."""
+    if plan.template is not None and plan.template.unfinished:
+        lifecycle.restore_template(plan.template.moref, plan.template.name, session.vsphere)
 
 
 def show_plan(plan: Plan) -> None:
@@ -84,6 +88,22 @@ def described(plan: Plan) -> dict[str, Any]:
         ],
         "findings": [{"text": f.text, "hint": f.hint} for f in plan.findings],
     }
+
+
+def _host_for(template: VMTemplate, inventory: Inventory) -> Host:
+    """Where the template can be a VM: its own host, or another one that reaches its disks."""
+    fitting = [
+        host
+        for host in inventory.hosts
+        if host.unusable is None and set(template.datastores) <= set(host.datastores)
+    ]
+    if not fitting:
+        stores = ", ".join(template.datastores) or "its datastore"
+        raise PreflightRefused(
+            f"no host can take {template.name} while its snapshot is made",
+            hint=f"a usable host of {inventory.cluster.name} must reach {stores}",
+        )
+    return next((host for host in fitting if host.moref == template.host), fitting[0])
 
 
 def _gpus(step: Step) -> str:

@@ -87,6 +87,7 @@ class HostDescription(_Model):
     system_uuid: str | None = None
     graphics_type: Literal["shared", "sharedDirect"] | None = None
     rebind_without_reboot: bool | None = None
+    no_reboot: bool = False
     gpus: tuple[GPUDescription, ...] = ()
     device_groups: tuple[DeviceGroupDescription, ...] = ()
 

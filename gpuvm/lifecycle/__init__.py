@@ -7,15 +7,16 @@
 Each VM's outcome is kept: one VM's failure does not stop the others.
 """
 
+from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.passthrough import Switched, choose_hosts, switch_passthrough
+from gpuvm.lifecycle.passthrough import Switched, choose_hosts, go_on, switch_passthrough
 from gpuvm.lifecycle.planning import make_plan, settled
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
-from gpuvm.lifecycle.snapshot import create_snapshot
+from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
 from gpuvm.lifecycle.stop import GRACE_S, stop
-from gpuvm.lifecycle.teardown import await_clones, teardown
+from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 
 __all__ = [
@@ -27,11 +28,15 @@ __all__ = [
     "Until",
     "await_clones",
     "choose_hosts",
+    "clones_to_come",
     "create_snapshot",
     "endpoint",
+    "go_on",
     "make_plan",
     "provision",
     "provisioning_record",
+    "restore_template",
+    "restore_templates",
     "settled",
     "stop",
     "switch_passthrough",

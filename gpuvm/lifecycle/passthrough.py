@@ -1,26 +1,27 @@
 """Passthrough of a host's GPUs on or off, and the reboot that some hosts need for it."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpuvm.errors import DeadlinePassed, GpuvmError, NotFound, PreflightRefused, VSphereError
+from gpuvm.errors import GpuvmError, Interrupted, NotFound, OutcomeUnknown, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import GPU, Host, Inventory
-from gpuvm.vsphere import HostChanged, Task, TaskEnded, VSphere
-
-REBOOT_S = 1800.0
-MAINTENANCE_S = 660.0
+from gpuvm.lifecycle.rebooting import Reboot
+from gpuvm.vsphere import HostChanged, VSphere
 
 
 @dataclass(frozen=True)
 class Switched:
-    """What became of one GPU; ``done`` says that it is as wished and in force."""
+    """What became of one GPU; ``done`` says that it is as wished and in force.
+
+    ``in_maintenance_mode`` is its host's.
+    """
 
     gpu: GPU
     done: bool
     changed: bool
     error: GpuvmError | None = None
+    in_maintenance_mode: bool = False
 
     @property
     def state(self) -> str:
@@ -35,20 +36,25 @@ def switch_passthrough(
     *,
     enabled: bool,
     reboot: bool = False,
+    leave_maintenance: bool = False,
 ) -> tuple[Switched, ...]:
     """One host after the other, so that never more than one is away.
 
     ``read`` gives the inventory of now. A host that fails does not keep the others from their turn.
+    One that was in maintenance mode stays in it unless it is to leave it. Raises Interrupted on
+    Ctrl-C, saying what the host is then.
     """
     results: list[Switched] = []
     for host in hosts:
         events.progress(host.name, "passthrough", 0.0)
-        work = _Switching(host, vsphere, read, events, enabled=enabled)
+        work = _Switching(host, vsphere, read, events, enabled=enabled, leave=leave_maintenance)
         try:
-            results += work.run(reboot=reboot)
+            work.run(reboot=reboot)
+            results += work.results()
         except GpuvmError as error:
-            now = _gpus_of(host.name, read())
-            results += [Switched(gpu, work.is_done(gpu), work.changed, error) for gpu in now]
+            results += work.results(error)
+        except KeyboardInterrupt:
+            raise work.interrupted() from None
         events.progress(host.name, "done", 1.0)
     return tuple(results)
 
@@ -66,6 +72,12 @@ def choose_hosts(names: Sequence[str], inventory: Inventory) -> list[Host]:
     return found
 
 
+def go_on(host: str, *, enabled: bool) -> str:
+    """The command that finishes what was begun on the host."""
+    verb = "enable" if enabled else "disable"
+    return f"gpuvm passthrough {verb} {host} --reboot --leave-maintenance"
+
+
 class _Switching:
     """One host."""
 
@@ -77,24 +89,47 @@ class _Switching:
         events: Events,
         *,
         enabled: bool,
+        leave: bool,
     ) -> None:
-        self.host, self.vsphere, self.read, self.events = host, vsphere, read, events
-        self.enabled, self.changed = enabled, False
+        self.host, self.vsphere, self.read = host, vsphere, read
+        self.enabled, self.leave, self.changed = enabled, leave, False
+        self.reboot = Reboot(host, vsphere, events, is_right=self._is_in_force, leave=leave)
 
-    def run(self, *, reboot: bool) -> list[Switched]:
+    def run(self, *, reboot: bool) -> None:
+        """What would be in the way of a reboot is looked for before anything is changed."""
         self._check()
-        wrong = [gpu for gpu in self.host.gpus if gpu.enabled != self.enabled]
-        if wrong:
-            devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
-            self.vsphere.switch_passthrough(
-                self.host, devices, enabled=self.enabled, at_once=self.host.rebinds
-            )
+        if reboot and any(map(self._needs_reboot, self._able(self.host))):
+            self.reboot.check()
+        self._set([gpu for gpu in self._able(self.host) if gpu.enabled != self.enabled])
+        if reboot and not all(map(self.is_done, self._able(self._now()))):
+            self.reboot.check()
             self.changed = True
-        now = _gpus_of(self.host.name, self.read())
-        if reboot and not all(map(self.is_done, now)):
-            self._reboot(now)
-            now = _gpus_of(self.host.name, self.read())
-        return [Switched(gpu, self.is_done(gpu), self.changed) for gpu in now]
+            self.reboot.run()
+        elif self.leave and self.host.in_maintenance_mode:
+            self.changed = True
+            self.reboot.leave()
+
+    def results(self, error: GpuvmError | None = None) -> list[Switched]:
+        now = self._now()
+        able, incapable = self._able(now), self._incapable(now)
+        return [
+            Switched(
+                gpu,
+                self.is_done(gpu),
+                self.changed,
+                error if gpu in able else error or incapable,
+                now.in_maintenance_mode,
+            )
+            for gpu in now.gpus
+        ]
+
+    def interrupted(self) -> Interrupted:
+        where, command = self.reboot.where(), go_on(self.host.name, enabled=self.enabled)
+        return Interrupted(
+            f"interrupted; {where}",
+            left=[self.host.name],
+            hint=f"'{command}' goes on, and takes it out of maintenance mode",
+        )
 
     def is_done(self, gpu: GPU) -> bool:
         return gpu.enabled == gpu.active == self.enabled
@@ -104,69 +139,48 @@ class _Switching:
             raise PreflightRefused(f"{self.host.name}: {self.host.unusable}")
         if not self.host.gpus:
             raise PreflightRefused(f"{self.host.name} has no NVIDIA GPU")
-        incapable = [g for g in self.host.gpus if not g.capable and self.enabled]
-        if incapable:
-            raise PreflightRefused(
-                f"{self.host.name}: {incapable[0].pci_address} is not capable of passthrough",
-                hint="VT-d or the AMD IOMMU must be on in the host's firmware",
-            )
+        incapable = self._incapable(self.host)
+        if incapable is not None and not self._able(self.host):
+            raise incapable
 
-    def _reboot(self, gpus: Sequence[GPU]) -> None:
-        """Maintenance mode, reboot, back, and out of maintenance mode if it was not in it."""
-        running = self.vsphere.running_on(self.host)
-        if running:
-            raise PreflightRefused(
-                f"{self.host.name} is not rebooted: {', '.join(running)} run there",
-                hint="stop or move them first; a reboot is never forced",
-            )
+    def _able(self, host: Host) -> list[GPU]:
+        return [gpu for gpu in host.gpus if gpu.capable or not self.enabled]
+
+    def _incapable(self, host: Host) -> PreflightRefused | None:
+        able = self._able(host)
+        unable = [gpu.pci_address for gpu in host.gpus if gpu not in able]
+        if not unable:
+            return None
+        return PreflightRefused(
+            f"{host.name}: {', '.join(unable)} is not capable of passthrough",
+            hint="VT-d or the AMD IOMMU must be on in the host's firmware",
+        )
+
+    def _needs_reboot(self, gpu: GPU) -> bool:
+        """Whatever is set: the host cannot rebind it, or it waits for a reboot already."""
+        waits = gpu.enabled == self.enabled
+        return not self.is_done(gpu) and (waits or not self.host.rebinds)
+
+    def _set(self, wrong: Sequence[GPU]) -> None:
+        """What the host says afterwards counts, so an answer that was lost is no failure yet."""
+        if not wrong:
+            return
+        devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
         self.changed = True
-        if not self.host.in_maintenance_mode:
-            self._finish("maintenance", self.vsphere.start_maintenance(self.host))
-        self._restart({gpu.pci_address for gpu in gpus})
-        if not self.host.in_maintenance_mode:
-            self._finish("leaving", self.vsphere.start_leaving_maintenance(self.host))
+        try:
+            self.vsphere.switch_passthrough(
+                self.host, devices, enabled=self.enabled, at_once=self.host.rebinds
+            )
+        except OutcomeUnknown:
+            if any(gpu.enabled != self.enabled for gpu in self._able(self._now())):
+                raise
+        except GpuvmError:
+            self.changed = False
+            raise
 
-    def _finish(self, what: str, task: Task) -> None:
-        self.events.progress(self.host.name, what, 0.0)
-        end = time.monotonic() + MAINTENANCE_S
-        with self.vsphere.board() as board:
-            board.follow_tasks({self.host.name: task})
-            for batch in board.batches(lambda: end - time.monotonic()):
-                for change in batch:
-                    if isinstance(change, TaskEnded) and change.error is not None:
-                        raise change.error
-                if time.monotonic() > end:
-                    raise DeadlinePassed(f"{self.host.name}: {task.operation} took too long")
+    def _now(self) -> Host:
+        return self.read().host(self.host.name) or self.host
 
-    def _restart(self, addresses: set[str]) -> None:
-        """The task ends when the reboot has begun: another boot time says that it is over."""
-        self.events.progress(self.host.name, "rebooting", 0.0)
-        end, before = time.monotonic() + REBOOT_S, ""
-        with self.vsphere.board() as board:
-            board.follow_host("host", self.host.moref)
-            for batch in board.batches(lambda: end - time.monotonic()):
-                for change in batch:
-                    if isinstance(change, TaskEnded) and change.error is not None:
-                        raise change.error
-                    if isinstance(change, HostChanged) and not before:
-                        before = change.booted
-                        board.follow_tasks({"reboot": self.vsphere.start_reboot(self.host)})
-                    elif isinstance(change, HostChanged) and self._is_back(
-                        change, before, addresses
-                    ):
-                        return
-                if time.monotonic() > end:
-                    raise DeadlinePassed(
-                        f"{self.host.name} is not back {REBOOT_S:g} s after its reboot",
-                        hint="it is in maintenance mode still: look at its console",
-                    )
-        raise VSphereError(f"{self.host.name}: nothing is heard of it any more")
-
-    def _is_back(self, host: HostChanged, before: str, addresses: set[str]) -> bool:
-        right = addresses <= host.active if self.enabled else not addresses & host.active
-        return host.connected and host.booted != before and right
-
-
-def _gpus_of(host: str, inventory: Inventory) -> tuple[GPU, ...]:
-    found = inventory.host(host)
-    return found.gpus if found else ()
+    def _is_in_force(self, host: HostChanged) -> bool:
+        addresses = {gpu.pci_address for gpu in self._able(self.host)}
+        return addresses <= host.active if self.enabled else not addresses & host.active

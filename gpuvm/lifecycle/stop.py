@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, VSphereError
+from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
@@ -13,6 +13,7 @@ from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
 
 GRACE_S = 60.0
 DEADLINE_S = 180.0
+LOOKS = 2
 
 
 def stop(
@@ -38,10 +39,14 @@ def stop(
 
 @dataclass
 class _Going:
-    """A VM on its way down; ``pulled`` once it is being powered off."""
+    """A VM on its way down; ``pulled`` once it is being powered off.
+
+    ``looks`` counts how often it was looked up what became of that.
+    """
 
     vm: VM
     pulled: bool = False
+    looks: int = 0
 
 
 class _Stopping:
@@ -83,6 +88,8 @@ class _Stopping:
         self.events.progress(going.vm.name, "shut down", 0.0)
         try:
             self.vsphere.shut_down(going.vm.moref)
+        except OutcomeUnknown:
+            self.events.note("looking up what became of it", going.vm.name)  # it may be going down
         except VSphereError:
             self._pull(going, board)  # the guest cannot be asked, or went meanwhile
 
@@ -101,11 +108,19 @@ class _Stopping:
             self._failed(self.going[change.key], change.error, board)
 
     def _failed(self, going: _Going, error: GpuvmError, board: Board) -> None:
-        """Looks again: off, or gone altogether, is what was wanted."""
+        """Looks what is there now: off, on its way there, or gone altogether is what was wanted."""
+        going.looks += 1
         with contextlib.suppress(VSphereError):
+            tasks = self.vsphere.running_tasks(going.vm.moref, "power off")
             now = self.vsphere.read_vms([going.vm.moref])
             if not now or not now[0].powered_on:
                 self._down(going.vm.name, board)
+                return
+            if tasks and going.looks <= LOOKS:
+                board.follow_tasks({going.vm.name: tasks[0]})
+                return
+            if isinstance(error, OutcomeUnknown) and going.looks <= LOOKS:
+                self._pull(going, board)
                 return
         self._give_up(going.vm.name, error, board)
 

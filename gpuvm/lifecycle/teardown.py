@@ -2,18 +2,20 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gpuvm import guest
-from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, VSphereError
+from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM, MoRef
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
 DEADLINE_S = 600.0
-CLONES_S = 1800.0
+LOOKS = 2
+"""How often it is looked up what became of one operation on a VM before its error stands."""
 
 
 def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult:
@@ -35,28 +37,13 @@ def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult
     return ApplyResult(tuple(work.outcome(vm) for vm in ours))
 
 
-def await_clones(vsphere: VSphere, events: Events) -> None:
-    """A clone that a killed gpuvm began becomes a VM later: without waiting it would be left."""
-    under_way = {task.moref: task for task in vsphere.clones_under_way()}
-    if not under_way:
-        return
-    events.note(f"waiting for {len(under_way)} clones that are under way")
-    end = time.monotonic() + CLONES_S
-    with vsphere.board() as board:
-        board.follow_tasks(under_way)
-        for _batch in board.batches(lambda: end - time.monotonic()):
-            if time.monotonic() > end:
-                events.warning("a clone is still under way: run 'gpuvm teardown' again later")
-                return
-
-
 class _Teardown:
     def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events) -> None:
         self.vms = {vm.moref: vm for vm in vms}
         self.vsphere, self.events = vsphere, events
         self.gone: set[str] = set()
         self.errors: dict[str, GpuvmError] = {}
-        self.looked_again: set[str] = set()
+        self.looks: Counter[tuple[MoRef, str]] = Counter()
         self.begun = time.monotonic()
 
     def run(self) -> None:
@@ -117,23 +104,31 @@ class _Teardown:
         self._destroy(off, board)
 
     def _failed(self, key: MoRef, operation: str, error: GpuvmError, board: Board) -> None:
-        """Looks again, once: what somebody else did meanwhile is done, and the rest is left."""
-        now = self._look_again(key)
-        if now == "gone":
+        """Looks what is there now: what is done, or under way, is so whoever did it."""
+        now = self._look(key, operation)
+        if isinstance(now, Task):
+            board.follow_tasks({key: now})
+        elif now == "gone":
             self._gone(key)
-        elif now == "off" and operation == "power off":
+        elif now == "off" and (operation == "power off" or isinstance(error, OutcomeUnknown)):
             self._destroy([self.vms[key]], board)
-        elif now == "on" and operation == "destroy":
+        elif now == "on" and (operation == "destroy" or isinstance(error, OutcomeUnknown)):
             self._power_off([self.vms[key]], board)
         else:
             self.errors[key] = error
 
-    def _look_again(self, key: MoRef) -> Literal["gone", "on", "off"] | None:
-        """None when it cannot be told, or was looked at before."""
-        if key in self.looked_again:
+    def _look(self, key: MoRef, operation: str) -> Task | Literal["gone", "on", "off"] | None:
+        """None when it cannot be told, or was looked at too often.
+
+        Tasks first: one that ends meanwhile has left the state that is read after it.
+        """
+        self.looks[key, operation] += 1
+        if self.looks[key, operation] > LOOKS:
             return None
-        self.looked_again.add(key)
         with contextlib.suppress(VSphereError):
+            for one in ("destroy", "power off"):
+                for task in self.vsphere.running_tasks(key, one):
+                    return task
             found = self.vsphere.read_vms([key])
             if not found:
                 return "gone"

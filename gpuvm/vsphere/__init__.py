@@ -7,8 +7,11 @@ with vsphere.connect(context, password) as connection:
 from gpuvm.vsphere.board import Board, Change, HostChanged, Task, TaskEnded, TaskProgress, VMChanged
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
+from gpuvm.vsphere.hosts import HostState
+from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.silence import Card, Silence
+from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
 from gpuvm.vsphere.watching import Machine
 
 __all__ = [
@@ -16,13 +19,17 @@ __all__ = [
     "Card",
     "Change",
     "CloneRequest",
+    "Coming",
     "FixedAddress",
     "HostChanged",
+    "HostState",
     "Machine",
     "Silence",
     "Task",
     "TaskEnded",
     "TaskProgress",
+    "TemplateHandle",
+    "TemplateState",
     "VMChanged",
     "VSphere",
     "connect",

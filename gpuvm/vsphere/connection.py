@@ -20,8 +20,11 @@ from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.hosts import HostState
+from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.session import SessionStub
 from gpuvm.vsphere.silence import Silence, read_silence
+from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
@@ -193,28 +196,13 @@ class VSphere:
         with submitted("destroy", moref):
             return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
 
-    def start_snapshot(self, moref: MoRef, name: str) -> Task:
-        """Without memory, for linked clones to be made from."""
-        with submitted("snapshot", moref):
-            task = self._vm(moref).CreateSnapshot_Task(
-                name=name,
-                description="Linked clones are made from this snapshot: removing it breaks none of "
-                "them, but no new one can be made.",
-                memory=False,
-                quiesce=False,
-            )
-        return Task(task._moId, "snapshot")
+    def template(self, moref: MoRef, name: str) -> TemplateHandle:
+        """For its snapshot to be made."""
+        return TemplateHandle(self._content, self._reference, moref, name)
 
-    def mark_as_vm(self, template: MoRef, host: MoRef, pool: MoRef) -> None:
-        with submitted("marking as a VM", template):
-            self._vm(template).MarkAsVirtualMachine(
-                pool=self._reference(vim.ResourcePool, pool),
-                host=self._reference(vim.HostSystem, host),
-            )
-
-    def mark_as_template(self, moref: MoRef) -> None:
-        with submitted("marking as a template", moref):
-            self._vm(moref).MarkAsTemplate()
+    def unfinished_templates(self) -> Mapping[MoRef, str]:
+        """Names of templates that a gpuvm which was killed left as VMs."""
+        return find_unfinished(self._content)
 
     def switch_passthrough(
         self, host: Host, devices: Sequence[str], *, enabled: bool, at_once: bool
@@ -231,6 +219,13 @@ class VSphere:
     def running_on(self, host: Host) -> tuple[str, ...]:
         """The names of the VMs that run there."""
         return hosts.running_vms(self._content, self._host(host))
+
+    def host_state(self, host: Host) -> HostState:
+        return hosts.read_state(self._content, self._host(host))
+
+    def host_tasks(self, host: Host, operation: str) -> list[Task]:
+        """As running_tasks, on a host."""
+        return looking.running_tasks(self._content, self._host(host), operation)
 
     def start_maintenance(self, host: Host) -> Task:
         return hosts.enter_maintenance(self._host(host), host.name)
@@ -262,7 +257,7 @@ class VSphere:
         """Queued and running tasks of that kind on a VM or template, the oldest first."""
         return looking.running_tasks(self._content, self._vm(moref), operation)
 
-    def clones_under_way(self) -> list[Task]:
+    def clones_under_way(self) -> list[Coming]:
         """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
         return looking.clones_under_way(self._content)
 

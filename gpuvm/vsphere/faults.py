@@ -1,7 +1,7 @@
 """vSphere's faults as our errors: every message is shown, known texts get a hint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import Any
 
@@ -127,5 +127,11 @@ def _messages(fault: Any, localized: str) -> Iterator[str]:
 
 
 def _no_permission(fault: Any) -> NoPermission:
-    entity = fault.object
-    return NoPermission(fault.privilegeId or "?", getattr(entity, "_moId", None) or "an object")
+    return NoPermission(fault.privilegeId or "?", _named(fault.object))
+
+
+def _named(entity: Any) -> str:
+    """The fault has only the object's id; one more read, if that is allowed, has its name."""
+    with suppress(vmodl.MethodFault, OSError, HTTPException, AttributeError):
+        return str(entity.name)
+    return getattr(entity, "_moId", None) or "an object"

@@ -1,6 +1,7 @@
 """What is switched on a host: passthrough of its devices, maintenance mode, a reboot."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
@@ -11,6 +12,15 @@ from gpuvm.vsphere.properties import Objects, retrieve
 
 # A host that cannot be emptied in this time is not going to be.
 MAINTENANCE_S = 600
+
+
+@dataclass(frozen=True)
+class HostState:
+    """``reboots``: it can be rebooted through the API."""
+
+    connected: bool
+    in_maintenance_mode: bool
+    reboots: bool
 
 
 def switch_passthrough(
@@ -44,6 +54,20 @@ def reboot(host: Any, name: str) -> Task:
     """Never by force: that would take running VMs down. It ends when the reboot has begun."""
     with submitted("reboot", name):
         return Task(host.RebootHost_Task(force=False)._moId, "reboot")
+
+
+def read_state(content: Any, host: Any) -> HostState:
+    paths = (
+        "runtime.connectionState",
+        "runtime.inMaintenanceMode",
+        "capability.rebootSupported",
+    )
+    row = retrieve(content, [Objects(vim.HostSystem, [host], paths)]).get(host, {})
+    return HostState(
+        connected=str(row.get("runtime.connectionState")) == "connected",
+        in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
+        reboots=bool(row.get("capability.rebootSupported", True)),
+    )
 
 
 def running_vms(content: Any, host: Any) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ vCenter tells a guest's failed customization as an event only; the task has succ
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
+from gpuvm.errors import NoPermission
 from gpuvm.inventory import MoRef
 from gpuvm.vsphere.board import Task
 from gpuvm.vsphere.faults import translated
@@ -20,7 +22,11 @@ _DESCRIPTION = {
     "power on": "VirtualMachine.powerOn",
     "power off": "VirtualMachine.powerOff",
     "destroy": "VirtualMachine.destroy",
+    "snapshot": "VirtualMachine.createSnapshot",
+    "maintenance mode": "HostSystem.enterMaintenanceMode",
+    "leaving maintenance mode": "HostSystem.exitMaintenanceMode",
 }
+_BEGUN = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
 _ENDED = (
     "CustomizationSucceeded",
     "CustomizationFailed",
@@ -30,9 +36,9 @@ _ENDED = (
 )
 
 
-def running_tasks(content: Any, vm: Any, operation: str) -> list[Task]:
-    rows = retrieve(content, [Objects(vim.VirtualMachine, [vm], ("recentTask",))])
-    recent = rows.get(vm, {}).get("recentTask", ())
+def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
+    rows = retrieve(content, [Objects(type(entity), [entity], ("recentTask",))])
+    recent = rows.get(entity, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
     infos = [row["info"] for row in found.values() if "info" in row]
     running = [
@@ -43,17 +49,42 @@ def running_tasks(content: Any, vm: Any, operation: str) -> list[Task]:
     return [Task(info.task._moId, operation) for info in sorted(running, key=_queued)]
 
 
-def clones_under_way(content: Any) -> list[Task]:
+@dataclass(frozen=True)
+class Coming:
+    """A clone that has not ended; ``name`` is what it will be called, None where nobody says."""
+
+    task: Task
+    name: str | None
+
+
+def clones_under_way(content: Any) -> list[Coming]:
     """Clones that this account began and that have not ended, whoever waits for them."""
     rows = retrieve(content, [Objects(vim.TaskManager, [content.taskManager], ("recentTask",))])
     recent = rows.get(content.taskManager, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
     user = content.sessionManager.currentSession.userName if found else ""
+    infos = [row["info"] for row in found.values() if "info" in row]
     return [
-        Task(row["info"].task._moId, "clone")
-        for row in found.values()
-        if "info" in row and _is_clone_of(row["info"], user)
+        Coming(Task(info.task._moId, "clone"), _target(content, info))
+        for info in infos
+        if _is_clone_of(info, user)
     ]
+
+
+def _target(content: Any, info: Any) -> str | None:
+    """A task tells only what is cloned; the events of its chain name what comes of it."""
+    query = vim.event.EventFilterSpec(eventChainId=info.eventChainId, eventTypeId=list(_BEGUN))
+    try:
+        with translated("reading events", "the vCenter"):
+            events = content.eventManager.QueryEvents(query) or ()
+    except NoPermission:
+        return None
+    for event in events:
+        if isinstance(event, vim.event.VmBeingClonedEvent):
+            return str(event.destName)
+        if isinstance(event, vim.event.VmBeingDeployedEvent) and event.vm is not None:
+            return str(event.vm.name)
+    return None
 
 
 def _is_clone_of(info: Any, user: str) -> bool:

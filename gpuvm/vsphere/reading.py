@@ -23,6 +23,7 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.vsphere import holders as held_by
+from gpuvm.vsphere import snapshots
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -77,6 +78,9 @@ _TEMPLATE_PATHS = (
     "config.hardware.device",
     "guest.toolsVersionStatus2",
     "snapshot",
+    "runtime.host",
+    "datastore",
+    snapshots.ANNOTATION,
 )
 _MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
 _NEIGHBOUR_PATHS = (
@@ -85,6 +89,7 @@ _NEIGHBOUR_PATHS = (
     "runtime.powerState",
     "config.hardware.device",
     *_MEMORY_PATHS,
+    snapshots.ANNOTATION,
 )
 
 
@@ -117,6 +122,7 @@ def read_inventory(
     rows = _details(content, tree, hosts)
     names = {host: rows[host]["name"] for host in hosts if host in rows}
     neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
+    templates = [*tree.templates(), *_unfinished(neighbours)]
     vms = _marked(tree, rows, vcenter, names)
     ours = {vm.moref for vm in vms if vm.ownership == "ours"}
     held = held_by.holders(_of(rows, hosts), neighbours, ours)
@@ -137,7 +143,7 @@ def read_inventory(
         hosts=tuple(
             _host(ref, rows, neighbours.values(), targets[ref], held) for ref in sorted_hosts(names)
         ),
-        templates=tuple(_template(ref, rows[ref], tree) for ref in tree.templates() if ref in rows),
+        templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
         datastores=_datastores(rows),
         networks=_networks(rows),
         vms=vms,
@@ -193,9 +199,10 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     )
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
     nets = {ref for host in hosts for ref in rows.get(host, {}).get("network", ())}
-    rows |= retrieve(
+    more = retrieve(
         content,
         [
+            Objects(vim.VirtualMachine, _unfinished(rows), _TEMPLATE_PATHS),
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
@@ -204,6 +211,8 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             *_networks_of(nets),
         ],
     )
+    for ref, row in more.items():
+        rows[ref] = rows.get(ref, {}) | row
     switches = {row[_SWITCH] for row in rows.values() if _SWITCH in row}
     rows |= retrieve(
         content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
@@ -219,6 +228,11 @@ def _networks_of(nets: Iterable[Any]) -> list[Objects]:
         Objects(kind, [n for n in ordered if isinstance(n, kind)], ("name", "key", _SWITCH)),
         Objects(vim.Network, [n for n in ordered if not isinstance(n, kind)], ("name",)),
     ]
+
+
+def _unfinished(rows: Rows) -> list[Any]:
+    """Templates that a gpuvm left as VMs when it was killed; they stay on the cluster's hosts."""
+    return [ref for ref, row in rows.items() if snapshots.is_unfinished(ref, row)]
 
 
 def _without(refs: Sequence[Any], others: Sequence[Any]) -> list[Any]:
@@ -285,7 +299,8 @@ def _taken_gib(vm: Row) -> float:
     return reserved_mib / 1024 + (vm.get("runtime.memoryOverhead") or 0) / 1024**3
 
 
-def _template(ref: Any, row: Row, tree: Tree) -> VMTemplate:
+def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
+    row, host = rows[ref], rows[ref].get("runtime.host")
     devices = row.get("config.hardware.device", ())
     disks = [d for d in devices if isinstance(d, vim.vm.device.VirtualDisk)]
     nics = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
@@ -302,6 +317,9 @@ def _template(ref: Any, row: Row, tree: Tree) -> VMTemplate:
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
         snapshots=tuple(_snapshots(row.get("snapshot"))),
+        unfinished=snapshots.says(ref, row),
+        host=host._moId if host is not None else "",
+        datastores=tuple(rows.get(d, {}).get("name", d._moId) for d in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
         nested_hv=bool(row.get("config.nestedHVEnabled")),

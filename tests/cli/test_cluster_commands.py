@@ -2,6 +2,7 @@
 
 import json
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,18 @@ def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine)
     assert "nothing to do" in again.stdout
 
 
+def test_a_host_that_stays_in_maintenance_mode_says_how_it_leaves_it(small: CommandLine) -> None:
+    host = "esx-02.lab.local"
+    control = small("lab", "status", "--json").json["data"]["control_url"]
+    urllib.request.urlopen(f"{control}/hosts/{host}/maintenance", data=b"").close()
+    stays = small("passthrough", "enable", host, "--reboot")
+    assert stays.exit_code == 0
+    command = f"gpuvm passthrough enable {host} --reboot --leave-maintenance"
+    assert command in stays.stderr
+    told = small(*command.split()[1:], "--json").json
+    assert [gpu["host_in_maintenance_mode"] for gpu in told["data"]["gpus"]] == [False]
+
+
 def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     refused = small("passthrough", "disable", "esx-03.lab.local", "--reboot")
     assert refused.exit_code != 0
@@ -172,12 +185,18 @@ def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
     assert "nothing to do" in small("stop").stdout
     states = [gpu["state"] for gpu in small("gpus", "--json").json["data"]["gpus"]]
     assert states == ["free", "free", "held by trainer (powered on)"]
-    started = small("start", "--until", "address")
+    started = small("start", "--until", "address", "--cluster", "GPU-Cluster")
     assert started.exit_code == 0, started.stderr
     unknown = small("start", "gpuvm-09")
     assert unknown.exit_code == 2
     assert "gpuvm-01" in unknown.stderr
-    assert small("teardown").exit_code == 0
+    gone = small("teardown")
+    assert gone.exit_code == 0
+    assert gone.stderr.splitlines() == [
+        "  gpuvm-01: powering off",
+        "  gpuvm-01: destroying",
+        "  gpuvm-01: removed",
+    ]
     assert small("stop").exit_code == 3
 
 
@@ -206,6 +225,19 @@ def test_status_is_against_the_wish(small: CommandLine) -> None:
     told = small("status", "--no-guests", "--json").json["data"]
     assert (told["wanted"], told["missing"], told["vms"][0]["drift"]) == (None, [], [])
     assert small("teardown", "--yes").exit_code == 0
+
+
+def test_stop_counts_what_it_stopped(small: CommandLine) -> None:
+    assert small("provision", "--hosts", "2", "--until", "powered-on").exit_code == 0
+    control = small("lab", "status", "--json").json["data"]["control_url"]
+    fault = {"method": "PowerOffVM_Task", "object": "gpuvm-01", "fault": "HostNotConnected"}
+    body = json.dumps(fault | {"count": 1}).encode()
+    urllib.request.urlopen(f"{control}/faults", data=body).close()
+    partly = small("stop", "--now")
+    assert partly.exit_code == 4
+    assert "stopped: 1 VMs" in partly.stdout
+    assert "stopped: 1 VMs; 1 were off already" in small("stop", "--now").stdout
+    assert small("teardown").exit_code == 0
 
 
 def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:

@@ -1,9 +1,10 @@
 """The command line, killed by SIGKILL at a chosen call to the vCenter.
 
-    python killed.py INDEX before|sent|after -- provision --hosts 2
+    python killed.py INDEX|METHOD before|sent|after -- provision --hosts 2
 
 ``before`` the call is sent, once it was ``sent`` (it is served, nobody reads the answer), or
-``after`` its answer came. INDEX 0 kills nothing and prints how many calls there were.
+``after`` its answer came. INDEX 0 kills nothing and prints how many calls there were; a METHOD is
+that of the API, the first call of it.
 """
 
 import os
@@ -15,8 +16,8 @@ from pyVmomi.SoapAdapter import SoapStubAdapter
 
 
 def main() -> None:
-    index, moment = int(sys.argv[1]), sys.argv[2]
-    calls = _Killing(index, moment)
+    which, moment = sys.argv[1], sys.argv[2]
+    calls = _Killing(which, moment)
     sys.argv = ["gpuvm", *sys.argv[4:]]
     from gpuvm.cli.main import app
 
@@ -27,14 +28,14 @@ def main() -> None:
 
 
 class _Killing:
-    def __init__(self, index: int, moment: str) -> None:
-        self.made, self.index, self.moment = 0, index, moment
+    def __init__(self, which: str, moment: str) -> None:
+        self.made, self.which, self.moment = 0, which, moment
         self._invoke = SoapStubAdapter.InvokeMethod
         SoapStubAdapter.InvokeMethod = lambda *a, **k: self._call(*a, **k)  # noqa: PLW0108 - a method
 
     def _call(self, stub: Any, *arguments: Any, **named: Any) -> Any:
         self.made += 1
-        mine = self.made == self.index
+        mine = self.which in (str(self.made), arguments[1].wsdlName)
         if mine and self.moment == "before":
             _die()
         if mine and self.moment == "sent":

@@ -57,6 +57,10 @@ class Rig:
         """The call is served, and its answer never comes."""
         self.post("/drop-after", {"method": method, "count": count})
 
+    def drop_before(self, method: str) -> None:
+        """The next call never arrives; for its caller that looks the same."""
+        self.post("/drop-after", {"method": method, "count": 1, "lost": True})
+
     def clear_faults(self) -> None:
         urllib.request.urlopen(urllib.request.Request(f"{self.control}/faults", method="DELETE"))
 

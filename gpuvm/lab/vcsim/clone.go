@@ -38,6 +38,7 @@ type cloning struct {
 
 func (c *cloning) run() (types.AnyType, fault) {
 	c.lab.locked(c.op.ctx, c.source.Self, func() { c.from = copyVM(&c.source.VirtualMachine) })
+	c.lab.postCloning(c.op, c.source, c.req)
 	if fault := c.place(); fault != nil {
 		return nil, fault
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/vmware/govmomi/event"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -323,4 +324,35 @@ func countEvents[T any](r *rig, vm ref) int {
 		}
 	}
 	return n
+}
+
+// A task does not say what its clone will be called; the events of its chain do.
+func TestTheChainOfACloneTellsItsName(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
+	clone := r.clone("first", r.plainWish("esx-01"))
+	for name, source := range map[string]*object.VirtualMachine{"deployed": r.template(), "cloned": clone} {
+		task, err := source.Clone(r.ctx, objectFolder(r), name, r.plainWish("esx-01"))
+		must(t, err)
+		var told mo.Task
+		r.until("it has begun", func() bool {
+			r.read(task.Reference(), &told, "info")
+			return told.Info.State == types.TaskInfoStateRunning
+		})
+		events, err := event.NewManager(r.client.Client).QueryEvents(r.ctx, types.EventFilterSpec{EventChainId: told.Info.EventChainId})
+		must(t, err)
+		if len(events) != 1 || targetOf(events[0]) != name {
+			t.Errorf("%s: %+v", name, events)
+		}
+		r.finish(task, nil)
+	}
+}
+
+func targetOf(e types.BaseEvent) string {
+	switch e := e.(type) {
+	case *types.VmBeingDeployedEvent:
+		return e.Vm.Name
+	case *types.VmBeingClonedEvent:
+		return e.DestName
+	}
+	return ""
 }

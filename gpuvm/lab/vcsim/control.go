@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -19,6 +21,7 @@ func (lab *Lab) controlHandler() http.Handler {
 	mux.HandleFunc("DELETE /faults", func(w http.ResponseWriter, _ *http.Request) { lab.faults.clear(); reply(w, done) })
 	mux.HandleFunc("POST /faults", lab.addFault)
 	mux.HandleFunc("POST /drop-after", lab.addDrop)
+	mux.HandleFunc("GET /vms", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.listVMs()) })
 	mux.HandleFunc("POST /vms", lab.addVMs)
 	mux.HandleFunc("POST /vms/{name}/{action}", lab.actOnVM)
 	mux.HandleFunc("POST /hosts/{name}/{action}", lab.actOnHost)
@@ -129,6 +132,37 @@ func (lab *Lab) vmNamed(name string) *simulator.VirtualMachine {
 		}
 	}
 	return nil
+}
+
+// listed is a VM or template, whoever made it and wherever it is.
+type listed struct {
+	Name      string `json:"name"`
+	Template  bool   `json:"template"`
+	PoweredOn bool   `json:"powered_on"`
+	Snapshots int    `json:"snapshots"`
+}
+
+func (lab *Lab) listVMs() []listed {
+	vms := []listed{}
+	for _, vm := range lab.allVMs() {
+		lab.locked(lab.context(nil), vm.Self, func() {
+			one := listed{Name: vm.Name, Template: vm.Config.Template, PoweredOn: vm.Runtime.PowerState == poweredOn}
+			if vm.Snapshot != nil {
+				one.Snapshots = countSnapshots(vm.Snapshot.RootSnapshotList)
+			}
+			vms = append(vms, one)
+		})
+	}
+	slices.SortFunc(vms, func(a, b listed) int { return strings.Compare(a.Name, b.Name) })
+	return vms
+}
+
+func countSnapshots(trees []types.VirtualMachineSnapshotTree) int {
+	n := len(trees)
+	for _, tree := range trees {
+		n += countSnapshots(tree.ChildSnapshotList)
+	}
+	return n
 }
 
 // binding is a card of a running VM.

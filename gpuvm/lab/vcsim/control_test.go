@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,4 +195,28 @@ func TestControlEndpointSaysWhatItDoesNotKnow(t *testing.T) {
 func isFault(err error) bool {
 	var f interface{ Fault() types.BaseMethodFault }
 	return errors.As(err, &f)
+}
+
+// For the caller a call that never arrives looks like one whose answer was lost.
+func TestALostCallIsNotServed(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.plainWish("esx-01"))
+	r.control("POST", "/drop-after", `{"method": "PowerOnVM_Task", "count": 1, "lost": true}`)
+	if _, err := vm.PowerOn(r.ctx); err == nil {
+		t.Error("there was an answer")
+	}
+	if state := r.readVM(vm, "runtime").Runtime.PowerState; state != poweredOff {
+		t.Error(state)
+	}
+	r.finish(vm.PowerOn(r.ctx))
+}
+
+func TestAllVMsAreListed(t *testing.T) {
+	r := newRig(t)
+	r.finish(r.clone("running", r.plainWish("esx-01")).PowerOn(r.ctx))
+	vms := decode[[]listed](t, r.control("GET", "/vms", ""))
+	want := []listed{{Name: "running", PoweredOn: true}, {Name: "template", Template: true, Snapshots: 1}}
+	if !slices.Equal(vms, want) {
+		t.Errorf("%+v", vms)
+	}
 }

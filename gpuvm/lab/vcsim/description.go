@@ -52,6 +52,7 @@ type HostDescription struct {
 	SystemUUID          string           `json:"system_uuid"`
 	GraphicsType        string           `json:"graphics_type"`
 	RebindWithoutReboot bool             `json:"rebind_without_reboot"`
+	NoReboot            bool             `json:"no_reboot"` // it cannot be rebooted through the API
 	GPUs                []GPUDescription `json:"gpus"`
 
 	DeviceGroups []DeviceGroupDescription `json:"device_groups"`

@@ -34,6 +34,26 @@ func (lab *Lab) vmEvent(ctx *simulator.Context, vm *simulator.VirtualMachine) ty
 	return e
 }
 
+// postCloning tells the name of the VM that is coming, which the task does not: they share a chain.
+func (lab *Lab) postCloning(op *operation, source *simulator.VirtualMachine, req *types.CloneVM_Task) {
+	from := lab.vmEvent(op.ctx, source)
+	var event types.BaseEvent
+	if from.Template {
+		deploying := &types.VmBeingDeployedEvent{VmEvent: from, SrcTemplate: *from.Vm}
+		deploying.Vm = &types.VmEventArgument{EntityEventArgument: types.EntityEventArgument{Name: req.Name}, Vm: source.Self}
+		event = deploying
+	} else {
+		event = &types.VmBeingClonedEvent{
+			VmCloneEvent: types.VmCloneEvent{VmEvent: from}, DestName: req.Name, DestHost: *from.Host,
+			DestFolder: types.FolderEventArgument{
+				EntityEventArgument: types.EntityEventArgument{Name: lab.nameOf(req.Folder)}, Folder: req.Folder,
+			},
+		}
+	}
+	lab.post(op.ctx, event)
+	op.update([]types.PropertyChange{{Name: "info.eventChainId", Val: event.GetEvent().ChainId}})
+}
+
 func (lab *Lab) postClonedEvents(ctx *simulator.Context, source, vm *simulator.VirtualMachine) {
 	event := lab.vmEvent(ctx, vm)
 	lab.post(ctx, &types.VmInstanceUuidAssignedEvent{VmEvent: event, InstanceUuid: vm.Config.InstanceUuid})

@@ -38,10 +38,12 @@ type faults struct {
 	drops []*dropRule
 }
 
-// dropRule: the next calls of a method are served, then the connection is cut without an answer.
+// dropRule: the next calls of a method are served, then the connection is cut without an answer; a
+// call that is lost never arrives.
 type dropRule struct {
 	Method string `json:"method"`
 	Count  int    `json:"count"`
+	Lost   bool   `json:"lost"`
 }
 
 func (f *faults) add(rule faultRule) error {
@@ -87,8 +89,8 @@ func (f *faults) drop(rule dropRule) {
 	f.drops = append(f.drops, &rule)
 }
 
-// dropped says whether this call's answer is to be thrown away.
-func (f *faults) dropped(method string) bool {
+// dropped says whether this call's answer is to be thrown away, and whether the call is too.
+func (f *faults) dropped(method string) (answer, call bool) {
 	f.Lock()
 	defer f.Unlock()
 	for i, rule := range f.drops {
@@ -96,10 +98,10 @@ func (f *faults) dropped(method string) bool {
 			if rule.Count--; rule.Count <= 0 {
 				f.drops = slices.Delete(f.drops, i, i+1)
 			}
-			return true
+			return true, rule.Lost
 		}
 	}
-	return false
+	return false, false
 }
 
 func (f *faults) dropping() bool {

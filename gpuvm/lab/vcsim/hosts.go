@@ -18,6 +18,7 @@ type hardware struct {
 	gpus     []*gpu
 	groups   []DeviceGroupDescription
 	rebind   bool
+	noReboot bool
 }
 
 type gpu struct {
@@ -58,7 +59,7 @@ func splitAddress(address string) (bus, slot, function uint8) {
 
 // equip makes the simulator's stock host the one of the description (R1).
 func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
-	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, groups: d.DeviceGroups}
+	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, noReboot: d.NoReboot, groups: d.DeviceGroups}
 	for _, g := range d.GPUs {
 		h.gpus = append(h.gpus, &gpu{GPUDescription: g, host: h})
 	}
@@ -197,7 +198,7 @@ func (h *hardware) profiles() []VGPUProfile {
 
 func (lab *Lab) describeCapability(host *simulator.HostSystem, h *hardware) {
 	capability := *host.Capability
-	capability.RebootSupported = true
+	capability.RebootSupported = !h.noReboot
 	capability.MaintenanceModeSupported = true
 	if lab.atLeast("7.0") {
 		capability.DeviceRebindWithoutRebootSupported = types.NewBool(h.rebind)

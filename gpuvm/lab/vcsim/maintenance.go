@@ -68,6 +68,9 @@ func (h *hostMethods) RebootHostTask(ctx *simulator.Context, req *types.RebootHo
 			if fault := h.lab.checkReachableHost(op.ctx, h.host); fault != nil {
 				return nil, fault
 			}
+			if h.lab.hosts[h.host.Self].noReboot {
+				return nil, &types.NotSupported{}
+			}
 			if !req.Force && !h.lab.inMaintenance(op.ctx, h.host) {
 				return nil, &types.InvalidState{}
 			}

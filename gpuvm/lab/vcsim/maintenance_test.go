@@ -118,3 +118,15 @@ func TestHostLosesPower(t *testing.T) {
 	r.control("POST", "/hosts/esx-01/reconnect", "")
 	r.finish(vm.PowerOn(r.ctx))
 }
+
+// A host says whether it can be rebooted through the API.
+func TestAHostThatCannotBeRebooted(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Hosts[1].NoReboot = true })
+	if r.readHost("esx-02", "capability").Capability.RebootSupported || !r.readHost("esx-01", "capability").Capability.RebootSupported {
+		t.Error("the capability is not told")
+	}
+	r.finish(r.hostSystem("esx-02").EnterMaintenanceMode(r.ctx, 0, false, nil))
+	if _, ok := r.fails(r.startReboot("esx-02", false), nil).(*types.NotSupported); !ok {
+		t.Error("another fault")
+	}
+}

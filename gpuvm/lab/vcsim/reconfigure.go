@@ -1,6 +1,8 @@
 package main
 
 import (
+	"reflect"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -56,9 +58,15 @@ func (lab *Lab) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine
 	return result
 }
 
+// onlyNamed: of a template only the name and the annotation can be changed.
+func onlyNamed(spec types.VirtualMachineConfigSpec) bool {
+	spec.Name, spec.Annotation, spec.ChangeVersion = "", "", ""
+	return reflect.DeepEqual(spec, types.VirtualMachineConfigSpec{})
+}
+
 // checkReconfigure refuses what a template, or a running VM, does not take.
 func checkReconfigure(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
-	if vm.Config.Template && (len(spec.DeviceChange) > 0 || spec.NumCPUs != 0 || spec.MemoryMB != 0) {
+	if vm.Config.Template && !onlyNamed(*spec) {
 		return &types.NotSupported{}
 	}
 	if vm.Runtime.PowerState == poweredOff {

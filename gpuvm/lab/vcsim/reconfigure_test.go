@@ -109,3 +109,18 @@ func TestDestroyNeedsAVMThatIsOff(t *testing.T) {
 		}
 	}
 }
+
+// Of a template vCenter takes another name or annotation only (govmomi issue 1430).
+func TestATemplateTakesNameAndAnnotationOnly(t *testing.T) {
+	r := newRig(t)
+	r.finish(r.template().Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "noted"}))
+	if c := r.readVM(r.template(), "config").Config; c.Annotation != "noted" {
+		t.Errorf("%q", c.Annotation)
+	}
+	extra := types.VirtualMachineConfigSpec{
+		ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: "guestinfo.a", Value: "1"}},
+	}
+	if _, ok := r.fails(r.template().Reconfigure(r.ctx, extra)).(*types.NotSupported); !ok {
+		t.Error("another fault")
+	}
+}

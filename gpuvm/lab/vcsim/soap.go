@@ -47,7 +47,11 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
-		drop = lab.faults.dropped(methodName(body))
+		answer, call := lab.faults.dropped(methodName(body))
+		if call {
+			panic(http.ErrAbortHandler)
+		}
+		drop = answer
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	answer := &answer{header: w.Header(), status: http.StatusOK}

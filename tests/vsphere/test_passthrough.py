@@ -1,0 +1,175 @@
+"""Passthrough on and off, and what becomes of a host whose reboot does not go well."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, rig_of
+
+from gpuvm import lifecycle
+from gpuvm.errors import Interrupted, PreflightRefused, TaskFailed
+from gpuvm.events import Event, Events
+from gpuvm.inventory import Host
+from gpuvm.lab.description import Passthrough, VMDescription, describe
+from gpuvm.lifecycle import Switched
+from gpuvm.vsphere import VSphere
+
+PLAIN, HALF, RIGID, BUSY = (f"esx-0{n}.lab.local" for n in range(1, 5))
+
+
+@pytest.fixture(scope="module")
+def site(home: Path) -> Iterator[Rig]:
+    """A plain host; one with an incapable GPU; one that does not reboot; one where a VM runs."""
+    shape = describe(hosts=4, gpus_per_host=2)
+    off = Passthrough(enabled=False, active=False)
+    none = Passthrough(capable=False, enabled=False, active=False)
+    hosts = [
+        host.model_copy(
+            update={"gpus": tuple(g.model_copy(update={"passthrough": off}) for g in host.gpus)}
+        )
+        for host in shape.hosts
+    ]
+    unable = hosts[1].gpus[0].model_copy(update={"passthrough": none})
+    hosts[1] = hosts[1].model_copy(update={"gpus": (unable, hosts[1].gpus[1])})
+    hosts[2] = hosts[2].model_copy(update={"no_reboot": True})
+    worker = VMDescription(name="worker", host=BUSY)
+    timings = QUICK.model_copy(update={"reboot_s": 0.3})
+    shape = shape.model_copy(update={"hosts": tuple(hosts), "timings": timings, "vms": (worker,)})
+    with rig_of(home, "passthrough", shape) as rig:
+        yield rig
+
+
+@pytest.fixture
+def connection(site: Rig) -> Iterator[VSphere]:
+    """The plain host is as it was at first, whatever the test made of it."""
+    with site.connect() as connection:
+        yield connection
+        site.clear_faults()
+        _switch(connection, PLAIN, enabled=False, leave=True)
+        now = _host(connection, PLAIN)
+        assert not any(gpu.enabled or gpu.active for gpu in now.gpus)
+        assert not now.in_maintenance_mode
+
+
+def _host(connection: VSphere, name: str) -> Host:
+    found = connection.read_inventory().host(name)
+    assert found is not None
+    return found
+
+
+def _switch(
+    connection: VSphere,
+    name: str,
+    *,
+    enabled: bool = True,
+    leave: bool = False,
+    sink: Callable[[Event], None] = lambda _: None,
+) -> tuple[Switched, ...]:
+    return lifecycle.switch_passthrough(
+        [_host(connection, name)],
+        connection,
+        connection.read_inventory,
+        Events(sink),
+        enabled=enabled,
+        reboot=True,
+        leave_maintenance=leave,
+    )
+
+
+@pytest.mark.parametrize("where", ["call", "task"])
+def test_a_reboot_that_does_not_begin_leaves_no_maintenance_mode(
+    site: Rig, connection: VSphere, where: str
+) -> None:
+    site.fault("RebootHost_Task", "HostCommunication", where=where)
+    switched = _switch(connection, PLAIN)
+    assert isinstance(switched[0].error, TaskFailed)
+    assert str(switched[0].error).startswith(f"{PLAIN}: reboot failed")
+    assert not switched[0].in_maintenance_mode
+    assert all(one.done for one in _switch(connection, PLAIN))
+
+
+def test_a_refused_maintenance_mode_is_no_reboot(site: Rig, connection: VSphere) -> None:
+    site.fault("EnterMaintenanceMode_Task", "Timedout", where="task")
+    site.reset_calls()
+    (first, _) = _switch(connection, PLAIN)
+    assert "maintenance mode failed" in str(first.error)
+    assert not first.in_maintenance_mode
+    assert "RebootHost_Task" not in site.calls()
+
+
+def test_an_administrators_maintenance_mode_stays(site: Rig, connection: VSphere) -> None:
+    site.post(f"/hosts/{PLAIN}/maintenance")
+    switched = _switch(connection, PLAIN)
+    assert all(one.done and one.in_maintenance_mode for one in switched)
+    switched = _switch(connection, PLAIN, leave=True)
+    assert all(one.done and not one.in_maintenance_mode for one in switched)
+
+
+def test_an_interrupt_before_the_reboot_takes_it_back(connection: VSphere) -> None:
+    with pytest.raises(Interrupted, match=f"{PLAIN} is not in maintenance mode"):
+        _switch(connection, PLAIN, sink=_interrupting("rebooting"))
+
+
+def test_an_interrupt_during_the_reboot_says_how_to_go_on(site: Rig, connection: VSphere) -> None:
+    site.drop_after("RebootHost_Task")
+    with pytest.raises(Interrupted) as caught:
+        _switch(connection, PLAIN, sink=_interrupting("note"))
+    assert "in maintenance mode" in str(caught.value)
+    assert caught.value.left == (PLAIN,)
+    command = f"gpuvm passthrough enable {PLAIN} --reboot --leave-maintenance"
+    assert command in (caught.value.hint or "")
+    _await_reconnection(connection, PLAIN)
+    switched = _switch(connection, PLAIN, leave=True)
+    assert all(one.done and not one.in_maintenance_mode for one in switched)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "UpdatePassthruConfig",
+        "EnterMaintenanceMode_Task",
+        "RebootHost_Task",
+        "ExitMaintenanceMode_Task",
+    ],
+)
+def test_lost_answers_are_looked_up(site: Rig, connection: VSphere, method: str) -> None:
+    site.drop_after(method)
+    site.reset_calls()
+    switched = _switch(connection, PLAIN)
+    assert all(one.done and one.error is None for one in switched), switched
+    assert not any(one.in_maintenance_mode for one in switched)
+    assert site.calls()[method] == 1
+
+
+def test_the_capable_gpus_of_a_host_are_switched(connection: VSphere) -> None:
+    unable, able = _switch(connection, HALF)
+    assert able.done
+    assert able.error is None
+    assert isinstance(unable.error, PreflightRefused)
+    assert "is not capable" in str(unable.error)
+
+
+@pytest.mark.parametrize(("host", "why"), [(RIGID, "cannot be rebooted"), (BUSY, "worker run")])
+def test_nothing_is_set_where_the_reboot_is_refused(
+    connection: VSphere, host: str, why: str
+) -> None:
+    switched = _switch(connection, host)
+    assert all(why in str(one.error) for one in switched), switched
+    assert not any(one.changed or one.gpu.enabled for one in switched)
+
+
+def _interrupting(name: str) -> Callable[[Event], None]:
+    def sink(event: Event) -> None:
+        if event.name == name:
+            raise KeyboardInterrupt
+
+    return sink
+
+
+def _await_reconnection(connection: VSphere, name: str) -> None:
+    host = _host(connection, name)
+    with connection.board() as board:
+        board.follow_host(name, host.moref)
+        for batch in board.batches(lambda: 10.0):
+            if any(change.connected and change.active for change in batch):  # type: ignore[union-attr]
+                return

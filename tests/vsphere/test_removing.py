@@ -1,0 +1,130 @@
+"""teardown and stop when answers are lost, and what teardown waits for."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, end, rig_of
+
+from gpuvm import lifecycle
+from gpuvm.errors import NoPermission
+from gpuvm.events import Event, Events
+from gpuvm.inventory import VM
+from gpuvm.lab.description import describe
+from gpuvm.lifecycle.requests import clone_request
+from gpuvm.vsphere import VSphere
+
+
+@pytest.fixture(scope="module")
+def slow(home: Path) -> Iterator[Rig]:
+    """What is taken away goes slowly enough to be looked up while it goes."""
+    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_off_s": 1.5, "destroy_s": 1.5})
+    shape = describe(hosts=2).model_copy(update={"timings": timings})
+    with rig_of(home, "going", shape) as rig:
+        yield rig
+
+
+@pytest.fixture(autouse=True)
+def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for name in ("rig", "slow"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).clear_faults()
+
+
+def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:
+    assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
+    return rig.ours(connection, name)
+
+
+@pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
+@pytest.mark.parametrize("which", ["rig", "slow"])
+def test_teardown_looks_up_an_answer_that_never_came(
+    method: str, which: str, request: pytest.FixtureRequest
+) -> None:
+    """On the slow one the task still runs when it is looked for, on the other it has ended."""
+    rig = request.getfixturevalue(which)
+    with rig.connect() as connection:
+        vms = _running(rig, connection, "lost")
+        rig.drop_after(method)
+        rig.reset_calls()
+        result = lifecycle.teardown(vms, connection, Events())
+        assert not result.failed, result
+        assert rig.calls()[method] == 2, "nothing was submitted twice"
+        assert not rig.ours(connection, "lost")
+
+
+@pytest.mark.parametrize("which", ["rig", "slow"])
+def test_stop_looks_up_an_answer_that_never_came(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    rig = request.getfixturevalue(which)
+    with rig.connect() as connection:
+        vms = _running(rig, connection, "halted")
+        rig.drop_after("PowerOffVM_Task")
+        rig.reset_calls()
+        result = lifecycle.stop(vms, connection, Events(), grace_s=0)
+        assert not result.failed, result
+        assert rig.calls()["PowerOffVM_Task"] == 2, "nothing was submitted twice"
+        assert not any(vm.powered_on for vm in rig.ours(connection, "halted"))
+    rig.teardown("halted")
+
+
+@pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
+def test_a_call_that_never_arrived_is_made_again(rig: Rig, method: str) -> None:
+    with rig.connect() as connection:
+        vms = _running(rig, connection, "unheard")
+        rig.drop_before(method)
+        assert not lifecycle.teardown(vms, connection, Events()).failed
+        assert not rig.ours(connection, "unheard")
+
+
+def test_a_refusal_is_not_tried_again(rig: Rig) -> None:
+    with rig.connect() as connection:
+        vms = _running(rig, connection, "stuck")
+        rig.fault("PowerOffVM_Task", "HostNotConnected", object="stuck-01", where="task")
+        rig.reset_calls()
+        result = lifecycle.teardown(vms, connection, Events())
+        assert [o.name for o in result.failed] == ["stuck-01"]
+        assert rig.calls()["PowerOffVM_Task"] == 2
+    rig.teardown("stuck")
+
+
+def test_only_clones_of_its_own_names_are_waited_for(slow: Rig) -> None:
+    with slow.connect() as connection:
+        plan = slow.plan(connection, hosts=1, name="others")
+        request = clone_request(plan, plan.steps[0], slow.context, "ssh-ed25519 A")
+        task = connection.start_clone(request)
+        assert lifecycle.clones_to_come(connection, "other") == []
+        assert lifecycle.clones_to_come(connection, "mine") == []
+        (coming,) = lifecycle.clones_to_come(connection, "others")
+        assert (coming.name, coming.task) == ("others-01", task)
+        told: list[Event] = []
+        lifecycle.await_clones([coming], connection, Events(told.append))
+        assert [event.vm for event in told if event.name == "done"] == ["others-01"]
+        assert len(slow.ours(connection, "others")) == 1
+    slow.teardown("others")
+
+
+def test_a_clone_of_a_vm_tells_its_name_too(slow: Rig) -> None:
+    with slow.connect() as connection:
+        plan = slow.plan(connection, hosts=1, name="first")
+        request = clone_request(plan, plan.steps[0], slow.context, "ssh-ed25519 A")
+        ended = end(connection, "first", connection.start_clone(request))
+        by_hand = replace(request, name="first-07", template=ended.result or "", extra_config={})
+        task = connection.start_clone(by_hand)
+        assert [one.name for one in lifecycle.clones_to_come(connection, "first")] == ["first-07"]
+        copy = end(connection, "first-07", task).result
+        end(connection, "first-07", connection.start_destroy(copy or ""))
+    slow.teardown("first")
+
+
+def test_what_is_missing_is_named_with_its_object(rig: Rig) -> None:
+    with rig.connect() as strong:
+        (vm, _) = _running(rig, strong, "guarded")
+        with rig.as_user("readonly@lab.local").connect() as weak:
+            (outcome,) = lifecycle.teardown([vm], weak, Events()).failed
+        assert isinstance(outcome.error, NoPermission)
+        assert str(outcome.error).endswith("VirtualMachine.Interact.PowerOff on guarded-01")
+    rig.teardown("guarded")
