@@ -159,7 +159,9 @@ def show_result(result: ApplyResult) -> None:
         output.warn(f"{', '.join(vms)}: {text}")
     for outcome in result.failed:
         if outcome.left:
-            output.warn(f"{outcome.name} was kept; 'gpuvm provision' goes on with it")
+            output.warn(
+                f"{outcome.name} is still there; 'gpuvm provision' goes on with what is ours"
+            )
     if not result.changed and not result.failed:
         output.line("nothing to do: everything is as wished")
 

@@ -83,7 +83,7 @@ def run(
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
         _require_key(session.context)
-        inventory = wish.read_inventory(session, wanted)
+        inventory = wish.read_inventory(session, wanted, asking=())
         members = _members(session, inventory, wanted, vms, distributed=distributed)
     arguments, inputs = _with_data(arguments)
     record = _record(chosen.name, arguments, inventory, wanted, members, distributed=distributed)

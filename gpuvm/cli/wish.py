@@ -9,14 +9,14 @@ from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import DynamicDevice, Host, Inventory, VGPUDevice, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import Asking
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
 
 
-def read_inventory(session: Session, wanted: ClusterSpec) -> Inventory:
-    return session.vsphere.read_inventory(
-        cluster=wanted.cluster, folder=wanted.folder, resource_pool=wanted.resource_pool
-    )
+def read_inventory(session: Session, wanted: ClusterSpec, *, asking: Asking = "all") -> Inventory:
+    """``asking`` are the hosts that are asked for their systemIds and device groups, one by one."""
+    return lifecycle.read_inventory(wanted, session.vsphere, asking)
 
 
 def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Plan:

@@ -10,7 +10,7 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.passthrough import Switched, choose_hosts, go_on, switch_passthrough
-from gpuvm.lifecycle.planning import make_plan, settled
+from gpuvm.lifecycle.planning import make_plan, read_inventory, settled
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
@@ -35,6 +35,7 @@ __all__ = [
     "make_plan",
     "provision",
     "provisioning_record",
+    "read_inventory",
     "restore_template",
     "restore_templates",
     "settled",

@@ -4,30 +4,29 @@ A fixed device needs its host's systemId, which is a round trip for each host th
 large cluster most hosts are not part of the plan, so it is made first and they are asked then.
 """
 
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable
 
 from gpuvm import planner
 from gpuvm.accelerators import VGPU, DeviceGroup
 from gpuvm.inventory import Inventory, PassthroughDevice
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import VSphere
+from gpuvm.vsphere import Asking, VSphere
 
 
 def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) -> Plan:
     """Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise; touches nothing."""
+    # vGPU sizes and device groups are needed of every host, if at all.
+    everybody = isinstance(spec.accelerator, (VGPU, DeviceGroup))
     return settled(
-        read_inventory(spec, vsphere),
+        read_inventory(spec, vsphere, "all" if everybody else ()),
         vsphere,
         lambda inventory: planner.plan(spec, inventory, scale_down=scale_down),
     )
 
 
-def read_inventory(spec: ClusterSpec, vsphere: VSphere) -> Inventory:
-    """What a plan is made from; vGPU sizes and device groups are asked of every host, if at all."""
-    everybody = isinstance(spec.accelerator, (VGPU, DeviceGroup))
-    asking: Collection[str] | Literal["all"] = "all" if everybody else ()
+def read_inventory(spec: ClusterSpec, vsphere: VSphere, asking: Asking = "all") -> Inventory:
+    """Of the cluster, folder and pool that are wished for."""
     return vsphere.read_inventory(
         cluster=spec.cluster, folder=spec.folder, resource_pool=spec.resource_pool, asking=asking
     )

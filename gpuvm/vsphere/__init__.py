@@ -10,11 +10,13 @@ from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.networking import FixedAddress
+from gpuvm.vsphere.reading import Asking
 from gpuvm.vsphere.silence import Card, Silence
 from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
 from gpuvm.vsphere.watching import Machine
 
 __all__ = [
+    "Asking",
     "Board",
     "Card",
     "Change",
