@@ -65,7 +65,7 @@ def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
         (outcome,) = copying.provision(connection, plan).failed
         assert isinstance(outcome.error, DeadlinePassed)
         assert outcome.left, "it will exist soon"
-        lifecycle.await_clones(connection, Events())
+        lifecycle.await_clones(lifecycle.clones_to_come(connection, "late"), connection, Events())
         assert [vm.name for vm in copying.ours(connection, "late")] == ["late-01"]
     copying.teardown("late")
 

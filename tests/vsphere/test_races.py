@@ -187,7 +187,8 @@ def test_interrupting_leaves_the_clones_of_others_alone(slow: Rig) -> None:
             board.follow_tasks({"theirs": theirs})
             (*_, ended) = [change for batch in board.batches(lambda: 5.0) for change in batch]
         assert getattr(ended, "error", "still running") is None
-        lifecycle.await_clones(connection, Events())
+        coming = lifecycle.clones_to_come(connection, "mine")
+        lifecycle.await_clones(coming, connection, Events())
     slow.teardown("mine")
     _remove(slow, "theirs")
 
