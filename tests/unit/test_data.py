@@ -140,7 +140,7 @@ def test_what_was_put_there_by_hand_is_checked_once(
     known.path.parent.mkdir(parents=True)
     known.path.write_bytes(b"something else")
     assert data.here(known) == "wrong"
-    with pytest.raises(BadInput, match="hash of .*mnist.npz is not sha256:") as caught:
+    with pytest.raises(BadInput, match=r"hash of .*mnist\.npz is not sha256:") as caught:
         data.resolve("@mnist")
     assert caught.value.hint == "gpuvm data fetch mnist"
     known.path.write_bytes(CONTENT)
