@@ -135,10 +135,15 @@ class _Question:
         return ["caption", *words, "--beam", str(self.beam), "--json"]
 
     def _model_files(self) -> dict[str, Path]:
-        """What the program reads of a run."""
-        kept = sorted(file for file in (self.model / "checkpoints").glob("*") if file.is_file())
-        files = [self.model / "model.json", *kept]
-        return {file.relative_to(self.model).as_posix(): file for file in files}
+        """What the program reads of a run: of its checkpoints only the latest."""
+        checkpoints = self.model / "checkpoints"
+        latest = checkpoints / "latest.json"
+        files = [self.model / "model.json", latest]
+        if latest.is_file():
+            path = jsons.loads(latest.read_text(encoding="utf-8"))["path"]
+            files += sorted(checkpoints.glob(f"{path}.*"))
+        there = [file for file in files if file.is_file()]
+        return {file.relative_to(self.model).as_posix(): file for file in there}
 
     def _weights(self) -> Path | None:
         """VGG16's, of a run that sees with them; the run's own path is that of its guest."""

@@ -68,10 +68,10 @@ def test_a_gpu_that_is_not_there_is_the_guests_own_line(lab: Lab) -> None:
 def test_captions_here_and_on_a_vm_are_the_same(lab: Lab) -> None:
     """With the latest run of captioning, which is not the latest run."""
     picture = next(lab.home.glob("runs/captioning-*/gpuvm-01/samples/000.png"))
-    here = lab("caption", str(picture), "--json")
+    here = lab("caption", str(picture), "--beam", "1", "--json")
     assert here.exit_code == 0, here.stderr
     assert here.json["data"]["run_id"].startswith("captioning-")
-    there = lab("caption", str(picture), "--on", "gpuvm-02", "--json")
+    there = lab("caption", str(picture), "--beam", "1", "--on", "gpuvm-02", "--json")
     assert there.exit_code == 0, there.stderr
     assert there.json["data"] == here.json["data"] | {"vm": "gpuvm-02"}
     nobody = lab("caption", str(picture), "--on", "gpuvm-09")
@@ -94,4 +94,5 @@ def _manifest(data: dict[str, Any]) -> dict[str, Any]:
 
 def _captions(folder: Path) -> set[str]:
     results = json.loads((folder / "results.json").read_text())
-    return {sample["caption"] for sample in results["samples"]} - {"all of them"}
+    captions = {sample["caption"] for sample in results["samples"]}
+    return {caption for caption in captions if caption.startswith("content")}
