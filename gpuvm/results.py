@@ -3,6 +3,7 @@
     run = results.create(workload="captioning", …)
     run.sink(event); run.finish("succeeded")
     results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
+    results.load(workload="captioning")                               # the latest of those
 
 A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
 """
@@ -70,6 +71,7 @@ class Manifest(_Model):
     ended: datetime | None = None
     status: Status = "running"
     error: str | None = None
+    warnings: tuple[str, ...] = ()
     vms: tuple[RunVM, ...]
     gpuvm_version: str = gpuvm.__version__
 
@@ -80,6 +82,7 @@ class Run:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.dir, self.manifest = folder, manifest
         self._events: JsonlSink | None = None
+        self._warnings = list(manifest.warnings)
 
     @property
     def run_id(self) -> str:
@@ -92,6 +95,8 @@ class Run:
         if self._events is None:
             self._events = JsonlSink(self.dir / "events.jsonl")
         self._events(event)
+        if event.kind == "warning":
+            self._warnings.append(f"{event.vm}: {event.text}" if event.vm else event.text or "")
 
     def close(self) -> None:
         """No more events are expected; one that comes all the same is still recorded."""
@@ -104,7 +109,8 @@ class Run:
         self._write(self.manifest.model_copy(update={"vms": tuple(vms)}))
 
     def finish(self, status: Status, error: str | None = None) -> None:
-        change = {"status": status, "error": error, "ended": datetime.now(UTC)}
+        ended = {"status": status, "error": error, "ended": datetime.now(UTC)}
+        change = ended | {"warnings": tuple(self._warnings)}
         self._write(self.manifest.model_copy(update=change))
         self.close()
 
@@ -159,18 +165,30 @@ def create(
     return run
 
 
-def load(run_id: str | None = None) -> Run:
-    """The run of that id, or the latest; raises NotFound with what there is, and BadInput."""
+def load(run_id: str | None = None, *, workload: str | None = None) -> Run:
+    """The run of that id, or the latest, of that workload if one is named.
+
+    Raises NotFound with what there is, and BadInput.
+    """
     known = list_runs()
-    if run_id is None and not known:
-        raise BadInput(
-            f"there is no run in {paths.runs_dir().absolute()}",
-            hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",
-        )
-    chosen = known[-1] if run_id is None else run_id
-    if chosen not in known:
-        raise NotFound("run", chosen, known[-10:], where=str(paths.runs_dir().absolute()))
-    folder = (paths.runs_dir() / chosen).absolute()
+    if run_id is not None and run_id not in known:
+        raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
+    return _load(run_id or _latest(known, workload))
+
+
+def _latest(known: Sequence[str], workload: str | None) -> str:
+    for run_id in reversed(known):
+        if workload is None or _load(run_id).manifest.workload == workload:
+            return run_id
+    what = f"run of {workload}" if workload else "run"
+    raise BadInput(
+        f"there is no {what} in {paths.runs_dir().absolute()}",
+        hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",
+    )
+
+
+def _load(run_id: str) -> Run:
+    folder = (paths.runs_dir() / run_id).absolute()
     try:
         text = (folder / "manifest.json").read_text(encoding="utf-8")
         return Run(folder, Manifest.model_validate_json(text))

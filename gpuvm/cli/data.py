@@ -1,4 +1,4 @@
-"""gpuvm data: files that workloads can use, fetched once and checked."""
+"""gpuvm data: what each workload can use, fetched once and checked."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from gpuvm.events import Events
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="""List the files that workloads can use, or fetch them once, checked by hash.
+    help="""List what each workload can use, or fetch it once, checked by hash.
 
 [bold]Examples[/]
 
@@ -24,8 +24,11 @@ app = typer.Typer(
 
     gpuvm run stock -- --data @./data_stocks.csv
 
-No workload needs any of them: without, it makes its data and says what it used instead. An argument
-that begins with @ names one of these, or a file of yours; each guest gets it once, by its content.
+    gpuvm run captioning -- --data @./flickr8k/
+
+No workload needs any of it: without, it makes its data and says what it used instead. An argument
+that begins with @ names one of these, or a file or folder of yours; each guest gets it once, by its
+content.
 """,
 )
 
@@ -36,13 +39,11 @@ Names = Annotated[list[str] | None, typer.Argument(help="All when left out.", me
 def files(ctx: typer.Context, json: JsonOption = False, debug: DebugOption = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
-    known = list(data.KNOWN.values())
+    every: list[data.Entry] = [*data.KNOWN.values(), *data.BY_HAND.values()]
+    described = [_described(one) for one in sorted(every, key=lambda one: one.workload)]
     if not ctx.ensure_object(State).json:
-        rows = [
-            (k.name, f"{k.size_mib} MiB", "yes" if k.path.exists() else "no", k.use) for k in known
-        ]
-        output.table(("NAME", "SIZE", "HERE", "FOR"), rows)
-    output.finish(ctx, output.Result("data", {"files": [_described(k) for k in known]}))
+        _show(described)
+    output.finish(ctx, output.Result("data", {"files": described}))
 
 
 @app.command("fetch")
@@ -66,13 +67,43 @@ def fetch(
     output.finish(ctx, output.Result("data fetch", {"files": [str(file) for file in fetched]}))
 
 
-def _described(known: data.Known) -> dict[str, Any]:
-    return {
-        "name": known.name,
-        "size_mib": known.size_mib,
-        "here": known.path.exists(),
-        "path": str(known.path),
-        "url": known.url,
-        "digest": known.digest,
-        "for": known.use,
+def _described(one: data.Entry) -> dict[str, Any]:
+    state = data.here(one)
+    common = {
+        "name": one.name,
+        "workload": one.workload,
+        "optional": True,
+        "here": state == "yes",
+        "state": state,
+        "path": str(one.path),
+        "for": one.use,
+        "without": one.without,
     }
+    if isinstance(one, data.Known):
+        return common | {"size_mib": one.size_mib, "url": one.url, "digest": one.digest}
+    if isinstance(one, data.ByHand):
+        return common | {"source": one.source, "layout": one.layout}
+    return common
+
+
+def _show(described: list[dict[str, Any]]) -> None:
+    columns = ("WORKLOAD", "NAME", "SIZE", "HERE", "FOR", "WITHOUT IT")
+    rows = [
+        (d["workload"], d["name"], _size(d), d["state"], d["for"], d["without"]) for d in described
+    ]
+    output.table(columns, rows)
+    output.line("all of it is optional")
+    for one in described:
+        if not one["here"]:
+            output.line(f"{one['name']}: {_how(one)}")
+
+
+def _size(one: dict[str, Any]) -> str:
+    return f"{one['size_mib']} MiB" if "size_mib" in one else "-"
+
+
+def _how(one: dict[str, Any]) -> str:
+    if "layout" in one:
+        return f"{one['layout']}, at {one['path']} or as @./PATH; not fetched: {one['source']}"
+    wrong = f"{one['path']} has another hash; " if one["state"] == "wrong" else ""
+    return f"{wrong}gpuvm data fetch {one['name']}"

@@ -1,15 +1,13 @@
 """gpuvm run: a workload on one VM, or distributed over all of them."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from gpuvm import data as data_files
 from gpuvm import lifecycle, report, results, spec, workload
-from gpuvm.cli import output, summary, sweeping, wish
+from gpuvm.cli import members, output, summary, sweeping, wish
 from gpuvm.cli.follow import Follower
 from gpuvm.cli.options import (
     ContextOption,
@@ -18,14 +16,12 @@ from gpuvm.cli.options import (
     JsonOption,
     NameOption,
 )
-from gpuvm.cli.session import Session, open_session
+from gpuvm.cli.session import open_session
 from gpuvm.cli.state import State
-from gpuvm.errors import BadInput, NotFound, PreflightRefused
+from gpuvm.errors import BadInput
 from gpuvm.events import Events
-from gpuvm.inventory import VM, Inventory
-from gpuvm.lifecycle import endpoint
+from gpuvm.inventory import Inventory
 from gpuvm.report import ReportData
-from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
 from gpuvm.workload import Member
 
@@ -71,32 +67,39 @@ def run(
 
         gpuvm run stock -- --data @./data_stocks.csv
 
+        gpuvm run captioning -- --data @./flickr8k/
+
         gpuvm run ./mine.py -- --learning-rate 0.01
 
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
-    chosen = workload.find(name)
-    arguments, distributed = sweeping.prepared(
-        chosen, arguments or [], sweep=sweep, distributed=distributed
-    )
+    chosen, arguments = workload.find(name), arguments or []
+    shared = sweeping.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
+    distributed = distributed and not shared
+    if sweep:
+        arguments = sweeping.with_grid(arguments)
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
-        _require_key(session.context)
+        members.require_key(session.context)
         inventory = wish.read_inventory(session, wanted, asking=())
-        members = _members(session, inventory, wanted, vms, distributed=distributed)
+        taking_part = members.running(session, inventory, wanted, vms, every=distributed or shared)
+    if distributed and len(taking_part) < 2:
+        raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
-    record = _record(chosen.name, arguments, inventory, wanted, members, distributed=distributed)
+    record = _record(
+        chosen.name, arguments, inventory, wanted, taking_part, distributed=distributed
+    )
     state = ctx.ensure_object(State)
     if not state.json:
-        where = ", ".join(member.vm.name for member in members)
+        where = ", ".join(member.vm.name for member in taking_part)
         output.line(f"run {record.run_id}: {chosen.name} on {where}")
     events = Events(record.sink)
     with Follower(events, state) as follower:
         workload.run(
             chosen,
             arguments,
-            members,
+            taking_part,
             distributed=distributed,
             guest=session.context.guest,
             distribution=wanted.distributed,
@@ -104,6 +107,7 @@ def run(
             events=events,
             resume=before,
             inputs=inputs,
+            more_args=sweeping.shares(taking_part) if shared else {},
             on_step=follower.step,
         )
     if sweep:
@@ -114,27 +118,17 @@ def run(
     output.finish(ctx, output.Result("run", _described(record, data)))
 
 
-def _with_data(arguments: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
-    """Arguments such as @vgg19 as the guests will have them, and the files to push for them."""
+def _with_data(arguments: Sequence[str]) -> tuple[list[str], workload.Inputs]:
+    """Arguments such as @vgg19 as the guests will have them, and what to push for them."""
     inputs, replaced = {}, []
     for argument in arguments:
-        file = data_files.resolve(argument)
-        if file is not None:
-            place = f"{data_files.content(file)}/{file.name}"
-            inputs[place] = file
-            replaced.append(f"{workload.DATA}/{place}")
-        else:
+        named = data_files.resolve(argument)
+        if named is None:
             replaced.append(argument)
+        else:
+            inputs[named.place] = named.source
+            replaced.append(f"{named.option}{workload.DATA}/{named.place}")
     return replaced, inputs
-
-
-def _require_key(context: Context) -> None:
-    if not context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
-        raise PreflightRefused(
-            f"no SSH key for these guests: {context.key_file} does not exist and no ssh-agent runs",
-            hint="run from the machine that provisioned, or add your public key to "
-            "ssh.authorized_keys in the context before the VMs are made",
-        )
 
 
 def _record(
@@ -142,7 +136,7 @@ def _record(
     args: Sequence[str],
     inventory: Inventory,
     wanted: ClusterSpec,
-    members: Sequence[Member],
+    taking_part: Sequence[Member],
     *,
     distributed: bool,
 ) -> results.Run:
@@ -154,35 +148,9 @@ def _record(
         vcenter=vcenter,
         cluster=inventory.cluster.name,
         deployment=wanted.name,
-        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
+        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(taking_part)],
         provisioning=lifecycle.provisioning_record(vcenter.instance_uuid, wanted.name),
     )
-
-
-def _members(
-    session: Session,
-    inventory: Inventory,
-    wanted: ClusterSpec,
-    names: Sequence[str] | None,
-    *,
-    distributed: bool,
-) -> list[Member]:
-    running = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
-    if not running:
-        raise PreflightRefused(
-            f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
-        )
-    chosen = _named(running, names) if names else running if distributed else running[:1]
-    if distributed and len(chosen) < 2:
-        raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
-    return [
-        Member(
-            endpoint=endpoint(vm, session.context),
-            vm=vm,
-            gpus=tuple(gpu for gpu in inventory.gpus if vm.has(gpu)),
-        )
-        for vm in chosen
-    ]
 
 
 def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
@@ -208,14 +176,6 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
     )
 
 
-def _named(running: Sequence[VM], names: Sequence[str]) -> list[VM]:
-    by_name = {vm.name: vm for vm in running}
-    for name in names:
-        if name not in by_name:
-            raise NotFound("running VM", name, sorted(by_name))
-    return [by_name[name] for name in dict.fromkeys(names)]
-
-
 def _show(record: results.Run, data: ReportData) -> None:
     output.stdout.print(summary.of(data))
     output.line(f"results: {record.dir}")
@@ -226,5 +186,6 @@ def _described(record: results.Run, data: ReportData) -> dict[str, Any]:
         "run_id": record.run_id,
         "dir": str(record.dir),
         "status": record.manifest.status,
+        "warnings": list(record.manifest.warnings),
         "scores": {score.name: score.value for run in data.runs for score in run.scores},
     }

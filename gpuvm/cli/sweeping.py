@@ -7,25 +7,45 @@ from pathlib import Path
 
 from gpuvm.errors import BadInput, RunError
 from gpuvm.results import Run
-from gpuvm.workload import Workload
+from gpuvm.workload import Member, Workload
 
 SWEEPS = "style_transfer"
-GRID = ("--content-weights", "0:2:5", "--style-weights", "0:10:5")
+SHARE = "--cells"
+GRID = {"--content-weight": "0:2:5", "--style-weight": "0:10:5"}
+"""The paper's: what ``OPTION`` is for one weight, ``OPTIONs`` is for several."""
 
 
-def prepared(
+def shared_out(
     workload: Workload, arguments: Sequence[str], *, sweep: bool, distributed: bool
-) -> tuple[list[str], bool]:
-    """The arguments with the paper's grid, unless they say another; and whether over all VMs.
+) -> bool:
+    """Whether each VM makes its share alone, which is all that style can distribute.
 
-    Raises BadInput for a workload that has nothing to sweep.
+    Raises BadInput for a workload that has nothing to sweep, and for a share of one's own.
     """
-    if not sweep:
-        return list(arguments), distributed
     if workload.name != SWEEPS:
-        raise BadInput(f"--sweep: {workload.name} has no grid to share out", hint="style has one")
-    own = any(argument in (GRID[0], GRID[2]) for argument in arguments)
-    return [*arguments, *(() if own else GRID)], True
+        if sweep:
+            raise BadInput(
+                f"--sweep: {workload.name} has no grid to share out", hint="style has one"
+            )
+        return False
+    if (sweep or distributed) and SHARE in _options(arguments):
+        raise BadInput(f"{SHARE}: the grid is shared out over the VMs already")
+    return sweep or distributed
+
+
+def with_grid(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the paper's grid, unless they have one of their own."""
+    said = _options(arguments)
+    if any(f"{option}s" in said for option in GRID):
+        return list(arguments)
+    added = [(f"{option}s", axis) for option, axis in GRID.items() if option not in said]
+    return [*arguments, *(word for pair in added for word in pair)]
+
+
+def shares(members: Sequence[Member]) -> dict[str, list[str]]:
+    """Which cells of the grid each VM makes. The VMs need nothing of each other."""
+    count = len(members)
+    return {member.name: [SHARE, f"{i}/{count}"] for i, member in enumerate(members)}
 
 
 def gather(workload: Workload, record: Run) -> Path:
@@ -34,5 +54,11 @@ def gather(workload: Workload, record: Run) -> Path:
     command = [sys.executable, str(workload.program), "--out", str(record.dir), "--gather"]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RunError(f"no contact sheet: {done.stderr.strip().splitlines()[-1:]}")
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"no contact sheet: {said}")
     return record.dir / "sheet.png"
+
+
+def _options(arguments: Sequence[str]) -> set[str]:
+    """Their names, of ``--x y`` and ``--x=y`` alike."""
+    return {argument.partition("=")[0] for argument in arguments}

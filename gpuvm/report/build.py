@@ -72,7 +72,7 @@ def _run(run_dir: Path) -> RunReport:
         scores=tuple(s for vm in names for s in scores.scores(vm, timings[vm], results[vm])),
         samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
         shards=shards(timings, run_dir),
-        weights_agree=_weights_agree(vms),
+        weights_agree=_weights_agree(vms) if manifest.distributed else None,
         warnings=(*_warned(events), *_diverged(curves), *_incomplete(events, lines)),
         notes=_notes(results),
     )

@@ -6,9 +6,11 @@
 A workload never imports gpuvm; what it keeps to is in workloads/README.md.
 """
 
+from gpuvm.workload.asking import ask
 from gpuvm.workload.bundle import Workload, find
 from gpuvm.workload.follow import Progress
+from gpuvm.workload.inputs import DATA, Inputs
 from gpuvm.workload.member import Member
-from gpuvm.workload.running import DATA, run
+from gpuvm.workload.running import run
 
-__all__ = ["DATA", "Member", "Progress", "Workload", "find", "run"]
+__all__ = ["DATA", "Inputs", "Member", "Progress", "Workload", "ask", "find", "run"]

@@ -1,11 +1,11 @@
 """Which file a workload is, what goes with it to the guests, and what it imports."""
 
-import ast
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuvm.errors import BadInput, NotFound
 from gpuvm.resources import resource
+from gpuvm.workload import imports
 
 _SHORT = {"stock": "stock_prediction", "style": "style_transfer"}
 
@@ -14,9 +14,9 @@ _SHORT = {"stock": "stock_prediction", "style": "style_transfer"}
 class Workload:
     """``files`` are pushed side by side; ``program`` is the one that is run.
 
-    ``requires`` are the top-level modules that the guest's Python must have, its standard library
-    included, since it may be an older one. They are read here and once: CPython's parser is not
-    safe to call from several threads (python/cpython issue 106905).
+    ``requires`` are the modules that the guest's Python must have, its standard library included,
+    since it may be an older one. They are read here and once: CPython's parser is not safe to call
+    from several threads (python/cpython issue 106905).
     """
 
     name: str
@@ -45,7 +45,7 @@ def find(name: str) -> Workload:
 
 def _workload(program: Path, files: tuple[Path, ...]) -> Workload:
     siblings = {file.stem for file in files}
-    found = {name for file in files for name in _imports(file)}
+    found = {name for file in files for name in imports.needed(file)}
     return Workload(program.stem, program, files, tuple(sorted(found - siblings)))
 
 
@@ -57,23 +57,7 @@ def _with_siblings(program: Path, shipped: dict[str, Path]) -> tuple[Path, ...]:
     """The program and the shipped modules that it imports, directly or through another."""
     wanted, todo = {program.stem}, [program]
     while todo:
-        for name in _imports(todo.pop()) & shipped.keys() - wanted:
+        for name in imports.named(todo.pop()) & shipped.keys() - wanted:
             wanted.add(name)
             todo.append(shipped[name])
     return tuple(shipped[name] for name in sorted(wanted))
-
-
-def _imports(file: Path) -> set[str]:
-    """At the top level only: what is imported inside a function may be optional."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise BadInput(f"{file}:{line}: not a Python program: {error}") from None
-    names = set()
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names

@@ -5,25 +5,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, Interrupted, PreflightRefused
+from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
-from gpuvm.guest import Guest, Process, connect, end_all, inside, launch, look_at_gpus
+from gpuvm.guest import Guest, Process, connect, end_all, launch, look_at_gpus
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-from gpuvm.workload import deaths, network
+from gpuvm.workload import contract, deaths, network, resuming
+from gpuvm.workload import inputs as data
 from gpuvm.workload.bundle import Workload
 from gpuvm.workload.everywhere import Everywhere
 from gpuvm.workload.follow import TIMINGS, Follower, Outcome, Progress
 from gpuvm.workload.member import Member
+from gpuvm.workload.preflight import check_imports
 
 PORT_RETRIES = 3
 LOOK_S = 1.0
-DATA = "data"
 GRACE_S = 3.0
 """So long others may end after the first failure, to tell the one that died from its victims."""
 START_SLACK = 1.5
@@ -43,21 +43,23 @@ def run(
     record: results.Run,
     events: Events,
     resume: results.Run | None = None,
-    inputs: Mapping[str, Path] = MappingProxyType({}),
+    inputs: data.Inputs = MappingProxyType({}),
+    more_args: Mapping[str, Sequence[str]] = MappingProxyType({}),
     on_step: OnStep = lambda _: None,
 ) -> None:
     """Runs the workload to its end; what the guests wrote is in ``record`` afterwards, whatever
     happened, and no process of the run is left in any guest that can be reached.
 
     Distributed, one worker's death ends all; else the members run side by side, each to its end.
-    ``inputs`` are files by their place below the guest's data folder, pushed once; an argument
-    ``DATA/place`` becomes their path there. ``on_step`` is called from several threads.
+    ``inputs`` are files and folders by their place below the guest's data folder, pushed once; an
+    argument ``DATA/place`` becomes their path there. ``more_args`` are those that only single
+    members get, by name. ``on_step`` is called from several threads.
     Raises PreflightRefused (a missing module), PortsBlocked, WorkerDied, RunError, GuestError,
     PartlyDone, and Interrupted on Ctrl-C.
     """
     work = _Running(
         workload,
-        tuple(_in_guest(argument, inputs) for argument in args),
+        tuple(data.in_guest(argument, inputs) for argument in args),
         tuple(members),
         distributed,
         guest,
@@ -65,10 +67,12 @@ def run(
         record,
         events,
         on_step,
+        more_args,
     )
     try:
+        work.check(resume)
         work.push_inputs(inputs)
-        work.push(resume)
+        work.push()
         work.train()
         work.fetch()
     except KeyboardInterrupt:
@@ -76,7 +80,7 @@ def run(
             work.clean_up()
         raise Interrupted(
             "interrupted; the workload was ended in every guest",
-            hint=f"its records are in {record.dir}; --resume {record.run_id} goes on with them",
+            hint=_how_to_go_on(record),
         ) from None
     except BaseException as error:
         with record.finishing("failed", str(error)):
@@ -96,6 +100,9 @@ class _Running:
     record: results.Run
     events: Events
     on_step: OnStep
+    more_args: Mapping[str, Sequence[str]]
+    resumed: Mapping[str, resuming.Files] = field(default_factory=dict)
+    """The checkpoints to go on from, by VM."""
     launched: bool = False
     """Something has been started at some time."""
     running: bool = False
@@ -107,13 +114,17 @@ class _Running:
 
     # The order of work.
 
-    def push(self, resume: results.Run | None) -> None:
-        """The imports are checked first, so that nothing is started that cannot run."""
-        files: dict[str, Path | bytes] = {file.name: file for file in self.workload.files}
+    def check(self, resume: results.Run | None) -> None:
+        """Before anything is sent, so that nothing is sent for a run that cannot be."""
         if resume is not None:
-            files |= _checkpoint(resume)
-        self.guests.each(None, self._check_imports)
-        simulated = self.guests.each("push", lambda guest: self._push(guest, files))
+            kept = resuming.files(resume, len(self.members), distributed=self.distributed)
+            names = [member.name for member in self.members]
+            self.resumed = dict(zip(names, kept, strict=True))
+        python, modules = self.settings.python, self.workload.requires
+        self.guests.each(None, lambda guest: check_imports(guest, python, modules))
+
+    def push(self) -> None:
+        simulated = self.guests.each("push", self._push)
         self.record.describe_vms(
             [
                 vm.model_copy(update={"simulated": simulated[vm.name]})
@@ -121,10 +132,10 @@ class _Running:
             ]
         )
 
-    def push_inputs(self, inputs: Mapping[str, Path]) -> None:
-        """What a guest has already, by its content, is not sent again."""
+    def push_inputs(self, inputs: data.Inputs) -> None:
         if inputs:
-            self.guests.each("push_inputs", lambda guest: self._push_inputs(guest, inputs))
+            folder = self.settings.work_dir
+            self.guests.each("push_inputs", lambda guest: data.push(guest, folder, inputs))
 
     def train(self) -> None:
         """A port that was lost between its choice and its use is chosen anew, three times."""
@@ -148,6 +159,7 @@ class _Running:
 
         self.guests.each("fetch", end_and_fetch)
         self.fetched = True
+        self._check_contract()
 
     def clean_up(self) -> None:
         """After an error or Ctrl-C, whatever of it is still to be done."""
@@ -158,40 +170,29 @@ class _Running:
 
     # In one guest.
 
-    def _check_imports(self, guest: Guest) -> None:
-        python = self.settings.python
-        command = inside.command(python, "missing_imports", *self.workload.requires)
-        done = guest.run(command, timeout_s=120, check=False, what=f"ask {python} for modules")
-        missing = done.stdout.split()
-        if done.exit_status != 0 or missing:
-            lacks = f"{python} has no module {', '.join(missing)}"
-            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise PreflightRefused(
-                f"{guest.name}: {lacks if missing else f'{python} does not work: {said}'}",
-                hint="install it in the VM template (workloads/requirements.txt), or name another "
-                "interpreter with guest.python in the context",
-            )
-
-    def _push(self, guest: Guest, files: Mapping[str, Path | bytes]) -> bool:
-        guest.push(files, self._directory)
+    def _push(self, guest: Guest) -> bool:
+        files: resuming.Files = {file.name: file for file in self.workload.files}
+        guest.push(files | self.resumed.get(guest.name, {}), self._directory)
         return look_at_gpus(guest).simulated
-
-    def _push_inputs(self, guest: Guest, inputs: Mapping[str, Path]) -> None:
-        folder = f"{self.settings.work_dir}/{DATA}"
-        for place, file in inputs.items():
-            seen = ["stat", "-c", "%s", f"{folder}/{place}"]
-            there = guest.run(seen, timeout_s=60, check=False, what="look for data")
-            if there.stdout.strip() != str(file.stat().st_size):
-                guest.push({place: file}, folder)
 
     def _fetch(self, guest: Guest) -> None:
         guest.fetch(f"{self._directory}/out", self.record.vm_dir(guest.name))
+
+    def _check_contract(self) -> None:
+        said = contract.complaint(
+            self.workload.program.name,
+            {member.name: self.record.vm_dir(member.name) for member in self.members},
+            chief=self.members[0].name if self.distributed else None,
+            resumed=bool(self.resumed),
+        )
+        if said:
+            self.events.warning(said)
 
     @property
     def _directory(self) -> str:
         return f"{self.settings.work_dir}/{self.record.run_id}"
 
-    def _process(self, tf_config: str | None) -> Process:
+    def _process(self, member: Member, tf_config: str | None) -> Process:
         command = [self.settings.python, self.workload.program.name, "--out", "out"]
         environment = {"PYTHONUNBUFFERED": "1"}
         if tf_config is not None:
@@ -199,7 +200,7 @@ class _Running:
             environment["TF_CONFIG"] = tf_config
         return Process(
             directory=self._directory,
-            command=[*command, *self.args],
+            command=[*command, *self.args, *self.more_args.get(member.name, ())],
             mark=self.record.run_id,
             environment=environment,
             without=network.PROXIES if tf_config is not None else (),
@@ -222,11 +223,14 @@ class _Running:
 
     def _processes(self, guests: Sequence[Guest]) -> list[Process]:
         if not self.distributed:
-            return [self._process(None) for _ in guests]
+            return [self._process(member, None) for member in self.members]
         with self.events.phase("check_network"):
             ports = network.choose_ports(guests, self.settings.python, self.distribution)
         addresses = [guest.endpoint.address for guest in guests]
-        return [self._process(network.tf_config(addresses, ports, i)) for i in range(len(guests))]
+        return [
+            self._process(member, network.tf_config(addresses, ports, i))
+            for i, member in enumerate(self.members)
+        ]
 
     def _follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Why it failed, or None; the programs have ended by then."""
@@ -282,16 +286,8 @@ class _Running:
         self.running = False
 
 
-def _in_guest(argument: str, inputs: Mapping[str, Path]) -> str:
-    """Programs run in a folder beside that of the data."""
-    place = argument.removeprefix(f"{DATA}/")
-    return f"../{argument}" if argument != place and place in inputs else argument
-
-
-def _checkpoint(resume: results.Run) -> dict[str, Path | bytes]:
-    """The chief's checkpoint, for every VM: they share no disk."""
-    chief = resume.vm_dir(resume.manifest.vms[0].name)
-    files = [file for file in (chief / "checkpoints").rglob("*") if file.is_file()]
-    if not files:
-        raise PreflightRefused(f"run {resume.run_id} has no checkpoint to go on from")
-    return {f"out/{file.relative_to(chief)}": file for file in files}
+def _how_to_go_on(record: results.Run) -> str:
+    kept = f"its records are in {record.dir}"
+    if resuming.possible(record):
+        return f"{kept}; --resume {record.run_id} goes on from its last checkpoint"
+    return f"{kept}; there is no checkpoint to go on from yet"

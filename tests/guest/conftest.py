@@ -17,6 +17,7 @@ from gpuvm.lab.guest.boot import Boot
 from gpuvm.settings import Context
 
 from .machines import Guests, Machine, Told, data_centre
+from .runner import Runner
 
 ADDRESS = "127.91.0.1"
 
@@ -91,6 +92,17 @@ def told() -> Told:
 @pytest.fixture
 def events(told: Told) -> Events:
     return Events(told)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, told: Told) -> Runner:
+    (tmp_path / "mine").mkdir()
+    return Runner(tmp_path / "mine", told)
+
+
+@pytest.fixture
+def three(guests: Guests) -> list[Machine]:
+    return [guests.on(name) for name in ("vm-01", "vm-02", "vm-03")]
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+"""Arguments of workloads that name data: ``@vgg19``, ``@./mine.h5``, ``--data=@./flickr8k/``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuvm.data import digests
+from gpuvm.data.catalogue import BY_HAND, KNOWN, ByHand, Known
+from gpuvm.data.fetching import is_right
+from gpuvm.errors import BadInput, NotFound
+
+
+@dataclass(frozen=True)
+class Named:
+    """``place`` is HASH/NAME, ``source`` a file, or a folder's files by their paths below it.
+
+    ``option`` is what stands before the name in the argument, such as ``--data=``.
+    """
+
+    place: str
+    source: Path | dict[str, Path]
+    option: str = ""
+
+
+def resolve(argument: str) -> Named | None:
+    """What the argument names on this machine; None when it names no data.
+
+    Raises NotFound and BadInput.
+    """
+    option, equals, value = argument.partition("=")
+    if not (equals and option.startswith("-")):
+        option, equals, value = "", "", argument
+    if not value.startswith("@") or len(value) == 1:
+        return None
+    return _named(_path(value), value, f"{option}{equals}")
+
+
+def folder(root: Path, files: dict[str, Path], name: str, option: str = "") -> Named:
+    """These files below ``root``, for the guest a folder of that name."""
+    return Named(f"{digests.content_of_folder(root, files)}/{name}", files, option)
+
+
+def file(path: Path, option: str = "") -> Named:
+    return Named(f"{digests.content(path)}/{path.name}", path, option)
+
+
+def known_file(name: str) -> Path:
+    """A file or folder of the catalogue that is here and right; raises NotFound and BadInput."""
+    if name in BY_HAND:
+        return _by_hand(BY_HAND[name])
+    if name not in KNOWN:
+        raise NotFound("data", name, [*KNOWN, *BY_HAND])
+    return _fetched(KNOWN[name])
+
+
+def _path(value: str) -> Path:
+    name = value[1:]
+    own = Path(name)
+    if "/" not in name and not own.exists():
+        return known_file(name)
+    if not own.exists():
+        raise BadInput(f"{value}: no such file or folder")
+    return own
+
+
+def _named(source: Path, value: str, option: str) -> Named:
+    if not source.is_dir():
+        return file(source, option)
+    files = digests.files_below(source)
+    if not files:
+        raise BadInput(f"{value}: there is no file in this folder")
+    return folder(source, files, source.resolve().name or "data", option)
+
+
+def _fetched(known: Known) -> Path:
+    again = f"gpuvm data fetch {known.name}"
+    if not known.path.exists():
+        raise BadInput(f"@{known.name} is not here yet", hint=again)
+    if not is_right(known, known.path):
+        raise BadInput(f"@{known.name}: the hash of {known.path} is not {known.digest}", hint=again)
+    return known.path
+
+
+def _by_hand(own: ByHand) -> Path:
+    if not own.path.exists():
+        raise BadInput(
+            f"@{own.name} is not here yet", hint=f"put {own.layout} at {own.path}; {own.source}"
+        )
+    return own.path
