@@ -2,8 +2,10 @@
 
     python benchmarks/appendix_c.py --rows 800 --stocks 30 --steps 10
 
-A port of our own of appendix C, on tf.compat.v1, to compare workloads/stock_prediction.py with:
-the same initial weights, batches and Adam. It prints both programs' losses, step by step, as JSON.
+A port of our own of appendix C, on tf.compat.v1, to compare workloads/stock_prediction.py with: it
+scales and draws its weights by itself, with scikit-learn's scaler and TensorFlow 1's initializer.
+From the same initial weights and batches it prints the losses of both, step by step, as JSON;
+`appendix_c_band.py` compares where they end.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,49 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workloads"))
 import forecaster
 import prices
 
+LAYERS = (1024, 512, 256, 128, 1)
+CHUNK = 50  # steps of the program that ships
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Scaled, as the listing has them."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+
+
+def scaled(found: prices.Prices) -> Sets:
+    """The listing's own lines; its test set begins one row late."""
+    from sklearn.preprocessing import MinMaxScaler
+
+    data = np.column_stack([found.index, found.stocks])
+    train_end = int(np.floor(0.8 * len(data)))
+    data_train, data_test = data[:train_end], data[train_end + 1 :]
+    scaler = MinMaxScaler(feature_range=(-1, 1)).fit(data_train)
+    train, test = (scaler.transform(part).astype(np.float32) for part in (data_train, data_test))
+    return Sets(train[:, 1:], train[:, 0], test[:, 1:], test[:, 0])
+
+
+def initial_weights(tf: Any, inputs: int, seed: int) -> list[np.ndarray]:
+    """[W, b] of each layer, by the paper's initializers."""
+    v1 = tf.compat.v1
+    with v1.Graph().as_default():
+        v1.set_random_seed(seed)
+        draw = v1.variance_scaling_initializer(scale=1, mode="fan_avg", distribution="uniform")
+        weights: list[Any] = []
+        for into, out in zip((inputs, *LAYERS), LAYERS, strict=False):
+            weights += [draw([into, out]), v1.zeros_initializer()([out])]
+        with v1.Session() as session:
+            return list(session.run(weights))
+
 
 class AppendixC:
     """Placeholders, variables and one optimizer; ``train`` is one batch, ``errors`` whole sets."""
 
-    def __init__(self, tf: Any, data: prices.Split, start: Sequence[np.ndarray]) -> None:
+    def __init__(self, tf: Any, data: Sets | prices.Split, start: Sequence[np.ndarray]) -> None:
         v1 = tf.compat.v1
         self.data = data
         with v1.Graph().as_default():
@@ -48,30 +89,67 @@ class AppendixC:
 
     def look(self) -> tuple[float, float]:
         """The three full evaluations of a log point: MSE of both sets, and the prediction."""
-        sets = ((self.data.train_x, self.data.train_y), (self.data.test_x, self.data.test_y))
-        found = [
-            float(self._session.run(self._mse, feed_dict={self._x: x, self._y: y})) for x, y in sets
-        ]
+        found = self.errors()
         self._session.run(self._out, feed_dict={self._x: self.data.test_x})
-        return found[0], found[1]
+        return found
+
+    def errors(self) -> tuple[float, float]:
+        sets = ((self.data.train_x, self.data.train_y), (self.data.test_x, self.data.test_y))
+        train, test = (
+            float(self._session.run(self._mse, feed_dict={self._x: x, self._y: y})) for x, y in sets
+        )
+        return train, test
 
 
-def compare(rows: int, stocks: int, steps: int, seed: int) -> tuple[list[float], list[float]]:
-    """Losses of both programs from the same weights and batches."""
+def compare(rows: int, stocks: int, steps: int, seed: int) -> dict[str, Any]:
+    """From the paper's weights and the same batches, the losses of the paper's program, of ours a
+    step at a time, and of the program that ships; and how both kinds of weights are spread.
+    """
     import tensorflow as tf
 
-    data = prices.split(prices.generate(rows, stocks, seed))
-    batches = np.random.default_rng(seed).integers(0, len(data.train_y), (steps, 64))
-    theirs = AppendixC(tf, data, forecaster.initial_weights(stocks, seed))
-    ours = forecaster.Forecaster(
-        tf, tf.distribute.get_strategy(), stocks, seed=seed, xla=True, chunk=1
+    found = prices.generate(rows, stocks, seed)
+    theirs, ours = scaled(found), prices.split(found)
+    draw = np.random.default_rng(seed)
+    batches = draw.integers(0, len(theirs.train_y), (steps, 64)).astype(np.int32)
+    start = initial_weights(tf, stocks, seed)
+    paper = AppendixC(tf, theirs, start)
+    return {
+        "appendix_c": [paper.train(batch) for batch in batches],
+        "one_step": _losses(_ours(tf, ours, start, chunk=1), batches),
+        "shipped": _losses(_ours(tf, ours, start, chunk=CHUNK), batches),
+        "shipped_in_one_call": float(_ours(tf, ours, start, chunk=CHUNK).steps(batches)),
+        "scaling_differs_by": float(np.abs(theirs.train_x - ours.train_x).max()),
+        "weights": spread(start),
+        "weights_of_ours": spread(forecaster.initial_weights(stocks, seed)),
+    }
+
+
+def spread(weights: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """Of each layer."""
+    return [
+        {
+            "largest": float(np.abs(weight).max()),
+            "deviation": float(weight.std()),
+            "bias": float(np.abs(bias).max()),
+        }
+        for weight, bias in zip(weights[::2], weights[1::2], strict=True)
+    ]
+
+
+def _ours(
+    tf: Any, data: prices.Split, start: Sequence[np.ndarray], *, chunk: int
+) -> forecaster.Forecaster:
+    program = forecaster.Forecaster(
+        tf, tf.distribute.get_strategy(), data.train_x.shape[1], seed=0, xla=True, chunk=chunk
     )
-    ours.take(data, bf16=False)
-    batches = batches.astype(np.int32)
-    return (
-        [theirs.train(batch) for batch in batches],
-        [float(ours.steps(batch[np.newaxis])) for batch in batches],
-    )
+    for variable, value in zip(program.parts()["weights"], start, strict=True):
+        variable.assign(value)
+    program.take(data, bf16=False)
+    return program
+
+
+def _losses(program: forecaster.Forecaster, batches: np.ndarray) -> list[float]:
+    return [float(program.steps(batch[np.newaxis])) for batch in batches]
 
 
 def main() -> None:
@@ -82,8 +160,10 @@ def main() -> None:
     parser.add_argument("--stocks", type=int, default=30)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=3)
-    theirs, ours = compare(**vars(parser.parse_args()))
-    print(json.dumps({"appendix_c": theirs, "stock_prediction": ours}))
+    options = parser.parse_args()
+    if options.steps > CHUNK:
+        parser.error(f"--steps must be at most {CHUNK}: later the curves are chaotic")
+    print(json.dumps(compare(**vars(options))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Handwritten digits: a local mnist.npz, Keras's download, or scikit-learn's small ones offline."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ class Digits:
     def side(self) -> int:
         return int(self.train_x.shape[1])
 
+    def sha256(self) -> str:
+        joined = hashlib.sha256()
+        for part in (self.train_x, self.train_y, self.test_x, self.test_y):
+            joined.update(np.ascontiguousarray(part))
+        return joined.hexdigest()
+
 
 def load(data: str | None) -> Digits:
     """``data`` is a file, ``download``, or None for what is at hand offline. Raises BadData."""
@@ -38,17 +45,18 @@ def load(data: str | None) -> Digits:
 def read_npz(file: Path) -> Digits:
     """The layout of Keras's mnist.npz."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in KEYS if key not in arrays]
-            if missing:
-                raise BadData(f"{file}: no array '{missing[0]}'; it has: {', '.join(arrays)}")
-            values = {key: arrays[key] for key in KEYS}
+        values = _arrays(file)
     except FileNotFoundError:
         raise BadData(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise BadData(f"{file}: not an .npz file: {error}") from None
+    except BadData:
+        raise
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib have many for a damaged file
+        raise BadData(f"{file}: not a whole .npz file: {error}") from None
     for part in ("train", "test"):
         _check(file, part, values[f"x_{part}"], values[f"y_{part}"])
+    sides = {part: values[f"x_{part}"].shape[1] for part in ("train", "test")}
+    if sides["train"] != sides["test"]:
+        raise BadData(f"{file}: x_train is {sides['train']} pixels wide, x_test {sides['test']}")
     return _scaled(*(values[key] for key in KEYS), top=255, origin=f"MNIST from {file}")
 
 
@@ -79,11 +87,24 @@ def scikit_learn() -> Digits:
     )
 
 
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    with file.open("rb") as content:
+        arrays = np.load(content, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise BadData(f"{file}: one array (.npy), not an .npz file")
+        missing = [key for key in KEYS if key not in arrays]
+        if missing:
+            raise BadData(f"{file}: no array '{missing[0]}'; it has: {', '.join(arrays)}")
+        return {key: np.asarray(arrays[key]) for key in KEYS}
+
+
 def _check(file: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim != 3 or x.shape[1] != x.shape[2] or x.shape[1] < 8:
         raise BadData(f"{file}: x_{part} has the shape {x.shape}, not (n, side, side)")
     if x.dtype != np.uint8:
         raise BadData(f"{file}: x_{part} holds {x.dtype}, not uint8")
+    if y.dtype.kind not in "iu":
+        raise BadData(f"{file}: y_{part} holds {y.dtype}, not whole numbers")
     if y.shape != (len(x),):
         raise BadData(f"{file}: y_{part} has the shape {y.shape} for {len(x)} images")
     if len(y) == 0 or y.min() < 0 or y.max() > 9:

@@ -12,6 +12,8 @@ import numpy as np
 LAYERS = (1024, 512, 256, 128)
 RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 
+Parts = tuple[list[Any], int]
+
 ROWS_AT_ONCE = 512  # that a whole set is looked at: its activations stay in the processor's cache
 
 
@@ -47,28 +49,32 @@ class Forecaster:
         """The whole sets, once, where they are computed with; ``bf16`` for looking at them only."""
         tf = self.tf
         self._x, self._y = tf.constant(data.train_x), tf.constant(data.train_y)
-        self._look = tf.bfloat16 if bf16 else tf.float32
-        self._sets = [
-            self._in_parts(x, y)
-            for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y))
-        ]
+        self._data, self._look = data, tf.bfloat16 if bf16 else tf.float32
+        self._sets = self._both_sets(self._look)
         self._test_x = tf.constant(data.test_x)
 
-    def steps(self, rows: np.ndarray) -> Any:
-        """Trains on ``rows`` [steps, this worker's share of a batch]; the last step's loss."""
+    def steps(self, rows: np.ndarray, of: int | None = None) -> Any:
+        """Trains on ``rows`` [steps, this worker's share of a batch]; the last step's loss.
+
+        ``of`` is how many rows all workers' shares are; their own are not equal for every batch.
+        """
         if self._many is not None:
             padded = np.zeros((self.chunk, rows.shape[1]), np.int32)
             padded[: len(rows)] = rows
             return self._many(self.tf.constant(padded), self.tf.constant(len(rows)))
         for row in rows:
-            loss = self._one(self.tf.constant(row))
+            loss = self._one(self.tf.constant(row), of or len(row))
         return loss
 
     def errors(self) -> tuple[float, float]:
-        """MSE of the whole training and test sets."""
-        weights = [self.tf.cast(w, self._look) for w in self._weights]
-        train, test = (float(self._squares(*parts, weights)) / n for parts, n in self._sets)
-        return train, test
+        """MSE of the whole training and test sets, at the precision that they are looked at."""
+        return self._errors(self._sets, self._look)
+
+    def final_errors(self) -> tuple[float, float]:
+        """The same in float32, whatever the curve was looked at with: these are the result."""
+        exact = self.tf.float32
+        sets = self._sets if self._look == exact else self._both_sets(exact)
+        return self._errors(sets, exact)
 
     def predict(self) -> np.ndarray:
         """The test set's scaled index, float32."""
@@ -93,14 +99,24 @@ class Forecaster:
             both = self.tf.function(lambda: self.strategy.run(lambda: self._sum([one])))
             both()
 
-    def _in_parts(self, x: np.ndarray, y: np.ndarray) -> tuple[list[Any], int]:
+    def _errors(self, sets: Sequence[Parts], precision: Any) -> tuple[float, float]:
+        weights = [self.tf.cast(w, precision) for w in self._weights]
+        train, test = (float(self._squares(*parts, weights)) / n for parts, n in sets)
+        return train, test
+
+    def _both_sets(self, precision: Any) -> Sequence[Parts]:
+        data = self._data
+        sets = ((data.train_x, data.train_y), (data.test_x, data.test_y))
+        return [self._in_parts(x, y, precision) for x, y in sets]
+
+    def _in_parts(self, x: np.ndarray, y: np.ndarray, precision: Any) -> Parts:
         """x, y and which rows count, each [parts, ROWS_AT_ONCE, ...]; and how many rows count."""
         tf, rows = self.tf, len(y)
         more = -rows % ROWS_AT_ONCE
         x, y, counts = np.pad(x, ((0, more), (0, 0))), np.pad(y, (0, more)), np.ones(rows)
         counts = np.pad(counts.astype(np.float32), (0, more))
         return [
-            tf.cast(tf.constant(x.reshape(-1, ROWS_AT_ONCE, x.shape[1])), self._look),
+            tf.cast(tf.constant(x.reshape(-1, ROWS_AT_ONCE, x.shape[1])), precision),
             tf.constant(y.reshape(-1, ROWS_AT_ONCE)),
             tf.constant(counts.reshape(-1, ROWS_AT_ONCE)),
         ], rows
@@ -123,15 +139,13 @@ class Forecaster:
             variable.assign(value)
         return loss
 
-    def _distributed(self, batch: Any) -> Any:
-        return self.strategy.run(self._step, args=(batch,))
+    def _distributed(self, batch: Any, of: int) -> Any:
+        return self.strategy.run(self._step, args=(batch, of))
 
-    def _step(self, batch: Any) -> Any:
-        """Each worker's part of the batch; losses and gradients are summed over all."""
-        tf = self.tf
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    def _step(self, batch: Any, of: int) -> Any:
+        """Each worker's part of a batch of ``of``; losses and gradients are summed over all."""
         weights = [w.value() for w in self._weights]
-        loss, gradients = self._gradients(batch, weights, batch.shape[0] * replicas)
+        loss, gradients = self._gradients(batch, weights, of)
         loss, *gradients = self._sum([loss, *gradients])
         moments = [v.value() for v in (*self._first, *self._second)]
         half = len(moments) // 2

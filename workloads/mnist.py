@@ -25,6 +25,7 @@ from starting import (
     announce,
     choose_preset,
     common_options,
+    go_on_together,
     leave,
     task,
     tensorflow,
@@ -60,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--mixed-precision", action="store_true", help="float16 where it is safe")
-    parser.add_argument("--checkpoint-every", type=int, default=200, metavar="STEPS")
+    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     return choose_preset(parser, PRESETS)
 
 
@@ -72,6 +73,10 @@ def run(
     log = Log(options.out / "timings.jsonl")
     with log.phase("data"):
         data = digits.load(options.data)
+        if len(data.train_y) < options.batch_size:
+            raise digits.BadData(
+                f"--batch-size {options.batch_size}: only {len(data.train_y)} images to train on"
+            )
     tf, strategy = tensorflow(options, len(peers))
     started()
     announce(log, tf, options, worker, len(peers))
@@ -113,9 +118,13 @@ class Trainer:
             self.optimizer = optimizer
             self.optimizer.build(self.model.trainable_variables)
         checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
-        wish = f"{data.origin} seed {options.seed} batch {options.batch_size}"
+        wish = (
+            f"digits {data.sha256()[:12]}, batch {options.batch_size}, seed {options.seed}"
+            f"{', mixed precision' if options.mixed_precision else ''}"
+        )
         self.kept = Checkpoints(checkpoint, options.out, wish, chief=worker == 0)
-        self.done = self.kept.restore() or 0
+        self.done = self._saved = self.kept.restore() or 0
+        go_on_together(tf, strategy, self.done, workers)
         self.per_epoch = len(data.train_y) // options.batch_size
         self._step = tf.function(self._distributed)
         self._shuffled = (-1, np.zeros(0, np.int64))
@@ -129,18 +138,17 @@ class Trainer:
                 loss = self._step(*self._batch(step))
                 self.done = step + 1
                 if first:
-                    float(loss)
-                    self.log("compile", seconds=round(time.monotonic() - since, 3))
+                    self._log_first(float(loss), steps, time.monotonic() - since)
                     since, logged, first = time.monotonic(), self.done, False
                 elif self.done % LOG_EVERY == 0 or self.done == steps:
                     self._log(float(loss), steps, (time.monotonic() - since) / (self.done - logged))
                     since, logged = time.monotonic(), self.done
-                if self.done in (steps, options.stop_after) or not (
-                    self.done % options.checkpoint_every
-                ):
+                if self.done % options.checkpoint_every == 0:
                     self._save()
                 if self.done == options.stop_after:
                     break
+            if self.done > self._saved:
+                self._save()
             faulthandler.cancel_dump_traceback_later()
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -194,8 +202,13 @@ class Trainer:
         rows = self._shuffled[1][at * size : (at + 1) * size][self.worker :: self.workers]
         return self.tf.constant(self.data.train_x[rows]), self.tf.constant(self.data.train_y[rows])
 
+    def _log_first(self, loss: float, steps: int, took: float) -> None:
+        """Of the first step no rate: it is the compiler's."""
+        self.log("compile", seconds=round(took, 3))
+        self.log("step", phase="train", step=self.done, steps=steps, loss=loss)
+
     def _log(self, loss: float, steps: int, took: float) -> None:
-        share = self.options.batch_size / self.workers
+        share = len(range(self.worker, self.options.batch_size, self.workers))
         self.log(
             "step",
             phase="train",
@@ -208,6 +221,7 @@ class Trainer:
 
     def _save(self) -> None:
         path = self.kept.save(f"train-{self.done}", self.done)
+        self._saved = self.done
         if path is not None:
             self.log("checkpoint", step=self.done, path=path)
 

@@ -4,13 +4,20 @@ The layout is the paper's: a header, then per minute ``DATE``, the index, and on
 """
 
 import csv
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 ROWS, STOCKS = 41_266, 500
 SECTORS = 11
+DAY = 390  # minutes that the New York exchange is open
+FEWEST_ROWS = 20
+FIRST_SECOND = 1e8  # in 1973: a smaller DATE is a row's number, not Unix seconds
+LAST_SECOND = 1e11  # in 5138: a larger one is milliseconds, or smaller parts still
 
 
 class BadData(Exception):
@@ -19,11 +26,15 @@ class BadData(Exception):
 
 @dataclass(frozen=True)
 class Prices:
-    """``index`` [rows] and ``stocks`` [rows, stocks], in their own units, float64."""
+    """``index`` [rows] and ``stocks`` [rows, stocks], in their own units, float64.
+
+    ``last_day`` is how many rows at the end are of the last day.
+    """
 
     index: np.ndarray
     stocks: np.ndarray
     origin: str
+    last_day: int = DAY
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,19 @@ class Split:
         """The index itself."""
         return (np.asarray(scaled, np.float64) + 1) / 2 * (self.high - self.low) + self.low
 
+    def sha256(self) -> str:
+        joined = hashlib.sha256()
+        for part in (self.train_x, self.train_y, self.test_x, self.test_y):
+            joined.update(part)
+        return joined.hexdigest()
+
 
 def generate(rows: int = ROWS, stocks: int = STOCKS, seed: int = 1) -> Prices:
-    """Random walks with a common market, sectors and noise of their own; weights as of an index."""
+    """Random walks with a common market, sectors and noise of their own; weights as of an index.
+
+    Raises BadData when these are too few rows.
+    """
+    _check_length("--minutes", rows)
     draw = np.random.default_rng(seed)
     market = draw.normal(0, 2.5e-4, (rows, 1))
     sectors = draw.normal(0, 1.5e-4, (rows, SECTORS))
@@ -58,9 +79,12 @@ def generate(rows: int = ROWS, stocks: int = STOCKS, seed: int = 1) -> Prices:
 
 
 def read_csv(file: Path) -> Prices:
-    """Raises BadData with file and line for gaps, wrong columns and what is no number."""
+    """Raises BadData with file and line for gaps, wrong columns, what is no number or not in time.
+
+    A byte order mark and blank lines, as spreadsheets leave them, are no fault.
+    """
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             return _parsed(file, csv.reader(lines))
     except OSError as error:
         raise BadData(f"{file}: {error.strerror}") from None
@@ -92,16 +116,56 @@ def _parsed(file: Path, rows: "csv._reader") -> Prices:
         raise BadData(f"{file}: it is empty")
     if len(header) < 3 or header[0].strip().upper() != "DATE":
         raise BadData(f"{file}:1: the columns must be DATE, the index, then one for each stock")
-    values = [_numbers(file, rows.line_num, header, row) for row in rows]
-    if len(values) < 20:
-        raise BadData(f"{file}: {len(values)} rows are too few to train and test on")
+    values, moments = [], []
+    for row in rows:
+        if len(row) > 1 or "".join(row).strip():
+            where = f"{file}:{rows.line_num}"
+            values.append(_numbers(where, header, row))
+            moments.append(_moment(where, row[0], moments))
+    _check_length(str(file), len(values))
     table = np.array(values)
-    return Prices(table[:, 0], table[:, 1:], str(file))
+    return Prices(table[:, 0], table[:, 1:], str(file), _last_day(moments))
 
 
-def _numbers(file: Path, line: int, header: list[str], row: list[str]) -> np.ndarray:
+def _check_length(where: str, rows: int) -> None:
+    if rows < FEWEST_ROWS:
+        raise BadData(f"{where}: {rows} rows are too few to train and test on")
+
+
+def _moment(where: str, text: str, before: Sequence[float]) -> float:
+    """Seconds, or a row's number; later than all ``before``, for the split is one in time."""
+    moment = _seconds(where, text.strip())
+    if before and moment <= before[-1]:
+        raise BadData(f"{where}: DATE {text} is not after the one of the row before")
+    return moment
+
+
+def _seconds(where: str, text: str) -> float:
+    if _is_number(text):
+        moment = float(text)
+        while moment > LAST_SECOND:
+            moment /= 1000
+        return moment
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadData(
+            f"{where}: DATE '{text}' is neither a number, as Unix seconds are, nor ISO 8601"
+        ) from None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+def _last_day(moments: Sequence[float]) -> int:
+    """How many rows at the end have the last one's date; DAY when DATE is no date."""
+    if moments[0] < FIRST_SECOND:
+        return DAY
+    days = np.floor(np.array(moments) / 86400)
+    return int((days == days[-1]).sum())
+
+
+def _numbers(where: str, header: list[str], row: list[str]) -> np.ndarray:
     if len(row) != len(header):
-        raise BadData(f"{file}:{line}: {len(row)} columns instead of {len(header)}")
+        raise BadData(f"{where}: {len(row)} columns instead of {len(header)}")
     try:
         values = np.array(row[1:], np.float64)
     except ValueError:
@@ -110,7 +174,7 @@ def _numbers(file: Path, line: int, header: list[str], row: list[str]) -> np.nda
         return values
     wrong = next(n for n, text in enumerate(row[1:], 1) if not _is_number(text))
     said = f"'{row[wrong]}' is not a number" if row[wrong].strip() else "a gap"
-    raise BadData(f"{file}:{line}: {said} in column {header[wrong]}")
+    raise BadData(f"{where}: {said} in column {header[wrong]}")
 
 
 def _is_number(text: str) -> bool:

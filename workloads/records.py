@@ -6,6 +6,7 @@ Losses, rates and scores go to TensorBoard's event files too, where the package 
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,11 @@ class Log:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if event == "step":
-            for name in ("loss", "examples_per_second"):
+            for name in sorted(fields.keys() - {"phase", "step", "steps"}):
                 self._curves.add(f"{fields['phase']}/{name}", fields[name], fields["step"])
         elif event == "score":
-            self._curves.add(f"score/{fields['name']}", fields["value"], fields.get("step", 0))
+            parts = ("score", fields["name"], fields.get("decoder"))
+            self._curves.add("/".join(filter(None, parts)), fields["value"], fields.get("step", 0))
         elif event == "end":
             self._curves.close()
 
@@ -45,7 +47,9 @@ class _Curves:
     def __init__(self, folder: Path) -> None:
         self._folder, self._writer, self._failed = folder, None, False
 
-    def add(self, tag: str, value: float, step: int) -> None:
+    def add(self, tag: str, value: Any, step: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
         if self._writer is None and not self._failed:
             self._open()
         if self._writer is None:
@@ -66,5 +70,6 @@ class _Curves:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             self._failed = True
+            print("no TensorBoard events: tensorboard is not installed", file=sys.stderr)
             return
         self._writer = EventFileWriter(str(self._folder))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 BAD_INPUT, LOST_A_PEER = 2, 3
+LONGEST_S = 1_000_000  # that a timer takes everywhere
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def choose_preset(
             setattr(options, name, value)
         elif isinstance(value, int) and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    _check(parser, options)
     return options
 
 
@@ -60,6 +62,7 @@ def announce(
         device_name=device_name(tf, device),
         tensorflow=tf.__version__,
         keras=tf.keras.__version__,
+        cpu_threads=tf.config.threading.get_intra_op_parallelism_threads(),
         worker=worker,
         workers=workers,
         params={k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
@@ -76,7 +79,11 @@ def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:
 
     threads = options.cpu_threads or os.cpu_count() or 1
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    # A collective waits inside one of these for the others: alone there is nobody to wait for.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2 if workers > 1 else 1, threads))
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # TensorFlow takes all of a GPU's memory at once, which on a shared one is others' too.
+        tf.config.experimental.set_memory_growth(gpu, True)
     if workers > 1:
         return tf, tf.distribute.MultiWorkerMirroredStrategy()
     return tf, tf.distribute.get_strategy()
@@ -97,6 +104,18 @@ def device_name(tf: Any, device: str) -> str:
                 tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
             )
     return "CPU"
+
+
+def go_on_together(tf: Any, strategy: Any, done: int, workers: int) -> None:
+    """Workers that go on from different steps would add up what does not belong together."""
+    if workers == 1:
+        return
+    here = tf.constant(float(done))
+    total = tf.function(
+        lambda: strategy.reduce("SUM", strategy.run(lambda: tf.identity(here)), axis=None)
+    )
+    if int(total()) != done * workers:
+        leave(f"the workers' checkpoints differ: this one's is of step {done}", BAD_INPUT)
 
 
 def watch_the_start(seconds: float, worker: int, peers: Sequence[str]) -> Callable[[], None]:
@@ -137,6 +156,18 @@ def answers(peer: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What TensorFlow or numpy would otherwise end the program for, without saying which option."""
+    for name, least in (("checkpoint_every", 1), ("stop_after", 1), ("cpu_threads", 0)):
+        given = getattr(options, name, None)
+        if given is not None and given < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if not 0 <= options.seed < 2**32:
+        parser.error("--seed must be from 0 to 4294967295")
+    if not 0 < options.stall_s < LONGEST_S:
+        parser.error(f"--stall-s must be above 0 and below {LONGEST_S}")
 
 
 def leave(message: str, status: int) -> NoReturn:

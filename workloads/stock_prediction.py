@@ -13,7 +13,6 @@ workloads/README.md says what is written to --out.
 import argparse
 import faulthandler
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import prices
-from charts import line_chart
 from checkpoints import Checkpoints
 from forecaster import Forecaster
+from outcome import Outcome
 from records import Log
 from starting import (
     BAD_INPUT,
@@ -32,6 +31,7 @@ from starting import (
     announce,
     choose_preset,
     common_options,
+    go_on_together,
     leave,
     task,
     tensorflow,
@@ -39,7 +39,6 @@ from starting import (
 )
 
 LOG_EVERY = 50
-POINTS = 400
 PRESETS = {
     "quick": {"minutes": 20_000, "stocks": 500, "epochs": 8, "batch_size": 256},
     "paper": {"minutes": prices.ROWS, "stocks": prices.STOCKS, "epochs": 10, "batch_size": 256},
@@ -83,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
     parser.add_argument("--eval-precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--checkpoint-every", type=int, default=500, metavar="STEPS")
+    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     return choose_preset(parser, PRESETS)
 
 
@@ -148,28 +147,35 @@ class Trainer:
         )
         self.forecaster.take(data, bf16=options.eval_precision == "bf16")
         self.done, self.curve = 0, []
-        wish = f"{data.train_x.shape} batch {options.batch_size} seed {options.seed}"
+        self._spent, self._counted = 0.0, 0
+        wish = (
+            f"prices {data.sha256()[:12]}, batch {options.batch_size}, seed {options.seed}, "
+            f"looks in {options.eval_precision}"
+        )
         self.kept = Checkpoints(
             tf.train.Checkpoint(**self.forecaster.parts()), options.out, wish, chief=worker == 0
         )
         state = self.kept.restore()
         if state is not None:
             self.done, self.curve = state["step"], state["curve"]
+        self._saved = self.done
+        go_on_together(tf, strategy, self.done, workers)
 
     def train(self) -> None:
         with self.log.phase("train"):
-            since, counted, compiled = time.monotonic(), 0, False
+            first = True
             for chunk in self._chunks():
                 faulthandler.dump_traceback_later(self.options.stall_s, exit=True)
-                loss = self.forecaster.steps(chunk.rows)
-                self.done, counted = chunk.last, counted + len(chunk.rows)
+                loss = self._steps(chunk.rows, first=first)
+                self.done, first = chunk.last, False
                 if chunk.look:
-                    self._look(float(loss), since, counted, compiled=compiled)
-                    since, counted, compiled = time.monotonic(), 0, True
+                    self._look(loss, chunk.rows.shape[1])
                 if self._wants_checkpoint(chunk):
                     self._save()
                 if self.done == self.options.stop_after:
                     break
+            if self.done > self._saved:
+                self._save()
             faulthandler.cancel_dump_traceback_later()
 
     def digest(self) -> str:
@@ -201,13 +207,21 @@ class Trainer:
         """The worker's own share of every batch."""
         return rows[:, self.worker :: self.workers]
 
-    def _look(self, loss: float, since: float, steps: int, *, compiled: bool) -> None:
-        took = (time.monotonic() - since) / steps
-        if not compiled:
-            self.log("compile", seconds=round(time.monotonic() - since, 3))
+    def _steps(self, rows: np.ndarray, *, first: bool) -> float:
+        """The last loss. The first call compiles: it counts for no rate."""
+        begun = time.monotonic()
+        loss = float(self.forecaster.steps(rows, self.options.batch_size))
+        took = time.monotonic() - begun
+        if first:
+            self.log("compile", seconds=round(took, 3))
+        else:
+            self._spent, self._counted = self._spent + took, self._counted + len(rows)
+        return loss
+
+    def _look(self, loss: float, share: int) -> None:
+        """``share`` is what this worker has of each batch."""
         train, test = self.forecaster.errors()
         self.curve.append([self.done, train, test])
-        share = self.options.batch_size / self.workers
         self.log(
             "step",
             phase="train",
@@ -216,16 +230,27 @@ class Trainer:
             loss=loss,
             mse_train=train,
             mse_test=test,
-            step_seconds=round(took, 6),
-            examples_per_second=round(share / took, 3),
+            **self._rate(share),
         )
+
+    def _rate(self, share: int) -> dict[str, float]:
+        """Since the last look; nothing when there was only the first call."""
+        if not self._counted:
+            return {}
+        took = self._spent / self._counted
+        self._spent, self._counted = 0.0, 0
+        return {
+            "step_seconds": round(took, 6),
+            "examples_per_second": round(share / took, 3),
+        }
 
     def _wants_checkpoint(self, chunk: Chunk) -> bool:
         every = self.options.checkpoint_every
-        return chunk.first // every != chunk.last // every or chunk.last == self.options.stop_after
+        return chunk.first // every != chunk.last // every
 
     def _save(self) -> None:
         path = self.kept.save(f"train-{self.done}", {"step": self.done, "curve": self.curve})
+        self._saved = self.done
         if path is not None:
             self.log("checkpoint", step=self.done, path=path)
 
@@ -235,71 +260,17 @@ def finish(
 ) -> None:
     """The final error beside that of saying the last value again, and the last day's prediction."""
     with log.phase("evaluate"):
-        train, test = trainer.forecaster.errors()
+        train, test = trainer.forecaster.final_errors()
         predicted = trainer.forecaster.predict()
         naive = float(np.mean((data.test_y[1:] - data.test_y[:-1]) ** 2))
         mean = float(np.mean((data.test_y - data.train_y.mean()) ** 2))
         scores = {"mse_test": test, "mse_train": train, "mse_naive": naive, "mse_mean": mean}
         for name, value in scores.items():
-            log("score", name=name, value=value, split="test", step=trainer.done)
+            split = "train" if name == "mse_train" else "test"
+            log("score", name=name, value=value, split=split, step=trainer.done)
+        last_day = min(source.last_day, len(data.test_y))
         real, said = data.price(data.test_y), data.price(predicted)
-        write_results(out, trainer.curve, real, said, scores, _notes(scores, real, said, source))
-
-
-def write_results(
-    out: Path,
-    curve: list[list[float]],
-    real: np.ndarray,
-    predicted: np.ndarray,
-    scores: dict[str, float],
-    notes: list[str],
-) -> None:
-    (out / "samples").mkdir(exist_ok=True)
-    steps = [point[0] for point in curve]
-    errors = {"training set": [p[1] for p in curve], "test set": [p[2] for p in curve]}
-    line_chart(
-        out / "samples" / "error.png",
-        {name: (steps, values) for name, values in errors.items()},
-        "Mean squared error of the whole sets by step (scaled prices)",
-        log=True,
-    )
-    thin = np.linspace(0, len(real) - 1, min(POINTS, len(real))).astype(int)
-    minutes = thin.tolist()
-    shown = {"real": real[thin].tolist(), "predicted": predicted[thin].tolist()}
-    line_chart(
-        out / "samples" / "prediction.png",
-        {name: (minutes, values) for name, values in shown.items()},
-        "The index over the test set, by minute",
-    )
-    results = {
-        "workload": "stock_prediction",
-        "scores": scores,
-        "samples": [
-            {"image": f"samples/{name}.png", "caption": said, "references": [], "exact": None}
-            for name, said in (
-                ("error", f"error at the end: {scores['mse_test']:.3g} on the test set"),
-                ("prediction", f"last minute: {predicted[-1]:.2f} said, {real[-1]:.2f} real"),
-            )
-        ],
-        "curve": [{"step": s, "mse_train": a, "mse_test": b} for s, a, b in curve],
-        "prediction": {"minute": minutes, **shown},
-        "notes": notes,
-    }
-    text = json.dumps(results, indent=2) + "\n"
-    (out / "results.json").write_text(text, encoding="utf-8")
-
-
-def _notes(
-    scores: dict[str, float], real: np.ndarray, predicted: np.ndarray, source: prices.Prices
-) -> list[str]:
-    than = "below" if scores["mse_test"] < scores["mse_naive"] else "above"
-    error, naive, mean = (scores[f"mse_{name}"] for name in ("test", "naive", "mean"))
-    return [
-        f"prices: {source.origin}",
-        f"test error {error:.3g}; saying the training mean has {mean:.3g}",
-        f"that is {than} saying the minute before again ({naive:.3g}), which knows the index",
-        f"last minute of the test set: predicted {predicted[-1]:.2f}, real {real[-1]:.2f}",
-    ]
+        Outcome(source.origin, scores, trainer.curve, real, said, last_day).write(out)
 
 
 def _between_looks(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import kill_at
 from programs import Program, all_succeed, of, records, score
 
 mnist = Program("mnist")
@@ -39,6 +40,21 @@ def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
     resumed = mnist(tmp_path, *TINY)
     ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
+    out, wish = tmp_path / "out", (*TINY, "--checkpoint-every", "5")
+    kill_at(mnist, out, "checkpoint", *wish)
+    resumed = mnist(out, *wish)
+    assert of(resumed, "step")[0]["step"] > 5
+    ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
+    assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
+
+
+def test_the_first_step_has_no_rate(whole: Path) -> None:
+    first, *others = of(records(whole), "step")
+    assert "step_seconds" not in first
+    assert all(record["step_seconds"] > 0 for record in others)
 
 
 def test_two_halves_are_one_whole(tmp_path: Path) -> None:
@@ -92,6 +108,29 @@ def test_bad_data_is_one_line(
     told = mnist.refused(tmp_path / "out", "--data", str(file))
     assert said in told
     assert "Traceback" not in told
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mnist.npz"
+    np.savez(file, **_arrays())
+    file.write_bytes(file.read_bytes()[:9000])
+    told = mnist.refused(tmp_path / "out", "--data", str(file))
+    assert "mnist.npz: not a whole .npz file" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    told = mnist.refused(tmp_path, "--batch-size", "2000")
+    assert "--batch-size 2000: only 1437 images to train on" in told
+
+
+def test_another_file_is_another_run(tmp_path: Path) -> None:
+    """Of the same shape and at the same place."""
+    file, wish = tmp_path / "mnist.npz", ("--epochs", "1", "--device", "cpu", "--stop-after", "1")
+    np.savez(file, **_arrays())
+    mnist(tmp_path / "out", "--data", str(file), *wish)
+    np.savez(file, **_arrays(y_train=np.arange(64) % 9))
+    assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *wish)
 
 
 def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
