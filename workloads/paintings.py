@@ -7,7 +7,11 @@ always made by code: strokes along a swirling field.
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from keeping import replacing
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+# From far away of a whirl to its middle; the second ones are the rarer.
+PAINTS = (((30, 60, 140), (250, 215, 90)), ((20, 30, 80), (240, 245, 250)))
 
 
 class BadPicture(Exception):
@@ -18,10 +22,10 @@ def read(file: Path, side: int) -> np.ndarray:
     """RGB float32 [height, width, 3] in 0..1, its longer side ``side`` pixels."""
     try:
         with Image.open(file) as image:
-            return _sized(image.convert("RGB"), side)
+            return _sized(ImageOps.exif_transpose(image).convert("RGB"), side)
     except FileNotFoundError:
         raise BadPicture(f"{file}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise BadPicture(f"{file}: not a picture: {error}") from None
 
 
@@ -36,31 +40,39 @@ def sample_content(side: int) -> tuple[np.ndarray, str]:
 
 
 def sample_style(side: int, seed: int = 3) -> tuple[np.ndarray, str]:
-    """Short strokes in blue and yellow that follow whirls."""
+    """Broad strokes in blue and yellow, some in white or black, that follow whirls."""
     size, draw = 2 * side, np.random.default_rng(seed)
     image = Image.new("RGB", (size, size), (24, 42, 96))
     pen = ImageDraw.Draw(image)
     centres = draw.uniform(0, size, (6, 2))
-    for _ in range(9000):
+    for _ in range(2400):
         x, y = draw.uniform(0, size, 2)
         dx, dy = x - centres[:, 0], y - centres[:, 1]
         weight = np.exp(-(dx**2 + dy**2) / (0.16 * size) ** 2)
         angle = np.arctan2((weight * dx).sum() + 1e-3, -(weight * dy).sum() + 0.05 * size)
-        near = float(weight.max())
-        colour = _mixed((30, 60, 140), (250, 215, 90), near * draw.uniform(0.4, 1.1))
-        length = draw.uniform(0.015, 0.05) * size
+        low, high = PAINTS[int(draw.random() < 0.2)]
+        colour = _mixed(low, high, float(weight.max()) * draw.uniform(0.4, 1.1))
+        length = draw.uniform(0.04, 0.13) * size
         end = (x + length * np.cos(angle), y + length * np.sin(angle))
-        pen.line([(x, y), end], fill=colour, width=max(2, size // 110))
+        pen.line([(x, y), end], fill=colour, width=max(2, size // 42))
     return _sized(image, side), "strokes made by code"
 
 
+def recoloured(content: np.ndarray, style: np.ndarray, share: float) -> np.ndarray:
+    """``content``, its colours moved to the mean and covariance of the style's by ``share``."""
+    ours, theirs = content.reshape(-1, 3), style.reshape(-1, 3)
+    map_ = _root(np.cov(ours.T), -0.5) @ _root(np.cov(theirs.T), 0.5)
+    moved = ((ours - ours.mean(0)) @ map_ + theirs.mean(0)).reshape(content.shape)
+    return np.clip(content + share * (moved - content), 0, 1).astype(np.float32)
+
+
 def write(file: Path, pixels: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(file)
+    with replacing(file) as half:
+        Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(half)
 
 
 def contact_sheet(
-    file: Path, cells: dict[tuple[float, float], Path], title: str, *, cell: int = 160
+    file: Path, cells: dict[tuple[float, float], Path | None], title: str, *, cell: int = 160
 ) -> None:
     """A labelled grid: content weights down, style weights across; what is missing stays grey."""
     contents = sorted({content for content, _ in cells})
@@ -76,13 +88,14 @@ def contact_sheet(
         for across, style in enumerate(styles):
             corner = (left + across * cell, top + down * high)
             sheet.paste(_cell(cells.get((content, style)), (cell - 4, high - 4)), corner)
-    sheet.save(file)
+    with replacing(file) as half:
+        sheet.save(half, optimize=True)
 
 
-def _aspect(cells: dict[tuple[float, float], Path]) -> float:
+def _aspect(cells: dict[tuple[float, float], Path | None]) -> float:
     """Height over width, of the first picture that is there."""
     for file in cells.values():
-        if file.exists():
+        if file is not None and file.exists():
             with Image.open(file) as image:
                 return image.height / image.width
     return 1.0
@@ -93,6 +106,11 @@ def _cell(file: Path | None, size: tuple[int, int]) -> Image.Image:
         return Image.new("RGB", size, "#dddddd")
     with Image.open(file) as image:
         return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _root(covariance: np.ndarray, power: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.maximum(values, 1e-5) ** power) @ vectors.T
 
 
 def _sized(image: Image.Image, side: int) -> np.ndarray:

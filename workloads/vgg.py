@@ -1,8 +1,9 @@
 """VGG19's convolutions up to block5_conv1, with its trained weights or with seeded random ones.
 
 Trained weights come from a file of Keras's (``--weights FILE.h5``) or Keras's download. Without
-them the network is random (He initialised): pooling by averages, which it has in either case, makes
-its features good enough to carry a style over, though not a content that it never learned to see.
+them the network is random (He initialised). Pooling by averages, which it has in either case, and
+activations that are brought to one scale make its features good enough to carry colours and strokes
+over, though not a content that it never learned to see.
 """
 
 import hashlib
@@ -14,7 +15,15 @@ import numpy as np
 # (block, convolutions, channels); only the first convolution of block 5 is needed
 BLOCKS = ((1, 2, 64), (2, 2, 128), (3, 4, 256), (4, 4, 512), (5, 1, 512))
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block, _, _ in BLOCKS)
+# Of a random network; its deeper layers know no shapes and answer with grain.
+RANDOM_STYLE = (0.4, 0.4, 0.14, 0.04, 0.02)
 CONTENT_LAYER = "block4_conv2"
+# Every convolution, and whether pooling comes after it.
+LAYERS = tuple(
+    (f"block{block}_conv{number}", number == count)
+    for block, count, _ in BLOCKS
+    for number in range(1, count + 1)
+)
 MEAN_BGR = (103.939, 116.779, 123.68)
 
 # The MD5 sums that Keras itself checks its two files by.
@@ -39,17 +48,51 @@ class Network:
 
     def features(self, image: Any) -> dict[str, Any]:
         """``image`` [1, height, width, 3]."""
-        tf = self.tf
-        x = image[..., ::-1] * 255 - MEAN_BGR if self.trained else image * 2 - 1
-        found = {}
-        for block, convolutions, _ in BLOCKS:
-            for number in range(1, convolutions + 1):
-                name = f"block{block}_conv{number}"
-                kernel, bias = self._kernels[name]
-                x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias)
-                found[name] = x
-            x = tf.nn.avg_pool2d(x, 2, 2, "SAME")
+        x, found = self._prepared(image), {}
+        for name, last in LAYERS:
+            kernel, bias = self._kernels[name]
+            found[name] = self.tf.nn.relu(self._convolved(x, kernel) + bias)
+            x = self._pooled(found[name]) if last else found[name]
         return found
+
+    def fitted(self, image: Any) -> "Network":
+        """The same with each channel of ``image`` at mean 0 and spread 1 before its ReLU.
+
+        Without it all channels of a random network say much the same, and their Gram matrices
+        hardly more than the mean colour.
+        """
+        tf, kernels, x = self.tf, {}, self._prepared(image)
+        for name, last in LAYERS:
+            kernel, _ = self._kernels[name]
+            found = self._convolved(x, kernel)
+            mean, variance = tf.nn.moments(found, (0, 1, 2))
+            spread = tf.sqrt(variance + 1e-4 * mean**2) + 1e-5  # a plain colour has hardly any
+            kernels[name] = (kernel / spread, -mean / spread)
+            found = tf.nn.relu((found - mean) / spread)
+            x = self._pooled(found) if last else found
+        return Network(tf, kernels, self.origin, trained=self.trained)
+
+    @property
+    def style_weights(self) -> tuple[float, ...]:
+        """How much each of the style's layers counts; they are 1 together."""
+        count = len(STYLE_LAYERS)
+        return (1 / count,) * count if self.trained else RANDOM_STYLE
+
+    def digest(self) -> str:
+        found = hashlib.sha256()
+        for name, _ in LAYERS:
+            for part in self._kernels[name]:
+                found.update(part.numpy().tobytes())
+        return found.hexdigest()
+
+    def _prepared(self, image: Any) -> Any:
+        return image[..., ::-1] * 255 - MEAN_BGR if self.trained else image * 2 - 1
+
+    def _convolved(self, x: Any, kernel: Any) -> Any:
+        return self.tf.nn.conv2d(x, kernel, 1, "SAME")
+
+    def _pooled(self, x: Any) -> Any:
+        return self.tf.nn.avg_pool2d(x, 2, 2, "SAME")
 
 
 def network(tf: Any, weights: str | None, seed: int) -> Network:
@@ -58,13 +101,18 @@ def network(tf: Any, weights: str | None, seed: int) -> Network:
         origin = f"random weights (seed {seed}): no trained network was given, so content is loose"
         return Network(tf, _random(seed), origin, trained=False)
     if weights == "download":
-        return Network(tf, _loaded(tf, "imagenet"), "VGG19, downloaded by Keras", trained=True)
+        return Network(tf, _downloaded(tf), "VGG19, downloaded by Keras", trained=True)
     file = Path(weights)
     if not file.is_file():
         raise BadWeights(f"{file}: no such file")
     known = KNOWN.get(hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest())
     kernels = _loaded(tf, str(file))
     return Network(tf, kernels, f"{known or 'VGG19 by its shapes'}, {file.name}", trained=True)
+
+
+def variation_weight(weights: str | None) -> float:
+    """Of total variation when none is asked for; random features leave more grain."""
+    return 3.0 if weights is None else 0.4
 
 
 def _random(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -79,16 +127,26 @@ def _random(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return kernels
 
 
+def _downloaded(tf: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    try:
+        return _arrays(tf.keras.applications.VGG19(include_top=False, weights="imagenet"))
+    except Exception as error:  # noqa: BLE001 - no network shows as whatever urllib meets
+        raise BadWeights(
+            f"VGG19's weights could not be downloaded ({str(error).splitlines()[0]}); "
+            "--weights FILE.h5 takes a file, and without --weights a random network is used"
+        ) from None
+
+
 def _loaded(tf: Any, weights: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of a file with the classifier on top too; its shapes must be VGG19's."""
-    model, problem = None, ""
+    problem = ""
     for top in (False, True):
         try:
-            model = tf.keras.applications.VGG19(include_top=top, weights=weights)
-            break
+            return _arrays(tf.keras.applications.VGG19(include_top=top, weights=weights))
         except Exception as error:  # noqa: BLE001 - Keras raises what it likes for a wrong file
             problem = problem or str(error).splitlines()[0]
-    if model is None:
-        raise BadWeights(f"{weights}: not the weights of a VGG19: {problem}")
-    names = [f"block{b}_conv{n}" for b, count, _ in BLOCKS for n in range(1, count + 1)]
-    return {name: tuple(model.get_layer(name).get_weights()) for name in names}
+    raise BadWeights(f"{weights}: not the weights of a VGG19: {problem}")
+
+
+def _arrays(model: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {name: tuple(model.get_layer(name).get_weights()) for name, _ in LAYERS}
