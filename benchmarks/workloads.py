@@ -145,9 +145,9 @@ def style(tf: Any, *, full: bool) -> Iterator[Result]:
     yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
     side = side if full else 192
     painter, cell = _painter(tf, style_transfer, side)
-    adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.content)
+    adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
     goal = adam.run(150)
-    needed = _evaluations_to(goal, lambda p: painter.evaluate(p, cell)[:2], painter.content)
+    needed = _evaluations_to(goal, lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
     what = f"evaluations of L-BFGS for Adam's loss after 150 ({side} px)"
     yield Result(what, needed / 150, 1 / 3, at_most=True)
 
