@@ -33,14 +33,12 @@ class Told:
 
     captioner: Captioner
     words: Sequence[str]
-    see: Any
-    side: int
-    about: dict[str, Any]
+    see: Callable[[np.ndarray], np.ndarray]
 
     def captions(
         self, files: Sequence[Any], image: Callable[[Any], np.ndarray], beam: int
     ) -> list[str]:
-        """``image`` gives uint8 [side, side, 3] of one of them; ``beam`` 1 decodes greedily."""
+        """``image`` gives the pixels of one of them; ``beam`` 1 decodes greedily."""
         said = []
         for at in range(0, len(files), AT_ONCE):
             images = np.stack([image(file) for file in files[at : at + AT_ONCE]])
@@ -52,15 +50,19 @@ class Told:
 
 
 def main() -> None:
-    """Raises BadData and BadWeights."""
+    """Raises BadData and BadWeights, before TensorFlow is loaded where that is possible."""
     options = parse()
+    about, checkpoint = read(options.run)
+    weights = _weights(about, options)
+    examples, image = _images(about, options)
     tf, _ = tensorflow(options, 1)
     check_device(tf, options)
-    told = load(tf, options)
+    told = load(tf, about, checkpoint, weights)
+    said = told.captions(examples, image, options.beam)
     if options.mode == "caption":
-        caption(told, options)
+        show(options.images, said, json_wanted=options.json)
     else:
-        evaluate(told, options)
+        show_scores(score(said, [one.captions() for one in examples]), json_wanted=options.json)
 
 
 def parse() -> argparse.Namespace:
@@ -103,38 +105,38 @@ def write_model(trainer: Trainer, options: argparse.Namespace) -> None:
     (options.out / MODEL).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def load(tf: Any, options: argparse.Namespace) -> Told:
-    file, latest = options.run / MODEL, options.run / "checkpoints" / "latest.json"
-    if not file.exists() or not latest.exists():
-        leave(f"--run {options.run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
-    about = json.loads(file.read_text(encoding="utf-8"))
-    weights = _weights(about, options)
+def read(run: Path) -> tuple[dict[str, Any], Path]:
+    """What write_model wrote, and the checkpoint beside it."""
+    file, latest = run / MODEL, run / "checkpoints" / "latest.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        path = json.loads(latest.read_text(encoding="utf-8"))["path"]
+    except (OSError, ValueError):
+        leave(f"--run {run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
+    return about, latest.parent / path
+
+
+def load(tf: Any, about: dict[str, Any], checkpoint: Path, weights: Path | None) -> Told:
     captioner = Captioner(tf, len(about["words"]), about["length"])
     outputs = len(about["words"]) if about["real"] else sum(scenes.LABELS)
     encoder, _ = build_encoder(tf, outputs)
     kept = tf.train.Checkpoint(encoder=encoder, captioner=captioner.parts())
-    path = json.loads(latest.read_text(encoding="utf-8"))["path"]
-    kept.read(str(latest.parent / path)).expect_partial()
-    if weights is not None:
-        return Told(captioner, about["words"], VGG16(tf, weights), SIDE, about)
-    return Told(captioner, about["words"], Encoder(tf, encoder), scenes.SIZE, about)
+    kept.read(str(checkpoint)).expect_partial()
+    see = Encoder(tf, encoder) if weights is None else VGG16(tf, weights)
+    return Told(captioner, about["words"], see)
 
 
-def caption(told: Told, options: argparse.Namespace) -> None:
-    said = told.captions(options.images, lambda file: pictures.load(file, told.side), options.beam)
-    pairs = [{"image": str(f), "caption": c} for f, c in zip(options.images, said, strict=True)]
-    if options.json:
+def show(images: Sequence[Path], said: Sequence[str], *, json_wanted: bool) -> None:
+    pairs = [{"image": str(f), "caption": c} for f, c in zip(images, said, strict=True)]
+    if json_wanted:
         print(json.dumps(pairs))
-    else:
-        for pair in pairs:
-            print(f"{pair['image']}: {pair['caption']}")
+        return
+    for pair in pairs:
+        print(f"{pair['image']}: {pair['caption']}")
 
 
-def evaluate(told: Told, options: argparse.Namespace) -> None:
-    """On the examples that were held out of the training, as the run itself did."""
-    held, image = _held_out(told, options)
-    scores = score(told.captions(held, image, options.beam), [one.captions() for one in held])
-    if options.json:
+def show_scores(scores: dict[str, float], *, json_wanted: bool) -> None:
+    if json_wanted:
         print(json.dumps(scores))
         return
     for name, value in scores.items():
@@ -159,16 +161,19 @@ def _weights(about: dict[str, Any], options: argparse.Namespace) -> Path | None:
     return file
 
 
-def _held_out(
-    told: Told, options: argparse.Namespace
+def _images(
+    about: dict[str, Any], options: argparse.Namespace
 ) -> tuple[Sequence[Any], Callable[[Any], np.ndarray]]:
-    """The examples, and what gives the image of one."""
-    if not told.about["real"]:
-        held = scenes.make_scenes(HELD_OUT, told.about["seed"], held_out=True)
-        return held, lambda one: pictures.sized(scenes.render(one), told.side)
-    folder = options.data or Path(told.about["data"])
+    """What is captioned, and what gives the image of one: files, or the examples held out."""
+    side = SIDE if about["vgg16_sha256"] else scenes.SIZE
+    if options.mode == "caption":
+        return options.images, lambda file: pictures.load(file, side)
+    if not about["real"]:
+        held = scenes.make_scenes(HELD_OUT, about["seed"], held_out=True)
+        return held, lambda one: pictures.sized(scenes.render(one), side)
+    folder = options.data or Path(about["data"])
     if options.data is None and not folder.is_dir():
         raise pictures.BadData(
             f"the run's images are not at {folder}: --data DIR says where they are here"
         )
-    return pictures.read_pictures(folder)[1], lambda one: pictures.load(one.file, told.side)
+    return pictures.read_pictures(folder)[1], lambda one: pictures.load(one.file, side)
