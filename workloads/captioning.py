@@ -45,10 +45,10 @@ from starting import (
 MODES = ("train", "caption", "evaluate")
 QUICK = {
     "scenes": 9600,
-    "encoder_steps": 1200,
-    "steps": 900,
+    "encoder_steps": 1000,
+    "steps": 800,
     "batch_size": 96,
-    "learning_rate": 2e-3,
+    "learning_rate": 4e-3,
     "checkpoint_every": 100,
 }
 # 150 epochs of 20,000 steps, one example each, at the rate of appendix D. The encoder stands where

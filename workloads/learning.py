@@ -214,12 +214,17 @@ class Trainer:
         indices = self._looked_at()
         examples = [self.data.train[i] for i in indices]
         self._features = self.features(examples)
-        first = self._features[:SETTLED_BY].astype(np.float32)
-        self.captioner.normalise(first.mean(0), first.std(0) + 1e-3)
+        self._normalise(self._features[:SETTLED_BY].astype(np.float32))
         if self._perturbed():
             self._features = self.features(examples, perturb=True)
         self._rows = {i: row for row, i in enumerate(indices)}
         self._said = [self.data.tokens(example) for example in examples]
+
+    def _normalise(self, first: np.ndarray) -> None:
+        """What is almost never there would become huge where it is, and drown the rest."""
+        deviation = first.std(0)
+        least = np.median(deviation) + 1e-3
+        self.captioner.normalise(first.mean(0), np.maximum(deviation, least))
 
     def _looked_at(self) -> list[int]:
         """The own examples, and the first ones, by which all workers normalise without asking."""
