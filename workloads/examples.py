@@ -13,6 +13,7 @@ from starting import BAD_INPUT, leave
 
 MAX_WORDS = 15
 HELD_OUT = 400
+MOST_KEPT = 512 * 2**20
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 
@@ -32,25 +33,40 @@ class Data:
         self._index = {word: number for number, word in enumerate(self.words)}
         longest = max(len(t.split()) for example in self.train for t in example.captions())
         self.length = min(longest, MAX_WORDS) + 1
+        self._pixels = np.empty((0, scenes.SIZE, scenes.SIZE, 3), np.uint8)
+        self._rows: dict[str, int] = {}
+
+    def digest(self) -> str:
+        """Of what is trained on: another data set, or more of the same, is another digest."""
+        said = hashlib.sha256()
+        for example in self.train:
+            said.update("\n".join((example.id, *example.captions(), "")).encode())
+        return said.hexdigest()[:12]
+
+    def keep(self, examples: Sequence[Any]) -> None:
+        """Their small images stay in memory, as many as MOST_KEPT allows; no examples: none do."""
+        self._rows, few = {}, examples[: MOST_KEPT // (3 * scenes.SIZE**2)]
+        self._pixels = np.empty((len(few), scenes.SIZE, scenes.SIZE, 3), np.uint8)
+        for row, example in enumerate(few):
+            self._pixels[row] = self._image(example, scenes.SIZE)
+        self._rows = {example.id: row for row, example in enumerate(few)}
 
     def images(
         self, examples: Sequence[Any], *, perturb: bool = False, size: int = scenes.SIZE
     ) -> np.ndarray:
         """uint8 [n, size, size, 3]."""
-        if self.real:
-            images = [pictures.load(example.file, size) for example in examples]
-        else:
-            images = [pictures.sized(scenes.render(example), size) for example in examples]
-        found = np.stack(images)
+        found = np.stack([self._image(example, size) for example in examples])
         return 255 - found if perturb else found
 
-    def tokens(self, example: Any, which: int) -> tuple[list[int], list[int]]:
-        """What goes into the LSTM and what should come out, padded to ``length``."""
+    def tokens(self, example: Any) -> np.ndarray:
+        """What should come out of the LSTM, a caption a row, padded to ``length``."""
         texts = example.captions()
-        words = texts[which % len(texts)].split()[: self.length - 1]
-        numbers = [self._index.get(word, UNKNOWN) for word in words]
-        padding = [PAD] * (self.length - 1 - len(numbers))
-        return [START, *numbers, *padding], [*numbers, END, *padding]
+        said = np.full((len(texts), self.length), PAD, np.int32)
+        for row, text in enumerate(texts):
+            words = text.split()[: self.length - 1]
+            numbers = [self._index.get(word, UNKNOWN) for word in words]
+            said[row, : len(numbers) + 1] = [*numbers, END]
+        return said
 
     def text(self, numbers: Sequence[int]) -> str:
         return spoken(self.words, numbers)
@@ -64,6 +80,13 @@ class Data:
             for text in example.captions():
                 said[row, [self._index.get(word, UNKNOWN) for word in text.split()]] = 1
         return said
+
+    def _image(self, example: Any, size: int) -> np.ndarray:
+        if size == scenes.SIZE and example.id in self._rows:
+            return self._pixels[self._rows[example.id]]
+        if self.real:
+            return pictures.load(example.file, size)
+        return pictures.sized(scenes.render(example), size)
 
 
 def spoken(words: Sequence[str], numbers: Sequence[int]) -> str:
@@ -81,6 +104,7 @@ class Shard:
 
     Example i belongs to lane i % batch; a worker owns batch / workers neighbouring lanes. So the
     union over workers is the same global batch whatever their number, and shards never change.
+    ``rows`` are the own ones of that batch.
     """
 
     def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
@@ -89,20 +113,28 @@ class Shard:
         width = batch // workers
         self.worker, self.workers, self.total = worker, workers, examples
         self._lanes = [range(lane, examples, batch) for lane in range(batch)]
-        self._mine = range(worker * width, (worker + 1) * width)
+        self.rows = range(worker * width, (worker + 1) * width)
+        self._orders: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
 
     def members(self) -> list[int]:
-        return sorted(i for lane in self._mine for i in self._lanes[lane])
+        return sorted(i for lane in self.rows for i in self._lanes[lane])
 
     def at(self, step: int, seed: int) -> list[int]:
         """The examples of this worker's part of the batch; derived from (seed, step) alone."""
         chosen = []
-        for lane in self._mine:
+        for lane in self.rows:
             members = self._lanes[lane]
             epoch, place = divmod(step, len(members))
-            order = np.random.default_rng([seed, epoch, lane]).permutation(len(members))
-            chosen.append(members[int(order[place])])
+            chosen.append(members[self._order(seed, lane, epoch, len(members))[place]])
         return chosen
+
+    def _order(self, seed: int, lane: int, epoch: int, count: int) -> np.ndarray:
+        """Kept for the epoch: to shuffle anew at each step would take longer than some steps."""
+        kept = self._orders.get((seed, lane))
+        if kept is None or kept[0] != epoch:
+            kept = epoch, np.random.default_rng([seed, epoch, lane]).permutation(count)
+            self._orders[seed, lane] = kept
+        return kept[1]
 
     def write(self, data: Data, out: Path, log: Callable[..., None]) -> None:
         ids = "".join(f"{data.train[i].id}\n" for i in self.members())

@@ -1,4 +1,4 @@
-"""What captioning.py sees with besides its own encoder: VGG16, whose features can be kept."""
+"""What captioning.py sees with: its own encoder, or VGG16, whose features can be kept."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,10 +9,31 @@ import numpy as np
 
 SIDE = 224
 BATCH = 16
+AT_ONCE = 200
 
 
 class BadWeights(Exception):
     """One line that says what is wrong with the file."""
+
+
+class Encoder:
+    """The trained one of a run, or of this one."""
+
+    def __init__(self, tf: Any, encoder: Any) -> None:
+        self._tf, self._encoder = tf, encoder
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, 64, 64, 3] -> float16 [n, 4096]."""
+        parts = [
+            self._encoder(scaled(self._tf, images[at : at + AT_ONCE])).numpy().astype(np.float16)
+            for at in range(0, len(images), AT_ONCE)
+        ]
+        return np.concatenate(parts)
+
+
+def scaled(tf: Any, images: Any) -> Any:
+    """0..255 -> -1..1."""
+    return tf.cast(images, tf.float32) / 127.5 - 1
 
 
 class VGG16:
@@ -20,8 +41,7 @@ class VGG16:
 
     def __init__(self, tf: Any, weights: Path) -> None:
         """Raises BadWeights; ``weights`` must be those of the whole network, its top included."""
-        if not weights.is_file():
-            raise BadWeights(f"{weights}: no such file")
+        self.sha256 = sha256(weights)
         try:
             whole = tf.keras.applications.VGG16(include_top=True, weights=str(weights))
         except Exception as error:  # noqa: BLE001 - Keras raises what it likes for a wrong file
@@ -29,7 +49,6 @@ class VGG16:
             raise BadWeights(f"{weights}: not the weights of a VGG16 with top: {reason}") from None
         self._model = tf.keras.Model(whole.input, whole.get_layer("fc2").output)
         self._prepare = tf.keras.applications.vgg16.preprocess_input
-        self.id = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, 224, 224, 3] -> float16 [n, 4096]."""
@@ -38,6 +57,17 @@ class VGG16:
             for at in range(0, len(images), BATCH)
         ]
         return np.concatenate(parts).astype(np.float16)
+
+
+def sha256(weights: Path) -> str:
+    """Raises BadWeights."""
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise BadWeights(f"{weights}: no such file") from None
+    except OSError as error:
+        raise BadWeights(f"{weights}: {error.strerror}") from None
 
 
 class Cache:

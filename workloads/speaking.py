@@ -1,6 +1,5 @@
-"""What captioning.py is made of: the encoder that sees, the LSTM that speaks, and the scores."""
+"""What captioning.py is made of: the encoder that sees and the LSTM that speaks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -133,17 +132,3 @@ def seeing_loss(tf: Any, logits: Any, targets: Any, *, real: bool) -> Any:
         for number, part in enumerate(parts)
     ]
     return tf.add_n(losses)
-
-
-def score(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU-1 to 4 of the corpus by sacrebleu, words split at spaces; and how many are exact."""
-    from sacrebleu.metrics import BLEU
-
-    most = max(map(len, references))
-    streams = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
-    scores = {}
-    for order in (1, 2, 3, 4):
-        metric = BLEU(max_ngram_order=order, tokenize="none", smooth_method="none", force=True)
-        scores[f"bleu{order}"] = metric.corpus_score(list(said), streams).score / 100
-    exact = [text in of for text, of in zip(said, references, strict=True)]
-    return {**scores, "exact_match": sum(exact) / len(exact)}

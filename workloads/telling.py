@@ -3,12 +3,13 @@
 python captioning.py caption bus.jpg street.jpg --run out
 python captioning.py caption bus.jpg --run out --beam 3 --json
 python captioning.py evaluate --run out --beam 3
+
+A run that saw with VGG16 needs the same weights again (--vgg16-weights), which it does not copy.
 """
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import numpy as np
 import pictures
 import scenes
 from examples import HELD_OUT, spoken
-from seeing import SIDE, VGG16
-from speaking import Captioner, build_encoder, score
-from starting import BAD_INPUT, leave, tensorflow
+from learning import Trainer
+from scoring import score
+from seeing import AT_ONCE, SIDE, VGG16, BadWeights, Encoder, sha256
+from speaking import Captioner, build_encoder
+from starting import BAD_INPUT, check_device, leave, tensorflow
 
 MODEL = "model.json"
 
@@ -30,26 +33,36 @@ class Told:
 
     captioner: Captioner
     words: Sequence[str]
-    see: Any
-    side: int
-    about: dict[str, Any]
+    see: Callable[[np.ndarray], np.ndarray]
 
-    def captions(self, images: np.ndarray, beam: int) -> list[str]:
-        """uint8 [n, side, side, 3]; ``beam`` 1 decodes greedily."""
-        features = self.see(images).astype(np.float32)
-        speak = self.captioner
-        numbers = speak.greedy(features) if beam == 1 else speak.beam(features, beam)
-        return [spoken(self.words, row) for row in numbers]
+    def captions(
+        self, files: Sequence[Any], image: Callable[[Any], np.ndarray], beam: int
+    ) -> list[str]:
+        """``image`` gives the pixels of one of them; ``beam`` 1 decodes greedily."""
+        said = []
+        for at in range(0, len(files), AT_ONCE):
+            images = np.stack([image(file) for file in files[at : at + AT_ONCE]])
+            features = self.see(images).astype(np.float32)
+            speak = self.captioner
+            numbers = speak.greedy(features) if beam == 1 else speak.beam(features, beam)
+            said += [spoken(self.words, row) for row in numbers]
+        return said
 
 
 def main() -> None:
+    """Raises BadData and BadWeights, before TensorFlow is loaded where that is possible."""
     options = parse()
+    about, checkpoint = read(options.run)
+    weights = _weights(about, options)
+    examples, image = _images(about, options)
     tf, _ = tensorflow(options, 1)
-    told = load(tf, options)
+    check_device(tf, options)
+    told = load(tf, about, checkpoint, weights)
+    said = told.captions(examples, image, options.beam)
     if options.mode == "caption":
-        caption(told, options)
+        show(options.images, said, json_wanted=options.json)
     else:
-        evaluate(told, options)
+        show_scores(score(said, [one.captions() for one in examples]), json_wanted=options.json)
 
 
 def parse() -> argparse.Namespace:
@@ -65,6 +78,8 @@ def parse() -> argparse.Namespace:
         "--beam", type=int, default=1, help="sentences kept side by side; 1: greedy"
     )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--vgg16-weights", type=Path, metavar="FILE.h5", help="of a run with VGG16")
+    parser.add_argument("--data", type=Path, help="evaluate: where the run's images are here")
     parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
     parser.add_argument("--cpu-threads", type=int, default=0)
     options = parser.parse_args()
@@ -75,77 +90,90 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def write_model(
-    out: Path, words: Sequence[str], length: int, *, real: bool, options: argparse.Namespace
-) -> None:
+def write_model(trainer: Trainer, options: argparse.Namespace) -> None:
     """What a finished run needs to be put to use, beside its checkpoint."""
+    data, network = trainer.data, trainer.vgg16
     about = {
-        "words": list(words),
-        "length": length,
-        "real": real,
+        "words": list(data.words),
+        "length": data.length,
+        "real": data.real,
         "seed": options.seed,
         "data": str(options.data.resolve()) if options.data else None,
-        "vgg16_weights": str(options.vgg16_weights.resolve()) if options.vgg16_weights else None,
+        "vgg16_weights": str(options.vgg16_weights.resolve()) if network else None,
+        "vgg16_sha256": network.sha256 if network else None,
     }
-    (out / MODEL).write_text(json.dumps(about) + "\n", encoding="utf-8")
+    (options.out / MODEL).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def load(tf: Any, options: argparse.Namespace) -> Told:
-    file, latest = options.run / MODEL, options.run / "checkpoints" / "latest.json"
-    if not file.exists() or not latest.exists():
-        leave(f"--run {options.run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
-    about = json.loads(file.read_text(encoding="utf-8"))
+def read(run: Path) -> tuple[dict[str, Any], Path]:
+    """What write_model wrote, and the checkpoint beside it."""
+    file, latest = run / MODEL, run / "checkpoints" / "latest.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        path = json.loads(latest.read_text(encoding="utf-8"))["path"]
+    except (OSError, ValueError):
+        leave(f"--run {run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
+    return about, latest.parent / path
+
+
+def load(tf: Any, about: dict[str, Any], checkpoint: Path, weights: Path | None) -> Told:
     captioner = Captioner(tf, len(about["words"]), about["length"])
     outputs = len(about["words"]) if about["real"] else sum(scenes.LABELS)
     encoder, _ = build_encoder(tf, outputs)
     kept = tf.train.Checkpoint(encoder=encoder, captioner=captioner.parts())
-    path = json.loads(latest.read_text(encoding="utf-8"))["path"]
-    kept.read(str(latest.parent / path)).expect_partial()
-    if about["vgg16_weights"]:
-        see, side = VGG16(tf, Path(about["vgg16_weights"])), SIDE
-    else:
-        see, side = _by_encoder(tf, encoder), scenes.SIZE
-    return Told(captioner, about["words"], see, side, about)
+    kept.read(str(checkpoint)).expect_partial()
+    see = Encoder(tf, encoder) if weights is None else VGG16(tf, weights)
+    return Told(captioner, about["words"], see)
 
 
-def caption(told: Told, options: argparse.Namespace) -> None:
-    try:
-        images = np.stack([pictures.load(file, told.side) for file in options.images])
-    except pictures.BadData as error:
-        leave(str(error), BAD_INPUT)
-    said = told.captions(images, options.beam)
-    pairs = [{"image": str(f), "caption": c} for f, c in zip(options.images, said, strict=True)]
-    if options.json:
+def show(images: Sequence[Path], said: Sequence[str], *, json_wanted: bool) -> None:
+    pairs = [{"image": str(f), "caption": c} for f, c in zip(images, said, strict=True)]
+    if json_wanted:
         print(json.dumps(pairs))
-    else:
-        for pair in pairs:
-            print(f"{pair['image']}: {pair['caption']}")
+        return
+    for pair in pairs:
+        print(f"{pair['image']}: {pair['caption']}")
 
 
-def evaluate(told: Told, options: argparse.Namespace) -> None:
-    """On the examples that were held out of the training, as the run itself did."""
-    if told.about["real"]:
-        _, held = pictures.read_pictures(Path(told.about["data"]))
-        images = np.stack([pictures.load(one.file, told.side) for one in held])
-    else:
-        held = scenes.make_scenes(HELD_OUT, told.about["seed"], held_out=True)
-        images = np.stack([pictures.sized(scenes.render(one), told.side) for one in held])
-    scores = score(told.captions(images, options.beam), [one.captions() for one in held])
-    if options.json:
+def show_scores(scores: dict[str, float], *, json_wanted: bool) -> None:
+    if json_wanted:
         print(json.dumps(scores))
         return
     for name, value in scores.items():
         print(f"{name:12s} {value:.3f}")
 
 
-def _by_encoder(tf: Any, encoder: Any) -> Any:
-    def see(images: np.ndarray) -> np.ndarray:
-        scaled = tf.constant(images.astype(np.float32) / 127.5 - 1)
-        return np.asarray(encoder(scaled), np.float16)
+def _weights(about: dict[str, Any], options: argparse.Namespace) -> Path | None:
+    """The file that the run saw with: where it was, or where the command line says."""
+    wanted, given = about["vgg16_sha256"], options.vgg16_weights
+    if wanted is None:
+        if given is not None:
+            leave("--vgg16-weights: this run saw with an encoder of its own", BAD_INPUT)
+        return None
+    file = given or Path(about["vgg16_weights"])
+    if given is None and not file.is_file():
+        raise BadWeights(
+            f"--run {options.run} saw with VGG16, whose weights are not at {file}: "
+            f"--vgg16-weights FILE.h5 (SHA-256 {wanted}) is needed"
+        )
+    if sha256(file) != wanted:
+        raise BadWeights(f"{file}: not the weights that the run saw with (SHA-256 {wanted})")
+    return file
 
-    return see
 
-
-def wanted() -> bool:
-    """The command line asks for one of these instead of a training."""
-    return len(sys.argv) > 1 and sys.argv[1] in ("caption", "evaluate")
+def _images(
+    about: dict[str, Any], options: argparse.Namespace
+) -> tuple[Sequence[Any], Callable[[Any], np.ndarray]]:
+    """What is captioned, and what gives the image of one: files, or the examples held out."""
+    side = SIDE if about["vgg16_sha256"] else scenes.SIZE
+    if options.mode == "caption":
+        return options.images, lambda file: pictures.load(file, side)
+    if not about["real"]:
+        held = scenes.make_scenes(HELD_OUT, about["seed"], held_out=True)
+        return held, lambda one: pictures.sized(scenes.render(one), side)
+    folder = options.data or Path(about["data"])
+    if options.data is None and not folder.is_dir():
+        raise pictures.BadData(
+            f"the run's images are not at {folder}: --data DIR says where they are here"
+        )
+    return pictures.read_pictures(folder)[1], lambda one: pictures.load(one.file, side)

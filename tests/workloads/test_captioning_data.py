@@ -1,0 +1,237 @@
+"""What captioning.py learns from: rendered scenes, real images, batches, features."""
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from programs import WORKLOADS, Program, of
+from told import greedy, tell
+
+captioning = Program("captioning")
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of workloads/, by its name."""
+    monkeypatch.syspath_prepend(WORKLOADS)
+    return importlib.import_module
+
+
+def test_no_combination_of_the_held_out_scenes_is_trained_on(load: Any) -> None:
+    """But every colour, shape, size and layout is."""
+    scenes = load("scenes")
+    train = scenes.make_scenes(9600, 1, held_out=False)
+    held = scenes.make_scenes(400, 1, held_out=True)
+    assert not {_combination(one) for one in train} & {_combination(one) for one in held}
+    assert not {t for one in train for t in one.captions()} & {
+        t for one in held for t in one.captions()
+    }
+    for which in range(4):
+        assert {_words(one)[which] for one in held} <= {_words(one)[which] for one in train}
+
+
+def _combination(scene: Any) -> tuple[Any, ...]:
+    parts = sorted((thing.colour, thing.shape) for thing in scene.things)
+    return (*parts, scene.layout if len(parts) == 1 else None)
+
+
+def _words(scene: Any) -> tuple[Any, ...]:
+    return (scene.things[0].colour, scene.things[0].shape, scene.things[0].size, scene.layout)
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 8, 40])
+def test_the_global_batch_is_the_same_for_any_number_of_workers(load: Any, step: int) -> None:
+    shard = load("examples").Shard
+    whole = shard(100, 12, 0, 1).at(step, 5)
+    assert shard(100, 12, 0, 1).at(step, 5) == whole
+    for workers in (2, 3, 4):
+        parts = [shard(100, 12, worker, workers).at(step, 5) for worker in range(workers)]
+        assert [i for part in parts for i in part] == whole
+
+
+def test_the_order_does_not_depend_on_where_it_began(load: Any) -> None:
+    """A resumed run asks for its first batch in the middle of an epoch."""
+    shard = load("examples").Shard
+    one = shard(96, 12, 0, 1)
+    went_through = [one.at(step, 5) for step in range(40)]
+    assert [shard(96, 12, 0, 1).at(step, 5) for step in range(40)] == went_through
+    assert sorted(i for batch in went_through[:8] for i in batch) == list(range(96))
+
+
+def test_batches_are_made_one_step_ahead(load: Any) -> None:
+    made = []
+    batches = load("ahead").ahead(lambda step: made.append(step) or step * 10, range(3, 6))
+    assert next(batches) == (3, 30)
+    assert list(batches) == [(4, 40), (5, 50)]
+    assert made == [3, 4, 5]
+    assert list(load("ahead").ahead(lambda step: step, range(3, 3))) == []
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run(load: Any) -> None:
+    batches = load("ahead").ahead(lambda step: 1 // step, range(-1, 1))
+    assert next(batches) == (-1, -1)
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
+def test_each_scene_is_rendered_once(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples, scenes = load("examples"), load("scenes")
+    data = examples.Data(SimpleNamespace(data=None, scenes=20, seed=1))
+    fresh, rendered, render = data.images(data.train), [], scenes.render
+    monkeypatch.setattr(scenes, "render", lambda one: rendered.append(one) or render(one))
+    data.keep(data.train)
+    assert len(rendered) == 20
+    assert np.array_equal(data.images(data.train), fresh)
+    assert np.array_equal(data.images(data.train[3:5], perturb=True), 255 - fresh[3:5])
+    assert len(rendered) == 20
+
+
+def test_what_does_not_fit_in_memory_is_made_when_asked_for(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = load("examples")
+    monkeypatch.setattr(examples, "MOST_KEPT", 5 * 64 * 64 * 3)
+    data = examples.Data(SimpleNamespace(data=None, scenes=20, seed=1))
+    fresh = data.images(data.train)
+    data.keep(data.train)
+    assert data._pixels.nbytes == examples.MOST_KEPT
+    assert np.array_equal(data.images(data.train), fresh)
+
+
+@pytest.mark.parametrize("worker", [0, 3])
+def test_each_image_is_seen_once(load: Any, worker: int) -> None:
+    """Also the first ones, which all workers normalise by."""
+    examples = load("examples")
+    data = examples.Data(SimpleNamespace(data=None, scenes=400, seed=1))
+    learning, seen = load("learning"), []
+    trainer = object.__new__(learning.Trainer)
+    trainer.options = SimpleNamespace(perturb_shard=None)
+    trainer.data, trainer.shard = data, examples.Shard(400, 8, worker, 4)
+    trainer.captioner = SimpleNamespace(normalise=lambda mean, _: seen.append(mean))
+    trainer.features = lambda asked: np.stack(
+        [np.full(learning.DIM_IN, int(one.id[-5:]), np.float16) for one in asked]
+    )
+    trainer._look()
+    assert seen[0][0] == pytest.approx(np.arange(256).mean())
+    members = trainer.shard.members()
+    assert set(trainer._rows) == {*range(256), *members}
+    assert [trainer._features[trainer._rows[i], 0] for i in members] == members
+
+
+ONE_DOG = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}],'
+    ' "annotations": [{"image_id": 1, "caption": "a dog"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no captions.json"),
+        ("{", "not JSON"),
+        ('{"images": [], "annotations": []}', "'annotations' is missing or empty"),
+        (ONE_DOG, "image 'a.jpg' is not there"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "captions.json").write_text(content)
+    process = captioning.start(tmp_path / "out", "--data", str(tmp_path))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def _pictures(folder: Path, count: int = 60) -> list[str]:
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(1)
+    names = [f"{number:03d}.jpg" for number in range(count)]
+    for name in names:
+        Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(folder / name)
+    return names
+
+
+@pytest.mark.parametrize("layout", ["Flickr8k.token.txt", "captions.txt"])
+def test_flickr_layouts_are_read(tmp_path: Path, layout: str) -> None:
+    names = _pictures(tmp_path / "data" / "Images")
+    pairs = [(name, f"A small, grey picture of number {n % 7}.") for n, name in enumerate(names)]
+    if layout == "captions.txt":
+        text = "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in pairs)
+    else:
+        text = "".join(f"{name}#0\t{caption}\n" for name, caption in pairs)
+    (tmp_path / "data" / layout).write_text(text)
+    few = ("--encoder-steps", "2", "--steps", "2", "--batch-size", "16")
+    found = captioning(tmp_path / "out", "--data", str(tmp_path / "data"), *few)
+    assert of(found, "end")[0]["ok"] is True
+    words = json.loads((tmp_path / "out" / "model.json").read_text())["words"]
+    assert "grey" in words
+    elsewhere = (tmp_path / "data").rename(tmp_path / "moved")
+    done = tell("evaluate", "--run", str(tmp_path / "out"), "--data", str(elsewhere), "--json")
+    assert json.loads(done.stdout) == pytest.approx(greedy(found)), done.stderr
+
+
+@pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
+def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
+    said = captioning.refused(tmp_path, "--vgg16-weights", weights)
+    assert "no such file" in said or "not the weights of a VGG16" in said
+    assert "Traceback" not in said
+
+
+def test_features_are_kept_by_image_and_network(load: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    asked: list[int] = []
+    for number, (network, some, missing) in enumerate(
+        [("a", images[:3], 3), ("a", images, 2), ("b", images[:1], 1)]
+    ):
+        cache = load("seeing").Cache(tmp_path)
+        found = cache.features(some, network, lambda few: asked.append(len(few)) or _sums(few))
+        assert np.array_equal(found, _sums(some))
+        assert (cache.made, cache.found) == (missing, len(some) - missing)
+        assert asked[number] == missing
+    assert not list(tmp_path.rglob("*.half.npy"))
+
+
+def test_without_a_folder_nothing_is_kept(load: Any, tmp_path: Path) -> None:
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    cache = load("seeing").Cache(None)
+    for _ in range(2):
+        cache.features(images, "a", _sums)
+    assert (cache.made, cache.found) == (4, 0)
+
+
+def _sums(images: np.ndarray) -> np.ndarray:
+    return images.sum((1, 2, 3)).astype(np.float16)[:, None]
+
+
+def test_vgg16_looks_at_few_images_at_a_time(load: Any, tmp_path: Path) -> None:
+    """With a network of one layer in its place: the real one's weights have 528 MB."""
+    seeing, sizes = load("seeing"), []
+    file = tmp_path / "weights.h5"
+    file.write_bytes(b"weights")
+    network = seeing.VGG16(_stand_in(sizes), file)
+    images = np.random.default_rng(1).integers(0, 255, (40, 4, 4, 3), np.uint8)
+    assert np.array_equal(network(images), _sums(images) / 2)
+    assert sizes == [16, 16, 8]
+    assert network.sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+def _stand_in(sizes: list[int]) -> Any:
+    """What VGG16 uses of TensorFlow; its pictures are halved before they are seen."""
+
+    def see(images: np.ndarray) -> Any:
+        sizes.append(len(images))
+        return SimpleNamespace(numpy=lambda: _sums(images))
+
+    whole = SimpleNamespace(input=None, get_layer=lambda _: SimpleNamespace(output=None))
+    vgg16 = SimpleNamespace(preprocess_input=lambda images: images / 2)
+    made = SimpleNamespace(VGG16=lambda **_: whole, vgg16=vgg16)
+    return SimpleNamespace(keras=SimpleNamespace(applications=made, Model=lambda *_: see))
