@@ -20,7 +20,7 @@ lab: $(INSTALLED)
 	$(BIN)/gpuvm lab up
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q -m "not wheel and not soak"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not wheel and not soak"
 
 soak: $(INSTALLED)
 	$(BIN)/pytest -q -m soak

@@ -110,8 +110,6 @@ def parse() -> argparse.Namespace:
     for name in ("learning_rate", "beam", "encoder_batch_size"):
         if (value := getattr(options, name)) is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
-    if options.seed < 0:
-        parser.error("--seed must be at least 0")
     return options
 
 

@@ -145,7 +145,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "said"),
     [
         (("--learning-rate", "0"), "--learning-rate must be more than 0"),
-        (("--seed", "-1"), "--seed must be at least 0"),
+        (("--seed", "-1"), "--seed must be from 0 to 4294967295"),
         (("--steps", "0"), "--steps must be at least 1"),
         (("caption",), "caption must come first"),
         (("trian",), "invalid choice: 'trian'"),
