@@ -6,7 +6,7 @@
     │   └── Ambiguous                 several fit and none was named; lists the choices
     ├── PreflightRefused          3   looked first, touched nothing
     │   ├── Unplaceable               more GPUs wanted than are free; says who holds what
-    │   └── SeveralRefused            several of the above at once; 2 if all are bad input
+    │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
     │   │   └── OutcomeUnknown        a call's answer never came: look before doing it again
@@ -107,7 +107,7 @@ class SeveralRefused(PreflightRefused):
     def __init__(self, errors: Sequence[GpuvmError]) -> None:
         super().__init__("; ".join(map(str, errors)))
         self.errors = tuple(errors)
-        if all(isinstance(error, BadInput) for error in errors):
+        if any(isinstance(error, BadInput) for error in errors):
             self.exit_code = ExitCode.BAD_INPUT
 
 

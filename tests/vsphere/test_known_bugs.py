@@ -61,7 +61,7 @@ def test_the_device_is_there_at_the_first_power_on(rig: Rig) -> None:
     """Terraform's VM boots without it, and gets it by a second apply (1137)."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="first-boot")
-        rig.fault("PowerOnVM_Task", "HostNotConnected")
+        rig.fault("PowerOnVM_Task", "NotSupported")
         result = lifecycle.provision(
             plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
         )
