@@ -143,6 +143,12 @@ def style(tf: Any, *, full: bool) -> Iterator[Result]:
     took = _best(lambda: painter.evaluate(painter.content, cell))
     share = _vgg_flops(shape) / took / rate
     yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
+    compiled, _ = _painter(tf, style_transfer, side, "--xla")
+    seconds = _alternate(
+        plain=lambda: painter.evaluate(painter.content, cell),
+        xla=lambda: compiled.evaluate(painter.content, cell),
+    )
+    yield Result("--xla, one evaluation", seconds["plain"] / seconds["xla"])
     side = side if full else 192
     painter, cell = _painter(tf, style_transfer, side)
     adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
@@ -159,7 +165,7 @@ def captioning(tf: Any, *, full: bool) -> Iterator[Result]:
     yield Result("held-out BLEU-4, greedy", scored["bleu4", "greedy"], 0.9, "")
     yield Result("held-out BLEU-4, beam 3", scored["bleu4", "beam 3"], None, "")
     yield Result("the whole run", took, 180, "s", at_most=True)
-    yield from _captioning_pipeline(tf)
+    yield from _captioning_steps(tf)
     speak = Captioner(tf, 35, 16)
     features = np.random.default_rng(1).normal(size=(4000 if full else 1000, DIM_IN))
     features = features.astype(np.float32)
@@ -256,14 +262,26 @@ def _stock_pipeline(tf: Any) -> float:
     return seconds["loaded"] / seconds["made"]
 
 
-def _captioning_pipeline(tf: Any) -> Iterator[Result]:
+def _captioning_steps(tf: Any) -> Iterator[Result]:
     """Pictures are rendered once, before; batches are put together while a step computes."""
+    trainer, compiled = _captioning_trainer(tf), _captioning_trainer(tf, "--xla")
+    speak, see = trainer._distributed(trainer._speak), trainer._distributed(trainer._see)
+    made = "with their batches made against ready ones"
+    yield Result(f"encoder's steps {made}", _made_ahead(see, trainer._images_at), 0.95)
+    yield Result(f"captioner's steps {made}", _made_ahead(speak, trainer._captions_at), 0.95)
+    ready = [trainer._captions_at(n) for n in range(STEPS)]
+    at_once = compiled._distributed(compiled._speak)
+    seconds = _alternate(plain=lambda: _stepped(speak, ready), xla=lambda: _stepped(at_once, ready))
+    yield Result("--xla, the captioner's steps", seconds["plain"] / seconds["xla"])
+
+
+def _captioning_trainer(tf: Any, *arguments: str) -> Any:
     import captioning as program
     from examples import Data, Shard
     from learning import Trainer
     from records import Log
 
-    options = _options(program, "--scenes", "2000")
+    options = _options(program, "--scenes", "2000", *arguments)
     options.encoder_batch_size = options.batch_size
     data = Data(options)
     shard = Shard(len(data.train), options.batch_size, 0, 1)
@@ -271,13 +289,7 @@ def _captioning_pipeline(tf: Any) -> Iterator[Result]:
     trainer = Trainer(tf, tf.distribute.get_strategy(), options, data, shard, log)
     data.keep(data.train)
     trainer._look()
-    parts = {
-        "encoder": (trainer._see, trainer._images_at),
-        "captioner": (trainer._speak, trainer._captions_at),
-    }
-    for name, (compute, batch_at) in parts.items():
-        what = f"{name}'s steps with their batches made against ready ones"
-        yield Result(what, _made_ahead(trainer._distributed(compute), batch_at), 0.95)
+    return trainer
 
 
 def _made_ahead(step: Callable[..., Any], batch_at: Callable[[int], tuple[Any, ...]]) -> float:
@@ -366,9 +378,9 @@ def _vgg_flops(shape: Shape) -> float:
     return float(sum(2 * 2 * 9 * h * w * i * o for (h, w), i, o in _convolutions(shape)))
 
 
-def _painter(tf: Any, program: Any, side: int) -> tuple[Any, Any]:
-    """The program as it is without options, at ``side`` pixels."""
-    options = _options(program, "--size", str(side))
+def _painter(tf: Any, program: Any, side: int, *arguments: str) -> tuple[Any, Any]:
+    """The program with these options, at ``side`` pixels."""
+    options = _options(program, "--size", str(side), *arguments)
     content, painted, _ = program.pictures(options)
     network = vgg.network(tf, None, 1)
     painter = program.Painter(tf, network, content, painted, options, lambda *_, **__: None)

@@ -99,6 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="training steps of the captioner")
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
     parser.add_argument("--learning-rate", type=float, help="of the captioner, at its first step")
+    parser.add_argument("--xla", action="store_true", help="compile the captioner's loss")
     parser.add_argument("--beam", type=int, default=3, help="scored beside greedy; 1: greedy alone")
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     parser.add_argument(

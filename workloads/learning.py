@@ -49,6 +49,7 @@ class Trainer:
             self.optimizer = adam(tf, options.learning_rate, options.steps)
             self.encoder_optimizer.build(self._seeing())
             self.optimizer.build(self.captioner.trainable())
+        self._spoken = tf.function(self._speaking, jit_compile=True) if options.xla else None
         self.vgg16 = seeing.VGG16(tf, options.vgg16_weights) if options.vgg16_weights else None
         self._cache = seeing.Cache(options.feature_cache)
         checkpoint = tf.train.Checkpoint(
@@ -162,10 +163,18 @@ class Trainer:
             logits = self.head(self.encoder(seeing.scaled(tf, images), training=True))
             loss = tf.reduce_sum(seeing_loss(tf, logits, targets, real=self.data.real))
             loss /= self.options.encoder_batch_size
-        self._apply(tape, loss, self._seeing(), self.encoder_optimizer)
+        # Keras sums the gradients over workers itself, hence the losses over the global batch.
+        gradients = tape.gradient(loss, [variable.value for variable in self._seeing()])
+        self.encoder_optimizer.apply(gradients, self._seeing())
         return loss
 
     def _speak(self, features: Any, outputs: Any, step: Any) -> Any:
+        loss, gradients = (self._spoken or self._speaking)(features, outputs, step)
+        self.optimizer.apply(gradients, self.captioner.trainable())
+        return loss
+
+    def _speaking(self, features: Any, outputs: Any, step: Any) -> tuple[Any, Any]:
+        """What XLA may compile as one: all but the update, which asks the other workers."""
         tf = self.tf
         features, kept = tf.cast(features, tf.float32), self._kept(step)
         inputs = tf.pad(outputs[:, :-1], [[0, 0], [1, 0]], constant_values=START)
@@ -174,8 +183,8 @@ class Trainer:
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(outputs, logits)
             said = tf.cast(outputs != PAD, tf.float32)
             loss = tf.reduce_sum(each * said) / (self.options.batch_size * self.data.length)
-        self._apply(tape, loss, self.captioner.trainable(), self.optimizer)
-        return loss
+        variables = [variable.value for variable in self.captioner.trainable()]
+        return loss, tape.gradient(loss, variables)
 
     def _kept(self, step: Any) -> Any:
         """Drawn for the global batch, of which each worker takes its own rows."""
@@ -184,11 +193,6 @@ class Trainer:
         draw = tf.random.stateless_uniform((batch, DIM_IN), seed)
         mine = draw[self.shard.rows.start : self.shard.rows.stop]
         return tf.cast(mine >= DROPPED, tf.float32) / (1 - DROPPED)
-
-    def _apply(self, tape: Any, loss: Any, variables: Sequence[Any], optimizer: Any) -> None:
-        """Keras sums the gradients over workers itself, hence the loss over the global batch."""
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        optimizer.apply(gradients, variables)
 
     def _seeing(self) -> list[Any]:
         return [*self.encoder.trainable_variables, *self.head.trainable_variables]
@@ -247,6 +251,7 @@ class Trainer:
         return (
             f"{len(self.data.train)} examples ({self.data.digest()}), seed {options.seed}, {seen}, "
             f"{options.steps} steps of {options.batch_size} at {options.learning_rate:g}"
+            f"{', compiled' if options.xla else ''}"
         )
 
     def _save(self, phase: str, step: int) -> None:

@@ -43,7 +43,7 @@ class Painter:
         self._seen = self.network.features(tf.constant(content[np.newaxis]))[vgg.CONTENT_LAYER]
         wanted = self.network.features(painted)
         self._grams = [self._gram(wanted[name]) for name in vgg.STYLE_LAYERS]
-        self._evaluate = tf.function(self._losses)
+        self._evaluate = tf.function(self._losses, jit_compile=options.xla)
         self._hash = hashlib.sha256()
         self._compiled = False
 

@@ -65,6 +65,7 @@ def parse() -> argparse.Namespace:
         "--gather", type=Path, nargs="+", metavar="DIR", help="one sheet from several --out folders"
     )
     parser.add_argument("--weights", metavar="FILE.h5|download", help="VGG19's; random without")
+    parser.add_argument("--xla", action="store_true", help="compile loss and gradient")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lbfgs")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--size", type=int, help="pixels of the longer side")
