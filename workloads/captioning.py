@@ -45,8 +45,8 @@ from starting import (
 MODES = ("train", "caption", "evaluate")
 QUICK = {
     "scenes": 9600,
-    "encoder_steps": 1000,
-    "steps": 800,
+    "encoder_steps": 900,
+    "steps": 900,
     "batch_size": 96,
     "learning_rate": 4e-3,
     "checkpoint_every": 100,
@@ -100,7 +100,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
     parser.add_argument("--learning-rate", type=float, help="of the captioner, at its first step")
     parser.add_argument("--xla", action="store_true", help="compile the captioner's loss")
-    parser.add_argument("--beam", type=int, default=3, help="scored beside greedy; 1: greedy alone")
+    parser.add_argument(
+        "--beam", type=int, default=3, help="decodes the samples; greedy is scored too"
+    )
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     parser.add_argument(
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"

@@ -18,15 +18,15 @@ def evaluate(trainer: Trainer, data: Data, options: argparse.Namespace, log: Log
     with log.phase("evaluate"):
         features = trainer.features(data.held_out).astype(np.float32)
         references = [example.captions() for example in data.held_out]
-        numbers = trainer.captioner.greedy(features)
-        said = [data.text(row) for row in numbers]
-        scores = with_shuffled(said, references)
-        _log_scores(log, scores, "greedy", len(said))
+        speak = trainer.captioner
+        decoders = {"greedy": lambda: speak.greedy(features)}
         if options.beam > 1:
-            by_beam = [data.text(row) for row in trainer.captioner.beam(features, options.beam)]
-            decoder = f"beam {options.beam}"
-            _log_scores(log, with_shuffled(by_beam, references), decoder, len(said))
-        write_results(options.out, data, said, scores)
+            decoders[f"beam {options.beam}"] = lambda: speak.beam(features, options.beam)
+        for decoder, decode in decoders.items():
+            said = [data.text(row) for row in decode()]
+            scores = with_shuffled(said, references)
+            _log_scores(log, scores, decoder, len(said))
+        write_results(options.out, data, said, scores, decoder)
 
 
 def with_shuffled(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -41,7 +41,9 @@ def _log_scores(log: Log, scores: dict[str, float], decoder: str, examples: int)
         log("score", name=name, value=value, split="held_out", decoder=decoder, examples=examples)
 
 
-def write_results(out: Path, data: Data, said: Sequence[str], scores: dict[str, float]) -> None:
+def write_results(
+    out: Path, data: Data, said: Sequence[str], scores: dict[str, float], decoder: str
+) -> None:
     from PIL import Image
 
     (out / "samples").mkdir(exist_ok=True)
@@ -64,7 +66,7 @@ def write_results(out: Path, data: Data, said: Sequence[str], scores: dict[str, 
         "workload": "captioning",
         "scores": scores,
         "samples": samples,
-        "notes": [f"held out: {held}", "decoded greedily"],
+        "notes": [f"held out: {held}", f"decoder: {decoder}"],
     }
     text = json.dumps(results, indent=2) + "\n"
     (out / "results.json").write_text(text, encoding="utf-8")
