@@ -12,7 +12,7 @@ from programs import WORKLOADS, Program, Records, all_succeed, of, records, scor
 
 captioning = Program("captioning")
 TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", "--batch-size", "48")
-LONGER = (*TINY[:4], "--steps", "40", *TINY[6:], "--checkpoint-every", "4")
+LONGER = (*TINY[:4], "--steps", "40", *TINY[6:], "--checkpoint-every", "4", "--beam", "1")
 LEARNS = ("--scenes", "2400", "--encoder-steps", "200", "--steps", "160", "--batch-size", "48")
 WORKERS = 4
 
@@ -91,26 +91,28 @@ def test_it_learns_to_caption_what_it_never_saw(learnt: Path) -> None:
     losses = {r["phase"]: r["loss"] for r in of(found, "step")}
     assert losses["encoder"] < 2
     assert losses["train"] < 0.4
-    assert score(found, "bleu4") > score(found, "bleu4_shuffled") + 0.2
-    assert score(found, "exact_match") > 0.1
+    assert score(found, "bleu4") > score(found, "bleu4_shuffled") + 0.3
+    assert score(found, "exact_match") > 0.05
     assert score(found, "exact_match_shuffled") < 0.02
 
 
-def test_a_killed_run_ends_as_one_that_went_through(tmp_path: Path) -> None:
-    whole = captioning(tmp_path / "whole", *LONGER)
-    process = captioning.start(tmp_path / "killed", *LONGER)
-    _wait_for(tmp_path / "killed" / "timings.jsonl", "checkpoints/train-", process)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    return captioning(tmp_path_factory.mktemp("whole"), *LONGER)
+
+
+def test_a_killed_run_ends_as_one_that_went_through(whole: Records, tmp_path: Path) -> None:
+    process = captioning.start(tmp_path, *LONGER)
+    _wait_for(tmp_path / "timings.jsonl", "checkpoints/train-", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not of(records(tmp_path / "killed"), "end")
-    again = captioning(tmp_path / "killed", *LONGER)
-    assert _digest(again) == _digest(whole)
+    assert not of(records(tmp_path), "end")
+    assert _digest(captioning(tmp_path, *LONGER)) == _digest(whole)
 
 
-def test_a_stopped_run_ends_as_one_that_went_through(tmp_path: Path) -> None:
-    whole = captioning(tmp_path / "whole", *TINY)
-    captioning(tmp_path / "half", *TINY, "--stop-after", "5")
-    assert _digest(captioning(tmp_path / "half", *TINY)) == _digest(whole)
+def test_a_stopped_run_ends_as_one_that_went_through(whole: Records, tmp_path: Path) -> None:
+    captioning(tmp_path, *LONGER, "--stop-after", "15")
+    assert _digest(captioning(tmp_path, *LONGER)) == _digest(whole)
 
 
 @pytest.mark.parametrize(
