@@ -37,7 +37,7 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
     wanted, api = spec.accelerator, inventory.vcenter.api_version
     if not isinstance(wanted, DeviceGroup):
         return
-    if _major(api) < 8:
+    if major(api) < 8:
         raise PreflightRefused(f"device groups need vSphere 8.0, this vCenter's API is {api}")
     offered = {group.name: group for host in inventory.hosts for group in host.device_groups}
     if wanted.group not in offered:
@@ -176,14 +176,16 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
     return _not_efi(template)
 
 
+def major(version: str) -> int:
+    """Of ``8.0.3``; 0 where it is not known."""
+    first = version.partition(".")[0]
+    return int(first) if first.isdecimal() else 0
+
+
 def _unfit_for_dynamic(template: VMTemplate, api_version: str) -> str | None:
-    if _major(api_version) < 7:
+    if major(api_version) < 7:
         return f"Dynamic DirectPath I/O needs vSphere 7.0, this vCenter's API is {api_version}"
     return _too_old(template, 17, "Dynamic DirectPath I/O") or _not_efi(template)
-
-
-def _major(version: str) -> int:
-    return int(version.split(".", maxsplit=1)[0])
 
 
 def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:

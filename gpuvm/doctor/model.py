@@ -35,9 +35,3 @@ class Patient:
     missing: Mapping[MoRef, Sequence[str]]
     tls: str
     licences: Mapping[str, Licence] | None = None
-
-
-def major(version: str) -> int:
-    """Of ``8.0.3``; 0 where it is not known."""
-    first = version.partition(".")[0]
-    return int(first) if first.isdecimal() else 0

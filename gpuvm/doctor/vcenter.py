@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
-from gpuvm.doctor.model import Check, Patient, major
+from gpuvm.doctor.model import Check, Patient
 from gpuvm.licences import Licence
+from gpuvm.selection import major
 
 _WITHOUT_VGPU = ("standard", "essentials")
 """Editions of vSphere; vGPUs need Enterprise Plus, vSphere Foundation or Cloud Foundation."""
