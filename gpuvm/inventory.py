@@ -331,6 +331,10 @@ class VM:
     wish: str = ""
     """What it was made from, as JSON (ClusterSpec.wish)."""
     tools_running: bool = False
+    template: bool = False
+    """Somebody made a VM template of it."""
+    foreign_disks: tuple[str, ...] = ()
+    """Files of attached disks that are outside the VM's own folder: destroying it deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property

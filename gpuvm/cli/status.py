@@ -179,7 +179,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
     return (
         vm.name,
         vm.host,
-        "on" if vm.powered_on else "off",
+        "template" if vm.template else "on" if vm.powered_on else "off",
         vm.address or "-",
         ", ".join(seen.gpus) or "-",
         seen.inside.told,
@@ -193,6 +193,7 @@ def _described(seen: Seen) -> dict[str, Any]:
         "vm": vm.name,
         "host": vm.host,
         "powered_on": vm.powered_on,
+        "template": vm.template,
         "address": vm.address,
         "accelerator": vm.accelerator,
         "gpus": seen.gpus,

@@ -1,6 +1,7 @@
 """gpuvm teardown: everything that gpuvm made, and nothing else, is removed."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -25,6 +26,13 @@ from gpuvm.vsphere import Coming
 def teardown(
     ctx: typer.Context,
     yes: YesOption = False,
+    with_disks: Annotated[
+        bool,
+        typer.Option("--with-disks", help="Also VMs with disks from outside their own folder."),
+    ] = False,
+    with_templates: Annotated[
+        bool, typer.Option("--with-templates", help="Also VMs that were made into templates.")
+    ] = False,
     file: FileOption = None,
     name: NameOption = None,
     context: ContextOption = None,
@@ -42,7 +50,8 @@ def teardown(
     Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
     left alone. A clone that is under way becomes a VM later: those of the deployment's names are
     waited for, and removed; one that the vCenter does not name is waited for two minutes at most.
-    Running it twice is quiet.
+    Running it twice is quiet. A VM with disks from outside its own folder, which would be deleted
+    with it, and a VM that somebody made into a template are left and named.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)
@@ -60,7 +69,13 @@ def teardown(
             if coming:
                 lifecycle.await_clones(coming, session.vsphere, events)
                 ours, copies = _marked(session, wanted.name)
-            result = lifecycle.teardown(ours, session.vsphere, events)
+            result = lifecycle.teardown(
+                ours,
+                session.vsphere,
+                events,
+                with_disks=with_disks,
+                with_templates=with_templates,
+            )
             lifecycle.restore_templates(session.vsphere, events)
     if ours and not state.json:
         output.line(f"{len(result.outcomes) - len(result.failed)} of {len(ours)} VMs removed")

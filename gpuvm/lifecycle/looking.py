@@ -74,7 +74,16 @@ def why_not_removed(machine: Machine, now: VM) -> str | None:
         return "it does not carry the mark of this creation"
     if now.instance_uuid.lower() != machine.request.instance_uuid.lower():
         return "its instance UUID is not the one that it should have"
-    return "it is powered on" if now.powered_on else None
+    return "it is powered on" if now.powered_on else not_its_own(now)
+
+
+def not_its_own(vm: VM) -> str | None:
+    """Why destroying the VM would destroy more than gpuvm made; None when it would not."""
+    if vm.template:
+        return "it is a VM template now"
+    if vm.foreign_disks:
+        return f"disks outside its own folder are attached: {', '.join(vm.foreign_disks)}"
+    return None
 
 
 def not_customized(machine: Machine, problem: str) -> GuestError:

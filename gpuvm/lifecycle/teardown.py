@@ -4,12 +4,21 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from gpuvm import guest
-from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
+from gpuvm.errors import (
+    DeadlinePassed,
+    GpuvmError,
+    Interrupted,
+    OutcomeUnknown,
+    PreflightRefused,
+    VSphereError,
+)
 from gpuvm.events import Events
 from gpuvm.inventory import VM, MoRef
+from gpuvm.lifecycle import looking
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
@@ -18,13 +27,32 @@ LOOKS = 2
 """How often it is looked up what became of one operation on a VM before its error stands."""
 
 
-def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult:
+def teardown(
+    vms: Sequence[VM],
+    vsphere: VSphere,
+    events: Events,
+    *,
+    with_disks: bool = False,
+    with_templates: bool = False,
+) -> ApplyResult:
     """Removes the VMs, all at once; only those that are ours, whatever was handed in.
+
+    A VM with disks from outside its own folder, and one that is a template by now, is left unless
+    ``with_disks`` or ``with_templates`` says otherwise.
 
     Raises Interrupted on Ctrl-C, naming what is left.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
     work = _Teardown(ours, vsphere, events)
+    for vm in ours:
+        seen = replace(
+            vm,
+            template=vm.template and not with_templates,
+            foreign_disks=() if with_disks else vm.foreign_disks,
+        )
+        why = looking.not_its_own(seen)
+        if why is not None:
+            work.errors[vm.moref] = PreflightRefused(f"{vm.name} is left: {why}", hint=_hint(seen))
     try:
         work.run()
     except KeyboardInterrupt:
@@ -37,6 +65,12 @@ def teardown(vms: Sequence[VM], vsphere: VSphere, events: Events) -> ApplyResult
     return ApplyResult(tuple(work.outcome(vm) for vm in ours))
 
 
+def _hint(vm: VM) -> str:
+    if vm.template:
+        return "'gpuvm teardown --with-templates' destroys it too"
+    return "detach them, or 'gpuvm teardown --with-disks' destroys them with the VM"
+
+
 class _Teardown:
     def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events) -> None:
         self.vms = {vm.moref: vm for vm in vms}
@@ -47,11 +81,12 @@ class _Teardown:
         self.begun = time.monotonic()
 
     def run(self) -> None:
-        if not self.vms:
+        if self.vms.keys() == self.errors.keys():
             return
         with self.events.phase("teardown"), self.vsphere.board() as board:
-            self._power_off([vm for vm in self.vms.values() if vm.powered_on], board)
-            self._destroy([vm for vm in self.vms.values() if not vm.powered_on], board)
+            going = [vm for vm in self.vms.values() if vm.moref not in self.errors]
+            self._power_off([vm for vm in going if vm.powered_on], board)
+            self._destroy([vm for vm in going if not vm.powered_on], board)
             for batch in board.batches(lambda: self.begun + DEADLINE_S - time.monotonic()):
                 ended = [change for change in batch if isinstance(change, TaskEnded)]
                 self._advance(ended, board)

@@ -32,6 +32,8 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
                 _devices(wish, vm),
                 _not_locked(vm),
                 _not_ours_alone(vm, inventory),
+                *_not_passed_through(vm, inventory),
+                "it is a VM template now" if vm.template else None,
                 f"vCenter asks: {vm.question}" if vm.question else None,
                 None if vm.connection_state == "connected" else f"it is {vm.connection_state}",
             ),
@@ -102,6 +104,17 @@ def _not_ours_alone(vm: VM, inventory: Inventory) -> str | None:
         if holder.moref != vm.moref
     }
     return f"its GPU is also named by {', '.join(sorted(others))}" if others else None
+
+
+def _not_passed_through(vm: VM, inventory: Inventory) -> list[str]:
+    """A host may have lost the setting, at an upgrade for instance."""
+    mine = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
+    return [
+        f"passthrough of {gpu.pci_address} is off"
+        + ("" if gpu.enabled == gpu.active else ", host reboot pending")
+        for gpu in inventory.gpus
+        if (gpu.host, gpu.pci_address) in mine and not gpu.active
+    ]
 
 
 def _fixed(devices: Sequence[Device]) -> list[PassthroughDevice]:

@@ -49,6 +49,11 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
 
 def start_step(vm: VM, inventory: Inventory) -> Step:
     """A fixed device stays on its host; what is bound at power-on may be found on another one."""
+    if vm.template:
+        raise PreflightRefused(
+            f"{vm.name} is a VM template now and cannot be powered on",
+            hint="convert it to a virtual machine in vCenter, or choose another deployment name",
+        )
     host = _host(vm, inventory)
     if host.unusable and not _movable(vm):
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
@@ -147,5 +152,16 @@ def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     return Unplaceable(
         f"{vm.name} cannot be powered on: " + (why or "no host has a free GPU and memory for it"),
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint="stop the holder, or wait: 'gpuvm gpus' shows who holds which GPU",
+        hint=_hint(held),
     )
+
+
+def _hint(held: Sequence[GPU]) -> str:
+    """Follows the reason: passthrough that is off has no holder, and waiting does not help."""
+    for gpu in held:
+        kept = any(holder.keeps for holder in gpu.holders)
+        if not kept and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
+            return f"gpuvm passthrough enable {gpu.host} --reboot"
+        if not kept and not gpu.profiles and gpu.capable and not gpu.active:
+            return f"gpuvm passthrough enable {gpu.host}, with --reboot where it needs one"
+    return "stop the holder, or wait: 'gpuvm gpus' shows who holds which GPU"

@@ -48,6 +48,8 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         annotation=row.get("config.annotation", ""),
         wish=mark.wish if mark else "",
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
+        template=bool(row.get("config.template", False)),
+        foreign_disks=foreign_disks(devices, row.get("config.files.vmPathName", "")),
         extra_config=_kept(config, mark),
     )
 
@@ -57,6 +59,17 @@ def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
     wish = ClusterSpec.of_wish(mark.wish) if mark else None
     asked = wish.extra_config if wish else {}
     return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}
+
+
+def foreign_disks(devices: Iterable[Any], vmx: str) -> tuple[str, ...]:
+    """Disks whose file is not beside the VM's .vmx; all of them where that is not known."""
+    own = vmx.rpartition("/")[0]
+    files = [
+        str(getattr(device.backing, "fileName", "") or "")
+        for device in devices
+        if isinstance(device, vim.vm.device.VirtualDisk)
+    ]
+    return tuple(file for file in files if not own or file.rpartition("/")[0] != own)
 
 
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:

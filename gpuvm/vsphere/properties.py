@@ -146,6 +146,8 @@ VM_PATHS = (
     "config.cpuHotAddEnabled",
     "config.memoryHotAddEnabled",
     "config.hardware.device",
+    "config.files.vmPathName",
+    "config.template",
     "config.extraConfig",
     "guest.net",
     "guest.toolsRunningStatus",

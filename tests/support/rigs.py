@@ -68,6 +68,11 @@ class Rig:
         with urllib.request.urlopen(f"{self.control}/bindings") as answer:
             return list(json.load(answer))
 
+    def deleted_files(self) -> list[str]:
+        """The disks that destroyed VMs took with them."""
+        with urllib.request.urlopen(f"{self.control}/deleted-files") as answer:
+            return list(json.load(answer))
+
     def post(self, path: str, body: Any = None) -> None:
         request = urllib.request.Request(
             self.control + path,

@@ -1,14 +1,19 @@
 """teardown and stop when answers are lost, and what teardown waits for."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyVim import connect as pyvim
+from pyVim.task import WaitForTask
+from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
-from gpuvm import lifecycle
-from gpuvm.errors import NoPermission
+from gpuvm import lifecycle, settings
+from gpuvm.errors import NoPermission, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import describe
@@ -128,3 +133,70 @@ def test_what_is_missing_is_named_with_its_object(rig: Rig) -> None:
         assert isinstance(outcome.error, NoPermission)
         assert str(outcome.error).endswith("VirtualMachine.Interact.PowerOff on guarded-01")
     rig.teardown("guarded")
+
+
+@contextmanager
+def _in_vcenter(rig: Rig, vm: VM) -> Iterator[Any]:
+    """The VM as somebody sees it who works with vCenter beside gpuvm."""
+    host, port = rig.context.address
+    client = pyvim.SmartConnect(
+        host=host,
+        port=port,
+        user=rig.context.user,
+        pwd=settings.password(rig.context, None).get_secret_value(),
+        disableSslCertValidation=True,
+    )
+    yield vim.VirtualMachine(vm.moref, client._stub)
+    pyvim.Disconnect(client)
+
+
+def _attach(machine: Any, file: str) -> None:
+    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+        fileName=file, diskMode="independent_persistent"
+    )
+    (first,) = (
+        d for d in machine.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)
+    )
+    disk = vim.vm.device.VirtualDisk(
+        key=-1, controllerKey=first.controllerKey, unitNumber=5, backing=backing, capacityInKB=1024
+    )
+    change = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
+    WaitForTask(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
+def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> None:
+    data = "[vsanDatastore] datasets/imagenet.vmdk"
+    with rig.connect() as connection:
+        vm, other = _running(rig, connection, "disks")
+        with _in_vcenter(rig, vm) as machine:
+            _attach(machine, data)
+        vm, other = rig.ours(connection, "disks")
+        result = lifecycle.teardown([vm, other], connection, Events())
+        (failed,) = result.failed
+        assert failed.name == vm.name
+        assert data in str(failed.error)
+        assert failed.left
+        assert data not in rig.deleted_files()
+        assert any(other.name in file for file in rig.deleted_files())
+        (left,) = rig.ours(connection, "disks")
+        assert left.powered_on, "it is not touched at all"
+        assert not lifecycle.teardown([left], connection, Events(), with_disks=True).failed
+        assert data in rig.deleted_files()
+
+
+def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
+    with rig.connect() as connection:
+        vms = _running(rig, connection, "golden")
+        assert not lifecycle.stop(vms, connection, Events(), grace_s=0).failed
+        with _in_vcenter(rig, vms[0]) as machine:
+            machine.MarkAsTemplate()
+        vms = rig.ours(connection, "golden")
+        assert [vm.template for vm in vms] == [True, False]
+        (failed,) = lifecycle.teardown(vms, connection, Events()).failed
+        assert failed.name == vms[0].name
+        assert "--with-templates" in str(failed.error and failed.error.hint)
+        with pytest.raises(PreflightRefused, match="is a VM template now"):
+            rig.plan(connection, hosts=1, name="golden")
+        left = rig.ours(connection, "golden")
+        assert not lifecycle.teardown(left, connection, Events(), with_templates=True).failed
+        assert not rig.ours(connection, "golden")

@@ -28,6 +28,7 @@ func (lab *Lab) controlHandler() http.Handler {
 	mux.HandleFunc("POST /sessions/expire", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, map[string]int{"ended": lab.endSessions(func(*types.UserSession) bool { return true })})
 	})
+	mux.HandleFunc("GET /deleted-files", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.deleted.list()) })
 	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.bindings()) })
 	return mux
 }

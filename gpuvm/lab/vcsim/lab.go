@@ -58,7 +58,8 @@ type Lab struct {
 	requests    *requests
 	filterCount atomic.Int64
 
-	adding sync.Mutex // one creation of unrelated VMs at a time
+	deleted deletedFiles
+	adding  sync.Mutex // one creation of unrelated VMs at a time
 }
 
 // newLab builds the inventory; files is the folder in which datastores keep their (empty) files.

@@ -143,6 +143,7 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 	lab.addresses.forget(vm.Self)
 	lab.guests.forget(vm.Self, event.Vm.Name)
 	if files {
+		lab.deleted.add(vm.Config)
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
 		lab.giveSpace(ctx, vm.Datastore[0], fullDiskBytes(vm.Config))
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"sync"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -57,4 +59,30 @@ func diskBytes(c *types.VirtualMachineConfigInfo) int64 {
 		}
 	}
 	return sum
+}
+
+// deletedFiles are the disks that went with destroyed VMs: every attached one, whoever attached it.
+type deletedFiles struct {
+	mutex sync.Mutex
+	names []string
+}
+
+func (d *deletedFiles) add(config *types.VirtualMachineConfigInfo) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	for _, device := range config.Hardware.Device {
+		disk, ok := device.(*types.VirtualDisk)
+		if !ok {
+			continue
+		}
+		if backing, ok := disk.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok {
+			d.names = append(d.names, backing.GetVirtualDeviceFileBackingInfo().FileName)
+		}
+	}
+}
+
+func (d *deletedFiles) list() []string {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return append([]string{}, d.names...)
 }
