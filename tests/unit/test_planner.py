@@ -33,6 +33,7 @@ from gpuvm.inventory import (
     VGPUProfile,
     VMTemplate,
 )
+from gpuvm.planner import starting
 from gpuvm.spec import ClusterSpec
 
 PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
