@@ -21,7 +21,7 @@ from gpuvm.errors import VSphereError
 from gpuvm.inventory import MoRef
 from gpuvm.vsphere.faults import task_failed, translated
 from gpuvm.vsphere.machines import address, host_keys
-from gpuvm.vsphere.properties import HOST_KEYS, extra_config
+from gpuvm.vsphere.properties import HOST_KEYS, extra_config, property_spec
 
 INTERVAL_S = 1.0
 LONGEST_WAIT_S = 10
@@ -163,7 +163,7 @@ class Board:
         query = vmodl.query.PropertyCollector
         spec = query.FilterSpec(
             objectSet=[query.ObjectSpec(obj=ref) for ref in refs],
-            propSet=[query.PropertySpec(type=kind, pathSet=list(paths), all=False)],
+            propSet=[property_spec(kind, paths, self._content.propertyCollector._stub.version)],
             reportMissingObjectsInResults=True,
         )
         with translated("waiting", "the vCenter"):

@@ -57,6 +57,9 @@ _BY_TYPE = {
     "LinuxVolumeNotClean": "the template was not shut down cleanly: boot it and shut it down",
     "CustomizationPending": "an earlier customization of this VM has not run yet: power it on",
     "RequestCanceled": "somebody cancelled the task",
+    "InvalidProperty": "this vCenter does not have that property: 'gpuvm doctor' shows its version",
+    "InvalidArgument": "the vCenter does not accept that value: look at gpuvm.yaml and the options",
+    "InvalidDeviceSpec": "the vCenter does not accept that change of the VM's virtual hardware",
     "Timedout": "the vCenter gave up waiting: look at the task in the vSphere Client",
 }
 
@@ -118,12 +121,23 @@ def _memory_hint(name: str, fault: Any) -> str | None:
 def _messages(fault: Any, localized: str) -> Iterator[str]:
     if localized:
         yield localized
+    yield from _refused_property(fault)
     for one in getattr(fault, "faultMessage", None) or ():
         if one.message:
             yield one.message
     cause = getattr(fault, "faultCause", None)
     if cause is not None:
         yield from _messages(cause, getattr(cause, "msg", None) or "")
+
+
+def _refused_property(fault: Any) -> Iterator[str]:
+    """Such faults name what they refuse in a field of their own, and their text may not."""
+    if isinstance(fault, vmodl.query.InvalidProperty):
+        yield f"property {fault.name}"
+    elif isinstance(fault, vim.fault.InvalidDeviceSpec):
+        yield f"device change {fault.deviceIndex}: {fault.property}"
+    elif isinstance(fault, vmodl.fault.InvalidArgument) and fault.invalidProperty:
+        yield f"argument {fault.invalidProperty}"
 
 
 def _no_permission(fault: Any) -> NoPermission:

@@ -13,6 +13,12 @@ from gpuvm.vsphere.properties import Objects, retrieve
 # A host that cannot be emptied in this time is not going to be.
 MAINTENANCE_S = 600
 
+_STATE_PATHS = (
+    "runtime.connectionState",
+    "runtime.inMaintenanceMode",
+    "capability.rebootSupported",
+)
+
 
 @dataclass(frozen=True)
 class HostState:
@@ -57,12 +63,7 @@ def reboot(host: Any, name: str) -> Task:
 
 
 def read_state(content: Any, host: Any) -> HostState:
-    paths = (
-        "runtime.connectionState",
-        "runtime.inMaintenanceMode",
-        "capability.rebootSupported",
-    )
-    row = retrieve(content, [Objects(vim.HostSystem, [host], paths)]).get(host, {})
+    row = retrieve(content, [Objects(vim.HostSystem, [host], _STATE_PATHS)]).get(host, {})
     return HostState(
         connected=str(row.get("runtime.connectionState")) == "connected",
         in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),

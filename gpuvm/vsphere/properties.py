@@ -7,11 +7,13 @@ servers send values in them that this client cannot read.
 """
 
 import contextlib
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyVmomi import vmodl
+from pyVmomi import VmomiSupport, vmodl
 
 from gpuvm.ownership import MARK_KEYS
 from gpuvm.vsphere.faults import translated
@@ -49,7 +51,8 @@ def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
     """The properties of the given objects; unset ones are left out; vanished objects too."""
     with translated("reading properties", "the vCenter"):
         present = [one for one in wanted if one.refs]
-        return _collect(content, [_filter(one) for one in present]) if present else {}
+        version = content.propertyCollector._stub.version
+        return _collect(content, [_filter(one, version) for one in present]) if present else {}
 
 
 def retrieve_all(
@@ -75,26 +78,61 @@ def extra_config(row: Row) -> dict[str, str]:
     return found
 
 
+def property_spec(kind: Any, paths: Sequence[str], version: str) -> Any:
+    """The paths that a vCenter of this API version has; the others are as if unset.
+
+    A vCenter follows *declared* types, and refuses the whole call for one path that they do not
+    have or that is newer than itself (InvalidProperty). ``version`` is pyVmomi's name for the
+    version that was negotiated. Raises ValueError for a path that no version has.
+    """
+    had = [path for path in paths if _has(version, since(kind, path))]
+    return vmodl.query.PropertyCollector.PropertySpec(type=kind, pathSet=had, all=False)
+
+
+@functools.cache
+def since(kind: Any, path: str) -> tuple[str, ...]:
+    """The API versions, as pyVmomi names them, that brought the properties along the path."""
+    versions = []
+    for part in re.findall(r'[^.\[]+|\["[^"]*"\]', path):
+        if part.startswith("["):
+            kind = kind.Item
+            continue
+        try:
+            info = kind._GetPropertyInfo(part)
+        except AttributeError:
+            raise ValueError(f"{path}: the API declares no {part} in {kind.__name__}") from None
+        kind = info.type
+        versions.append(str(info.version))
+    return tuple(versions)
+
+
+def _has(version: str, needed: Sequence[str]) -> bool:
+    support: Any = VmomiSupport  # exports nothing by name
+    return all(support.IsChildVersion(version, one) for one in needed)
+
+
 def _viewed(
     content: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], root: Any
 ) -> dict[Any, Row]:
     kinds = [kind for kind, _ in wanted]
     view = content.viewManager.CreateContainerView(container=root, type=kinds, recursive=True)
     try:
-        return _collect(content, [_view_filter(view, wanted)])
+        return _collect(
+            content, [_view_filter(view, wanted, content.propertyCollector._stub.version)]
+        )
     finally:
         with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):
             view.DestroyView()
 
 
-def _filter(wanted: Objects) -> Any:
+def _filter(wanted: Objects, version: str) -> Any:
     collector = vmodl.query.PropertyCollector
-    props = [collector.PropertySpec(type=wanted.kind, pathSet=list(wanted.paths), all=False)]
+    props = [property_spec(wanted.kind, wanted.paths, version)]
     walks, more = [], wanted.related
     if more is not None:
         walk = collector.TraversalSpec(name=more.path, type=wanted.kind, path=more.path, skip=False)
         walks.append(walk)
-        props.append(collector.PropertySpec(type=more.kind, pathSet=list(more.paths), all=False))
+        props.append(property_spec(more.kind, more.paths, version))
     return collector.FilterSpec(
         objectSet=[collector.ObjectSpec(obj=ref, selectSet=list(walks)) for ref in wanted.refs],
         propSet=props,
@@ -102,15 +140,12 @@ def _filter(wanted: Objects) -> Any:
     )
 
 
-def _view_filter(view: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]]) -> Any:
+def _view_filter(view: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], version: str) -> Any:
     collector = vmodl.query.PropertyCollector
     walk = collector.TraversalSpec(name="view", type=type(view), path="view", skip=False)
     return collector.FilterSpec(
         objectSet=[collector.ObjectSpec(obj=view, skip=True, selectSet=[walk])],
-        propSet=[
-            collector.PropertySpec(type=kind, pathSet=list(paths), all=False)
-            for kind, paths in wanted
-        ],
+        propSet=[property_spec(kind, paths, version) for kind, paths in wanted],
     )
 
 

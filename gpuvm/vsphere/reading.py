@@ -48,7 +48,7 @@ _CLUSTER_PATHS = (
     "host",
     "resourcePool",
     "environmentBrowser",
-    "configurationEx.drsConfig",
+    "configuration.drsConfig",
 )
 _POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
@@ -255,7 +255,7 @@ def _target(browser: Any, host: Any, row: Row, asking: Asking) -> Target:
 
 
 def _drs_places(row: Row) -> bool:
-    drs = row.get("configurationEx.drsConfig")
+    drs = row.get("configuration.drsConfig")
     if drs is None:
         return False
     return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"

@@ -19,6 +19,7 @@ from gpuvm.vsphere.properties import Objects, Row, retrieve, retrieve_all
 ANNOTATION = "config.annotation"
 _NOTE = "gpuvm makes a snapshot of this template ({}): until then it is a VM"
 _OFF = "poweredOff"
+_UNFINISHED_PATHS = ("name", "config.template", "runtime.powerState", ANNOTATION)
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ def is_unfinished(vm: Any, row: Row) -> bool:
 
 def find_unfinished(content: Any) -> dict[MoRef, str]:
     """Names of the templates that are VMs now, wherever in the vCenter they are."""
-    paths = ("name", "config.template", "runtime.powerState", ANNOTATION)
-    found = retrieve_all(content, [(vim.VirtualMachine, paths)])
+    found = retrieve_all(content, [(vim.VirtualMachine, _UNFINISHED_PATHS)])
     return {
         vm._moId: row["name"]
         for vm, row in found.items()

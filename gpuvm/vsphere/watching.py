@@ -10,7 +10,7 @@ from pyVmomi import vim, vmodl
 from gpuvm.inventory import Device, MoRef
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.machines import devices_of
-from gpuvm.vsphere.properties import extra_config
+from gpuvm.vsphere.properties import extra_config, property_spec
 
 LONGEST_WAIT_S = 4
 _PATHS = (
@@ -51,7 +51,9 @@ def watch_machines(content: Any) -> Iterator[list[Machine]]:
             container=content.rootFolder, type=[vim.VirtualMachine], recursive=True
         )
         collector = content.propertyCollector.CreatePropertyCollector()
-        collector.CreateFilter(spec=_spec(view), partialUpdates=False)
+        collector.CreateFilter(
+            spec=_spec(view, content.propertyCollector._stub.version), partialUpdates=False
+        )
     rows: dict[Any, dict[str, Any]] = {}
     version, first = "", True
     while True:
@@ -64,12 +66,12 @@ def watch_machines(content: Any) -> Iterator[list[Machine]]:
         first = False
 
 
-def _spec(view: Any) -> Any:
+def _spec(view: Any, version: str) -> Any:
     query = vmodl.query.PropertyCollector
     walk = query.TraversalSpec(name="view", type=type(view), path="view", skip=False)
     return query.FilterSpec(
         objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[walk])],
-        propSet=[query.PropertySpec(type=vim.VirtualMachine, pathSet=list(_PATHS), all=False)],
+        propSet=[property_spec(vim.VirtualMachine, _PATHS, version)],
     )
 
 

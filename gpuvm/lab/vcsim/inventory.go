@@ -122,6 +122,7 @@ func (b *builder) configureDRS(enabled bool) {
 	config := cluster.ConfigurationEx.(*types.ClusterConfigInfoEx)
 	config.DrsConfig.Enabled = types.NewBool(enabled)
 	config.DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
+	cluster.Configuration.DrsConfig = config.DrsConfig // the older property, whose type declares it
 }
 
 // addNetworks gives the data centre's first network its name and puts the others beside it.

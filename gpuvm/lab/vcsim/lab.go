@@ -54,6 +54,7 @@ type Lab struct {
 	tasks     *operations
 
 	collectors  *collectors
+	paths       *paths
 	pages       *pages
 	requests    *requests
 	filterCount atomic.Int64
@@ -82,6 +83,7 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		guests:      newGuestSettings(),
 		tasks:       newOperations(),
 		collectors:  newCollectors(),
+		paths:       newPaths(d.About.APIVersion),
 		pages:       newPages(),
 		requests:    newRequests(),
 	}

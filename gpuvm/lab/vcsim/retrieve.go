@@ -115,6 +115,10 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 	var fault fault = &types.ManagedObjectNotFound{Obj: self}
 	c.lab.locked(ctx, self, func() {
 		if object := find(ctx, self); object != nil {
+			if kind := managed(object).Type(); !c.lab.paths.has(kind, name) {
+				fault = &types.InvalidProperty{Name: name}
+				return
+			}
 			value, fault = readProperty(managed(object), name)
 			response.Inner = encode(fetched{value})
 		}
@@ -130,6 +134,9 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 	var contents []objectContent
 	at := map[ref]int{}
 	for i := range specs {
+		if fault := lab.paths.check(&specs[i]); fault != nil {
+			return nil, fault
+		}
 		objects, fault := lab.selectObjects(ctx, &specs[i], func(ref) {})
 		if fault != nil {
 			return nil, fault

@@ -103,6 +103,9 @@ func (c *collectorMethods) CreateFilter(ctx *simulator.Context, req *types.Creat
 			return &methods.CreateFilterBody{Fault_: simulator.Fault(describe(fault), fault)}
 		}
 	}
+	if fault := c.lab.paths.check(&req.Spec); fault != nil {
+		return &methods.CreateFilterBody{Fault_: simulator.Fault(describe(fault), fault)}
+	}
 	self := c.lab.createFilter(ctx.Session.Key, c.collector, req.Spec)
 	return &methods.CreateFilterBody{Res: &types.CreateFilterResponse{Returnval: self}}
 }

@@ -239,7 +239,7 @@ func TestRetrieve(t *testing.T) {
 		ObjectSet: []types.ObjectSpec{{Obj: all.Reference(), Skip: ptr(true), SelectSet: []types.BaseSelectionSpec{
 			&types.TraversalSpec{Type: "ContainerView", Path: "view"},
 		}}},
-		PropSet: []types.PropertySpec{{Type: "ManagedEntity", PathSet: []string{"name", "snapshot", "summary.config.memorySizeMB"}}},
+		PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name", "snapshot", "summary.config.memorySizeMB"}}},
 	}
 	first, err := methods.RetrievePropertiesEx(r.ctx, r.client.Client, &types.RetrievePropertiesEx{
 		This: r.client.ServiceContent.PropertyCollector, SpecSet: []types.PropertyFilterSpec{spec}, Options: types.RetrieveOptions{MaxObjects: 15},

@@ -1,0 +1,94 @@
+"""Every property path that gpuvm asks for, held against the types that the API declares.
+
+A vCenter refuses a whole read for one path that its declared types do not have. The paths are found
+in the source: wherever a managed object type and a tuple of names stand side by side.
+"""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyVmomi import VmomiSupport, vim
+
+from gpuvm import lab, vsphere
+from gpuvm.vsphere import properties
+
+RELEASES = ("6.7.3", "7.0.3.0", "8.0.3.0", "9.0.0.0")
+NEWER_THAN_6_7 = {
+    "config.assignableHardwareBinding",
+    "capability.deviceRebindWithoutRebootSupported",
+}
+VCSIM = Path(lab.__file__).parent / "vcsim"
+
+
+def asked() -> Iterator[tuple[str, Any, str]]:
+    for module in pkgutil.iter_modules(vsphere.__path__, "gpuvm.vsphere."):
+        loaded = importlib.import_module(module.name)
+        for node in ast.walk(ast.parse(Path(str(loaded.__file__)).read_text())):
+            if isinstance(node, ast.Call):
+                yield from beside_a_kind(node.args, loaded)
+            elif isinstance(node, ast.Tuple):
+                yield from beside_a_kind(node.elts, loaded)
+
+
+def beside_a_kind(nodes: list[ast.expr], module: Any) -> Iterator[tuple[str, Any, str]]:
+    values = [known(node, module) for node in nodes]
+    kinds = [
+        v for v in values if isinstance(v, type) and issubclass(v, vim.ManagedEntity | vim.Task)
+    ]
+    for value in values:
+        if len(kinds) == 1 and isinstance(value, tuple) and all(isinstance(v, str) for v in value):
+            yield from ((module.__name__, kinds[0], path) for path in value)
+
+
+def known(node: ast.expr, module: Any) -> Any:
+    """What the expression is, if it is made of the module's own constants."""
+    if isinstance(node, ast.Name | ast.Attribute | ast.Tuple):
+        try:
+            return eval(compile(ast.Expression(node), "", "eval"), vars(module))  # noqa: S307
+        except (AttributeError, NameError, TypeError, ValueError):
+            return None
+    return None
+
+
+ASKED = sorted(set(asked()), key=str)
+
+
+def test_the_paths_are_found() -> None:
+    names = {path for _, _, path in ASKED}
+    assert len(ASKED) > 100
+    assert {"configuration.drsConfig", "runtime.bootTime", "hardware.pciDevice", "info"} <= names
+    assert names >= NEWER_THAN_6_7
+
+
+def test_one_place_makes_property_specs() -> None:
+    """Another one could forget the version."""
+    sources = Path(vsphere.__path__[0]).glob("*.py")
+    assert [s.name for s in sources if "PropertySpec(" in s.read_text()] == ["properties.py"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_paths_are_declared(release: str) -> None:
+    version = VmomiSupport.versionMap[f"vim25/{release}"]
+    for module, kind, path in ASKED:
+        spec = properties.property_spec(kind, [path], version)
+        missing = release.startswith("6.7") and path in NEWER_THAN_6_7
+        assert list(spec.pathSet) == ([] if missing else [path]), (module, kind, path)
+
+
+def test_run_time_types_do_not_count() -> None:
+    """A cluster's configurationEx is declared as a type without a drsConfig."""
+    with pytest.raises(ValueError, match="declares no drsConfig"):
+        properties.since(vim.ClusterComputeResource, "configurationEx.drsConfig")
+
+
+def test_the_simulator_knows_the_same_versions() -> None:
+    command = [sys.executable, str(VCSIM / "newer_properties.py")]
+    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert printed == (VCSIM / "newer_properties.txt").read_text()

@@ -1,0 +1,50 @@
+"""Each vSphere version that is supported, from the plan to nothing left; what it lacks is unset."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, rig_of
+
+from gpuvm.errors import BadInput, VSphereError
+from gpuvm.lab.description import About, describe
+
+RELEASES = {"6.7.3": "6.7.0", "7.0.3.0": "7.0.3", "8.0.3.0": "8.0.3", "9.0.0.0": "9.0.0"}
+
+
+@pytest.fixture(params=RELEASES)
+def release(home: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    about = About(version=RELEASES[request.param], api_version=request.param)
+    shape = describe(hosts=2).model_copy(update={"timings": QUICK, "about": about})
+    with rig_of(home, f"api-{request.param}", shape) as made:
+        yield made
+
+
+def test_a_fixed_gpu_from_plan_to_teardown(release: Rig) -> None:
+    with release.connect() as connection:
+        plan = release.plan(connection, hosts=2, name="fixed")
+        result = release.provision(connection, plan)
+        assert not result.failed, result
+        assert [vm.pci_addresses for vm in release.ours(connection, "fixed")] == [
+            ("0000:3b:00.0",),
+            ("0000:3b:00.0",),
+        ]
+    release.teardown("fixed")
+
+
+def test_dynamic_needs_7_0(release: Rig) -> None:
+    with release.connect() as connection:
+        if connection.vcenter.api_version.startswith("6.7"):
+            with pytest.raises(BadInput, match="no fitting VM template") as refused:
+                release.plan(connection, accelerator={"mode": "dynamic"})
+            assert "7.0" in (refused.value.hint or "")
+        else:
+            assert release.plan(connection, accelerator={"mode": "dynamic"}).created
+
+
+def test_a_refused_property_is_named(rig: Rig) -> None:
+    """The fault's text need not say which one; its own field does."""
+    rig.fault("RetrievePropertiesEx", "InvalidProperty")
+    with rig.connect() as connection, pytest.raises(VSphereError, match="property") as caught:
+        connection.read_marked()
+    assert "version" in (caught.value.hint or "")
