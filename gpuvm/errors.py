@@ -6,6 +6,7 @@
     │   └── Ambiguous                 several fit and none was named; lists the choices
     ├── PreflightRefused          3   looked first, touched nothing
     │   ├── Unplaceable               more GPUs wanted than are free; says who holds what
+    │   ├── NotVisible                an object that is needed and that this account cannot see
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
@@ -99,6 +100,16 @@ class Unplaceable(PreflightRefused):
     ) -> None:
         super().__init__(message, hint=hint)
         self.table = tuple(table)
+
+
+class NotVisible(PreflightRefused):
+    """A vCenter shows an account only the objects that it has a permission on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"this account cannot see {what}",
+            hint="it needs System.View and System.Read there: docs/permissions.md has the roles",
+        )
 
 
 class SeveralRefused(PreflightRefused):

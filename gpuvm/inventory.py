@@ -144,6 +144,8 @@ class Host:
     shares_gpus: bool = False
     """The host's graphics type is Shared Direct: it offers vGPUs."""
     device_groups: "tuple[DeviceGroup, ...]" = ()
+    problem: str = ""
+    """Why it did not answer for its devices; empty if it did, or was not asked."""
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)
@@ -159,6 +161,8 @@ class Host:
             return "in maintenance mode"
         if self.in_quarantine_mode:
             return "in quarantine mode"
+        if self.problem:
+            return f"it does not tell its devices ({self.problem})"
         return None
 
 

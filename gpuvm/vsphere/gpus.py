@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, Host, VGPUProfile
 from gpuvm.vsphere.faults import translated
@@ -65,13 +65,14 @@ class Target:
 
     ``system_ids`` is by PCI address: hosts of one kind have their GPUs at the same addresses, so
     one host's answer must never serve for another. ``profile_gib`` and ``groups`` are known from
-    API 8.0 on. ``asked`` is False where nobody asked.
+    API 8.0 on. ``asked`` is False where nobody asked; ``problem`` is why the host did not answer.
     """
 
     system_ids: dict[str, str] = field(default_factory=dict)
     profile_gib: dict[str, int] = field(default_factory=dict)
     groups: tuple[DeviceGroup, ...] = ()
     asked: bool = True
+    problem: str = ""
 
     def system_id(self, pci_address: str) -> str | None:
         return self.system_ids.get(pci_address, "" if self.asked else None)
@@ -81,12 +82,20 @@ NOT_ASKED = Target(asked=False)
 
 
 def read_target(browser: Any, host: Any) -> Target:
-    """One call; a host that is not connected has nothing to tell."""
-    with translated("reading the host's devices", "the vCenter"):
+    """One call. A fault is that host's own, whatever its type, and never the cluster's.
+
+    A host agent that hangs answers with runtime faults (HostCommunication, SystemError) as well as
+    with those that the method declares. Raises Unreachable, and NoPermission.
+    """
+    if browser is None:
+        return Target(problem="its cluster has no environment browser")
+    with translated("reading the host's devices", host._moId):
         try:
             target = browser.QueryConfigTarget(host=host)
-        except (vim.fault.HostConnectFault, vim.fault.InvalidState):
-            return Target()
+        except (vim.fault.NoPermission, vim.fault.NotAuthenticated):
+            raise
+        except vmodl.MethodFault as fault:
+            return Target(problem=_reason(fault))
     if target is None:
         return Target()
     profiles = getattr(target, "vgpuProfileInfo", None) or ()
@@ -119,7 +128,7 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
 def told(host: Host, target: Target) -> Host:
     """The host with what it answered when it was asked on its own."""
     known = (replace(gpu, system_id=target.system_id(gpu.pci_address)) for gpu in host.gpus)
-    return replace(host, gpus=tuple(known), device_groups=target.groups)
+    return replace(host, gpus=tuple(known), device_groups=target.groups, problem=target.problem)
 
 
 def shares(row: Row) -> bool:
@@ -132,6 +141,13 @@ def profile_memory_gib(name: str) -> int | None:
     """NVIDIA's names end in the framebuffer's GiB and a letter: grid_p100-4q, nvidia_a40-48c."""
     match = re.search(r"-(\d+)[a-z]+$", name)
     return int(match[1]) if match else None
+
+
+def _reason(fault: Any) -> str:
+    """The fault's type and, where it has one, its text."""
+    name = type(fault).__name__.rsplit(".", maxsplit=1)[-1]
+    text = (getattr(fault, "msg", None) or "").strip()
+    return f"{name}: {text}" if text else name
 
 
 def _group(info: Any) -> DeviceGroup:

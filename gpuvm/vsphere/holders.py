@@ -39,7 +39,7 @@ def _fixed(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[s
         host = hosts.get(row.get("runtime.host"))
         powered_on = row.get("runtime.powerState") == "poweredOn"
         for device in devices_of(row.get("config.hardware.device", ())):
-            if host is not None and isinstance(device, PassthroughDevice):
+            if host and "name" in host and isinstance(device, PassthroughDevice):
                 holder = Holder(row.get("name", UNSEEN), powered_on, moref=ref._moId)
                 yield host["name"], device.pci_address, holder
 
@@ -49,7 +49,7 @@ def _bound(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[s
         for binding in host.get("config.assignableHardwareBinding", ()):
             address = getattr(binding, "pciId", None) or binding.instanceId
             match = _ADDRESS.search(address)
-            if match and binding.vm is not None:
+            if match and binding.vm is not None and "name" in host:
                 yield host["name"], match[0], _running(binding.vm, vms)
 
 
@@ -60,6 +60,8 @@ def _shared(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[
     because counting too many refuses a plan and counting too few fails it at power-on.
     """
     for host in hosts.values():
+        if "name" not in host:
+            continue
         cards = {c.pciId: set(c.vm or ()) for c in host.get("config.graphicsInfo", ())}
         on = Counter(vm for users in cards.values() for vm in users)
         for address, users in cards.items():

@@ -123,7 +123,7 @@ def address(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> s
         ipaddress.ip_address(entry.ipAddress)
         for net in nets
         if (net.macAddress or "").lower() in own and net.ipConfig is not None
-        for entry in net.ipConfig.ipAddress
+        for entry in net.ipConfig.ipAddress or ()
         if entry.state == "preferred"
     ]
     usable = sorted((a for a in found if not a.is_link_local), key=lambda a: a.version)

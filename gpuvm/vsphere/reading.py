@@ -120,7 +120,7 @@ def read_inventory(
     chosen = tree.cluster(cluster)
     hosts = list(tree.rows[chosen].get("host", ()))
     rows = _details(content, tree, hosts)
-    names = {host: rows[host]["name"] for host in hosts if host in rows}
+    names = {host: rows[host]["name"] for host in hosts if "name" in rows.get(host, {})}
     neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
     templates = [*tree.templates(), *_unfinished(neighbours)]
     vms = _marked(tree, rows, vcenter, names)
@@ -134,7 +134,7 @@ def read_inventory(
             name=tree.rows[chosen]["name"],
             moref=chosen._moId,
             path=tree.path(chosen),
-            datacenter=tree.rows[tree.datacenter(chosen)]["name"],
+            datacenter=tree.rows.get(tree.datacenter(chosen), {}).get("name", ""),
             resource_pool=pool._moId,
             vm_folder=into._moId,
             drs_places=_drs_places(tree.rows[chosen]),
@@ -143,7 +143,9 @@ def read_inventory(
         hosts=tuple(
             _host(ref, rows, neighbours.values(), targets[ref], held) for ref in sorted_hosts(names)
         ),
-        templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
+        templates=tuple(
+            _template(ref, rows, tree) for ref in templates if "name" in rows.get(ref, {})
+        ),
         datastores=_datastores(rows),
         networks=_networks(rows),
         vms=vms,
@@ -284,14 +286,19 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(row["name"], row, target, held)),
-        datastores=tuple(rows[d]["name"] for d in row.get("datastore", ()) if d in rows),
-        networks=tuple(rows[n]["name"] for n in row.get("network", ()) if n in rows),
+        datastores=_names(rows, row.get("datastore", ())),
+        networks=_names(rows, row.get("network", ())),
         power_state=str(row.get("runtime.powerState", "poweredOn")),
         version=row.get("config.product.version", ""),
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
         shares_gpus=shares(row),
         device_groups=target.groups,
+        problem=target.problem,
     )
+
+
+def _names(rows: Rows, refs: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(rows[ref]["name"] for ref in refs if "name" in rows.get(ref, {}))
 
 
 def _taken_gib(vm: Row) -> float:
@@ -344,7 +351,7 @@ def _datastores(rows: Rows) -> tuple[Datastore, ...]:
             accessible=bool(row.get("summary.accessible")),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Datastore)
+        if isinstance(ref, vim.Datastore) and "name" in row
     )
 
 
@@ -357,7 +364,7 @@ def _networks(rows: Rows) -> tuple[Network, ...]:
             switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Network)
+        if isinstance(ref, vim.Network) and "name" in row
     )
 
 

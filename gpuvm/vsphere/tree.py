@@ -5,7 +5,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.errors import Ambiguous, NotFound
+from gpuvm.errors import Ambiguous, NotFound, NotVisible
 from gpuvm.vsphere.properties import Row, extra_config
 
 
@@ -17,7 +17,7 @@ class Tree:
         """The inventory path, such as ``/Lab/host/GPU-Cluster``."""
         parts: list[str] = []
         while ref in self.rows:
-            parts.append(self.rows[ref]["name"])
+            parts.append(self.rows[ref].get("name", "?"))
             ref = self.rows[ref].get("parent")
         return "/" + "/".join(reversed(parts))
 
@@ -26,30 +26,38 @@ class Tree:
         clusters = self._all(vim.ClusterComputeResource)
         return self._named("cluster", clusters, wanted, option="--cluster")
 
-    def datacenter(self, ref: Any) -> Any:
-        while not isinstance(ref, vim.Datacenter):
-            ref = self.rows[ref]["parent"]
-        return ref
+    def datacenter(self, ref: Any) -> Any | None:
+        """The datacenter above; None where the account cannot see all the way up to it.
+
+        A permission on a cluster without one on its folders shows the cluster and hides those.
+        """
+        while ref in self.rows and not isinstance(ref, vim.Datacenter):
+            ref = self.rows[ref].get("parent")
+        return ref if ref in self.rows else None
 
     def folder(self, cluster: Any, wanted: str | None) -> Any:
         """Where new VMs go: the datacenter's VM folder, or a named one below it."""
-        top = self.rows[self.datacenter(cluster)]["vmFolder"]
+        top = self.rows.get(self.datacenter(cluster), {}).get("vmFolder")
         if wanted is None:
-            return top
-        below = [ref for ref in self._all(vim.Folder) if self._is_below(ref, top)]
+            return self._visible(top, f"the VM folder of {self.path(cluster)}'s datacenter")
+        folders = self._all(vim.Folder)
+        below = [ref for ref in folders if top is None or self._is_below(ref, top)]
         return self._named("folder", below, wanted, option="folder: with its whole path")
 
     def pool(self, cluster: Any, wanted: str | None) -> Any:
         """The cluster's root resource pool, or a named one below it."""
-        top = self.rows[cluster]["resourcePool"]
+        top = self.rows[cluster].get("resourcePool")
         if wanted is None:
-            return top
+            return self._visible(top, f"the resource pool of {self.path(cluster)}")
         below = [ref for ref in self._all(vim.ResourcePool) if self._is_below(ref, top)]
         return self._named("resource pool", below, wanted, option="resource_pool: with its path")
 
-    def browser(self, cluster: Any) -> Any:
-        """The cluster's environment browser, which knows each host's devices."""
-        return self.rows[cluster]["environmentBrowser"]
+    def browser(self, cluster: Any) -> Any | None:
+        """The cluster's environment browser, which knows each host's devices.
+
+        The property is optional: a cluster whose only host does not respond has none.
+        """
+        return self.rows[cluster].get("environmentBrowser")
 
     def templates(self) -> list[Any]:
         return [
@@ -70,7 +78,16 @@ class Tree:
         ]
 
     def names_in(self, folder: Any) -> list[str]:
-        return [row["name"] for row in self.rows.values() if row.get("parent") == folder]
+        return [
+            row["name"]
+            for row in self.rows.values()
+            if row.get("parent") == folder and "name" in row
+        ]
+
+    def _visible(self, ref: Any | None, what: str) -> Any:
+        if ref is None or ref not in self.rows:
+            raise NotVisible(what)
+        return ref
 
     def _all(self, kind: Any) -> list[Any]:
         return [ref for ref in self.rows if isinstance(ref, kind)]
@@ -83,9 +100,9 @@ class Tree:
         return False
 
     def _named(self, kind: str, refs: Sequence[Any], wanted: str | None, *, option: str) -> Any:
-        fitting = [r for r in refs if wanted in (None, self.rows[r]["name"], self.path(r))]
+        fitting = [r for r in refs if wanted in (None, self.rows[r].get("name"), self.path(r))]
         if not fitting:
-            raise NotFound(kind, wanted or "", [self.rows[r]["name"] for r in refs])
+            raise NotFound(kind, wanted or "", [self.rows[r].get("name", "?") for r in refs])
         if len(fitting) > 1:
             raise Ambiguous(kind, sorted(self.path(r) for r in fitting), option=option)
         return fitting[0]

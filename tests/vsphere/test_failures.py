@@ -330,3 +330,19 @@ def _at_once(rig: Rig, *work: tuple[object, object]) -> list[lifecycle.ApplyResu
 
     with ThreadPoolExecutor(len(work)) as pool:
         return list(pool.map(lambda w: rig.provision(w[0], w[1]), work))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fault", ["HostCommunication", "HostNotReachable", "HostNotConnected", "SystemError"]
+)
+def test_a_sick_host_is_left_out_by_name(rig: Rig, fault: str) -> None:
+    """A host agent that hangs answers with runtime faults; the other hosts are as they were."""
+    with rig.connect() as connection:
+        sick = rig.plan(connection, hosts=1).created[0].host.name
+        rig.fault("QueryConfigTarget", fault)
+        plan = rig.plan(connection, hosts=2)
+        assert sick not in {step.host.name for step in plan.created}
+        assert len(plan.created) == 2
+        (finding,) = [f.text for f in plan.findings if "left out" in f.text]
+        assert sick in finding
+        assert fault in finding
