@@ -6,6 +6,7 @@ Nothing is guessed: several that fit are an error that lists them.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import unquote
 
 from typing_extensions import override
 
@@ -51,13 +52,14 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
 
 
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
-    unfit = {t.name: unfit_for(t, spec, inventory.vcenter.api_version) for t in inventory.templates}
-    fitting = [t for t in inventory.templates if unfit[t.name] is None]
+    api = inventory.vcenter.api_version
+    unfit = {t.moref: unfit_for(t, spec, api) for t in inventory.templates}
+    fitting = [t for t in inventory.templates if unfit[t.moref] is None]
     if inventory.templates and not fitting and spec.template is None:
-        reasons = "; ".join(f"{name}: {why}" for name, why in unfit.items())
+        reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
         raise BadInput("no fitting VM template", hint=reasons)
     chosen = _choose("VM template", spec.template, inventory.templates, fitting)
-    why = unfit[chosen.name] or _addresses(spec, chosen)
+    why = unfit[chosen.moref] or _addresses(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
     return chosen
@@ -165,8 +167,12 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
     """Why clones of it could not be what is wished, or None."""
     if template.has_gpu:
         return "it has a GPU attached; clones would all name the same device"
-    if not spec.has_gpu:
-        return None
+    if template.guest_id.lower().startswith(_NOT_LINUX):
+        return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
+    return _unfit_for_gpus(template, spec, api_version) if spec.has_gpu else None
+
+
+def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str | None:
     if template.nested_hv:
         return "nested virtualization is on, which excludes GPUs"
     if isinstance(spec.accelerator, (DynamicPassthrough, DeviceGroup)):
@@ -174,6 +180,10 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
     if isinstance(spec.accelerator, VGPU):
         return _too_old(template, 11, "vGPU")
     return _not_efi(template)
+
+
+_NOT_LINUX = ("win", "vmkernel", "darwin", "dos", "solaris", "freebsd")
+"""How the guestId of Windows, nested ESXi and others begins (VirtualMachineGuestOsIdentifier)."""
 
 
 def major(version: str) -> int:
@@ -211,21 +221,35 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     return None
 
 
+def is_called(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
+    r"""By name, as stored or as the vSphere Client shows it, by inventory path, or by MoRef id.
+
+    vCenter stores ``/``, ``\\`` and ``%`` of a name as %2f, %5c and %25.
+    """
+    return wanted in (one.name, unquote(one.name), one.moref, getattr(one, "path", None))
+
+
 def _choose(kind: str, name: str | None, known: Iterable[Named], fitting: Iterable[Named]) -> Named:
-    """The named one; without a name the only one that fits."""
-    everything, choices = tuple(known), tuple(fitting)
-    if name is not None:
-        for one in everything:
-            if one.name == name:
-                return one
+    """The one that is called so; without a name the only one that fits.
+
+    A name is unique in its folder only: one that is there twice is Ambiguous.
+    """
+    everything = tuple(known)
+    choices = [one for one in everything if is_called(one, name)] if name else tuple(fitting)
+    if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:
         raise BadInput(f"no fitting {kind}", hint=_none_fits(kind, everything))
     if len(choices) > 1:
-        raise Ambiguous(
-            kind, sorted(c.name for c in choices), option=f"--{kind.removeprefix('VM ')}"
-        )
+        twins = len({one.name for one in choices}) < len(choices)
+        labels = (_distinct(one) if twins else one.name for one in choices)
+        raise Ambiguous(kind, sorted(labels), option=f"--{kind.removeprefix('VM ')}")
     return choices[0]
+
+
+def _distinct(one: VMTemplate | Datastore | Network) -> str:
+    """What tells it from another of its name: the path, else the MoRef id."""
+    return one.path if isinstance(one, VMTemplate) else one.moref
 
 
 def _none_fits(kind: str, everything: Sequence[Named]) -> str:

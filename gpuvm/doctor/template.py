@@ -14,7 +14,7 @@ def templates(patient: Patient) -> Iterator[Check]:
         level: Level = "failure" if patient.prospect.makes_vms else "warning"
         yield Check("template", level, "there is no VM template at all", hint)
     for one in inventory.templates:
-        if spec.template in (None, one.name):
+        if spec.template is None or selection.is_called(one, spec.template):
             yield _fit(one, patient)
             yield from _inside(one, patient)
 
@@ -44,6 +44,10 @@ def _inside(one: VMTemplate, patient: Patient) -> Iterator[Check]:
 def _level(one: VMTemplate, patient: Patient) -> Level:
     """A failure for the one that is used, and where there is no other."""
     spec, chosen = patient.spec, patient.prospect.used.template
-    candidates = [t for t in patient.inventory.templates if spec.template in (None, t.name)]
+    candidates = [
+        t
+        for t in patient.inventory.templates
+        if spec.template is None or selection.is_called(t, spec.template)
+    ]
     needed = chosen == one if chosen else len(candidates) == 1
     return "failure" if needed and patient.prospect.makes_vms else "warning"

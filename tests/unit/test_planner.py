@@ -203,8 +203,8 @@ def _devices(case: dict[str, Any], spec: ClusterSpec) -> tuple[Device, ...]:
 def _template(case: dict[str, Any]) -> VMTemplate:
     return VMTemplate(
         name=case.get("name", "centos7-tensorflow"),
-        moref="vm-1",
-        path="/Lab/vm/centos7-tensorflow",
+        moref=case.get("moref", case.get("name", "vm-1")),
+        path=case.get("path", "/Lab/vm/centos7-tensorflow"),
         firmware=case.get("firmware", "efi"),
         hardware_version=case.get("hardware_version", 17),
         cpus=8,
@@ -212,7 +212,7 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         disk_gib=40,
         nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
-        guest_id="centos7_64Guest",
+        guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
     )
 
