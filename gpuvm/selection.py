@@ -224,7 +224,7 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
 def is_called(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
     r"""By name, as stored or as the vSphere Client shows it, by inventory path, or by MoRef id.
 
-    vCenter stores ``/``, ``\\`` and ``%`` of a name as %2f, %5c and %25.
+    vCenter stores ``/``, ``\`` and ``%`` of a name as %2f, %5c and %25.
     """
     return wanted in (one.name, unquote(one.name), one.moref, getattr(one, "path", None))
 
