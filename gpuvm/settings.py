@@ -110,11 +110,17 @@ class Environment(BaseSettings):
 
 
 def parse_address(vcenter: str) -> tuple[str, int]:
-    """Host and port of ``vc.example``, ``vc.example:8443`` or an https URL; raises BadInput."""
-    match = re.fullmatch(r"(?:https://)?([^/:\s]+)(?::(\d+))?(?:/.*)?", vcenter)
+    """Host and port of ``vc.example``, ``vc.example:8443``, ``[2001:db8::10]`` or an https URL.
+
+    An IPv6 address stands in brackets, as in every URL; the host is returned without them. Raises
+    BadInput.
+    """
+    match = re.fullmatch(
+        r"(?:https://)?(\[[0-9A-Fa-f:.]+\]|[^/:\[\]\s]+)(?::(\d+))?(?:/.*)?", vcenter
+    )
     if match is None:
         raise BadInput(f"vCenter '{vcenter}' is not a host or https URL")
-    return match[1], int(match[2] or 443)
+    return match[1].strip("[]"), int(match[2] or 443)
 
 
 def load(name: str | None = None) -> Context:

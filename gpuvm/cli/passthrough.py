@@ -176,8 +176,8 @@ def _show(switched: Sequence[Switched], how: _How) -> None:
         output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
     if pending and not how.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
-    elif not any(one.changed for one in switched):
-        output.line("nothing to do: it is as wished already")
+    elif not any(one.changed or one.error for one in switched):
+        output.line("nothing to do: passthrough is in that state already")
 
 
 def _errors(switched: Sequence[Switched]) -> tuple[GpuvmError, ...]:

@@ -25,7 +25,13 @@ def findings(
 
 def _borrowers(created: Sequence[Step]) -> list[tuple[Step, str]]:
     """Steps whose GPU a stopped VM of ours still names, and that VM."""
-    return [(step, holder.vm) for step in created for gpu in step.gpus for holder in gpu.holders]
+    return [
+        (step, holder.vm)
+        for step in created
+        for gpu in step.gpus
+        for holder in gpu.holders
+        if holder.ours and not holder.powered_on
+    ]
 
 
 def _lent(borrowed: tuple[Step, str]) -> Finding:

@@ -53,7 +53,8 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
     except vim.fault.InvalidLogin:
         raise LoginRefused(
             f"{host} does not let {context.user} in: wrong user name or password",
-            hint="look at the context's user and at how its password is had",
+            hint="check the context's user and password; with a federated login (AD FS, Entra ID) "
+            "try user@domain instead of DOMAIN\\user, or a local or service account",
         ) from None
     except vmodl.MethodFault as fault:
         told = getattr(fault, "msg", None) or type(fault).__name__

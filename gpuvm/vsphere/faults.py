@@ -25,6 +25,19 @@ _KNOWN = (
     ("held by", "'gpuvm gpus' shows who holds which GPU"),
     ("not shared direct", "the host must share its GPUs: graphics type Shared Direct"),
     ("does not offer the vgpu profile", "'gpuvm gpus' shows which profiles the hosts offer"),
+    (
+        "unavailable hardware or software support",
+        "the host cannot reset this device: its /etc/vmware/passthru.map, or another slot",
+    ),
+    (
+        "libnvidia-vgx",
+        "NVIDIA's vGPU driver on the host does not serve this profile: its log is on the host",
+    ),
+    (
+        "graphics resource available in the parent resource pool",
+        "no vGPU of that profile is left: 'gpuvm gpus' shows which profiles have room",
+    ),
+    ("are not available on host", "'gpuvm gpus' shows the host's devices: 'gpuvm plan' anew"),
     ("hot-plug", "the VM must be powered off for this"),
     ("in use by a virtual machine", "'gpuvm gpus' names the VM: stop it first"),
     ("configure that one", "passthrough is switched for the device that it depends on"),
@@ -36,7 +49,9 @@ _BY_TYPE = {
     "InsufficientMemoryResourcesFault": "the resource pool has too little unreserved memory left",
     "InsufficientFailoverResourcesFault": "HA keeps capacity back: look at its admission control",
     "NoDiskSpace": "the datastore is full: choose another with --datastore",
-    "InvalidState": "look at the state of the host: maintenance mode, connection",
+    "InvalidState": "look at the states of VM and host: template, maintenance mode, connection",
+    "InvalidHostState": "look at the host, and at the one that the template is registered on: "
+    "maintenance mode, connection",
     "TaskInProgress": "another task works on this VM: try again when it has ended",
     "NoCompatibleHost": "no host fits: 'gpuvm gpus' shows hosts and GPUs",
     "InsufficientGraphicsResourcesFault": "no vGPU of that profile is left: 'gpuvm gpus' shows "

@@ -42,7 +42,7 @@ def untrusted(host: str, port: int, reason: str) -> Untrusted:
         f"the certificate of {host}:{port} is not trusted: {reason} (issued by {issuer}, "
         f"SHA-256 {fingerprint(der)})",
         hint="compare that SHA-256 with the server's own and pin it (tls: {verify: sha256}), or "
-        f"give the CA's file (tls: {{verify: ca}}; a vCenter offers it at https://{host}/certs/)",
+        f"give the CA's file (tls: {{verify: ca}}; a vCenter offers it at https://{host}/certs/download.zip)",
     )
 
 

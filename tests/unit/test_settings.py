@@ -72,6 +72,8 @@ def test_environment_names_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
         ("vc.example:8443", ("vc.example", 8443)),
         ("https://vc.example/sdk", ("vc.example", 443)),
         ("https://127.0.0.1:8989/sdk", ("127.0.0.1", 8989)),
+        ("https://[2001:db8::10]/sdk", ("2001:db8::10", 443)),
+        ("[2001:db8::10]:8443", ("2001:db8::10", 8443)),
     ],
 )
 def test_address(endpoint: str, address: tuple[str, int]) -> None:
