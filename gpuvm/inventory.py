@@ -218,6 +218,7 @@ class VMTemplate:
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
     secure_boot: bool = False
     nested_hv: bool = False
+    cores_per_socket: int = 1
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,7 @@ class VM:
     wish: str = ""
     """What it was made from, as JSON (ClusterSpec.wish)."""
     tools_running: bool = False
+    cores_per_socket: int = 1
     template: bool = False
     """Somebody made a VM template of it."""
     foreign_disks: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ class CloneRequest:
     storage_policy: str | None = None
     device_group: str = ""
     """The vendor device group that the devices make up together."""
+    cores_per_socket: int = 1
+    """The template's; a number of CPUs that it does not divide gets another one."""
 
 
 def clone_spec(request: CloneRequest, reference: Any) -> Any:
@@ -74,6 +77,8 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
     }
     for key, wanted in differs.items():
         setattr(spec, key, wanted)
+    if "numCPUs" in differs and request.cpus is not None:
+        spec.numCoresPerSocket = _other_cores_per_socket(request.cpus, vm.cores_per_socket)
     if request.devices and vm.hot_add:
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
         differs["hot_add"] = False
@@ -111,12 +116,18 @@ def _config(request: CloneRequest, reference: Any) -> Any:
         spec.deviceChange.append(connected(request.nics[0], request.network, reference))
     if request.cpus is not None:
         spec.numCPUs = request.cpus
+        spec.numCoresPerSocket = _other_cores_per_socket(request.cpus, request.cores_per_socket)
     if request.memory_gib is not None:
         spec.memoryMB = round(request.memory_gib * 1024)  # type: ignore[assignment]
     if request.devices:
         spec.memoryReservationLockedToMax = True
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
     return spec
+
+
+def _other_cores_per_socket(cpus: int, present: int) -> int | None:
+    """The most that divides both: vCenter wants the CPUs to be a multiple. None if that is so."""
+    return None if cpus % present == 0 else math.gcd(cpus, present)
 
 
 def _options(request: CloneRequest) -> dict[str, str]:

@@ -36,6 +36,7 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         generation=mark.generation if mark else None,
         spec_digest=mark.spec_digest if mark else None,
         cpus=row.get("config.hardware.numCPU", 0),
+        cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         memory_locked=bool(row.get("config.memoryReservationLockedToMax", False)),
         hot_add=bool(row.get("config.cpuHotAddEnabled") or row.get("config.memoryHotAddEnabled")),

@@ -176,6 +176,7 @@ VM_PATHS = (
     "config.annotation",
     "config.firmware",
     "config.hardware.numCPU",
+    "config.hardware.numCoresPerSocket",
     "config.hardware.memoryMB",
     "config.memoryReservationLockedToMax",
     "config.cpuHotAddEnabled",

@@ -74,6 +74,7 @@ _TEMPLATE_PATHS = (
     "config.bootOptions",
     "config.nestedHVEnabled",
     "config.hardware.numCPU",
+    "config.hardware.numCoresPerSocket",
     "config.hardware.memoryMB",
     "config.hardware.device",
     "guest.toolsVersionStatus2",
@@ -330,6 +331,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
         nested_hv=bool(row.get("config.nestedHVEnabled")),
+        cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
     )
 
 

@@ -277,3 +277,15 @@ def test_a_device_group_that_lost_a_device_is_mended_whole(linked: Rig) -> None:
         assert len(vm.devices) == 2
         assert connection.start_repair(vm, request) is None
     linked.teardown("mended")
+
+
+def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
+    """A vCenter refuses a number of CPUs that is no multiple of the cores per socket."""
+    template = TemplateDescription(cpus=8, cores_per_socket=4)
+    shape = describe(hosts=2).model_copy(update={"timings": QUICK, "templates": (template,)})
+    with rig_of(home, "sockets", shape) as rig, rig.connect() as connection:
+        for cpus, cores in ((6, 2), (4, 4)):
+            plan = rig.plan(connection, hosts=1, name=f"cpus-{cpus}", cpus=cpus)
+            assert not rig.provision(connection, plan).failed
+            (vm,) = rig.ours(connection, f"cpus-{cpus}")
+            assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)

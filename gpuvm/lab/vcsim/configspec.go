@@ -52,9 +52,26 @@ func checkSpec(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConf
 	if spec.NumCPUs < 0 || spec.MemoryMB < 0 || spec.MemoryMB%4 != 0 {
 		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryMB"}
 	}
+	if fault := checkSockets(c, spec); fault != nil {
+		return fault
+	}
 	// ESXi refuses to unlock the reservation while a passthrough device needs it.
 	if unlock := spec.MemoryReservationLockedToMax; unlock != nil && !*unlock && keepsPassthrough(c, spec) {
 		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryReservationLockedToMax"}
+	}
+	return nil
+}
+
+// checkSockets: "the CPU count must be a multiple of the cores per socket"; what the spec leaves out
+// stays as it is, so a clone has its template's cores per socket.
+func checkSockets(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) fault {
+	cpus, cores := c.Hardware.NumCPU, c.Hardware.NumCoresPerSocket
+	if spec.NumCPUs != 0 {
+		cpus = spec.NumCPUs
+	}
+	replace(&cores, spec.NumCoresPerSocket)
+	if cores != nil && *cores > 0 && cpus%*cores != 0 {
+		return &types.InvalidArgument{InvalidProperty: "configSpec.numCoresPerSocket"}
 	}
 	return nil
 }

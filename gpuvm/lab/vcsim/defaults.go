@@ -76,6 +76,7 @@ func (t *TemplateDescription) fill() {
 	orElse(&t.Firmware, "efi")
 	orElse(&t.HardwareVersion, "vmx-17")
 	orElse(&t.CPUs, 8)
+	orElse(&t.CoresPerSocket, 1)
 	orElse(&t.MemoryGiB, 32)
 	orElse(&t.DiskGiB, 40)
 	if t.NICs == nil {

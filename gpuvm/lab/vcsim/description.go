@@ -93,6 +93,7 @@ type TemplateDescription struct {
 	Firmware        string            `json:"firmware"`
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
+	CoresPerSocket  int32             `json:"cores_per_socket"`
 	MemoryGiB       int64             `json:"memory_gib"`
 	DiskGiB         int64             `json:"disk_gib"`
 	Host            string            `json:"host"`

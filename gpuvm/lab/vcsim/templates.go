@@ -32,6 +32,7 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 		p.datastore = lab.datastores[t.Datastore]
 	}
 	config := newConfig(t.Name, t.GuestID, t.Firmware, t.HardwareVersion, t.CPUs, t.MemoryGiB<<10)
+	config.Hardware.NumCoresPerSocket = &t.CoresPerSocket
 	lab.setFiles(config, p.datastore)
 	dir := path.Dir(config.Files.VmPathName)
 	config.Hardware.Device = append(config.Hardware.Device, newDisk(t.DiskGiB*gib, dir, p.datastore))
