@@ -43,6 +43,10 @@ with --reboot, only while no VM runs there, one host at a time, and never by for
 
 Hosts = Annotated[list[str] | None, typer.Argument(help="Names of hosts.", metavar="[HOST]…")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every host that has a GPU.")]
+GPUOption = Annotated[
+    list[str] | None,
+    typer.Option("--gpu", help="Only this card; can be repeated.", metavar="ADDRESS"),
+]
 RebootOption = Annotated[
     bool,
     typer.Option("--reboot", help="Maintenance mode, reboot, and back, where that is needed."),
@@ -60,6 +64,7 @@ LeaveOption = Annotated[
 @dataclass(frozen=True)
 class _How:
     enabled: bool
+    gpus: tuple[str, ...]
     reboot: bool
     leave: bool
     yes: bool
@@ -70,6 +75,7 @@ def enable(
     ctx: typer.Context,
     hosts: Hosts = None,
     every: AllOption = False,
+    gpu: GPUOption = None,
     reboot: RebootOption = False,
     leave: LeaveOption = False,
     yes: YesOption = False,
@@ -85,10 +91,14 @@ def enable(
 
         gpuvm passthrough enable esx-01.example.com
 
+        gpuvm passthrough enable esx-01.example.com --gpu 0000:3b:00.0
+
         gpuvm passthrough enable --all --reboot --yes
+
+    A card that a VM runs with, passed through or as vGPU, is not switched.
     """
     wanted = spec.load(file, cluster=cluster)
-    how = _How(enabled=True, reboot=reboot, leave=leave, yes=yes)
+    how = _How(enabled=True, gpus=tuple(gpu or ()), reboot=reboot, leave=leave, yes=yes)
     _switch(ctx, context, wanted, _named(hosts, every=every), how)
 
 
@@ -97,6 +107,7 @@ def disable(
     ctx: typer.Context,
     hosts: Hosts = None,
     every: AllOption = False,
+    gpu: GPUOption = None,
     reboot: RebootOption = False,
     leave: LeaveOption = False,
     yes: YesOption = False,
@@ -113,7 +124,7 @@ def disable(
         gpuvm passthrough disable esx-01.example.com --reboot
     """
     wanted = spec.load(file, cluster=cluster)
-    how = _How(enabled=False, reboot=reboot, leave=leave, yes=yes)
+    how = _How(enabled=False, gpus=tuple(gpu or ()), reboot=reboot, leave=leave, yes=yes)
     _switch(ctx, context, wanted, _named(hosts, every=every), how)
 
 
@@ -134,7 +145,7 @@ def _switch(
     events = Events()
     command = f"passthrough {'enable' if how.enabled else 'disable'}"
     with open_session(ctx, context) as session:
-        chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted))
+        chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted), how.gpus)
         question = f"{command} on {', '.join(host.name for host in chosen)}" + (
             ", rebooting them where needed?" if how.reboot else "?"
         )
@@ -148,6 +159,7 @@ def _switch(
                 lambda: wish.read_inventory(session, wanted),
                 events,
                 enabled=how.enabled,
+                gpus=how.gpus,
                 reboot=how.reboot,
                 leave_maintenance=how.leave,
             )
@@ -172,7 +184,7 @@ def _show(switched: Sequence[Switched], how: _How) -> None:
     output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
     for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
-        command = lifecycle.go_on(host, enabled=how.enabled)
+        command = lifecycle.go_on(host, enabled=how.enabled, gpus=how.gpus)
         output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
     if pending and not how.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")

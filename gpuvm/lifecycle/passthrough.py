@@ -35,19 +35,23 @@ def switch_passthrough(
     events: Events,
     *,
     enabled: bool,
+    gpus: Sequence[str] = (),
     reboot: bool = False,
     leave_maintenance: bool = False,
 ) -> tuple[Switched, ...]:
     """One host after the other, so that never more than one is away.
 
-    ``read`` gives the inventory of now. A host that fails does not keep the others from their turn.
-    One that was in maintenance mode stays in it unless it is to leave it. Raises Interrupted on
-    Ctrl-C, saying what the host is then.
+    ``read`` gives the inventory of now; ``gpus`` are PCI addresses, all of a host's when there are
+    none. A card that a VM runs with is not switched, whichever way. A host that fails does not keep
+    the others from their turn. One that was in maintenance mode stays in it unless it is to leave
+    it. Raises Interrupted on Ctrl-C, saying what the host is then.
     """
     results: list[Switched] = []
     for host in hosts:
         events.progress(host.name, "passthrough", 0.0)
-        work = _Switching(host, vsphere, read, events, enabled=enabled, leave=leave_maintenance)
+        work = _Switching(
+            host, vsphere, read, events, enabled=enabled, gpus=gpus, leave=leave_maintenance
+        )
         try:
             work.run(reboot=reboot)
             results += work.results()
@@ -59,23 +63,34 @@ def switch_passthrough(
     return tuple(results)
 
 
-def choose_hosts(names: Sequence[str], inventory: Inventory) -> list[Host]:
-    """The hosts of these names; all that have a GPU when none is named. Raises NotFound."""
-    if not names:
-        return [host for host in inventory.hosts if host.gpus]
-    found = []
-    for name in dict.fromkeys(names):
-        host = inventory.host(name)
-        if host is None:
-            raise NotFound("host", name, [h.name for h in inventory.hosts])
-        found.append(host)
-    return found
+def choose_hosts(
+    names: Sequence[str], inventory: Inventory, gpus: Sequence[str] = ()
+) -> list[Host]:
+    """The hosts of these names that have one of these GPUs; without either, all that have a GPU.
+
+    Raises NotFound for a host, and for a PCI address that none of the hosts has.
+    """
+    found = [host for host in inventory.hosts if host.gpus]
+    if names:
+        known = {host.name: host for host in inventory.hosts}
+        for name in names:
+            if name not in known:
+                raise NotFound("host", name, list(known))
+        found = [known[name] for name in dict.fromkeys(names)]
+    addresses = sorted({gpu.pci_address for host in found for gpu in host.gpus})
+    for address in gpus:
+        if address not in addresses:
+            raise NotFound("GPU", address, addresses)
+    if not gpus:
+        return found
+    return [host for host in found if any(gpu.pci_address in gpus for gpu in host.gpus)]
 
 
-def go_on(host: str, *, enabled: bool) -> str:
+def go_on(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
     """The command that finishes what was begun on the host."""
     verb = "enable" if enabled else "disable"
-    return f"gpuvm passthrough {verb} {host} --reboot --leave-maintenance"
+    only = "".join(f" --gpu {address}" for address in gpus)
+    return f"gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance"
 
 
 class _Switching:
@@ -89,8 +104,10 @@ class _Switching:
         events: Events,
         *,
         enabled: bool,
+        gpus: Sequence[str],
         leave: bool,
     ) -> None:
+        self.gpus = gpus
         self.host, self.vsphere, self.read = host, vsphere, read
         self.enabled, self.leave, self.changed = enabled, leave, False
         self.reboot = Reboot(host, vsphere, events, is_right=self._is_in_force, leave=leave)
@@ -100,7 +117,9 @@ class _Switching:
         self._check()
         if reboot and any(map(self._needs_reboot, self._able(self.host))):
             self.reboot.check()
-        self._set([gpu for gpu in self._able(self.host) if gpu.enabled != self.enabled])
+        wrong = [gpu for gpu in self._able(self.host) if gpu.enabled != self.enabled]
+        self._check_unused(wrong)
+        self._set(wrong)
         if reboot and not all(map(self.is_done, self._able(self._now()))):
             self.reboot.check()
             self.changed = True
@@ -120,11 +139,14 @@ class _Switching:
                 error if gpu in able else error or incapable,
                 now.in_maintenance_mode,
             )
-            for gpu in now.gpus
+            for gpu in self._chosen(now)
         ]
 
     def interrupted(self) -> Interrupted:
-        where, command = self.reboot.where(), go_on(self.host.name, enabled=self.enabled)
+        where, command = (
+            self.reboot.where(),
+            go_on(self.host.name, enabled=self.enabled, gpus=self.gpus),
+        )
         return Interrupted(
             f"interrupted; {where}",
             left=[self.host.name],
@@ -143,12 +165,29 @@ class _Switching:
         if incapable is not None and not self._able(self.host):
             raise incapable
 
+    def _check_unused(self, wrong: Sequence[GPU]) -> None:
+        """A card that serves vGPUs, or runs passed through, is taken from nobody."""
+        users = [
+            f"{gpu.pci_address} by {holder.vm}"
+            for gpu in wrong
+            for holder in gpu.holders
+            if holder.powered_on
+        ]
+        if users:
+            raise PreflightRefused(
+                f"{self.host.name}: in use: {', '.join(users)}",
+                hint="stop those VMs first, or name other cards with --gpu",
+            )
+
+    def _chosen(self, host: Host) -> list[GPU]:
+        return [gpu for gpu in host.gpus if not self.gpus or gpu.pci_address in self.gpus]
+
     def _able(self, host: Host) -> list[GPU]:
-        return [gpu for gpu in host.gpus if gpu.capable or not self.enabled]
+        return [gpu for gpu in self._chosen(host) if gpu.capable or not self.enabled]
 
     def _incapable(self, host: Host) -> PreflightRefused | None:
         able = self._able(host)
-        unable = [gpu.pci_address for gpu in host.gpus if gpu not in able]
+        unable = [gpu.pci_address for gpu in self._chosen(host) if gpu not in able]
         if not unable:
             return None
         return PreflightRefused(
@@ -168,9 +207,7 @@ class _Switching:
         devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
         self.changed = True
         try:
-            self.vsphere.switch_passthrough(
-                self.host, devices, enabled=self.enabled, at_once=self.host.rebinds
-            )
+            self.vsphere.switch_passthrough(self.host, devices, enabled=self.enabled)
         except OutcomeUnknown:
             if any(gpu.enabled != self.enabled for gpu in self._able(self._now())):
                 raise

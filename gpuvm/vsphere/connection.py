@@ -205,16 +205,13 @@ class VSphere:
         """Names of templates that a gpuvm which was killed left as VMs."""
         return find_unfinished(self._content)
 
-    def switch_passthrough(
-        self, host: Host, devices: Sequence[str], *, enabled: bool, at_once: bool
-    ) -> None:
+    def switch_passthrough(self, host: Host, devices: Sequence[str], *, enabled: bool) -> None:
         hosts.switch_passthrough(
             self._content,
             self._host(host),
             host.name,
             devices,
             enabled=enabled,
-            at_once=at_once,
         )
 
     def running_on(self, host: Host) -> tuple[str, ...]:

@@ -30,15 +30,16 @@ class HostState:
 
 
 def switch_passthrough(
-    content: Any, host: Any, name: str, devices: Sequence[str], *, enabled: bool, at_once: bool
+    content: Any, host: Any, name: str, devices: Sequence[str], *, enabled: bool
 ) -> None:
     """For *dependent* devices, which is what the kernel has to let go; then the list is refreshed.
 
-    ``at_once`` only where the host can rebind devices (API 7.0); elsewhere it takes a reboot.
+    ``applyNow`` is left unset: the host applies it at once where it can rebind devices (API 7.0),
+    elsewhere at its next reboot (API reference of HostPciPassthruConfig).
     Raises TaskFailed with the host's own words.
     """
     system = _manager(content, host, "configManager.pciPassthruSystem")
-    changes = [_change(device, enabled=enabled, at_once=at_once) for device in devices]
+    changes = [vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled) for device in devices]
     with submitted("switching passthrough", name):
         system.UpdatePassthruConfig(config=changes)
         system.Refresh()
@@ -82,10 +83,3 @@ def running_vms(content: Any, host: Any) -> tuple[str, ...]:
 def _manager(content: Any, host: Any, path: str) -> Any:
     with translated("reading the host", host._moId):
         return retrieve(content, [Objects(vim.HostSystem, [host], (path,))])[host][path]
-
-
-def _change(device: str, *, enabled: bool, at_once: bool) -> Any:
-    change = vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled)
-    if at_once:
-        change.applyNow = True
-    return change

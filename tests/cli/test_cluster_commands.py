@@ -164,8 +164,15 @@ def test_a_host_that_stays_in_maintenance_mode_says_how_it_leaves_it(small: Comm
 
 def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     refused = small("passthrough", "disable", "esx-03.lab.local", "--reboot")
-    assert refused.exit_code != 0
-    assert "in use by a virtual machine" in refused.stderr or "trainer" in refused.stderr
+    assert refused.exit_code == 3
+    assert "trainer" in refused.stderr
+    assert "nothing to do" not in refused.stdout
+
+
+def test_a_card_that_is_not_there_is_bad_input(small: CommandLine) -> None:
+    wrong = small("passthrough", "enable", "esx-01.lab.local", "--gpu", "0000:00:00.0")
+    assert wrong.exit_code == 2
+    assert "0000:3b:00.0" in wrong.stderr
 
 
 def test_passthrough_wants_hosts_or_all(small: CommandLine) -> None:

@@ -1,6 +1,6 @@
 """Passthrough on and off, and what becomes of a host whose reboot does not go well."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,7 @@ def _switch(
     name: str,
     *,
     enabled: bool = True,
+    gpus: Sequence[str] = (),
     leave: bool = False,
     sink: Callable[[Event], None] = lambda _: None,
 ) -> tuple[Switched, ...]:
@@ -71,6 +72,7 @@ def _switch(
         connection.read_inventory,
         Events(sink),
         enabled=enabled,
+        gpus=gpus,
         reboot=True,
         leave_maintenance=leave,
     )
@@ -173,3 +175,28 @@ def _await_reconnection(connection: VSphere, name: str) -> None:
         for batch in board.batches(lambda: 10.0):
             if any(change.connected and change.active for change in batch):  # type: ignore[union-attr]
                 return
+
+
+def test_only_the_named_card_is_switched(connection: VSphere) -> None:
+    second = _host(connection, PLAIN).gpus[1]
+    (switched,) = _switch(connection, PLAIN, gpus=[second.pci_address])
+    assert switched.gpu.pci_address == second.pci_address
+    assert switched.done
+    assert [gpu.enabled for gpu in _host(connection, PLAIN).gpus] == [False, True]
+
+
+def test_a_card_that_serves_vgpus_is_not_switched(home: Path) -> None:
+    """Neither gpuvm nor the host itself takes it from the VM that runs with it."""
+    shape = describe(hosts=1, vgpu=True).model_copy(update={"timings": QUICK})
+    with rig_of(home, "serving", shape) as rig, rig.connect() as connection:
+        vgpu = {"mode": "vgpu", "profile": "grid_p100-8q"}
+        assert not rig.provision(connection, rig.plan(connection, accelerator=vgpu)).failed
+        host = connection.read_inventory().hosts[0]
+        (card,) = lifecycle.switch_passthrough(
+            [host], connection, connection.read_inventory, Events(), enabled=True
+        )
+        assert isinstance(card.error, PreflightRefused)
+        assert "gpuvm-01" in str(card.error)
+        assert not card.gpu.enabled
+        with pytest.raises(TaskFailed, match="in use by a virtual machine"):
+            connection.switch_passthrough(host, [card.gpu.dependent_device], enabled=True)

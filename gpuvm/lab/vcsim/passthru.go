@@ -59,7 +59,7 @@ func (lab *Lab) checkPassthruConfig(ctx *simulator.Context, host *simulator.Host
 		if info.DependentDevice != info.Id {
 			return hostConfigFault("Device " + displayAddress(info.Id) + " depends on " + info.DependentDevice + ": configure that one.")
 		}
-		if !config.PassthruEnabled && lab.deviceInUse(host.Self, info.Id) {
+		if config.PassthruEnabled != info.PassthruEnabled && lab.deviceInUse(host.Self, info.Id) {
 			return hostConfigFault("Device " + displayAddress(info.Id) + " is in use by a virtual machine.")
 		}
 		return nil
