@@ -96,11 +96,20 @@ def read_target(browser: Any, host: Any) -> Target:
             raise
         except vmodl.MethodFault as fault:
             return Target(problem=_reason(fault))
+    return target_of(target)
+
+
+def target_of(target: Any | None) -> Target:
+    """What the host answered (vim.vm.ConfigTarget); nearly all of it is optional."""
     if target is None:
         return Target()
     profiles = getattr(target, "vgpuProfileInfo", None) or ()
     return Target(
-        {info.pciDevice.id: info.systemId for info in target.pciPassthrough or ()},
+        {
+            info.pciDevice.id: info.systemId
+            for info in target.pciPassthrough or ()
+            if info.pciDevice
+        },
         {p.profileName: p.fbSizeInGib for p in profiles if p.fbSizeInGib},
         tuple(_group(info) for info in getattr(target, "vendorDeviceGroupInfo", None) or ()),
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from pyVmomi import vim
 
+from gpuvm.errors import NotVisible
 from gpuvm.vsphere.board import Task
-from gpuvm.vsphere.faults import submitted, translated
+from gpuvm.vsphere.faults import submitted
 from gpuvm.vsphere.properties import Objects, retrieve
 
 # A host that cannot be emptied in this time is not going to be.
@@ -76,10 +77,17 @@ def running_vms(content: Any, host: Any) -> tuple[str, ...]:
     rows = retrieve(content, [Objects(vim.HostSystem, [host], ("vm",))])
     vms = rows.get(host, {}).get("vm", ())
     found = retrieve(content, [Objects(vim.VirtualMachine, vms, ("name", "runtime.powerState"))])
-    on = [row["name"] for row in found.values() if row.get("runtime.powerState") == "poweredOn"]
-    return tuple(sorted(on))
+    return tuple(
+        sorted(
+            row.get("name", vm._moId)
+            for vm, row in found.items()
+            if row.get("runtime.powerState") == "poweredOn"
+        )
+    )
 
 
 def _manager(content: Any, host: Any, path: str) -> Any:
-    with translated("reading the host", host._moId):
-        return retrieve(content, [Objects(vim.HostSystem, [host], (path,))])[host][path]
+    found = retrieve(content, [Objects(vim.HostSystem, [host], (path,))]).get(host, {}).get(path)
+    if found is None:
+        raise NotVisible(f"{path} of {host._moId}")
+    return found

@@ -114,12 +114,13 @@ def address(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> s
     """The guest's preferred address on one of the VM's own NICs, IPv4 first.
 
     Bridges inside the guest (docker0, virbr0) have other MACs, and link-local addresses are of no
-    use to anybody else, so both are left out.
+    use to anybody else, so both are left out. A card without a MAC matches nothing: tunnels in the
+    guest have none either.
     """
     if tools != "guestToolsRunning":
         return None
     card = vim.vm.device.VirtualEthernetCard
-    own = {(d.macAddress or "").lower() for d in devices if isinstance(d, card)}
+    own = {d.macAddress.lower() for d in devices if isinstance(d, card) and d.macAddress}
     found = [
         ipaddress.ip_address(entry.ipAddress)
         for net in nets

@@ -132,7 +132,7 @@ def read_inventory(
     return Inventory(
         vcenter=vcenter,
         cluster=Cluster(
-            name=tree.rows[chosen]["name"],
+            name=tree.rows[chosen].get("name", chosen._moId),
             moref=chosen._moId,
             path=tree.path(chosen),
             datacenter=tree.rows.get(tree.datacenter(chosen), {}).get("name", ""),
@@ -162,7 +162,7 @@ def read_vms(
     seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
     unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
     told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
-    names = {**hosts, **{ref._moId: row["name"] for ref, row in told.items()}}
+    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in told.items()}}
     return tuple(
         machine(ref, row, vcenter.instance_uuid, lambda host: names.get(host._moId, ""))
         for ref, row in rows.items()
@@ -317,7 +317,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         moref=ref._moId,
         path=tree.path(ref),
         firmware=row.get("config.firmware", "bios"),
-        hardware_version=int(str(row.get("config.version", "vmx-0")).removeprefix("vmx-")),
+        hardware_version=_hardware_version(row.get("config.version")),
         cpus=row.get("config.hardware.numCPU", 1),
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
@@ -333,6 +333,12 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         nested_hv=bool(row.get("config.nestedHVEnabled")),
         cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
     )
+
+
+def _hardware_version(version: str | None) -> int:
+    """Of ``vmx-17``; 0, which is too old for everything, where it is not known."""
+    number = (version or "").removeprefix("vmx-")
+    return int(number) if number.isdecimal() else 0
 
 
 def _snapshots(info: Any) -> Iterator[Snapshot]:

@@ -58,7 +58,9 @@ def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
             Objects(kind, [net for net in nets if isinstance(net, kind)], ("name", "key")),
         ],
     )
-    portgroups = {row["key"]: row["name"] for row in around.values() if "key" in row}
+    portgroups = {
+        row["key"]: row.get("name") or row["key"] for row in around.values() if "key" in row
+    }
     return tuple(_silence(ref, row, around, portgroups) for ref, row in rows.items() if row)
 
 

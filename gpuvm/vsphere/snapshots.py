@@ -99,7 +99,7 @@ def find_unfinished(content: Any) -> dict[MoRef, str]:
     """Names of the templates that are VMs now, wherever in the vCenter they are."""
     found = retrieve_all(content, [(vim.VirtualMachine, _UNFINISHED_PATHS)])
     return {
-        vm._moId: row["name"]
+        vm._moId: row.get("name", vm._moId)
         for vm, row in found.items()
         if is_unfinished(vm, row) and not row.get("config.template")
     }

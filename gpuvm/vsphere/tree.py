@@ -46,9 +46,10 @@ class Tree:
 
     def pool(self, cluster: Any, wanted: str | None) -> Any:
         """The cluster's root resource pool, or a named one below it."""
-        top = self.rows[cluster].get("resourcePool")
+        root = self.rows[cluster].get("resourcePool")
+        top = self._visible(root, f"the resource pool of {self.path(cluster)}")
         if wanted is None:
-            return self._visible(top, f"the resource pool of {self.path(cluster)}")
+            return top
         below = [ref for ref in self._all(vim.ResourcePool) if self._is_below(ref, top)]
         return self._named("resource pool", below, wanted, option="resource_pool: with its path")
 
