@@ -123,6 +123,11 @@ def parse_address(vcenter: str) -> tuple[str, int]:
     return match[1].strip("[]"), int(match[2] or 443)
 
 
+def authority(host: str, port: int) -> str:
+    """``host:port`` as a URL has it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def load(name: str | None = None) -> Context:
     """The context of that name; without one GPUVM_CONTEXT, the current or the only one.
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
+from urllib.request import getproxies
 
 from pydantic import SecretStr
 from pyVim import connect as pyvim
@@ -14,7 +15,7 @@ from pyVmomi import vim, vmodl
 from gpuvm.errors import LoginRefused, Unreachable
 from gpuvm.inventory import VM, Host, Inventory, MoRef, VCenter
 from gpuvm.licences import Licence
-from gpuvm.settings import Context
+from gpuvm.settings import Context, authority
 from gpuvm.vsphere import gpus, hosts, licences, looking, privileges, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
@@ -301,9 +302,11 @@ class VSphere:
 
 
 def _no_connection(host: str, port: int, error: Exception) -> Unreachable:
-    reason = str(error).strip() or type(error).__name__
+    """Curl takes the environment's proxy and gpuvm does not, so it is told not to either."""
+    reason, where = str(error).strip() or type(error).__name__, authority(host, port)
+    proxy = "; HTTPS_PROXY is set, and gpuvm does not use it" if "https" in getproxies() else ""
     return Unreachable(
-        f"no vCenter answers at {host}:{port}: {reason}",
-        hint="check the name, the port and the way there: curl -k "
-        f"https://{host}:{port}/sdk/vimServiceVersions.xml",
+        f"no vCenter answers at {where}: {reason}",
+        hint=f"check the name, the port and the way there: curl --noproxy '*' -k "
+        f"https://{where}/sdk/vimServiceVersions.xml{proxy}",
     )

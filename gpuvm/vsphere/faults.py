@@ -74,6 +74,7 @@ _BY_TYPE = {
     "RequestCanceled": "somebody cancelled the task",
     "InvalidProperty": "this vCenter does not have that property: 'gpuvm doctor' shows its version",
     "InvalidArgument": "the vCenter does not accept that value: look at gpuvm.yaml and the options",
+    "InvalidVmConfig": "the vCenter does not accept that configuration: look at gpuvm.yaml",
     "InvalidDeviceSpec": "the vCenter does not accept that change of the VM's virtual hardware",
     "Timedout": "the vCenter gave up waiting: look at the task in the vSphere Client",
 }
@@ -147,10 +148,12 @@ def _messages(fault: Any, localized: str) -> Iterator[str]:
 
 def _refused_property(fault: Any) -> Iterator[str]:
     """Such faults name what they refuse in a field of their own, and their text may not."""
-    if isinstance(fault, vmodl.query.InvalidProperty):
+    if isinstance(fault, vmodl.query.InvalidProperty) and fault.name:
         yield f"property {fault.name}"
     elif isinstance(fault, vim.fault.InvalidDeviceSpec):
         yield f"device change {fault.deviceIndex}: {fault.property}"
+    elif isinstance(fault, vim.fault.InvalidVmConfig) and fault.property:
+        yield f"property {fault.property}"
     elif isinstance(fault, vmodl.fault.InvalidArgument) and fault.invalidProperty:
         yield f"argument {fault.invalidProperty}"
 

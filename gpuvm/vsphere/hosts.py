@@ -14,6 +14,7 @@ from gpuvm.vsphere.properties import Objects, retrieve
 # A host that cannot be emptied in this time is not going to be.
 MAINTENANCE_S = 600
 
+_SYSTEM = "configManager.pciPassthruSystem"
 _STATE_PATHS = (
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
@@ -39,7 +40,7 @@ def switch_passthrough(
     elsewhere at its next reboot (API reference of HostPciPassthruConfig).
     Raises TaskFailed with the host's own words.
     """
-    system = _manager(content, host, "configManager.pciPassthruSystem")
+    system = _passthrough_system(content, host)
     changes = [vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled) for device in devices]
     with submitted("switching passthrough", name):
         system.UpdatePassthruConfig(config=changes)
@@ -86,8 +87,8 @@ def running_vms(content: Any, host: Any) -> tuple[str, ...]:
     )
 
 
-def _manager(content: Any, host: Any, path: str) -> Any:
-    found = retrieve(content, [Objects(vim.HostSystem, [host], (path,))]).get(host, {}).get(path)
-    if found is None:
-        raise NotVisible(f"{path} of {host._moId}")
-    return found
+def _passthrough_system(content: Any, host: Any) -> Any:
+    row = retrieve(content, [Objects(vim.HostSystem, [host], (_SYSTEM,))]).get(host, {})
+    if _SYSTEM not in row:
+        raise NotVisible(f"{_SYSTEM} of {host._moId}")
+    return row[_SYSTEM]

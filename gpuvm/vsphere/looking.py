@@ -37,7 +37,7 @@ _ENDED = (
 
 
 def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
-    rows = retrieve(content, [Objects(type(entity), [entity], ("recentTask",))])
+    rows = retrieve(content, [Objects(vim.ManagedEntity, [entity], ("recentTask",))])
     recent = rows.get(entity, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
     infos = [row["info"] for row in found.values() if "info" in row]

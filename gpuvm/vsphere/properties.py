@@ -94,10 +94,10 @@ def since(kind: Any, path: str) -> tuple[str, ...]:
     """The API versions, as pyVmomi names them, that brought the properties along the path."""
     versions = []
     for part in re.findall(r'[^.\[]+|\["[^"]*"\]', path):
-        if part.startswith("["):
-            kind = kind.Item
-            continue
         try:
+            if part.startswith("["):
+                kind = kind.Item
+                continue
             info = kind._GetPropertyInfo(part)
         except AttributeError:
             raise ValueError(f"{path}: the API declares no {part} in {kind.__name__}") from None

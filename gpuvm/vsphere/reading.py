@@ -41,6 +41,7 @@ from gpuvm.vsphere.tree import Tree
 Rows = dict[Any, Row]
 Asking = Collection[str] | Literal["all"]
 
+_PORTGROUP = vim.dvs.DistributedVirtualPortgroup
 _SWITCH = "config.distributedVirtualSwitch"
 _CLUSTER_PATHS = (
     "name",
@@ -225,11 +226,12 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
 
 def _networks_of(nets: Iterable[Any]) -> list[Objects]:
     """Distributed port groups have a key and a switch, which standard networks have not."""
-    kind = vim.dvs.DistributedVirtualPortgroup
     ordered = sorted(nets, key=str)
     return [
-        Objects(kind, [n for n in ordered if isinstance(n, kind)], ("name", "key", _SWITCH)),
-        Objects(vim.Network, [n for n in ordered if not isinstance(n, kind)], ("name",)),
+        Objects(
+            _PORTGROUP, [n for n in ordered if isinstance(n, _PORTGROUP)], ("name", "key", _SWITCH)
+        ),
+        Objects(vim.Network, [n for n in ordered if not isinstance(n, _PORTGROUP)], ("name",)),
     ]
 
 

@@ -19,6 +19,7 @@ _VM_PATHS = (
     "guest.toolsRunningStatus",
     "network",
 )
+_PORTGROUP = vim.dvs.DistributedVirtualPortgroup
 _HOST_PATHS = ("name", "runtime.connectionState")
 
 
@@ -50,12 +51,11 @@ def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
     rows = retrieve(content, [Objects(vim.VirtualMachine, vms, _VM_PATHS)])
     hosts = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
     nets = {net for row in rows.values() for net in row.get("network", ())}
-    kind = vim.dvs.DistributedVirtualPortgroup
     around = retrieve(
         content,
         [
             Objects(vim.HostSystem, sorted(hosts, key=str), _HOST_PATHS),
-            Objects(kind, [net for net in nets if isinstance(net, kind)], ("name", "key")),
+            Objects(_PORTGROUP, [n for n in nets if isinstance(n, _PORTGROUP)], ("name", "key")),
         ],
     )
     portgroups = {

@@ -19,6 +19,7 @@ from gpuvm.vsphere.properties import Objects, Row, retrieve, retrieve_all
 ANNOTATION = "config.annotation"
 _NOTE = "gpuvm makes a snapshot of this template ({}): until then it is a VM"
 _OFF = "poweredOff"
+_PATHS = ("config.template", "snapshot", ANNOTATION)
 _UNFINISHED_PATHS = ("name", "config.template", "runtime.powerState", ANNOTATION)
 
 
@@ -41,7 +42,7 @@ class TemplateHandle:
         self._vm = reference(vim.VirtualMachine, moref)
 
     def state(self) -> TemplateState:
-        row = self._read("config.template", "snapshot", ANNOTATION)
+        row = self._read()
         return TemplateState(
             is_template=bool(row.get("config.template")),
             has_snapshot=row.get("snapshot") is not None,
@@ -51,7 +52,7 @@ class TemplateHandle:
     def start_noting(self, *, noted: bool) -> Task:
         """Adds the line to the notes, or takes it out; the rest of them stays."""
         note = _note(self._vm)
-        lines = (self._read(ANNOTATION).get(ANNOTATION) or "").splitlines()
+        lines = (self._read().get(ANNOTATION) or "").splitlines()
         kept = [line for line in lines if line != note]
         spec = vim.vm.ConfigSpec(annotation="\n".join([*kept, note] if noted else kept))
         with submitted("noting the snapshot", self.name):
@@ -80,8 +81,8 @@ class TemplateHandle:
         with submitted("marking as a template", self.name):
             self._vm.MarkAsTemplate()
 
-    def _read(self, *paths: str) -> Row:
-        wanted = [Objects(vim.VirtualMachine, [self._vm], paths)]
+    def _read(self) -> Row:
+        wanted = [Objects(vim.VirtualMachine, [self._vm], _PATHS)]
         return retrieve(self._content, wanted).get(self._vm, {})
 
 

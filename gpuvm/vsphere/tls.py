@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from gpuvm.errors import BadInput, Unreachable, Untrusted
-from gpuvm.settings import TLS, CAFile, Insecure, Pin
+from gpuvm.settings import TLS, CAFile, Insecure, Pin, authority
 
 TIMEOUT_S = 20.0
 
@@ -35,14 +35,15 @@ def untrusted(host: str, port: int, reason: str) -> Untrusted:
     try:
         der = peer_certificate(host, port)
     except OSError:
-        return Untrusted(f"the certificate of {host}:{port} is not trusted: {reason}")
+        return Untrusted(f"the certificate of {authority(host, port)} is not trusted: {reason}")
     certificate = x509.load_der_x509_certificate(der)
     issuer = certificate.issuer.rfc4514_string() or "nobody"
     return Untrusted(
-        f"the certificate of {host}:{port} is not trusted: {reason} (issued by {issuer}, "
+        f"the certificate of {authority(host, port)} is not trusted: {reason} (issued by {issuer}, "
         f"SHA-256 {fingerprint(der)})",
         hint="compare that SHA-256 with the server's own and pin it (tls: {verify: sha256}), or "
-        f"give the CA's file (tls: {{verify: ca}}; a vCenter offers it at https://{host}/certs/download.zip)",
+        "give the CA's file (tls: {verify: ca}; a vCenter offers it at "
+        f"https://{authority(host, port)}/certs/download.zip)",
     )
 
 
@@ -73,11 +74,12 @@ def _pinned(pin: str, host: str, port: int) -> ssl.SSLContext:
     try:
         der = peer_certificate(host, port)
     except OSError as error:
-        raise Unreachable(f"no connection to {host}:{port}: {error}") from None
+        raise Unreachable(f"no connection to {authority(host, port)}: {error}") from None
     wanted, seen = pin.replace(":", "").lower(), fingerprint(der)
     if not hmac.compare_digest(wanted, seen):
         raise Untrusted(
-            f"the certificate of {host}:{port} has the SHA-256 {seen}, not the pinned one",
+            f"the certificate of {authority(host, port)} has the SHA-256 {seen}, "
+            "not the pinned one",
             hint="if the vCenter's certificate was renewed, pin the new one; else do not go on",
         )
     context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(der))

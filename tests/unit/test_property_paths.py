@@ -28,23 +28,28 @@ VCSIM = Path(lab.__file__).parent / "vcsim"
 
 
 def asked() -> Iterator[tuple[str, Any, str]]:
+    for name, node, loaded in nodes():
+        if isinstance(node, ast.Call):
+            yield from beside_a_kind(node.args, loaded, name)
+        elif isinstance(node, ast.Tuple):
+            yield from beside_a_kind(node.elts, loaded, name)
+
+
+def nodes() -> Iterator[tuple[str, ast.AST, Any]]:
     for module in pkgutil.iter_modules(vsphere.__path__, "gpuvm.vsphere."):
         loaded = importlib.import_module(module.name)
         for node in ast.walk(ast.parse(Path(str(loaded.__file__)).read_text())):
-            if isinstance(node, ast.Call):
-                yield from beside_a_kind(node.args, loaded)
-            elif isinstance(node, ast.Tuple):
-                yield from beside_a_kind(node.elts, loaded)
+            yield module.name, node, loaded
 
 
-def beside_a_kind(nodes: list[ast.expr], module: Any) -> Iterator[tuple[str, Any, str]]:
-    values = [known(node, module) for node in nodes]
-    kinds = [
-        v for v in values if isinstance(v, type) and issubclass(v, vim.ManagedEntity | vim.Task)
-    ]
+def beside_a_kind(
+    expressions: list[ast.expr], module: Any, name: str
+) -> Iterator[tuple[str, Any, str]]:
+    values = [known(node, module) for node in expressions]
+    kinds = [v for v in values if isinstance(v, type) and issubclass(v, VmomiSupport.ManagedObject)]
     for value in values:
         if len(kinds) == 1 and isinstance(value, tuple) and all(isinstance(v, str) for v in value):
-            yield from ((module.__name__, kinds[0], path) for path in value)
+            yield from ((name, kinds[0], path) for path in value)
 
 
 def known(node: ast.expr, module: Any) -> Any:
@@ -65,6 +70,21 @@ def test_the_paths_are_found() -> None:
     assert len(ASKED) > 100
     assert {"configuration.drsConfig", "runtime.bootTime", "hardware.pciDevice", "info"} <= names
     assert names >= NEWER_THAN_6_7
+
+
+def test_no_read_hides_its_paths() -> None:
+    """A kind or a path that is only known at run time would not be held against anything here."""
+    for name, node, loaded in nodes():
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Objects", "Related"):
+            found = list(beside_a_kind(node.args, loaded, name))
+            if ast.unparse(node.func) == "Related":
+                found = list(beside_a_kind(node.args[1:], loaded, name))
+            assert found, f"{name}: {ast.unparse(node)}"
+
+
+def test_an_index_of_what_is_no_list_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"config\.hardware"):
+        properties.since(vim.VirtualMachine, 'config.hardware["key"]')
 
 
 def test_one_place_makes_property_specs() -> None:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyVmomi import vim, vmodl
 from rigs import QUICK, Rig, rig_of
 
 from gpuvm.errors import BadInput, VSphereError
 from gpuvm.lab.description import About, describe
+from gpuvm.vsphere.faults import translated
 
 RELEASES = {"6.7.3": "6.7.0", "7.0.3.0": "7.0.3", "8.0.3.0": "8.0.3", "9.0.0.0": "9.0.0"}
 
@@ -43,8 +45,16 @@ def test_dynamic_needs_7_0(release: Rig) -> None:
 
 
 def test_a_refused_property_is_named(rig: Rig) -> None:
-    """The fault's text need not say which one; its own field does."""
-    rig.fault("RetrievePropertiesEx", "InvalidProperty")
-    with rig.connect() as connection, pytest.raises(VSphereError, match="property") as caught:
-        connection.read_marked()
+    """By a vCenter that was really asked for it, past what gpuvm itself would not send."""
+    with rig.connect() as connection:
+        content = connection._content
+        query = vmodl.query.PropertyCollector
+        spec = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=content.rootFolder)],
+            propSet=[query.PropertySpec(type=vim.Folder, pathSet=["name", "noSuchProperty"])],
+        )
+        with pytest.raises(VSphereError) as caught, translated("reading", "the vCenter"):
+            content.propertyCollector.RetrievePropertiesEx([spec], query.RetrieveOptions())
+    assert "InvalidProperty" in str(caught.value)
+    assert "noSuchProperty" in str(caught.value)
     assert "version" in (caught.value.hint or "")
