@@ -87,13 +87,17 @@ class GPU:
             return "held by " + ", ".join(map(_held, kept))
         if not self.capable:
             return "not capable of passthrough"
-        if self.enabled != self.active:
-            switched = "enabled" if self.enabled else "disabled"
-            return f"passthrough {switched}, host reboot pending"
+        if self.reboot_pending:
+            return self._pending()
         if not self.active:
             return "passthrough not enabled"
         lent = ", ".join(holder.vm for holder in self.holders)
         return f"free, lent by {lent} (powered off)" if lent else "free"
+
+    @property
+    def reboot_pending(self) -> bool:
+        """Passthrough was switched and is not in force: users of now lose the GPU at a reboot."""
+        return self.enabled != self.active
 
     @property
     def free(self) -> bool:
@@ -105,8 +109,10 @@ class GPU:
         """How many more vGPUs of this profile fit; all on one GPU have the same profile.
 
         ``promised`` ones are not there yet. A profile whose size is not known counts as the whole
-        GPU.
+        GPU. None fits where the next reboot makes the GPU one for passthrough.
         """
+        if self.reboot_pending:
+            return 0
         offered = next((p for p in self.profiles if p.name == profile), None)
         used = [h for h in self.holders if h.powered_on]
         if offered is None or any(h.profile != profile for h in used):
@@ -115,7 +121,13 @@ class GPU:
         taken = sum(holder.shares for holder in used) + promised
         return max(0, (self.memory_gib or size) // size - taken)
 
+    def _pending(self) -> str:
+        switched = "enabled" if self.enabled else "disabled"
+        return f"passthrough {switched}, host reboot pending"
+
     def _shared(self) -> str:
+        if self.reboot_pending:
+            return f"shared as vGPU, {self._pending()}"
         used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
         if used is None:
             return f"shared as vGPU, unused, {len(self.profiles)} profiles"

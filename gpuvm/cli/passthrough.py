@@ -45,7 +45,11 @@ Hosts = Annotated[list[str] | None, typer.Argument(help="Names of hosts.", metav
 AllOption = Annotated[bool, typer.Option("--all", help="Every host that has a GPU.")]
 GPUOption = Annotated[
     list[str] | None,
-    typer.Option("--gpu", help="Only this card; can be repeated.", metavar="ADDRESS"),
+    typer.Option(
+        "--gpu",
+        help="Only this card, and those that are switched with it; can be repeated.",
+        metavar="ADDRESS",
+    ),
 ]
 RebootOption = Annotated[
     bool,
@@ -122,6 +126,8 @@ def disable(
     [bold]Example[/]
 
         gpuvm passthrough disable esx-01.example.com --reboot
+
+    A card that a VM runs with, passed through or as vGPU, is not switched.
     """
     wanted = spec.load(file, cluster=cluster)
     how = _How(enabled=False, gpus=tuple(gpu or ()), reboot=reboot, leave=leave, yes=yes)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.doctor.model import Check, Level, Patient
-from gpuvm.inventory import Host
+from gpuvm.inventory import GPU, Host
 from gpuvm.selection import major
 
 _IOMMU = "VT-d or the AMD IOMMU must be on in the host's firmware"
@@ -43,13 +43,27 @@ def gpus(patient: Patient) -> Iterator[Check]:
             hint="--accelerator none makes VMs without one",
         )
         return
-    free = [gpu for gpu in found if gpu.free or gpu.profiles]
+    free = [gpu for gpu in found if gpu.free or _is_shared(gpu)]
     yield Check("GPUs", "ok" if free else "warning", f"{len(free)} of {len(found)} are to be had")
     for gpu in found:
-        if gpu.holders or gpu.free or gpu.profiles:
+        if (gpu.holders and not gpu.reboot_pending) or gpu.free or _is_shared(gpu):
             continue
-        hint = f"gpuvm passthrough enable {gpu.host} --reboot" if gpu.capable else _IOMMU
+        hint = _hint(gpu)
         yield Check("GPUs", "warning", f"{gpu.host} {gpu.pci_address}: {gpu.state}", hint)
+
+
+def _is_shared(gpu: GPU) -> bool:
+    return bool(gpu.profiles) and not gpu.reboot_pending
+
+
+def _hint(gpu: GPU) -> str:
+    """Of a shared GPU both ways are open: what was switched may have been a mistake."""
+    if not gpu.capable:
+        return _IOMMU
+    if gpu.profiles:
+        only = f"{gpu.host} --gpu {gpu.pci_address}"
+        return f"gpuvm passthrough disable {only} keeps it shared; enable {only} --reboot does not"
+    return f"gpuvm passthrough enable {gpu.host} --reboot"
 
 
 def vgpu(patient: Patient) -> Iterator[Check]:

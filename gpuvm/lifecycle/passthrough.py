@@ -180,7 +180,11 @@ class _Switching:
             )
 
     def _chosen(self, host: Host) -> list[GPU]:
-        return [gpu for gpu in host.gpus if not self.gpus or gpu.pci_address in self.gpus]
+        """The named ones, and those that are switched with them: they hang on the same device."""
+        if not self.gpus:
+            return list(host.gpus)
+        devices = {gpu.dependent_device for gpu in host.gpus if gpu.pci_address in self.gpus}
+        return [gpu for gpu in host.gpus if gpu.dependent_device in devices]
 
     def _able(self, host: Host) -> list[GPU]:
         return [gpu for gpu in self._chosen(host) if gpu.capable or not self.enabled]

@@ -14,6 +14,7 @@ from gpuvm.inventory import (
     VM,
     Cluster,
     Datastore,
+    Holder,
     Host,
     Inventory,
     MoRef,
@@ -280,6 +281,24 @@ def test_a_vgpu_driver_shows_by_what_its_host_offers() -> None:
     assert "not known" in told[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
     assert not of(lenient, "failure"), "another wish does not need it"
+
+
+def test_a_shared_gpu_that_the_next_reboot_takes_is_a_warning() -> None:
+    """Also while somebody uses it: who reboots the host need not know."""
+    user = Holder("trainer", powered_on=True, profile="grid_p100-4q")
+    going = gpu(
+        "esx-01",
+        profiles=(VGPUProfile("grid_p100-4q", 4),),
+        enabled=True,
+        active=False,
+        holders=(user,),
+    )
+    checks = examined(
+        replace(SITE, hosts=(host("esx-01", gpus=(going,)),)), accelerator={"mode": "none"}
+    )
+    (warning,) = [c for c in checks if c.name == "GPUs" and c.hint]
+    assert "host reboot pending" in warning.text
+    assert "passthrough disable esx-01 --gpu 0000:3b:00.0" in (warning.hint or "")
 
 
 def test_what_is_there_already_needs_no_template() -> None:

@@ -149,7 +149,7 @@ def _gpu(host: str, case: dict[str, Any], vms: tuple[VM, ...]) -> GPU:
         name=case.get("name", "Tesla P100 PCIe 16GB"),
         memory_gib=case.get("memory_gib", 16),
         capable=case.get("capable", True),
-        enabled=case.get("enabled", True),
+        enabled=case.get("enabled", case.get("active", True)),
         active=case.get("active", True),
         dependent_device=address,
         system_id=case.get("system_id", f"system-of-{host}"),

@@ -200,3 +200,31 @@ def test_a_card_that_serves_vgpus_is_not_switched(home: Path) -> None:
         assert not card.gpu.enabled
         with pytest.raises(TaskFailed, match="in use by a virtual machine"):
             connection.switch_passthrough(host, [card.gpu.dependent_device], enabled=True)
+
+
+def test_cards_that_depend_on_one_device_are_switched_together(home: Path) -> None:
+    """Naming one card is naming all that go with it, and a VM that runs with any keeps them."""
+    shape = describe(hosts=1, gpus_per_host=2)
+    (first, second) = shape.hosts[0].gpus
+    pair = (first, second.model_copy(update={"dependent_device": first.pci_address}))
+    hosts = (shape.hosts[0].model_copy(update={"gpus": pair}),)
+    shape = shape.model_copy(
+        update={
+            "timings": QUICK,
+            "hosts": hosts,
+            "vms": (VMDescription(name="trainer", host=hosts[0].name, gpu=second.pci_address),),
+        }
+    )
+    with rig_of(home, "pair", shape) as rig, rig.connect() as connection:
+        switched = lifecycle.switch_passthrough(
+            [connection.read_inventory().hosts[0]],
+            connection,
+            connection.read_inventory,
+            Events(),
+            enabled=False,
+            gpus=[first.pci_address],
+        )
+        assert {one.gpu.pci_address for one in switched} == {g.pci_address for g in pair}
+        assert all(isinstance(one.error, PreflightRefused) for one in switched)
+        assert f"{second.pci_address} by trainer" in str(switched[0].error)
+        assert all(gpu.enabled for gpu in connection.read_inventory().gpus)

@@ -59,12 +59,21 @@ func (lab *Lab) checkPassthruConfig(ctx *simulator.Context, host *simulator.Host
 		if info.DependentDevice != info.Id {
 			return hostConfigFault("Device " + displayAddress(info.Id) + " depends on " + info.DependentDevice + ": configure that one.")
 		}
-		if config.PassthruEnabled != info.PassthruEnabled && lab.deviceInUse(host.Self, info.Id) {
-			return hostConfigFault("Device " + displayAddress(info.Id) + " is in use by a virtual machine.")
-		}
-		return nil
+		return lab.checkUnused(host, infos, config)
 	}
 	return hostConfigFault("There is no device " + config.Id + ".")
+}
+
+// checkUnused: with a device all that depend on it are switched, and none of them from under a VM.
+func (lab *Lab) checkUnused(host *simulator.HostSystem, infos []*types.HostPciPassthruInfo,
+	config *types.HostPciPassthruConfig) fault {
+	for _, info := range infos {
+		changes := info.DependentDevice == config.Id && info.PassthruCapable && info.PassthruEnabled != config.PassthruEnabled
+		if changes && lab.deviceInUse(host.Self, info.Id) {
+			return hostConfigFault("Device " + displayAddress(info.Id) + " is in use by a virtual machine.")
+		}
+	}
+	return nil
 }
 
 func hostConfigFault(text string) fault {

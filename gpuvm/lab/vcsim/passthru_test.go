@@ -65,6 +65,22 @@ func TestPassthroughChangesAtOnceWhereItCan(t *testing.T) {
 	}
 }
 
+// R3: a device is in use if one that depends on it is, and both ways of switching are refused then.
+func TestPassthroughRefusesForDependents(t *testing.T) {
+	r := newRig(t, func(d *Description) {
+		d.Hosts[0].GPUs[1].DependentDevice = "0000:3b:00.0"
+	})
+	holder := r.clone("holder", r.wishOn("esx-01", "0000:af:00.0"))
+	r.finish(holder.PowerOn(r.ctx))
+	err := r.updatePassthru("esx-01", types.HostPciPassthruConfig{Id: "0000:3b:00.0"})
+	if err == nil || !strings.Contains(faultOf(t, err).(*types.HostConfigFault).FaultMessage[0].Message, "is in use") {
+		t.Errorf("a device was taken from a running VM: %v", err)
+	}
+	if !r.passthruInfoOf("esx-01", "0000:af:00.0").PassthruEnabled {
+		t.Error("the dependent function was switched")
+	}
+}
+
 // R3: a function that hangs on another one is configured through that one, together with it.
 func TestPassthroughRefuses(t *testing.T) {
 	r := newRig(t, func(d *Description) {
