@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import unquote
 
 MoRef = str
 """A managed object's id, such as ``vm-42``; only ``gpuvm.vsphere`` turns it into an object."""
@@ -146,8 +147,9 @@ class Host:
     """Memory reservations of the VMs that are powered on, and what ESXi itself needs for them."""
     model: str
     gpus: tuple[GPU, ...]
-    datastores: tuple[str, ...]
-    networks: tuple[str, ...]
+    datastores: tuple[MoRef, ...]
+    networks: tuple[MoRef, ...]
+    """What it reaches; names would not do, for two networks may have one name."""
     power_state: str = "poweredOn"
     version: str = ""
     """Of ESXi."""
@@ -224,7 +226,7 @@ class VMTemplate:
     unfinished: bool = False
     """Its notes say that its snapshot is being made; it may be a VM meanwhile."""
     host: MoRef = ""
-    datastores: tuple[str, ...] = ()
+    datastores: tuple[MoRef, ...] = ()
     """Where its disks are; empty if that is not known."""
     tools: str = "guestToolsUnmanaged"
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
@@ -239,6 +241,7 @@ class Datastore:
     moref: MoRef
     free_gib: float
     accessible: bool
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ class Network:
     moref: MoRef
     portgroup_key: str | None = None
     switch_uuid: str | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -296,6 +300,15 @@ class VGPUDevice:
 
 
 Device = PassthroughDevice | DynamicDevice | VGPUDevice
+
+
+def is_called(wanted: str, *, name: str, path: str, moref: MoRef) -> bool:
+    """By name, by inventory path or by MoRef id, for every kind of object alike.
+
+    vCenter stores a slash, a backslash and a percent sign of a name as %2f, %5c and %25, and the
+    vSphere Client shows the sign: both are accepted.
+    """
+    return wanted in (name, unquote(name), path, moref)
 
 
 def in_group(device: Device) -> bool:

@@ -6,13 +6,12 @@ Nothing is guessed: several that fit are an error that lists them.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import unquote
 
 from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
-from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate
+from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate, is_called
 from gpuvm.spec import ClusterSpec
 
 MARGIN = 0.05
@@ -75,11 +74,11 @@ def datastore(
     shared = [
         d
         for d in inventory.datastores
-        if d.accessible and all(d.name in h.datastores for h in hosts)
+        if d.accessible and all(d.moref in h.datastores for h in hosts)
     ]
     chosen = _choose("datastore", spec.datastore, inventory.datastores, shared)
     if hosts and chosen not in shared:
-        away = [h.name for h in hosts if chosen.name not in h.datastores]
+        away = [h.name for h in hosts if chosen.moref not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
     needed = Space.of(spec, source, clones)
     if needed.gib > chosen.free_gib:
@@ -138,7 +137,7 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     """None leaves the clone on its template's network."""
     if spec.network is None:
         return None
-    everywhere = [n for n in inventory.networks if all(n.name in h.networks for h in hosts)]
+    everywhere = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
     chosen = _choose("network", spec.network, inventory.networks, everywhere)
     if chosen not in everywhere:
         raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
@@ -221,12 +220,14 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     return None
 
 
-def is_called(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
-    r"""By name, as stored or as the vSphere Client shows it, by inventory path, or by MoRef id.
+def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
+    return is_called(wanted, name=one.name, path=one.path, moref=one.moref)
 
-    vCenter stores ``/``, ``\`` and ``%`` of a name as %2f, %5c and %25.
-    """
-    return wanted in (one.name, unquote(one.name), one.moref, getattr(one, "path", None))
+
+def distinct(one: Named, everything: Iterable[Named]) -> str:
+    """Its name, or its path where another one has that name too."""
+    twins = sum(other.name == one.name for other in everything) > 1
+    return (one.path or one.moref) if twins else one.name
 
 
 def _choose(kind: str, name: str | None, known: Iterable[Named], fitting: Iterable[Named]) -> Named:
@@ -235,21 +236,15 @@ def _choose(kind: str, name: str | None, known: Iterable[Named], fitting: Iterab
     A name is unique in its folder only: one that is there twice is Ambiguous.
     """
     everything = tuple(known)
-    choices = [one for one in everything if is_called(one, name)] if name else tuple(fitting)
+    choices = [one for one in everything if is_named(one, name)] if name else tuple(fitting)
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:
         raise BadInput(f"no fitting {kind}", hint=_none_fits(kind, everything))
     if len(choices) > 1:
-        twins = len({one.name for one in choices}) < len(choices)
-        labels = (_distinct(one) if twins else one.name for one in choices)
-        raise Ambiguous(kind, sorted(labels), option=f"--{kind.removeprefix('VM ')}")
+        labels = sorted(distinct(one, choices) for one in choices)
+        raise Ambiguous(kind, labels, option=f"--{kind.removeprefix('VM ')}")
     return choices[0]
-
-
-def _distinct(one: VMTemplate | Datastore | Network) -> str:
-    """What tells it from another of its name: the path, else the MoRef id."""
-    return one.path if isinstance(one, VMTemplate) else one.moref
 
 
 def _none_fits(kind: str, everything: Sequence[Named]) -> str:

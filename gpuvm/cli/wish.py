@@ -98,7 +98,8 @@ def _host_for(template: VMTemplate, inventory: Inventory) -> Host:
         if host.unusable is None and set(template.datastores) <= set(host.datastores)
     ]
     if not fitting:
-        stores = ", ".join(template.datastores) or "its datastore"
+        names = {store.moref: store.name for store in inventory.datastores}
+        stores = ", ".join(names.get(m, m) for m in template.datastores) or "its datastore"
         raise PreflightRefused(
             f"no host can take {template.name} while its snapshot is made",
             hint=f"a usable host of {inventory.cluster.name} must reach {stores}",

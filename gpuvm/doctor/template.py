@@ -14,7 +14,7 @@ def templates(patient: Patient) -> Iterator[Check]:
         level: Level = "failure" if patient.prospect.makes_vms else "warning"
         yield Check("template", level, "there is no VM template at all", hint)
     for one in inventory.templates:
-        if spec.template is None or selection.is_called(one, spec.template):
+        if spec.template is None or selection.is_named(one, spec.template):
             yield _fit(one, patient)
             yield from _inside(one, patient)
 
@@ -23,20 +23,25 @@ def _fit(one: VMTemplate, patient: Patient) -> Check:
     why = selection.unfit_for(one, patient.spec, patient.inventory.vcenter.api_version)
     if why is not None:
         hint = "docs/template.md says what a template must have"
-        return Check("template", _level(one, patient), f"{one.name}: {why}", hint)
+        return Check("template", _level(one, patient), f"{_label(one, patient)}: {why}", hint)
     about = (
-        f"{one.name}: {one.firmware}, hardware version {one.hardware_version}, "
+        f"{_label(one, patient)}: {one.firmware}, hardware version {one.hardware_version}, "
         f"{one.cpus} CPUs, {one.memory_gib:g} GiB, {len(one.snapshots)} snapshots"
     )
     return Check("template", "ok", about)
 
 
+def _label(one: VMTemplate, patient: Patient) -> str:
+    return selection.distinct(one, patient.inventory.templates)
+
+
 def _inside(one: VMTemplate, patient: Patient) -> Iterator[Check]:
     if one.tools == "guestToolsNotInstalled":
-        text = f"{one.name}: VMware Tools are not installed, so no address is ever reported"
+        label = _label(one, patient)
+        text = f"{label}: VMware Tools are not installed, so no address is ever reported"
         yield Check("template", _level(one, patient), text, "install open-vm-tools in it")
     if one.secure_boot and patient.spec.has_gpu:
-        text = f"{one.name}: Secure Boot is on"
+        text = f"{_label(one, patient)}: Secure Boot is on"
         hint = "the NVIDIA kernel module must be signed with an enrolled key, or it will not load"
         yield Check("template", "warning", text, hint)
 
@@ -47,7 +52,7 @@ def _level(one: VMTemplate, patient: Patient) -> Level:
     candidates = [
         t
         for t in patient.inventory.templates
-        if spec.template is None or selection.is_called(t, spec.template)
+        if spec.template is None or selection.is_named(t, spec.template)
     ]
     needed = chosen == one if chosen else len(candidates) == 1
     return "failure" if needed and patient.prospect.makes_vms else "warning"

@@ -148,8 +148,8 @@ def read_inventory(
         templates=tuple(
             _template(ref, rows, tree) for ref in templates if "name" in rows.get(ref, {})
         ),
-        datastores=_datastores(rows),
-        networks=_networks(rows),
+        datastores=_datastores(rows, tree),
+        networks=_networks(rows, tree),
         vms=vms,
         names_in_folder=frozenset(tree.names_in(into)),
     )
@@ -210,7 +210,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
-                ("name", "summary.freeSpace", "summary.accessible"),
+                ("name", "parent", "summary.freeSpace", "summary.accessible"),
             ),
             *_networks_of(nets),
         ],
@@ -229,9 +229,13 @@ def _networks_of(nets: Iterable[Any]) -> list[Objects]:
     ordered = sorted(nets, key=str)
     return [
         Objects(
-            _PORTGROUP, [n for n in ordered if isinstance(n, _PORTGROUP)], ("name", "key", _SWITCH)
+            _PORTGROUP,
+            [n for n in ordered if isinstance(n, _PORTGROUP)],
+            ("name", "parent", "key", _SWITCH),
         ),
-        Objects(vim.Network, [n for n in ordered if not isinstance(n, _PORTGROUP)], ("name",)),
+        Objects(
+            vim.Network, [n for n in ordered if not isinstance(n, _PORTGROUP)], ("name", "parent")
+        ),
     ]
 
 
@@ -289,8 +293,8 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(row["name"], row, target, held)),
-        datastores=_names(rows, row.get("datastore", ())),
-        networks=_names(rows, row.get("network", ())),
+        datastores=tuple(ref._moId for ref in row.get("datastore", ())),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         power_state=str(row.get("runtime.powerState", "poweredOn")),
         version=row.get("config.product.version", ""),
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
@@ -298,10 +302,6 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         device_groups=target.groups,
         problem=target.problem,
     )
-
-
-def _names(rows: Rows, refs: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(rows[ref]["name"] for ref in refs if "name" in rows.get(ref, {}))
 
 
 def _taken_gib(vm: Row) -> float:
@@ -329,7 +329,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         snapshots=tuple(_snapshots(row.get("snapshot"))),
         unfinished=snapshots.says(ref, row),
         host=host._moId if host is not None else "",
-        datastores=tuple(rows.get(d, {}).get("name", d._moId) for d in row.get("datastore", ())),
+        datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
         nested_hv=bool(row.get("config.nestedHVEnabled")),
@@ -352,30 +352,37 @@ def _snapshots(info: Any) -> Iterator[Snapshot]:
         yield Snapshot(node.name, node.snapshot._moId, node.snapshot == info.currentSnapshot)
 
 
-def _datastores(rows: Rows) -> tuple[Datastore, ...]:
+def _datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
     return tuple(
         Datastore(
             name=row["name"],
             moref=ref._moId,
             free_gib=row.get("summary.freeSpace", 0) / 1024**3,
             accessible=bool(row.get("summary.accessible")),
+            path=_path(row, tree),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Datastore) and "name" in row
     )
 
 
-def _networks(rows: Rows) -> tuple[Network, ...]:
+def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
     return tuple(
         Network(
             name=row["name"],
             moref=ref._moId,
             portgroup_key=row.get("key"),
             switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
+            path=_path(row, tree),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Network) and "name" in row
     )
+
+
+def _path(row: Row, tree: Tree) -> str:
+    """Of an object that is below a folder of the tree, and not part of it."""
+    return f"{tree.path(row.get('parent')).rstrip('/')}/{row['name']}"
 
 
 def _marked(tree: Tree, rows: Rows, vcenter: VCenter, names: dict[Any, str]) -> tuple[VM, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.errors import Ambiguous, NotFound, NotVisible
+from gpuvm.inventory import is_called
 from gpuvm.vsphere.properties import Row, extra_config
 
 
@@ -22,7 +23,7 @@ class Tree:
         return "/" + "/".join(reversed(parts))
 
     def cluster(self, wanted: str | None) -> Any:
-        """By name or inventory path; the only one when none is named."""
+        """By name, inventory path or MoRef id; the only one when none is named."""
         clusters = self._all(vim.ClusterComputeResource)
         return self._named("cluster", clusters, wanted, option="--cluster")
 
@@ -100,8 +101,12 @@ class Tree:
             ref = self.rows[ref].get("parent")
         return False
 
+    def _is_called(self, ref: Any, wanted: str) -> bool:
+        name = self.rows[ref].get("name", "")
+        return is_called(wanted, name=name, path=self.path(ref), moref=ref._moId)
+
     def _named(self, kind: str, refs: Sequence[Any], wanted: str | None, *, option: str) -> Any:
-        fitting = [r for r in refs if wanted in (None, self.rows[r].get("name"), self.path(r))]
+        fitting = [r for r in refs if wanted is None or self._is_called(r, wanted)]
         if not fitting:
             raise NotFound(kind, wanted or "", [self.rows[r].get("name", "?") for r in refs])
         if len(fitting) > 1:

@@ -61,8 +61,8 @@ def host(name: str, **changes: Any) -> Host:
         reserved_gib=0,
         model="PowerEdge R730",
         gpus=(gpu(name),),
-        datastores=(VMFS,),
-        networks=("VM Network",),
+        datastores=("store-1",),
+        networks=("net-1",),
         version="8.0.3",
     )
     return replace(healthy, **changes)
@@ -160,7 +160,7 @@ def test_the_datastore_is_that_of_the_hosts_that_the_plan_uses() -> None:
     local = Datastore(LOCAL, "store-2", 4000, accessible=True)
     apart = replace(
         SITE,
-        hosts=(host("esx-01"), host("esx-02", datastores=(LOCAL,))),
+        hosts=(host("esx-01"), host("esx-02", datastores=("store-2",))),
         datastores=(*SITE.datastores, local),
     )
     assert line(examined(apart), "datastore").startswith(VMFS)

@@ -394,7 +394,7 @@ def host(name: str, *its: GPU) -> Host:
         reserved_gib=0,
         model="PowerEdge R730",
         gpus=its,
-        datastores=("store",),
+        datastores=("store-1",),
         networks=(),
     )
 

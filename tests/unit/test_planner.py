@@ -96,7 +96,7 @@ def _inventory(case: dict[str, Any], spec: ClusterSpec) -> Inventory:
         hosts=tuple(_host(host, vms) for host in described),
         templates=tuple(_template(t) for t in case.get("templates", [{}])),
         datastores=tuple(_datastore(d) for d in case.get("datastores", [{}])),
-        networks=tuple(Network(n, n) for n in case.get("networks", ["VM Network"])),
+        networks=tuple(_network(n) for n in case.get("networks", ["VM Network"])),
         vms=vms,
         names_in_folder=frozenset(case.get("names", [])) | {vm.name for vm in vms},
     )
@@ -215,6 +215,10 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
     )
+
+
+def _network(case: str | dict[str, Any]) -> Network:
+    return Network(case, case) if isinstance(case, str) else Network(**case)
 
 
 def _datastore(case: dict[str, Any]) -> Datastore:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
@@ -19,6 +20,7 @@ from gpuvm.lab.description import (
 )
 from gpuvm.lifecycle.requests import clone_request
 from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import Task
 
 DYNAMIC = {"mode": "dynamic"}
 QUARTER = {"mode": "vgpu", "profile": "grid_p100-4q"}
@@ -289,3 +291,20 @@ def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
             assert not rig.provision(connection, plan).failed
             (vm,) = rig.ours(connection, f"cpus-{cpus}")
             assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)
+
+
+def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
+    """A VM that somebody changed meanwhile is mended as the clone was made."""
+    template = TemplateDescription(cpus=8, cores_per_socket=4)
+    shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
+    with rig_of(home, "repair", shape) as rig, rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, cpus=6)
+        assert not rig.provision(connection, plan).failed
+        (vm,) = rig.ours(connection, "gpuvm")
+        end(connection, "off", connection.start_power_off(vm.moref))
+        changed = vim.vm.ConfigSpec(numCPUs=8, numCoresPerSocket=8)
+        task = connection._vm(vm.moref).ReconfigVM_Task(spec=changed)
+        end(connection, "changed", Task(task._moId, "reconfigure"))
+        assert not rig.provision(connection, rig.plan(connection, hosts=1, cpus=6)).failed
+        (vm,) = rig.ours(connection, "gpuvm")
+        assert (vm.cpus, vm.cores_per_socket) == (6, 2)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rigs import QUICK, Rig, rig_of
+from pyVmomi import vim
+from rigs import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
@@ -266,3 +267,59 @@ def _end(connection: VSphere, key: str, task: Task) -> TaskEnded:
         changes = [change for batch in board.batches(lambda: 20) for change in batch]
     (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
     return ended
+
+
+@pytest.mark.parametrize("kind", ["template", "datastore", "network", "cluster"])
+def test_everything_is_named_by_name_path_or_moref(rig: Rig, kind: str) -> None:
+    """The paths are those that plans and errors print."""
+    with rig.connect() as connection:
+        inventory = connection.read_inventory()
+        found: Any = {
+            "template": inventory.templates[0],
+            "datastore": inventory.datastores[0],
+            "network": inventory.networks[0],
+            "cluster": inventory.cluster,
+        }[kind]
+        assert found.path.startswith("/Lab/")
+        for wanted in (found.name, found.path, found.moref):
+            assert rig.plan(connection, hosts=1, **{kind: wanted}).created
+        with pytest.raises(NotFound, match="nosuch"):
+            rig.plan(connection, hosts=1, **{kind: "/Lab/nosuch"})
+
+
+def test_a_name_with_a_slash_is_found_as_people_see_it(rig: Rig) -> None:
+    """A vCenter stores it as %2f; the vSphere Client shows a slash."""
+    with rig.connect() as connection:
+        cluster = connection._reference(
+            vim.ClusterComputeResource, connection.read_inventory().cluster.moref
+        )
+        before = cluster.name
+        cluster.Rename_Task(newName="GPU%2fCluster")
+        try:
+            for wanted in ("GPU/Cluster", "GPU%2fCluster"):
+                assert connection.read_inventory(cluster=wanted).cluster.moref == cluster._moId
+        finally:
+            cluster.Rename_Task(newName=before)
+
+
+def test_a_template_of_a_name_that_is_there_twice(rig: Rig) -> None:
+    with rig.connect() as connection:
+        one = connection.read_inventory().templates[0]
+        top = connection._reference(vim.Folder, connection.read_inventory().cluster.vm_folder)
+        archive = top.CreateFolder("Archive")
+        template = connection._reference(vim.VirtualMachine, one.moref)
+        spec = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False, template=True)
+        task = template.CloneVM_Task(folder=archive, name=one.name, spec=spec)
+        twin = end(connection, "twin", Task(task._moId, "clone")).result
+        try:
+            with pytest.raises(Ambiguous) as caught:
+                rig.plan(connection, hosts=1, template=one.name)
+            assert set(caught.value.choices) == {one.path, f"/Lab/vm/Archive/{one.name}"}
+            for path in caught.value.choices:
+                plan = rig.plan(connection, hosts=1, template=path)
+                assert plan.template is not None
+                assert plan.template.path == path
+        finally:
+            gone = connection._reference(vim.VirtualMachine, str(twin)).Destroy_Task()
+            end(connection, "twin", Task(gone._moId, "destroy"))
+            archive.Destroy_Task()
