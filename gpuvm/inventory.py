@@ -233,6 +233,7 @@ class VMTemplate:
     secure_boot: bool = False
     nested_hv: bool = False
     cores_per_socket: int = 1
+    disks: int = 1
 
 
 @dataclass(frozen=True)
@@ -365,7 +366,7 @@ class VM:
     template: bool = False
     """Somebody made a VM template of it."""
     foreign_disks: tuple[str, ...] = ()
-    """Files of attached disks that are outside the VM's own folder: destroying it deletes them."""
+    """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -389,6 +390,43 @@ class VM:
 
 
 @dataclass(frozen=True)
+class UnreadableVM:
+    """A VM that vCenter lists without its configuration, which alone would say whose it is.
+
+    Its host or datastore is away, or this account may not see more. ``instance_uuid`` is what
+    vCenter remembers in the VM's summary; empty where it does not.
+    """
+
+    name: str
+    moref: MoRef
+    host: str
+    powered_on: bool
+    connection_state: str
+    instance_uuid: str = ""
+
+    @property
+    def why(self) -> str:
+        """Such as ``it is inaccessible: vCenter cannot read its configuration``."""
+        if self.connection_state == "connected":
+            return "vCenter shows nothing of its configuration"
+        return f"it is {self.connection_state}: vCenter cannot read its configuration"
+
+
+UNREADABLE_HINT = (
+    "bring its host and datastore back, or, if it is lost, remove it from the vCenter's inventory"
+)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """``unreadable`` are the VMs that seem to be its own and cannot be told to be."""
+
+    ours: tuple[VM, ...]
+    copies: tuple[VM, ...]
+    unreadable: tuple[UnreadableVM, ...]
+
+
+@dataclass(frozen=True)
 class Inventory:
     vcenter: VCenter
     cluster: Cluster
@@ -400,6 +438,8 @@ class Inventory:
     """Only VMs that carry our mark, copies of them included."""
     names_in_folder: frozenset[str]
     """Names taken in the folder that new VMs go to."""
+    unreadable: tuple[UnreadableVM, ...] = ()
+    """VMs of anybody of which vCenter shows no configuration."""
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

@@ -5,20 +5,24 @@ mark. vCenter copies ``extraConfig`` into clones and restores, so a marked VM wi
 somebody's copy: listed, never touched. Names decide nothing.
 """
 
+import itertools
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpuvm.inventory import Ownership
+from gpuvm.inventory import Ownership, UnreadableVM
 
 CLUSTER_KEY = "gpuvm.cluster"
 INDEX_KEY = "gpuvm.index"
 SPEC_KEY = "gpuvm.spec"
 GENERATION_KEY = "gpuvm.generation"
+DISKS_KEY = "gpuvm.disks"
 WISH_KEY = "gpuvm.wish"
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 
+_RENAMED_UP_TO = 256
+"""A VM that was renamed is known by its UUID if its number is not higher than this."""
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -27,7 +31,8 @@ class Mark:
     """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation.
 
     ``wish`` is what the VM was made from, as JSON (ClusterSpec.wish), so that any machine can tell
-    what a VM should be.
+    what a VM should be. ``disks`` is how many it was cloned with: more are somebody else's; None
+    where the mark does not say.
     """
 
     deployment: str
@@ -35,6 +40,7 @@ class Mark:
     spec_digest: str
     generation: str
     wish: str = ""
+    disks: int | None = None
 
     @staticmethod
     def read(extra_config: Mapping[str, str]) -> "Mark | None":
@@ -43,27 +49,45 @@ class Mark:
         index = extra_config.get(INDEX_KEY, "")
         if not deployment or not _INDEX.fullmatch(index):
             return None
+        disks = extra_config.get(DISKS_KEY, "")
         return Mark(
             deployment,
             int(index),
             extra_config.get(SPEC_KEY, ""),
             extra_config.get(GENERATION_KEY, ""),
             extra_config.get(WISH_KEY, ""),
+            int(disks) if _INDEX.fullmatch(disks) else None,
         )
 
     def extra_config(self) -> dict[str, str]:
-        return {
+        keys = {
             CLUSTER_KEY: self.deployment,
             INDEX_KEY: str(self.index),
             SPEC_KEY: self.spec_digest,
             GENERATION_KEY: self.generation,
             WISH_KEY: self.wish,
         }
+        return keys if self.disks is None else keys | {DISKS_KEY: str(self.disks)}
 
 
 def instance_uuid(vcenter_uuid: str, deployment: str, index: int) -> str:
     """UUIDv5 of the vCenter's own instance UUID, the deployment's name and the index."""
     return str(uuid.uuid5(uuid.UUID(vcenter_uuid), f"{deployment}/{index}"))
+
+
+def index_in(vcenter_uuid: str, deployment: str, vm: UnreadableVM) -> int | None:
+    """Which of the deployment's VMs it is, as far as can be told without its mark.
+
+    By its instance UUID where vCenter remembers one, else by its name; None for a stranger.
+    """
+    numbered = re.fullmatch(re.escape(deployment) + r"-(\d{2,9})", vm.name)
+    if not vm.instance_uuid:
+        return int(numbered[1]) if numbered else None
+    likely = (int(numbered[1]),) if numbered else ()
+    for index in itertools.chain(likely, range(1, _RENAMED_UP_TO + 1)):
+        if instance_uuid(vcenter_uuid, deployment, index) == vm.instance_uuid.lower():
+            return index
+    return None
 
 
 def new_generation() -> str:

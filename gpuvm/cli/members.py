@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 
+from gpuvm import planner
+from gpuvm.cli import output
 from gpuvm.cli.session import Session
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.inventory import VM, Inventory
@@ -31,6 +33,10 @@ def running(
 ) -> list[Member]:
     """Those of the names; without names all of them, or the first alone."""
     there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
+    hidden = planner.unreadable(wanted.name, inventory).values()
+    planner.check_readable([vm for vm in hidden if vm.name in (names or ())])
+    for vm in hidden if every and not names else ():
+        output.warn(f"{vm.name} takes no part: {vm.why}")
     if not there:
         raise PreflightRefused(
             f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"

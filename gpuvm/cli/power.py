@@ -22,7 +22,7 @@ from gpuvm.cli.session import confirm, open_session
 from gpuvm.cli.state import State
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.events import Events
-from gpuvm.inventory import VM
+from gpuvm.inventory import VM, UnreadableVM
 from gpuvm.lifecycle import ApplyResult
 
 
@@ -53,7 +53,9 @@ def start(
     events = Events()
     with open_session(ctx, context) as session:
         inventory = wish.read_inventory(session, wanted)
-        chosen = _named(inventory.ours(wanted.name), vms, wanted.name)
+        hidden = planner.unreadable(wanted.name, inventory).values()
+        chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
+        planner.check_readable(away)
         plan = planner.plan_start(chosen, wanted, inventory)
         if not state.json:
             wish.show_plan(plan)
@@ -94,9 +96,8 @@ def stop(
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
-        marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == wanted.name]
-        ours = [vm for vm in marked if vm.ownership == "ours"]
-        chosen = _named(ours, vms, wanted.name)
+        found = session.vsphere.read_deployment(wanted.name)
+        chosen, hidden = _named(found.ours, found.unreadable, vms, wanted.name)
         running = [vm for vm in chosen if vm.powered_on]
         question = f"Stop {', '.join(vm.name for vm in running)}?"
         if running and not confirm(session.context, question, yes=yes):
@@ -104,23 +105,34 @@ def stop(
             return
         with progress.shown(events, state):
             grace_s = 0.0 if now else lifecycle.GRACE_S
-            result = lifecycle.stop(chosen, session.vsphere, events, grace_s=grace_s)
+            result = lifecycle.stop(chosen, session.vsphere, events, hidden=hidden, grace_s=grace_s)
     if not state.json:
         _show_stopped(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
     output.finish(ctx, output.Result("stop", described(result), result.exit_code, errors))
 
 
-def _named(ours: Sequence[VM], names: Sequence[str] | None, deployment: str) -> list[VM]:
-    if not ours:
+def _named(
+    ours: Sequence[VM],
+    hidden: Sequence[UnreadableVM],
+    names: Sequence[str] | None,
+    deployment: str,
+) -> tuple[list[VM], list[UnreadableVM]]:
+    if not ours and not hidden:
         raise PreflightRefused(
             f"no VM of '{deployment}' exists", hint="gpuvm provision --hosts N makes some"
         )
-    by_name = {vm.name: vm for vm in sorted(ours, key=lambda vm: vm.index or 0)}
+    by_name: dict[str, VM | UnreadableVM] = {}
+    by_name |= {vm.name: vm for vm in sorted(ours, key=lambda vm: vm.index or 0)}
+    by_name |= {vm.name: vm for vm in hidden}
     for name in names or ():
         if name not in by_name:
             raise NotFound("VM", name, list(by_name), where=f"deployment '{deployment}'")
-    return [by_name[name] for name in dict.fromkeys(names or by_name)]
+    chosen = [by_name[name] for name in dict.fromkeys(names or by_name)]
+    return (
+        [vm for vm in chosen if isinstance(vm, VM)],
+        [vm for vm in chosen if isinstance(vm, UnreadableVM)],
+    )
 
 
 def _show_stopped(result: ApplyResult) -> None:

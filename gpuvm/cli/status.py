@@ -1,6 +1,6 @@
 """gpuvm status: the deployment as it is, in vCenter and in the guests, against what was wished."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from gpuvm.cli.options import (
 from gpuvm.cli.session import Session, open_session
 from gpuvm.cli.state import State
 from gpuvm.errors import GpuvmError
-from gpuvm.inventory import VM, Inventory
+from gpuvm.inventory import VM, Inventory, UnreadableVM
 
 TIMEOUT_S = 10
 AT_ONCE = 16
@@ -80,14 +80,19 @@ def status(
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(given or hosts or per_host))
     seen = [_seen(vm, inventory, against, inside.get(vm.name, Inside())) for vm in ours]
-    missing = _missing(ours, against)
+    hidden = planner.unreadable(wanted.name, inventory)
+    missing = _missing({vm.index for vm in ours} | hidden.keys(), against)
     copies = inventory.copies(wanted.name)
     if not ctx.ensure_object(State).json:
-        _show(seen, missing, copies, wanted.name)
+        _show(seen, list(hidden.values()), missing, copies, wanted.name)
     data = {
         "deployment": wanted.name,
         "wanted": wanted.vms if against.counted else None,
         "vms": [_described(one) for one in seen],
+        "unreadable": [
+            {"vm": vm.name, "host": vm.host, "powered_on": vm.powered_on, "why": vm.why}
+            for vm in hidden.values()
+        ],
         "missing": missing,
         "copies": [vm.name for vm in copies],
     }
@@ -107,11 +112,10 @@ def _given(file: Path | None) -> Path | None:
     return file or (spec.FILE if spec.FILE.exists() else None)
 
 
-def _missing(ours: Sequence[VM], against: Against) -> list[str]:
+def _missing(present: Collection[int | None], against: Against) -> list[str]:
     """Names of VMs that are wanted and do not exist."""
     if not against.counted:
         return []
-    present = {vm.index for vm in ours}
     wanted = against.wanted
     return [wanted.vm_name(i) for i in range(1, wanted.vms + 1) if i not in present]
 
@@ -162,12 +166,17 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
 
 
 def _show(
-    seen: Sequence[Seen], missing: Sequence[str], copies: Sequence[VM], deployment: str
+    seen: Sequence[Seen],
+    hidden: Sequence[UnreadableVM],
+    missing: Sequence[str],
+    copies: Sequence[VM],
+    deployment: str,
 ) -> None:
-    if not seen and not missing:
+    if not seen and not hidden and not missing:
         output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
     else:
-        rows = [*map(_row, seen), *((name, *"-----", "it is missing") for name in missing)]
+        rows = [*map(_row, seen), *map(_hidden_row, hidden)]
+        rows += [(name, *"-----", "it is missing") for name in missing]
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)
     for vm in copies:
@@ -185,6 +194,10 @@ def _row(seen: Seen) -> tuple[str, ...]:
         seen.inside.told,
         "; ".join(seen.drift) or "none",
     )
+
+
+def _hidden_row(vm: UnreadableVM) -> tuple[str, ...]:
+    return (vm.name, vm.host or "-", "on" if vm.powered_on else "off", *"---", vm.why)
 
 
 def _described(seen: Seen) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """gpuvm teardown: everything that gpuvm made, and nothing else, is removed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -16,10 +17,11 @@ from gpuvm.cli.options import (
     YesOption,
 )
 from gpuvm.cli.provision import described
-from gpuvm.cli.session import Session, confirm, open_session
+from gpuvm.cli.session import confirm, open_session
 from gpuvm.cli.state import State
+from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
-from gpuvm.inventory import VM
+from gpuvm.inventory import VM, Deployment, MoRef, UnreadableVM
 from gpuvm.vsphere import Coming
 
 
@@ -28,7 +30,7 @@ def teardown(
     yes: YesOption = False,
     with_disks: Annotated[
         bool,
-        typer.Option("--with-disks", help="Also VMs with disks from outside their own folder."),
+        typer.Option("--with-disks", help="Also VMs with disks that they were not cloned with."),
     ] = False,
     with_templates: Annotated[
         bool, typer.Option("--with-templates", help="Also VMs that were made into templates.")
@@ -50,62 +52,88 @@ def teardown(
     Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
     left alone. A clone that is under way becomes a VM later: those of the deployment's names are
     waited for, and removed; one that the vCenter does not name is waited for two minutes at most.
-    Running it twice is quiet. A VM with disks from outside its own folder, which would be deleted
-    with it, and a VM that somebody made into a template are left and named.
+    Running it twice is quiet. A VM with disks that it was not cloned with, which would be deleted
+    with it, a VM that somebody made into a template, and one whose configuration vCenter cannot
+    read are left and named.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
         coming = lifecycle.clones_to_come(session.vsphere, wanted.name)
-        ours, copies = _marked(session, wanted.name)
+        found = _beside(session.vsphere.read_deployment(wanted.name), coming)
+        left = {
+            vm.moref: why
+            for vm in found.ours
+            if (why := lifecycle.why_left(vm, with_disks=with_disks, with_templates=with_templates))
+        }
         if not state.json:
-            _show(ours, coming, copies, wanted.name)
-        question = _question(ours, coming)
+            _show(found, coming, left, wanted.name)
+        question = _question(len(found.ours) - len(left), coming)
         if question and not confirm(session.context, question, yes=yes):
             output.declined(ctx, "teardown")
             return
         with progress.shown(events, state):
             if coming:
                 lifecycle.await_clones(coming, session.vsphere, events)
-                ours, copies = _marked(session, wanted.name)
+                found = session.vsphere.read_deployment(wanted.name)
             result = lifecycle.teardown(
-                ours,
+                found.ours,
                 session.vsphere,
                 events,
+                hidden=found.unreadable,
                 with_disks=with_disks,
                 with_templates=with_templates,
             )
             lifecycle.restore_templates(session.vsphere, events)
-    if ours and not state.json:
-        output.line(f"{len(result.outcomes) - len(result.failed)} of {len(ours)} VMs removed")
-    data = described(result) | {"copies": [vm.name for vm in copies]}
+    if result.outcomes and not state.json:
+        gone, all_of_them = len(result.outcomes) - len(result.failed), len(result.outcomes)
+        output.line(f"{gone} of {all_of_them} VMs removed")
+    data = described(result) | {"copies": [vm.name for vm in found.copies]}
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
     output.finish(ctx, output.Result("teardown", data, result.exit_code, errors))
 
 
-def _marked(session: Session, deployment: str) -> tuple[list[VM], list[VM]]:
-    """The deployment's VMs, and copies of them."""
-    marked = [vm for vm in session.vsphere.read_marked() if vm.deployment == deployment]
-    ours = [vm for vm in marked if vm.ownership == "ours"]
-    return ours, [vm for vm in marked if vm.ownership == "copy"]
+def _beside(found: Deployment, coming: Sequence[Coming]) -> Deployment:
+    """Without those that are being cloned: vCenter shows no configuration of them yet."""
+    names = {one.name for one in coming}
+    return replace(found, unreadable=tuple(v for v in found.unreadable if v.name not in names))
 
 
-def _question(ours: Sequence[VM], coming: Sequence[Coming]) -> str:
+def _question(going: int, coming: Sequence[Coming]) -> str:
     """Empty when there is nothing to ask about."""
-    parts = [f"{len(ours)} VMs"] if ours or not coming else []
+    parts = [f"{going} VMs"] if going else []
     parts += [f"{len(coming)} that are being cloned"] if coming else []
-    return f"Destroy {', and '.join(parts)}?" if ours or coming else ""
+    return f"Destroy {', and '.join(parts)}?" if parts else ""
 
 
 def _show(
-    ours: Sequence[VM], coming: Sequence[Coming], copies: Sequence[VM], deployment: str
+    found: Deployment,
+    coming: Sequence[Coming],
+    left: Mapping[MoRef, PreflightRefused],
+    deployment: str,
 ) -> None:
-    rows = [(vm.name, vm.host, "on" if vm.powered_on else "off", vm.address or "-") for vm in ours]
-    rows += [(one.name or "(not known)", "-", "being cloned", "-") for one in coming]
+    rows = [
+        (
+            vm.name,
+            vm.host,
+            _power(vm),
+            vm.address or "-",
+            "leave" if vm.moref in left else "destroy",
+        )
+        for vm in found.ours
+    ]
+    rows += [(vm.name, vm.host, _power(vm), "-", "leave") for vm in found.unreadable]
+    rows += [(one.name or "(not known)", "-", "being cloned", "-", "destroy") for one in coming]
     if rows:
-        output.table(("VM", "HOST", "POWER", "ADDRESS"), rows)
+        output.table(("VM", "HOST", "POWER", "ADDRESS", "ACTION"), rows)
     else:
         output.line(f"nothing to do: no VM of '{deployment}' exists")
-    for vm in copies:
+    for vm in found.copies:
         output.line(f"note: {vm.name} is a copy of one of our VMs; it is left alone")
+
+
+def _power(vm: VM | UnreadableVM) -> str:
+    if isinstance(vm, VM) and vm.template:
+        return "template"
+    return "on" if vm.powered_on else "off"

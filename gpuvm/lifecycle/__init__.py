@@ -16,7 +16,7 @@ from gpuvm.lifecycle.records import Recorder, provisioning_record
 from gpuvm.lifecycle.requests import endpoint
 from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
 from gpuvm.lifecycle.stop import GRACE_S, stop
-from gpuvm.lifecycle.teardown import teardown
+from gpuvm.lifecycle.teardown import teardown, why_left
 from gpuvm.lifecycle.until import Until
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "stop",
     "switch_passthrough",
     "teardown",
+    "why_left",
 ]

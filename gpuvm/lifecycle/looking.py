@@ -79,10 +79,12 @@ def why_not_removed(machine: Machine, now: VM) -> str | None:
 
 def not_its_own(vm: VM) -> str | None:
     """Why destroying the VM would destroy more than gpuvm made; None when it would not."""
+    if vm.ownership != "ours":
+        return "it does not carry the mark and the instance UUID of one of our VMs"
     if vm.template:
         return "it is a VM template now"
     if vm.foreign_disks:
-        return f"disks outside its own folder are attached: {', '.join(vm.foreign_disks)}"
+        return f"disks that it was not cloned with are attached: {', '.join(vm.foreign_disks)}"
     return None
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuvm.errors import ExitCode, GpuvmError
+from gpuvm.errors import ExitCode, GpuvmError, PreflightRefused
+from gpuvm.inventory import UNREADABLE_HINT, UnreadableVM
 from gpuvm.planner import Plan
 
 State = Literal["ready", "address", "powered-on", "removed", "stopped", "failed"]
@@ -24,6 +25,12 @@ class Outcome:
     left: bool = False
     """A failed VM that was kept, to look at or to continue with."""
     warnings: tuple[str, ...] = ()
+
+
+def unreadable(vm: UnreadableVM) -> Outcome:
+    """It is left as it is, since nothing tells that it is ours and what is in it."""
+    why = PreflightRefused(f"{vm.name} is left: {vm.why}", hint=UNREADABLE_HINT)
+    return Outcome(vm.name, vm.host, state="failed", changed=False, error=why, left=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,14 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
     if step.vm is not None:
         return _of_existing(plan, step, step.vm)
     generation = ownership.new_generation()
-    mark = ownership.Mark(spec.name, step.index, spec.digest(), generation, spec.wish())
+    mark = ownership.Mark(
+        deployment=spec.name,
+        index=step.index,
+        spec_digest=spec.digest(),
+        generation=generation,
+        wish=spec.wish(),
+        disks=plan.template.disks or None if plan.template else None,
+    )
     first_boot = guest.user_data(
         hostname=step.name,
         instance_id=f"{step.instance_uuid}-{generation}",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
-from gpuvm.inventory import VM
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.inventory import VM, UnreadableVM
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable
 from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
 
 GRACE_S = 60.0
@@ -17,9 +17,14 @@ LOOKS = 2
 
 
 def stop(
-    vms: Sequence[VM], vsphere: VSphere, events: Events, *, grace_s: float = GRACE_S
+    vms: Sequence[VM],
+    vsphere: VSphere,
+    events: Events,
+    *,
+    hidden: Sequence[UnreadableVM] = (),
+    grace_s: float = GRACE_S,
 ) -> ApplyResult:
-    """Of those VMs that are ours; one that is off already is as wished.
+    """Of those VMs that are ours; one that is off already is as wished, a hidden one fails.
 
     A guest with VMware Tools gets ``grace_s`` seconds to shut down by itself; 0 pulls the plug.
     Raises Interrupted on Ctrl-C, naming what may still run.
@@ -34,7 +39,7 @@ def stop(
             left=tuple(work.going),
             hint="'gpuvm stop' again goes on",
         ) from None
-    return ApplyResult(tuple(work.outcome(vm) for vm in ours))
+    return ApplyResult((*map(work.outcome, ours), *map(unreadable, hidden)))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """teardown(): power off, destroy, forget; already gone is success, and twice is quiet."""
 
 import contextlib
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +18,9 @@ from gpuvm.errors import (
     VSphereError,
 )
 from gpuvm.events import Events
-from gpuvm.inventory import VM, MoRef
+from gpuvm.inventory import VM, MoRef, UnreadableVM
 from gpuvm.lifecycle import looking
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
 DEADLINE_S = 600.0
@@ -32,27 +33,19 @@ def teardown(
     vsphere: VSphere,
     events: Events,
     *,
+    hidden: Sequence[UnreadableVM] = (),
     with_disks: bool = False,
     with_templates: bool = False,
 ) -> ApplyResult:
     """Removes the VMs, all at once; only those that are ours, whatever was handed in.
 
-    A VM with disks from outside its own folder, and one that is a template by now, is left unless
-    ``with_disks`` or ``with_templates`` says otherwise.
+    A VM with disks that it was not cloned with, and one that is a template by now, is left unless
+    ``with_disks`` or ``with_templates`` says otherwise; of a ``hidden`` one nobody can tell.
 
     Raises Interrupted on Ctrl-C, naming what is left.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
-    work = _Teardown(ours, vsphere, events)
-    for vm in ours:
-        seen = replace(
-            vm,
-            template=vm.template and not with_templates,
-            foreign_disks=() if with_disks else vm.foreign_disks,
-        )
-        why = looking.not_its_own(seen)
-        if why is not None:
-            work.errors[vm.moref] = PreflightRefused(f"{vm.name} is left: {why}", hint=_hint(seen))
+    work = _Teardown(ours, vsphere, events, with_disks=with_disks, with_templates=with_templates)
     try:
         work.run()
     except KeyboardInterrupt:
@@ -62,21 +55,46 @@ def teardown(
             left=left,
             hint="'gpuvm teardown' again goes on",
         ) from None
-    return ApplyResult(tuple(work.outcome(vm) for vm in ours))
+    return ApplyResult((*map(work.outcome, ours), *map(unreadable, hidden)))
 
 
-def _hint(vm: VM) -> str:
+def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefused | None:
+    """What is in the way of destroying the VM; None when nothing is."""
+    seen = replace(
+        vm,
+        template=vm.template and not with_templates,
+        foreign_disks=() if with_disks else vm.foreign_disks,
+    )
+    why = looking.not_its_own(seen)
+    return PreflightRefused(f"{vm.name} is left: {why}", hint=_hint(seen)) if why else None
+
+
+def _hint(vm: VM) -> str | None:
+    if vm.ownership != "ours":
+        return None
     if vm.template:
         return "'gpuvm teardown --with-templates' destroys it too"
     return "detach them, or 'gpuvm teardown --with-disks' destroys them with the VM"
 
 
 class _Teardown:
-    def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events) -> None:
+    def __init__(
+        self,
+        vms: Sequence[VM],
+        vsphere: VSphere,
+        events: Events,
+        *,
+        with_disks: bool,
+        with_templates: bool,
+    ) -> None:
         self.vms = {vm.moref: vm for vm in vms}
         self.vsphere, self.events = vsphere, events
+        self.why_left = functools.partial(
+            why_left, with_disks=with_disks, with_templates=with_templates
+        )
         self.gone: set[str] = set()
-        self.errors: dict[str, GpuvmError] = {}
+        refused = {vm.moref: self.why_left(vm) for vm in vms}
+        self.errors: dict[str, GpuvmError] = {key: why for key, why in refused.items() if why}
         self.looks: Counter[tuple[MoRef, str]] = Counter()
         self.begun = time.monotonic()
 
@@ -86,7 +104,7 @@ class _Teardown:
         with self.events.phase("teardown"), self.vsphere.board() as board:
             going = [vm for vm in self.vms.values() if vm.moref not in self.errors]
             self._power_off([vm for vm in going if vm.powered_on], board)
-            self._destroy([vm for vm in going if not vm.powered_on], board)
+            self._destroy([vm.moref for vm in going if not vm.powered_on], board)
             for batch in board.batches(lambda: self.begun + DEADLINE_S - time.monotonic()):
                 ended = [change for change in batch if isinstance(change, TaskEnded)]
                 self._advance(ended, board)
@@ -111,8 +129,21 @@ class _Teardown:
     def _power_off(self, vms: Sequence[VM], board: Board) -> None:
         self._submit(vms, "power off", self.vsphere.start_power_off, board)
 
-    def _destroy(self, vms: Sequence[VM], board: Board) -> None:
-        self._submit(vms, "destroy", self.vsphere.start_destroy, board)
+    def _destroy(self, keys: Sequence[MoRef], board: Board) -> None:
+        """Looks once more, just before: a disk may have been attached while it was powered off."""
+        try:
+            now = {vm.moref: vm for vm in self.vsphere.read_vms(keys)}
+        except VSphereError as error:
+            self.errors.update(dict.fromkeys(keys, error))
+            return
+        for key in keys:
+            why = self.why_left(now[key]) if key in now else None
+            if key not in now:
+                self._gone(key)
+            elif why is not None:
+                self.errors[key] = why
+        going = [vm for vm in now.values() if vm.moref not in self.errors]
+        self._submit(going, "destroy", self.vsphere.start_destroy, board)
 
     def _submit(
         self, vms: Sequence[VM], operation: str, start: Callable[[MoRef], Task], board: Board
@@ -133,7 +164,7 @@ class _Teardown:
             if change.error is not None:
                 self._failed(change.key, change.operation, change.error, board)
             elif change.operation == "power off":
-                off.append(self.vms[change.key])
+                off.append(change.key)
             else:
                 self._gone(change.key)
         self._destroy(off, board)
@@ -146,7 +177,7 @@ class _Teardown:
         elif now == "gone":
             self._gone(key)
         elif now == "off" and (operation == "power off" or isinstance(error, OutcomeUnknown)):
-            self._destroy([self.vms[key]], board)
+            self._destroy([key], board)
         elif now == "on" and (operation == "destroy" or isinstance(error, OutcomeUnknown)):
             self._power_off([self.vms[key]], board)
         else:

@@ -6,7 +6,7 @@
 The same wish again gives a plan that changes nothing.
 """
 
-from gpuvm.planner.deciding import plan, replan_lost
+from gpuvm.planner.deciding import check_readable, plan, replan_lost, unreadable
 from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
@@ -19,10 +19,12 @@ __all__ = [
     "Plan",
     "Step",
     "assigned",
+    "check_readable",
     "drift",
     "mmio_window_gib",
     "plan",
     "plan_start",
     "replan_lost",
+    "unreadable",
     "without",
 ]

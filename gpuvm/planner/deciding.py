@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 
 from gpuvm import ownership, selection
 from gpuvm.errors import PreflightRefused
-from gpuvm.inventory import VM, Datastore, Inventory, VMTemplate
+from gpuvm.inventory import (
+    UNREADABLE_HINT,
+    VM,
+    Datastore,
+    Inventory,
+    UnreadableVM,
+    VMTemplate,
+)
 from gpuvm.planner import memory, mmio, rooms
 from gpuvm.planner.findings import findings
 from gpuvm.planner.model import Action, Finding, Plan, Step
@@ -24,9 +31,13 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     nothing was touched then.
     """
     kept, surplus, missing = _compare(spec, inventory)
+    hidden = unreadable(spec.name, inventory)
+    missing = [index for index in missing if index not in hidden]
     if missing and spec.has_gpu and not inventory.gpus:
         raise no_gpu_at_all(inventory)  # whatever else is in the way would be noise
     refusals = Refusals()
+    with refusals.collected():
+        check_readable(list(hidden.values()))
     with refusals.collected():
         mmio.check(spec)
     with refusals.collected():
@@ -58,6 +69,21 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         steps=(*steps, *(_step("remove", vm, inventory) for vm in surplus)),
         findings=(*left_out, *findings(spec, inventory, size.memory_gib, created)),
     )
+
+
+def check_readable(hidden: Sequence[UnreadableVM]) -> None:
+    """Raises PreflightRefused for VMs of which nobody can tell what is to be done with them."""
+    if hidden:
+        raise PreflightRefused(
+            "; ".join(f"{vm.name}: {vm.why}" for vm in hidden), hint=UNREADABLE_HINT
+        )
+
+
+def unreadable(deployment: str, inventory: Inventory) -> dict[int, UnreadableVM]:
+    """By index: VMs that seem to be the deployment's own, and of which vCenter shows no more."""
+    uuid = inventory.vcenter.instance_uuid
+    numbered = ((ownership.index_in(uuid, deployment, vm), vm) for vm in inventory.unreadable)
+    return {index: vm for index, vm in numbered if index is not None}
 
 
 def replan_lost(

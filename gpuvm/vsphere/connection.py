@@ -13,8 +13,9 @@ from pyVim import connect as pyvim
 from pyVmomi import vim, vmodl
 
 from gpuvm.errors import LoginRefused, Unreachable
-from gpuvm.inventory import VM, Host, Inventory, MoRef, VCenter
+from gpuvm.inventory import VM, Deployment, Host, Inventory, MoRef, VCenter
 from gpuvm.licences import Licence
+from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
 from gpuvm.vsphere import gpus, hosts, licences, looking, privileges, reading
 from gpuvm.vsphere.board import Board, Task
@@ -153,7 +154,17 @@ class VSphere:
 
     def read_marked(self) -> tuple[VM, ...]:
         """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
-        return reading.read_marked(self._content, self.vcenter, self._host_names)
+        return reading.read_marked(self._content, self.vcenter, self._host_names)[0]
+
+    def read_deployment(self, name: str) -> Deployment:
+        """The VMs of one deployment, wherever in the vCenter they are."""
+        uuid = self.vcenter.instance_uuid
+        marked, hidden = reading.read_marked(self._content, self.vcenter, self._host_names)
+        return Deployment(
+            ours=tuple(v for v in marked if v.deployment == name and v.ownership == "ours"),
+            copies=tuple(v for v in marked if v.deployment == name and v.ownership == "copy"),
+            unreadable=tuple(v for v in hidden if index_in(uuid, name, v) is not None),
+        )
 
     def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""

@@ -50,7 +50,9 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         wish=mark.wish if mark else "",
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
         template=bool(row.get("config.template", False)),
-        foreign_disks=foreign_disks(devices, row.get("config.files.vmPathName", "")),
+        foreign_disks=foreign_disks(
+            devices, row.get("config.files.vmPathName", ""), mark.disks if mark else None
+        ),
         extra_config=_kept(config, mark),
     )
 
@@ -62,15 +64,23 @@ def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
     return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}
 
 
-def foreign_disks(devices: Iterable[Any], vmx: str) -> tuple[str, ...]:
-    """Disks whose file is not beside the VM's .vmx; all of them where that is not known."""
+def foreign_disks(devices: Iterable[Any], vmx: str, cloned: int | None) -> tuple[str, ...]:
+    """Files of the disks that did not come with the clone, which had ``cloned`` disks.
+
+    A disk beside the VM's .vmx is taken for one of the clone's, the first ones by device key, until
+    there are as many; any other file is foreign, and all of them where the .vmx is not known.
+    """
     own = vmx.rpartition("/")[0]
+    disks = [device for device in devices if isinstance(device, vim.vm.device.VirtualDisk)]
     files = [
-        str(getattr(device.backing, "fileName", "") or "")
-        for device in devices
-        if isinstance(device, vim.vm.device.VirtualDisk)
+        str(getattr(disk.backing, "fileName", "") or "") for disk in sorted(disks, key=_device_key)
     ]
-    return tuple(file for file in files if not own or file.rpartition("/")[0] != own)
+    beside = [file for file in files if own and file.rpartition("/")[0] == own]
+    return tuple(file for file in files if file not in beside[:cloned])
+
+
+def _device_key(device: Any) -> int:
+    return int(device.key)
 
 
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:

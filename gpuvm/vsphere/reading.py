@@ -4,7 +4,7 @@ One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` p
 ``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pyVmomi import vim
@@ -19,6 +19,7 @@ from gpuvm.inventory import (
     MoRef,
     Network,
     Snapshot,
+    UnreadableVM,
     VCenter,
     VMTemplate,
 )
@@ -35,7 +36,16 @@ from gpuvm.vsphere.gpus import (
     shares,
 )
 from gpuvm.vsphere.machines import machine
-from gpuvm.vsphere.properties import MARKS, VM_PATHS, Objects, Related, Row, retrieve, retrieve_all
+from gpuvm.vsphere.properties import (
+    MARKS,
+    VM_PATHS,
+    Objects,
+    Related,
+    Row,
+    extra_config,
+    retrieve,
+    retrieve_all,
+)
 from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
@@ -84,6 +94,14 @@ _TEMPLATE_PATHS = (
     "datastore",
     snapshots.ANNOTATION,
 )
+_UNREADABLE_PATHS = (
+    "name",
+    "runtime.host",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "summary.config.instanceUuid",
+)
+_MARKED_PATHS = ("config.template", *MARKS)
 _MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
 _NEIGHBOUR_PATHS = (
     "name",
@@ -152,6 +170,10 @@ def read_inventory(
         networks=_networks(rows, tree),
         vms=vms,
         names_in_folder=frozenset(tree.names_in(into)),
+        unreadable=_unreadable(
+            {ref: tree.rows[ref] | rows.get(ref, {}) for ref in tree.unreadable()},
+            lambda host: names.get(host, "another cluster"),
+        ),
     )
 
 
@@ -160,21 +182,22 @@ def read_vms(
 ) -> tuple[VM, ...]:
     """``hosts`` are the names that are known already; only the others are asked for."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, VM_PATHS)])
-    seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
-    unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
-    told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
-    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in told.items()}}
+    host_name = _host_names(content, rows, hosts)
     return tuple(
-        machine(ref, row, vcenter.instance_uuid, lambda host: names.get(host._moId, ""))
-        for ref, row in rows.items()
-        if row
+        machine(ref, row, vcenter.instance_uuid, host_name) for ref, row in rows.items() if row
     )
 
 
-def read_marked(content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]) -> tuple[VM, ...]:
-    """Every VM that carries the mark, wherever in the vCenter it is."""
-    found = retrieve_all(content, [(vim.VirtualMachine, MARKS)])
-    return read_vms(content, vcenter, [ref for ref, row in found.items() if row], hosts)
+def read_marked(
+    content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]
+) -> tuple[tuple[VM, ...], tuple[UnreadableVM, ...]]:
+    """Every VM that carries the mark, wherever in the vCenter it is; and those that may."""
+    found = retrieve_all(content, [(vim.VirtualMachine, _MARKED_PATHS)])
+    marked = [ref for ref, row in found.items() if extra_config(row)]
+    hidden = [ref for ref, row in found.items() if "config.template" not in row]
+    rows = retrieve(content, [Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS)])
+    vms = read_vms(content, vcenter, marked, hosts)
+    return vms, _unreadable(rows, _host_names(content, rows, hosts))
 
 
 def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
@@ -185,20 +208,45 @@ def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
     return held_by.holders(_of(rows, hosts), vms)
 
 
+def _host_names(content: Any, rows: Rows, hosts: Mapping[MoRef, str]) -> Callable[[Any], str]:
+    """Of the hosts that these VMs run on; only those whose name is not known are asked for it."""
+    seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
+    unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
+    told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
+    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in told.items()}}
+    return lambda host: names.get(host._moId, "")
+
+
+def _unreadable(rows: Rows, host_name: Callable[[Any], str]) -> tuple[UnreadableVM, ...]:
+    return tuple(
+        UnreadableVM(
+            name=row.get("name", ref._moId),
+            moref=ref._moId,
+            host=host_name(row["runtime.host"]) if "runtime.host" in row else "",
+            powered_on=row.get("runtime.powerState") == "poweredOn",
+            connection_state=str(row.get("runtime.connectionState", "connected")),
+            instance_uuid=row.get("summary.config.instanceUuid", ""),
+        )
+        for ref, row in rows.items()
+    )
+
+
 def sorted_hosts(names: dict[Any, str]) -> list[Any]:
     return sorted(names, key=lambda ref: names[ref])
 
 
 def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     """Hosts, the VMs on them, templates and our own VMs, in one call; then what hosts name."""
-    marked = tree.marked()
+    marked, hidden = tree.marked(), tree.unreadable()
+    neighbours = _without(tree.vms_on(hosts), [*marked, *hidden])
     rows = retrieve(
         content,
         [
             Objects(vim.HostSystem, hosts, _HOST_PATHS),
-            Objects(vim.VirtualMachine, _without(tree.vms_on(hosts), marked), _NEIGHBOUR_PATHS),
+            Objects(vim.VirtualMachine, neighbours, _NEIGHBOUR_PATHS),
             Objects(vim.VirtualMachine, tree.templates(), _TEMPLATE_PATHS),
             Objects(vim.VirtualMachine, marked, (*VM_PATHS, *_MEMORY_PATHS)),
+            Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS),
         ],
     )
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
@@ -323,6 +371,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         cpus=row.get("config.hardware.numCPU", 1),
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
+        disks=len(disks),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),

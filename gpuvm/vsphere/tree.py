@@ -66,6 +66,12 @@ class Tree:
             ref for ref in self._all(vim.VirtualMachine) if self.rows[ref].get("config.template")
         ]
 
+    def unreadable(self) -> list[Any]:
+        """VMs without a configuration: each that has one says whether it is a template."""
+        return [
+            ref for ref in self._all(vim.VirtualMachine) if "config.template" not in self.rows[ref]
+        ]
+
     def marked(self) -> list[Any]:
         return [ref for ref in self._all(vim.VirtualMachine) if extra_config(self.rows[ref])]
 

@@ -73,7 +73,7 @@ func (lab *Lab) addVMs(w http.ResponseWriter, r *http.Request) {
 	reply(w, done)
 }
 
-// actOnVM arranges trouble for a guest; but for unplug, the VM may come later.
+// actOnVM arranges trouble for a guest; but for the last three, the VM may come later.
 func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	switch r.PathValue("action") {
@@ -84,19 +84,28 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		}
 	case "fail-customization":
 		lab.guests.failCustomization(name)
-	case "unplug":
+	case "unplug", "inaccessible", "accessible":
 		vm := lab.vmNamed(name)
 		if vm == nil {
 			refuse(w, http.StatusNotFound, fmt.Errorf("there is no VM '%s'", name))
 			return
 		}
-		lab.unplug(vm)
+		lab.actOnPresent(vm, r.PathValue("action"))
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf(
-			"a VM has no '%s'; it has no-ip, fail-customization and unplug", r.PathValue("action")))
+			"a VM has no '%s'; it has no-ip, fail-customization, unplug, inaccessible and accessible",
+			r.PathValue("action")))
 		return
 	}
 	reply(w, done)
+}
+
+func (lab *Lab) actOnPresent(vm *simulator.VirtualMachine, action string) {
+	if action == "unplug" {
+		lab.unplug(vm)
+		return
+	}
+	lab.setReadable(lab.context(nil), vm, action == "accessible")
 }
 
 func (lab *Lab) actOnHost(w http.ResponseWriter, r *http.Request) {

@@ -26,6 +26,9 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 		}
 		doomed = lab.doom(user, method, names)
 	}
+	if fault := lab.refusesUnreadable(method); fault != nil {
+		return nil, fault
+	}
 	handler := lab.sessionHandler(ctx, method.This)
 	if handler == nil {
 		handler = lab.handler(method.This, doomed)

@@ -152,7 +152,7 @@ func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpda
 		value := managed(object)
 		known.paths, wanted = pathsFor(&f.spec, value.Type())
 		for _, name := range known.paths {
-			v, fault := readProperty(value, name)
+			v, fault := lab.propertyOf(self, value, name)
 			if fault != nil {
 				update.MissingSet = append(update.MissingSet, missing(name, fault))
 				continue
@@ -182,7 +182,7 @@ func (f *filter) modified(lab *Lab, ctx *simulator.Context, self ref, known *rep
 			if !touched(names, name) {
 				continue
 			}
-			v, fault := readProperty(value, name)
+			v, fault := lab.propertyOf(self, value, name)
 			if fault != nil {
 				continue
 			}

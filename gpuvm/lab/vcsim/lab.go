@@ -59,8 +59,9 @@ type Lab struct {
 	requests    *requests
 	filterCount atomic.Int64
 
-	deleted deletedFiles
-	adding  sync.Mutex // one creation of unrelated VMs at a time
+	deleted    deletedFiles
+	unreadable *unreadable
+	adding     sync.Mutex // one creation of unrelated VMs at a time
 }
 
 // newLab builds the inventory; files is the folder in which datastores keep their (empty) files.
@@ -76,6 +77,7 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		sessions:    newSessions(seconds(d.SessionIdleS)),
 		ledger:      newLedger(),
 		slots:       newSlots(),
+		unreadable:  newUnreadable(),
 		addresses:   newAddresses(d.AddressBlock),
 		names:       newNames(),
 		macs:        &macs{},

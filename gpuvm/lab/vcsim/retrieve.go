@@ -119,7 +119,7 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 				fault = &types.InvalidProperty{Name: name}
 				return
 			}
-			value, fault = readProperty(managed(object), name)
+			value, fault = c.lab.propertyOf(self, managed(object), name)
 			response.Inner = encode(fetched{value})
 		}
 	})
@@ -173,7 +173,7 @@ func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.Property
 			return
 		}
 		for _, name := range paths {
-			v, fault := readProperty(value, name)
+			v, fault := lab.propertyOf(self, value, name)
 			if fault != nil {
 				content.MissingSet = append(content.MissingSet, missing(name, fault))
 			} else if v != nil {

@@ -106,7 +106,7 @@ func (s *selection) references(from ref, traversal *types.TraversalSpec) []ref {
 		if !isA(value.Type(), traversal.Type) {
 			return
 		}
-		found, fault := readProperty(value, traversal.Path)
+		found, fault := s.lab.propertyOf(from, value, traversal.Path)
 		if fault != nil {
 			return
 		}

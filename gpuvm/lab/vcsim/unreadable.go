@@ -1,0 +1,71 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"sync"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// unreadable are the VMs whose host or datastore is away. vCenter lists them with what it remembers
+// in their summary, shows nothing of their configuration and guest, and does nothing with them.
+type unreadable struct {
+	mutex sync.RWMutex
+	vms   map[ref]bool
+}
+
+func newUnreadable() *unreadable { return &unreadable{vms: map[ref]bool{}} }
+
+func (u *unreadable) has(vm ref) bool {
+	u.mutex.RLock()
+	defer u.mutex.RUnlock()
+	return u.vms[vm]
+}
+
+func (u *unreadable) set(vm ref, away bool) {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	u.vms[vm] = away
+}
+
+func (u *unreadable) hides(self ref, path string) bool {
+	first := path[:len(path)-len(strings.TrimLeft(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))]
+	switch first {
+	case "config", "guest", "layout", "layoutEx", "snapshot", "environmentBrowser":
+		return u.has(self)
+	}
+	return false
+}
+
+// propertyOf is readProperty for an object that may have nothing to show; it is locked by the caller.
+func (lab *Lab) propertyOf(self ref, object reflect.Value, name string) (any, fault) {
+	if lab.unreadable.hides(self, name) {
+		return nil, nil
+	}
+	return readProperty(object, name)
+}
+
+// setReadable takes a VM's files away from vCenter, or gives them back.
+func (lab *Lab) setReadable(ctx *simulator.Context, vm *simulator.VirtualMachine, readable bool) {
+	state := types.VirtualMachineConnectionStateConnected
+	if !readable {
+		state = types.VirtualMachineConnectionStateInaccessible
+	}
+	lab.unreadable.set(vm.Self, !readable)
+	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
+		m.Runtime.ConnectionState = state
+		m.Summary.Runtime.ConnectionState = state
+	})
+}
+
+// refusesUnreadable: all that can be done with such a VM is to take it out of the inventory.
+func (lab *Lab) refusesUnreadable(method *simulator.Method) fault {
+	works := strings.HasSuffix(method.Name, "_Task") || method.Name == "ShutdownGuest"
+	if works && lab.unreadable.has(method.This) {
+		return &types.InvalidState{}
+	}
+	return nil
+}
