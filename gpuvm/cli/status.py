@@ -175,7 +175,7 @@ def _show(
     if not seen and not hidden and not missing:
         output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
     else:
-        rows = [*map(_row, seen), *map(_hidden_row, hidden)]
+        rows = sorted([*map(_row, seen), *map(_hidden_row, hidden)])
         rows += [(name, *"-----", "it is missing") for name in missing]
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)

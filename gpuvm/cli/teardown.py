@@ -126,7 +126,7 @@ def _show(
     rows += [(vm.name, vm.host, _power(vm), "-", "leave") for vm in found.unreadable]
     rows += [(one.name or "(not known)", "-", "being cloned", "-", "destroy") for one in coming]
     if rows:
-        output.table(("VM", "HOST", "POWER", "ADDRESS", "ACTION"), rows)
+        output.table(("VM", "HOST", "POWER", "ADDRESS", "ACTION"), sorted(rows))
     else:
         output.line(f"nothing to do: no VM of '{deployment}' exists")
     for vm in found.copies:

@@ -152,8 +152,7 @@ def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine)
 
 def test_a_host_that_stays_in_maintenance_mode_says_how_it_leaves_it(small: CommandLine) -> None:
     host = "esx-02.lab.local"
-    control = small("lab", "status", "--json").json["data"]["control_url"]
-    urllib.request.urlopen(f"{control}/hosts/{host}/maintenance", data=b"").close()
+    _control(small, f"/hosts/{host}/maintenance")
     stays = small("passthrough", "enable", host, "--reboot")
     assert stays.exit_code == 0
     command = f"gpuvm passthrough enable {host} --reboot --leave-maintenance"
@@ -236,10 +235,8 @@ def test_status_is_against_the_wish(small: CommandLine) -> None:
 
 def test_stop_counts_what_it_stopped(small: CommandLine) -> None:
     assert small("provision", "--hosts", "2", "--until", "powered-on").exit_code == 0
-    control = small("lab", "status", "--json").json["data"]["control_url"]
     fault = {"method": "PowerOffVM_Task", "object": "gpuvm-01", "fault": "HostNotConnected"}
-    body = json.dumps(fault | {"count": 1}).encode()
-    urllib.request.urlopen(f"{control}/faults", data=body).close()
+    _control(small, "/faults", json.dumps(fault | {"count": 1}))
     partly = small("stop", "--now")
     assert partly.exit_code == 4
     assert "stopped: 1 VMs" in partly.stdout
@@ -288,3 +285,29 @@ def test_a_wrong_accelerator_is_one_clear_line(gpuvm: CommandLine, given: str, s
     refused = gpuvm("plan", "--accelerator", given)
     assert refused.exit_code == 2
     assert said in refused.stderr
+
+
+def test_a_vm_that_vcenter_cannot_read_is_never_passed_over(small: CommandLine) -> None:
+    made = small("provision", "--hosts", "2", "--until", "powered-on", "--yes", "--name", "away")
+    assert made.exit_code == 0, made.stderr
+    _control(small, "/vms/away-01/inaccessible")
+    why = "it is inaccessible: vCenter cannot read its configuration"
+    told = small("status", "--name", "away", "--hosts", "2", "--no-guests", "--json").json["data"]
+    assert [(vm["vm"], vm["why"]) for vm in told["unreadable"]] == [("away-01", why)]
+    assert told["missing"] == []
+    assert why in small("status", "--name", "away", "--no-guests").stdout
+    refused = small("plan", "--hosts", "2", "--name", "away")
+    assert (refused.exit_code, f"error: away-01: {why}" in refused.stderr) == (3, True)
+    assert small("start", "--name", "away").exit_code == 3
+    partly = small("teardown", "--name", "away", "--yes")
+    assert partly.exit_code == 4
+    assert "1 of 2 VMs removed" in partly.stdout
+    assert f"error: away-01 is left: {why}" in partly.stderr
+    _control(small, "/vms/away-01/accessible")
+    assert small("teardown", "--name", "away", "--yes").exit_code == 0
+
+
+def _control(command: CommandLine, path: str, body: str = "") -> None:
+    """Asks the simulator's own endpoint."""
+    url = command("lab", "status", "--json").json["data"]["control_url"]
+    urllib.request.urlopen(url + path, data=body.encode()).close()

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyVim import connect as pyvim
+from pyVmomi import vim
+
 from gpuvm import lab, lifecycle, settings, vsphere
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
@@ -80,6 +83,20 @@ class Rig:
             {"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request).close()
+
+    @contextmanager
+    def in_vcenter(self, vm: VM) -> Iterator[Any]:
+        """The VM as somebody sees it who works with vCenter beside gpuvm."""
+        host, port = self.context.address
+        client = pyvim.SmartConnect(
+            host=host,
+            port=port,
+            user=self.context.user,
+            pwd=settings.password(self.context, None).get_secret_value(),
+            disableSslCertValidation=True,
+        )
+        yield vim.VirtualMachine(vm.moref, client._stub)
+        pyvim.Disconnect(client)
 
     # What most tests do.
 

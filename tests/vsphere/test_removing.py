@@ -1,18 +1,16 @@
 """teardown and stop when answers are lost, and what teardown waits for."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyVim import connect as pyvim
 from pyVim.task import WaitForTask
 from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
-from gpuvm import lifecycle, settings
+from gpuvm import lifecycle
 from gpuvm.errors import NoPermission, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
@@ -135,21 +133,6 @@ def test_what_is_missing_is_named_with_its_object(rig: Rig) -> None:
     rig.teardown("guarded")
 
 
-@contextmanager
-def _in_vcenter(rig: Rig, vm: VM) -> Iterator[Any]:
-    """The VM as somebody sees it who works with vCenter beside gpuvm."""
-    host, port = rig.context.address
-    client = pyvim.SmartConnect(
-        host=host,
-        port=port,
-        user=rig.context.user,
-        pwd=settings.password(rig.context, None).get_secret_value(),
-        disableSslCertValidation=True,
-    )
-    yield vim.VirtualMachine(vm.moref, client._stub)
-    pyvim.Disconnect(client)
-
-
 def _attach(machine: Any, file: str) -> None:
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
         fileName=file, diskMode="independent_persistent"
@@ -168,7 +151,7 @@ def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> No
     data = "[vsanDatastore] datasets/imagenet.vmdk"
     with rig.connect() as connection:
         vm, other = _running(rig, connection, "disks")
-        with _in_vcenter(rig, vm) as machine:
+        with rig.in_vcenter(vm) as machine:
             _attach(machine, data)
         vm, other = rig.ours(connection, "disks")
         result = lifecycle.teardown([vm, other], connection, Events())
@@ -188,7 +171,7 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
     with rig.connect() as connection:
         vms = _running(rig, connection, "golden")
         assert not lifecycle.stop(vms, connection, Events(), grace_s=0).failed
-        with _in_vcenter(rig, vms[0]) as machine:
+        with rig.in_vcenter(vms[0]) as machine:
             machine.MarkAsTemplate()
         vms = rig.ours(connection, "golden")
         assert [vm.template for vm in vms] == [True, False]
@@ -200,3 +183,32 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
         left = rig.ours(connection, "golden")
         assert not lifecycle.teardown(left, connection, Events(), with_templates=True).failed
         assert not rig.ours(connection, "golden")
+
+
+def test_a_disk_in_its_own_folder_that_the_clone_did_not_have(rig: Rig) -> None:
+    """A new data disk goes beside the VM's own where nobody says otherwise."""
+    with rig.connect() as connection:
+        vm, other = _running(rig, connection, "beside")
+        data = f"[vsanDatastore] {vm.name}/{vm.name}_1.vmdk"
+        with rig.in_vcenter(vm) as machine:
+            _attach(machine, data)
+        vm, other = rig.ours(connection, "beside")
+        assert (vm.foreign_disks, other.foreign_disks) == ((data,), ())
+        (failed,) = lifecycle.teardown([vm, other], connection, Events()).failed
+        assert data in str(failed.error)
+        assert data not in rig.deleted_files()
+        assert not lifecycle.teardown([vm], connection, Events(), with_disks=True).failed
+        assert data in rig.deleted_files()
+
+
+def test_a_disk_that_is_attached_on_the_way_is_seen(rig: Rig) -> None:
+    data = "[vsanDatastore] datasets/late.vmdk"
+    with rig.connect() as connection:
+        read_before = _running(rig, connection, "late")
+        with rig.in_vcenter(read_before[0]) as machine:
+            _attach(machine, data)
+        (failed,) = lifecycle.teardown(read_before, connection, Events()).failed
+        assert failed.name == read_before[0].name
+        assert data not in rig.deleted_files()
+        left = rig.ours(connection, "late")
+        assert not lifecycle.teardown(left, connection, Events(), with_disks=True).failed

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -219,4 +221,37 @@ func TestAllVMsAreListed(t *testing.T) {
 	if !slices.Equal(vms, want) {
 		t.Errorf("%+v", vms)
 	}
+}
+
+// A VM whose files are away shows what vCenter remembers of it, and does nothing.
+func TestInaccessibleVMsShowTheirSummaryAlone(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.plainWish("esx-01"))
+	read := func() mo.VirtualMachine {
+		var m mo.VirtualMachine
+		must(t, vm.Properties(r.ctx, vm.Reference(), []string{"name", "config", "guest", "runtime.connectionState", "summary.config.instanceUuid"}, &m))
+		return m
+	}
+	before := read()
+	r.control("POST", "/vms/vm/inaccessible", "")
+	away := read()
+	if away.Config != nil || away.Guest != nil || away.Name != "vm" {
+		t.Errorf("%+v", away)
+	}
+	if away.Summary.Config.InstanceUuid != before.Config.InstanceUuid || away.Runtime.ConnectionState != types.VirtualMachineConnectionStateInaccessible {
+		t.Errorf("%+v", away)
+	}
+	for name, start := range map[string]func() (*object.Task, error){
+		"power on": func() (*object.Task, error) { return vm.PowerOn(r.ctx) },
+		"destroy":  func() (*object.Task, error) { return vm.Destroy(r.ctx) },
+	} {
+		if _, ok := r.fails(start()).(*types.InvalidState); !ok {
+			t.Error(name + " was done")
+		}
+	}
+	r.control("POST", "/vms/vm/accessible", "")
+	if back := read(); back.Config == nil {
+		t.Errorf("%+v", back)
+	}
+	r.finish(vm.PowerOn(r.ctx))
 }

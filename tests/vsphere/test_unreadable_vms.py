@@ -1,0 +1,97 @@
+"""VMs of ours whose configuration vCenter cannot read: said everywhere, touched nowhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pyVim.task import WaitForTask
+from rigs import Rig
+
+from gpuvm import lifecycle, planner
+from gpuvm.errors import ExitCode, PreflightRefused
+from gpuvm.events import Events
+from gpuvm.inventory import VM
+from gpuvm.spec import ClusterSpec
+from gpuvm.vsphere import VSphere
+
+
+@contextmanager
+def _away(rig: Rig, name: str) -> Iterator[None]:
+    rig.post(f"/vms/{name}/inaccessible")
+    try:
+        yield
+    finally:
+        rig.post(f"/vms/{name}/accessible")
+
+
+def _two(rig: Rig, connection: VSphere, name: str) -> list[VM]:
+    assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
+    return rig.ours(connection, name)
+
+
+def test_teardown_says_what_it_leaves(rig: Rig) -> None:
+    with rig.connect() as connection:
+        first, second = _two(rig, connection, "lost")
+        with _away(rig, first.name):
+            found = connection.read_deployment("lost")
+            assert [vm.name for vm in found.ours] == [second.name]
+            (hidden,) = found.unreadable
+            assert (hidden.name, hidden.host, hidden.powered_on) == (first.name, first.host, True)
+            assert hidden.why == "it is inaccessible: vCenter cannot read its configuration"
+            result = lifecycle.teardown(found.ours, connection, Events(), hidden=found.unreadable)
+            assert result.exit_code is ExitCode.PARTLY_DONE
+            (failed,) = result.failed
+            assert failed.left
+            assert str(failed.error) == f"{first.name} is left: {hidden.why}"
+        (left,) = rig.ours(connection, "lost")
+        assert left.powered_on
+    rig.teardown("lost")
+
+
+def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
+    with rig.connect() as connection:
+        first, second = _two(rig, connection, "stays")
+        with _away(rig, first.name):
+            found = connection.read_deployment("stays")
+            result = lifecycle.stop(
+                found.ours, connection, Events(), hidden=found.unreadable, grace_s=0
+            )
+        assert [o.name for o in result.failed] == [first.name]
+        assert [vm.powered_on for vm in rig.ours(connection, "stays")] == [True, False]
+        assert second.name in [o.name for o in result.outcomes if o.changed]
+    rig.teardown("stays")
+
+
+def test_a_plan_does_not_take_it_for_a_strangers(rig: Rig) -> None:
+    with rig.connect() as connection:
+        first, _ = _two(rig, connection, "away")
+        with _away(rig, first.name):
+            with pytest.raises(PreflightRefused, match=f"{first.name}: it is inaccessible"):
+                rig.plan(connection, hosts=2, name="away")
+            inventory = lifecycle.read_inventory(ClusterSpec(name="away"), connection)
+            hidden = planner.unreadable("away", inventory)
+            assert {index: vm.name for index, vm in hidden.items()} == {1: first.name}
+            assert planner.unreadable("awa", inventory) == {}
+    rig.teardown("away")
+
+
+def test_a_renamed_one_is_known_by_its_uuid(rig: Rig) -> None:
+    with rig.connect() as connection:
+        first, _ = _two(rig, connection, "renamed")
+        with rig.in_vcenter(first) as machine:
+            WaitForTask(machine.Rename_Task("somebody-elses"))
+        with _away(rig, "somebody-elses"):
+            (hidden,) = connection.read_deployment("renamed").unreadable
+            assert hidden.moref == first.moref
+    rig.teardown("renamed")
+
+
+def test_a_stranger_is_nobody_of_ours(rig: Rig) -> None:
+    """Its instance UUID is another one, whatever it is called."""
+    with rig.connect() as connection:
+        _two(rig, connection, "own")
+        rig.add(name="own-03", count=1)
+        with _away(rig, "own-03"):
+            assert connection.read_deployment("own").unreadable == ()
+            assert not rig.plan(connection, hosts=2, name="own").changes
+    rig.teardown("own")
