@@ -8,9 +8,15 @@ import (
 // admit is the one gate to power-on: every path to a running VM passes it. It checks the VM's
 // devices and memory against its host and, if all is well, enters them into the ledger.
 func (lab *Lab) admit(ctx *simulator.Context, vm *simulator.VirtualMachine) fault {
-	var config *types.VirtualMachineConfigInfo
 	var host ref
-	lab.locked(ctx, vm.Self, func() { config, host = copied(vm.Config), *vm.Runtime.Host })
+	lab.locked(ctx, vm.Self, func() { host = *vm.Runtime.Host })
+	return lab.admitOn(ctx, vm, host)
+}
+
+// admitOn is the same for a host that the VM is about to be moved to.
+func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref) fault {
+	var config *types.VirtualMachineConfigInfo
+	lab.locked(ctx, vm.Self, func() { config = copied(vm.Config) })
 	if fault := lab.checkHost(ctx, host); fault != nil {
 		return fault
 	}

@@ -190,7 +190,7 @@ type snapshotMethods struct {
 
 func (s *snapshotMethods) RevertToSnapshotTask(ctx *simulator.Context, req *types.RevertToSnapshot_Task) soap.HasFault {
 	vm, ok := s.lab.registry.Get(s.snapshot.Vm).(*simulator.VirtualMachine)
-	if ok && s.lab.powerState(ctx, vm) == poweredOn && s.lab.pinned(ctx, vm) {
+	if ok && s.lab.powerState(ctx, vm) == poweredOn && s.lab.hasPCIDevice(ctx, vm) {
 		of := &vmMethods{methodsOf: methodsOf{lab: s.lab, self: vm.Self}, vm: vm}
 		task := of.refuse(ctx, "RevertToSnapshot_Task", "VirtualMachine.revertToSnapshot", "reverting to a snapshot")
 		return &methods.RevertToSnapshot_TaskBody{Res: &types.RevertToSnapshot_TaskResponse{Returnval: task}}

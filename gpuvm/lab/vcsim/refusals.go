@@ -1,13 +1,16 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// What DirectPath I/O forbids (R8): suspend, snapshots with memory, moving while powered on.
+// What DirectPath I/O forbids (R8): suspend, snapshots with memory, moving while powered on. A VM with
+// vGPUs only is suspended and moved like any other; vCenter says so in sharedGpuCapabilities.
 
 func (v *vmMethods) SuspendVMTask(ctx *simulator.Context, _ *types.SuspendVM_Task) soap.HasFault {
 	task := v.begin(ctx, "SuspendVM_Task", "VirtualMachine.suspend",
@@ -33,7 +36,7 @@ func (v *vmMethods) suspend(ctx *simulator.Context) fault {
 	if fault := v.lab.expect(ctx, v.vm, poweredOn, poweredOn); fault != nil {
 		return fault
 	}
-	if v.pinned(ctx) {
+	if v.lab.pinned(ctx, v.vm) {
 		return passthroughForbids("suspend")
 	}
 	v.lab.switchOff(ctx, v.vm)
@@ -46,7 +49,7 @@ func (v *vmMethods) CreateSnapshotTask(ctx *simulator.Context, req *types.Create
 		f := &types.NotSupported{}
 		return &methods.CreateSnapshot_TaskBody{Fault_: simulator.Fault(describe(f), f)}
 	}
-	if req.Memory && v.runsPinned(ctx) {
+	if req.Memory && v.runsWithDevice(ctx) {
 		task := v.refuse(ctx, "CreateSnapshot_Task", "VirtualMachine.createSnapshot", "snapshot with memory")
 		return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: task}}
 	}
@@ -61,14 +64,14 @@ func (v *vmMethods) isTemplate(ctx *simulator.Context) bool {
 }
 
 func (v *vmMethods) CreateSnapshotExTask(ctx *simulator.Context, req *types.CreateSnapshotEx_Task) soap.HasFault {
-	if req.Memory && v.runsPinned(ctx) {
+	if req.Memory && v.runsWithDevice(ctx) {
 		task := v.refuse(ctx, "CreateSnapshotEx_Task", "VirtualMachine.createSnapshot", "snapshot with memory")
 		return &methods.CreateSnapshotEx_TaskBody{Res: &types.CreateSnapshotEx_TaskResponse{Returnval: task}}
 	}
 	return v.vm.CreateSnapshotExTask(ctx, req)
 }
 
-// RelocateVMTask: a running VM with a PCI device stays where it is; others move.
+// RelocateVMTask: a running VM with a whole card stays where it is; others move.
 func (v *vmMethods) RelocateVMTask(ctx *simulator.Context, req *types.RelocateVM_Task) soap.HasFault {
 	task := v.begin(ctx, "RelocateVM_Task", "VirtualMachine.relocate",
 		func(op *operation) (types.AnyType, fault) {
@@ -94,17 +97,27 @@ func (v *vmMethods) refuse(ctx *simulator.Context, name, description, what strin
 	})
 }
 
-// pinned says whether the VM has any PCI passthrough device.
-func (v *vmMethods) pinned(ctx *simulator.Context) bool { return v.lab.pinned(ctx, v.vm) }
-
-func (v *vmMethods) runsPinned(ctx *simulator.Context) bool {
-	return v.lab.powerState(ctx, v.vm) == poweredOn && v.pinned(ctx)
+func (v *vmMethods) runsWithDevice(ctx *simulator.Context) bool {
+	return v.lab.powerState(ctx, v.vm) == poweredOn && v.lab.hasPCIDevice(ctx, v.vm)
 }
 
+// pinned says whether the VM has a whole card, fixed or dynamic: what it holds cannot be saved.
 func (lab *Lab) pinned(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	var pinned bool
-	lab.locked(ctx, vm.Self, func() { pinned = len(passthroughDevices(vm.Config)) > 0 })
+	lab.locked(ctx, vm.Self, func() {
+		pinned = slices.ContainsFunc(passthroughDevices(vm.Config), func(d *types.VirtualPCIPassthrough) bool {
+			_, shared := d.Backing.(*types.VirtualPCIPassthroughVmiopBackingInfo)
+			return !shared
+		})
+	})
 	return pinned
+}
+
+// hasPCIDevice says whether the VM has a passthrough device of any kind, vGPUs among them.
+func (lab *Lab) hasPCIDevice(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
+	var has bool
+	lab.locked(ctx, vm.Self, func() { has = len(passthroughDevices(vm.Config)) > 0 })
+	return has
 }
 
 func passthroughForbids(what string) fault {

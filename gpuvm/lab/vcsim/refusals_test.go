@@ -49,3 +49,39 @@ func TestOrdinaryVMsDoAllOfIt(t *testing.T) {
 	}
 	r.finish(vm.PowerOn(r.ctx))
 }
+
+// R8: vGPUs are saved and moved with their VM, to where there is room for them.
+func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
+	r := newRig(t, sharing, func(d *Description) {
+		d.Hosts[1].GraphicsType, d.Hosts[1].GPUs[0].Passthrough = "sharedDirect", &Passthrough{Capable: true}
+		d.Hosts[1].GPUs[0].VGPUProfiles = []VGPUProfile{{"grid_p100-8q", 8}}
+	})
+	vms := make([]*object.VirtualMachine, 3)
+	for i := range vms {
+		vms[i] = r.clone(string(rune('a'+i)), r.vgpuWish("grid_p100-8q"))
+		r.finish(vms[i].PowerOn(r.ctx))
+	}
+	move := func(vm *object.VirtualMachine) (*object.Task, error) {
+		h := r.host("esx-02")
+		return vm.Relocate(r.ctx, types.VirtualMachineRelocateSpec{Host: &h}, types.VirtualMachineMovePriorityDefaultPriority)
+	}
+	r.finish(vms[0].Suspend(r.ctx))
+	r.finish(vms[0].PowerOn(r.ctx))
+	r.finish(move(vms[0]))
+	r.finish(move(vms[1]))
+	if _, ok := r.fails(move(vms[2])).(*types.InsufficientGraphicsResourcesFault); !ok {
+		t.Error("a third vGPU on a full card: another fault")
+	}
+	for i, want := range []string{"esx-02", "esx-02", "esx-01"} {
+		if host := *r.readVM(vms[i], "runtime.host").Runtime.Host; host != r.host(want) {
+			t.Errorf("%d is on %v", i, host)
+		}
+	}
+	users := r.readHost("esx-02", "config.graphicsInfo").Config.GraphicsInfo[0].Vm
+	if len(users) != 2 {
+		t.Errorf("esx-02's card is used by %v", users)
+	}
+	if _, ok := r.fails(vms[0].CreateSnapshot(r.ctx, "s", "", true, false)).(*types.GenericVmConfigFault); !ok {
+		t.Error("snapshot with memory: another fault")
+	}
+}

@@ -10,7 +10,8 @@ import (
 )
 
 // relocate moves a VM to another host or pool of the cluster. Its datastore is mounted there too, so
-// nothing is copied; a fixed device comes along in the configuration and no longer fits.
+// nothing is copied; a fixed device comes along in the configuration and no longer fits. A running VM
+// has to be admitted there: its memory and its vGPUs need room.
 func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool *ref) fault {
 	ctx := op.ctx
 	if lab.powerState(ctx, vm) == poweredOn && lab.pinned(ctx, vm) {
@@ -34,7 +35,22 @@ func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool
 	if template {
 		pool = nil
 	}
-	lab.place(ctx, vm, *host, pool, template)
+	if *host == *vm.Runtime.Host || lab.powerState(ctx, vm) != poweredOn {
+		lab.place(ctx, vm, *host, pool, template)
+		return nil
+	}
+	return lab.migrate(ctx, vm, *host, pool)
+}
+
+// migrate moves a running VM with all that it holds; nothing changes where it is not admitted.
+func (lab *Lab) migrate(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref, pool *ref) fault {
+	from := *vm.Runtime.Host
+	if fault := lab.admitOn(ctx, vm, host); fault != nil {
+		return fault
+	}
+	lab.place(ctx, vm, host, pool, false)
+	lab.showBindings(ctx, from)
+	lab.showBindings(ctx, host)
 	return nil
 }
 

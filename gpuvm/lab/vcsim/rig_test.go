@@ -125,6 +125,11 @@ func (r *rig) wish() types.VirtualMachineCloneSpec {
 }
 
 func (r *rig) wishOn(host, address string) types.VirtualMachineCloneSpec {
+	return r.wishWith(host, r.attach(host, address))
+}
+
+// wishWith is configured for passthrough; the devices are the caller's.
+func (r *rig) wishWith(host string, changes ...types.BaseVirtualDeviceConfigSpec) types.VirtualMachineCloneSpec {
 	spec := r.plainWish(host)
 	spec.Config = &types.VirtualMachineConfigSpec{
 		NumCPUs: 4, MemoryMB: 8192, MemoryReservationLockedToMax: types.NewBool(true),
@@ -132,7 +137,7 @@ func (r *rig) wishOn(host, address string) types.VirtualMachineCloneSpec {
 			&types.OptionValue{Key: "pciPassthru.use64bitMMIO", Value: "TRUE"},
 			&types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "32"},
 		},
-		DeviceChange: []types.BaseVirtualDeviceConfigSpec{r.attach(host, address)},
+		DeviceChange: changes,
 	}
 	return spec
 }

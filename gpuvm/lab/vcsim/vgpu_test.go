@@ -19,10 +19,7 @@ func sharing(d *Description) {
 }
 
 func (r *rig) vgpuWish(profiles ...string) types.VirtualMachineCloneSpec {
-	spec := r.wishOn("esx-02", "0000:3b:00.0")
-	h := r.host("esx-01")
-	spec.Location.Host = &h
-	spec.Config.DeviceChange = nil
+	spec := r.wishWith("esx-01")
 	for i, profile := range profiles {
 		change := addDevice(&types.VirtualPCIPassthroughVmiopBackingInfo{Vgpu: profile})
 		change.Device.GetVirtualDevice().Key -= int32(i)
