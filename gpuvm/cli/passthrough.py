@@ -1,6 +1,6 @@
 """gpuvm passthrough: switches DirectPath I/O of the hosts' GPUs on and off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -37,7 +37,9 @@ app = typer.Typer(
 
 It is set for the device that the GPU depends on, takes effect at once where the host can do that,
 is read back, and the answer is what is: active, reboot pending, or why not. A host is rebooted only
-with --reboot, only while no VM runs there, one host at a time, and never by force.
+with --reboot, one host at a time, and never by force. It enters maintenance mode first: where DRS
+is fully automated that moves the VMs which run there, and you are asked with their names; a VM that
+is not moved is named with the reason, and the host is left as it is.
 """,
 )
 
@@ -152,9 +154,13 @@ def _switch(
     command = f"passthrough {'enable' if how.enabled else 'disable'}"
     with open_session(ctx, context) as session:
         chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted), how.gpus)
-        question = f"{command} on {', '.join(host.name for host in chosen)}" + (
-            ", rebooting them where needed?" if how.reboot else "?"
-        )
+        question = f"{command} on {', '.join(host.name for host in chosen)}"
+        if how.reboot:
+            moved = lifecycle.moved_first(
+                chosen, session.vsphere, enabled=how.enabled, gpus=how.gpus
+            )
+            question += f", rebooting them where needed{_moves(moved)}"
+        question += "?"
         if not confirm(session.context, question, yes=how.yes):
             output.declined(ctx, command)
             return
@@ -176,6 +182,12 @@ def _switch(
         "gpus": [described(one.gpu) | _told(one) for one in switched],
     }
     output.finish(ctx, output.Result(command, data, _exit_code(switched), _errors(switched)))
+
+
+def _moves(moved: Mapping[str, Sequence[str]]) -> str:
+    """VMs of other people are named before they are moved."""
+    told = [f"{', '.join(names)} from {host}" for host, names in moved.items()]
+    return f"; DRS first moves these running VMs to other hosts: {'; '.join(told)}" if told else ""
 
 
 def _told(one: Switched) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def confirm(context: Context, question: str, *, yes: bool) -> bool:
         return True
     if not interactive():
         raise BadInput(
-            "there is no terminal to ask on", hint="say --yes, or 'confirm: false' in the context"
+            f"there is no terminal to ask on: {question}",
+            hint="say --yes, or 'confirm: false' in the context",
         )
     return typer.confirm(question, default=False, err=True)

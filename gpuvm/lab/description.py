@@ -114,8 +114,15 @@ class TemplateDescription(_Model):
     extra_config: dict[str, str] | None = None
 
 
+DRSLevel = Literal["fullyAutomated", "partiallyAutomated", "manual"]
+
+
 class VMDescription(_Model):
-    """``count`` unrelated VMs; ``{i}`` in the name is the number of each, from 1."""
+    """``count`` unrelated VMs; ``{i}`` in the name is the number of each, from 1.
+
+    ``agent`` makes them VMs of vSphere Cluster Services, of a size of their own: vCenter runs some
+    in every cluster since 7.0.1. ``{uuid}`` in the name is replaced, as their names have one.
+    """
 
     name: str = "unrelated-{i}"
     count: int = Field(default=1, ge=0)
@@ -124,6 +131,8 @@ class VMDescription(_Model):
     gpu: PCIAddress | None = None
     memory_gib: int | None = Field(default=None, gt=0)
     cpus: int | None = Field(default=None, gt=0)
+    drs: DRSLevel | Literal["disabled"] | None = None
+    agent: bool = False
 
 
 class Timings(_Model):
@@ -163,6 +172,8 @@ class Description(_Model):
     datacenter: str = "Lab"
     cluster: str = "GPU-Cluster"
     drs: bool = False
+    drs_automation: DRSLevel = "fullyAutomated"
+    vgpu_evacuation: bool = False
     networks: tuple[str, ...] = ("VM Network",)
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
@@ -207,6 +218,7 @@ def describe(
 ) -> Description:
     """The usual lab: ``hosts`` alike, ``vms`` powered-on VMs that have nothing to do with gpuvm.
 
+    On its first two hosts are agents of vSphere Cluster Services, as in every cluster of today.
     With ``vgpu`` the hosts share their GPUs instead of passing them through.
 
     Raises NotFound for an unknown GPU and BadInput for a count that makes no sense.
@@ -224,8 +236,13 @@ def describe(
             HostDescription(name=f"esx-{number:02}.lab.local", gpus=gpus, graphics_type=graphics)
             for number in range(1, hosts + 1)
         ),
-        vms=(VMDescription(count=vms),) if vms else (),
+        vms=(*([VMDescription(count=vms)] if vms else []), cluster_services(hosts)),
     )
+
+
+def cluster_services(hosts: int) -> VMDescription:
+    """Two agents, of one host one: as many as vCenter 8.0.3 runs."""
+    return VMDescription(name="vCLS-{uuid}", count=min(2, hosts), agent=True)
 
 
 def read_description(file: Path) -> Description:

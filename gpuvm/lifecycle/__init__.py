@@ -9,7 +9,13 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.passthrough import Switched, choose_hosts, go_on, switch_passthrough
+from gpuvm.lifecycle.passthrough import (
+    Switched,
+    choose_hosts,
+    go_on,
+    moved_first,
+    switch_passthrough,
+)
 from gpuvm.lifecycle.planning import make_plan, read_inventory, settled
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.records import Recorder, provisioning_record
@@ -33,6 +39,7 @@ __all__ = [
     "endpoint",
     "go_on",
     "make_plan",
+    "moved_first",
     "provision",
     "provisioning_record",
     "read_inventory",

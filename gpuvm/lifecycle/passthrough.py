@@ -63,6 +63,28 @@ def switch_passthrough(
     return tuple(results)
 
 
+def moved_first(
+    hosts: Sequence[Host],
+    vsphere: VSphere,
+    *,
+    enabled: bool,
+    gpus: Sequence[str] = (),
+) -> dict[str, tuple[str, ...]]:
+    """By host: the VMs that DRS moves away from it, and not back, before it is rebooted.
+
+    Hosts that need no reboot are left out, and those that will be refused because a VM stays.
+    """
+    change, found = _Change(enabled, gpus), {}
+    for host in hosts:
+        if host.connection_state != "connected" or not change.needs_reboot(host):
+            continue
+        residents = [] if host.in_maintenance_mode else vsphere.residents(host)
+        names = tuple(vm.name for vm in residents if not vm.agent)
+        if names and not any(vm.stays for vm in residents if not vm.agent):
+            found[host.name] = names
+    return found
+
+
 def choose_hosts(
     names: Sequence[str], inventory: Inventory, gpus: Sequence[str] = ()
 ) -> list[Host]:
@@ -93,6 +115,34 @@ def go_on(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
     return f"gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance"
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What is wanted: passthrough on or off, for these cards of a host or for all."""
+
+    enabled: bool
+    gpus: Sequence[str]
+
+    def chosen(self, host: Host) -> list[GPU]:
+        """The named ones, and those that are switched with them: they hang on the same device."""
+        if not self.gpus:
+            return list(host.gpus)
+        devices = {gpu.dependent_device for gpu in host.gpus if gpu.pci_address in self.gpus}
+        return [gpu for gpu in host.gpus if gpu.dependent_device in devices]
+
+    def able(self, host: Host) -> list[GPU]:
+        return [gpu for gpu in self.chosen(host) if gpu.capable or not self.enabled]
+
+    def is_done(self, gpu: GPU) -> bool:
+        return gpu.enabled == gpu.active == self.enabled
+
+    def needs_reboot(self, host: Host) -> bool:
+        """Whatever is set: the host cannot rebind a card, or one waits for a reboot already."""
+        return any(
+            not self.is_done(gpu) and (gpu.enabled == self.enabled or not host.rebinds)
+            for gpu in self.able(host)
+        )
+
+
 class _Switching:
     """One host."""
 
@@ -107,20 +157,20 @@ class _Switching:
         gpus: Sequence[str],
         leave: bool,
     ) -> None:
-        self.gpus = gpus
+        self.change = _Change(enabled, gpus)
         self.host, self.vsphere, self.read = host, vsphere, read
-        self.enabled, self.leave, self.changed = enabled, leave, False
+        self.leave, self.changed = leave, False
         self.reboot = Reboot(host, vsphere, events, is_right=self._is_in_force, leave=leave)
 
     def run(self, *, reboot: bool) -> None:
         """What would be in the way of a reboot is looked for before anything is changed."""
         self._check()
-        if reboot and any(map(self._needs_reboot, self._able(self.host))):
+        if reboot and self.change.needs_reboot(self.host):
             self.reboot.check()
-        wrong = [gpu for gpu in self._able(self.host) if gpu.enabled != self.enabled]
+        wrong = [gpu for gpu in self.change.able(self.host) if gpu.enabled != self.change.enabled]
         self._check_unused(wrong)
         self._set(wrong)
-        if reboot and not all(map(self.is_done, self._able(self._now()))):
+        if reboot and not all(map(self.change.is_done, self.change.able(self._now()))):
             self.reboot.check()
             self.changed = True
             self.reboot.run()
@@ -130,22 +180,22 @@ class _Switching:
 
     def results(self, error: GpuvmError | None = None) -> list[Switched]:
         now = self._now()
-        able, incapable = self._able(now), self._incapable(now)
+        able, incapable = self.change.able(now), self._incapable(now)
         return [
             Switched(
                 gpu,
-                self.is_done(gpu),
+                self.change.is_done(gpu),
                 self.changed,
                 error if gpu in able else error or incapable,
                 now.in_maintenance_mode,
             )
-            for gpu in self._chosen(now)
+            for gpu in self.change.chosen(now)
         ]
 
     def interrupted(self) -> Interrupted:
         where, command = (
             self.reboot.where(),
-            go_on(self.host.name, enabled=self.enabled, gpus=self.gpus),
+            go_on(self.host.name, enabled=self.change.enabled, gpus=self.change.gpus),
         )
         return Interrupted(
             f"interrupted; {where}",
@@ -153,16 +203,13 @@ class _Switching:
             hint=f"'{command}' goes on, and takes it out of maintenance mode",
         )
 
-    def is_done(self, gpu: GPU) -> bool:
-        return gpu.enabled == gpu.active == self.enabled
-
     def _check(self) -> None:
         if self.host.connection_state != "connected":
             raise PreflightRefused(f"{self.host.name}: {self.host.unusable}")
         if not self.host.gpus:
             raise PreflightRefused(f"{self.host.name} has no NVIDIA GPU")
         incapable = self._incapable(self.host)
-        if incapable is not None and not self._able(self.host):
+        if incapable is not None and not self.change.able(self.host):
             raise incapable
 
     def _check_unused(self, wrong: Sequence[GPU]) -> None:
@@ -179,30 +226,15 @@ class _Switching:
                 hint="stop those VMs first, or name other cards with --gpu",
             )
 
-    def _chosen(self, host: Host) -> list[GPU]:
-        """The named ones, and those that are switched with them: they hang on the same device."""
-        if not self.gpus:
-            return list(host.gpus)
-        devices = {gpu.dependent_device for gpu in host.gpus if gpu.pci_address in self.gpus}
-        return [gpu for gpu in host.gpus if gpu.dependent_device in devices]
-
-    def _able(self, host: Host) -> list[GPU]:
-        return [gpu for gpu in self._chosen(host) if gpu.capable or not self.enabled]
-
     def _incapable(self, host: Host) -> PreflightRefused | None:
-        able = self._able(host)
-        unable = [gpu.pci_address for gpu in self._chosen(host) if gpu not in able]
+        able = self.change.able(host)
+        unable = [gpu.pci_address for gpu in self.change.chosen(host) if gpu not in able]
         if not unable:
             return None
         return PreflightRefused(
             f"{host.name}: {', '.join(unable)} is not capable of passthrough",
             hint="VT-d or the AMD IOMMU must be on in the host's firmware",
         )
-
-    def _needs_reboot(self, gpu: GPU) -> bool:
-        """Whatever is set: the host cannot rebind it, or it waits for a reboot already."""
-        waits = gpu.enabled == self.enabled
-        return not self.is_done(gpu) and (waits or not self.host.rebinds)
 
     def _set(self, wrong: Sequence[GPU]) -> None:
         """What the host says afterwards counts, so an answer that was lost is no failure yet."""
@@ -211,9 +243,10 @@ class _Switching:
         devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
         self.changed = True
         try:
-            self.vsphere.switch_passthrough(self.host, devices, enabled=self.enabled)
+            self.vsphere.switch_passthrough(self.host, devices, enabled=self.change.enabled)
         except OutcomeUnknown:
-            if any(gpu.enabled != self.enabled for gpu in self._able(self._now())):
+            able = self.change.able(self._now())
+            if any(gpu.enabled != self.change.enabled for gpu in able):
                 raise
         except GpuvmError:
             self.changed = False
@@ -223,5 +256,5 @@ class _Switching:
         return self.read().host(self.host.name) or self.host
 
     def _is_in_force(self, host: HostChanged) -> bool:
-        addresses = {gpu.pci_address for gpu in self._able(self.host)}
-        return addresses <= host.active if self.enabled else not addresses & host.active
+        addresses = {gpu.pci_address for gpu in self.change.able(self.host)}
+        return addresses <= host.active if self.change.enabled else not addresses & host.active

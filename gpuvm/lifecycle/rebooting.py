@@ -14,11 +14,12 @@ from gpuvm.errors import (
     GpuvmError,
     OutcomeUnknown,
     PreflightRefused,
+    TaskFailed,
     VSphereError,
 )
 from gpuvm.events import Events
 from gpuvm.inventory import Host
-from gpuvm.vsphere import HostChanged, HostState, Task, TaskEnded, VSphere
+from gpuvm.vsphere import HostChanged, HostState, Resident, Task, TaskEnded, VSphere
 
 REBOOT_S = 1800.0
 MAINTENANCE_S = 660.0
@@ -42,11 +43,15 @@ class Reboot:
         self.begun = False
 
     def check(self) -> None:
-        """Raises PreflightRefused for a host that cannot be rebooted now."""
-        running = self.vsphere.running_on(self.host)
-        if running:
+        """Raises PreflightRefused for a host that cannot be rebooted now.
+
+        vCenter's own agents are no reason: they go by themselves, or with the others.
+        """
+        staying = [f"{vm.name} ({vm.stays})" for vm in self._residents() if vm.stays]
+        if staying:
             raise PreflightRefused(
-                f"{self.host.name} is not rebooted: {', '.join(running)} run there",
+                f"{self.host.name} is not rebooted: these VMs run there and are not moved by "
+                f"vCenter: {', '.join(staying)}",
                 hint="stop or move them first; a reboot is never forced",
             )
         if not self.vsphere.host_state(self.host).reboots:
@@ -86,7 +91,28 @@ class Reboot:
     def _enter(self) -> None:
         self.events.progress(self.host.name, "maintenance", 0.0)
         start = self.vsphere.start_maintenance
-        self._do(ENTERING, start, lambda state: state.in_maintenance_mode)
+        try:
+            self._do(ENTERING, start, lambda state: state.in_maintenance_mode)
+        except (TaskFailed, DeadlinePassed) as error:
+            error.hint = self._who_is_left() or error.hint
+            raise
+
+    def _residents(self) -> list[Resident]:
+        """Without vCenter's own; nobody runs on a host that is in maintenance mode already."""
+        if self.host.in_maintenance_mode:
+            return []
+        return [vm for vm in self.vsphere.residents(self.host) if not vm.agent]
+
+    def _who_is_left(self) -> str | None:
+        """The reason why a host does not get into maintenance mode is nearly always a VM on it."""
+        with contextlib.suppress(VSphereError):
+            left = self.vsphere.residents(self.host)
+            names = [f"{vm.name} ({vm.stays})" if vm.stays else vm.name for vm in left]
+            agents = any(vm.agent for vm in left)
+            retreat = "; retreat mode of the cluster removes vSphere Cluster Services"
+            if names:
+                return f"still there: {', '.join(names)}{retreat if agents else ''}"
+        return None
 
     def _step_back(self) -> None:
         """As it was before: what does not succeed is seen in the host's state afterwards."""

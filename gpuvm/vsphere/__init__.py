@@ -11,6 +11,7 @@ from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
 from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.reading import Asking
+from gpuvm.vsphere.residents import Resident
 from gpuvm.vsphere.silence import Card, Silence
 from gpuvm.vsphere.snapshots import TemplateHandle, TemplateState
 from gpuvm.vsphere.watching import Machine
@@ -26,6 +27,7 @@ __all__ = [
     "HostChanged",
     "HostState",
     "Machine",
+    "Resident",
     "Silence",
     "Task",
     "TaskEnded",

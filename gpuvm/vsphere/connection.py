@@ -24,6 +24,7 @@ from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
+from gpuvm.vsphere.residents import Resident, read_residents
 from gpuvm.vsphere.session import SessionStub
 from gpuvm.vsphere.silence import Silence, read_silence
 from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
@@ -226,9 +227,9 @@ class VSphere:
             enabled=enabled,
         )
 
-    def running_on(self, host: Host) -> tuple[str, ...]:
-        """The names of the VMs that run there."""
-        return hosts.running_vms(self._content, self._host(host))
+    def residents(self, host: Host) -> tuple[Resident, ...]:
+        """The VMs that run there, and what keeps those that vCenter does not move."""
+        return read_residents(self._content, self._host(host))
 
     def host_state(self, host: Host) -> HostState:
         return hosts.read_state(self._content, self._host(host))

@@ -74,19 +74,6 @@ def read_state(content: Any, host: Any) -> HostState:
     )
 
 
-def running_vms(content: Any, host: Any) -> tuple[str, ...]:
-    rows = retrieve(content, [Objects(vim.HostSystem, [host], ("vm",))])
-    vms = rows.get(host, {}).get("vm", ())
-    found = retrieve(content, [Objects(vim.VirtualMachine, vms, ("name", "runtime.powerState"))])
-    return tuple(
-        sorted(
-            row.get("name", vm._moId)
-            for vm, row in found.items()
-            if row.get("runtime.powerState") == "poweredOn"
-        )
-    )
-
-
 def _passthrough_system(content: Any, host: Any) -> Any:
     row = retrieve(content, [Objects(vim.HostSystem, [host], (_SYSTEM,))]).get(host, {})
     if _SYSTEM not in row:

@@ -168,6 +168,22 @@ def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     assert "nothing to do" not in refused.stdout
 
 
+def test_without_a_terminal_the_question_is_said(tmp_path: Path, built_once: Path) -> None:
+    """With the VMs of others that DRS would move, which nobody has agreed to."""
+    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+    command = CommandLine(tmp_path)
+    worker = VMDescription(name="worker", host="esx-01.lab.local")
+    shape = describe(hosts=2).model_copy(update={"drs": True, "vms": (worker,)})
+    for _ in _lab(command, fast_lab(shape)):
+        context = next(command.home.rglob("contexts/lab.yaml"))
+        context.write_text(context.read_text().replace("confirm: false", "confirm: true"))
+        refused = command("passthrough", "disable", "esx-01.lab.local", "--reboot")
+        assert refused.exit_code == 2
+        assert "DRS first moves these running VMs to other hosts: worker from" in refused.stderr
+        assert "--yes" in refused.stderr
+        assert command("gpus", "--json").json["data"]["gpus"][0]["passthrough"]["enabled"]
+
+
 def test_a_card_that_is_not_there_is_bad_input(small: CommandLine) -> None:
     wrong = small("passthrough", "enable", "esx-01.lab.local", "--gpu", "0000:00:00.0")
     assert wrong.exit_code == 2

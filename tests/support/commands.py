@@ -43,6 +43,7 @@ class CommandLine:
             "HOME": str(home),
             "GPUVM_CACHE_DIR": os.environ["GPUVM_CACHE_DIR"],
             "TF_CPP_MIN_LOG_LEVEL": "2",
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }
 
     def __call__(self, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:

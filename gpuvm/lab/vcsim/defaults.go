@@ -9,6 +9,7 @@ func (d *Description) fill() {
 	orElse(&d.InstanceUUID, stableUUID("vcenter", d.About.Name))
 	orElse(&d.Datacenter, "Lab")
 	orElse(&d.Cluster, "GPU-Cluster")
+	orElse(&d.Automation, automationLevels[0])
 	orElse(&d.AddressBlock, "127.77.0.0/16")
 	if len(d.Networks) == 0 {
 		d.Networks = []string{"VM Network"}

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 // Description is the lab's shape as data. Sizes are whole numbers in the unit of their name.
@@ -18,6 +20,8 @@ type Description struct {
 	Datacenter   string                 `json:"datacenter"`
 	Cluster      string                 `json:"cluster"`
 	DRS          bool                   `json:"drs"`
+	Automation   string                 `json:"drs_automation"`
+	VGPUsMove    bool                   `json:"vgpu_evacuation"` // by DRS, for maintenance mode
 	Networks     []string               `json:"networks"`
 	AddressBlock string                 `json:"address_block"`
 	Datastores   []DatastoreDescription `json:"datastores"`
@@ -113,7 +117,16 @@ type VMDescription struct {
 	GPU       string `json:"gpu"`
 	MemoryGiB int64  `json:"memory_gib"`
 	CPUs      int32  `json:"cpus"`
+	DRS       string `json:"drs"`   // of this VM, other than its cluster's
+	Agent     bool   `json:"agent"` // vSphere Cluster Services; {uuid} in the name is one of its own
 }
+
+// automationLevels are DRS's, as drs_automation and a VM's own drs name them.
+var automationLevels = []string{
+	string(types.DrsBehaviorFullyAutomated), string(types.DrsBehaviorPartiallyAutomated), string(types.DrsBehaviorManual),
+}
+
+const drsDisabled = "disabled" // for one VM
 
 // Timings says in seconds how long the simulated operations take.
 type Timings struct {
@@ -176,6 +189,9 @@ func (d *Description) check() error {
 	}
 	if !versionNumber.MatchString(d.About.APIVersion) {
 		return fmt.Errorf("about: api_version '%s' does not look like 8.0.3.0", d.About.APIVersion)
+	}
+	if !slices.Contains(automationLevels, d.Automation) {
+		return fmt.Errorf("drs_automation: '%s' is none of %v", d.Automation, automationLevels)
 	}
 	names := map[string]bool{}
 	for _, h := range d.Hosts {
@@ -256,6 +272,9 @@ func (d *Description) checkVM(v *VMDescription) error {
 	}
 	if v.Host != "" && d.host(v.Host) == nil {
 		return fmt.Errorf("there is no host '%s'", v.Host)
+	}
+	if v.DRS != "" && v.DRS != drsDisabled && !slices.Contains(automationLevels, v.DRS) {
+		return fmt.Errorf("drs '%s' is none of %v, %s", v.DRS, automationLevels, drsDisabled)
 	}
 	if v.GPU != "" && !pciAddress.MatchString(v.GPU) {
 		return fmt.Errorf("gpu '%s' does not look like 0000:3b:00.0", v.GPU)

@@ -106,7 +106,7 @@ func (b *builder) addDatacenter() error {
 	if b.cluster, err = b.folders.HostFolder.CreateCluster(b.ctx, d.Cluster, types.ClusterConfigSpecEx{}); err != nil {
 		return err
 	}
-	b.configureDRS(d.DRS)
+	b.configureDRS(d)
 	pool, err := b.cluster.ResourcePool(b.ctx)
 	if err != nil {
 		return err
@@ -117,11 +117,14 @@ func (b *builder) addDatacenter() error {
 }
 
 // configureDRS after the fact: the simulator makes every cluster with DRS on.
-func (b *builder) configureDRS(enabled bool) {
+func (b *builder) configureDRS(d *Description) {
 	cluster := b.lab.registry.Get(b.cluster.Reference()).(*simulator.ClusterComputeResource)
 	config := cluster.ConfigurationEx.(*types.ClusterConfigInfoEx)
-	config.DrsConfig.Enabled = types.NewBool(enabled)
-	config.DrsConfig.DefaultVmBehavior = types.DrsBehaviorFullyAutomated
+	config.DrsConfig.Enabled = types.NewBool(d.DRS)
+	config.DrsConfig.DefaultVmBehavior = types.DrsBehavior(d.Automation)
+	if d.VGPUsMove {
+		config.DrsConfig.Option = []types.BaseOptionValue{&types.OptionValue{Key: "VgpuMMAutomationTimeoutSecs", Value: "-1"}}
+	}
 	cluster.Configuration.DrsConfig = config.DrsConfig // the older property, whose type declares it
 }
 

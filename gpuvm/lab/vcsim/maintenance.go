@@ -16,8 +16,8 @@ type hostMethods struct {
 	host *simulator.HostSystem
 }
 
-// EnterMaintenanceModeTask waits until no VM runs on the host. Without DRS nothing moves by itself,
-// and a VM with a fixed device could not move anyway.
+// EnterMaintenanceModeTask waits until no VM runs on the host. Where DRS is fully automated it moves
+// what can be moved, once; what stays has to be stopped or moved by somebody.
 func (h *hostMethods) EnterMaintenanceModeTask(ctx *simulator.Context, req *types.EnterMaintenanceMode_Task) soap.HasFault {
 	task := h.begin(ctx, "EnterMaintenanceMode_Task", "HostSystem.enterMaintenanceMode",
 		func(op *operation) (types.AnyType, fault) {
@@ -25,6 +25,7 @@ func (h *hostMethods) EnterMaintenanceModeTask(ctx *simulator.Context, req *type
 			if fault := h.lab.checkHost(op.ctx, h.host.Self); fault != nil {
 				return nil, fault
 			}
+			h.lab.evacuate(op.ctx, h.host.Self)
 			if fault := h.waitEmpty(op, time.Duration(req.Timeout)*time.Second); fault != nil {
 				return nil, fault
 			}
@@ -55,6 +56,7 @@ func (h *hostMethods) ExitMaintenanceModeTask(ctx *simulator.Context, _ *types.E
 				return nil, &types.InvalidState{}
 			}
 			h.lab.changeHost(op.ctx, h.host, func(m *mo.HostSystem) { m.Runtime.InMaintenanceMode = false })
+			h.lab.restartAgents(op.ctx, h.host)
 			return nil, nil
 		})
 	return &methods.ExitMaintenanceMode_TaskBody{Res: &types.ExitMaintenanceMode_TaskResponse{Returnval: task}}
@@ -123,6 +125,7 @@ func (lab *Lab) rebootHost(ctx *simulator.Context, host *simulator.HostSystem) {
 	time.AfterFunc(seconds(lab.description.Timings.RebootS), func() {
 		lab.activatePassthru(own, host)
 		lab.connectHost(own, host, true)
+		lab.restartAgents(own, host)
 	})
 }
 

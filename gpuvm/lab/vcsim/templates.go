@@ -74,9 +74,15 @@ func (lab *Lab) addSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine
 func (lab *Lab) addUnrelated(v *VMDescription) error {
 	lab.adding.Lock()
 	defer lab.adding.Unlock()
+	if v.Agent && !lab.atLeast("7.0.1") {
+		return nil // before that there were none
+	}
 	ctx := lab.context(nil)
 	for i := 1; i <= *v.Count; i++ {
 		vm := lab.addUnrelatedVM(ctx, v, i)
+		if v.DRS != "" {
+			lab.overrideDRS(ctx, vm.Self, v.DRS)
+		}
 		if v.Power != "on" {
 			continue
 		}
@@ -92,6 +98,7 @@ func (lab *Lab) addUnrelated(v *VMDescription) error {
 
 func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) *simulator.VirtualMachine {
 	name := strings.ReplaceAll(v.Name, "{i}", fmt.Sprint(i))
+	name = strings.ReplaceAll(name, "{uuid}", stableUUID("vm", fmt.Sprintf("%s %d", v.Name, i)))
 	if name == v.Name && *v.Count > 1 {
 		name = fmt.Sprintf("%s-%d", v.Name, i)
 	}
@@ -101,6 +108,9 @@ func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) 
 		p.host = lab.hostNamed(v.Host)
 	}
 	p.datastore = lab.datastores[lab.description.Datastores[0].Name]
+	if v.Agent {
+		return lab.addAgent(ctx, p)
+	}
 	config := newConfig(name, "rockylinux_64Guest", "efi", lab.defaultHardware(), v.CPUs, v.MemoryGiB<<10)
 	lab.setFiles(config, p.datastore)
 	config.Hardware.Device = append(config.Hardware.Device,

@@ -1,0 +1,117 @@
+"""Who runs on a host that has to be empty, and whether vCenter moves them when it is told so.
+
+Entering maintenance mode, a host is emptied by DRS where that is fully automated, for the cluster
+and for the VM (API reference of ``EnterMaintenanceMode_Task``); elsewhere the task waits until
+somebody else has emptied it. A VM with a whole card is never moved. One with vGPUs is since 7.0.3,
+where the cluster's DRS option ``VgpuMMAutomationTimeoutSecs`` is -1 (VMware's article 88271).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.inventory import VGPUDevice
+from gpuvm.vsphere.machines import devices_of
+from gpuvm.vsphere.properties import Objects, Row, retrieve
+
+_VM_PATHS = ("name", "runtime.powerState", "config.managedBy", "config.hardware.device")
+_CLUSTER_PATHS = ("host", "configuration.drsConfig", "configuration.drsVmConfig")
+_OTHER_PATHS = (
+    "runtime.connectionState",
+    "runtime.powerState",
+    "runtime.inMaintenanceMode",
+    "runtime.inQuarantineMode",
+)
+
+_AGENT_MANAGER = "com.vmware.vim.eam"
+_AGENT_NAME = "vCLS"
+_VGPU_OPTION = "VgpuMMAutomationTimeoutSecs"
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A VM that runs on a host. ``stays`` is why vCenter does not move it, empty if it does.
+
+    An ``agent`` is vCenter's own (vSphere Cluster Services): it is vCenter's to remove, and comes
+    back when somebody stops it.
+    """
+
+    name: str
+    agent: bool = False
+    stays: str = ""
+
+
+def read_residents(content: Any, host: Any) -> tuple[Resident, ...]:
+    """By name. Four round trips, whatever their number."""
+    row = retrieve(content, [Objects(vim.HostSystem, [host], ("vm", "parent"))]).get(host, {})
+    rows = retrieve(content, [Objects(vim.VirtualMachine, row.get("vm", ()), _VM_PATHS)])
+    running = {ref: vm for ref, vm in rows.items() if vm.get("runtime.powerState") == "poweredOn"}
+    parent = row.get("parent")
+    clusters = [parent] if isinstance(parent, vim.ClusterComputeResource) else []
+    cluster = retrieve(content, [Objects(vim.ClusterComputeResource, clusters, _CLUSTER_PATHS)])
+    settings = cluster.get(parent, {})
+    others = [other for other in settings.get("host", ()) if other != host]
+    there = retrieve(content, [Objects(vim.HostSystem, others, _OTHER_PATHS)])
+    drs = _DRS(settings, anywhere=any(map(_takes_vms, there.values())))
+    found = (_resident(ref, vm, drs) for ref, vm in running.items())
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+class _DRS:
+    """What a cluster's settings say of one VM; ``anywhere`` is whether it could go anywhere."""
+
+    def __init__(self, cluster: Row, *, anywhere: bool) -> None:
+        self._config = cluster.get("configuration.drsConfig")
+        overrides = cluster.get("configuration.drsVmConfig", ())
+        ignored = getattr(self._config, "enableVmBehaviorOverrides", None) is False
+        self._overrides: Mapping[Any, Any] = {} if ignored else {one.key: one for one in overrides}
+        self._anywhere = anywhere
+
+    def leaves(self, vm: Any) -> str:
+        if self._config is None or not self._config.enabled:
+            return "DRS is off"
+        override = self._overrides.get(vm)
+        if override is not None and override.enabled is False:
+            return "DRS is off for it"
+        own = getattr(override, "behavior", None)
+        if (own or self._config.defaultVmBehavior) != "fullyAutomated":
+            return "DRS is not fully automated" + (" for it" if own else "")
+        return "" if self._anywhere else "no other host of the cluster can take it"
+
+    @property
+    def moves_vgpus(self) -> bool:
+        options = getattr(self._config, "option", None) or ()
+        return any(one.key == _VGPU_OPTION and str(one.value) == "-1" for one in options)
+
+
+def _resident(ref: Any, row: Row, drs: _DRS) -> Resident:
+    name = row.get("name", ref._moId)
+    if _is_agent(name, row):
+        return Resident(name, agent=True, stays=drs.leaves(ref))
+    return Resident(name, stays=_tied(row, drs) or drs.leaves(ref))
+
+
+def _tied(row: Row, drs: _DRS) -> str:
+    devices = devices_of(row.get("config.hardware.device", ()))
+    if any(not isinstance(device, VGPUDevice) for device in devices):
+        return "it has a passthrough device"
+    if devices and not drs.moves_vgpus:
+        return f"it has a vGPU, and the cluster's DRS option {_VGPU_OPTION} is not -1"
+    return ""
+
+
+def _is_agent(name: str, row: Row) -> bool:
+    """By the extension that manages it; the name serves where that is not told."""
+    manager = getattr(row.get("config.managedBy"), "extensionKey", None)
+    return manager == _AGENT_MANAGER or name.startswith(_AGENT_NAME)
+
+
+def _takes_vms(host: Row) -> bool:
+    return (
+        str(host.get("runtime.connectionState")) == "connected"
+        and str(host.get("runtime.powerState", "poweredOn")) == "poweredOn"
+        and not host.get("runtime.inMaintenanceMode")
+        and not host.get("runtime.inQuarantineMode")
+    )
