@@ -19,7 +19,7 @@ from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.promises import promised, released
 from gpuvm.planner.refusals import Refusals
-from gpuvm.planner.starting import start_step
+from gpuvm.planner.starting import check_shown, start_step
 from gpuvm.spec import ClusterSpec
 
 
@@ -173,6 +173,7 @@ def _existing(
 
 
 def _of_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
+    check_shown(vm)
     if vm.spec_digest != spec.digest():
         raise PreflightRefused(
             f"{vm.name} was made from another wish than the one in force now",
