@@ -160,6 +160,8 @@ class Host:
     device_groups: "tuple[DeviceGroup, ...]" = ()
     problem: str = ""
     """Why it did not answer for its devices; empty if it did, or was not asked."""
+    hypervisor_gib: float | None = None
+    """What ESXi keeps of the memory for itself; None where nobody tells."""
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)

@@ -25,6 +25,7 @@ from gpuvm.inventory import (
 )
 from gpuvm.vsphere import holders as held_by
 from gpuvm.vsphere import snapshots
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -60,6 +61,7 @@ _CLUSTER_PATHS = (
     "resourcePool",
     "environmentBrowser",
     "configuration.drsConfig",
+    "summary.effectiveMemory",
 )
 _POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
@@ -147,6 +149,7 @@ def read_inventory(
     ours = {vm.moref for vm in vms if vm.ownership == "ours"}
     held = held_by.holders(_of(rows, hosts), neighbours, ours)
     targets = {host: _target(tree.browser(chosen), host, rows[host], asking) for host in names}
+    share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
     into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
     return Inventory(
         vcenter=vcenter,
@@ -158,10 +161,11 @@ def read_inventory(
             resource_pool=pool._moId,
             vm_folder=into._moId,
             drs_places=_drs_places(tree.rows[chosen]),
-            unreserved_gib=_unreserved_gib(tree.rows[pool]),
+            unreserved_gib=unreserved_gib(tree.rows[pool]),
         ),
         hosts=tuple(
-            _host(ref, rows, neighbours.values(), targets[ref], held) for ref in sorted_hosts(names)
+            _host(ref, rows, neighbours.values(), targets[ref], held, share)
+            for ref in sorted_hosts(names)
         ),
         templates=tuple(
             _template(ref, rows, tree) for ref in templates if "name" in rows.get(ref, {})
@@ -318,14 +322,16 @@ def _drs_places(row: Row) -> bool:
     return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"
 
 
-def _unreserved_gib(row: Row) -> float | None:
-    memory = row.get("runtime.memory")
-    left = getattr(memory, "unreservedForVm", None)
-    return None if left is None else left / 1024**3
-
-
-def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held: Holders) -> Host:
+def _host(
+    ref: Any,
+    rows: Rows,
+    neighbours: Iterable[Row],
+    target: Target,
+    held: Holders,
+    hypervisor: float | None,
+) -> Host:
     row = rows[ref]
+    memory_gib = row.get("hardware.memorySize", 0) / 1024**3
     running = [
         vm
         for vm in neighbours
@@ -337,7 +343,8 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         connection_state=str(row.get("runtime.connectionState", "disconnected")),
         in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
         in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
-        memory_gib=row.get("hardware.memorySize", 0) / 1024**3,
+        memory_gib=memory_gib,
+        hypervisor_gib=None if hypervisor is None else memory_gib * hypervisor,
         reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(row["name"], row, target, held)),
