@@ -236,6 +236,7 @@ class VMTemplate:
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1
+    networks: tuple[MoRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -367,6 +368,9 @@ class VM:
     cores_per_socket: int = 1
     template: bool = False
     """Somebody made a VM template of it."""
+    folder: MoRef = ""
+    resource_pool: MoRef = ""
+    networks: tuple[MoRef, ...] = ()
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)

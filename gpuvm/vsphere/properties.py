@@ -168,6 +168,9 @@ def _pages(collector: Any, filters: Sequence[Any]) -> Iterator[Any]:
 
 VM_PATHS = (
     "name",
+    "parent",
+    "resourcePool",
+    "network",
     "runtime.host",
     "runtime.powerState",
     "runtime.connectionState",

@@ -94,6 +94,7 @@ _TEMPLATE_PATHS = (
     "snapshot",
     "runtime.host",
     "datastore",
+    "network",
     snapshots.ANNOTATION,
 )
 _UNREADABLE_PATHS = (
@@ -379,6 +380,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
         disks=len(disks),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
