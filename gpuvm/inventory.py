@@ -233,6 +233,8 @@ class VMTemplate:
     tools: str = "guestToolsUnmanaged"
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
     secure_boot: bool = False
+    vtpm: bool = False
+    encrypted: bool = False
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1

@@ -104,6 +104,8 @@ class TemplateDescription(_Model):
     name: str = "centos7-tensorflow"
     guest_id: str = "centos7_64Guest"
     firmware: Literal["bios", "efi"] = "efi"
+    vtpm: bool = False
+    encrypted: bool = False
     hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
     cpus: int = Field(default=8, gt=0)
     cores_per_socket: int = Field(default=1, gt=0)

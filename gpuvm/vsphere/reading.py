@@ -85,6 +85,7 @@ _TEMPLATE_PATHS = (
     "config.version",
     "config.guestId",
     "config.bootOptions",
+    "config.keyId",
     "config.nestedHVEnabled",
     "config.hardware.numCPU",
     "config.hardware.numCoresPerSocket",
@@ -390,6 +391,8 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        vtpm=any(isinstance(d, vim.vm.device.VirtualTPM) for d in devices),
+        encrypted=row.get("config.keyId") is not None,
         nested_hv=bool(row.get("config.nestedHVEnabled")),
         cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
     )

@@ -219,6 +219,7 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         disk_gib=40,
         nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
+        vtpm=case.get("vtpm", False),
         guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
         networks=tuple(case.get("networks", ["VM Network"])),

@@ -92,6 +92,8 @@ type TemplateDescription struct {
 	Name            string            `json:"name"`
 	GuestID         string            `json:"guest_id"`
 	Firmware        string            `json:"firmware"`
+	VTPM            bool              `json:"vtpm"`      // it has a virtual TPM, and is encrypted for it
+	Encrypted       bool              `json:"encrypted"` // its files are
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
 	CoresPerSocket  int32             `json:"cores_per_socket"`
