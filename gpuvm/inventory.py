@@ -82,7 +82,6 @@ class GPU:
     suspects: tuple[Holder, ...] = ()
     """VMs that may hold it: of these it is not shown whether they do."""
     passthrough_shown: bool = True
-    """The host shows how its devices are passed through."""
 
     @property
     def state(self) -> str:
@@ -175,6 +174,8 @@ class Host:
     """What vCenter does not show of it without which no VM can be placed; empty as a rule."""
     gpus_hidden: str = ""
     """What vCenter does not show of its GPUs."""
+    hypervisor_gib: float | None = None
+    """What ESXi keeps of the memory for itself; None where nobody tells."""
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)
@@ -245,11 +246,14 @@ class VMTemplate:
     tools: str = "guestToolsUnmanaged"
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
     secure_boot: bool = False
+    vtpm: bool = False
+    encrypted: bool = False
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1
     hidden: str = ""
     """What vCenter does not show of it, though a clone depends on it; empty as a rule."""
+    networks: tuple[MoRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -385,6 +389,9 @@ class VM:
     """Somebody made a VM template of it."""
     hidden: str = ""
     """What vCenter does not show of it, so that nothing may be concluded; empty as a rule."""
+    folder: MoRef = ""
+    resource_pool: MoRef = ""
+    networks: tuple[MoRef, ...] = ()
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)

@@ -181,6 +181,8 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
         return template.hidden
     if template.has_gpu:
         return "it has a GPU attached; clones would all name the same device"
+    if template.vtpm and major(api_version) < 8:
+        return "it has a virtual TPM, whose secrets all clones would share before vSphere 8.0"
     if template.guest_id.lower().startswith(_NOT_LINUX):
         return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
     return _unfit_for_gpus(template, spec, api_version) if spec.has_gpu else None

@@ -161,20 +161,21 @@ def _look(session: Session, vm: VM) -> Inside:
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
     drift = (
         *planner.drift(vm, inventory),
-        *_from_the_wish(vm, against),
+        *_from_the_wish(vm, against, inventory),
         *_in_the_guest(vm, inside),
     )
     return Seen(vm, planner.assigned(vm), inside, drift)
 
 
-def _from_the_wish(vm: VM, against: Against) -> Iterator[str]:
+def _from_the_wish(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
     if against.counted and (vm.index or 0) > against.wanted.vms:
         yield f"one too many: {against.wanted.vms} are wanted"
         return
     if against.counted and not vm.powered_on:
         yield "it is powered off"
-    if against.file is not None and vm.spec_digest != against.wanted.digest():
-        yield f"made from another wish than {against.file}"
+    others = planner.differences(vm, against.wanted, inventory) if against.file else ()
+    if others:
+        yield f"made from another wish than {against.file}: {'; '.join(others)}"
 
 
 def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:

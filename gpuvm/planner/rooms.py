@@ -26,11 +26,10 @@ class Room:
     def too_small(self) -> str | None:
         if self._left_gib >= self._needed_gib:
             return None
-        left = max(self._left_gib, 0)
-        return (
-            f"{self._needed_gib:.1f} GiB would be reserved, overhead included, "
-            f"and {left:.1f} GiB are unreserved"
-        )
+        left = f"{max(self._left_gib, 0):.1f} GiB are unreserved"
+        if self.host.hypervisor_gib is None:
+            left = f"about {left} (ESXi's own share is an estimate)"
+        return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
 
     @property
     def borrows(self) -> bool:

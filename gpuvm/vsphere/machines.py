@@ -64,11 +64,18 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
         template=bool(row.get("config.template", False)),
         hidden=not_shown(row, _NEEDED),
+        folder=_moref(row.get("parent")),
+        resource_pool=_moref(row.get("resourcePool")),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         foreign_disks=foreign_disks(
             devices, row.get("config.files.vmPathName", ""), mark.disks if mark else None
         ),
         extra_config=_kept(config, mark),
     )
+
+
+def _moref(ref: Any | None) -> str:
+    return "" if ref is None else str(ref._moId)
 
 
 def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:

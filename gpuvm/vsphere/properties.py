@@ -194,6 +194,9 @@ def _pages(collector: Any, filters: Sequence[Any]) -> Iterator[Any]:
 
 VM_PATHS = (
     "name",
+    "parent",
+    "resourcePool",
+    "network",
     "runtime.host",
     "runtime.powerState",
     "runtime.connectionState",

@@ -25,6 +25,7 @@ from gpuvm.inventory import (
 )
 from gpuvm.vsphere import holders as held_by
 from gpuvm.vsphere import snapshots, visibility
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -62,6 +63,7 @@ _CLUSTER_PATHS = (
     "resourcePool",
     "environmentBrowser",
     "configuration.drsConfig",
+    "summary.effectiveMemory",
 )
 _POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
@@ -86,6 +88,7 @@ _TEMPLATE_PATHS = (
     "config.version",
     "config.guestId",
     "config.bootOptions",
+    "config.keyId",
     "config.nestedHVEnabled",
     "config.hardware.numCPU",
     "config.hardware.numCoresPerSocket",
@@ -95,6 +98,7 @@ _TEMPLATE_PATHS = (
     "snapshot",
     "runtime.host",
     "datastore",
+    "network",
     snapshots.ANNOTATION,
 )
 _UNREADABLE_PATHS = (
@@ -156,8 +160,9 @@ def read_inventory(
         host: _target(tree.browser(chosen), host, rows.get(host, {}), name, asking)
         for host, name in names.items()
     }
+    share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
     equipped = tuple(
-        _host(ref, names[ref], rows, neighbours.values(), targets[ref], held)
+        _host(ref, names[ref], rows, neighbours.values(), targets[ref], held, share)
         for ref in sorted_hosts(names)
     )
     into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
@@ -171,7 +176,7 @@ def read_inventory(
             resource_pool=pool._moId,
             vm_folder=into._moId,
             drs_places=_drs_places(tree.rows[chosen]),
-            unreserved_gib=_unreserved_gib(tree.rows[pool]),
+            unreserved_gib=unreserved_gib(tree.rows[pool]),
         ),
         hosts=equipped,
         templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
@@ -329,17 +334,18 @@ def _drs_places(row: Row) -> bool:
     return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"
 
 
-def _unreserved_gib(row: Row) -> float | None:
-    memory = row.get("runtime.memory")
-    left = getattr(memory, "unreservedForVm", None)
-    return None if left is None else left / 1024**3
-
-
 def _host(
-    ref: Any, name: str, rows: Rows, neighbours: Iterable[Row], target: Target, held: Holders
+    ref: Any,
+    name: str,
+    rows: Rows,
+    neighbours: Iterable[Row],
+    target: Target,
+    held: Holders,
+    hypervisor: float | None,
 ) -> Host:
     """Without a row it is a host of the cluster that this account cannot see."""
     row = rows.get(ref, {})
+    memory_gib = row.get("hardware.memorySize", 0) / 1024**3
     running = [
         vm
         for vm in neighbours
@@ -352,7 +358,8 @@ def _host(
         connection_state=str(row.get("runtime.connectionState", "connected")),
         in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
         in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
-        memory_gib=row.get("hardware.memorySize", 0) / 1024**3,
+        memory_gib=memory_gib,
+        hypervisor_gib=None if hypervisor is None else memory_gib * hypervisor,
         reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(name, row, target, held)),
@@ -390,6 +397,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
         disks=len(disks),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
@@ -399,6 +407,8 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        vtpm=any(isinstance(d, vim.vm.device.VirtualTPM) for d in devices),
+        encrypted=row.get("config.keyId") is not None,
         nested_hv=bool(row.get("config.nestedHVEnabled")),
         cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
         hidden=not_shown(row, visibility.OF_TEMPLATES),

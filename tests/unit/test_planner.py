@@ -173,6 +173,9 @@ def _holder(case: dict[str, Any]) -> Holder:
 def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
     index = case["index"]
     derived = ownership.instance_uuid(VCENTER.instance_uuid, spec.name, index)
+    made_from = spec
+    if "made_from" in case:
+        made_from = ClusterSpec.model_validate({"name": spec.name} | case["made_from"])
     return VM(
         name=case.get("name", spec.vm_name(index)),
         moref=f"vm-{index}",
@@ -186,7 +189,11 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         cpus=case.get("cpus", 8),
         memory_gib=case.get("memory_gib", 32),
         memory_locked=spec.has_gpu,
-        spec_digest=case.get("digest", spec.digest()),
+        spec_digest=case.get("digest", made_from.digest()),
+        wish=made_from.wish(),
+        folder=case.get("folder", "f-1"),
+        resource_pool=case.get("resource_pool", "rp-1"),
+        networks=tuple(case.get("networks", ["VM Network"])),
         devices=_devices(case, spec),
     )
 
@@ -212,8 +219,10 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         disk_gib=40,
         nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
+        vtpm=case.get("vtpm", False),
         guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
+        networks=tuple(case.get("networks", ["VM Network"])),
     )
 
 
