@@ -33,7 +33,6 @@ from gpuvm.inventory import (
     VGPUProfile,
     VMTemplate,
 )
-from gpuvm.planner import starting
 from gpuvm.spec import ClusterSpec
 
 PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
@@ -233,25 +232,3 @@ def _network(case: str | dict[str, Any]) -> Network:
 def _datastore(case: dict[str, Any]) -> Datastore:
     name = case.get("name", "vsanDatastore")
     return Datastore(name, name, case.get("free_gib", 4000), case.get("accessible", True))
-
-
-@pytest.mark.parametrize(
-    ("enabled", "hint"), [(False, "with --reboot where it needs one"), (True, "--reboot")]
-)
-def test_a_start_without_passthrough_hints_at_enabling_it(enabled: bool, hint: str) -> None:
-    gpu = GPU(
-        host="esx-01",
-        pci_address="0000:3b:00.0",
-        vendor_id=0x10DE,
-        device_id=0x15F8,
-        name="P100",
-        memory_gib=16,
-        capable=True,
-        enabled=enabled,
-        active=False,
-        dependent_device="0000:3b:00.0",
-        system_id="system-of-esx-01",
-    )
-    held_hint = starting._hint([gpu])
-    assert held_hint.startswith("gpuvm passthrough enable esx-01")
-    assert held_hint.endswith(hint)
