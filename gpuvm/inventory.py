@@ -38,6 +38,8 @@ class Holder:
     moref: MoRef = ""
     shares: int = 1
     ours: bool = False
+    sure: bool = True
+    """False where what vCenter shows of the VM leaves open whether it has this GPU."""
 
     @property
     def keeps(self) -> bool:
@@ -77,6 +79,9 @@ class GPU:
     label: str = ""
     holders: tuple[Holder, ...] = ()
     profiles: tuple[VGPUProfile, ...] = ()
+    suspects: tuple[Holder, ...] = ()
+    """VMs that may hold it: of these it is not shown whether they do."""
+    passthrough_shown: bool = True
 
     @property
     def state(self) -> str:
@@ -87,13 +92,14 @@ class GPU:
         if kept:
             return "held by " + ", ".join(map(_held, kept))
         if not self.capable:
-            return "not capable of passthrough"
+            shown = self.passthrough_shown
+            return "not capable of passthrough" if shown else "its passthrough state is not shown"
         if self.reboot_pending:
             return self._pending()
         if not self.active:
             return "passthrough not enabled"
         lent = ", ".join(holder.vm for holder in self.holders)
-        return f"free, lent by {lent} (powered off)" if lent else "free"
+        return (f"free, lent by {lent} (powered off)" if lent else "free") + self._doubt()
 
     @property
     def reboot_pending(self) -> bool:
@@ -131,8 +137,12 @@ class GPU:
             return f"shared as vGPU, {self._pending()}"
         used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
         if used is None:
-            return f"shared as vGPU, unused, {len(self.profiles)} profiles"
-        return f"shared as vGPU, {self.vgpus_left(used)} of {used} left"
+            return f"shared as vGPU, unused, {len(self.profiles)} profiles" + self._doubt()
+        return f"shared as vGPU, {self.vgpus_left(used)} of {used} left" + self._doubt()
+
+    def _doubt(self) -> str:
+        suspects = ", ".join(holder.vm for holder in self.suspects)
+        return f", unless {suspects} has it" if suspects else ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,12 @@ class Host:
     device_groups: "tuple[DeviceGroup, ...]" = ()
     problem: str = ""
     """Why it did not answer for its devices; empty if it did, or was not asked."""
+    hidden: str = ""
+    """What vCenter does not show of it without which no VM can be placed; empty as a rule."""
+    gpus_hidden: str = ""
+    """What vCenter does not show of its GPUs."""
+    hypervisor_gib: float | None = None
+    """What ESXi keeps of the memory for itself; None where nobody tells."""
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)
@@ -175,9 +191,8 @@ class Host:
             return "in maintenance mode"
         if self.in_quarantine_mode:
             return "in quarantine mode"
-        if self.problem:
-            return f"it does not tell its devices ({self.problem})"
-        return None
+        silent = f"it does not tell its devices ({self.problem})" if self.problem else None
+        return self.hidden or silent
 
 
 @dataclass(frozen=True)
@@ -231,9 +246,14 @@ class VMTemplate:
     tools: str = "guestToolsUnmanaged"
     """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
     secure_boot: bool = False
+    vtpm: bool = False
+    encrypted: bool = False
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1
+    hidden: str = ""
+    """What vCenter does not show of it, though a clone depends on it; empty as a rule."""
+    networks: tuple[MoRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +263,8 @@ class Datastore:
     free_gib: float
     accessible: bool
     path: str = ""
+    hidden: str = ""
+    """What vCenter does not show of it; then its room is not known and it is taken to be there."""
 
 
 @dataclass(frozen=True)
@@ -365,9 +387,21 @@ class VM:
     cores_per_socket: int = 1
     template: bool = False
     """Somebody made a VM template of it."""
+    hidden: str = ""
+    """What vCenter does not show of it, so that nothing may be concluded; empty as a rule."""
+    folder: MoRef = ""
+    resource_pool: MoRef = ""
+    networks: tuple[MoRef, ...] = ()
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def copy_of_ours(self) -> str:
+        """What is known of a VM with our mark that is not ours."""
+        if not self.instance_uuid:
+            return f"{self.name} may be one of our VMs or a copy of one: {self.hidden}"
+        return f"{self.name} is a copy of one of our VMs"
 
     @property
     def pci_addresses(self) -> tuple[str, ...]:
@@ -440,6 +474,8 @@ class Inventory:
     """Names taken in the folder that new VMs go to."""
     unreadable: tuple[UnreadableVM, ...] = ()
     """VMs of anybody of which vCenter shows no configuration."""
+    notes: tuple[str, ...] = ()
+    """What was not to be seen and may matter, a sentence each."""
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

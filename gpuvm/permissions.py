@@ -16,6 +16,7 @@ ROOT = "root"
 
 CANCEL = ("Global.CancelTask",)
 TEMPLATE = ("VirtualMachine.Provisioning.DeployTemplate",)
+ENCRYPTED = ("Cryptographer.Clone",)
 CUSTOMIZE = ("VirtualMachine.Provisioning.Customize",)
 SNAPSHOT = (
     "VirtualMachine.Provisioning.MarkAsVM",
@@ -123,6 +124,7 @@ def _on_template(spec: ClusterSpec, template: VMTemplate) -> tuple[str, ...]:
     needs_snapshot = spec.clone_mode == "linked" and not template.snapshots
     return (
         *TEMPLATE,
+        *(ENCRYPTED if template.encrypted else ()),
         *(CUSTOMIZE if spec.addresses else ()),
         *(SNAPSHOT if needs_snapshot else ()),
     )

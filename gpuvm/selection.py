@@ -11,7 +11,16 @@ from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
-from gpuvm.inventory import Datastore, Host, Inventory, Network, Snapshot, VMTemplate, is_called
+from gpuvm.inventory import (
+    UNREADABLE_HINT,
+    Datastore,
+    Host,
+    Inventory,
+    Network,
+    Snapshot,
+    VMTemplate,
+    is_called,
+)
 from gpuvm.spec import ClusterSpec
 
 MARGIN = 0.05
@@ -51,6 +60,10 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
 
 
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
+    """Raises NotFound, Ambiguous, BadInput, and PreflightRefused for one that does not fit."""
+    for vm in inventory.unreadable:
+        if spec.template in (vm.name, vm.moref):
+            raise PreflightRefused(f"VM template {vm.name}: {vm.why}", hint=UNREADABLE_HINT)
     api = inventory.vcenter.api_version
     unfit = {t.moref: unfit_for(t, spec, api) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.moref] is None]
@@ -81,7 +94,7 @@ def datastore(
         away = [h.name for h in hosts if chosen.moref not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
     needed = Space.of(spec, source, clones)
-    if needed.gib > chosen.free_gib:
+    if needed.gib > chosen.free_gib and not chosen.hidden:
         raise PreflightRefused(
             f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, {needed}",
             hint="another one with --datastore, or clone_mode: linked"
@@ -164,8 +177,12 @@ def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
 
 def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str | None:
     """Why clones of it could not be what is wished, or None."""
+    if template.hidden:
+        return template.hidden
     if template.has_gpu:
         return "it has a GPU attached; clones would all name the same device"
+    if template.vtpm and major(api_version) < 8:
+        return "it has a virtual TPM, whose secrets all clones would share before vSphere 8.0"
     if template.guest_id.lower().startswith(_NOT_LINUX):
         return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
     return _unfit_for_gpus(template, spec, api_version) if spec.has_gpu else None

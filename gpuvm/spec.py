@@ -160,9 +160,14 @@ class ClusterSpec(_Model):
     def wish(self) -> str:
         """What makes one VM what it is, as compact JSON; how many there are is not part of it."""
         fields = type(self).model_fields
-        changed = {key for key in fields if getattr(self, key) != fields[key].default}
-        wish = self.model_dump(mode="json", include=changed - _NOT_OF_ONE_VM)
+        changed = {key for key in self.of_one_vm() if getattr(self, key) != fields[key].default}
+        wish = self.model_dump(mode="json", include=changed)
         return json.dumps(wish, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def of_one_vm(cls) -> tuple[str, ...]:
+        """The fields that make one VM what it is, but for how many there are."""
+        return tuple(key for key in cls.model_fields if key not in _NOT_OF_ONE_VM)
 
     @classmethod
     def of_wish(cls, wish: str) -> "ClusterSpec | None":

@@ -1,6 +1,6 @@
 """gpuvm gpus: every GPU of the cluster, and who holds it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -36,7 +36,12 @@ def gpus(
         inventory = wish.read_inventory(session, wanted)
     if not ctx.ensure_object(State).json:
         _show(inventory)
-    data = {
+    output.finish(ctx, output.Result("gpus", listed(inventory)))
+
+
+def listed(inventory: Inventory) -> dict[str, Any]:
+    """What ``--json`` has."""
+    return {
         "cluster": inventory.cluster.path,
         "gpus": [
             {**described(gpu), "host_unusable": host.unusable}
@@ -48,8 +53,16 @@ def gpus(
             for host in inventory.hosts
             for group in host.device_groups
         ],
+        "notes": list(notes(inventory)),
     }
-    output.finish(ctx, output.Result("gpus", data))
+
+
+def notes(inventory: Inventory) -> Iterator[str]:
+    """What is not to be had, and what was not to be seen."""
+    for host in inventory.hosts:
+        if host.unusable:
+            yield f"{host.name}: {host.unusable}"
+    yield from inventory.notes
 
 
 def described(gpu: GPU) -> dict[str, Any]:
@@ -73,6 +86,7 @@ def described(gpu: GPU) -> dict[str, Any]:
         "holders": [
             {"vm": h.vm, "powered_on": h.powered_on, "profile": h.profile} for h in gpu.holders
         ],
+        "may_be_held_by": [h.vm for h in gpu.suspects],
         "vgpu_profiles": [
             {"name": p.name, "memory_gib": p.memory_gib, "left": gpu.vgpus_left(p.name)}
             for p in gpu.profiles
@@ -86,15 +100,18 @@ def _show(inventory: Inventory) -> None:
             f"no NVIDIA GPU on the {len(inventory.hosts)} hosts of {inventory.cluster.path}; "
             "'--accelerator none' makes VMs without one"
         )
-        return
+    else:
+        _table(inventory)
+    for note in notes(inventory):
+        output.line(f"note: {note}")
+    for name, hosts in _device_groups(inventory.hosts).items():
+        output.line(f"device group {name} on {', '.join(hosts)}")
+
+
+def _table(inventory: Inventory) -> None:
     labels = any(gpu.label for gpu in inventory.gpus)
     columns = ("HOST", "GPU", "MODEL", "MEMORY", "STATE", *(("LABEL",) if labels else ()))
     output.table(columns, [row(gpu, labels=labels) for gpu in inventory.gpus])
-    for host in inventory.hosts:
-        if host.gpus and host.unusable:
-            output.line(f"note: {host.name}: {host.unusable}")
-    for name, hosts in _device_groups(inventory.hosts).items():
-        output.line(f"device group {name} on {', '.join(hosts)}")
 
 
 def _device_groups(hosts: Sequence[Host]) -> dict[str, list[str]]:

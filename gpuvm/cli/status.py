@@ -1,6 +1,6 @@
 """gpuvm status: the deployment as it is, in vCenter and in the guests, against what was wished."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,24 +79,10 @@ def status(
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(given or hosts or per_host))
-    seen = [_seen(vm, inventory, against, inside.get(vm.name, Inside())) for vm in ours]
-    hidden = planner.unreadable(wanted.name, inventory)
-    missing = _missing({vm.index for vm in ours} | hidden.keys(), against)
-    copies = inventory.copies(wanted.name)
+    found = compare(inventory, against, inside)
     if not ctx.ensure_object(State).json:
-        _show(seen, list(hidden.values()), missing, copies, wanted.name)
-    data = {
-        "deployment": wanted.name,
-        "wanted": wanted.vms if against.counted else None,
-        "vms": [_described(one) for one in seen],
-        "unreadable": [
-            {"vm": vm.name, "host": vm.host, "powered_on": vm.powered_on, "why": vm.why}
-            for vm in hidden.values()
-        ],
-        "missing": missing,
-        "copies": [vm.name for vm in copies],
-    }
-    output.finish(ctx, output.Result("status", data))
+        _show(found, wanted.name)
+    output.finish(ctx, output.Result("status", found.data(against)))
 
 
 @dataclass(frozen=True)
@@ -106,6 +92,42 @@ class Against:
     wanted: spec.ClusterSpec
     file: Path | None
     counted: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """``missing`` are names of VMs that are wanted and do not exist."""
+
+    seen: tuple[Seen, ...]
+    hidden: tuple[UnreadableVM, ...]
+    missing: tuple[str, ...]
+    copies: tuple[VM, ...]
+
+    def data(self, against: Against) -> dict[str, Any]:
+        """What ``--json`` has."""
+        return {
+            "deployment": against.wanted.name,
+            "wanted": against.wanted.vms if against.counted else None,
+            "vms": [_described(one) for one in self.seen],
+            "unreadable": [
+                {"vm": vm.name, "host": vm.host, "powered_on": vm.powered_on, "why": vm.why}
+                for vm in self.hidden
+            ],
+            "missing": self.missing,
+            "copies": [vm.name for vm in self.copies],
+        }
+
+
+def compare(inventory: Inventory, against: Against, inside: Mapping[str, Inside]) -> Found:
+    """``inside`` is what the guests said, by name of their VM."""
+    name = against.wanted.name
+    ours, hidden = inventory.ours(name), planner.unreadable(name, inventory)
+    return Found(
+        tuple(_seen(vm, inventory, against, inside.get(vm.name, Inside())) for vm in ours),
+        tuple(hidden.values()),
+        tuple(_missing({vm.index for vm in ours} | hidden.keys(), against)),
+        inventory.copies(name),
+    )
 
 
 def _given(file: Path | None) -> Path | None:
@@ -139,20 +161,21 @@ def _look(session: Session, vm: VM) -> Inside:
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
     drift = (
         *planner.drift(vm, inventory),
-        *_from_the_wish(vm, against),
+        *_from_the_wish(vm, against, inventory),
         *_in_the_guest(vm, inside),
     )
     return Seen(vm, planner.assigned(vm), inside, drift)
 
 
-def _from_the_wish(vm: VM, against: Against) -> Iterator[str]:
+def _from_the_wish(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
     if against.counted and (vm.index or 0) > against.wanted.vms:
         yield f"one too many: {against.wanted.vms} are wanted"
         return
     if against.counted and not vm.powered_on:
         yield "it is powered off"
-    if against.file is not None and vm.spec_digest != against.wanted.digest():
-        yield f"made from another wish than {against.file}"
+    others = planner.differences(vm, against.wanted, inventory) if against.file else ()
+    if others:
+        yield f"made from another wish than {against.file}: {'; '.join(others)}"
 
 
 def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
@@ -165,22 +188,16 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
     yield f"the guest sees {known}, its virtual hardware has {has}{why}"
 
 
-def _show(
-    seen: Sequence[Seen],
-    hidden: Sequence[UnreadableVM],
-    missing: Sequence[str],
-    copies: Sequence[VM],
-    deployment: str,
-) -> None:
-    if not seen and not hidden and not missing:
+def _show(found: Found, deployment: str) -> None:
+    if not found.seen and not found.hidden and not found.missing:
         output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
     else:
-        rows = sorted([*map(_row, seen), *map(_hidden_row, hidden)])
-        rows += [(name, *"-----", "it is missing") for name in missing]
+        rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
+        rows += [(name, *"-----", "it is missing") for name in found.missing]
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)
-    for vm in copies:
-        output.line(f"note: {vm.name} is a copy of one of our VMs; it is left alone")
+    for vm in found.copies:
+        output.line(f"note: {vm.copy_of_ours}; it is left alone")
 
 
 def _row(seen: Seen) -> tuple[str, ...]:
@@ -188,7 +205,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
     return (
         vm.name,
         vm.host,
-        "template" if vm.template else "on" if vm.powered_on else "off",
+        "?" if vm.hidden else "template" if vm.template else "on" if vm.powered_on else "off",
         vm.address or "-",
         ", ".join(seen.gpus) or "-",
         seen.inside.told,

@@ -130,7 +130,7 @@ def _show(
     else:
         output.line(f"nothing to do: no VM of '{deployment}' exists")
     for vm in found.copies:
-        output.line(f"note: {vm.name} is a copy of one of our VMs; it is left alone")
+        output.line(f"note: {vm.copy_of_ours}; it is left alone")
 
 
 def _power(vm: VM | UnreadableVM) -> str:

@@ -39,6 +39,7 @@ _CHECKS: tuple[Callable[[Patient], Iterator[Check]], ...] = (
     site.hosts,
     site.gpus,
     site.vgpu,
+    site.unseen,
     template.templates,
     planned.choices,
     planned.plan,

@@ -52,6 +52,18 @@ def gpus(patient: Patient) -> Iterator[Check]:
         yield Check("GPUs", "warning", f"{gpu.host} {gpu.pci_address}: {gpu.state}", hint)
 
 
+def unseen(patient: Patient) -> Iterator[Check]:
+    """What stays open, because the vCenter does not show it or this account may not see it."""
+    for note in patient.inventory.notes:
+        yield Check("not shown", "warning", note, _READ)
+    for store in patient.inventory.datastores:
+        if store.hidden:
+            yield Check("not shown", "warning", f"{store.name}: {store.hidden}", _READ)
+
+
+_READ = "docs/permissions.md says what an account must be able to read"
+
+
 def _is_shared(gpu: GPU) -> bool:
     return bool(gpu.profiles) and not gpu.reboot_pending
 

@@ -84,6 +84,8 @@ class HostDescription(_Model):
     cpu_cores: int = Field(default=28, gt=0)
     cpu_mhz: int = Field(default=2400, gt=0)
     memory_gib: int = Field(default=256, gt=0)
+    hypervisor_gib: float | None = Field(default=None, ge=0)
+    """What ESXi keeps for itself; 4 GiB when left out, less where the host is small."""
     system_uuid: str | None = None
     graphics_type: Literal["shared", "sharedDirect"] | None = None
     rebind_without_reboot: bool | None = None
@@ -102,6 +104,8 @@ class TemplateDescription(_Model):
     name: str = "centos7-tensorflow"
     guest_id: str = "centos7_64Guest"
     firmware: Literal["bios", "efi"] = "efi"
+    vtpm: bool = False
+    encrypted: bool = False
     hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
     cpus: int = Field(default=8, gt=0)
     cores_per_socket: int = Field(default=1, gt=0)

@@ -17,7 +17,8 @@ def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
     """
     for gpu in step.gpus:
         for holder in holders.get((gpu.host, gpu.pci_address), ()):
-            if _is_fixed(step.devices) and holder.powered_on and holder.moref != own:
+            runs = holder.sure and holder.powered_on and holder.moref != own
+            if runs and _is_fixed(step.devices):
                 return _held(step, gpu, holder.vm)
     return None
 

@@ -81,6 +81,8 @@ def not_its_own(vm: VM) -> str | None:
     """Why destroying the VM would destroy more than gpuvm made; None when it would not."""
     if vm.ownership != "ours":
         return "it does not carry the mark and the instance UUID of one of our VMs"
+    if vm.hidden:
+        return f"{vm.hidden}; what else it holds cannot be told"
     if vm.template:
         return "it is a VM template now"
     if vm.foreign_disks:

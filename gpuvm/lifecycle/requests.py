@@ -50,6 +50,7 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         snapshot=plan.snapshot.moref if plan.snapshot else None,
         storage_policy=spec.storage_policy,
         device_group=_device_group(spec),
+        own_tpm=plan.template.vtpm if plan.template else False,
         cores_per_socket=plan.template.cores_per_socket if plan.template else 1,
     )
 

@@ -18,7 +18,7 @@ from gpuvm.errors import (
     VSphereError,
 )
 from gpuvm.events import Events
-from gpuvm.inventory import VM, MoRef, UnreadableVM
+from gpuvm.inventory import UNREADABLE_HINT, VM, MoRef, UnreadableVM
 from gpuvm.lifecycle import looking
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
@@ -72,6 +72,8 @@ def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefu
 def _hint(vm: VM) -> str | None:
     if vm.ownership != "ours":
         return None
+    if vm.hidden:
+        return UNREADABLE_HINT
     if vm.template:
         return "'gpuvm teardown --with-templates' destroys it too"
     return "detach them, or 'gpuvm teardown --with-disks' destroys them with the VM"

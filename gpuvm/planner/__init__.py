@@ -11,6 +11,7 @@ from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.promises import without
+from gpuvm.planner.sameness import differences
 from gpuvm.planner.starting import plan_start
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Step",
     "assigned",
     "check_readable",
+    "differences",
     "drift",
     "mmio_window_gib",
     "plan",

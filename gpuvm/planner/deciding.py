@@ -19,7 +19,8 @@ from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.promises import promised, released
 from gpuvm.planner.refusals import Refusals
-from gpuvm.planner.starting import start_step
+from gpuvm.planner.sameness import differences
+from gpuvm.planner.starting import check_shown, start_step
 from gpuvm.spec import ClusterSpec
 
 
@@ -173,9 +174,11 @@ def _existing(
 
 
 def _of_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
-    if vm.spec_digest != spec.digest():
+    check_shown(vm)
+    others = differences(vm, spec, inventory)
+    if others:
         raise PreflightRefused(
-            f"{vm.name} was made from another wish than the one in force now",
+            f"{vm.name} was made from another wish than the one in force now: {'; '.join(others)}",
             hint=f"'gpuvm teardown' first, or another deployment name than '{spec.name}'",
         )
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)

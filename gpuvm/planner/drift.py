@@ -21,6 +21,8 @@ from gpuvm.spec import ClusterSpec
 def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
     """What is not as it was wished, in words; empty when all is."""
     wish = wish_of(vm)
+    if vm.hidden:
+        return (vm.hidden,)
     if wish is None:
         return ("it does not say what it was made from",)
     return tuple(

@@ -13,14 +13,26 @@ def findings(
 ) -> Iterator[Finding]:
     """``memory_gib`` is each new VM's."""
     for vm in inventory.copies(spec.name):
-        yield Finding(f"{vm.name} is a copy of one of our VMs; it is left alone")
+        yield Finding(f"{vm.copy_of_ours}; it is left alone")
     yield from map(_lent, _borrowers(created))
+    yield from _doubts(created)
+    if any(step.gpus for step in created):
+        yield from map(Finding, inventory.notes)
     largest = max((sum(device_memory_gib(s.devices, s.gpus)) for s in created), default=0)
     if created and (memory_gib or 0) < 1.5 * largest:
         yield Finding(
             f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
             hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
         )
+
+
+def _doubts(created: Sequence[Step]) -> Iterator[Finding]:
+    for step in created:
+        for name in dict.fromkeys(h.vm for gpu in step.gpus for h in gpu.suspects):
+            yield Finding(
+                f"{step.name} gets a GPU that {name} may hold",
+                hint="no other is free; if it is taken, powering on says so",
+            )
 
 
 def _borrowers(created: Sequence[Step]) -> list[tuple[Step, str]]:

@@ -3,7 +3,7 @@
 from gpuvm.inventory import VM, Host
 
 HYPERVISOR_SHARE = 1 / 64
-"""What ESXi keeps of a host: 4 GiB of 256. An estimate, because the API does not tell."""
+"""What ESXi is taken to keep of a host that does not tell: 4 GiB of 256."""
 
 
 def needed_gib(memory_gib: float, cpus: int, *, reserved: bool) -> float:
@@ -16,7 +16,9 @@ def reserves_gib(vm: VM) -> float:
 
 
 def left_gib(host: Host) -> float:
-    return host.memory_gib * (1 - HYPERVISOR_SHARE) - host.reserved_gib
+    own = host.hypervisor_gib
+    own = host.memory_gib * HYPERVISOR_SHARE if own is None else own
+    return host.memory_gib - own - host.reserved_gib
 
 
 def overhead_gib(memory_gib: float, cpus: int) -> float:

@@ -18,25 +18,24 @@ class Room:
         self._left_gib = left_gib(host)
         fitting = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
         silent = isinstance(spec.accelerator, Passthrough) and any(_silent(g) for g in fitting)
-        self.silent = "it does not tell its GPUs' systemId" if silent else None
-        self._free = [] if silent else sorted(fitting, key=lambda gpu: bool(gpu.holders))
+        self.silent = "it does not tell its GPUs' systemId" if silent else self._unseen(spec)
+        self._free = [] if silent else sorted(fitting, key=_doubtful)
         self._promised: Counter[str] = Counter()
 
     @property
     def too_small(self) -> str | None:
         if self._left_gib >= self._needed_gib:
             return None
-        left = max(self._left_gib, 0)
-        return (
-            f"{self._needed_gib:.1f} GiB would be reserved, overhead included, "
-            f"and {left:.1f} GiB are unreserved"
-        )
+        left = f"{max(self._left_gib, 0):.1f} GiB are unreserved"
+        if self.host.hypervisor_gib is None:
+            left = f"about {left} (ESXi's own share is an estimate)"
+        return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
 
     @property
     def borrows(self) -> bool:
-        """The next VM here would get a GPU that a stopped VM of ours has lent."""
+        """The next VM here would get a GPU that somebody has lent, or may hold."""
         count = getattr(self._accelerator, "count", 0)
-        return sum(not gpu.holders for gpu in self._free) < min(count, len(self._free))
+        return sum(not _doubtful(gpu) for gpu in self._free) < min(count, len(self._free))
 
     def take(self) -> tuple[GPU, ...] | None:
         """The GPUs of one more VM; empty without a GPU, None when there is no room."""
@@ -95,6 +94,11 @@ class Room:
             return gpu.vgpus_left(device.profile, self._promised[gpu.pci_address]) > 0
         return isinstance(device, DynamicDevice) and gpu in self._free and device.allows(gpu)
 
+    def _unseen(self, spec: ClusterSpec) -> str | None:
+        """A shared GPU needs no passthrough, so that of the host does not matter then."""
+        whole = spec.has_gpu and not isinstance(spec.accelerator, VGPU)
+        return (self.host.gpus_hidden or None) if whole or not self.host.gpus else None
+
     def _copy(self) -> "Room":
         other = object.__new__(Room)
         other.__dict__.update(self.__dict__)
@@ -117,6 +121,11 @@ def fits(spec: ClusterSpec, gpu: GPU) -> bool:
         return right and (not wanted.addresses or gpu.pci_address in wanted.addresses)
     ids = ((wanted.vendor_id, gpu.vendor_id), (wanted.device_id, gpu.device_id))
     return right and all(named in (None, is_) for named, is_ in ids)
+
+
+def _doubtful(gpu: GPU) -> int:
+    """Taken last: what a stopped VM of ours has lent, and then what somebody may hold."""
+    return 2 if gpu.suspects else 1 if gpu.holders else 0
 
 
 def _silent(gpu: GPU) -> bool:

@@ -7,6 +7,7 @@ from gpuvm.accelerators import DeviceGroup
 from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.inventory import (
     GPU,
+    UNREADABLE_HINT,
     VM,
     Device,
     Host,
@@ -49,6 +50,7 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
 
 def start_step(vm: VM, inventory: Inventory) -> Step:
     """A fixed device stays on its host; what is bound at power-on may be found on another one."""
+    check_shown(vm)
     if vm.template:
         raise PreflightRefused(
             f"{vm.name} is a VM template now and cannot be powered on",
@@ -69,6 +71,12 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
             step = Step("power-on", vm.name, vm.index or 0, host, gpus, devices, vm.instance_uuid)
             return replace(step, vm=vm, move_to=away if moves else None)
     raise _nothing_free(vm, host, inventory)
+
+
+def check_shown(vm: VM) -> None:
+    """Raises PreflightRefused for a VM of which too little is to be seen to do anything with it."""
+    if vm.hidden:
+        raise PreflightRefused(f"{vm.name}: {vm.hidden}", hint=UNREADABLE_HINT)
 
 
 def _running(vm: VM, inventory: Inventory) -> Step:

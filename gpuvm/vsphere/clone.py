@@ -43,6 +43,8 @@ class CloneRequest:
     storage_policy: str | None = None
     device_group: str = ""
     """The vendor device group that the devices make up together."""
+    own_tpm: bool = False
+    """The template has a virtual TPM: the clone gets a new one, with secrets of its own."""
     cores_per_socket: int = 1
     """The template's; a number of CPUs that it does not divide gets another one."""
 
@@ -55,6 +57,8 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
         template=False,
         config=_config(request, reference),
     )
+    if request.own_tpm:
+        spec.tpmProvisionPolicy = "replace"
     if request.snapshot is not None:
         spec.snapshot = reference(vim.vm.Snapshot, request.snapshot)
     if request.address is not None:

@@ -56,6 +56,9 @@ _MEMORY_GIB = {
 Holders = Mapping[tuple[str, str], Sequence[Holder]]
 """By host name and PCI address."""
 
+ANYWHERE = ""
+"""Instead of a PCI address: somewhere on the host."""
+
 SHARED_DIRECT = "sharedDirect"
 
 
@@ -127,7 +130,8 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
             state.get(device.id),
             graphics.get(device.id),
             target.system_id(device.id),
-            holders.get((host, device.id), ()),
+            "config.pciPassthruInfo" in row,
+            (*holders.get((host, device.id), ()), *holders.get((host, ANYWHERE), ())),
             _offered(device, devices, profiles),
         )
         for device in devices
@@ -214,6 +218,7 @@ def _gpu(
     state: Any | None,
     graphics: Any | None,
     system_id: str | None,
+    shown: bool,
     holders: Sequence[Holder],
     profiles: tuple[VGPUProfile, ...],
 ) -> GPU:
@@ -230,9 +235,11 @@ def _gpu(
         capable=bool(getattr(state, "passthruCapable", False)),
         enabled=bool(getattr(state, "passthruEnabled", False)),
         active=active,
+        passthrough_shown=shown,
         dependent_device=getattr(state, "dependentDevice", None) or device.id,
         system_id=system_id,
         label=getattr(state, "hardwareLabel", None) or "",
-        holders=tuple(holders),
+        holders=tuple(holder for holder in holders if holder.sure),
+        suspects=tuple(holder for holder in holders if not holder.sure),
         profiles=() if active else profiles,
     )

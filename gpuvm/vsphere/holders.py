@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpuvm.inventory import Holder, MoRef, PassthroughDevice, VGPUDevice
-from gpuvm.vsphere.gpus import Holders
+from gpuvm.vsphere.gpus import ANYWHERE, Holders
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Row
 
@@ -19,6 +19,7 @@ HOST_PATHS = ("name", "config.assignableHardwareBinding", "config.graphicsInfo")
 VM_PATHS = ("name", "runtime.host", "runtime.powerState", "config.hardware.device")
 
 UNSEEN = "a VM that this account cannot see"
+ALL_UNSEEN = "VMs that this account cannot see"
 
 _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 
@@ -26,31 +27,64 @@ _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 def holders(
     hosts: Mapping[Any, Row], vms: Mapping[Any, Row], ours: Collection[MoRef] = ()
 ) -> Holders:
-    """Rows of HOST_PATHS and VM_PATHS, or more; ``ours`` are the VMs that gpuvm made."""
+    """By host name and PCI address, from rows of HOST_PATHS and VM_PATHS, or more.
+
+    ``ours`` are the VMs that gpuvm made. A holder that is not ``sure`` may be on a host ANYWHERE.
+    """
     found: dict[tuple[str, str], dict[MoRef, Holder]] = defaultdict(dict)
-    for host, address, holder in (*_fixed(hosts, vms), *_bound(hosts, vms), *_shared(hosts, vms)):
+    sure = (*_fixed(hosts, vms), *_bound(hosts, vms), *_shared(hosts, vms))
+    placed = {holder.moref for _, _, holder in sure if holder.sure}
+    for host, address, holder in (*sure, *_unplaced(hosts, vms, placed)):
         known = replace(holder, ours=holder.moref in ours)
         found[host, address].setdefault(holder.moref, known)
     return {where: tuple(by_vm.values()) for where, by_vm in found.items()}
 
 
+def name_of(ref: Any, row: Row) -> str:
+    """What an object is called; its id where its name is not shown."""
+    return str(row.get("name", ref._moId))
+
+
 def _fixed(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[str, str, Holder]]:
     for ref, row in vms.items():
-        host = hosts.get(row.get("runtime.host"))
-        powered_on = row.get("runtime.powerState") == "poweredOn"
         for device in devices_of(row.get("config.hardware.device", ())):
-            if host and "name" in host and isinstance(device, PassthroughDevice):
-                holder = Holder(row.get("name", UNSEEN), powered_on, moref=ref._moId)
-                yield host["name"], device.pci_address, holder
+            if isinstance(device, PassthroughDevice):
+                for host in _around(row, hosts):
+                    yield host, device.pci_address, _holder(ref, row, sure="runtime.host" in row)
+
+
+def _unplaced(
+    hosts: Mapping[Any, Row], vms: Mapping[Any, Row], placed: Collection[MoRef]
+) -> Iterator[tuple[str, str, Holder]]:
+    """VMs whose hardware is not shown, and running ones with a GPU that no host says is theirs."""
+    for ref, row in vms.items():
+        holder = _holder(ref, row, sure=False)
+        devices = devices_of(row.get("config.hardware.device", ()))
+        bound = any(not isinstance(device, PassthroughDevice) for device in devices)
+        lost = bound and holder.powered_on and holder.moref not in placed
+        if lost or "config.hardware.device" not in row:
+            yield from ((host, ANYWHERE, holder) for host in _around(row, hosts))
+
+
+def _around(row: Row, hosts: Mapping[Any, Row]) -> list[str]:
+    """Names of the VM's host; of all where it is not shown which one it is."""
+    where = row.get("runtime.host")
+    return [name_of(ref, host) for ref, host in hosts.items() if where in (None, ref)]
+
+
+def _holder(ref: Any, row: Row, *, sure: bool) -> Holder:
+    """A VM whose power state is not shown is taken to run: it may."""
+    powered_on = row.get("runtime.powerState", "poweredOn") == "poweredOn"
+    return Holder(name_of(ref, row), powered_on, moref=ref._moId, sure=sure)
 
 
 def _bound(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[str, str, Holder]]:
-    for host in hosts.values():
+    for ref, host in hosts.items():
         for binding in host.get("config.assignableHardwareBinding", ()):
-            address = getattr(binding, "pciId", None) or binding.instanceId
+            address = getattr(binding, "pciId", None) or binding.instanceId or ""
             match = _ADDRESS.search(address)
-            if match and binding.vm is not None and "name" in host:
-                yield host["name"], match[0], _running(binding.vm, vms)
+            if match and binding.vm is not None:
+                yield name_of(ref, host), match[0], _running(binding.vm, vms)
 
 
 def _shared(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[str, str, Holder]]:
@@ -59,14 +93,12 @@ def _shared(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[
     A VM that is on several cards has one on each at least; the rest are counted on all of them,
     because counting too many refuses a plan and counting too few fails it at power-on.
     """
-    for host in hosts.values():
-        if "name" not in host:
-            continue
+    for ref, host in hosts.items():
         cards = {c.pciId: set(c.vm or ()) for c in host.get("config.graphicsInfo", ())}
         on = Counter(vm for users in cards.values() for vm in users)
         for address, users in cards.items():
             for vm in sorted(users, key=str):
-                yield host["name"], address, _running(vm, vms, cards=on[vm])
+                yield name_of(ref, host), address, _running(vm, vms, cards=on[vm])
 
 
 def _running(ref: Any, vms: Mapping[Any, Row], cards: int = 1) -> Holder:

@@ -12,23 +12,36 @@ from gpuvm import ownership
 from gpuvm.inventory import VM, Device, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.ownership import Mark
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config
+from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config, not_shown
+
+_NEEDED = {
+    "runtime.powerState": "power state",
+    "runtime.host": "host",
+    "config.hardware.device": "virtual hardware",
+    "config.hardware.numCPU": "CPUs",
+    "config.hardware.memoryMB": "memory",
+    "config.instanceUuid": "instance UUID",
+}
+"""What a VM of ours must show before anything is done with it."""
 
 _KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
 
 
 def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
-    """``row`` holds VM_PATHS, or fewer; what is missing is empty."""
+    """``row`` holds VM_PATHS, or fewer; what is missing is empty.
+
+    A VM whose power state is not shown is taken to run: so nothing is done that would stop it.
+    """
     config = extra_config(row)
     mark = Mark.read(config)
     uuid = str(row.get("config.instanceUuid", ""))
     devices = tuple(row.get("config.hardware.device", ()))
     host = row.get("runtime.host")
     return VM(
-        name=row.get("name", ""),
+        name=row.get("name", ref._moId),
         moref=ref._moId,
         host=host_name(host) if host is not None else "",
-        powered_on=row.get("runtime.powerState") == "poweredOn",
+        powered_on=row.get("runtime.powerState", "poweredOn") == "poweredOn",
         instance_uuid=uuid,
         ownership=ownership.ownership(vcenter_uuid, mark, uuid),
         deployment=mark.deployment if mark else None,
@@ -50,11 +63,19 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         wish=mark.wish if mark else "",
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
         template=bool(row.get("config.template", False)),
+        hidden=not_shown(row, _NEEDED),
+        folder=_moref(row.get("parent")),
+        resource_pool=_moref(row.get("resourcePool")),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         foreign_disks=foreign_disks(
             devices, row.get("config.files.vmPathName", ""), mark.disks if mark else None
         ),
         extra_config=_kept(config, mark),
     )
+
+
+def _moref(ref: Any | None) -> str:
+    return "" if ref is None else str(ref._moId)
 
 
 def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:

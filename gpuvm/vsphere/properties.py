@@ -9,17 +9,19 @@ servers send values in them that this client cannot read.
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyVmomi import VmomiSupport, vmodl
+from pyVmomi import VmomiSupport, vim, vmodl
 
 from gpuvm.ownership import MARK_KEYS
 from gpuvm.vsphere.faults import translated
 
 Row = dict[str, Any]
 PAGE = 500
+REFUSED = "(refused)"
+"""In a row: the paths that this account may not read, which is not the same as unset."""
 
 # One key of extraConfig each, not all of it: an indexed path answers with that OptionValue alone
 # (as vm-operator reads guestinfo keys from a vCenter).
@@ -48,7 +50,10 @@ class Related:
 
 
 def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
-    """The properties of the given objects; unset ones are left out; vanished objects too."""
+    """The properties of the given objects; unset ones are left out; vanished objects too.
+
+    What was refused to this account is under REFUSED.
+    """
     with translated("reading properties", "the vCenter"):
         present = [one for one in wanted if one.refs]
         version = content.propertyCollector._stub.version
@@ -66,6 +71,19 @@ def retrieve_all(
         except vmodl.fault.ManagedObjectNotFound:
             # The view went with an expired session; the connection has logged in again since.
             return _viewed(content, wanted, within)
+
+
+def not_shown(row: Row, wanted: Mapping[str, str]) -> str:
+    """Which of ``wanted``, by path and as people call them, is missing; empty when all is there.
+
+    Such as ``vCenter does not show its memory, power state``; there is nothing to infer from it.
+    """
+    missing = [path for path in wanted if path not in row]
+    if not missing:
+        return ""
+    refused = any(path in row.get(REFUSED, ()) for path in missing)
+    who = "this account may not read" if refused else "vCenter does not show"
+    return f"{who} its {', '.join(wanted[path] for path in missing)}"
 
 
 def extra_config(row: Row) -> dict[str, str]:
@@ -155,7 +173,15 @@ def _collect(content: Any, filters: Sequence[Any]) -> dict[Any, Row]:
         for found in page.objects:
             row = rows.setdefault(found.obj, {})
             row.update({change.name: change.val for change in found.propSet})
+            refused = [one.path for one in found.missingSet or () if _refused(one)]
+            if refused:
+                row[REFUSED] = row.get(REFUSED, frozenset()).union(refused)
     return rows
+
+
+def _refused(missing: Any) -> bool:
+    fault = getattr(missing.fault, "fault", missing.fault)
+    return isinstance(fault, vim.fault.NoPermission)
 
 
 def _pages(collector: Any, filters: Sequence[Any]) -> Iterator[Any]:
@@ -168,6 +194,9 @@ def _pages(collector: Any, filters: Sequence[Any]) -> Iterator[Any]:
 
 VM_PATHS = (
     "name",
+    "parent",
+    "resourcePool",
+    "network",
     "runtime.host",
     "runtime.powerState",
     "runtime.connectionState",

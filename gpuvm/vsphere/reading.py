@@ -24,7 +24,8 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.vsphere import holders as held_by
-from gpuvm.vsphere import snapshots
+from gpuvm.vsphere import snapshots, visibility
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -35,6 +36,7 @@ from gpuvm.vsphere.gpus import (
     read_target,
     shares,
 )
+from gpuvm.vsphere.holders import name_of
 from gpuvm.vsphere.machines import machine
 from gpuvm.vsphere.properties import (
     MARKS,
@@ -43,6 +45,7 @@ from gpuvm.vsphere.properties import (
     Related,
     Row,
     extra_config,
+    not_shown,
     retrieve,
     retrieve_all,
 )
@@ -60,6 +63,7 @@ _CLUSTER_PATHS = (
     "resourcePool",
     "environmentBrowser",
     "configuration.drsConfig",
+    "summary.effectiveMemory",
 )
 _POOL_PATHS = ("name", "parent", "runtime.memory")
 _HOST_PATHS = (
@@ -75,6 +79,7 @@ _HOST_PATHS = (
     "capability.deviceRebindWithoutRebootSupported",
     "datastore",
     "network",
+    "vm",
     *HOST_GPU_PATHS,
 )
 _TEMPLATE_PATHS = (
@@ -83,6 +88,7 @@ _TEMPLATE_PATHS = (
     "config.version",
     "config.guestId",
     "config.bootOptions",
+    "config.keyId",
     "config.nestedHVEnabled",
     "config.hardware.numCPU",
     "config.hardware.numCoresPerSocket",
@@ -92,6 +98,7 @@ _TEMPLATE_PATHS = (
     "snapshot",
     "runtime.host",
     "datastore",
+    "network",
     snapshots.ANNOTATION,
 )
 _UNREADABLE_PATHS = (
@@ -140,13 +147,24 @@ def read_inventory(
     chosen = tree.cluster(cluster)
     hosts = list(tree.rows[chosen].get("host", ()))
     rows = _details(content, tree, hosts)
-    names = {host: rows[host]["name"] for host in hosts if "name" in rows.get(host, {})}
+    names = {host: name_of(host, rows.get(host, {})) for host in hosts}
+    elsewhere = "another cluster" if "host" in tree.rows[chosen] else "a host that is not shown"
     neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
+    for host in hosts:
+        neighbours |= visibility.invisible(host, rows, tree)
     templates = [*tree.templates(), *_unfinished(neighbours)]
-    vms = _marked(tree, rows, vcenter, names)
+    vms = _marked(tree, rows, vcenter, lambda host: names.get(host, elsewhere))
     ours = {vm.moref for vm in vms if vm.ownership == "ours"}
-    held = held_by.holders(_of(rows, hosts), neighbours, ours)
-    targets = {host: _target(tree.browser(chosen), host, rows[host], asking) for host in names}
+    held = held_by.holders({host: rows.get(host, {}) for host in hosts}, neighbours, ours)
+    targets = {
+        host: _target(tree.browser(chosen), host, rows.get(host, {}), name, asking)
+        for host, name in names.items()
+    }
+    share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
+    equipped = tuple(
+        _host(ref, names[ref], rows, neighbours.values(), targets[ref], held, share)
+        for ref in sorted_hosts(names)
+    )
     into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
     return Inventory(
         vcenter=vcenter,
@@ -158,22 +176,19 @@ def read_inventory(
             resource_pool=pool._moId,
             vm_folder=into._moId,
             drs_places=_drs_places(tree.rows[chosen]),
-            unreserved_gib=_unreserved_gib(tree.rows[pool]),
+            unreserved_gib=unreserved_gib(tree.rows[pool]),
         ),
-        hosts=tuple(
-            _host(ref, rows, neighbours.values(), targets[ref], held) for ref in sorted_hosts(names)
-        ),
-        templates=tuple(
-            _template(ref, rows, tree) for ref in templates if "name" in rows.get(ref, {})
-        ),
+        hosts=equipped,
+        templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
         datastores=_datastores(rows, tree),
         networks=_networks(rows, tree),
         vms=vms,
         names_in_folder=frozenset(tree.names_in(into)),
         unreadable=_unreadable(
             {ref: tree.rows[ref] | rows.get(ref, {}) for ref in tree.unreadable()},
-            lambda host: names.get(host, "another cluster"),
+            lambda host: names.get(host, elsewhere),
         ),
+        notes=tuple(visibility.notes(tree.rows[chosen], equipped, neighbours)),
     )
 
 
@@ -220,10 +235,10 @@ def _host_names(content: Any, rows: Rows, hosts: Mapping[MoRef, str]) -> Callabl
 def _unreadable(rows: Rows, host_name: Callable[[Any], str]) -> tuple[UnreadableVM, ...]:
     return tuple(
         UnreadableVM(
-            name=row.get("name", ref._moId),
+            name=name_of(ref, row),
             moref=ref._moId,
             host=host_name(row["runtime.host"]) if "runtime.host" in row else "",
-            powered_on=row.get("runtime.powerState") == "poweredOn",
+            powered_on=row.get("runtime.powerState", "poweredOn") == "poweredOn",
             connection_state=str(row.get("runtime.connectionState", "connected")),
             instance_uuid=row.get("summary.config.instanceUuid", ""),
         )
@@ -255,6 +270,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
         content,
         [
             Objects(vim.VirtualMachine, _unfinished(rows), _TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, visibility.beside(hosts, rows, tree), _NEIGHBOUR_PATHS),
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
@@ -301,9 +317,9 @@ def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
     return {ref: rows[ref] for ref in refs if ref in rows}
 
 
-def _target(browser: Any, host: Any, row: Row, asking: Asking) -> Target:
+def _target(browser: Any, host: Any, row: Row, name: str, asking: Asking) -> Target:
     """Only of a host that has a GPU and is there to be asked."""
-    if asking != "all" and row["name"] not in asking:
+    if asking != "all" and name not in asking:
         return NOT_ASKED
     connected = str(row.get("runtime.connectionState")) == "connected"
     if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
@@ -318,29 +334,35 @@ def _drs_places(row: Row) -> bool:
     return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"
 
 
-def _unreserved_gib(row: Row) -> float | None:
-    memory = row.get("runtime.memory")
-    left = getattr(memory, "unreservedForVm", None)
-    return None if left is None else left / 1024**3
-
-
-def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held: Holders) -> Host:
-    row = rows[ref]
+def _host(
+    ref: Any,
+    name: str,
+    rows: Rows,
+    neighbours: Iterable[Row],
+    target: Target,
+    held: Holders,
+    hypervisor: float | None,
+) -> Host:
+    """Without a row it is a host of the cluster that this account cannot see."""
+    row = rows.get(ref, {})
+    memory_gib = row.get("hardware.memorySize", 0) / 1024**3
     running = [
         vm
         for vm in neighbours
-        if vm.get("runtime.host") == ref and vm.get("runtime.powerState") == "poweredOn"
+        if vm.get("runtime.host") == ref
+        and vm.get("runtime.powerState", "poweredOn") == "poweredOn"
     ]
     return Host(
-        name=row["name"],
+        name=name,
         moref=ref._moId,
-        connection_state=str(row.get("runtime.connectionState", "disconnected")),
+        connection_state=str(row.get("runtime.connectionState", "connected")),
         in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
         in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
-        memory_gib=row.get("hardware.memorySize", 0) / 1024**3,
+        memory_gib=memory_gib,
+        hypervisor_gib=None if hypervisor is None else memory_gib * hypervisor,
         reserved_gib=sum(map(_taken_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
-        gpus=tuple(gpus_of(row["name"], row, target, held)),
+        gpus=tuple(gpus_of(name, row, target, held)),
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         networks=tuple(ref._moId for ref in row.get("network", ())),
         power_state=str(row.get("runtime.powerState", "poweredOn")),
@@ -349,6 +371,8 @@ def _host(ref: Any, rows: Rows, neighbours: Iterable[Row], target: Target, held:
         shares_gpus=shares(row),
         device_groups=target.groups,
         problem=target.problem,
+        hidden=not_shown(row, visibility.OF_HOSTS) if row else "this account cannot see it",
+        gpus_hidden=not_shown(row, visibility.OF_GPUS),
     )
 
 
@@ -359,11 +383,12 @@ def _taken_gib(vm: Row) -> float:
 
 def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
     row, host = rows[ref], rows[ref].get("runtime.host")
+    name = name_of(ref, row)
     devices = row.get("config.hardware.device", ())
     disks = [d for d in devices if isinstance(d, vim.vm.device.VirtualDisk)]
     nics = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
     return VMTemplate(
-        name=row["name"],
+        name=name,
         moref=ref._moId,
         path=tree.path(ref),
         firmware=row.get("config.firmware", "bios"),
@@ -372,6 +397,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
         disks=len(disks),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
@@ -381,8 +407,11 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
         secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        vtpm=any(isinstance(d, vim.vm.device.VirtualTPM) for d in devices),
+        encrypted=row.get("config.keyId") is not None,
         nested_hv=bool(row.get("config.nestedHVEnabled")),
         cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
+        hidden=not_shown(row, visibility.OF_TEMPLATES),
     )
 
 
@@ -404,39 +433,42 @@ def _snapshots(info: Any) -> Iterator[Snapshot]:
 def _datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
     return tuple(
         Datastore(
-            name=row["name"],
+            name=name_of(ref, row),
             moref=ref._moId,
             free_gib=row.get("summary.freeSpace", 0) / 1024**3,
-            accessible=bool(row.get("summary.accessible")),
-            path=_path(row, tree),
+            accessible=bool(row.get("summary.accessible", True)),
+            path=_path(ref, row, tree),
+            hidden=not_shown(row, visibility.OF_DATASTORES),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Datastore) and "name" in row
+        if isinstance(ref, vim.Datastore)
     )
 
 
 def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
     return tuple(
         Network(
-            name=row["name"],
+            name=name_of(ref, row),
             moref=ref._moId,
             portgroup_key=row.get("key"),
             switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
-            path=_path(row, tree),
+            path=_path(ref, row, tree),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Network) and "name" in row
+        if isinstance(ref, vim.Network)
     )
 
 
-def _path(row: Row, tree: Tree) -> str:
+def _path(ref: Any, row: Row, tree: Tree) -> str:
     """Of an object that is below a folder of the tree, and not part of it."""
-    return f"{tree.path(row.get('parent')).rstrip('/')}/{row['name']}"
+    return f"{tree.path(row.get('parent')).rstrip('/')}/{name_of(ref, row)}"
 
 
-def _marked(tree: Tree, rows: Rows, vcenter: VCenter, names: dict[Any, str]) -> tuple[VM, ...]:
+def _marked(
+    tree: Tree, rows: Rows, vcenter: VCenter, host_name: Callable[[Any], str]
+) -> tuple[VM, ...]:
     return tuple(
-        machine(ref, rows[ref], vcenter.instance_uuid, lambda h: names.get(h, "another cluster"))
+        machine(ref, rows[ref], vcenter.instance_uuid, host_name)
         for ref in tree.marked()
         if ref in rows
     )

@@ -76,8 +76,8 @@ class Tree:
         return [ref for ref in self._all(vim.VirtualMachine) if extra_config(self.rows[ref])]
 
     def vms_on(self, hosts: Sequence[Any]) -> list[Any]:
-        """VMs, not templates, that are registered on these hosts."""
-        candidates = set(hosts)
+        """VMs, not templates, that are registered on these hosts, or may be."""
+        candidates = {*hosts, None}
         return [
             ref
             for ref in self._all(vim.VirtualMachine)

@@ -241,7 +241,10 @@ def test_status_is_against_the_wish(small: CommandLine) -> None:
         other = small.home / "other.yaml"
         other.write_text("cpus: 2\n")
         (vm,) = small("status", "--file", str(other), "--json").json["data"]["vms"]
-        assert vm["drift"] == ["it is powered off", f"made from another wish than {other}"]
+        assert vm["drift"] == [
+            "it is powered off",
+            f"made from another wish than {other}: cpus not given, now 2",
+        ]
     finally:
         wish.unlink()
     told = small("status", "--no-guests", "--json").json["data"]

@@ -33,7 +33,6 @@ from gpuvm.inventory import (
     VGPUProfile,
     VMTemplate,
 )
-from gpuvm.planner import starting
 from gpuvm.spec import ClusterSpec
 
 PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
@@ -173,6 +172,9 @@ def _holder(case: dict[str, Any]) -> Holder:
 def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
     index = case["index"]
     derived = ownership.instance_uuid(VCENTER.instance_uuid, spec.name, index)
+    made_from = spec
+    if "made_from" in case:
+        made_from = ClusterSpec.model_validate({"name": spec.name} | case["made_from"])
     return VM(
         name=case.get("name", spec.vm_name(index)),
         moref=f"vm-{index}",
@@ -186,7 +188,11 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         cpus=case.get("cpus", 8),
         memory_gib=case.get("memory_gib", 32),
         memory_locked=spec.has_gpu,
-        spec_digest=case.get("digest", spec.digest()),
+        spec_digest=case.get("digest", made_from.digest()),
+        wish=made_from.wish(),
+        folder=case.get("folder", "f-1"),
+        resource_pool=case.get("resource_pool", "rp-1"),
+        networks=tuple(case.get("networks", ["VM Network"])),
         devices=_devices(case, spec),
     )
 
@@ -212,8 +218,10 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         disk_gib=40,
         nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
+        vtpm=case.get("vtpm", False),
         guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
+        networks=tuple(case.get("networks", ["VM Network"])),
     )
 
 
@@ -224,25 +232,3 @@ def _network(case: str | dict[str, Any]) -> Network:
 def _datastore(case: dict[str, Any]) -> Datastore:
     name = case.get("name", "vsanDatastore")
     return Datastore(name, name, case.get("free_gib", 4000), case.get("accessible", True))
-
-
-@pytest.mark.parametrize(
-    ("enabled", "hint"), [(False, "with --reboot where it needs one"), (True, "--reboot")]
-)
-def test_a_start_without_passthrough_hints_at_enabling_it(enabled: bool, hint: str) -> None:
-    gpu = GPU(
-        host="esx-01",
-        pci_address="0000:3b:00.0",
-        vendor_id=0x10DE,
-        device_id=0x15F8,
-        name="P100",
-        memory_gib=16,
-        capable=True,
-        enabled=enabled,
-        active=False,
-        dependent_device="0000:3b:00.0",
-        system_id="system-of-esx-01",
-    )
-    held_hint = starting._hint([gpu])
-    assert held_hint.startswith("gpuvm passthrough enable esx-01")
-    assert held_hint.endswith(hint)

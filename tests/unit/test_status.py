@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpuvm.cli.status import Against, Inside, _from_the_wish, _in_the_guest
-from gpuvm.inventory import VM, PassthroughDevice
+from gpuvm.inventory import VM, Cluster, Inventory, PassthroughDevice, VCenter
 from gpuvm.spec import ClusterSpec
 
 
@@ -14,6 +14,18 @@ def vm(gpus: int = 0, index: int = 1) -> VM:
     return VM("gpuvm-01", "vm-1", "esx-01", True, "u", index=index, devices=devices)
 
 
+SITE = Inventory(
+    vcenter=VCenter(
+        "Lab", "https://vc", "8.0.3", "8.0.3.0", "4f1f6f8e-0000-4000-8000-000000000001"
+    ),
+    cluster=Cluster("GPU-Cluster", "c-1", "/Lab/host/GPU-Cluster", "Lab", "rp-1", "f-1"),
+    hosts=(),
+    templates=(),
+    datastores=(),
+    networks=(),
+    vms=(),
+    names_in_folder=frozenset(),
+)
 WHY = "its driver, or the 64-bit MMIO window"
 
 
@@ -34,5 +46,7 @@ def test_gpus_are_counted_on_both_sides(given: int, seen: int | None, drift: lis
 
 def test_one_too_many() -> None:
     against = Against(ClusterSpec(hosts=2), Path("gpuvm.yaml"), counted=True)
-    assert list(_from_the_wish(vm(index=3), against)) == ["one too many: 2 are wanted"]
-    assert list(_from_the_wish(vm(index=3), Against(ClusterSpec(), None, counted=False))) == []
+    assert list(_from_the_wish(vm(index=3), against, SITE)) == ["one too many: 2 are wanted"]
+    assert (
+        list(_from_the_wish(vm(index=3), Against(ClusterSpec(), None, counted=False), SITE)) == []
+    )

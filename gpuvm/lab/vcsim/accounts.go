@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/simulator/esx"
@@ -15,10 +16,17 @@ type accounts struct {
 	users     map[string]UserDescription
 	passwords map[string]string
 	all       []string // every privilege there is
+
+	failing sync.Mutex
+	failed  map[string]int // wrong passwords in a row
 }
 
+// lockedAfter wrong passwords in a row nobody logs in any more, as with vCenter's default policy. The
+// five minutes after which vCenter unlocks an account are longer than a lab's test.
+const lockedAfter = 5
+
 func newAccounts(users []UserDescription, passwords map[string]string) *accounts {
-	a := &accounts{users: map[string]UserDescription{}, passwords: passwords}
+	a := &accounts{users: map[string]UserDescription{}, passwords: passwords, failed: map[string]int{}}
 	for _, user := range users {
 		a.users[user.Name] = user
 	}
@@ -34,7 +42,14 @@ func (a *accounts) validLogin(login *types.Login) bool {
 	_, known := a.users[login.UserName]
 	password := a.passwords[login.UserName]
 	same := subtle.ConstantTimeCompare([]byte(password), []byte(login.Password)) == 1
-	return known && password != "" && same
+	a.failing.Lock()
+	defer a.failing.Unlock()
+	if !known || password == "" || !same || a.failed[login.UserName] >= lockedAfter {
+		a.failed[login.UserName]++
+		return false
+	}
+	a.failed[login.UserName] = 0
+	return true
 }
 
 func (a *accounts) isTools(name string) bool { return a.users[name].Role == "tools" }

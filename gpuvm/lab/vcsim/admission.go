@@ -82,7 +82,7 @@ func (a *admission) grants() (map[int32]grant, fault) {
 
 // checkMemory: the reservation and the VM's own overhead must fit into what the host has left (R9).
 func (a *admission) checkMemory() fault {
-	free := a.hardware.memoryMB(a.lab) - systemMemoryMB
+	free := a.hardware.memoryForVMsMB(a.lab)
 	for _, h := range a.lab.ledger.onHost(a.hardware.self) {
 		if h.vm != a.vm {
 			free -= h.memoryMB
@@ -107,8 +107,10 @@ func overheadMB(c *types.VirtualMachineConfigInfo) int64 {
 	return 64 + int64(c.Hardware.MemoryMB)/128 + 8*int64(c.Hardware.NumCPU)
 }
 
-func (h *hardware) memoryMB(lab *Lab) int64 {
-	return lab.description.host(h.name).MemoryGiB << 10
+// memoryForVMsMB is what the hypervisor leaves of the host.
+func (h *hardware) memoryForVMsMB(lab *Lab) int64 {
+	d := lab.description.host(h.name)
+	return d.MemoryGiB<<10 - int64(*d.HypervisorGiB*1024)
 }
 
 // checkHost: nothing is provisioned or started on a host that is not there for it.

@@ -3,8 +3,32 @@ package main
 import (
 	"testing"
 
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
+
+// R9: the cluster's summary counts what the hosts that are there for VMs have for them.
+func TestEffectiveMemory(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Hosts[0].HypervisorGiB = ptr(6.5) })
+	var all int64
+	for _, h := range r.lab.description.Hosts {
+		all += h.MemoryGiB<<10 - int64(*h.HypervisorGiB*1024)
+	}
+	if got := r.effectiveMemory(); got != all {
+		t.Errorf("%d MB instead of %d", got, all)
+	}
+	r.control("POST", "/hosts/esx-01/maintenance", "")
+	if got, want := r.effectiveMemory(), all-(64<<10-6656); got != want {
+		t.Errorf("%d MB instead of %d", got, want)
+	}
+}
+
+func (r *rig) effectiveMemory() int64 {
+	var m mo.ClusterComputeResource
+	must(r.T, property.DefaultCollector(r.client.Client).RetrieveOne(r.ctx, r.lab.cluster, []string{"summary"}, &m))
+	return m.Summary.GetComputeResourceSummary().EffectiveMemory
+}
 
 // R9: reservations that do not fit into the host are refused; what is freed can be used again.
 func TestMemoryIsFinite(t *testing.T) {

@@ -88,6 +88,9 @@ func (c *cloning) place() fault {
 	if c.lab.hosts[c.to.host] == nil {
 		return &types.ManagedObjectNotFound{Obj: c.to.host}
 	}
+	if policy := c.req.Spec.TpmProvisionPolicy; !slices.Contains([]string{"", "copy", newTPM}, policy) {
+		return &types.InvalidArgument{InvalidProperty: "spec.tpmProvisionPolicy"}
+	}
 	if c.to.template {
 		c.to.pool = nil
 	}
@@ -177,6 +180,9 @@ func (c *cloning) configure() (*types.VirtualMachineConfigInfo, fault) {
 	config.ExtraConfig = inherited(config.ExtraConfig, c.to.name)
 	c.lab.setFiles(config, c.to.datastore)
 	config.Hardware.Device = c.lab.cloneDevices(config.Hardware.Device, path.Dir(config.Files.VmPathName))
+	if c.req.Spec.TpmProvisionPolicy == newTPM {
+		config.Hardware.Device = replaceTPM(config.Hardware.Device)
+	}
 	if c.linked {
 		linkDisks(config.Hardware.Device, c.from.Config.Hardware.Device)
 	}

@@ -52,6 +52,10 @@ func (h *HostDescription) fill() {
 	orElse(&h.CPUCores, 28)
 	orElse(&h.CPUMHz, 2400)
 	orElse(&h.MemoryGiB, 256)
+	if h.HypervisorGiB == nil {
+		own := min(4, float64(h.MemoryGiB)/16)
+		h.HypervisorGiB = &own
+	}
 	orElse(&h.SystemUUID, stableUUID("host", h.Name))
 	orElse(&h.GraphicsType, "shared")
 	for i := range h.GPUs {

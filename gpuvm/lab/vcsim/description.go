@@ -53,6 +53,7 @@ type HostDescription struct {
 	CPUCores            int              `json:"cpu_cores"`
 	CPUMHz              int              `json:"cpu_mhz"`
 	MemoryGiB           int64            `json:"memory_gib"`
+	HypervisorGiB       *float64         `json:"hypervisor_gib"` // what ESXi keeps for itself
 	SystemUUID          string           `json:"system_uuid"`
 	GraphicsType        string           `json:"graphics_type"`
 	RebindWithoutReboot bool             `json:"rebind_without_reboot"`
@@ -95,6 +96,8 @@ type TemplateDescription struct {
 	Name            string            `json:"name"`
 	GuestID         string            `json:"guest_id"`
 	Firmware        string            `json:"firmware"`
+	VTPM            bool              `json:"vtpm"`      // it has a virtual TPM, and is encrypted for it
+	Encrypted       bool              `json:"encrypted"` // its files are
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
 	CoresPerSocket  int32             `json:"cores_per_socket"`
@@ -222,6 +225,9 @@ func (d *Description) check() error {
 }
 
 func (h *HostDescription) check() error {
+	if *h.HypervisorGiB < 0 || *h.HypervisorGiB >= float64(h.MemoryGiB) {
+		return fmt.Errorf("hypervisor_gib %g is not within the host's %d GiB", *h.HypervisorGiB, h.MemoryGiB)
+	}
 	if h.GraphicsType != "shared" && h.GraphicsType != "sharedDirect" {
 		return fmt.Errorf("graphics_type '%s' is none of shared, sharedDirect", h.GraphicsType)
 	}

@@ -26,9 +26,6 @@ type gpu struct {
 	host *hardware
 }
 
-// systemMemoryMB is what the hypervisor keeps for itself.
-const systemMemoryMB = 4096
-
 func (h *hardware) gpu(address string) *gpu {
 	for _, g := range h.gpus {
 		if g.PCIAddress == address {

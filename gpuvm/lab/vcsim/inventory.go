@@ -231,13 +231,39 @@ func (lab *Lab) summarizeCluster() {
 		sum.NumHosts++
 	}
 	sum.EffectiveCpu = sum.TotalCpu
-	sum.EffectiveMemory = sum.TotalMemory >> 20
-	sum.NumEffectiveHosts = sum.NumHosts
+	sum.EffectiveMemory, sum.NumEffectiveHosts = lab.effectiveMemoryMB()
 	pool := lab.registry.Get(lab.pool).(*simulator.ResourcePool)
 	pool.Runtime.Memory = types.ResourcePoolResourceUsage{
-		MaxUsage: sum.TotalMemory, UnreservedForPool: sum.TotalMemory, UnreservedForVm: sum.TotalMemory,
+		MaxUsage: sum.EffectiveMemory << 20, UnreservedForPool: sum.EffectiveMemory << 20, UnreservedForVm: sum.EffectiveMemory << 20,
 	}
 	pool.Runtime.Cpu = types.ResourcePoolResourceUsage{
 		MaxUsage: int64(sum.TotalCpu), UnreservedForPool: int64(sum.TotalCpu), UnreservedForVm: int64(sum.TotalCpu),
 	}
+}
+
+// effectiveMemoryMB is what the hosts that are there for VMs have for them, and how many those are.
+func (lab *Lab) effectiveMemoryMB() (memory int64, hosts int32) {
+	for _, self := range lab.hostRefs {
+		runtime := lab.registry.Get(self).(*simulator.HostSystem).Runtime
+		connected := runtime.ConnectionState == types.HostSystemConnectionStateConnected
+		if connected && !runtime.InMaintenanceMode {
+			memory += lab.hosts[self].memoryForVMsMB(lab)
+			hosts++
+		}
+	}
+	return memory, hosts
+}
+
+// updateCapacity publishes what a host's coming or going changes of the cluster's summary.
+func (lab *Lab) updateCapacity(ctx *simulator.Context) {
+	memory, hosts := lab.effectiveMemoryMB()
+	lab.locked(ctx, lab.cluster, func() {
+		cluster := lab.registry.Get(lab.cluster).(*simulator.ClusterComputeResource)
+		sum := *cluster.Summary.(*types.ClusterComputeResourceSummary)
+		if sum.EffectiveMemory == memory && sum.NumEffectiveHosts == hosts {
+			return
+		}
+		sum.EffectiveMemory, sum.NumEffectiveHosts = memory, hosts
+		lab.registry.Update(ctx, cluster, []types.PropertyChange{{Name: "summary", Val: &sum}})
+	})
 }

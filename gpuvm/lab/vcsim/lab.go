@@ -61,6 +61,7 @@ type Lab struct {
 
 	deleted    deletedFiles
 	unreadable *unreadable
+	hidden     *hidden
 	adding     sync.Mutex // one creation of unrelated VMs at a time
 }
 
@@ -78,6 +79,7 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		ledger:      newLedger(),
 		slots:       newSlots(),
 		unreadable:  newUnreadable(),
+		hidden:      newHidden(),
 		addresses:   newAddresses(d.AddressBlock),
 		names:       newNames(),
 		macs:        &macs{},

@@ -98,15 +98,19 @@ func (lab *Lab) needs(method *simulator.Method) []need {
 }
 
 func (lab *Lab) cloneNeeds(request *types.CloneVM_Task) []need {
-	provisioning := "VirtualMachine.Provisioning.Clone"
+	provisioning, encrypted := "VirtualMachine.Provisioning.Clone", false
 	if vm, ok := lab.registry.Get(request.This).(*simulator.VirtualMachine); ok {
 		lab.locked(lab.context(nil), vm.Self, func() {
 			if vm.Config.Template {
 				provisioning = "VirtualMachine.Provisioning.DeployTemplate"
 			}
+			encrypted = vm.Config.KeyId != nil
 		})
 	}
 	needs := []need{{provisioning, request.This}, {"VirtualMachine.Inventory.CreateFromExisting", request.Folder}}
+	if encrypted {
+		needs = append(needs, need{"Cryptographer.Clone", request.This})
+	}
 	if pool := request.Spec.Location.Pool; pool != nil {
 		needs = append(needs, need{"Resource.AssignVMToPool", *pool})
 	}

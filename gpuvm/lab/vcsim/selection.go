@@ -34,7 +34,7 @@ func (lab *Lab) selectObjects(ctx *simulator.Context, spec *types.PropertyFilter
 	}
 	for i := range spec.ObjectSet {
 		object := &spec.ObjectSet[i]
-		if find(ctx, object.Obj) == nil {
+		if find(ctx, object.Obj) == nil || lab.hidden.object(object.Obj) {
 			if isTrue(spec.ReportMissingObjectsInResults) {
 				continue
 			}
@@ -82,6 +82,9 @@ func (s *selection) follow(from ref, specs []types.BaseSelectionSpec) fault {
 		}
 		s.visited[visit{from, traversal}] = true
 		for _, to := range s.references(from, traversal) {
+			if s.lab.hidden.object(to) {
+				continue
+			}
 			if !isTrue(traversal.Skip) {
 				s.add(to)
 			}

@@ -35,6 +35,27 @@ func TestLoginIsChecked(t *testing.T) {
 	}
 }
 
+// R13: five wrong passwords in a row lock an account; fewer do not.
+func TestWrongPasswordsLockAnAccount(t *testing.T) {
+	r := newRig(t)
+	const user = "readonly@lab.local"
+	for range lockedAfter - 1 {
+		if _, err := r.tryLogin(user, "wrong"); err == nil {
+			t.Fatal("a wrong password logs in")
+		}
+	}
+	r.login(user)
+	for range lockedAfter {
+		if _, err := r.tryLogin(user, "wrong"); err == nil {
+			t.Fatal("a wrong password logs in")
+		}
+	}
+	if _, err := r.tryLogin(user, testPassword); err == nil {
+		t.Error("a locked account logs in")
+	}
+	r.login("administrator@lab.local")
+}
+
 // R13: the certificate is verified with the CA file, and with nothing else.
 func TestCertificateIsSignedByTheCA(t *testing.T) {
 	r := newRig(t)

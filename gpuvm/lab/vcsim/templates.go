@@ -43,6 +43,7 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	for _, key := range sortedKeys(t.ExtraConfig) {
 		config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: key, Value: t.ExtraConfig[key]})
 	}
+	t.seal(config)
 	config.Annotation = fmt.Sprintf("VM template of the lab: %s", t.GuestID)
 	vm := lab.createVM(ctx, p, config)
 	if t.Snapshot != "" {

@@ -45,6 +45,11 @@ func (lab *Lab) propertyOf(self ref, object reflect.Value, name string) (any, fa
 	if lab.unreadable.hides(self, name) {
 		return nil, nil
 	}
+	if found, denied := lab.hidden.find(self, name); denied {
+		return nil, refusedToRead(self)
+	} else if found {
+		return nil, nil
+	}
 	return readProperty(object, name)
 }
 

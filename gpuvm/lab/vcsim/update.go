@@ -66,6 +66,7 @@ func (lab *Lab) changeHost(ctx *simulator.Context, host *simulator.HostSystem, f
 			lab.registry.Update(ctx, host, changes)
 		}
 	})
+	lab.updateCapacity(ctx)
 }
 
 var (

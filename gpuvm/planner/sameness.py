@@ -1,0 +1,123 @@
+"""Whether a VM is what is wished now: what the words mean counts, not which were typed.
+
+A VM carries the wish that it was made from. Writing down what was the default, or a path instead of
+a name, makes no other VM of it; a word that means something else now does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from gpuvm import selection
+from gpuvm.accelerators import DynamicPassthrough, Passthrough
+from gpuvm.errors import GpuvmError
+from gpuvm.inventory import VM, DynamicDevice, Inventory, VMTemplate
+from gpuvm.planner import mmio, rooms
+from gpuvm.spec import ClusterSpec
+
+
+def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, ...]:
+    """How the VM is another one than ``spec`` asks for, such as ``cpus 8, now 4``; empty if not."""
+    if vm.spec_digest == spec.digest():
+        return ()
+    made_from = ClusterSpec.of_wish(vm.wish) if vm.wish else None
+    if made_from is None:
+        return ("it does not say what it was made from",)
+    comparison = _Comparison(vm, made_from, spec, inventory)
+    return tuple(
+        _told(field, getattr(made_from, field), getattr(spec, field))
+        for field in ClusterSpec.of_one_vm()
+        if getattr(made_from, field) != getattr(spec, field) and not comparison.same(field)
+    )
+
+
+class _Comparison:
+    """Of one VM, for fields whose words differ."""
+
+    def __init__(self, vm: VM, old: ClusterSpec, new: ClusterSpec, inventory: Inventory) -> None:
+        self.vm, self.old, self.new, self.inventory = vm, old, new, inventory
+
+    def same(self, field: str) -> bool:
+        checks: dict[str, Callable[[], bool]] = {
+            "cluster": lambda: self.inventory.host(self.vm.host) is not None,
+            "folder": lambda: self.vm.folder == self.inventory.cluster.vm_folder,
+            "resource_pool": lambda: self.vm.resource_pool == self.inventory.cluster.resource_pool,
+            "template": lambda: self._template(self.old) == self._template(self.new) is not None,
+            "snapshot": self._snapshot,
+            "datastore": lambda: self.new.datastore is None,  # whichever: it is on one
+            "network": self._network,
+            "cpus": lambda: self._size("cpus") == self.vm.cpus,
+            "memory_gib": lambda: self._size("memory_gib") == self.vm.memory_gib,
+            "accelerator": self._accelerator,
+            "annotation": lambda: self.new.annotation == self.vm.annotation,
+        }
+        return field in checks and checks[field]()
+
+    def _template(self, spec: ClusterSpec) -> VMTemplate | None:
+        """None where the word means nothing, or several things, by now."""
+        try:
+            return selection.template(spec, self.inventory)
+        except GpuvmError:
+            return None
+
+    def _snapshot(self) -> bool:
+        source = self._template(self.new)
+        if source is None:
+            return False
+        try:
+            old = selection.snapshot(self.old, source)
+            return old == selection.snapshot(self.new, source)
+        except GpuvmError:
+            return False
+
+    def _network(self) -> bool:
+        """Without a word the clone stays on its template's."""
+        template = self._template(self.new)
+        if self.new.network is None:
+            return template is not None and set(template.networks) == set(self.vm.networks)
+        known = self.inventory.networks
+        named = {n.moref for n in known if selection.is_named(n, self.new.network)}
+        return len(named) == 1 and named <= set(self.vm.networks)
+
+    def _size(self, field: str) -> Any:
+        template = self._template(self.new)
+        return getattr(self.new, field) or (getattr(template, field) if template else None)
+
+    def _accelerator(self) -> bool:
+        """What a new VM with these very GPUs would get is what the VM has."""
+        old, new = self.old.accelerator, self.new.accelerator
+        if type(old) is not type(new) or self._window(self.old) != self._window(self.new):
+            return False
+        if isinstance(old, (Passthrough, DynamicPassthrough)):
+            return len(self.vm.devices) == getattr(new, "count", 0) and self._has_the_right_gpus()
+        same_window = {"mmio_gib": None}
+        return old.model_copy(update=same_window) == new.model_copy(update=same_window)
+
+    def _has_the_right_gpus(self) -> bool:
+        host, gpus = self.inventory.host(self.vm.host), self._gpus()
+        if host is None:
+            return False
+        if isinstance(self.new.accelerator, Passthrough):
+            return len(gpus) == len(self.vm.devices) and all(rooms.fits(self.new, g) for g in gpus)
+        wanted = rooms.devices(self.new, host, gpus, self.inventory.gpus)
+        return list(map(_kinds, wanted)) == list(map(_kinds, self.vm.devices))
+
+    def _window(self, spec: ClusterSpec) -> int | None:
+        return mmio.window_gib(spec, self.vm.devices, self._gpus(), self.inventory.gpus)
+
+    def _gpus(self) -> list[Any]:
+        return [gpu for gpu in self.inventory.gpus if self.vm.has(gpu)]
+
+
+def _kinds(device: Any) -> Any:
+    """What a dynamic device may be bound to."""
+    if not isinstance(device, DynamicDevice):
+        return device
+    return sorted(device.allowed), device.label
+
+
+def _told(field: str, old: Any, new: Any) -> str:
+    """Short values are shown; of ``extra_config`` and the like only the name."""
+    if not all(value is None or isinstance(value, (str, int, float)) for value in (old, new)):
+        return field
+    was, now = ("not given" if value in (None, "") else value for value in (old, new))
+    return f"{field} {was}, now {now}"

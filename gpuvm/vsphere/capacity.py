@@ -1,0 +1,34 @@
+"""How much memory is there to be had: of a cluster's hosts, and of a resource pool."""
+
+from collections.abc import Iterable
+
+from gpuvm.vsphere.properties import Row
+
+_LARGEST_SHARE = 0.5
+"""A summary that leaves less than this to VMs is of other hosts than those that were read."""
+
+
+def hypervisor_share(cluster: Row, hosts: Iterable[Row]) -> float | None:
+    """What ESXi keeps for itself, as a part of the hosts' memory; None where nobody tells.
+
+    ``summary.effectiveMemory`` (ComputeResourceSummary) is in MB, what all hosts have for VMs that
+    are neither unresponsive nor in maintenance mode. Hosts of one cluster differ little, and no
+    property of a host says it of that host alone.
+    """
+    effective = cluster.get("summary.effectiveMemory")
+    there = sum(row.get("hardware.memorySize", 0) for row in hosts if _is_effective(row))
+    if not effective or not there:
+        return None
+    share = 1 - effective * 1024**2 / there
+    return share if 0 <= share < _LARGEST_SHARE else None
+
+
+def unreserved_gib(pool: Row) -> float | None:
+    memory = pool.get("runtime.memory")
+    left = getattr(memory, "unreservedForVm", None)
+    return None if left is None else left / 1024**3
+
+
+def _is_effective(host: Row) -> bool:
+    connected = str(host.get("runtime.connectionState")) == "connected"
+    return connected and not host.get("runtime.inMaintenanceMode")

@@ -1,0 +1,65 @@
+"""What was not to be seen: which properties must be there, and what is said when they are not."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gpuvm.inventory import Host, MoRef
+from gpuvm.vsphere.holders import ALL_UNSEEN, UNSEEN, name_of
+from gpuvm.vsphere.properties import Row, not_shown
+from gpuvm.vsphere.tree import Tree
+
+Rows = dict[Any, Row]
+
+OF_HOSTS = {
+    "runtime.connectionState": "connection state",
+    "runtime.powerState": "power state",
+    "runtime.inMaintenanceMode": "maintenance mode",
+    "hardware.memorySize": "memory",
+    "datastore": "datastores",
+}
+"""What a host must show before a VM is placed on it; all of it is there on one that is well."""
+OF_GPUS = {"hardware.pciDevice": "PCI devices", "config.pciPassthruInfo": "passthrough state"}
+OF_HOLDERS = {"runtime.host": "host", "config.hardware.device": "virtual hardware"}
+OF_TEMPLATES = {
+    "config.firmware": "firmware",
+    "config.version": "hardware version",
+    "config.hardware.numCPU": "CPUs",
+    "config.hardware.memoryMB": "memory",
+    "config.hardware.device": "virtual hardware",
+}
+OF_DATASTORES = {"summary.freeSpace": "free space", "summary.accessible": "accessibility"}
+
+
+def notes(cluster: Row, hosts: Sequence[Host], vms: Rows) -> Iterator[str]:
+    """What was not to be seen and may matter for who holds which GPU."""
+    if missing := not_shown(cluster, {"host": "hosts"}):
+        yield f"{cluster.get('name', 'the cluster')}: {missing}"
+    for host in hosts:
+        if host.gpus_hidden and host.unusable is None:
+            yield f"{host.name}: {host.gpus_hidden}"
+    suspects: dict[MoRef, set[str]] = {}
+    for gpu in (gpu for host in hosts for gpu in host.gpus):
+        for holder in gpu.suspects:
+            suspects.setdefault(holder.moref, set()).add(gpu.host)
+    for ref, row in vms.items():
+        if ref._moId in suspects:
+            where = ", ".join(sorted(suspects[ref._moId]))
+            missing = not_shown(row, OF_HOLDERS) or "no host says which GPU it has"
+            yield f"{name_of(ref, row)} may hold a GPU of {where}: {missing}"
+
+
+def beside(hosts: Sequence[Any], rows: Rows, tree: Tree) -> list[Any]:
+    """VMs that hosts have and the tree has not: new ones, and such as this account cannot see."""
+    on = [vm for host in hosts for vm in rows.get(host, {}).get("vm", ())]
+    return [vm for vm in on if vm not in tree.rows]
+
+
+def invisible(host: Any, rows: Rows, tree: Tree) -> Rows:
+    """One row for all VMs of the host that this account cannot see; new ones have rows by now."""
+    more = beside([host], rows, tree)
+    new = {vm: rows[vm] for vm in more if vm in rows}
+    unseen = [vm for vm in more if vm not in rows]
+    if not unseen:
+        return new
+    name = UNSEEN if len(unseen) == 1 else f"one of {len(unseen)} {ALL_UNSEEN}"
+    return {**new, unseen[0]: {"name": name, "runtime.host": host}}
