@@ -377,7 +377,10 @@ class VM:
     connection_state: str = "connected"
     question: str = ""
     """What vCenter waits to be answered before the VM goes on."""
-    address: str | None = None
+    addresses: tuple[str, ...] = ()
+    """All that the guest reports on the VM's own network cards, the likeliest first."""
+    macs: tuple[str, ...] = ()
+    """Of its network cards, in their order."""
     host_keys: tuple[str, ...] = ()
     """OpenSSH public keys that the guest published through guestinfo."""
     annotation: str = ""
@@ -402,6 +405,10 @@ class VM:
         if not self.instance_uuid:
             return f"{self.name} may be one of our VMs or a copy of one: {self.hidden}"
         return f"{self.name} is a copy of one of our VMs"
+
+    @property
+    def address(self) -> str | None:
+        return self.addresses[0] if self.addresses else None
 
     @property
     def pci_addresses(self) -> tuple[str, ...]:

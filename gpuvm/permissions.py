@@ -17,7 +17,6 @@ ROOT = "root"
 CANCEL = ("Global.CancelTask",)
 TEMPLATE = ("VirtualMachine.Provisioning.DeployTemplate",)
 ENCRYPTED = ("Cryptographer.Clone",)
-CUSTOMIZE = ("VirtualMachine.Provisioning.Customize",)
 SNAPSHOT = (
     "VirtualMachine.Provisioning.MarkAsVM",
     "VirtualMachine.Provisioning.MarkAsTemplate",
@@ -125,6 +124,5 @@ def _on_template(spec: ClusterSpec, template: VMTemplate) -> tuple[str, ...]:
     return (
         *TEMPLATE,
         *(ENCRYPTED if template.encrypted else ()),
-        *(CUSTOMIZE if spec.addresses else ()),
         *(SNAPSHOT if needs_snapshot else ()),
     )

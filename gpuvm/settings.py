@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,6 +65,8 @@ class SSH(_Model):
     """More public keys that new guests accept, so that colleagues can `run` too."""
     trust: Literal["guestinfo", "first-use"] = "guestinfo"
     """first-use only for a VM template that cannot publish its host keys."""
+    subnet: IPv4Network | IPv6Network | None = None
+    """Only a guest's addresses in it are used, such as 10.0.0.0/24; all of its own without."""
 
 
 class GuestSettings(_Model):

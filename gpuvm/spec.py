@@ -11,7 +11,7 @@ Every key may be left out: what is unique in the inventory is used and said.
 import hashlib
 import json
 import re
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +58,7 @@ _OURS = ("gpuvm.", "guestinfo.gpuvm.")
 _FIRST_BOOT = {
     f"guestinfo.{what}{end}" for what in ("userdata", "metadata") for end in ("", ".encoding")
 }
+IPAddress = IPv4Address | IPv6Address
 ExtraConfig = dict[Annotated[str, AfterValidator(_free_key)], str]
 
 
@@ -66,26 +67,35 @@ class _Model(BaseModel):
 
 
 class AddressRange(_Model):
-    """Fixed addresses for the guests: VM 1 gets the first, and so on (a customization spec)."""
+    """Fixed addresses for the guests, all IPv4 or all IPv6: VM 1 gets the first, and so on."""
 
-    first: IPv4Address
-    last: IPv4Address
-    prefix: int = Field(ge=1, le=31)
+    first: IPAddress
+    last: IPAddress
+    prefix: int = Field(ge=1, le=127)
     """Bits of the network, such as 24 for 255.255.255.0."""
-    gateway: IPv4Address | None = None
-    dns: tuple[IPv4Address, ...] = ()
+    gateway: IPAddress | None = None
+    dns: tuple[IPAddress, ...] = ()
     domain: str = "localdomain"
 
     @model_validator(mode="after")
+    def _is_of_one_family(self) -> "AddressRange":
+        for what, address in (("last", self.last), ("gateway", self.gateway)):
+            if address is not None and address.version != self.first.version:
+                raise ValueError(f"{what} {address} is not IPv{self.first.version}, as first is")
+        if self.prefix >= self.first.max_prefixlen:
+            raise ValueError(f"prefix {self.prefix} leaves no room in an IPv4 network")
+        return self
+
+    @model_validator(mode="after")
     def _is_a_range(self) -> "AddressRange":
-        if self.last < self.first:
+        if int(self.last) < int(self.first):
             raise ValueError(f"{self.last} comes before {self.first}")
         return self
 
     @model_validator(mode="after")
     def _is_in_one_network(self) -> "AddressRange":
         """Guests in different networks cannot reach each other, nor a gateway of another one."""
-        network = IPv4Network((self.first, self.prefix), strict=False)
+        network = ip_interface((self.first, self.prefix)).network
         for what, address in (("last", self.last), ("gateway", self.gateway)):
             if address is not None and address not in network:
                 raise ValueError(f"{what} {address} is outside of {network}, which first is in")
@@ -94,10 +104,6 @@ class AddressRange(_Model):
     @property
     def size(self) -> int:
         return int(self.last) - int(self.first) + 1
-
-    @property
-    def netmask(self) -> str:
-        return str(IPv4Network((0, self.prefix)).netmask)
 
     def address(self, index: int) -> str:
         """Of the VM with this index, from 1."""

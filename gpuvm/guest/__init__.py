@@ -1,13 +1,13 @@
 """The only importer of paramiko: a machine with a TensorFlow in it, reached over SSH.
 
-ready = guest.wait_ready(endpoint, expected, deadline_s=300, events=events)
+ready = guest.wait_ready(lambda: endpoint, expected, deadline_s=300, events=events)
 with guest.connect(endpoint) as machine:
     machine.run(["nvidia-smi"], timeout_s=20)
 
 Library errors of paramiko do not leave this package: they become those of gpuvm.errors.
 """
 
-from gpuvm.guest.cloudinit import user_data
+from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.hostkeys import forget as forget_host_keys
 from gpuvm.guest.keys import ensure_key_pair
@@ -16,10 +16,12 @@ from gpuvm.guest.readiness import Expected, Ready, look_at_gpus, wait_ready
 from gpuvm.guest.ssh import Finished, Guest, Held, connect
 
 __all__ = [
+    "METADATA",
     "Ended",
     "Endpoint",
     "Expected",
     "Finished",
+    "FixedAddress",
     "Guest",
     "Held",
     "News",
@@ -35,4 +37,5 @@ __all__ = [
     "look_at_gpus",
     "user_data",
     "wait_ready",
+    "with_network",
 ]

@@ -5,9 +5,12 @@ needs and newer ones read as YAML. Nothing secret goes in: every process in the 
 """
 
 import base64
+import ipaddress
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -15,6 +18,20 @@ from gpuvm.errors import BadInput
 from gpuvm.resources import resource
 
 _PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\r\n]*)?")
+
+
+METADATA = "guestinfo.metadata"
+
+
+@dataclass(frozen=True)
+class FixedAddress:
+    """For a guest's first network card; the others keep DHCP. ``prefix`` are the network's bits."""
+
+    address: str
+    prefix: int
+    gateway: str | None
+    dns: tuple[str, ...]
+    domain: str
 
 
 def user_data(
@@ -29,14 +46,44 @@ def user_data(
     # YAML, not HTML: every value goes through tojson, which is quoting enough for YAML.
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701
     filled = template.render(hostname=hostname, user=user, authorized_keys=keys)
-    metadata = json.dumps({"instance-id": instance_id, "local-hostname": hostname})
+    metadata = {"instance-id": instance_id, "local-hostname": hostname}
     return {
         "guestinfo.userdata": _base64(filled),
         "guestinfo.userdata.encoding": "base64",
-        "guestinfo.metadata": _base64(metadata),
-        "guestinfo.metadata.encoding": "base64",
+        METADATA: _base64(json.dumps(metadata)),
+        f"{METADATA}.encoding": "base64",
         "guestinfo.gpuvm.ssh_host_keys": "",
     }
+
+
+def with_network(metadata: str, macs: Sequence[str], wanted: FixedAddress) -> str:
+    """``guestinfo.metadata`` as ``user_data`` made it, with the cards' network configuration.
+
+    cloud-init applies it at the first boot of an instance id. The cards are known by their MAC
+    addresses, which a VM has once it has been cloned; the first of ``macs`` gets the address.
+    Network config version 2 (cloud-init, "Networking Config Version 2"); a card needs ``set-name``,
+    for some renderers would else take the key for the name of the interface.
+    """
+    cards = {
+        f"id{number}": {"match": {"macaddress": mac.lower()}, "set-name": f"eth{number}"}
+        | ({"dhcp4": True} if number else _fixed(wanted))
+        for number, mac in enumerate(macs)
+    }
+    known = json.loads(base64.b64decode(metadata))
+    known["network"] = _base64(json.dumps({"version": 2, "ethernets": cards}))
+    known["network.encoding"] = "base64"
+    return _base64(json.dumps(known))
+
+
+def _fixed(wanted: FixedAddress) -> dict[str, Any]:
+    version = ipaddress.ip_address(wanted.address).version
+    card: dict[str, Any] = {
+        "dhcp4": False,
+        "dhcp6": False,
+        "addresses": [f"{wanted.address}/{wanted.prefix}"],
+        "nameservers": {"addresses": list(wanted.dns), "search": [wanted.domain]},
+    }
+    return card | ({f"gateway{version}": wanted.gateway} if wanted.gateway else {})
 
 
 def _public(key: str) -> str:

@@ -8,14 +8,20 @@ import errno
 import logging
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import paramiko
 from typing_extensions import override
 
-from gpuvm.errors import BadInput, GuestAuthRefused, GuestUnreachable, HostKeyMismatch
+from gpuvm.errors import (
+    BadInput,
+    GuestAuthRefused,
+    GuestError,
+    GuestUnreachable,
+    HostKeyMismatch,
+)
 from gpuvm.guest import hostkeys
 
 CONNECT_S, BANNER_S, LOGIN_S = 10.0, 15.0, 30.0
@@ -33,7 +39,8 @@ logging.getLogger(_WIRE).setLevel(logging.CRITICAL)
 class Endpoint:
     """Where a guest is, who we are there, and which host keys it may show.
 
-    ``identity`` is the VM's instance UUID and generation: keys are known by it, not by address.
+    ``others`` are tried in turn where ``address`` does not answer as it should. ``identity`` is the
+    VM's instance UUID and generation: keys are known by it, not by address.
     """
 
     name: str
@@ -44,14 +51,34 @@ class Endpoint:
     host_keys: tuple[str, ...]
     trust: Literal["guestinfo", "first-use"]
     identity: str
+    others: tuple[str, ...] = ()
 
     @override
     def __str__(self) -> str:
         return f"{self.name} ({self.address}:{self.port})"
 
 
-def open_transport(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
-    """One attempt. Raises GuestUnreachable, HostKeyMismatch, GuestAuthRefused."""
+def open_transport(endpoint: Endpoint, timeout_s: float) -> tuple[Endpoint, paramiko.Transport]:
+    """One attempt at each address; the endpoint that is returned has the one that answered.
+
+    Raises GuestUnreachable naming all that were tried, else HostKeyMismatch or GuestAuthRefused of
+    the first that answered wrongly: a stranger may have one of a guest's addresses.
+    """
+    tried = (endpoint.address, *endpoint.others)
+    wrong: GuestError | None = None
+    silent = []
+    for address in tried:
+        one = replace(endpoint, address=address, others=())
+        try:
+            return one, _open(one, timeout_s / len(tried))
+        except GuestUnreachable as error:
+            silent.append(str(error))
+        except (HostKeyMismatch, GuestAuthRefused) as error:
+            wrong = wrong or error
+    raise wrong or GuestUnreachable("; ".join(silent))
+
+
+def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
     pinned = hostkeys.known(endpoint.identity, endpoint.host_keys)
     with _unreachable(endpoint):
         where = (endpoint.address, endpoint.port)

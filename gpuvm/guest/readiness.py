@@ -17,6 +17,8 @@ from gpuvm.guest.ssh import Finished, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
+ASK_AGAIN_S = 10.0
+"""How long one answer to where a guest is holds while SSH does not answer there."""
 NO_SUCH_PROGRAM = 127
 
 
@@ -35,6 +37,8 @@ class Ready:
     warnings: tuple[str, ...] = ()
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
+    address: str = ""
+    """The one of its addresses at which SSH answered."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Unmet:
 class _Waiting:
     """One guest on its way; ``end`` is the deadline on the monotonic clock."""
 
-    endpoint: Endpoint
+    where: Callable[[], Endpoint]
+    answered: Callable[[], None]
     expected: Expected
     events: Events
     end: float
@@ -57,6 +62,7 @@ class _Waiting:
     warnings: list[str] = field(default_factory=list)
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
+    address: str = ""
 
     def left(self, at_most: float) -> float:
         return max(1.0, min(at_most, self.end - time.monotonic()))
@@ -74,16 +80,25 @@ class Requirement:
 SSH_ANSWERS = "SSH answers with the pinned host key"
 
 
-def wait_ready(endpoint: Endpoint, expected: Expected, deadline_s: float, events: Events) -> Ready:
+def wait_ready(
+    where: Callable[[], Endpoint],
+    expected: Expected,
+    deadline_s: float,
+    events: Events,
+    *,
+    answered: Callable[[], None] = lambda: None,
+) -> Ready:
     """Checks one requirement after the other; a connection that breaks is made again.
 
-    Raises NotReady naming the requirement that was not met in time, with what was seen;
-    HostKeyMismatch and GuestAuthRefused at once.
+    ``where`` is asked before every few attempts, since an address may change until SSH has
+    answered; ``answered`` is called when it has. Raises NotReady naming the requirement that was
+    not met in time, with what was seen; HostKeyMismatch and GuestAuthRefused at once.
     """
-    waiting = _Waiting(endpoint, expected, events, time.monotonic() + deadline_s)
+    waiting = _Waiting(where, answered, expected, events, time.monotonic() + deadline_s)
     wanted = _requirements(expected)
     while waiting.met < len(wanted):
         with _connected(waiting, len(wanted)) as guest:
+            waiting.address = guest.endpoint.address
             try:
                 for requirement in wanted[waiting.met :]:
                     _announce(waiting, requirement.name, waiting.met + 1, len(wanted))
@@ -91,9 +106,9 @@ def wait_ready(endpoint: Endpoint, expected: Expected, deadline_s: float, events
                     waiting.met += 1
             except GuestUnreachable as error:
                 if time.monotonic() > waiting.end:
-                    raise _no_ssh(endpoint, error) from None
-                events.note(str(error), endpoint.name)
-    return Ready(tuple(waiting.warnings), waiting.simulated, waiting.gpu_names)
+                    raise _no_ssh(guest.endpoint, error) from None
+                events.note(str(error), guest.name)
+    return Ready(tuple(waiting.warnings), waiting.simulated, waiting.gpu_names, waiting.address)
 
 
 def look_at_gpus(guest: Guest) -> Ready:
@@ -110,15 +125,21 @@ def _requirements(expected: Expected) -> Sequence[Requirement]:
 
 def _connected(waiting: _Waiting, wanted: int) -> Guest:
     _announce(waiting, SSH_ANSWERS, 0, wanted)
-    try:
-        return connect(waiting.endpoint, timeout_s=waiting.end - time.monotonic())
-    except GuestUnreachable as error:
-        raise _no_ssh(waiting.endpoint, error) from None
+    while True:
+        endpoint = waiting.where()
+        try:
+            guest = connect(endpoint, timeout_s=min(ASK_AGAIN_S, waiting.end - time.monotonic()))
+        except GuestUnreachable as error:
+            if time.monotonic() >= waiting.end:
+                raise _no_ssh(endpoint, error) from None
+        else:
+            waiting.answered()
+            return guest
 
 
 def _announce(waiting: _Waiting, name: str, number: int, wanted: int) -> None:
     text = f"requirement {number + 1} of {wanted + 1}: {name}"
-    waiting.events.progress(waiting.endpoint.name, "ready", number / (wanted + 1), text)
+    waiting.events.progress(waiting.where().name, "ready", number / (wanted + 1), text)
 
 
 def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:

@@ -54,7 +54,7 @@ def connect(endpoint: Endpoint, *, timeout_s: float = 30) -> "Guest":
     ):
         with attempt:
             left = max(1.0, end - time.monotonic())
-            return Guest(endpoint, open_transport(endpoint, left))
+            return Guest(*open_transport(endpoint, left))
     raise AssertionError("the last attempt returns or raises")
 
 

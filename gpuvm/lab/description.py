@@ -185,6 +185,8 @@ class Description(_Model):
     templates: tuple[TemplateDescription, ...] = (TemplateDescription(),)
     vms: tuple[VMDescription, ...] = ()
     timings: Timings = Timings()
+    guestinfo_updates: bool = True
+    """Whether what guests set in guestinfo comes with updates, or only when a VM is read."""
     users: tuple[UserDescription, ...] = _USERS
     session_idle_s: int | None = Field(default=None, gt=0)
 

@@ -142,7 +142,7 @@ class MachineRoom:
         machine = slot.machine
         boot = Boot(
             vm=machine.name,
-            addresses=machine.addresses,
+            addresses=_reachable(machine.addresses),
             port=self.port,
             isolated=self.isolation.isolated,
             gpus=cards.in_guest(self.description, machine.gpus, machine.instance_uuid),
@@ -229,12 +229,18 @@ def _is_ours(machine: vsphere.Machine) -> bool:
 
 
 def _wants_guest(machine: vsphere.Machine) -> bool:
-    return _is_ours(machine) and machine.powered_on and bool(machine.addresses)
+    return _is_ours(machine) and machine.powered_on and bool(_reachable(machine.addresses))
+
+
+def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a guest listens at: nobody hears it on the lab's isolated network (127.255)."""
+    return tuple(a for a in addresses if a.startswith("127.") and not a.startswith("127.255."))
 
 
 def _is_right(guest: hypervisor.Guest, machine: vsphere.Machine) -> bool:
     """An address that is not reported for a moment is no reason to pull the plug."""
-    moved = machine.addresses and machine.addresses != guest.boot.addresses
+    now = _reachable(machine.addresses)
+    moved = now and now != guest.boot.addresses
     return machine.powered_on and not moved
 
 

@@ -1,8 +1,8 @@
-"""From power-on to ready: where the VM runs, its customization, its address, its guest."""
+"""From power-on to ready: where the VM runs, its address, its guest."""
 
 import abc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from typing_extensions import override
@@ -11,8 +11,7 @@ from gpuvm import guest
 from gpuvm.errors import GpuvmError, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import DynamicDevice, PassthroughDevice
-from gpuvm.lifecycle import looking
-from gpuvm.lifecycle.machine import Check, Machine
+from gpuvm.lifecycle.machine import Check, Machine, Seen
 from gpuvm.lifecycle.recovery import Recovery, if_told
 from gpuvm.lifecycle.requests import endpoint
 from gpuvm.lifecycle.until import Until
@@ -21,7 +20,9 @@ from gpuvm.settings import Context
 from gpuvm.vsphere import VSphere
 
 STABLE_S = 1.0
-"""How long an address must stay the same before it is trusted."""
+"""How long addresses must stay the same before they are tried."""
+READ_ANEW_S = 10.0
+"""How often a VM is read anew whose guest has an address and has not published its host keys."""
 
 
 class Arriving(Recovery, abc.ABC):
@@ -64,61 +65,73 @@ class Arriving(Recovery, abc.ABC):
         self.board.follow_vms({machine.name: machine.moref for machine in machines})
 
     def look_at_addresses(self) -> None:
-        """An address counts when it has stayed, and after the customization that it comes from."""
+        """Addresses are tried once they have stayed, and watched until SSH answers at one."""
         waiting = [m for m in self.machines.values() if m.stage == "address"]
-        self._look_at_customizations([m for m in waiting if m.request.address])
+        self._read_anew([m for m in waiting if m.seen and not self._may_be_trusted(m.seen)])
         for machine in waiting:
-            wished, seen = machine.request.address, machine.seen
-            if machine.stage != "address" or seen is None or self._unsettled(machine):
+            seen = machine.seen
+            if seen is None or self._unsettled(machine):
                 continue
-            if wished is not None and not (machine.customized and seen.address == wished.address):
-                continue
-            if seen.host_keys or self.until == "address" or self.context.ssh.trust == "first-use":
-                self._addressed(machine, seen.address, seen.host_keys)
-
-    def _look_at_customizations(self, machines: Sequence[Machine]) -> None:
-        unfinished = [m for m in machines if not m.customized and m.created]
-        if not unfinished:
-            for machine in machines:
-                machine.customized = True
-            return
-        folder = self.plan.cluster.vm_folder
-        ended = self.read_for(unfinished, "address", lambda: self.vsphere.customizations(folder))
-        if ended is None:
-            return
-        for machine in unfinished:
-            machine.customized = machine.moref in ended
-            problem = ended.get(machine.moref)
-            if problem is not None:
+            if machine.awaited.among(seen.addresses) and self._may_be_trusted(seen):
+                self._addressed(machine, seen)
+        for machine in self.machines.values():
+            if machine.check is not None and machine.check.settled:
                 self.board.forget(machine.name)
-                self.finish(machine, ok=False)
-                machine.error, machine.left = looking.not_customized(machine, problem), True
-                self.done(machine)
+
+    def _may_be_trusted(self, seen: Seen) -> bool:
+        first_use = self.context.ssh.trust == "first-use"
+        return bool(seen.host_keys) or self.until == "address" or first_use
+
+    def _read_anew(self, machines: Sequence[Machine]) -> None:
+        """What a guest sets in guestinfo may be in no update: it is read, now and then."""
+        now = time.monotonic()
+        due = [m for m in machines if m.seen and now - max(m.read, m.seen.since) >= READ_ANEW_S]
+        if not due:
+            return
+        with if_told():
+            found = {vm.moref: vm for vm in self.vsphere.read_vms([m.moref for m in due])}
+            for machine in due:
+                machine.read = now
+                vm = found.get(machine.moref)
+                if vm is not None and vm.powered_on:
+                    machine.see(vm.addresses, vm.host_keys)
 
     def _unsettled(self, machine: Machine) -> bool:
         return machine.seen is not None and time.monotonic() - machine.seen.since < STABLE_S
 
-    def _addressed(self, machine: Machine, address: str, host_keys: tuple[str, ...]) -> None:
+    def _addressed(self, machine: Machine, seen: Seen) -> None:
         self.finish(machine)
-        self.board.forget(machine.name)
         if machine.vm is not None:
-            machine.vm = replace(machine.vm, address=address, host_keys=host_keys)
+            counts = machine.awaited.among(seen.addresses)
+            machine.vm = replace(machine.vm, addresses=counts, host_keys=seen.host_keys)
         if self.until == "address":
+            self.board.forget(machine.name)
             self.done(machine)
             return
         machine.enter("ready")
-        machine.check = Check(lambda: self._check_guest(machine))
+        machine.check = Check(lambda answered: self._check_guest(machine, answered))
 
-    def _check_guest(self, machine: Machine) -> guest.Ready:
+    def _check_guest(self, machine: Machine, answered: Callable[[], None]) -> guest.Ready:
         if machine.vm is None:
             raise VSphereError(f"{machine.name} was not read back")
         expected = guest.Expected(
             gpus=tuple((gpu.vendor_id, gpu.device_id) for gpu in machine.step.gpus),
             settings=self.context.guest,
         )
-        where, deadline_s = endpoint(machine.vm, self.context), self.plan.spec.deadlines.ready_s
+        deadline_s = self.plan.spec.deadlines.ready_s
         with self.events.phase("ready", machine.name):
-            return guest.wait_ready(where, expected, deadline_s, self.events)
+            return guest.wait_ready(
+                lambda: self._where(machine), expected, deadline_s, self.events, answered=answered
+            )
+
+    def _where(self, machine: Machine) -> guest.Endpoint:
+        """As the guest reports it now: a lease may change after the first report."""
+        assert machine.vm is not None  # noqa: S101 - it was read back before its check began
+        seen, vm = machine.seen, machine.vm
+        counts = machine.awaited.among(seen.addresses) if seen else ()
+        if seen and counts:
+            vm = replace(vm, addresses=counts, host_keys=seen.host_keys or vm.host_keys)
+        return endpoint(vm, self.context)
 
     def collect_checks(self) -> None:
         for machine in self.machines.values():
@@ -126,6 +139,12 @@ class Arriving(Recovery, abc.ABC):
                 continue
             try:
                 machine.ready = machine.check.result()
+                self._note_address(machine, machine.ready.address)
             except GpuvmError as error:
                 machine.error, machine.left = error, True
             self.done(machine)
+
+    def _note_address(self, machine: Machine, answered: str) -> None:
+        if machine.vm is not None and answered:
+            others = [a for a in machine.vm.addresses if a != answered]
+            machine.vm = replace(machine.vm, addresses=(answered, *others))

@@ -63,6 +63,7 @@ class Course:
         machines = self.machines.values()
         due = [self.left(machine) for machine in machines if not machine.queued]
         due += [SOON_S for m in machines if m.stage == "address" and m.seen]
+        due += [SOON_S for m in machines if m.check and not m.check.settled]
         due += [m.later.at - time.monotonic() for m in machines if m.later]
         return max(0.0, min(due, default=float("inf")))
 

@@ -1,6 +1,7 @@
 """How long each stage may take, and what is said when it took longer."""
 
 from gpuvm.errors import DeadlinePassed
+from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.spec import Deadlines
 from gpuvm.vsphere import Card, Silence
@@ -28,18 +29,21 @@ def late(machine: Machine, waited_s: float, now: Silence | None = None) -> Deadl
     if now and now.question:
         hint = f"vCenter asks about this VM, answer it in the vSphere Client: {now.question}"
     elif now and machine.stage == "address":
-        told, hint = _unheard(now, told, hint)
+        told, hint = _unheard(now, machine.awaited, told, hint)
     return DeadlinePassed(f"{machine.name}: {told}", hint=hint)
 
 
-def _unheard(now: Silence, told: str, hint: str) -> tuple[str, str]:
+def _unheard(now: Silence, awaited: Awaited, told: str, hint: str) -> tuple[str, str]:
     if now.host_state not in ("connected", ""):
         state = _HOST_STATES.get(now.host_state, now.host_state)
         return f"{told}, but its host {now.host} is {state}", "'gpuvm doctor' lists hosts"
     if not now.powered_on:
         return f"{told}, but it is powered off", "its events in vCenter say why"
-    if now.address:
-        return told, f"it reports {now.address} and no host keys: {_FIRST_BOOT}"
+    reported = ", ".join(now.addresses)
+    if reported and not awaited.among(now.addresses):
+        return f"{told}: {awaited} is awaited, it reports {reported}", _OTHER_ADDRESS
+    if reported:
+        return told, f"it reports {reported} and no host keys: {_FIRST_BOOT}"
     tools = "VMware Tools run" if now.tools_running else "VMware Tools do not run in the guest"
     return told, "; ".join((tools, *map(_card, now.cards), hint))
 
@@ -50,6 +54,9 @@ def _card(card: Card) -> str:
 
 
 _HOST_STATES = {"notResponding": "not responding"}
+_OTHER_ADDRESS = (
+    "look at /var/log/cloud-init.log in the guest, at addresses: in gpuvm.yaml and at ssh.subnet"
+)
 _FIRST_BOOT = "look at the first-boot unit in the guest (docs/template.md)"
 _WAITED_FOR: dict[Stage, tuple[str, str]] = {
     "clone": ("its clone", "is the datastore slow? raise deadlines.clone_s in gpuvm.yaml"),

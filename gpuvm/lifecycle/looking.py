@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gpuvm.errors import GuestError, PreflightRefused, VSphereError
+from gpuvm.errors import PreflightRefused, VSphereError
 from gpuvm.inventory import VM, Inventory, MoRef
 from gpuvm.lifecycle.machine import Machine
 from gpuvm.ownership import GENERATION_KEY, SPEC_KEY
@@ -88,13 +88,6 @@ def not_its_own(vm: VM) -> str | None:
     if vm.foreign_disks:
         return f"disks that it was not cloned with are attached: {', '.join(vm.foreign_disks)}"
     return None
-
-
-def not_customized(machine: Machine, problem: str) -> GuestError:
-    return GuestError(
-        f"{machine.name}: guest customization failed: {problem}",
-        hint="its reasons are in the guest, /var/log/vmware-imc; perl and open-vm-tools are needed",
-    )
 
 
 def _is_of_this_call(vm: VM, machine: Machine) -> bool:

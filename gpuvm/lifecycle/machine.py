@@ -10,6 +10,7 @@ from typing import Literal
 from gpuvm import guest
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM
+from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.planner import Step
 from gpuvm.vsphere import CloneRequest, Task
 
@@ -19,8 +20,10 @@ Stage = Literal["clone", "move", "configure", "power_on", "address", "ready", "r
 class Check:
     """A readiness check on a thread of its own; a daemon, so that Ctrl-C need not wait for it."""
 
-    def __init__(self, check: Callable[[], guest.Ready]) -> None:
+    def __init__(self, check: Callable[[Callable[[], None]], guest.Ready]) -> None:
+        """``check`` calls what it is given once SSH has answered."""
         self._check = check
+        self._answered = threading.Event()
         self._ready: guest.Ready | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -34,9 +37,14 @@ class Check:
         assert self._ready is not None  # noqa: S101 - one of the two is set when the thread ends
         return self._ready
 
+    @property
+    def settled(self) -> bool:
+        """SSH has answered, or the check has ended: the address is no longer in question."""
+        return self._answered.is_set() or not self._thread.is_alive()
+
     def _run(self) -> None:
         try:
-            self._ready = self._check()
+            self._ready = self._check(self._answered.set)
         except Exception as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error
 
@@ -45,7 +53,7 @@ class Check:
 class Seen:
     """``since`` is on the monotonic clock."""
 
-    address: str
+    addresses: tuple[str, ...]
     host_keys: tuple[str, ...]
     since: float
 
@@ -65,9 +73,10 @@ class Machine:
     Both are on the monotonic clock, which stands still while the task is ``queued`` in the vCenter.
     ``created`` says that this call made the VM, as its own clone task or the VM's mark has shown;
     ``left`` that it failed and stays; ``then`` is the step to go on with once this one is removed.
-    ``seen`` is the address that the guest reported last, trusted when it is still the same a moment
-    later. ``looked_up`` are the stages in which it had to be looked up what became of a call;
-    ``cancelled`` says that its clone took too long.
+    ``seen`` are the addresses that the guest reported last, tried when they are still the same a
+    moment later; ``read`` is when the VM was read anew meanwhile. ``looked_up`` are the stages in
+    which it had to be looked up what became of a call; ``cancelled`` says that its clone took too
+    long.
     """
 
     step: Step
@@ -86,8 +95,9 @@ class Machine:
     looked_up: set[Stage] = field(default_factory=set)
     tries: Counter[Stage] = field(default_factory=Counter)
     later: Later | None = None
-    customized: bool = False
+    awaited: Awaited = field(default_factory=Awaited)
     seen: Seen | None = None
+    read: float = 0.0
     changed: bool = False
     check: Check | None = None
     ready: guest.Ready | None = None
@@ -111,14 +121,14 @@ class Machine:
         if self.queued:
             self.queued, self.since = False, time.monotonic()
 
-    def see(self, address: str | None, host_keys: tuple[str, ...]) -> None:
-        """What the guest reports now; the clock starts anew when the address changes."""
-        if not address:
+    def see(self, addresses: tuple[str, ...], host_keys: tuple[str, ...]) -> None:
+        """What the guest reports now; the clock starts anew when the addresses change."""
+        if not addresses:
             self.seen = None
-        elif self.seen is None or self.seen.address != address:
-            self.seen = Seen(address, host_keys, time.monotonic())
+        elif self.seen is None or self.seen.addresses != addresses:
+            self.seen = Seen(addresses, host_keys, time.monotonic())
         else:
-            self.seen = Seen(address, host_keys, self.seen.since)
+            self.seen = Seen(addresses, host_keys, self.seen.since)
 
     def seconds(self) -> float:
         """In the present stage."""

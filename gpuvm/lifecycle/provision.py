@@ -16,7 +16,7 @@ from gpuvm.lifecycle import competing, looking
 from gpuvm.lifecycle.arriving import Arriving
 from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.requests import awaited, clone_request, networked
 from gpuvm.lifecycle.teardown import teardown
 from gpuvm.lifecycle.until import Until
 from gpuvm.planner import Plan, Step
@@ -92,7 +92,13 @@ class _Provisioning(Arriving):
     @override
     def new_machine(self, step: Step) -> Machine:
         request = clone_request(self.plan, step, self.context, self.public_key)
-        return Machine(step, request, vm=step.vm, moref=step.vm.moref if step.vm else "")
+        return Machine(
+            step,
+            request,
+            vm=step.vm,
+            moref=step.vm.moref if step.vm else "",
+            awaited=awaited(self.plan.spec, step, self.context),
+        )
 
     def _handle(self, batch: Sequence[Change]) -> None:
         """All that one update brought; VMs that got equally far take their next step together."""
@@ -103,13 +109,15 @@ class _Provisioning(Arriving):
                 if change.running:
                     machine.runs()
                 self.events.progress(machine.name, machine.stage, change.fraction)
+            elif isinstance(change, TaskEnded) and machine.stage == "ready":
+                continue  # its VM vanished: its check says what became of it
             elif isinstance(change, TaskEnded) and change.error is not None:
                 self.failed(machine, change.error)
             elif isinstance(change, TaskEnded):
                 self._note_clone(machine, change.result)
                 succeeded.setdefault(machine.stage, []).append(machine)
-            elif isinstance(change, VMChanged) and machine.stage == "address":
-                machine.see(change.address if change.powered_on else None, change.host_keys)
+            elif isinstance(change, VMChanged) and machine.stage in ("address", "ready"):
+                machine.see(change.addresses if change.powered_on else (), change.host_keys)
         self._advance(succeeded)
 
     def _advance(self, succeeded: dict[Stage, list[Machine]]) -> None:
@@ -185,7 +193,8 @@ class _Provisioning(Arriving):
         looking.check_is_ours(machine)
         if machine.vm.powered_on:
             return None
-        task = self.vsphere.start_repair(machine.vm, machine.request)
+        request = networked(machine.request, machine.vm, machine.awaited)
+        task = self.vsphere.start_repair(machine.vm, request)
         machine.changed = machine.changed or task is not None
         return task
 

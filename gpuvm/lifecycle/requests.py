@@ -1,12 +1,16 @@
 """From a planned step to the one CloneVM_Task that carries everything, and to a guest's address."""
 
+from dataclasses import replace
+
 from gpuvm import guest, ownership
 from gpuvm.accelerators import DeviceGroup, DynamicPassthrough
+from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import VM
+from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import CloneRequest, FixedAddress
+from gpuvm.vsphere import CloneRequest
 
 
 def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> CloneRequest:
@@ -46,7 +50,6 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         annotation=spec.annotation or f"Made by gpuvm for the deployment '{spec.name}'.",
         network=plan.network,
         nics=plan.template.nics if plan.template else (),
-        address=_fixed_address(spec, step.index),
         snapshot=plan.snapshot.moref if plan.snapshot else None,
         storage_policy=spec.storage_policy,
         device_group=_device_group(spec),
@@ -84,13 +87,29 @@ def _device_group(spec: ClusterSpec) -> str:
     return spec.accelerator.group if isinstance(spec.accelerator, DeviceGroup) else ""
 
 
-def _fixed_address(spec: ClusterSpec, index: int) -> FixedAddress | None:
+def awaited(spec: ClusterSpec, step: Step, context: Context) -> Awaited:
+    """The address of a VM: its own wish says whether that is a fixed one."""
+    own = ClusterSpec.of_wish(step.vm.wish) if step.vm is not None else spec
+    fixed = _fixed_address(own, step.index) if own is not None else None
+    return Awaited(fixed, context.ssh.subnet)
+
+
+def networked(request: CloneRequest, vm: VM, awaited: Awaited) -> CloneRequest:
+    """With the guest's network configuration, which needs the MAC addresses of the VM as made."""
+    metadata = vm.extra_config.get(guest.METADATA)
+    if awaited.fixed is None or not metadata or not vm.macs:
+        return request
+    configured = guest.with_network(metadata, vm.macs, awaited.fixed)
+    return replace(request, extra_config=request.extra_config | {guest.METADATA: configured})
+
+
+def _fixed_address(spec: ClusterSpec, index: int) -> guest.FixedAddress | None:
     wanted = spec.addresses
     if wanted is None:
         return None
-    return FixedAddress(
+    return guest.FixedAddress(
         address=wanted.address(index),
-        netmask=wanted.netmask,
+        prefix=wanted.prefix,
         gateway=str(wanted.gateway) if wanted.gateway else None,
         dns=tuple(map(str, wanted.dns)),
         domain=wanted.domain,
@@ -98,10 +117,20 @@ def _fixed_address(spec: ClusterSpec, index: int) -> FixedAddress | None:
 
 
 def endpoint(vm: VM, context: Context) -> guest.Endpoint:
-    """How ``vm`` is reached over SSH; its host keys came over the authenticated vCenter API."""
+    """How ``vm`` is reached over SSH; its host keys came over the authenticated vCenter API.
+
+    Raises PreflightRefused where none of its addresses is in the context's subnet.
+    """
+    counts = Awaited(subnet=context.ssh.subnet).among(vm.addresses)
+    if vm.addresses and not counts:
+        raise PreflightRefused(
+            f"{vm.name} has no address in {context.ssh.subnet}: it has {', '.join(vm.addresses)}",
+            hint=f"ssh.subnet in the context {context.name} says which addresses are used",
+        )
     return guest.Endpoint(
         name=vm.name,
-        address=vm.address or "",
+        address=counts[0] if counts else "",
+        others=counts[1:],
         port=context.ssh.port,
         user=context.ssh.user,
         key_file=context.key_file,

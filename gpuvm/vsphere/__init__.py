@@ -9,7 +9,6 @@ from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.hosts import HostState
 from gpuvm.vsphere.looking import Coming
-from gpuvm.vsphere.networking import FixedAddress
 from gpuvm.vsphere.reading import Asking
 from gpuvm.vsphere.residents import Resident
 from gpuvm.vsphere.silence import Card, Silence
@@ -23,7 +22,6 @@ __all__ = [
     "Change",
     "CloneRequest",
     "Coming",
-    "FixedAddress",
     "HostChanged",
     "HostState",
     "Machine",

@@ -20,7 +20,7 @@ from pyVmomi import vim, vmodl
 from gpuvm.errors import VSphereError
 from gpuvm.inventory import MoRef
 from gpuvm.vsphere.faults import task_failed, translated
-from gpuvm.vsphere.machines import address, host_keys
+from gpuvm.vsphere.machines import addresses, host_keys
 from gpuvm.vsphere.properties import HOST_KEYS, extra_config, property_spec
 
 INTERVAL_S = 1.0
@@ -68,7 +68,7 @@ class TaskEnded:
 class VMChanged:
     key: str
     powered_on: bool
-    address: str | None
+    addresses: tuple[str, ...]
     host_keys: tuple[str, ...]
 
 
@@ -251,7 +251,7 @@ def _vm_changed(key: str, row: dict[str, Any]) -> VMChanged:
     return VMChanged(
         key=key,
         powered_on=row.get("runtime.powerState") == "poweredOn",
-        address=address(devices, row.get("guest.net") or (), tools),
+        addresses=addresses(devices, row.get("guest.net") or (), tools),
         host_keys=host_keys(extra_config({k: v for k, v in row.items() if v is not None})),
     )
 

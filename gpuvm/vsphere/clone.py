@@ -8,7 +8,7 @@ from pyVmomi import vim
 
 from gpuvm.inventory import NIC, VM, Device, MoRef, Network
 from gpuvm.vsphere import devices
-from gpuvm.vsphere.networking import FixedAddress, connected, customization
+from gpuvm.vsphere.networking import connected
 
 USE_64BIT_MMIO = "pciPassthru.use64bitMMIO"
 MMIO_SIZE_GB = "pciPassthru.64bitMMIOSizeGB"
@@ -38,7 +38,6 @@ class CloneRequest:
     annotation: str
     network: Network | None = None
     nics: tuple[NIC, ...] = ()
-    address: FixedAddress | None = None
     snapshot: MoRef | None = None
     storage_policy: str | None = None
     device_group: str = ""
@@ -61,8 +60,6 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
         spec.tpmProvisionPolicy = "replace"
     if request.snapshot is not None:
         spec.snapshot = reference(vim.vm.Snapshot, request.snapshot)
-    if request.address is not None:
-        spec.customization = customization(request.name, request.address, len(request.nics))
     return spec
 
 

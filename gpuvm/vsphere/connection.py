@@ -276,10 +276,6 @@ class VSphere:
         """The VM of that name directly in the folder."""
         return looking.find_child(self._content, self._reference(vim.Folder, folder), name)
 
-    def customizations(self, folder: MoRef) -> Mapping[MoRef, str | None]:
-        """VMs whose guest customization has ended: None, or what went wrong."""
-        return looking.customizations(self._content, self._reference(vim.Folder, folder))
-
     def cancel(self, task: Task) -> None:
         with translated(f"cancelling the {task.operation}", task.moref):
             self._reference(vim.Task, task.moref).CancelTask()

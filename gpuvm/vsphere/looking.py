@@ -1,9 +1,5 @@
-"""Looking first: what became of a call whose answer never came, and of customizations.
+"""Looking first: what became of a call whose answer never came."""
 
-vCenter tells a guest's failed customization as an event only; the task has succeeded by then.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +23,6 @@ _DESCRIPTION = {
     "leaving maintenance mode": "HostSystem.exitMaintenanceMode",
 }
 _BEGUN = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
-_ENDED = (
-    "CustomizationSucceeded",
-    "CustomizationFailed",
-    "CustomizationUnknownFailure",
-    "CustomizationLinuxIdentityFailed",
-    "CustomizationNetworkSetupFailed",
-)
 
 
 def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
@@ -73,7 +62,10 @@ def clones_under_way(content: Any) -> list[Coming]:
 
 def _target(content: Any, info: Any) -> str | None:
     """A task tells only what is cloned; the events of its chain name what comes of it."""
-    query = vim.event.EventFilterSpec(eventChainId=info.eventChainId, eventTypeId=list(_BEGUN))
+    since = vim.event.EventFilterSpec.ByTime(beginTime=info.queueTime)
+    query = vim.event.EventFilterSpec(
+        eventChainId=info.eventChainId, eventTypeId=list(_BEGUN), time=since
+    )
     try:
         with translated("reading events", "the vCenter"):
             events = content.eventManager.QueryEvents(query) or ()
@@ -97,22 +89,6 @@ def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
     with translated("looking for the VM", name):
         found = content.searchIndex.FindChild(entity=folder, name=name)
     return found._moId if isinstance(found, vim.VirtualMachine) else None
-
-
-def customizations(content: Any, folder: Any) -> Mapping[MoRef, str | None]:
-    """None for a success, else the event's own message."""
-    query = vim.event.EventFilterSpec(
-        entity=vim.event.EventFilterSpec.ByEntity(entity=folder, recursion="all"),
-        eventTypeId=list(_ENDED),
-    )
-    with translated("reading events", "the vCenter"):
-        events = content.eventManager.QueryEvents(query)
-    ended: dict[MoRef, str | None] = {}
-    for event in sorted(events or (), key=lambda e: e.key):
-        if event.vm is not None:
-            succeeded = isinstance(event, vim.event.CustomizationSucceeded)
-            ended[event.vm.vm._moId] = None if succeeded else event.fullFormattedMessage or "failed"
-    return ended
 
 
 def _queued(info: Any) -> Any:

@@ -57,7 +57,8 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         firmware=row.get("config.firmware", ""),
         connection_state=str(row.get("runtime.connectionState", "connected")),
         question=getattr(row.get("runtime.question"), "text", "") or "",
-        address=address(devices, row.get("guest.net", ()), row.get("guest.toolsRunningStatus")),
+        addresses=addresses(devices, row.get("guest.net", ()), row.get("guest.toolsRunningStatus")),
+        macs=macs(devices),
         host_keys=host_keys(config),
         annotation=row.get("config.annotation", ""),
         wish=mark.wish if mark else "",
@@ -141,26 +142,32 @@ def _device(device: Any) -> Device | None:
     return None
 
 
-def address(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> str | None:
-    """The guest's preferred address on one of the VM's own NICs, IPv4 first.
+def addresses(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> tuple[str, ...]:
+    """The guest's preferred addresses on the VM's own NICs: IPv4 first, then in order of cards.
 
     Bridges inside the guest (docker0, virbr0) have other MACs, and link-local addresses are of no
     use to anybody else, so both are left out. A card without a MAC matches nothing: tunnels in the
     guest have none either.
     """
     if tools != "guestToolsRunning":
-        return None
-    card = vim.vm.device.VirtualEthernetCard
-    own = {d.macAddress.lower() for d in devices if isinstance(d, card) and d.macAddress}
+        return ()
+    own = macs(devices)
     found = [
-        ipaddress.ip_address(entry.ipAddress)
+        (own.index(mac), ipaddress.ip_address(entry.ipAddress))
         for net in nets
-        if (net.macAddress or "").lower() in own and net.ipConfig is not None
+        if (mac := (net.macAddress or "").lower()) in own and net.ipConfig is not None
         for entry in net.ipConfig.ipAddress or ()
         if entry.state == "preferred"
     ]
-    usable = sorted((a for a in found if not a.is_link_local), key=lambda a: a.version)
-    return str(usable[0]) if usable else None
+    usable = [(card, a) for card, a in found if not a.is_link_local]
+    return tuple(str(a) for _, a in sorted(usable, key=lambda one: (one[1].version, one[0])))
+
+
+def macs(devices: Iterable[Any]) -> tuple[str, ...]:
+    """Of the VM's network cards, in their order, in lower case."""
+    card = vim.vm.device.VirtualEthernetCard
+    cards = sorted((d for d in devices if isinstance(d, card) and d.macAddress), key=_device_key)
+    return tuple(str(d.macAddress).lower() for d in cards)
 
 
 def host_keys(config: dict[str, str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.inventory import MoRef
-from gpuvm.vsphere.machines import address
+from gpuvm.vsphere.machines import addresses
 from gpuvm.vsphere.properties import Objects, Row, retrieve
 
 _VM_PATHS = (
@@ -34,7 +34,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Silence:
-    """``host_state`` is vSphere's word for it; ``address`` one that came without host keys."""
+    """``host_state`` is vSphere's word for it; ``addresses`` came without host keys."""
 
     moref: MoRef
     host: str
@@ -43,7 +43,7 @@ class Silence:
     question: str
     tools_running: bool
     cards: tuple[Card, ...]
-    address: str | None
+    addresses: tuple[str, ...]
 
 
 def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
@@ -75,7 +75,7 @@ def _silence(ref: Any, row: Row, around: dict[Any, Row], portgroups: dict[str, s
         question=getattr(row.get("runtime.question"), "text", "") or "",
         tools_running=tools == "guestToolsRunning",
         cards=tuple(_cards(devices, portgroups)),
-        address=address(devices, row.get("guest.net", ()), tools),
+        addresses=addresses(devices, row.get("guest.net", ()), tools),
     )
 
 

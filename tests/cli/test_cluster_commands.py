@@ -13,7 +13,6 @@ from commands import CommandLine, fast_lab
 from gpuvm.lab.description import TemplateDescription, UserDescription, VMDescription, describe
 
 NOT_PLAIN = (
-    "VirtualMachine.Provisioning.Customize",
     "VirtualMachine.Provisioning.MarkAsVM",
     "VirtualMachine.Provisioning.MarkAsTemplate",
     "VirtualMachine.State.CreateSnapshot",
@@ -82,7 +81,7 @@ def test_doctor_names_missing_privileges(small: CommandLine) -> None:
 
 
 def test_doctor_asks_for_what_the_wish_needs(small: CommandLine) -> None:
-    """Addresses need Customize, linked clones a snapshot; the plain wish needs neither."""
+    """Linked clones need a snapshot; the plain wish does not, and fixed addresses need nothing."""
     wish = small.home / "linked.yaml"
     wish.write_text(
         "clone_mode: linked\n"

@@ -30,7 +30,7 @@ def tensorflow(machine: Machine, device: str, problem: str | None = None) -> Gue
 
 def not_ready(machine: Machine, expected: Expected, events: Events, deadline_s: float) -> NotReady:
     with pytest.raises(NotReady) as e:
-        guest.wait_ready(machine.endpoint, expected, deadline_s, events)
+        guest.wait_ready(lambda: machine.endpoint, expected, deadline_s, events)
     assert e.value.guest == machine.name
     return e.value
 
@@ -38,7 +38,7 @@ def not_ready(machine: Machine, expected: Expected, events: Events, deadline_s: 
 def test_all_met(machine: Machine, told: Any, events: Events) -> None:
     machine.nvidia_smi(P100_ROW, P100_ROW)
     expected = Expected((P100, P100), tensorflow(machine, "GPU:0"))
-    ready = guest.wait_ready(machine.endpoint, expected, 60, events)
+    ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, events)
     assert ready == Ready((), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2)
     assert told.texts("progress") == [
         f"requirement 1 of 3: {SSH_ANSWERS}",
@@ -50,10 +50,10 @@ def test_all_met(machine: Machine, told: Any, events: Events) -> None:
 def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events: Events) -> None:
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
     machine.nvidia_smi(f"{P100_ROW} (simulated)")
-    assert guest.wait_ready(machine.endpoint, expected, 60, events).simulated
+    assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).simulated
     banner = "NVIDIA-SMI (simulated)"
     machine.program("nvidia-smi", f'[ "$1" ] && echo "{P100_ROW}" || echo "{banner}"')
-    assert guest.wait_ready(machine.endpoint, expected, 60, events).simulated
+    assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).simulated
     with guest.connect(machine.endpoint) as one:
         assert guest.look_at_gpus(one) == Ready((), True, ("Tesla P100-PCIE-16GB",))
 
@@ -90,7 +90,7 @@ def test_a_driver_that_loads_late_is_waited_for(machine: Machine, events: Events
     later = f"[ -e looked ] && echo '{P100_ROW}' && exit; touch looked; exit 9"
     machine.program("nvidia-smi", later)
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
-    assert guest.wait_ready(machine.endpoint, expected, 60, events).gpu_names
+    assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).gpu_names
 
 
 def test_tensorflow_without_the_gpu(machine: Machine, events: Events) -> None:
@@ -101,7 +101,7 @@ def test_tensorflow_without_the_gpu(machine: Machine, events: Events) -> None:
     assert error.seen == "TensorFlow 2.21.0 used CPU:0: TensorFlow 2.21.0 sees no GPU"
     assert "cuDNN" in str(error.hint)
     warn = require.model_copy(update={"tensorflow_gpu": "warn"})
-    ready = guest.wait_ready(machine.endpoint, Expected((P100,), warn), 60, events)
+    ready = guest.wait_ready(lambda: machine.endpoint, Expected((P100,), warn), 60, events)
     assert ready.warnings == (f"tensorflow-uses-gpu: {error.seen}",)
 
 
@@ -118,7 +118,7 @@ def test_a_vm_without_gpu_needs_tensorflow_only(
     machine: Machine, told: Any, events: Events
 ) -> None:
     settings = tensorflow(machine, "CPU:0")
-    assert guest.wait_ready(machine.endpoint, Expected((), settings), 60, events) == Ready()
+    assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready()
     assert told.texts("progress")[-1] == f"requirement 2 of 2: {COMPUTES.name}"
     missing = GuestSettings(python="/opt/none/python")
     error = not_ready(machine, Expected((), missing), events, 60)
@@ -146,10 +146,10 @@ def test_who_it_is_is_no_matter_of_time(machine: Machine, events: Events) -> Non
     expected = Expected((), GuestSettings())
     unpublished = replace(machine.endpoint, host_keys=())
     with pytest.raises(HostKeyMismatch):
-        guest.wait_ready(unpublished, expected, 1000, events)
+        guest.wait_ready(lambda: unpublished, expected, 1000, events)
     (machine.home / ".ssh/authorized_keys").write_text(machine.host_keys[0])  # nobody's
     with pytest.raises(GuestAuthRefused):
-        guest.wait_ready(machine.endpoint, expected, 1000, events)
+        guest.wait_ready(lambda: machine.endpoint, expected, 1000, events)
 
 
 def test_a_connection_that_breaks_is_made_again(machine: Machine) -> None:
@@ -163,7 +163,7 @@ def test_a_connection_that_breaks_is_made_again(machine: Machine) -> None:
             said.append(event.text)
             machine.cut()
 
-    ready = guest.wait_ready(machine.endpoint, expected, 60, Events(cut_once))
+    ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, Events(cut_once))
     assert ready.gpu_names == ("Tesla P100-PCIE-16GB",)
     assert machine.logins == 2
 
@@ -173,7 +173,7 @@ def test_real_tensorflow_without_a_gpu(machine: Machine, events: Events) -> None
     """The program that runs in the guest, with the TensorFlow of this environment."""
     machine.nvidia_smi(P100_ROW)
     warn = GuestSettings(python=sys.executable, tensorflow_gpu="warn")
-    ready = guest.wait_ready(machine.endpoint, Expected((P100,), warn), 300, events)
+    ready = guest.wait_ready(lambda: machine.endpoint, Expected((P100,), warn), 300, events)
     assert len(ready.warnings) == 1
     assert "used CPU:0: TensorFlow 2." in ready.warnings[0]
     assert ready.warnings[0].endswith("sees no GPU")

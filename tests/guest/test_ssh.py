@@ -80,7 +80,7 @@ def test_the_private_key_is_the_owners_alone(context: Context) -> None:
 def test_a_guest_without_its_gpu_is_not_ready(server: Any, context: Any) -> None:
     expected = Expected(((0x10DE, 0x15F8),), GuestSettings())
     with pytest.raises(NotReady, match="GPUs are those of the plan") as caught:
-        guest.wait_ready(server.endpoint(context), expected, 0.5, Events())
+        guest.wait_ready(lambda: server.endpoint(context), expected, 0.5, Events())
     assert "nvidia-smi" in caught.value.seen
     assert "MMIO" in (caught.value.hint or "")
 
@@ -88,5 +88,5 @@ def test_a_guest_without_its_gpu_is_not_ready(server: Any, context: Any) -> None
 def test_a_python_without_tensorflow_is_not_ready(server: Any, context: Any) -> None:
     expected = Expected((), GuestSettings(python="no-such-python"))
     with pytest.raises(NotReady, match="tensorflow-computes") as caught:
-        guest.wait_ready(server.endpoint(context), expected, 5, Events())
+        guest.wait_ready(lambda: server.endpoint(context), expected, 5, Events())
     assert "guest.python" in (caught.value.hint or "")

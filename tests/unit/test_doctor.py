@@ -183,7 +183,6 @@ def test_privileges_are_asked_on_what_the_plan_uses() -> None:
     [
         ({}, "folder-1", "VirtualMachine.Config.AddRemoveDevice"),
         ({}, "folder-1", "VirtualMachine.Config.Resource"),
-        ({"addresses": ADDRESSES}, "vm-1", "VirtualMachine.Provisioning.Customize"),
         ({"clone_mode": "linked"}, "vm-1", "VirtualMachine.State.CreateSnapshot"),
         ({"clone_mode": "linked"}, "vm-1", "VirtualMachine.Provisioning.MarkAsVM"),
         ({"network": "VM Network"}, "folder-1", "VirtualMachine.Config.EditDevice"),

@@ -27,7 +27,7 @@ from gpuvm.inventory import (
 )
 from gpuvm.planner import rooms
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import FixedAddress, devices, gpus
+from gpuvm.vsphere import devices, gpus
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import task_failed
 from gpuvm.vsphere.machines import devices_of
@@ -251,15 +251,6 @@ def test_an_edit_has_the_key_of_what_it_edits() -> None:
     changes = spec_of(network=Network("other", "network-1"), nics=(NIC(4000, "VirtualVmxnet3"),))
     (edit,) = [c for c in changes.config.deviceChange if c.operation == "edit"]
     assert edit.device.key == 4000
-
-
-def test_customization_goes_with_the_clone() -> None:
-    """SkyPilot submits Reconfigure and Customize at once, and one of them finds the VM busy."""
-    fixed = FixedAddress("10.0.0.5", "255.255.255.0", None, (), "lab")
-    spec = spec_of(address=fixed, nics=(NIC(4000, "VirtualVmxnet3"),))
-    assert spec.customization.nicSettingMap[0].adapter.ip.ipAddress == "10.0.0.5"
-    assert len(spec.config.deviceChange) == 1
-    assert spec.config.memoryReservationLockedToMax is True
 
 
 def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:

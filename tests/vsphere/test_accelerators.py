@@ -202,27 +202,6 @@ def test_linked_clones_take_no_space(placing: Rig) -> None:
     placing.teardown("linked")
 
 
-def test_fixed_addresses_come_from_the_range(rig: Rig) -> None:
-    wished = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
-    with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=2, name="fixed-ip", addresses=wished)
-        result = rig.provision(connection, plan, until="address")
-        assert [o.address for o in result.outcomes] == ["127.77.200.1", "127.77.200.2"]
-    rig.teardown("fixed-ip")
-
-
-def test_a_failed_customization_is_told_and_the_vm_stays(rig: Rig) -> None:
-    wished = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
-    rig.post("/vms/unlucky-01/fail-customization")
-    with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=1, name="unlucky", addresses=wished)
-        (outcome,) = rig.provision(connection, plan, until="address").failed
-        assert outcome.left
-        assert "customization failed" in str(outcome.error)
-        assert "vmware-imc" in (outcome.error.hint or "" if outcome.error else "")
-    rig.teardown("unlucky")
-
-
 PAIR = "Nvidia:2@grid_p100-16q%NVLink"
 
 

@@ -10,7 +10,7 @@ import (
 type addresses struct {
 	sync.Mutex
 	block netip.Prefix
-	vms   map[ref]map[string]netip.Addr // by VM and MAC address
+	vms   map[ref]map[string]netip.Prefix // by VM and MAC address
 	used  map[netip.Addr]bool
 	other uint32 // how many addresses went to unrelated VMs
 }
@@ -18,47 +18,52 @@ type addresses struct {
 func newAddresses(block string) *addresses {
 	return &addresses{
 		block: netip.MustParsePrefix(block).Masked(), // checked with the description
-		vms:   map[ref]map[string]netip.Addr{},
+		vms:   map[ref]map[string]netip.Prefix{},
 		used:  map[netip.Addr]bool{},
 	}
 }
 
 // lease completes the cards with addresses out of the block. A card stays without one when the
-// block is used up.
+// block is used up, or where it is off its network.
 func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 	a.Lock()
 	defer a.Unlock()
 	if a.vms[vm] == nil {
-		a.vms[vm] = map[string]netip.Addr{}
+		a.vms[vm] = map[string]netip.Prefix{}
 	}
 	for i := range cards {
-		address, ok := a.vms[vm][cards[i].mac]
+		if !cards[i].connected {
+			continue
+		}
+		had, ok := a.vms[vm][cards[i].mac]
 		if !ok {
-			if address, ok = a.free(); !ok {
+			address, free := a.free()
+			if !free {
 				continue
 			}
-			a.vms[vm][cards[i].mac] = address
+			had = netip.PrefixFrom(address, a.block.Bits())
+			a.vms[vm][cards[i].mac] = had
 			a.used[address] = true
 		}
-		cards[i].address, cards[i].prefix = address.String(), int32(a.block.Bits())
+		cards[i].address, cards[i].prefix = had.Addr().String(), int32(had.Bits())
 	}
 	return cards
 }
 
-// fix gives cards the addresses that customization set: they stay for as long as the VM exists.
-func (a *addresses) fix(vm ref, cards []cardInfo, fixed map[int]string) {
+// fix gives cards the addresses that the guest was told to have: they stay for as long as the VM
+// exists.
+func (a *addresses) fix(vm ref, cards []cardInfo, fixed map[int]netip.Prefix) {
 	a.Lock()
 	defer a.Unlock()
-	for i, text := range fixed {
-		address, err := netip.ParseAddr(text)
-		if err != nil || i >= len(cards) {
+	for i, address := range fixed {
+		if i >= len(cards) {
 			continue
 		}
 		if a.vms[vm] == nil {
-			a.vms[vm] = map[string]netip.Addr{}
+			a.vms[vm] = map[string]netip.Prefix{}
 		}
 		a.vms[vm][cards[i].mac] = address
-		a.used[address] = true
+		a.used[address.Addr()] = true
 	}
 }
 
@@ -75,11 +80,17 @@ func (a *addresses) unrelated(cards []cardInfo) []cardInfo {
 	return cards
 }
 
+// outOfReach is an address on a network where nobody hears the lab's clients.
+func (a *addresses) outOfReach(address string) string {
+	bytes := netip.MustParseAddr(address).As16()
+	return netip.AddrFrom4([4]byte{127, 255, bytes[14], bytes[15]}).String()
+}
+
 func (a *addresses) forget(vm ref) {
 	a.Lock()
 	defer a.Unlock()
 	for _, address := range a.vms[vm] {
-		delete(a.used, address)
+		delete(a.used, address.Addr())
 	}
 	delete(a.vms, vm)
 }

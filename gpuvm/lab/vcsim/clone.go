@@ -156,7 +156,7 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	}
 	vm := c.lab.createVM(c.op.ctx, c.to, config)
 	if c.req.Spec.Customization != nil {
-		c.lab.guests.customize(vm.Self, c.req.Spec.Customization)
+		c.lab.customize(c.op.ctx, vm, c.req.Spec.Customization)
 	}
 	c.lab.postClonedEvents(c.op.ctx, c.source, vm)
 	return vm, nil

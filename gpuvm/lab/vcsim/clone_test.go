@@ -275,7 +275,7 @@ func TestAddressesLeaveOutTheEndsOfABlock(t *testing.T) {
 	a := newAddresses("127.79.0.0/23")
 	seen := map[string]bool{}
 	for i := range 600 {
-		card := a.lease(ref{Value: fmt.Sprint(i)}, []cardInfo{{mac: "m"}})[0]
+		card := a.lease(ref{Value: fmt.Sprint(i)}, []cardInfo{{mac: "m", connected: true}})[0]
 		if seen[card.address] && card.address != "" {
 			t.Fatalf("%s twice", card.address)
 		}
@@ -290,7 +290,7 @@ func TestAddressesLeaveOutTheEndsOfABlock(t *testing.T) {
 		t.Errorf("%d addresses", len(seen))
 	}
 	a.forget(ref{Value: "5"})
-	if again := a.lease(ref{Value: "new"}, []cardInfo{{mac: "m"}})[0]; again.address == "" {
+	if again := a.lease(ref{Value: "new"}, []cardInfo{{mac: "m", connected: true}})[0]; again.address == "" {
 		t.Error("a free address is not given again")
 	}
 }

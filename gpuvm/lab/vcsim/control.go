@@ -85,6 +85,10 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		if vm := lab.vmNamed(name); vm != nil {
 			lab.dropAddress(vm)
 		}
+	case "isolated":
+		lab.guests.isolate(name)
+	case "no-network-config":
+		lab.guests.ignoreNetwork(name)
 	case "fail-customization":
 		lab.guests.failCustomization(name)
 	case "unplug", "inaccessible", "accessible":
@@ -96,7 +100,7 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		lab.actOnPresent(vm, r.PathValue("action"))
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf(
-			"a VM has no '%s'; it has no-ip, fail-customization, unplug, inaccessible and accessible",
+			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, unplug, inaccessible and accessible",
 			r.PathValue("action")))
 		return
 	}

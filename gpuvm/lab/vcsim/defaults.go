@@ -11,6 +11,10 @@ func (d *Description) fill() {
 	orElse(&d.Cluster, "GPU-Cluster")
 	orElse(&d.Automation, automationLevels[0])
 	orElse(&d.AddressBlock, "127.77.0.0/16")
+	if d.GuestinfoUpdates == nil {
+		all := true
+		d.GuestinfoUpdates = &all
+	}
 	if len(d.Networks) == 0 {
 		d.Networks = []string{"VM Network"}
 	}

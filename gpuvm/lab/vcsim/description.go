@@ -29,8 +29,10 @@ type Description struct {
 	Templates    []TemplateDescription  `json:"templates"`
 	VMs          []VMDescription        `json:"vms"`
 	Timings      Timings                `json:"timings"`
-	Users        []UserDescription      `json:"users"`
-	SessionIdleS float64                `json:"session_idle_s"`
+
+	GuestinfoUpdates *bool             `json:"guestinfo_updates"` // whether updates bring what guests set
+	Users            []UserDescription `json:"users"`
+	SessionIdleS     float64           `json:"session_idle_s"`
 }
 
 type AboutDescription struct {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"encoding/base64"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -59,6 +62,71 @@ func TestCustomizationSetsTheAddress(t *testing.T) {
 	fault := r.fails(r.startClone("two", wish), nil)
 	if mismatch, ok := fault.(*types.NicSettingMismatch); !ok || mismatch.NumberOfNicsInVM != 1 {
 		t.Errorf("%T", fault)
+	}
+}
+
+// A3: cloud-init that has guestinfo never sees a customization specification, and the cards that
+// vCenter switched off for it stay off.
+func TestGuestinfoSwallowsACustomization(t *testing.T) {
+	r := newRig(t)
+	wish := r.plainWish("esx-01")
+	wish.Customization = customized("127.77.9.9")
+	wish.Config.ExtraConfig = []types.BaseOptionValue{&types.OptionValue{Key: "guestinfo.metadata", Value: `{"instance-id": "i"}`}}
+	vm := r.clone("fixed", wish)
+	r.finish(vm.PowerOn(r.ctx))
+	r.until("Tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
+	m := r.readVM(vm, "guest", "config")
+	if m.Guest.IpAddress != "" || len(m.Guest.Net) != 1 || m.Guest.Net[0].Connected {
+		t.Errorf("%+v", m.Guest.Net)
+	}
+	if n := countEvents[*types.CustomizationSucceeded](r, vm.Reference()); n != 0 {
+		t.Error("it was customized")
+	}
+}
+
+// The network of guestinfo.metadata is set up at the first boot of an instance id, by MAC address; a
+// card that it does not name gets no address.
+func TestMetadataSetsTheAddress(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(3) })
+	for name, network := range map[string]string{
+		"plain": `{"version": 2, "ethernets": {"a": {"match": {"macaddress": "FIRST"}, "addresses": ["127.77.9.9/16"]}, "b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`,
+		"ipv6":  `{"version": 2, "ethernets": {"a": {"match": {"macaddress": "FIRST"}, "addresses": ["2001:db8::9/64"]}, "b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`,
+	} {
+		vm := r.clone(name, r.plainWish("esx-01"))
+		macs := []string{}
+		for _, card := range cards(r.readVM(vm, "config").Config) {
+			macs = append(macs, card.mac)
+		}
+		set := func(id, network string) {
+			network = strings.NewReplacer("FIRST", macs[0], "SECOND", macs[1]).Replace(network)
+			encoded := base64.StdEncoding.EncodeToString([]byte(network))
+			metadata := fmt.Sprintf(`{"instance-id": "%s", "network": "%s", "network.encoding": "base64"}`, id, encoded)
+			r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
+				&types.OptionValue{Key: "guestinfo.metadata", Value: base64.StdEncoding.EncodeToString([]byte(metadata))},
+				&types.OptionValue{Key: "guestinfo.metadata.encoding", Value: "base64"},
+			}}))
+		}
+		boot := func() []types.GuestNicInfo {
+			r.finish(vm.PowerOn(r.ctx))
+			r.until("Tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
+			net := r.readVM(vm, "guest").Guest.Net
+			r.finish(vm.PowerOff(r.ctx))
+			return net
+		}
+		set("first", network)
+		net := boot()
+		want := map[string]string{"plain": "127.77.9.9", "ipv6": "2001:db8::9"}[name]
+		if net[0].IpAddress[0] != want || !strings.HasPrefix(net[1].IpAddress[0], "127.78.") || len(net[2].IpAddress) != 0 {
+			t.Errorf("%+v", net)
+		}
+		set("first", `{"version": 2, "ethernets": {}}`)
+		if again := boot(); again[0].IpAddress[0] != want {
+			t.Errorf("%+v", again)
+		}
+		set("second", `{"version": 2, "ethernets": {"b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`)
+		if anew := boot(); len(anew[0].IpAddress) != 0 {
+			t.Errorf("%+v", anew)
+		}
 	}
 }
 

@@ -3,8 +3,10 @@ package main
 import (
 	"hash/maphash"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -179,7 +181,7 @@ func (f *filter) modified(lab *Lab, ctx *simulator.Context, self ref, known *rep
 		}
 		value := managed(object)
 		for _, name := range known.paths {
-			if !touched(names, name) {
+			if !touched(names, name) || lab.withholds(object, name) {
 				continue
 			}
 			v, fault := lab.propertyOf(self, value, name)
@@ -211,4 +213,11 @@ func touched(names map[string]bool, followed string) bool {
 func encodeChange(name string, value any) (rawXML, uint64) {
 	text := encode(types.PropertyChange{Name: name, Op: types.PropertyChangeOpAssign, Val: value})
 	return rawXML{text}, maphash.String(hashSeed, text)
+}
+
+// withholds: where the description says so, what a running guest sets in extraConfig is in no update.
+func (lab *Lab) withholds(object mo.Reference, name string) bool {
+	vm, ok := object.(*simulator.VirtualMachine)
+	running := ok && vm.Runtime.PowerState == poweredOn
+	return running && !*lab.description.GuestinfoUpdates && strings.HasPrefix(name, "config.extraConfig")
 }

@@ -11,12 +11,26 @@ import (
 type guestSettings struct {
 	sync.Mutex
 	pending map[ref]*types.CustomizationSpec
+	applied map[ref]instance
 	noIP    map[string]bool
 	failing map[string]bool
+
+	isolated  map[string]bool // the first card's network is out of everybody's reach
+	noNetwork map[string]bool // its cloud-init leaves the network alone
+}
+
+// instance is what cloud-init did at the first boot of an instance id; it does it once.
+type instance struct {
+	id   string
+	plan *netplan
 }
 
 func newGuestSettings() *guestSettings {
-	return &guestSettings{pending: map[ref]*types.CustomizationSpec{}, noIP: map[string]bool{}, failing: map[string]bool{}}
+	return &guestSettings{
+		pending: map[ref]*types.CustomizationSpec{}, applied: map[ref]instance{},
+		noIP: map[string]bool{}, failing: map[string]bool{},
+		isolated: map[string]bool{}, noNetwork: map[string]bool{},
+	}
 }
 
 func (g *guestSettings) customize(vm ref, spec *types.CustomizationSpec) {
@@ -34,6 +48,24 @@ func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
 	return spec
 }
 
+// network is what the guest's cloud-init has set up: at the first boot of an instance, and as then
+// ever after.
+func (g *guestSettings) network(vm ref, name string, metadata *cloudInit) *netplan {
+	g.Lock()
+	defer g.Unlock()
+	if g.noNetwork[name] {
+		return nil
+	}
+	if metadata == nil {
+		return g.applied[vm].plan
+	}
+	if now, known := g.applied[vm]; known && now.id == metadata.InstanceID {
+		return now.plan
+	}
+	g.applied[vm] = instance{id: metadata.InstanceID, plan: metadata.plan()}
+	return g.applied[vm].plan
+}
+
 func (g *guestSettings) hasNoIP(name string) bool {
 	g.Lock()
 	defer g.Unlock()
@@ -44,6 +76,24 @@ func (g *guestSettings) failsCustomization(name string) bool {
 	g.Lock()
 	defer g.Unlock()
 	return g.failing[name]
+}
+
+func (g *guestSettings) isIsolated(name string) bool {
+	g.Lock()
+	defer g.Unlock()
+	return g.isolated[name]
+}
+
+func (g *guestSettings) isolate(name string) {
+	g.Lock()
+	defer g.Unlock()
+	g.isolated[name] = true
+}
+
+func (g *guestSettings) ignoreNetwork(name string) {
+	g.Lock()
+	defer g.Unlock()
+	g.noNetwork[name] = true
 }
 
 func (g *guestSettings) silence(name string) {
@@ -62,6 +112,9 @@ func (g *guestSettings) forget(vm ref, name string) {
 	g.Lock()
 	defer g.Unlock()
 	delete(g.pending, vm)
+	delete(g.applied, vm)
 	delete(g.noIP, name)
 	delete(g.failing, name)
+	delete(g.isolated, name)
+	delete(g.noNetwork, name)
 }

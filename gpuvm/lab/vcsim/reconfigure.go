@@ -158,7 +158,7 @@ func (v *vmMethods) CustomizeVMTask(ctx *simulator.Context, req *types.Customize
 			if fault := v.lab.expect(op.ctx, v.vm, poweredOff, poweredOff); fault != nil {
 				return nil, fault
 			}
-			v.lab.guests.customize(v.vm.Self, &req.Spec)
+			v.lab.customize(op.ctx, v.vm, &req.Spec)
 			return nil, nil
 		})
 	return &methods.CustomizeVM_TaskBody{Res: &types.CustomizeVM_TaskResponse{Returnval: task}}

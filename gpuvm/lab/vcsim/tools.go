@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +28,7 @@ func guestOff() *types.GuestInfo {
 // startGuest lets the guest boot: after boot_s, and customization_s if there is one, Tools report.
 func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	delay := seconds(lab.description.Timings.BootS)
-	customization := lab.guests.take(vm.Self)
+	customization := lab.pendingCustomization(ctx, vm)
 	if customization != nil {
 		delay += seconds(lab.description.Timings.CustomizationS)
 		lab.postCustomizationStarted(ctx, vm)
@@ -56,12 +55,31 @@ func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachin
 
 func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine, customization *types.CustomizationSpec) {
 	if customization != nil {
-		lab.postCustomizationEnded(ctx, vm, lab.guests.failsCustomization(lab.nameOf(vm.Self)))
+		failed := lab.guests.failsCustomization(lab.nameOf(vm.Self))
+		if !failed {
+			lab.connectCards(ctx, vm, true)
+		}
+		lab.postCustomizationEnded(ctx, vm, failed)
 	}
 	var found []cardInfo
-	lab.locked(ctx, vm.Self, func() { found = cards(vm.Config) })
-	lab.addresses.fix(vm.Self, found, fixedAddresses(customization))
-	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), lab.addresses.lease(vm.Self, found))
+	var metadata *cloudInit
+	lab.locked(ctx, vm.Self, func() { found, metadata = cards(vm.Config), metadataOf(vm.Config) })
+	if customization != nil {
+		lab.addresses.fix(vm.Self, found, fixedAddresses(customization))
+	}
+	name := lab.nameOf(vm.Self)
+	if plan := lab.guests.network(vm.Self, name, metadata); plan != nil {
+		fixed, silent := plan.give(found)
+		lab.addresses.fix(vm.Self, found, fixed)
+		for i := range found {
+			found[i].connected = found[i].connected && !silent[i]
+		}
+	}
+	leased := lab.addresses.lease(vm.Self, found)
+	if lab.guests.isIsolated(name) && len(leased) > 0 {
+		leased[0].address = lab.addresses.outOfReach(leased[0].address)
+	}
+	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), leased)
 }
 
 // reportGuest publishes what Tools in a running guest report (R10).
@@ -110,6 +128,8 @@ type cardInfo struct {
 	network string
 	address string
 	prefix  int32
+
+	connected bool
 }
 
 func cards(c *types.VirtualMachineConfigInfo) []cardInfo {
@@ -117,7 +137,7 @@ func cards(c *types.VirtualMachineConfigInfo) []cardInfo {
 	for _, device := range c.Hardware.Device {
 		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
 			e := card.GetVirtualEthernetCard()
-			info := cardInfo{key: e.Key, mac: e.MacAddress}
+			info := cardInfo{key: e.Key, mac: e.MacAddress, connected: e.Connectable == nil || e.Connectable.StartConnected}
 			if backing, ok := e.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
 				info.network = backing.DeviceName
 			}
@@ -130,7 +150,7 @@ func cards(c *types.VirtualMachineConfigInfo) []cardInfo {
 // report is the card as Tools see it: its link-local IPv6 address is there at once, the other one
 // only if DHCP gave one.
 func (c *cardInfo) report(silent bool) types.GuestNicInfo {
-	nic := types.GuestNicInfo{Network: c.network, MacAddress: c.mac, Connected: true, DeviceConfigId: c.key}
+	nic := types.GuestNicInfo{Network: c.network, MacAddress: c.mac, Connected: c.connected, DeviceConfigId: c.key}
 	config := &types.NetIpConfigInfo{}
 	add := func(address string, prefix int32, origin string) {
 		nic.IpAddress = append(nic.IpAddress, address)
@@ -141,7 +161,9 @@ func (c *cardInfo) report(silent bool) types.GuestNicInfo {
 	if c.address != "" && !silent {
 		add(c.address, c.prefix, "dhcp")
 	}
-	add(linkLocal(c.mac), 64, "linklayer")
+	if c.connected {
+		add(linkLocal(c.mac), 64, "linklayer")
+	}
 	nic.IpConfig = config
 	return nic
 }
@@ -171,19 +193,6 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 // Client does; DHCP is not heard then.
 func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
 	lab.guests.silence(lab.nameOf(vm.Self))
-	lab.changeVM(lab.context(nil), vm, func(m *mo.VirtualMachine) {
-		devices := slices.Clone(m.Config.Hardware.Device)
-		for i, device := range devices {
-			card, ok := device.(types.BaseVirtualEthernetCard)
-			if !ok || card.GetVirtualEthernetCard().Connectable == nil {
-				continue
-			}
-			now := *card.GetVirtualEthernetCard().Connectable
-			now.Connected, now.StartConnected = false, false
-			devices[i] = cloneDevice(device)
-			devices[i].GetVirtualDevice().Connectable = &now
-		}
-		m.Config.Hardware.Device = devices
-	})
+	lab.connectCards(lab.context(nil), vm, false)
 	lab.dropAddress(vm)
 }

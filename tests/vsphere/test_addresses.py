@@ -1,0 +1,102 @@
+"""Fixed addresses, and which of a guest's addresses is used."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rigs import QUICK, Rig, rig_of
+
+from gpuvm.lab.description import TemplateDescription, describe
+from gpuvm.lifecycle import arriving, endpoint
+
+WISHED = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
+
+
+@pytest.fixture(scope="module")
+def silent(home: Path) -> Iterator[Rig]:
+    """What guests set in guestinfo is in no update, and they have two network cards."""
+    template = TemplateDescription(nics=2)
+    changes = {"timings": QUICK, "guestinfo_updates": False, "templates": (template,)}
+    with rig_of(home, "silent", describe(hosts=2).model_copy(update=changes)) as made:
+        yield made
+
+
+def test_fixed_addresses_come_from_the_range(rig: Rig) -> None:
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="fixed-ip", addresses=WISHED)
+        rig.reset_calls()
+        result = rig.provision(connection, plan, until="address")
+        assert [o.address for o in result.outcomes] == ["127.77.200.1", "127.77.200.2"]
+        assert rig.calls()["ReconfigVM_Task"] == 2, "the network, once for each"
+        assert "QueryEvents" not in rig.calls()
+    rig.teardown("fixed-ip")
+
+
+def test_fixed_addresses_may_be_ipv6(rig: Rig) -> None:
+    wished = {
+        "first": "2001:db8::a",
+        "last": "2001:db8::1f",
+        "prefix": 64,
+        "gateway": "2001:db8::1",
+    }
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=2, name="six", addresses=wished)
+        result = rig.provision(connection, plan, until="address")
+        assert [o.address for o in result.outcomes] == ["2001:db8::a", "2001:db8::b"]
+    rig.teardown("six")
+
+
+def test_a_vm_that_was_left_before_its_network_was_set_up_gets_it_at_its_start(rig: Rig) -> None:
+    """As when gpuvm is killed between the clone and the reconfiguration."""
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
+        rig.fault("ReconfigVM_Task", "InvalidState")
+        failed = rig.provision(connection, plan, keep_failed=True)
+        assert failed.failed
+        (vm,) = rig.ours(connection, "cut")
+        assert not vm.powered_on
+        again = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
+        result = rig.provision(connection, again, until="address")
+        assert [o.address for o in result.outcomes] == ["127.77.200.1"]
+        assert not rig.plan(connection, hosts=1, name="cut", addresses=WISHED).changes
+    rig.teardown("cut")
+
+
+def test_another_address_than_the_fixed_one_does_not_count(rig: Rig) -> None:
+    """As with a template whose cloud-init leaves the network alone."""
+    wished = {**WISHED, "first": "127.77.201.1", "last": "127.77.201.1"}
+    deadlines = {"address_s": 3}
+    with rig.connect() as connection:
+        plan = rig.plan(connection, hosts=1, name="dhcp", addresses=wished, deadlines=deadlines)
+        rig.post("/vms/dhcp-01/no-network-config")
+        (failed,) = rig.provision(connection, plan, until="address").failed
+        assert failed.left
+        assert "the address 127.77.201.1 is awaited, it reports 127.77." in str(failed.error)
+        assert "cloud-init.log" in str(failed.error and failed.error.hint)
+    rig.teardown("dhcp")
+
+
+def test_host_keys_that_no_update_brings_are_read(
+    silent: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "READ_ANEW_S", 0.5)
+    with silent.connect() as connection:
+        plan = silent.plan(connection, hosts=1, name="anew", accelerator={"mode": "none"})
+        (outcome,) = silent.provision(connection, plan, until="ready").outcomes
+        assert outcome.error is None, outcome
+    silent.teardown("anew")
+
+
+def test_a_second_card_is_tried_where_the_first_does_not_answer(silent: Rig) -> None:
+    with silent.connect() as connection:
+        silent.post("/vms/two-01/isolated")
+        plan = silent.plan(connection, hosts=1, name="two", accelerator={"mode": "none"})
+        (outcome,) = silent.provision(connection, plan, until="ready").outcomes
+        assert outcome.error is None, outcome
+        (vm,) = silent.ours(connection, "two")
+        assert len(vm.addresses) == 2
+        assert vm.addresses[0].startswith("127.255."), "it goes nowhere"
+        assert outcome.address == vm.addresses[1]
+        where = endpoint(vm, silent.context)
+        assert (where.address, *where.others) == vm.addresses
+    silent.teardown("two")
