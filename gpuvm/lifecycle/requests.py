@@ -100,7 +100,7 @@ def networked(request: CloneRequest, vm: VM, awaited: Awaited) -> CloneRequest:
     if awaited.fixed is None or not metadata or not vm.macs:
         return request
     configured = guest.with_network(metadata, vm.macs, awaited.fixed)
-    return replace(request, extra_config=request.extra_config | {guest.METADATA: configured})
+    return replace(request, metadata={guest.METADATA: configured})
 
 
 def _fixed_address(spec: ClusterSpec, index: int) -> guest.FixedAddress | None:

@@ -1,7 +1,7 @@
 """One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyVmomi import vim
@@ -42,6 +42,8 @@ class CloneRequest:
     storage_policy: str | None = None
     device_group: str = ""
     """The vendor device group that the devices make up together."""
+    metadata: dict[str, str] = field(default_factory=dict, hash=False)
+    """Of the guestinfo keys those that could only be known once the VM was there."""
     own_tpm: bool = False
     """The template has a virtual TPM: the clone gets a new one, with secrets of its own."""
     cores_per_socket: int = 1
@@ -84,7 +86,8 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
         differs["hot_add"] = False
     options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k, "") != v}
-    spec.extraConfig = _option_values(_kept(options, vm))
+    later = {k: v for k, v in request.metadata.items() if vm.extra_config.get(k) != v}
+    spec.extraConfig = _option_values(_kept(options, vm) | later)
     spec.deviceChange = devices.changes(vm.devices, request.devices)
     if spec.deviceChange:
         spec.deviceGroups = devices.groups(request.device_group)

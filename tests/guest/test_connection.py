@@ -168,6 +168,29 @@ def test_a_closed_port_and_a_silent_one_are_told_apart(machine: Machine) -> None
                 filler.close()
 
 
+def test_the_other_addresses_are_tried(machine: Machine) -> None:
+    endpoint = replace(machine.endpoint, address="127.255.0.9", others=(machine.address,))
+    with guest.connect(endpoint, timeout_s=20) as found:
+        assert (found.endpoint.address, found.endpoint.others) == (machine.address, ())
+
+
+def test_all_addresses_that_were_tried_are_named(machine: Machine) -> None:
+    endpoint = replace(machine.endpoint, address="127.255.0.9", others=("127.255.0.8",))
+    with pytest.raises(GuestUnreachable) as caught:
+        guest.connect(endpoint, timeout_s=0.1)
+    for address in ("127.255.0.9", "127.255.0.8"):
+        assert f"({address}:{machine.port}): the port is closed" in str(caught.value)
+
+
+def test_a_wrong_host_key_is_said_where_no_other_address_answers(machine: Machine) -> None:
+    """It says more than that the other one is silent, and is no reason to try for long."""
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    endpoint = replace(machine.endpoint, host_keys=(other,), others=("127.255.0.9",))
+    with pytest.raises(HostKeyMismatch):
+        guest.connect(endpoint, timeout_s=20)
+    assert machine.logins == 0
+
+
 def _filler(where: tuple[str, int]) -> socket.socket:
     filler = socket.socket()
     filler.setblocking(False)

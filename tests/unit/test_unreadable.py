@@ -7,7 +7,7 @@ from pyVmomi import vim
 
 from gpuvm.errors import NotVisible
 from gpuvm.vsphere.gpus import target_of
-from gpuvm.vsphere.machines import address
+from gpuvm.vsphere.machines import addresses
 from gpuvm.vsphere.reading import _hardware_version
 from gpuvm.vsphere.tree import Tree
 
@@ -28,10 +28,10 @@ def net(mac: str | None, ip: str) -> Any:
 def test_a_card_without_a_mac_has_no_address() -> None:
     """A tunnel in the guest has no MAC either: its address is not the VM's."""
     card = vim.vm.device.VirtualVmxnet3(key=4000)
-    assert address([card], [net(None, "10.8.0.1"), net("", "10.8.0.2")], RUNNING) is None
+    assert addresses([card], [net(None, "10.8.0.1"), net("", "10.8.0.2")], RUNNING) == ()
     known = vim.vm.device.VirtualVmxnet3(key=4001, macAddress="00:50:56:AA:BB:CC")
     nets = [net(None, "10.8.0.1"), net("00:50:56:aa:bb:cc", "192.0.2.7")]
-    assert address([card, known], nets, RUNNING) == "192.0.2.7"
+    assert addresses([card, known], nets, RUNNING) == ("192.0.2.7",)
 
 
 def test_a_device_that_is_not_described_stops_no_host() -> None:

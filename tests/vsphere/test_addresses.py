@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from rigs import QUICK, Rig, rig_of
 
+from gpuvm import lifecycle
+from gpuvm.events import Events
 from gpuvm.lab.description import TemplateDescription, describe
 from gpuvm.lifecycle import arriving, endpoint
 
@@ -51,8 +53,8 @@ def test_a_vm_that_was_left_before_its_network_was_set_up_gets_it_at_its_start(r
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
         rig.fault("ReconfigVM_Task", "InvalidState")
-        failed = rig.provision(connection, plan, keep_failed=True)
-        assert failed.failed
+        result = lifecycle.provision(plan, connection, rig.context, Events(), keep_failed=True)
+        assert result.failed
         (vm,) = rig.ours(connection, "cut")
         assert not vm.powered_on
         again = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
