@@ -79,6 +79,8 @@ class GPU:
     label: str = ""
     holders: tuple[Holder, ...] = ()
     profiles: tuple[VGPUProfile, ...] = ()
+    shared_direct: bool = False
+    """The card's graphics type is Shared Direct: a vGPU driver may offer vGPUs of it."""
     suspects: tuple[Holder, ...] = ()
     """VMs that may hold it: of these it is not shown whether they do."""
     passthrough_shown: bool = True
@@ -165,8 +167,6 @@ class Host:
     """Of ESXi."""
     rebinds: bool = False
     """Passthrough is switched without a reboot (deviceRebindWithoutRebootSupported)."""
-    shares_gpus: bool = False
-    """The host's graphics type is Shared Direct: it offers vGPUs."""
     device_groups: "tuple[DeviceGroup, ...]" = ()
     problem: str = ""
     """Why it did not answer for its devices; empty if it did, or was not asked."""

@@ -77,6 +77,7 @@ def described(gpu: GPU) -> dict[str, Any]:
         "label": gpu.label or None,
         "state": gpu.state,
         "free": gpu.free,
+        "shared_direct": gpu.shared_direct,
         "passthrough": {
             "capable": gpu.capable,
             "enabled": gpu.enabled,

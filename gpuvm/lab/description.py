@@ -63,6 +63,8 @@ class GPUDescription(_Model):
     passthrough: Passthrough = Passthrough()
     dependent_device: PCIAddress | None = None
     hardware_label: str | None = None
+    graphics_type: Literal["shared", "sharedDirect"] | None = None
+    """Its own, other than the host's default."""
     vgpu_profiles: tuple[VGPUProfile, ...] | None = None
 
 

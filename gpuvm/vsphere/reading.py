@@ -34,7 +34,6 @@ from gpuvm.vsphere.gpus import (
     gpus_of,
     is_gpu,
     read_target,
-    shares,
 )
 from gpuvm.vsphere.holders import name_of
 from gpuvm.vsphere.machines import machine
@@ -368,7 +367,6 @@ def _host(
         power_state=str(row.get("runtime.powerState", "poweredOn")),
         version=row.get("config.product.version", ""),
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
-        shares_gpus=shares(row),
         device_groups=target.groups,
         problem=target.problem,
         hidden=not_shown(row, visibility.OF_HOSTS) if row else "this account cannot see it",

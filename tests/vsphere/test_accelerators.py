@@ -308,3 +308,28 @@ def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
         assert not rig.provision(connection, rig.plan(connection, hosts=1, cpus=6)).failed
         (vm,) = rig.ours(connection, "gpuvm")
         assert (vm.cpus, vm.cores_per_socket) == (6, 2)
+
+
+@pytest.mark.parametrize("default", ["shared", "sharedDirect"])
+def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
+    """The host's default says nothing of a card that has a graphics type of its own."""
+    shape = describe(hosts=1, gpus_per_host=2, vgpu=True)
+    types = ("shared", "sharedDirect")
+    gpus = tuple(
+        gpu.model_copy(update={"graphics_type": kind})
+        for gpu, kind in zip(shape.hosts[0].gpus, types, strict=True)
+    )
+    host = shape.hosts[0].model_copy(update={"graphics_type": default, "gpus": gpus})
+    shape = shape.model_copy(update={"timings": QUICK, "hosts": (host,)})
+    with rig_of(home, f"by-card-{default}", shape) as rig, rig.connect() as connection:
+        plain, offering = connection.read_inventory().gpus
+        assert (plain.shared_direct, plain.profiles) == (False, ())
+        assert plain.state == "passthrough not enabled"
+        assert offering.shared_direct
+        assert "grid_p100-16q" in {profile.name for profile in offering.profiles}
+        wish = {"accelerator": {"mode": "vgpu", "profile": "grid_p100-16q"}}
+        plan = rig.plan(connection, **wish)
+        assert [gpu.pci_address for gpu in plan.steps[0].gpus] == [offering.pci_address]
+        assert not rig.provision(connection, plan).failed
+        with pytest.raises(Unplaceable):
+            rig.plan(connection, name="more", **wish)

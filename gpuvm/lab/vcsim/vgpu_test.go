@@ -81,3 +81,35 @@ func TestVGPURefuses(t *testing.T) {
 		t.Error("profiles are still offered")
 	}
 }
+
+// R7: each card has a graphics type of its own; the host's default says nothing of it.
+func TestGraphicsTypeIsTheCards(t *testing.T) {
+	r := newRig(t, sharing, func(d *Description) {
+		h := &d.Hosts[0]
+		h.GraphicsType = "shared"
+		h.GPUs[0].GraphicsType, h.GPUs[1].GraphicsType = "shared", "sharedDirect"
+	})
+	vm := r.clone("first", r.vgpuWish("grid_p100-16q"))
+	r.finish(vm.PowerOn(r.ctx))
+	config := r.readHost("esx-01", "config").Config
+	if config.GraphicsConfig.HostDefaultGraphicsType != "shared" || config.GraphicsConfig.DeviceType[1].GraphicsType != "sharedDirect" {
+		t.Errorf("%+v", config.GraphicsConfig)
+	}
+	if in := config.GraphicsInfo; in[0].GraphicsType != "shared" || in[0].Vm != nil || in[1].GraphicsType != "sharedDirect" || len(in[1].Vm) != 1 {
+		t.Errorf("%+v", in)
+	}
+	if _, ok := r.fails(r.clone("second", r.vgpuWish("grid_p100-16q")).PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
+		t.Error("the other card was used, or another fault")
+	}
+}
+
+// R7: a VM that runs with a whole card is no user of a graphics device.
+func TestGraphicsInfoNamesVGPUsOnly(t *testing.T) {
+	r := newRig(t)
+	r.finish(r.clone("whole", r.wish()).PowerOn(r.ctx))
+	for _, info := range r.readHost("esx-01", "config.graphicsInfo").Config.GraphicsInfo {
+		if len(info.Vm) != 0 || info.GraphicsType != "direct" {
+			t.Errorf("%s, %s: %v", info.PciId, info.GraphicsType, info.Vm)
+		}
+	}
+}
