@@ -274,9 +274,12 @@ def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDesc
 
 
 def _profiles(model: GPUModel, name: str) -> tuple[VGPUProfile, ...]:
-    """Named as NVIDIA's: grid_p100-4q is a quarter of a card of 16 GiB."""
+    """Named as NVIDIA's: grid_p100-4q is a quarter of 16 GiB. Some cards are for compute only."""
+    series = "c" if name in ("a30", "a100", "h100") else "q"
     sizes = [size for size in (1, 2, 4, 8, 16, 24, 32, 40, 48, 80) if not model.memory_gib % size]
-    return tuple(VGPUProfile(name=f"grid_{name}-{size}q", framebuffer_gib=size) for size in sizes)
+    return tuple(
+        VGPUProfile(name=f"grid_{name}-{size}{series}", framebuffer_gib=size) for size in sizes
+    )
 
 
 def _addresses(count: int) -> list[str]:

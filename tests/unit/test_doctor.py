@@ -130,7 +130,7 @@ def test_the_plan_is_tried_and_speaks_once() -> None:
     """What another check has named is not said again as the plan's."""
     bios = replace(SITE, templates=(replace(TEMPLATE, firmware="bios"),))
     assert of(examined(bios), "failure") == [
-        ("template", "tf: its firmware is bios; GPU passthrough needs EFI")
+        ("template", "tf: its firmware is bios; Tesla P100 in passthrough needs EFI")
     ]
     (refused,) = of(examined(hosts=3), "failure")
     assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")

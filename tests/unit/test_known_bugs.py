@@ -265,12 +265,12 @@ def test_customization_goes_with_the_clone() -> None:
 def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
     """CAPV adds the device, then upgrades to the version that it needs (1749)."""
     dynamic, fixed = ClusterSpec(accelerator=accelerators.parse("dynamic")), ClusterSpec()
-    old = template(hardware_version=13)
-    assert selection.unfit_for(old, dynamic, "8.0") == (
+    old, there = template(hardware_version=13), site()
+    assert selection.unfit_for(old, dynamic, there) == (
         "Dynamic DirectPath I/O needs hardware version 17, it has 13"
     )
-    assert selection.unfit_for(template(hardware_version=17), dynamic, "8.0") is None
-    assert selection.unfit_for(old, fixed, "8.0") is None, "a fixed device does not need it"
+    assert selection.unfit_for(template(hardware_version=17), dynamic, there) is None
+    assert selection.unfit_for(old, fixed, there) is None, "a fixed device does not need it"
     assert spec_of().config.version is None, "and nothing is upgraded beside it"
 
 

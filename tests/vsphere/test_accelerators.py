@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
-from gpuvm.errors import Unplaceable
+from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import DynamicDevice, VGPUDevice
 from gpuvm.lab.description import (
@@ -333,3 +334,35 @@ def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
         assert not rig.provision(connection, plan).failed
         with pytest.raises(Unplaceable):
             rig.plan(connection, name="more", **wish)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "accelerator", "starts"),
+    [
+        ("t4", {"mode": "passthrough"}, True),
+        ("t4", {"mode": "vgpu", "profile": "grid_t4-16q"}, True),
+        ("p4", {"mode": "dynamic"}, True),
+        ("a100", {"mode": "passthrough", "mmio_gib": 0}, False),
+        ("a100", {"mode": "vgpu", "profile": "grid_a100-4c", "mmio_gib": 0}, False),
+    ],
+)
+def test_bios_is_enough_for_small_cards(
+    home: Path, gpu: str, accelerator: dict[str, Any], starts: bool
+) -> None:
+    """Where gpuvm is told that a large card were a small one, the host does not believe it."""
+    template = TemplateDescription(firmware="bios", memory_gib=8)
+    shape = describe(hosts=1, gpu=gpu, vgpu=accelerator["mode"] == "vgpu").model_copy(
+        update={"timings": QUICK, "templates": (template,)}
+    )
+    name = f"bios-{gpu}-{accelerator['mode']}"
+    with rig_of(home, name, shape) as rig, rig.connect() as connection:
+        plan = rig.plan(connection, accelerator=accelerator)
+        assert plan.mmio_gib is None
+        result = rig.provision(connection, plan)
+        assert bool(result.failed) is not starts
+        if not starts:
+            (outcome,) = result.failed
+            assert "total number of pages needed" in str(outcome.error)
+            sure = {key: value for key, value in accelerator.items() if key != "mmio_gib"}
+            with pytest.raises(PreflightRefused, match="needs EFI"):
+                rig.plan(connection, accelerator=sure, template="centos7-tensorflow")

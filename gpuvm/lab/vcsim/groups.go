@@ -139,10 +139,8 @@ func (a *admission) groupGrants(granted map[int32]grant) fault {
 		for i, device := range members {
 			g := a.hardware.gpu(offered[at].GPUs[i])
 			share := grant{gpu: g, profile: g.profile(offered[at].Profile)}
-			if share.profile == nil {
-				if _, fault := a.whole(g, granted); fault != nil {
-					return fault
-				}
+			if _, fault := a.mapped(share, granted); fault != nil {
+				return fault
 			}
 			granted[device.Key] = share
 		}

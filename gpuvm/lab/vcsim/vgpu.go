@@ -18,7 +18,7 @@ func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, grant
 		}
 		offered = true
 		if a.fits(g, profile, granted) {
-			return grant{gpu: g, profile: profile}, nil
+			return a.mapped(grant{gpu: g, profile: profile}, granted)
 		}
 	}
 	if known && !offered {

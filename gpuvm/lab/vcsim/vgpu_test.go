@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -112,4 +113,31 @@ func TestGraphicsInfoNamesVGPUsOnly(t *testing.T) {
 			t.Errorf("%s, %s: %v", info.PciId, info.GraphicsType, info.Vm)
 		}
 	}
+}
+
+// R7: what a vGPU maps depends on its card and its profile.
+func TestLargeVGPUsNeedEFIAndRoom(t *testing.T) {
+	const pages = "PCIPassthru: total number of pages needed"
+	small := func(d *Description) {
+		for i := range d.Hosts[0].GPUs {
+			d.Hosts[0].GPUs[i].BARsMiB = []int64{16, 256, 32}
+		}
+	}
+	series := func(d *Description) {
+		sharing(d)
+		d.Hosts[0].GPUs[0].VGPUProfiles = append(d.Hosts[0].GPUs[0].VGPUProfiles, VGPUProfile{"grid_p100c-4c", 4})
+	}
+	r, onSmall := newRig(t, series), newRig(t, sharing, small)
+	bios := func(r *rig, name, profile string) *object.VirtualMachine {
+		spec := r.vgpuWish(profile)
+		spec.Config.Firmware, spec.Config.ExtraConfig = "bios", nil
+		return r.clone(name, spec)
+	}
+	r.refusesPowerOn(bios(r, "whole", "grid_p100-16q"), pages)
+	r.refusesPowerOn(bios(r, "compute", "grid_p100c-4c"), pages)
+	r.finish(bios(r, "part", "grid_p100-8q").PowerOn(r.ctx))
+	onSmall.finish(bios(onSmall, "whole", "grid_p100-16q").PowerOn(onSmall.ctx))
+	narrow := r.vgpuWish("grid_p100-16q")
+	narrow.Config.ExtraConfig[1] = &types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "8"}
+	r.refusesPowerOn(r.clone("narrow", narrow), pages)
 }
