@@ -173,9 +173,17 @@ class Host:
     hidden: str = ""
     """What vCenter does not show of it without which no VM can be placed; empty as a rule."""
     gpus_hidden: str = ""
+    nvswitches: tuple[str, ...] = ()
+    """PCI addresses of the switches that connect the GPUs of an HGX board."""
     """What vCenter does not show of its GPUs."""
     hypervisor_gib: float | None = None
     """What ESXi keeps of the memory for itself; None where nobody tells."""
+
+    @property
+    def switched_gpus(self) -> tuple[GPU, ...]:
+        """Those behind the NVSwitches; an HGX board has SXM modules, beside which cards may be."""
+        modules = tuple(gpu for gpu in self.gpus if "SXM" in gpu.name.upper())
+        return (modules or self.gpus) if self.nvswitches else ()
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)

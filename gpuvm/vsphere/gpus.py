@@ -59,6 +59,7 @@ Holders = Mapping[tuple[str, str], Sequence[Holder]]
 ANYWHERE = ""
 """Instead of a PCI address: somewhere on the host."""
 
+_NVSWITCH = 0x0680
 SHARED_DIRECT, _PASSED_THROUGH = "sharedDirect", "direct"
 
 
@@ -215,6 +216,15 @@ def _model(profile: str) -> str:
     """grid_p100c-12q is of a P100: letters after the number tell the variant."""
     match = re.match(r"(?:grid|nvidia)_([a-z]*\d+)", profile.lower())
     return match[1] if match else profile.lower()
+
+
+def nvswitches_of(row: Row) -> tuple[str, ...]:
+    """NVIDIA's bridges of the class *other* (0680) are NVSwitches."""
+    return tuple(
+        device.id
+        for device in row.get("hardware.pciDevice", ())
+        if device.vendorId & 0xFFFF == NVIDIA_VENDOR_ID and device.classId & 0xFFFF == _NVSWITCH
+    )
 
 
 def is_gpu(device: Any) -> bool:

@@ -33,6 +33,7 @@ from gpuvm.vsphere.gpus import (
     Target,
     gpus_of,
     is_gpu,
+    nvswitches_of,
     read_target,
 )
 from gpuvm.vsphere.holders import name_of
@@ -371,6 +372,7 @@ def _host(
         problem=target.problem,
         hidden=not_shown(row, visibility.OF_HOSTS) if row else "this account cannot see it",
         gpus_hidden=not_shown(row, visibility.OF_GPUS),
+        nvswitches=nvswitches_of(row),
     )
 
 

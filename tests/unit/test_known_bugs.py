@@ -302,6 +302,8 @@ def test_not_everything_of_nvidia_is_a_gpu(class_id: int, counts: bool) -> None:
     """
     assert gpus.is_gpu(card("0000:3b:00.0", class_id=class_id)) == counts
     assert not gpus.is_gpu(card("0000:3b:00.0", vendor=0x102B, class_id=class_id))
+    switches = gpus.nvswitches_of({"hardware.pciDevice": [card("0000:3b:00.0", class_id=class_id)]})
+    assert bool(switches) == (class_id == 0x0680)
 
 
 def test_ids_need_not_be_given() -> None:
