@@ -111,6 +111,7 @@ class TemplateDescription(_Model):
     hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
     cpus: int = Field(default=8, gt=0)
     cores_per_socket: int = Field(default=1, gt=0)
+    memory_limit_gib: int | None = Field(default=None, gt=0)
     memory_gib: int = Field(default=32, gt=0)
     disk_gib: int = Field(default=40, gt=0)
     host: str | None = None

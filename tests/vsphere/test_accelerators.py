@@ -294,6 +294,16 @@ def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
             assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)
 
 
+def test_a_memory_limit_of_the_template_is_not_the_clones(home: Path) -> None:
+    """All of the memory is reserved, which a limit below it forbids."""
+    template = TemplateDescription(memory_gib=8, memory_limit_gib=4)
+    shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
+    with rig_of(home, "limited", shape) as rig, rig.connect() as connection:
+        assert not rig.provision(connection, rig.plan(connection)).failed
+        (vm,) = rig.ours(connection, "gpuvm")
+        assert (vm.memory_gib, vm.memory_locked) == (8, True)
+
+
 def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
     """A VM that somebody changed meanwhile is mended as the clone was made."""
     template = TemplateDescription(cpus=8, cores_per_socket=4)

@@ -102,6 +102,7 @@ type TemplateDescription struct {
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
 	CoresPerSocket  int32             `json:"cores_per_socket"`
+	MemoryLimitGiB  *int64            `json:"memory_limit_gib"` // it may not use more; none without
 	MemoryGiB       int64             `json:"memory_gib"`
 	DiskGiB         int64             `json:"disk_gib"`
 	Host            string            `json:"host"`
