@@ -27,7 +27,9 @@ class _WithGPU(_Model):
     count: int = Field(default=1, ge=1, le=16)
     """Devices in each VM."""
     mmio_gib: int | None = None
-    """64-bit MMIO window; computed from the GPUs' memory when left out."""
+    """64-bit MMIO window, a power of two; 0 for cards with small BARs, which need none, nor EFI.
+
+    Left out it is computed from what the GPUs are."""
 
 
 class Passthrough(_WithGPU):
@@ -71,7 +73,9 @@ class DeviceGroup(_Model):
     mode: Literal["device-group"] = "device-group"
     group: str = Field(min_length=1)
     mmio_gib: int | None = None
-    """64-bit MMIO window; computed from the GPUs' memory when left out."""
+    """64-bit MMIO window, a power of two; 0 for cards with small BARs, which need none, nor EFI.
+
+    Left out it is computed from what the GPUs are."""
 
 
 class NoGPU(_Model):

@@ -79,6 +79,8 @@ class GPU:
     label: str = ""
     holders: tuple[Holder, ...] = ()
     profiles: tuple[VGPUProfile, ...] = ()
+    shared_direct: bool = False
+    """The card's graphics type is Shared Direct: a vGPU driver may offer vGPUs of it."""
     suspects: tuple[Holder, ...] = ()
     """VMs that may hold it: of these it is not shown whether they do."""
     passthrough_shown: bool = True
@@ -165,17 +167,23 @@ class Host:
     """Of ESXi."""
     rebinds: bool = False
     """Passthrough is switched without a reboot (deviceRebindWithoutRebootSupported)."""
-    shares_gpus: bool = False
-    """The host's graphics type is Shared Direct: it offers vGPUs."""
     device_groups: "tuple[DeviceGroup, ...]" = ()
     problem: str = ""
     """Why it did not answer for its devices; empty if it did, or was not asked."""
     hidden: str = ""
     """What vCenter does not show of it without which no VM can be placed; empty as a rule."""
     gpus_hidden: str = ""
+    nvswitches: tuple[str, ...] = ()
+    """PCI addresses of the switches that connect the GPUs of an HGX board."""
     """What vCenter does not show of its GPUs."""
     hypervisor_gib: float | None = None
     """What ESXi keeps of the memory for itself; None where nobody tells."""
+
+    @property
+    def switched_gpus(self) -> tuple[GPU, ...]:
+        """Those behind the NVSwitches; an HGX board has SXM modules, beside which cards may be."""
+        modules = tuple(gpu for gpu in self.gpus if "SXM" in gpu.name.upper())
+        return (modules or self.gpus) if self.nvswitches else ()
 
     def device_group(self, name: str) -> "DeviceGroup | None":
         return next((group for group in self.device_groups if group.name == name), None)

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
+from gpuvm.fitting import needs_efi
 from gpuvm.inventory import (
     UNREADABLE_HINT,
     Datastore,
@@ -64,8 +65,7 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     for vm in inventory.unreadable:
         if spec.template in (vm.name, vm.moref):
             raise PreflightRefused(f"VM template {vm.name}: {vm.why}", hint=UNREADABLE_HINT)
-    api = inventory.vcenter.api_version
-    unfit = {t.moref: unfit_for(t, spec, api) for t in inventory.templates}
+    unfit = {t.moref: unfit_for(t, spec, inventory) for t in inventory.templates}
     fitting = [t for t in inventory.templates if unfit[t.moref] is None]
     if inventory.templates and not fitting and spec.template is None:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
@@ -175,8 +175,9 @@ def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
     raise NotFound("snapshot", spec.snapshot, names, where=f"VM template {source.name}")
 
 
-def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str | None:
+def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
     """Why clones of it could not be what is wished, or None."""
+    api_version = inventory.vcenter.api_version
     if template.hidden:
         return template.hidden
     if template.has_gpu:
@@ -185,17 +186,18 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str 
         return "it has a virtual TPM, whose secrets all clones would share before vSphere 8.0"
     if template.guest_id.lower().startswith(_NOT_LINUX):
         return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
-    return _unfit_for_gpus(template, spec, api_version) if spec.has_gpu else None
+    return _unfit_for_gpus(template, spec, inventory) if spec.has_gpu else None
 
 
-def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, api_version: str) -> str | None:
+def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
     if template.nested_hv:
         return "nested virtualization is on, which excludes GPUs"
+    why = None
     if isinstance(spec.accelerator, (DynamicPassthrough, DeviceGroup)):
-        return _unfit_for_dynamic(template, api_version)
-    if isinstance(spec.accelerator, VGPU):
-        return _too_old(template, 11, "vGPU")
-    return _not_efi(template)
+        why = _unfit_for_dynamic(template, inventory.vcenter.api_version)
+    elif isinstance(spec.accelerator, VGPU):
+        why = _too_old(template, 11, "vGPU")
+    return why or _not_efi(template, spec, inventory)
 
 
 _NOT_LINUX = ("win", "vmkernel", "darwin", "dos", "solaris", "freebsd")
@@ -211,7 +213,7 @@ def major(version: str) -> int:
 def _unfit_for_dynamic(template: VMTemplate, api_version: str) -> str | None:
     if major(api_version) < 7:
         return f"Dynamic DirectPath I/O needs vSphere 7.0, this vCenter's API is {api_version}"
-    return _too_old(template, 17, "Dynamic DirectPath I/O") or _not_efi(template)
+    return _too_old(template, 17, "Dynamic DirectPath I/O")
 
 
 def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:
@@ -220,10 +222,9 @@ def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:
     return f"{what} needs hardware version {wanted}, it has {template.hardware_version}"
 
 
-def _not_efi(template: VMTemplate) -> str | None:
-    if template.firmware == "efi":
-        return None
-    return f"its firmware is {template.firmware}; GPU passthrough needs EFI"
+def _not_efi(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
+    needing = "" if template.firmware == "efi" else needs_efi(spec, inventory)
+    return f"its firmware is {template.firmware}; {needing} needs EFI" if needing else None
 
 
 def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:

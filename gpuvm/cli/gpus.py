@@ -48,6 +48,11 @@ def listed(inventory: Inventory) -> dict[str, Any]:
             for host in inventory.hosts
             for gpu in host.gpus
         ],
+        "nvswitches": [
+            {"host": host.name, "pci_addresses": list(host.nvswitches)}
+            for host in inventory.hosts
+            if host.nvswitches
+        ],
         "device_groups": [
             {"host": host.name, "name": group.name, "devices": len(group.devices)}
             for host in inventory.hosts
@@ -62,6 +67,12 @@ def notes(inventory: Inventory) -> Iterator[str]:
     for host in inventory.hosts:
         if host.unusable:
             yield f"{host.name}: {host.unusable}"
+        if host.nvswitches:
+            yield (
+                f"{host.name}: {len(host.switched_gpus)} GPUs of an HGX board, behind "
+                f"{len(host.nvswitches)} NVSwitches ({', '.join(host.nvswitches)}): a VM can have "
+                "one of them, or a vendor device group; several without the switches do not start"
+            )
     yield from inventory.notes
 
 
@@ -77,6 +88,7 @@ def described(gpu: GPU) -> dict[str, Any]:
         "label": gpu.label or None,
         "state": gpu.state,
         "free": gpu.free,
+        "shared_direct": gpu.shared_direct,
         "passthrough": {
             "capable": gpu.capable,
             "enabled": gpu.enabled,

@@ -118,7 +118,7 @@ def _gpus(step: Step) -> str:
 
 
 def _each(plan: Plan, template: VMTemplate) -> str:
-    memory = "all reserved" if plan.mmio_gib else "not reserved"
+    memory = "all reserved" if plan.spec.has_gpu else "not reserved"
     mmio = f", 64-bit MMIO {plan.mmio_gib} GiB" if plan.mmio_gib else ""
     network = plan.network.name if plan.network else "the template's network"
     store = plan.datastore.name if plan.datastore else "its datastore"

@@ -82,8 +82,12 @@ def vgpu(patient: Patient) -> Iterator[Check]:
     """The driver shows itself by the types that a host offers; its version is not in the API."""
     wished = isinstance(patient.spec.accelerator, VGPU)
     for host in patient.inventory.hosts:
-        if host.gpus and host.unusable is None and (wished or host.shares_gpus):
+        if host.gpus and host.unusable is None and (wished or _sharing(host)):
             yield _driver(host, wished=wished)
+
+
+def _sharing(host: Host) -> list[GPU]:
+    return [gpu for gpu in host.gpus if gpu.shared_direct]
 
 
 def _driver(host: Host, *, wished: bool) -> Check:
@@ -91,13 +95,19 @@ def _driver(host: Host, *, wished: bool) -> Check:
     if offered:
         told = f"{host.name} has NVIDIA's vGPU driver, and offers {', '.join(offered)}"
         return Check("vGPU", "ok", told)
-    if not host.shares_gpus:
-        text = f"{host.name} is not set to Shared Direct: whether it has a vGPU driver is not known"
-        hint = "the host's graphics settings, 'Shared Direct', if it is to offer vGPUs"
+    sharing = _sharing(host)
+    if not sharing:
+        text = (
+            f"no GPU of {host.name} is set to Shared Direct: whether it has a vGPU driver is not "
+            "known"
+        )
+        hint = "the host's graphics devices, 'Shared Direct', if they are to offer vGPUs"
         return Check("vGPU", "warning", text, hint)
-    if all(gpu.active for gpu in host.gpus):
-        text = f"{host.name} is set to Shared Direct, and its GPUs are set aside for passthrough"
-        return Check("vGPU", "warning", text, f"gpuvm passthrough disable {host.name}")
-    text = f"{host.name} is set to Shared Direct and offers no vGPU type"
+    named = f"{', '.join(gpu.pci_address for gpu in sharing)} on {host.name}: Shared Direct"
+    if all(gpu.active for gpu in sharing):
+        only = "".join(f" --gpu {gpu.pci_address}" for gpu in sharing)
+        text = f"{named}, and set aside for passthrough"
+        return Check("vGPU", "warning", text, f"gpuvm passthrough disable {host.name}{only}")
+    text = f"{named}, and no vGPU type is offered"
     hint = "NVIDIA's vGPU driver (VIB) is missing on the host, or does not know the card"
     return Check("vGPU", "failure" if wished else "warning", text, hint)

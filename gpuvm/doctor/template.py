@@ -20,7 +20,7 @@ def templates(patient: Patient) -> Iterator[Check]:
 
 
 def _fit(one: VMTemplate, patient: Patient) -> Check:
-    why = selection.unfit_for(one, patient.spec, patient.inventory.vcenter.api_version)
+    why = selection.unfit_for(one, patient.spec, patient.inventory)
     if why is not None:
         hint = "docs/template.md says what a template must have"
         return Check("template", _level(one, patient), f"{_label(one, patient)}: {why}", hint)

@@ -4,6 +4,7 @@ A new thing to check is one more :class:`Requirement` in ``_requirements``.
 """
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class Unmet:
 
     seen: str
     may_change: bool = False
+    hint: str | None = None
+    """Where the reason is known better than the requirement's own hint does."""
 
 
 @dataclass
@@ -154,7 +157,8 @@ def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
         if unmet is None:
             return
         if not unmet.may_change or time.monotonic() + RETRY_S > waiting.end:
-            raise NotReady(guest.name, requirement.name, unmet.seen, hint=requirement.hint)
+            hint = unmet.hint or requirement.hint
+            raise NotReady(guest.name, requirement.name, unmet.seen, hint=hint)
         time.sleep(RETRY_S)
 
 
@@ -219,7 +223,12 @@ def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> Unmet | None:
     if waiting.expected.settings.tensorflow_gpu == "warn":
         waiting.warnings.append(f"tensorflow-uses-gpu: {seen}")
         return None
-    return Unmet(seen)
+    return Unmet(seen, hint=_hint(seen))
+
+
+def _hint(seen: str) -> str | None:
+    """For reasons that have nothing to do with TensorFlow."""
+    return next((hint for sign, hint in _DRIVER_HINTS if re.search(sign, seen)), None)
 
 
 def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> Unmet | None:
@@ -242,6 +251,18 @@ def _last_line(done: Finished) -> str:
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1] if lines else "no message"
 
+
+_DRIVER_HINTS = (
+    (
+        r"\b802\b|SYSTEM_NOT_READY|SystemNotReady|system not yet initialized",
+        (
+            "GPUs of an HGX board wait for its NVSwitches and the fabric manager: give the VM one "
+            "GPU, or a vendor device group (docs/accelerators.md)"
+        ),
+    ),
+    (r"libcuda", "the NVIDIA driver's libraries are missing in the template (docs/template.md)"),
+)
+"""By what inside/uses_gpu.py tells of the driver, or TensorFlow's own text."""
 
 GPUS = Requirement(
     "the guest's GPUs are those of the plan",

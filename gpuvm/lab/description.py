@@ -63,6 +63,8 @@ class GPUDescription(_Model):
     passthrough: Passthrough = Passthrough()
     dependent_device: PCIAddress | None = None
     hardware_label: str | None = None
+    graphics_type: Literal["shared", "sharedDirect"] | None = None
+    """Its own, other than the host's default."""
     vgpu_profiles: tuple[VGPUProfile, ...] | None = None
 
 
@@ -109,6 +111,7 @@ class TemplateDescription(_Model):
     hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
     cpus: int = Field(default=8, gt=0)
     cores_per_socket: int = Field(default=1, gt=0)
+    memory_limit_gib: int | None = Field(default=None, gt=0)
     memory_gib: int = Field(default=32, gt=0)
     disk_gib: int = Field(default=40, gt=0)
     host: str | None = None
@@ -274,9 +277,12 @@ def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDesc
 
 
 def _profiles(model: GPUModel, name: str) -> tuple[VGPUProfile, ...]:
-    """Named as NVIDIA's: grid_p100-4q is a quarter of a card of 16 GiB."""
+    """Named as NVIDIA's: grid_p100-4q is a quarter of 16 GiB. Some cards are for compute only."""
+    series = "c" if name in ("a30", "a100", "h100") else "q"
     sizes = [size for size in (1, 2, 4, 8, 16, 24, 32, 40, 48, 80) if not model.memory_gib % size]
-    return tuple(VGPUProfile(name=f"grid_{name}-{size}q", framebuffer_gib=size) for size in sizes)
+    return tuple(
+        VGPUProfile(name=f"grid_{name}-{size}{series}", framebuffer_gib=size) for size in sizes
+    )
 
 
 def _addresses(count: int) -> list[str]:

@@ -49,7 +49,9 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     template = _template(spec, inventory, missing, refusals)
     existing, later = _existing(spec, present, kept, refusals)
     size = _size(spec, template)
-    created, left_out = _created(spec, inventory, later, missing, existing, size, refusals)
+    created, left_out = _created(
+        spec, inventory, later, template, missing, existing, size, refusals
+    )
     with refusals.collected():
         _check_names(spec, missing, inventory)
     with refusals.collected():
@@ -105,7 +107,8 @@ def replan_lost(
         room = rooms.Room(replace(host, gpus=left), spec, needed_gib)
         gpus = room.take()
         if gpus is not None:
-            return _create(spec, inventory, lost.index, Place(host, gpus))
+            firmware = plan.template.firmware if plan.template else ""
+            return _create(spec, inventory, lost.index, Place(host, gpus), firmware)
     return None
 
 
@@ -169,7 +172,7 @@ def _existing(
         with refusals.collected():
             step = _of_existing(spec, later, vm)
             later = promised(later, step)
-            steps.append(_with_window(spec, step, inventory))
+            steps.append(_with_window(spec, step, inventory, vm.firmware))
     return steps, later
 
 
@@ -188,6 +191,7 @@ def _created(
     spec: ClusterSpec,
     inventory: Inventory,
     later: Inventory,
+    template: VMTemplate | None,
     missing: Sequence[int],
     existing: Sequence[Step],
     size: _Size,
@@ -200,7 +204,7 @@ def _created(
         selection.check_device_group(spec, inventory)
         places, left_out = place(spec, later, len(missing), existing, size.needed_gib(spec))
         return [
-            _create(spec, inventory, index, where)
+            _create(spec, inventory, index, where, template.firmware if template else "")
             for index, where in zip(missing, places, strict=True)
         ], left_out
     return [], ()
@@ -214,15 +218,17 @@ def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
     return Step(action, vm.name, vm.index or 0, host, gpus, vm.devices, vm.instance_uuid, vm)
 
 
-def _create(spec: ClusterSpec, inventory: Inventory, index: int, where: Place) -> Step:
+def _create(
+    spec: ClusterSpec, inventory: Inventory, index: int, where: Place, firmware: str
+) -> Step:
     derived = ownership.instance_uuid(inventory.vcenter.instance_uuid, spec.name, index)
     devices = rooms.devices(spec, where.host, where.gpus, inventory.gpus)
     step = Step("create", spec.vm_name(index), index, where.host, where.gpus, devices, derived)
-    return _with_window(spec, step, inventory)
+    return _with_window(spec, step, inventory, firmware)
 
 
-def _with_window(spec: ClusterSpec, step: Step, inventory: Inventory) -> Step:
-    window = mmio.window_gib(spec, step.devices, step.gpus, inventory.gpus)
+def _with_window(spec: ClusterSpec, step: Step, inventory: Inventory, firmware: str) -> Step:
+    window = mmio.window_gib(spec, step.devices, step.gpus, inventory.gpus, firmware)
     return replace(step, mmio_gib=window)
 
 

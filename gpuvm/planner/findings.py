@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from gpuvm.accelerators import DynamicPassthrough, Passthrough
 from gpuvm.inventory import Inventory
 from gpuvm.planner.model import Finding, Step
 from gpuvm.planner.rooms import device_memory_gib
@@ -16,6 +17,8 @@ def findings(
         yield Finding(f"{vm.copy_of_ours}; it is left alone")
     yield from map(_lent, _borrowers(created))
     yield from _doubts(created)
+    if isinstance(spec.accelerator, (Passthrough, DynamicPassthrough)):
+        yield from _parts_of_boards(created)
     if any(step.gpus for step in created):
         yield from map(Finding, inventory.notes)
     largest = max((sum(device_memory_gib(s.devices, s.gpus)) for s in created), default=0)
@@ -23,6 +26,23 @@ def findings(
         yield Finding(
             f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
             hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
+        )
+
+
+def _parts_of_boards(created: Sequence[Step]) -> Iterator[Finding]:
+    """Several GPUs of an HGX board, without the switches that gpuvm gives to nobody."""
+    parts: dict[str, list[Step]] = {}
+    for step in created:
+        behind = {gpu.pci_address for gpu in step.host.switched_gpus}
+        if len([gpu for gpu in step.gpus if gpu.pci_address in behind]) > 1:
+            parts.setdefault(step.host.name, []).append(step)
+    for host, steps in parts.items():
+        yield Finding(
+            f"{', '.join(step.name for step in steps)}: {len(steps[0].gpus)} GPUs of the HGX board "
+            f"of {host} without its {len(steps[0].host.nvswitches)} NVSwitches: CUDA answers there "
+            "with error 802, system not yet initialized",
+            hint="one GPU for each VM (count: 1), or a vendor device group of the host, which "
+            "'gpuvm gpus' lists",
         )
 
 

@@ -1,11 +1,10 @@
-"""The 64-bit MMIO window: computed from the GPUs' memory, or as wished."""
+"""The 64-bit MMIO window: computed from what the GPUs map, or as wished."""
 
 from collections.abc import Sequence
 
-from gpuvm.accelerators import NoGPU
+from gpuvm import fitting
 from gpuvm.errors import BadInput
-from gpuvm.inventory import GPU, Device, DynamicDevice
-from gpuvm.planner.rooms import device_memory_gib
+from gpuvm.inventory import GPU, Device
 from gpuvm.spec import ClusterSpec
 
 
@@ -23,28 +22,22 @@ def mmio_window_gib(memory_gib_of_each: Sequence[int]) -> int:
 
 
 def check(spec: ClusterSpec) -> None:
-    """Raises BadInput for a window that is no power of two."""
-    given = _given(spec)
-    if given is not None and (given & (given - 1) or given <= 0):
+    """Raises BadInput for a window that is no power of two; 0 is none at all."""
+    given = fitting.given_gib(spec) or 0
+    if given & (given - 1) or given < 0:
         raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
 
 
 def window_gib(
-    spec: ClusterSpec, devices: Sequence[Device], gpus: Sequence[GPU], all_gpus: Sequence[GPU]
+    spec: ClusterSpec,
+    devices: Sequence[Device],
+    gpus: Sequence[GPU],
+    all_gpus: Sequence[GPU],
+    firmware: str,
 ) -> int | None:
-    """Of one VM; None without a GPU.
-
-    A dynamic device may be bound to any GPU of the cluster that it allows: the largest counts.
-    """
-    if not devices:
-        return None
-    dynamic = [device for device in devices if isinstance(device, DynamicDevice)]
-    largest = [
-        max((gpu.memory_gib or 0 for gpu in all_gpus if device.allows(gpu)), default=0)
-        for device in dynamic
-    ]
-    return _given(spec) or mmio_window_gib(largest or device_memory_gib(devices, gpus))
-
-
-def _given(spec: ClusterSpec) -> int | None:
-    return None if isinstance(spec.accelerator, NoGPU) else spec.accelerator.mmio_gib
+    """Of one VM; None where its devices have room below 4 GiB, or where BIOS offers no other."""
+    given = fitting.given_gib(spec)
+    if not devices or given is not None:
+        return given if devices and given else None
+    mapped = fitting.mapped_gib(devices, gpus, all_gpus)
+    return mmio_window_gib(mapped) if mapped and firmware != "bios" else None

@@ -47,7 +47,7 @@ class Step:
     move_to: Host | None = None
     """A powered-off VM goes to this host first, because its own has no GPU for it."""
     mmio_gib: int | None = None
-    """Its 64-bit MMIO window; None leaves it as it is, and there is none without a GPU."""
+    """Its 64-bit MMIO window; None leaves it as it is, and there is none that no GPU needs."""
 
     @property
     def runs_on(self) -> Host:
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def mmio_gib(self) -> int | None:
-        """The largest 64-bit MMIO window of its VMs; None without a GPU."""
+        """The largest 64-bit MMIO window of its VMs; None where none needs one."""
         return max((step.mmio_gib for step in self.steps if step.mmio_gib), default=None)
 
     @property

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
 from gpuvm.errors import Unplaceable
+from gpuvm.fitting import fits
 from gpuvm.inventory import GPU, Host, Inventory
 from gpuvm.planner.model import Finding, Step
-from gpuvm.planner.rooms import Room, fits
+from gpuvm.planner.rooms import Room
 from gpuvm.spec import ClusterSpec
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, NoGPU, Passthrough
+from gpuvm.fitting import fits
 from gpuvm.inventory import GPU, Device, DynamicDevice, Host, PassthroughDevice, VGPUDevice
 from gpuvm.planner.memory import left_gib
 from gpuvm.spec import ClusterSpec
@@ -104,23 +105,6 @@ class Room:
         other.__dict__.update(self.__dict__)
         other._promised = self._promised.copy()
         return other
-
-
-def fits(spec: ClusterSpec, gpu: GPU) -> bool:
-    """The GPU is one of those that the accelerator names; free or not."""
-    wanted = spec.accelerator
-    if isinstance(wanted, NoGPU):
-        return False
-    if isinstance(wanted, VGPU):
-        return any(profile.name == wanted.profile for profile in gpu.profiles)
-    if isinstance(wanted, DeviceGroup):
-        return True  # the group's own devices say which
-    right = (wanted.model or "").lower() in gpu.name.lower()
-    right = right and wanted.label in (None, gpu.label)
-    if isinstance(wanted, Passthrough):
-        return right and (not wanted.addresses or gpu.pci_address in wanted.addresses)
-    ids = ((wanted.vendor_id, gpu.vendor_id), (wanted.device_id, gpu.device_id))
-    return right and all(named in (None, is_) for named, is_ in ids)
 
 
 def _doubtful(gpu: GPU) -> int:

@@ -7,7 +7,7 @@ a name, makes no other VM of it; a word that means something else now does.
 from collections.abc import Callable
 from typing import Any
 
-from gpuvm import selection
+from gpuvm import fitting, selection
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, DynamicDevice, Inventory, VMTemplate
@@ -97,12 +97,16 @@ class _Comparison:
         if host is None:
             return False
         if isinstance(self.new.accelerator, Passthrough):
-            return len(gpus) == len(self.vm.devices) and all(rooms.fits(self.new, g) for g in gpus)
+            return len(gpus) == len(self.vm.devices) and all(
+                fitting.fits(self.new, g) for g in gpus
+            )
         wanted = rooms.devices(self.new, host, gpus, self.inventory.gpus)
         return list(map(_kinds, wanted)) == list(map(_kinds, self.vm.devices))
 
     def _window(self, spec: ClusterSpec) -> int | None:
-        return mmio.window_gib(spec, self.vm.devices, self._gpus(), self.inventory.gpus)
+        return mmio.window_gib(
+            spec, self.vm.devices, self._gpus(), self.inventory.gpus, self.vm.firmware
+        )
 
     def _gpus(self) -> list[Any]:
         return [gpu for gpu in self.inventory.gpus if self.vm.has(gpu)]

@@ -108,6 +108,9 @@ def _location(request: CloneRequest, reference: Any) -> Any:
     return location
 
 
+UNLIMITED = -1
+
+
 def _config(request: CloneRequest, reference: Any) -> Any:
     spec = vim.vm.ConfigSpec(
         instanceUuid=request.instance_uuid,
@@ -125,6 +128,8 @@ def _config(request: CloneRequest, reference: Any) -> Any:
         spec.memoryMB = round(request.memory_gib * 1024)  # type: ignore[assignment]
     if request.devices:
         spec.memoryReservationLockedToMax = True
+        # No more can be reserved than a limit allows, and a clone has its template's.
+        spec.memoryAllocation = vim.ResourceAllocationInfo(limit=UNLIMITED)
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
     return spec
 

@@ -12,7 +12,10 @@ from gpuvm.errors import NoPermission, OutcomeUnknown, TaskFailed, Unreachable, 
 # Fragments of fault messages, lower case, and what to do about them. Sources: Broadcom and Dell
 # knowledge base articles on GPU passthrough; the API reference of the fault types.
 _KNOWN = (
-    ("total number of pages needed", "the 64-bit MMIO window is too small: accelerator.mmio_gib"),
+    (
+        "total number of pages needed",
+        "the 64-bit MMIO window is too small, or BIOS allows none: accelerator.mmio_gib",
+    ),
     ("sched.mem.min", "all of the VM's memory must be reserved: 'gpuvm provision' mends it"),
     ("systemid does not match", "the device is not the one of this host: 'gpuvm plan' anew"),
     (

@@ -1,7 +1,7 @@
 """A host's GPUs: its PCI devices, their passthrough state, memory, and their vGPU types."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,7 +59,8 @@ Holders = Mapping[tuple[str, str], Sequence[Holder]]
 ANYWHERE = ""
 """Instead of a PCI address: somewhere on the host."""
 
-SHARED_DIRECT = "sharedDirect"
+_NVSWITCH = 0x0680
+SHARED_DIRECT, _PASSED_THROUGH = "sharedDirect", "direct"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
     devices = [device for device in row.get("hardware.pciDevice", ()) if is_gpu(device)]
     state = {info.id: info for info in row.get("config.pciPassthruInfo", ())}
     graphics = {info.pciId: info for info in row.get("config.graphicsInfo", ())}
-    profiles = _profiles(row, target)
+    profiles, types = _profiles(row, target), _graphics_types(row)
     return [
         _gpu(
             host,
@@ -133,6 +134,7 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
             "config.pciPassthruInfo" in row,
             (*holders.get((host, device.id), ()), *holders.get((host, ANYWHERE), ())),
             _offered(device, devices, profiles),
+            types(device.id),
         )
         for device in devices
     ]
@@ -142,12 +144,6 @@ def told(host: Host, target: Target) -> Host:
     """The host with what it answered when it was asked on its own."""
     known = (replace(gpu, system_id=target.system_id(gpu.pci_address)) for gpu in host.gpus)
     return replace(host, gpus=tuple(known), device_groups=target.groups, problem=target.problem)
-
-
-def shares(row: Row) -> bool:
-    """The host gives its graphics cards out as vGPUs."""
-    config = row.get("config.graphicsConfig")
-    return getattr(config, "hostDefaultGraphicsType", None) == SHARED_DIRECT
 
 
 def profile_memory_gib(name: str) -> int | None:
@@ -174,13 +170,29 @@ def _group(info: Any) -> DeviceGroup:
 
 
 def _profiles(row: Row, target: Target) -> tuple[VGPUProfile, ...]:
-    if not shares(row):
-        return ()
     names = row.get("config.sharedPassthruGpuTypes", ())
     return tuple(
         VGPUProfile(name, target.profile_gib.get(name) or profile_memory_gib(name))
         for name in names
     )
+
+
+def _graphics_types(row: Row) -> Callable[[str], str | None]:
+    """The graphics type of each card, by PCI address.
+
+    What is in force goes before what is set, and a card's own before the host's default, which
+    individual devices override (API reference of HostGraphicsConfig). Of a card that is passed
+    through the host tells no more than that.
+    """
+    config = row.get("config.graphicsConfig")
+    default = getattr(config, "hostDefaultGraphicsType", None)
+    own = {one.deviceId: one.graphicsType for one in getattr(config, "deviceType", None) or ()}
+    in_force = {
+        info.pciId: info.graphicsType
+        for info in row.get("config.graphicsInfo", ())
+        if info.graphicsType != _PASSED_THROUGH
+    }
+    return lambda address: in_force.get(address) or own.get(address) or default
 
 
 def _offered(
@@ -206,6 +218,15 @@ def _model(profile: str) -> str:
     return match[1] if match else profile.lower()
 
 
+def nvswitches_of(row: Row) -> tuple[str, ...]:
+    """NVIDIA's bridges of the class *other* (0680) are NVSwitches."""
+    return tuple(
+        device.id
+        for device in row.get("hardware.pciDevice", ())
+        if device.vendorId & 0xFFFF == NVIDIA_VENDOR_ID and device.classId & 0xFFFF == _NVSWITCH
+    )
+
+
 def is_gpu(device: Any) -> bool:
     """NVIDIA display controllers and processing accelerators; ids arrive as signed shorts."""
     base_class = (device.classId & 0xFFFF) >> 8
@@ -221,6 +242,7 @@ def _gpu(
     shown: bool,
     holders: Sequence[Holder],
     profiles: tuple[VGPUProfile, ...],
+    graphics_type: str | None,
 ) -> GPU:
     device_id = device.deviceId & 0xFFFF
     kib = getattr(graphics, "memorySizeInKB", None) or 0
@@ -241,5 +263,6 @@ def _gpu(
         label=getattr(state, "hardwareLabel", None) or "",
         holders=tuple(holder for holder in holders if holder.sure),
         suspects=tuple(holder for holder in holders if not holder.sure),
-        profiles=() if active else profiles,
+        profiles=profiles if graphics_type == SHARED_DIRECT and not active else (),
+        shared_direct=graphics_type == SHARED_DIRECT,
     )

@@ -33,8 +33,8 @@ from gpuvm.vsphere.gpus import (
     Target,
     gpus_of,
     is_gpu,
+    nvswitches_of,
     read_target,
-    shares,
 )
 from gpuvm.vsphere.holders import name_of
 from gpuvm.vsphere.machines import machine
@@ -368,11 +368,11 @@ def _host(
         power_state=str(row.get("runtime.powerState", "poweredOn")),
         version=row.get("config.product.version", ""),
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
-        shares_gpus=shares(row),
         device_groups=target.groups,
         problem=target.problem,
         hidden=not_shown(row, visibility.OF_HOSTS) if row else "this account cannot see it",
         gpus_hidden=not_shown(row, visibility.OF_GPUS),
+        nvswitches=nvswitches_of(row),
     )
 
 

@@ -105,6 +105,28 @@ def test_tensorflow_without_the_gpu(machine: Machine, events: Events) -> None:
     assert ready.warnings == (f"tensorflow-uses-gpu: {error.seen}",)
 
 
+@pytest.mark.parametrize(
+    ("problem", "hint"),
+    [
+        (
+            "sees no GPU: the driver answers with CUDA error 802, system not yet initialized",
+            "NVSwitches",
+        ),
+        ("failed call to cuInit: CUDA_ERROR_SYSTEM_NOT_READY", "NVSwitches"),
+        ("sees no GPU: the driver library does not load (libcuda.so.1: no such)", "libraries"),
+        ("sees no GPU: the driver has 1", "cuDNN"),
+    ],
+)
+def test_the_drivers_own_reasons_have_hints_of_their_own(
+    machine: Machine, events: Events, problem: str, hint: str
+) -> None:
+    machine.nvidia_smi(P100_ROW)
+    require = tensorflow(machine, "CPU:0", problem)
+    error = not_ready(machine, Expected((P100,), require), events, 60)
+    assert problem in error.seen
+    assert hint in str(error.hint)
+
+
 def test_no_tensorflow_is_not_ready_even_with_warn(machine: Machine, events: Events) -> None:
     machine.nvidia_smi(P100_ROW)
     machine.program("tf", "echo 'ModuleNotFoundError: No module named tensorflow' >&2; exit 1")
@@ -176,4 +198,4 @@ def test_real_tensorflow_without_a_gpu(machine: Machine, events: Events) -> None
     ready = guest.wait_ready(lambda: machine.endpoint, Expected((P100,), warn), 300, events)
     assert len(ready.warnings) == 1
     assert "used CPU:0: TensorFlow 2." in ready.warnings[0]
-    assert ready.warnings[0].endswith("sees no GPU")
+    assert "sees no GPU: the driver" in ready.warnings[0]

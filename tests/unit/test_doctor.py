@@ -130,7 +130,7 @@ def test_the_plan_is_tried_and_speaks_once() -> None:
     """What another check has named is not said again as the plan's."""
     bios = replace(SITE, templates=(replace(TEMPLATE, firmware="bios"),))
     assert of(examined(bios), "failure") == [
-        ("template", "tf: its firmware is bios; GPU passthrough needs EFI")
+        ("template", "tf: its firmware is bios; Tesla P100 in passthrough needs EFI")
     ]
     (refused,) = of(examined(hosts=3), "failure")
     assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")
@@ -268,15 +268,15 @@ def test_an_old_host_under_a_new_vcenter() -> None:
 
 
 def test_a_vgpu_driver_shows_by_what_its_host_offers() -> None:
-    shared = {"enabled": False, "active": False}
+    shared = {"enabled": False, "active": False, "shared_direct": True}
     quarters = (VGPUProfile("grid_p100-4q", 4),)
-    offering = host("esx-01", shares_gpus=True, gpus=(gpu("esx-01", profiles=quarters, **shared),))
-    without = host("esx-02", shares_gpus=True, gpus=(gpu("esx-02", **shared),))
+    offering = host("esx-01", gpus=(gpu("esx-01", profiles=quarters, **shared),))
+    without = host("esx-02", gpus=(gpu("esx-02", **shared),))
     checks = examined(replace(SITE, hosts=(offering, without, host("esx-03"))), accelerator=VGPU)
     told = [(check.level, check.text) for check in checks if check.name == "vGPU"]
     assert [level for level, _ in told] == ["ok", "failure", "warning"]
     assert "offers grid_p100-4q" in told[0][1]
-    assert "offers no vGPU type" in told[1][1]
+    assert "no vGPU type is offered" in told[1][1]
     assert "not known" in told[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
     assert not of(lenient, "failure"), "another wish does not need it"

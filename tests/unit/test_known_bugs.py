@@ -256,12 +256,12 @@ def test_an_edit_has_the_key_of_what_it_edits() -> None:
 def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
     """CAPV adds the device, then upgrades to the version that it needs (1749)."""
     dynamic, fixed = ClusterSpec(accelerator=accelerators.parse("dynamic")), ClusterSpec()
-    old = template(hardware_version=13)
-    assert selection.unfit_for(old, dynamic, "8.0") == (
+    old, there = template(hardware_version=13), site()
+    assert selection.unfit_for(old, dynamic, there) == (
         "Dynamic DirectPath I/O needs hardware version 17, it has 13"
     )
-    assert selection.unfit_for(template(hardware_version=17), dynamic, "8.0") is None
-    assert selection.unfit_for(old, fixed, "8.0") is None, "a fixed device does not need it"
+    assert selection.unfit_for(template(hardware_version=17), dynamic, there) is None
+    assert selection.unfit_for(old, fixed, there) is None, "a fixed device does not need it"
     assert spec_of().config.version is None, "and nothing is upgraded beside it"
 
 
@@ -293,6 +293,8 @@ def test_not_everything_of_nvidia_is_a_gpu(class_id: int, counts: bool) -> None:
     """
     assert gpus.is_gpu(card("0000:3b:00.0", class_id=class_id)) == counts
     assert not gpus.is_gpu(card("0000:3b:00.0", vendor=0x102B, class_id=class_id))
+    switches = gpus.nvswitches_of({"hardware.pciDevice": [card("0000:3b:00.0", class_id=class_id)]})
+    assert bool(switches) == (class_id == 0x0680)
 
 
 def test_ids_need_not_be_given() -> None:

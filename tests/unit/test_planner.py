@@ -115,6 +115,7 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
         gpus=tuple(_gpu(name, gpu, vms) for gpu in case.get("gpus", [{}])),
         datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         networks=tuple(case.get("networks", ["VM Network"])),
+        nvswitches=tuple(case.get("nvswitches", ())),
         device_groups=tuple(
             DeviceGroup(name, _members(profile, count), tuple(others))
             for name, profile, count, *others in case.get("device_groups", [])

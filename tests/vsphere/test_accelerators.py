@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
-from gpuvm.errors import Unplaceable
+from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import DynamicDevice, VGPUDevice
 from gpuvm.lab.description import (
@@ -272,6 +273,16 @@ def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
             assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)
 
 
+def test_a_memory_limit_of_the_template_is_not_the_clones(home: Path) -> None:
+    """All of the memory is reserved, which a limit below it forbids."""
+    template = TemplateDescription(memory_gib=8, memory_limit_gib=4)
+    shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
+    with rig_of(home, "limited", shape) as rig, rig.connect() as connection:
+        assert not rig.provision(connection, rig.plan(connection)).failed
+        (vm,) = rig.ours(connection, "gpuvm")
+        assert (vm.memory_gib, vm.memory_locked) == (8, True)
+
+
 def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
     """A VM that somebody changed meanwhile is mended as the clone was made."""
     template = TemplateDescription(cpus=8, cores_per_socket=4)
@@ -287,3 +298,60 @@ def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
         assert not rig.provision(connection, rig.plan(connection, hosts=1, cpus=6)).failed
         (vm,) = rig.ours(connection, "gpuvm")
         assert (vm.cpus, vm.cores_per_socket) == (6, 2)
+
+
+@pytest.mark.parametrize("default", ["shared", "sharedDirect"])
+def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
+    """The host's default says nothing of a card that has a graphics type of its own."""
+    shape = describe(hosts=1, gpus_per_host=2, vgpu=True)
+    types = ("shared", "sharedDirect")
+    gpus = tuple(
+        gpu.model_copy(update={"graphics_type": kind})
+        for gpu, kind in zip(shape.hosts[0].gpus, types, strict=True)
+    )
+    host = shape.hosts[0].model_copy(update={"graphics_type": default, "gpus": gpus})
+    shape = shape.model_copy(update={"timings": QUICK, "hosts": (host,)})
+    with rig_of(home, f"by-card-{default}", shape) as rig, rig.connect() as connection:
+        plain, offering = connection.read_inventory().gpus
+        assert (plain.shared_direct, plain.profiles) == (False, ())
+        assert plain.state == "passthrough not enabled"
+        assert offering.shared_direct
+        assert "grid_p100-16q" in {profile.name for profile in offering.profiles}
+        wish = {"accelerator": {"mode": "vgpu", "profile": "grid_p100-16q"}}
+        plan = rig.plan(connection, **wish)
+        assert [gpu.pci_address for gpu in plan.steps[0].gpus] == [offering.pci_address]
+        assert not rig.provision(connection, plan).failed
+        with pytest.raises(Unplaceable):
+            rig.plan(connection, name="more", **wish)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "accelerator", "starts"),
+    [
+        ("t4", {"mode": "passthrough"}, True),
+        ("t4", {"mode": "vgpu", "profile": "grid_t4-16q"}, True),
+        ("p4", {"mode": "dynamic"}, True),
+        ("a100", {"mode": "passthrough", "mmio_gib": 0}, False),
+        ("a100", {"mode": "vgpu", "profile": "grid_a100-4c", "mmio_gib": 0}, False),
+    ],
+)
+def test_bios_is_enough_for_small_cards(
+    home: Path, gpu: str, accelerator: dict[str, Any], starts: bool
+) -> None:
+    """Where gpuvm is told that a large card were a small one, the host does not believe it."""
+    template = TemplateDescription(firmware="bios", memory_gib=8)
+    shape = describe(hosts=1, gpu=gpu, vgpu=accelerator["mode"] == "vgpu").model_copy(
+        update={"timings": QUICK, "templates": (template,)}
+    )
+    name = f"bios-{gpu}-{accelerator['mode']}"
+    with rig_of(home, name, shape) as rig, rig.connect() as connection:
+        plan = rig.plan(connection, accelerator=accelerator)
+        assert plan.mmio_gib is None
+        result = rig.provision(connection, plan)
+        assert bool(result.failed) is not starts
+        if not starts:
+            (outcome,) = result.failed
+            assert "total number of pages needed" in str(outcome.error)
+            sure = {key: value for key, value in accelerator.items() if key != "mmio_gib"}
+            with pytest.raises(PreflightRefused, match="needs EFI"):
+                rig.plan(connection, accelerator=sure, template="centos7-tensorflow")

@@ -4,6 +4,7 @@ A convolution belongs to it: with a cuDNN that has no code for the card, a produ
 still works. When the GPU does not do it the CPU must. Status 0 whenever one of them did.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -30,7 +31,8 @@ def main() -> None:
 def compute(kind: str) -> str:
     """The device that did it, such as ``GPU:0``."""
     if not tf.config.list_physical_devices(kind):
-        raise RuntimeError(f"TensorFlow {tf.__version__} sees no {kind}")
+        why = f": {driver()}" if kind == "GPU" else ""
+        raise RuntimeError(f"TensorFlow {tf.__version__} sees no {kind}{why}")
     tf.config.set_soft_device_placement(False)
     with tf.device(f"/{kind}:0"):
         square = tf.random.normal((256, 256))
@@ -40,6 +42,26 @@ def compute(kind: str) -> str:
     if not bool(tf.math.reduce_all(tf.math.is_finite(result))):
         raise RuntimeError(f"{kind}:0 computes wrongly")
     return str(result.device).rsplit("device:", 1)[-1]
+
+
+def driver() -> str:
+    """What the NVIDIA driver answers without TensorFlow: its error, or how many GPUs it has."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"the driver library does not load ({error})"
+    code = cuda.cuInit(0)
+    if code != 0:
+        return f"the driver answers with CUDA error {code}, {described(cuda, code)}"
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    return f"the driver has {count.value}"
+
+
+def described(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    cuda.cuGetErrorString(code, ctypes.byref(text))
+    return (text.value or b"unknown").decode()
 
 
 main()

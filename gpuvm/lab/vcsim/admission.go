@@ -22,7 +22,7 @@ func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, ho
 	}
 	a := &admission{lab: lab, vm: vm.Self, config: config, hardware: lab.hosts[host], active: lab.activeDevices(ctx, host)}
 	a.labels = lab.hardwareLabels(ctx, host)
-	a.graphics = lab.graphicsType(ctx, host)
+	a.direct = lab.sharedDirectly(ctx, host)
 	if fault := a.checkConfiguration(); fault != nil {
 		return fault
 	}
@@ -47,7 +47,7 @@ type admission struct {
 	hardware *hardware
 	active   map[string]bool   // PCI address -> passthroughActive
 	labels   map[string]string // PCI address -> hardwareLabel
-	graphics string
+	direct   map[string]bool   // PCI address -> its graphics type is sharedDirect
 }
 
 // grants decides which card each PCI device of the VM gets; the ledger is locked.
@@ -156,9 +156,14 @@ func (lab *Lab) passthruInfo(ctx *simulator.Context, r ref) []*types.HostPciPass
 	return infos
 }
 
-func (lab *Lab) graphicsType(ctx *simulator.Context, r ref) string {
+// sharedDirectly reads the graphics type of each card, which goes before the host's default.
+func (lab *Lab) sharedDirectly(ctx *simulator.Context, r ref) map[string]bool {
 	host := lab.registry.Get(r).(*simulator.HostSystem)
-	var kind string
-	lab.locked(ctx, r, func() { kind = host.Config.GraphicsConfig.HostDefaultGraphicsType })
-	return kind
+	cards := map[string]bool{}
+	lab.locked(ctx, r, func() {
+		for _, device := range host.Config.GraphicsConfig.DeviceType {
+			cards[device.DeviceId] = device.GraphicsType == sharedDirect
+		}
+	})
+	return cards
 }

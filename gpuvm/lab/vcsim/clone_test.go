@@ -356,3 +356,18 @@ func targetOf(e types.BaseEvent) string {
 	}
 	return ""
 }
+
+// R10: a clone has its template's memory limit, and cannot reserve more than that.
+func TestReservationsDoNotExceedTheLimit(t *testing.T) {
+	r := newRig(t, func(d *Description) { d.Templates[0].MemoryLimitGiB = ptr(int64(6)) })
+	f, ok := r.fails(r.startClone("limited", r.wish()), nil).(*types.InvalidArgument) // of 8 GiB
+	if !ok || f.InvalidProperty != "configSpec.memoryAllocation.limit" {
+		t.Errorf("%#v", f)
+	}
+	free := r.wish()
+	free.Config.MemoryAllocation = &types.ResourceAllocationInfo{Limit: ptr(int64(-1))}
+	r.finish(r.clone("free", free).PowerOn(r.ctx))
+	small := r.wish()
+	small.Config.MemoryMB = 6 << 10
+	r.clone("small", small)
+}

@@ -55,6 +55,9 @@ func checkSpec(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConf
 	if fault := checkSockets(c, spec); fault != nil {
 		return fault
 	}
+	if fault := checkLimit(c, spec); fault != nil {
+		return fault
+	}
 	// ESXi refuses to unlock the reservation while a passthrough device needs it.
 	if unlock := spec.MemoryReservationLockedToMax; unlock != nil && !*unlock && keepsPassthrough(c, spec) {
 		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryReservationLockedToMax"}
@@ -72,6 +75,20 @@ func checkSockets(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineC
 	replace(&cores, spec.NumCoresPerSocket)
 	if cores != nil && *cores > 0 && cpus%*cores != 0 {
 		return &types.InvalidArgument{InvalidProperty: "configSpec.numCoresPerSocket"}
+	}
+	return nil
+}
+
+// checkLimit: no more memory can be reserved than the VM may use; a clone has its template's limit.
+func checkLimit(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) fault {
+	next := *c
+	replace(&next.MemoryReservationLockedToMax, spec.MemoryReservationLockedToMax)
+	if spec.MemoryMB != 0 {
+		next.Hardware.MemoryMB = int32(spec.MemoryMB)
+	}
+	next.MemoryAllocation = mergeAllocation(c.MemoryAllocation, spec.MemoryAllocation)
+	if a := next.MemoryAllocation; a != nil && a.Limit != nil && *a.Limit >= 0 && memoryReservationMB(&next) > *a.Limit {
+		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryAllocation.limit"}
 	}
 	return nil
 }

@@ -53,12 +53,9 @@ func (lab *Lab) addPassthrough(ctx *simulator.Context, target *types.ConfigTarge
 			})
 		}
 	}
-	graphics := lab.graphicsType(ctx, host)
-	lab.addGroups(target, h, graphics)
-	if graphics != "sharedDirect" {
-		return
-	}
-	for _, profile := range h.profiles() {
+	cards := lab.sharedDirectly(ctx, host)
+	lab.addGroups(target, h, cards)
+	for _, profile := range profilesOf(slices.DeleteFunc(slices.Clone(h.gpus), func(g *gpu) bool { return !cards[g.PCIAddress] })) {
 		known := slices.ContainsFunc(target.SharedGpuPassthroughTypes, func(i types.VirtualMachinePciSharedGpuPassthroughInfo) bool {
 			return i.Vgpu == profile.Name
 		})

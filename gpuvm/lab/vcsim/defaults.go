@@ -61,7 +61,7 @@ func (h *HostDescription) fill() {
 		h.HypervisorGiB = &own
 	}
 	orElse(&h.SystemUUID, stableUUID("host", h.Name))
-	orElse(&h.GraphicsType, "shared")
+	orElse(&h.GraphicsType, shared)
 	for i := range h.GPUs {
 		h.GPUs[i].fill()
 	}

@@ -80,6 +80,7 @@ type GPUDescription struct {
 	Passthrough     *Passthrough  `json:"passthrough"`
 	DependentDevice string        `json:"dependent_device"`
 	HardwareLabel   string        `json:"hardware_label"`
+	GraphicsType    string        `json:"graphics_type"` // the host's, unless it is said
 	VGPUProfiles    []VGPUProfile `json:"vgpu_profiles"`
 }
 
@@ -103,6 +104,7 @@ type TemplateDescription struct {
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
 	CoresPerSocket  int32             `json:"cores_per_socket"`
+	MemoryLimitGiB  *int64            `json:"memory_limit_gib"` // it may not use more; none without
 	MemoryGiB       int64             `json:"memory_gib"`
 	DiskGiB         int64             `json:"disk_gib"`
 	Host            string            `json:"host"`
@@ -230,8 +232,10 @@ func (h *HostDescription) check() error {
 	if *h.HypervisorGiB < 0 || *h.HypervisorGiB >= float64(h.MemoryGiB) {
 		return fmt.Errorf("hypervisor_gib %g is not within the host's %d GiB", *h.HypervisorGiB, h.MemoryGiB)
 	}
-	if h.GraphicsType != "shared" && h.GraphicsType != "sharedDirect" {
-		return fmt.Errorf("graphics_type '%s' is none of shared, sharedDirect", h.GraphicsType)
+	for _, kind := range append([]string{h.GraphicsType}, h.cardTypes()...) {
+		if kind != shared && kind != sharedDirect {
+			return fmt.Errorf("graphics_type '%s' is none of %s, %s", kind, shared, sharedDirect)
+		}
 	}
 	addresses := map[string]bool{}
 	for _, g := range h.GPUs {
@@ -244,6 +248,16 @@ func (h *HostDescription) check() error {
 		addresses[g.PCIAddress] = true
 	}
 	return h.checkGroups()
+}
+
+func (h *HostDescription) cardTypes() []string {
+	kinds := make([]string, 0, len(h.GPUs))
+	for _, g := range h.GPUs {
+		if g.GraphicsType != "" {
+			kinds = append(kinds, g.GraphicsType)
+		}
+	}
+	return kinds
 }
 
 // profile is nil where the card has none of that name.

@@ -52,7 +52,9 @@ func (lab *Lab) showBindings(ctx *simulator.Context, host ref) {
 		users := map[string][]ref{}
 		for _, holding := range holdings {
 			for _, grant := range holding.devices {
-				users[grant.gpu.PCIAddress] = append(users[grant.gpu.PCIAddress], holding.vm)
+				if grant.profile != nil { // a whole card is no graphics device of the host
+					users[grant.gpu.PCIAddress] = append(users[grant.gpu.PCIAddress], holding.vm)
+				}
 				if lab.atLeast("7.0") && grant.profile == nil {
 					m.Config.AssignableHardwareBinding = append(m.Config.AssignableHardwareBinding,
 						types.HostAssignableHardwareBinding{InstanceId: "pcipassthru:" + grant.gpu.PCIAddress, Vm: holding.vm})

@@ -34,12 +34,12 @@ func (h *HostDescription) checkGroups() error {
 }
 
 // addGroups tells which groups a host offers, once each, with a template of every device.
-func (lab *Lab) addGroups(target *types.ConfigTarget, h *hardware, graphics string) {
+func (lab *Lab) addGroups(target *types.ConfigTarget, h *hardware, cards map[string]bool) {
 	for _, group := range h.groups {
 		known := slices.ContainsFunc(target.VendorDeviceGroupInfo, func(i types.VirtualMachineVendorDeviceGroupInfo) bool {
 			return i.DeviceGroupName == group.Name
 		})
-		if known || !lab.atLeast("8.0") || (group.Profile != "" && graphics != "sharedDirect") {
+		if known || !lab.atLeast("8.0") || (group.Profile != "" && !group.all(cards)) {
 			continue
 		}
 		info := types.VirtualMachineVendorDeviceGroupInfo{
@@ -139,10 +139,8 @@ func (a *admission) groupGrants(granted map[int32]grant) fault {
 		for i, device := range members {
 			g := a.hardware.gpu(offered[at].GPUs[i])
 			share := grant{gpu: g, profile: g.profile(offered[at].Profile)}
-			if share.profile == nil {
-				if _, fault := a.whole(g, granted); fault != nil {
-					return fault
-				}
+			if _, fault := a.mapped(share, granted); fault != nil {
+				return fault
 			}
 			granted[device.Key] = share
 		}
@@ -158,11 +156,15 @@ func (a *admission) hasFree(d *DeviceGroupDescription, granted map[int32]grant) 
 		if profile == nil && (!a.active[address] || a.taken(g, granted)) {
 			return false
 		}
-		if profile != nil && (a.graphics != "sharedDirect" || !a.fits(g, profile, granted)) {
+		if profile != nil && (!a.direct[address] || !a.fits(g, profile, granted)) {
 			return false
 		}
 	}
 	return true
+}
+
+func (d *DeviceGroupDescription) all(cards map[string]bool) bool {
+	return !slices.ContainsFunc(d.GPUs, func(address string) bool { return !cards[address] })
 }
 
 func (lab *Lab) groupNamed(name string) *DeviceGroupDescription {

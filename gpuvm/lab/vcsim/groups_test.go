@@ -19,6 +19,7 @@ func linked(d *Description) {
 // groupWish asks for a group as a client should: by the templates of the host's answer.
 func (r *rig) groupWish(name string) types.VirtualMachineCloneSpec {
 	spec := r.vgpuWish()
+	spec.Config.ExtraConfig[1] = &types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "64"}
 	spec.Config.DeviceGroups = &types.VirtualMachineVirtualDeviceGroups{
 		DeviceGroup: []types.BaseVirtualMachineVirtualDeviceGroupsDeviceGroup{
 			&types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup{

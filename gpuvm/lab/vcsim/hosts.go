@@ -64,7 +64,7 @@ func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
 	lab.hostRefs = append(lab.hostRefs, host.Self)
 	describeMachine(host, d)
 	describeDevices(host, h)
-	describeGraphics(host, h, d.GraphicsType)
+	describeGraphics(host, h, d.GraphicsType, cardTypesOf(d))
 	lab.describeCapability(host, h)
 	lab.addHostManagers(host)
 }
@@ -144,33 +144,60 @@ func (g *gpu) device() types.HostPciDevice {
 	return d
 }
 
-// describeGraphics shows the cards as graphics devices, with their memory, and their vGPU profiles
-// if the host shares them directly.
-func describeGraphics(host *simulator.HostSystem, h *hardware, graphicsType string) {
+// A card's graphics type: all VMs share it through the hypervisor, or each has a vGPU.
+const shared, sharedDirect = "shared", "sharedDirect"
+
+// cardTypesOf are the graphics types of the description, by PCI address.
+func cardTypesOf(d *HostDescription) map[string]string {
+	kinds := map[string]string{}
+	for _, g := range d.GPUs {
+		if g.GraphicsType != "" {
+			kinds[g.PCIAddress] = g.GraphicsType
+		}
+	}
+	return kinds
+}
+
+// describeGraphics shows the cards as graphics devices, with their memory, and the vGPU profiles of
+// those that are shared directly. A card that is not among kinds has the host's default.
+func describeGraphics(host *simulator.HostSystem, h *hardware, usual string, kinds map[string]string) {
 	config := &types.HostGraphicsConfig{
-		HostDefaultGraphicsType: graphicsType, SharedPassthruAssignmentPolicy: "performance",
+		HostDefaultGraphicsType: usual, SharedPassthruAssignmentPolicy: "performance",
+	}
+	active := map[string]bool{}
+	for _, base := range host.Config.PciPassthruInfo {
+		info := base.GetHostPciPassthruInfo()
+		active[info.Id] = info.PassthruActive
+	}
+	users := map[string][]ref{}
+	for _, info := range host.Config.GraphicsInfo {
+		users[info.PciId] = info.Vm
 	}
 	host.Config.GraphicsInfo = nil
+	var sharing []*gpu
 	for _, g := range h.gpus {
-		kind := graphicsType
-		if g.Passthrough.Active {
+		kind, ok := kinds[g.PCIAddress]
+		if !ok {
+			kind = usual
+		}
+		config.DeviceType = append(config.DeviceType, types.HostGraphicsConfigDeviceType{
+			DeviceId: g.PCIAddress, GraphicsType: kind,
+		})
+		if kind == sharedDirect {
+			sharing = append(sharing, g)
+		}
+		if active[g.PCIAddress] {
 			kind = "direct"
 		}
 		host.Config.GraphicsInfo = append(host.Config.GraphicsInfo, types.HostGraphicsInfo{
 			DeviceName: g.Name, VendorName: g.VendorName, PciId: g.PCIAddress, GraphicsType: kind,
-			MemorySizeInKB: g.MemoryGiB << 20,
-		})
-		config.DeviceType = append(config.DeviceType, types.HostGraphicsConfigDeviceType{
-			DeviceId: g.PCIAddress, GraphicsType: graphicsType,
+			MemorySizeInKB: g.MemoryGiB << 20, Vm: users[g.PCIAddress],
 		})
 	}
 	host.Config.GraphicsConfig = config
 	host.Config.SharedPassthruGpuTypes = nil
 	host.Config.SharedGpuCapabilities = nil
-	if graphicsType != "sharedDirect" {
-		return
-	}
-	for _, profile := range h.profiles() {
+	for _, profile := range profilesOf(sharing) {
 		host.Config.SharedPassthruGpuTypes = append(host.Config.SharedPassthruGpuTypes, profile.Name)
 		host.Config.SharedGpuCapabilities = append(host.Config.SharedGpuCapabilities, types.HostSharedGpuCapabilities{
 			Vgpu: profile.Name, SuspendSupported: true, MigrateSupported: true,
@@ -178,11 +205,11 @@ func describeGraphics(host *simulator.HostSystem, h *hardware, graphicsType stri
 	}
 }
 
-// profiles are the distinct vGPU profiles of the host's cards.
-func (h *hardware) profiles() []VGPUProfile {
+// profilesOf are the distinct vGPU profiles of the cards.
+func profilesOf(gpus []*gpu) []VGPUProfile {
 	var profiles []VGPUProfile
 	seen := map[string]bool{}
-	for _, g := range h.gpus {
+	for _, g := range gpus {
 		for _, p := range g.VGPUProfiles {
 			if !seen[p.Name] {
 				seen[p.Name] = true

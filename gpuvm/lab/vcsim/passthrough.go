@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -46,18 +47,40 @@ func (a *admission) fixed(b *types.VirtualPCIPassthroughDeviceBackingInfo, grant
 
 // whole grants a card if its BARs and those of the cards before it have room (R5).
 func (a *admission) whole(g *gpu, granted map[int32]grant) (grant, fault) {
-	needed := g.pages()
+	return a.mapped(grant{gpu: g}, granted)
+}
+
+// mapped lets a grant pass if what it maps, and the grants before it, has room (R5, R7).
+func (a *admission) mapped(wanted grant, granted map[int32]grant) (grant, fault) {
+	needed := wanted.pages()
 	for _, other := range granted {
-		if other.profile == nil {
-			needed += other.gpu.pages()
-		}
+		needed += other.pages()
 	}
 	if limit := a.pageLimit(); needed > limit {
 		return grant{}, devicePowerOnFault(message("msg.pciPassthru.pagesExceeded",
 			fmt.Sprintf("PCIPassthru: total number of pages needed (%d) exceeds limit (%d), failing", needed, limit)))
 	}
-	return grant{gpu: g}, nil
+	return wanted, nil
 }
+
+// pages of a vGPU are those of its own BARs: a large one maps its framebuffer, others 256 MiB.
+func (g grant) pages() int64 {
+	if g.profile == nil {
+		return g.gpu.pages()
+	}
+	bar := int64(256)
+	if g.gpu.pages() > below4GiBPages && g.profile.isLarge() {
+		bar = powerOfTwo(g.profile.FramebufferGiB * 1024)
+	}
+	return (bar+48)*mibPages + 2
+}
+
+// isLarge: NVIDIA's C-series has large BARs whatever the size, the others as their framebuffer has.
+func (p *VGPUProfile) isLarge() bool {
+	return computeSeries.MatchString(p.Name) || p.FramebufferGiB >= 16
+}
+
+var computeSeries = regexp.MustCompile(`-\d+(-\d+)?c(me)?$`)
 
 // pageLimit is the room for BARs. Above 4 GiB there is some only with EFI firmware, 64-bit MMIO
 // switched on, and a size given; large BARs do not fit below.

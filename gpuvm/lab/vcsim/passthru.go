@@ -1,6 +1,9 @@
 package main
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -131,6 +134,9 @@ func (lab *Lab) changePassthru(ctx *simulator.Context, host *simulator.HostSyste
 			}
 		}
 		m.Config.PciPassthruInfo = infos
+		next := &simulator.HostSystem{HostSystem: *m}
+		describeGraphics(next, lab.hosts[host.Self], m.Config.GraphicsConfig.HostDefaultGraphicsType, typesOf(m.Config.GraphicsConfig.DeviceType))
+		*m = next.HostSystem
 		if m.Config.AssignableHardwareConfig != nil {
 			m.Config.AssignableHardwareConfig = &types.HostAssignableHardwareConfig{AttributeOverride: overrides}
 		}
@@ -147,19 +153,22 @@ type graphicsMethods struct {
 	manager *mo.HostGraphicsManager
 }
 
-// UpdateGraphicsConfig sets the host's graphics type; its profiles appear or vanish with it.
+// UpdateGraphicsConfig sets the host's default graphics type, and those of the cards that are named:
+// the others get the default. Profiles appear or vanish with it.
 func (g *graphicsMethods) UpdateGraphicsConfig(ctx *simulator.Context, req *types.UpdateGraphicsConfig) soap.HasFault {
 	body := &methods.UpdateGraphicsConfigBody{}
-	kind := req.Config.HostDefaultGraphicsType
-	if kind != "shared" && kind != "sharedDirect" {
-		f := &types.InvalidArgument{InvalidProperty: "config.hostDefaultGraphicsType"}
-		body.Fault_ = simulator.Fault(describe(f), f)
-		return body
+	kind, kinds := req.Config.HostDefaultGraphicsType, typesOf(req.Config.DeviceType)
+	for _, one := range append(slices.Collect(maps.Values(kinds)), kind) {
+		if one != shared && one != sharedDirect {
+			f := &types.InvalidArgument{InvalidProperty: "config.graphicsType"}
+			body.Fault_ = simulator.Fault(describe(f), f)
+			return body
+		}
 	}
 	host := g.lab.hostOfManager(g.self)
 	g.lab.changeHost(ctx, host, func(m *mo.HostSystem) {
 		next := &simulator.HostSystem{HostSystem: *m}
-		describeGraphics(next, g.lab.hosts[host.Self], kind)
+		describeGraphics(next, g.lab.hosts[host.Self], kind, kinds)
 		*m = next.HostSystem
 	})
 	g.lab.locked(ctx, g.manager, func() {
@@ -172,6 +181,14 @@ func (g *graphicsMethods) UpdateGraphicsConfig(ctx *simulator.Context, req *type
 	})
 	body.Res = &types.UpdateGraphicsConfigResponse{}
 	return body
+}
+
+func typesOf(devices []types.HostGraphicsConfigDeviceType) map[string]string {
+	kinds := map[string]string{}
+	for _, device := range devices {
+		kinds[device.DeviceId] = device.GraphicsType
+	}
+	return kinds
 }
 
 func (g *graphicsMethods) RefreshGraphicsManager(*simulator.Context, *types.RefreshGraphicsManager) soap.HasFault {

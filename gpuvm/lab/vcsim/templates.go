@@ -33,6 +33,10 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	}
 	config := newConfig(t.Name, t.GuestID, t.Firmware, t.HardwareVersion, t.CPUs, t.MemoryGiB<<10)
 	config.Hardware.NumCoresPerSocket = &t.CoresPerSocket
+	if t.MemoryLimitGiB != nil {
+		limit := *t.MemoryLimitGiB << 10
+		config.MemoryAllocation = mergeAllocation(config.MemoryAllocation, &types.ResourceAllocationInfo{Limit: &limit})
+	}
 	lab.setFiles(config, p.datastore)
 	dir := path.Dir(config.Files.VmPathName)
 	config.Hardware.Device = append(config.Hardware.Device, newDisk(t.DiskGiB*gib, dir, p.datastore))

@@ -6,20 +6,24 @@ import (
 
 // shared places a vGPU on a card that has room for it (R7); the ledger is locked.
 func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, granted map[int32]grant) (grant, fault) {
-	if a.graphics != "sharedDirect" {
-		return grant{}, devicePowerOnFault(message("msg.vmiop.notSharedDirect",
-			"The host's graphics type is not Shared Direct: vGPU '"+b.Vgpu+"' cannot be started."))
-	}
-	offered := false
+	known, offered := false, false
 	for _, g := range a.hardware.gpus {
 		profile := g.profile(b.Vgpu)
 		if profile == nil {
 			continue
 		}
+		known = true
+		if !a.direct[g.PCIAddress] {
+			continue
+		}
 		offered = true
 		if a.fits(g, profile, granted) {
-			return grant{gpu: g, profile: profile}, nil
+			return a.mapped(grant{gpu: g, profile: profile}, granted)
 		}
+	}
+	if known && !offered {
+		return grant{}, devicePowerOnFault(message("msg.vmiop.notSharedDirect",
+			"The graphics type of the host's cards is not Shared Direct: vGPU '"+b.Vgpu+"' cannot be started."))
 	}
 	if !offered {
 		return grant{}, devicePowerOnFault(message("msg.vmiop.unknownProfile",

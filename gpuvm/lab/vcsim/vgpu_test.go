@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -80,4 +81,63 @@ func TestVGPURefuses(t *testing.T) {
 	if len(m.SharedPassthruGpuTypes) != 0 || len(r.configTarget("esx-01").SharedGpuPassthroughTypes) != 0 {
 		t.Error("profiles are still offered")
 	}
+}
+
+// R7: each card has a graphics type of its own; the host's default says nothing of it.
+func TestGraphicsTypeIsTheCards(t *testing.T) {
+	r := newRig(t, sharing, func(d *Description) {
+		h := &d.Hosts[0]
+		h.GraphicsType = "shared"
+		h.GPUs[0].GraphicsType, h.GPUs[1].GraphicsType = "shared", "sharedDirect"
+	})
+	vm := r.clone("first", r.vgpuWish("grid_p100-16q"))
+	r.finish(vm.PowerOn(r.ctx))
+	config := r.readHost("esx-01", "config").Config
+	if config.GraphicsConfig.HostDefaultGraphicsType != "shared" || config.GraphicsConfig.DeviceType[1].GraphicsType != "sharedDirect" {
+		t.Errorf("%+v", config.GraphicsConfig)
+	}
+	if in := config.GraphicsInfo; in[0].GraphicsType != "shared" || in[0].Vm != nil || in[1].GraphicsType != "sharedDirect" || len(in[1].Vm) != 1 {
+		t.Errorf("%+v", in)
+	}
+	if _, ok := r.fails(r.clone("second", r.vgpuWish("grid_p100-16q")).PowerOn(r.ctx)).(*types.InsufficientGraphicsResourcesFault); !ok {
+		t.Error("the other card was used, or another fault")
+	}
+}
+
+// R7: a VM that runs with a whole card is no user of a graphics device.
+func TestGraphicsInfoNamesVGPUsOnly(t *testing.T) {
+	r := newRig(t)
+	r.finish(r.clone("whole", r.wish()).PowerOn(r.ctx))
+	for _, info := range r.readHost("esx-01", "config.graphicsInfo").Config.GraphicsInfo {
+		if len(info.Vm) != 0 || info.GraphicsType != "direct" {
+			t.Errorf("%s, %s: %v", info.PciId, info.GraphicsType, info.Vm)
+		}
+	}
+}
+
+// R7: what a vGPU maps depends on its card and its profile.
+func TestLargeVGPUsNeedEFIAndRoom(t *testing.T) {
+	const pages = "PCIPassthru: total number of pages needed"
+	small := func(d *Description) {
+		for i := range d.Hosts[0].GPUs {
+			d.Hosts[0].GPUs[i].BARsMiB = []int64{16, 256, 32}
+		}
+	}
+	series := func(d *Description) {
+		sharing(d)
+		d.Hosts[0].GPUs[0].VGPUProfiles = append(d.Hosts[0].GPUs[0].VGPUProfiles, VGPUProfile{"grid_p100c-4c", 4})
+	}
+	r, onSmall := newRig(t, series), newRig(t, sharing, small)
+	bios := func(r *rig, name, profile string) *object.VirtualMachine {
+		spec := r.vgpuWish(profile)
+		spec.Config.Firmware, spec.Config.ExtraConfig = "bios", nil
+		return r.clone(name, spec)
+	}
+	r.refusesPowerOn(bios(r, "whole", "grid_p100-16q"), pages)
+	r.refusesPowerOn(bios(r, "compute", "grid_p100c-4c"), pages)
+	r.finish(bios(r, "part", "grid_p100-8q").PowerOn(r.ctx))
+	onSmall.finish(bios(onSmall, "whole", "grid_p100-16q").PowerOn(onSmall.ctx))
+	narrow := r.vgpuWish("grid_p100-16q")
+	narrow.Config.ExtraConfig[1] = &types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "8"}
+	r.refusesPowerOn(r.clone("narrow", narrow), pages)
 }
