@@ -39,7 +39,9 @@ def test_all_met(machine: Machine, told: Any, events: Events) -> None:
     machine.nvidia_smi(P100_ROW, P100_ROW)
     expected = Expected((P100, P100), tensorflow(machine, "GPU:0"))
     ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, events)
-    assert ready == Ready((), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2)
+    assert ready == Ready(
+        (), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2, address=machine.address
+    )
     assert told.texts("progress") == [
         f"requirement 1 of 3: {SSH_ANSWERS}",
         f"requirement 2 of 3: {GPUS.name}",
@@ -140,7 +142,9 @@ def test_a_vm_without_gpu_needs_tensorflow_only(
     machine: Machine, told: Any, events: Events
 ) -> None:
     settings = tensorflow(machine, "CPU:0")
-    assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready()
+    assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready(
+        address=machine.address
+    )
     assert told.texts("progress")[-1] == f"requirement 2 of 2: {COMPUTES.name}"
     missing = GuestSettings(python="/opt/none/python")
     error = not_ready(machine, Expected((), missing), events, 60)

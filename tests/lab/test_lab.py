@@ -99,8 +99,8 @@ class Datacentre:
         with self.session.board() as board:
             board.follow_vms({"vm": vm})
             for change in self._changes(board):
-                if isinstance(change, vsphere.VMChanged) and change.address and change.host_keys:
-                    return change.address, change.host_keys[0]
+                if isinstance(change, vsphere.VMChanged) and change.addresses and change.host_keys:
+                    return change.addresses[0], change.host_keys[0]
         raise AssertionError("no guest came up")
 
     @staticmethod
