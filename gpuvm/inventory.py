@@ -277,13 +277,18 @@ class Datastore:
 
 @dataclass(frozen=True)
 class Network:
-    """A distributed port group has a key, and the UUID of its switch."""
+    """A distributed port group has a key, and the UUID of its switch.
+
+    An opaque network, such as a segment of NSX, has an id and a type of whoever manages it.
+    """
 
     name: str
     moref: MoRef
     portgroup_key: str | None = None
     switch_uuid: str | None = None
     path: str = ""
+    opaque_id: str | None = None
+    opaque_type: str | None = None
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,8 @@ class Description(_Model):
     drs_automation: DRSLevel = "fullyAutomated"
     vgpu_evacuation: bool = False
     networks: tuple[str, ...] = ("VM Network",)
+    opaque_networks: tuple[str, ...] = ()
+    """Of NSX: vCenter knows them by an id and a type."""
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
     hosts: tuple[HostDescription, ...] = Field(min_length=1)

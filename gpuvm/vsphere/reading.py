@@ -289,8 +289,12 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
 
 
 def _networks_of(nets: Iterable[Any]) -> list[Objects]:
-    """Distributed port groups have a key and a switch, which standard networks have not."""
+    """Distributed port groups have a key and a switch, opaque networks an id in their summary.
+
+    The declared type of a network's summary does not have that id, so all of it is asked for.
+    """
     ordered = sorted(nets, key=str)
+    special = (_PORTGROUP, vim.OpaqueNetwork)
     return [
         Objects(
             _PORTGROUP,
@@ -298,7 +302,12 @@ def _networks_of(nets: Iterable[Any]) -> list[Objects]:
             ("name", "parent", "key", _SWITCH),
         ),
         Objects(
-            vim.Network, [n for n in ordered if not isinstance(n, _PORTGROUP)], ("name", "parent")
+            vim.OpaqueNetwork,
+            [n for n in ordered if isinstance(n, vim.OpaqueNetwork)],
+            ("name", "parent", "summary"),
+        ),
+        Objects(
+            vim.Network, [n for n in ordered if not isinstance(n, special)], ("name", "parent")
         ),
     ]
 
@@ -453,6 +462,8 @@ def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
             portgroup_key=row.get("key"),
             switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
             path=_path(ref, row, tree),
+            opaque_id=getattr(row.get("summary"), "opaqueNetworkId", None),
+            opaque_type=getattr(row.get("summary"), "opaqueNetworkType", None),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Network)

@@ -139,7 +139,7 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	c.op.started()
 	config, fault := c.configure()
 	if fault == nil {
-		fault = checkCustomization(c.req.Spec.Customization, config)
+		fault = c.lab.checkCustomization(c.req.Spec.Customization, config)
 	}
 	if fault != nil {
 		return nil, fault

@@ -71,9 +71,8 @@ func (lab *Lab) networksOf(devices []types.BaseVirtualDevice) []ref {
 		if !ok {
 			continue
 		}
-		backing, ok := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
-		if ok && backing.Network != nil && !slices.Contains(networks, *backing.Network) {
-			networks = append(networks, *backing.Network)
+		if _, network := lab.networkOf(card.GetVirtualEthernetCard()); network != nil && !slices.Contains(networks, *network) {
+			networks = append(networks, *network)
 		}
 	}
 	return networks

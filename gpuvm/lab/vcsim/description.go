@@ -23,6 +23,7 @@ type Description struct {
 	Automation   string                 `json:"drs_automation"`
 	VGPUsMove    bool                   `json:"vgpu_evacuation"` // by DRS, for maintenance mode
 	Networks     []string               `json:"networks"`
+	Opaque       []string               `json:"opaque_networks"`
 	AddressBlock string                 `json:"address_block"`
 	Datastores   []DatastoreDescription `json:"datastores"`
 	Hosts        []HostDescription      `json:"hosts"`
