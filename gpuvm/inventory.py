@@ -259,6 +259,8 @@ class VMTemplate:
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1
+    used_gib: float | None = None
+    """What its disks take, less than ``disk_gib`` where they are thin; None: not known."""
     hidden: str = ""
     """What vCenter does not show of it, though a clone depends on it; empty as a rule."""
     networks: tuple[MoRef, ...] = ()

@@ -1,6 +1,6 @@
 """plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gpuvm import ownership, selection
@@ -14,7 +14,7 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.planner import memory, mmio, rooms
-from gpuvm.planner.findings import findings
+from gpuvm.planner.findings import findings, growing
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.promises import promised, released
@@ -70,7 +70,11 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         cpus=size.cpus,
         memory_gib=size.memory_gib,
         steps=(*steps, *(_step("remove", vm, inventory) for vm in surplus)),
-        findings=(*left_out, *findings(spec, inventory, size.memory_gib, created)),
+        findings=(
+            *left_out,
+            *findings(spec, inventory, size.memory_gib, created),
+            *_growing(spec, template, chosen, len(missing)),
+        ),
     )
 
 
@@ -253,6 +257,13 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
         f"resource pool has {left:.1f} GiB unreserved",
         hint="a smaller memory_gib, another resource_pool, or a larger reservation of this one",
     )
+
+
+def _growing(
+    spec: ClusterSpec, template: VMTemplate | None, store: Datastore | None, clones: int
+) -> Iterator[Finding]:
+    if template is not None and store is not None:
+        yield from growing(selection.Space.of(spec, template, clones), store)
 
 
 def _stores(

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
-from gpuvm.inventory import Inventory
+from gpuvm.inventory import Datastore, Inventory
 from gpuvm.planner.model import Finding, Step
 from gpuvm.planner.rooms import device_memory_gib
+from gpuvm.selection import Space
 from gpuvm.spec import ClusterSpec
 
 
@@ -27,6 +28,19 @@ def findings(
             f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
             hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
         )
+
+
+def growing(space: Space, store: Datastore) -> Iterator[Finding]:
+    """Thin disks fit as they are, and would not if the guests filled them."""
+    if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib or store.hidden:
+        return
+    yield Finding(
+        f"the thin disks of {space.clones} new VMs take {space.disks_gib:.0f} GiB now and can grow "
+        f"to {space.disks_gib + space.growth_gib:.0f} GiB; datastore {store.name} has "
+        f"{store.free_gib:.0f} GiB free",
+        hint="a VM stops when it writes to a full datastore: watch its free space, or take "
+        "another one with --datastore",
+    )
 
 
 def _parts_of_boards(created: Sequence[Step]) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from gpuvm.inventory import (
 )
 from gpuvm.vsphere import holders as held_by
 from gpuvm.vsphere import snapshots, visibility
-from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib, used_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -94,6 +94,7 @@ _TEMPLATE_PATHS = (
     "config.hardware.numCoresPerSocket",
     "config.hardware.memoryMB",
     "config.hardware.device",
+    "summary.storage.committed",
     "guest.toolsVersionStatus2",
     "snapshot",
     "runtime.host",
@@ -406,6 +407,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
         disks=len(disks),
+        used_gib=used_gib(row, disks),
         networks=tuple(ref._moId for ref in row.get("network", ())),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),

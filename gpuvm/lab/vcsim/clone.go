@@ -144,7 +144,7 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	if fault != nil {
 		return nil, fault
 	}
-	bytes := fullDiskBytes(config)
+	bytes := c.lab.ownDiskBytes(config)
 	if fault = c.lab.takeSpace(c.op.ctx, c.to.datastore, bytes); fault == nil {
 		if fault = c.transfer(); fault != nil {
 			c.lab.giveSpace(c.op.ctx, c.to.datastore, bytes)

@@ -22,7 +22,9 @@ func (lab *Lab) cloneDevices(source []types.BaseVirtualDevice, dir string) []typ
 			devices[i] = card.(types.BaseVirtualDevice)
 		case *types.VirtualDisk:
 			disk := cloneDevice(device).(*types.VirtualDisk)
+			before := fileOf(disk)
 			moveDisk(disk, dir)
+			lab.thin.copy(before, fileOf(disk))
 			devices[i] = disk
 		}
 	}

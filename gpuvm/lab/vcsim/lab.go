@@ -40,6 +40,7 @@ type Lab struct {
 	datastores map[string]ref
 	networks   map[string]ref
 	opaque     map[string]opaqueNetwork // by id
+	thin       thinDisks
 
 	accounts  *accounts
 	calls     *calls
