@@ -14,6 +14,7 @@ from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.fitting import needs_efi
 from gpuvm.inventory import (
     UNREADABLE_HINT,
+    Cluster,
     Datastore,
     Host,
     Inventory,
@@ -34,9 +35,9 @@ Named = TypeVar("Named", VMTemplate, Datastore, Network)
 def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
     """A misspelt name is said before anything else is looked at; raises NotFound."""
     if spec.datastore is not None:
-        _choose("datastore", spec.datastore, inventory.datastores, ())
+        _choose("datastore", spec.datastore, inventory.datastores, (), inventory.cluster)
     if spec.network is not None:
-        _choose("network", spec.network, inventory.networks, ())
+        _choose("network", spec.network, inventory.networks, (), inventory.cluster)
 
 
 def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
@@ -70,7 +71,7 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     if inventory.templates and not fitting and spec.template is None:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
         raise BadInput("no fitting VM template", hint=reasons)
-    chosen = _choose("VM template", spec.template, inventory.templates, fitting)
+    chosen = _choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
     why = unfit[chosen.moref] or _addresses(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
@@ -89,7 +90,7 @@ def datastore(
         for d in inventory.datastores
         if d.accessible and all(d.moref in h.datastores for h in hosts)
     ]
-    chosen = _choose("datastore", spec.datastore, inventory.datastores, shared)
+    chosen = _choose("datastore", spec.datastore, inventory.datastores, shared, inventory.cluster)
     if hosts and chosen not in shared:
         away = [h.name for h in hosts if chosen.moref not in h.datastores]
         raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
@@ -156,7 +157,7 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     if spec.network is None:
         return None
     everywhere = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
-    chosen = _choose("network", spec.network, inventory.networks, everywhere)
+    chosen = _choose("network", spec.network, inventory.networks, everywhere, inventory.cluster)
     if chosen not in everywhere:
         raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
     return chosen
@@ -243,8 +244,15 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     return None
 
 
-def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
-    return is_called(wanted, name=one.name, path=one.path, moref=one.moref)
+def named(wanted: str, everything: Iterable[Named], cluster: Cluster) -> list[Named]:
+    """Those that are called so: where datacenters have twins, the ones of the cluster's own."""
+    found = [
+        one
+        for one in everything
+        if is_called(wanted, name=one.name, path=one.path, moref=one.moref)
+    ]
+    home = f"{cluster.datacenter_path}/"
+    return [one for one in found if one.path.startswith(home)] or found
 
 
 def distinct(one: Named, everything: Iterable[Named]) -> str:
@@ -253,13 +261,19 @@ def distinct(one: Named, everything: Iterable[Named]) -> str:
     return (one.path or one.moref) if twins else one.name
 
 
-def _choose(kind: str, name: str | None, known: Iterable[Named], fitting: Iterable[Named]) -> Named:
+def _choose(
+    kind: str,
+    name: str | None,
+    known: Iterable[Named],
+    fitting: Iterable[Named],
+    cluster: Cluster,
+) -> Named:
     """The one that is called so; without a name the only one that fits.
 
     A name is unique in its folder only: one that is there twice is Ambiguous.
     """
     everything = tuple(known)
-    choices = [one for one in everything if is_named(one, name)] if name else tuple(fitting)
+    choices = named(name, everything, cluster) if name else list(fitting)
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:

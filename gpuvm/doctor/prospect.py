@@ -51,7 +51,7 @@ def _datastore(spec: ClusterSpec, inventory: Inventory) -> Datastore | None:
     accessible = [store for store in inventory.datastores if store.accessible]
     if spec.datastore is None:
         return accessible[0] if len(accessible) == 1 else None
-    named = [s for s in inventory.datastores if selection.is_named(s, spec.datastore)]
+    named = selection.named(spec.datastore, inventory.datastores, inventory.cluster)
     return named[0] if len(named) == 1 else None
 
 
