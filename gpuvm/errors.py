@@ -76,7 +76,7 @@ class Ambiguous(BadInput):
 
     def __init__(self, kind: str, choices: Sequence[str], *, option: str) -> None:
         super().__init__(
-            f"several {kind}s fit: {', '.join(choices)}", hint=f"name one with {option}"
+            f"several {_plural(kind)} fit: {', '.join(choices)}", hint=f"name one with {option}"
         )
         self.kind, self.choices = kind, tuple(choices)
 
@@ -272,6 +272,10 @@ _OF_TRANSPORT = {
     "InvalidHostConnectionState",
     "Timedout",
 }
+
+
+def _plural(kind: str) -> str:
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def _exists(kind: str, existing: Sequence[str]) -> str:

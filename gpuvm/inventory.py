@@ -296,6 +296,14 @@ class Network:
 
 
 @dataclass(frozen=True)
+class StoragePolicy:
+    """``id`` is what the API knows it by; two of one name are not told apart by vCenter."""
+
+    name: str
+    id: str
+
+
+@dataclass(frozen=True)
 class PassthroughDevice:
     """A fixed DirectPath I/O device in a VM's virtual hardware.
 
@@ -500,6 +508,10 @@ class Inventory:
     """VMs of anybody of which vCenter shows no configuration."""
     notes: tuple[str, ...] = ()
     """What was not to be seen and may matter, a sentence each."""
+    policies: tuple[StoragePolicy, ...] = ()
+    """Only read where the wish names one."""
+    policies_hidden: str = ""
+    """Why they could not be read; empty as a rule."""
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)

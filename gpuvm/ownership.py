@@ -19,6 +19,8 @@ SPEC_KEY = "gpuvm.spec"
 GENERATION_KEY = "gpuvm.generation"
 DISKS_KEY = "gpuvm.disks"
 WISH_KEY = "gpuvm.wish"
+POLICY_KEY = "gpuvm.storage_policy"
+"""The id of the storage policy that was applied: no property of a VM tells it."""
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 
 _RENAMED_UP_TO = 256

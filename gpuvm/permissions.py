@@ -37,8 +37,10 @@ FOLDER = (
     "VirtualMachine.Interact.PowerOff",
 )
 GPU = ("VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Resource")
-CARD = ("VirtualMachine.Config.EditDevice",)
-"""For another network than the template's."""
+EDIT = ("VirtualMachine.Config.EditDevice",)
+"""For another network than the template's, and a storage policy of its disks."""
+POLICIES = ("StorageProfile.View",)
+"""For a storage policy that is called by its name."""
 POOL = ("Resource.AssignVMToPool",)
 MOVE = ("Resource.ColdMigrate",)
 DATASTORE = ("Datastore.AllocateSpace", "Datastore.Browse")
@@ -61,7 +63,8 @@ class Used:
 def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
     """To make, start and remove the VMs of this wish."""
     cluster = inventory.cluster
-    wanted = {ROOT: CANCEL, cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
+    at_root = (*CANCEL, *(POLICIES if spec.names_a_policy else ()))
+    wanted = {ROOT: at_root, cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
     if used.template is not None:
         wanted[used.template.moref] = _on_template(spec, used.template)
     if used.datastore is not None:
@@ -114,7 +117,7 @@ def _on_folder(spec: ClusterSpec, used: Used) -> tuple[str, ...]:
     return (
         *FOLDER,
         *(GPU if spec.has_gpu else ()),
-        *(CARD if spec.network else ()),
+        *(EDIT if spec.network or spec.storage_policy else ()),
         *(MOVE if used.moves else ()),
     )
 

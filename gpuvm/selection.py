@@ -38,6 +38,7 @@ def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
         _choose("datastore", spec.datastore, inventory.datastores, (), inventory.cluster)
     if spec.network is not None:
         _choose("network", spec.network, inventory.networks, (), inventory.cluster)
+    storage_policy(spec, inventory)
 
 
 def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
@@ -161,6 +162,25 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     if chosen not in everywhere:
         raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
     return chosen
+
+
+def storage_policy(spec: ClusterSpec, inventory: Inventory) -> str | None:
+    """Its id. Raises NotFound and Ambiguous, and PreflightRefused where none can be read."""
+    if spec.storage_policy is None or not spec.names_a_policy:
+        return spec.storage_policy
+    wanted, kind = spec.storage_policy, "storage policy"
+    if inventory.policies_hidden:
+        raise PreflightRefused(
+            f"{kind} '{wanted}': {inventory.policies_hidden}",
+            hint="storage_policy: with its id, a UUID, needs no look-up",
+        )
+    found = [policy for policy in inventory.policies if policy.name == wanted]
+    if not found:
+        raise NotFound(kind, wanted, [policy.name for policy in inventory.policies])
+    if len(found) > 1:
+        labels = sorted(f"{policy.name} ({policy.id})" for policy in found)
+        raise Ambiguous(kind, labels, option="storage_policy: and its id")
+    return found[0].id
 
 
 def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:

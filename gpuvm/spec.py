@@ -141,7 +141,7 @@ class ClusterSpec(_Model):
     """Of the template, for linked clones; its current one when left out."""
     datastore: str | None = None
     storage_policy: str | None = None
-    """The id of a storage policy (a UUID; govc storage.policy.ls lists them)."""
+    """Its name, or its id, which is a UUID: for the VM's home and for every disk."""
     network: str | None = None
     addresses: AddressRange | None = None
     folder: str | None = None
@@ -162,6 +162,11 @@ class ClusterSpec(_Model):
     @property
     def has_gpu(self) -> bool:
         return not isinstance(self.accelerator, NoGPU)
+
+    @property
+    def names_a_policy(self) -> bool:
+        """Such as has to be looked up; an id is what the API wants."""
+        return self.storage_policy is not None and not _is_uuid(self.storage_policy)
 
     def wish(self) -> str:
         """What makes one VM what it is, as compact JSON; how many there are is not part of it."""
@@ -188,6 +193,10 @@ class ClusterSpec(_Model):
 
     def vm_name(self, index: int) -> str:
         return f"{self.name}-{index:02d}"
+
+
+def _is_uuid(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
 _NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed"}

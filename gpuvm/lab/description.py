@@ -102,6 +102,24 @@ class DatastoreDescription(_Model):
     free_gib: int = Field(default=6000, ge=0)
 
 
+class StoragePolicyDescription(_Model):
+    """With ``data_services``, such as encryption, vCenter does not take it in a clone."""
+
+    name: str = Field(min_length=1)
+    id: str
+    data_services: bool = False
+
+
+_POLICIES = (
+    StoragePolicyDescription(
+        name="vSAN Default Storage Policy", id="aa6d5a82-1c88-45da-85d3-3d74b91a5bad"
+    ),
+    StoragePolicyDescription(
+        name="Host cache", id="5e3e6b1a-7c0f-4d2e-9a51-1f9d0c3b7a64", data_services=True
+    ),
+)
+
+
 class TemplateDescription(_Model):
     name: str = "centos7-tensorflow"
     guest_id: str = "centos7_64Guest"
@@ -188,6 +206,7 @@ class Description(_Model):
     """Of NSX: vCenter knows them by an id and a type."""
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
+    storage_policies: tuple[StoragePolicyDescription, ...] = _POLICIES
     hosts: tuple[HostDescription, ...] = Field(min_length=1)
     templates: tuple[TemplateDescription, ...] = (TemplateDescription(),)
     vms: tuple[VMDescription, ...] = ()

@@ -5,9 +5,11 @@ large cluster most hosts are not part of the plan, so it is made first and they 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gpuvm import planner
 from gpuvm.accelerators import VGPU, DeviceGroup
+from gpuvm.errors import VSphereError
 from gpuvm.inventory import Inventory, PassthroughDevice
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
@@ -27,9 +29,18 @@ def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) 
 
 def read_inventory(spec: ClusterSpec, vsphere: VSphere, asking: Asking = "all") -> Inventory:
     """Of the cluster, folder and pool that are wished for."""
-    return vsphere.read_inventory(
+    inventory = vsphere.read_inventory(
         cluster=spec.cluster, folder=spec.folder, resource_pool=spec.resource_pool, asking=asking
     )
+    return _with_policies(inventory, vsphere) if spec.names_a_policy else inventory
+
+
+def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
+    """Many commands read the inventory, and only a plan cannot do without them."""
+    try:
+        return replace(inventory, policies=vsphere.read_policies())
+    except VSphereError as error:
+        return replace(inventory, policies_hidden=str(error))
 
 
 def settled(inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]) -> Plan:

@@ -51,7 +51,7 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         network=plan.network,
         nics=plan.template.nics if plan.template else (),
         snapshot=plan.snapshot.moref if plan.snapshot else None,
-        storage_policy=spec.storage_policy,
+        storage_policy=plan.storage_policy,
         device_group=_device_group(spec),
         own_tpm=plan.template.vtpm if plan.template else False,
         cores_per_socket=plan.template.cores_per_socket if plan.template else 1,
@@ -65,6 +65,7 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
     are those of the VM's own wish: gpuvm.yaml may say something else by now, which nobody planned.
     """
     wish = ClusterSpec.of_wish(vm.wish)
+    same_policy = wish is not None and wish.storage_policy == plan.spec.storage_policy
     return CloneRequest(
         name=step.name,
         instance_uuid=step.instance_uuid,
@@ -80,6 +81,7 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
         extra_config=wish.extra_config if wish else {},
         annotation=vm.annotation,
         device_group=_device_group(wish) if wish else "",
+        storage_policy=plan.storage_policy if same_policy else None,
     )
 
 

@@ -75,6 +75,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
             *findings(spec, inventory, size.memory_gib, created),
             *_growing(spec, template, chosen, len(missing)),
         ),
+        storage_policy=selection.storage_policy(spec, inventory),
     )
 
 

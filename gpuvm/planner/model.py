@@ -72,6 +72,8 @@ class Plan:
     memory_gib: float | None
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...] = ()
+    storage_policy: str | None = None
+    """Its id."""
 
     @property
     def mmio_gib(self) -> int | None:

@@ -11,6 +11,7 @@ from gpuvm import fitting, selection
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, DynamicDevice, Inventory, VMTemplate
+from gpuvm.ownership import POLICY_KEY
 from gpuvm.planner import mmio, rooms
 from gpuvm.spec import ClusterSpec
 
@@ -45,6 +46,7 @@ class _Comparison:
             "snapshot": self._snapshot,
             "datastore": lambda: self.new.datastore is None,  # whichever: it is on one
             "network": self._network,
+            "storage_policy": self._storage_policy,
             "cpus": lambda: self._size("cpus") == self.vm.cpus,
             "memory_gib": lambda: self._size("memory_gib") == self.vm.memory_gib,
             "accelerator": self._accelerator,
@@ -77,6 +79,13 @@ class _Comparison:
         known, cluster = self.inventory.networks, self.inventory.cluster
         named = {n.moref for n in selection.named(self.new.network, known, cluster)}
         return len(named) == 1 and named <= set(self.vm.networks)
+
+    def _storage_policy(self) -> bool:
+        try:
+            wanted = selection.storage_policy(self.new, self.inventory)
+        except GpuvmError:
+            return False
+        return wanted is not None and wanted == self.vm.extra_config.get(POLICY_KEY)
 
     def _size(self, field: str) -> Any:
         template = self._template(self.new)

@@ -1,13 +1,15 @@
 """One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyVmomi import vim
 
 from gpuvm.inventory import NIC, VM, Device, MoRef, Network
-from gpuvm.vsphere import devices
+from gpuvm.ownership import POLICY_KEY
+from gpuvm.vsphere import devices, policies
 from gpuvm.vsphere.networking import connected
 
 USE_64BIT_MMIO = "pciPassthru.use64bitMMIO"
@@ -40,6 +42,7 @@ class CloneRequest:
     nics: tuple[NIC, ...] = ()
     snapshot: MoRef | None = None
     storage_policy: str | None = None
+    """Its id; it is applied to the VM as made, not in the clone."""
     device_group: str = ""
     """The vendor device group that the devices make up together."""
     metadata: dict[str, str] = field(default_factory=dict, hash=False)
@@ -65,8 +68,11 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
     return spec
 
 
-def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
-    """Only what differs between the VM as read back and the wish; None when nothing does."""
+def repair_spec(vm: VM, request: CloneRequest, disks: Sequence[Any] = ()) -> Any | None:
+    """Only what differs between the VM as read back and the wish; None when nothing does.
+
+    ``disks`` are the VM's, as vCenter shows them, where a storage policy is due.
+    """
     spec = vim.vm.ConfigSpec()
     changes: dict[str, tuple[object, object]] = {
         "numCPUs": (vm.cpus, request.cpus),
@@ -91,6 +97,9 @@ def repair_spec(vm: VM, request: CloneRequest) -> Any | None:
     spec.deviceChange = devices.changes(vm.devices, request.devices)
     if spec.deviceChange:
         spec.deviceGroups = devices.groups(request.device_group)
+    if request.storage_policy is not None and policies.is_due(vm, request.storage_policy):
+        policies.apply_to(spec, request.storage_policy, disks, vm.foreign_disks)
+        spec.extraConfig.extend(_option_values({POLICY_KEY: request.storage_policy}))
     return spec if differs or spec.extraConfig or spec.deviceChange else None
 
 
@@ -103,8 +112,6 @@ def _location(request: CloneRequest, reference: Any) -> Any:
         location.host = reference(vim.HostSystem, request.host)
     if request.snapshot is not None:
         location.diskMoveType = "createNewChildDiskBacking"
-    if request.storage_policy is not None:
-        location.profile = [vim.vm.DefinedProfileSpec(profileId=request.storage_policy)]
     return location
 
 
@@ -115,7 +122,7 @@ def _config(request: CloneRequest, reference: Any) -> Any:
     spec = vim.vm.ConfigSpec(
         instanceUuid=request.instance_uuid,
         annotation=request.annotation,
-        extraConfig=_option_values(_options(request)),
+        extraConfig=_option_values(_options(request) | _not_yet(request)),
         deviceChange=devices.added(request.devices),
         deviceGroups=devices.groups(request.device_group),
     )
@@ -144,6 +151,11 @@ def _options(request: CloneRequest) -> dict[str, str]:
         return request.extra_config
     mmio = {USE_64BIT_MMIO: "TRUE", MMIO_SIZE_GB: str(request.mmio_gib)}
     return {**mmio, **request.extra_config}
+
+
+def _not_yet(request: CloneRequest) -> dict[str, str]:
+    """A clone of a VM of ours says of itself that it has a policy, and has none."""
+    return {} if request.storage_policy is None else {POLICY_KEY: ""}
 
 
 def _kept(options: dict[str, str], vm: VM) -> dict[str, str]:

@@ -13,11 +13,11 @@ from pyVim import connect as pyvim
 from pyVmomi import vim, vmodl
 
 from gpuvm.errors import LoginRefused, Unreachable
-from gpuvm.inventory import VM, Deployment, Host, Inventory, MoRef, VCenter
+from gpuvm.inventory import VM, Deployment, Host, Inventory, MoRef, StoragePolicy, VCenter
 from gpuvm.licences import Licence
 from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
-from gpuvm.vsphere import gpus, hosts, licences, looking, privileges, reading
+from gpuvm.vsphere import gpus, hosts, licences, looking, policies, privileges, reading
 from gpuvm.vsphere.board import Board, Task
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import submitted, translated
@@ -144,6 +144,10 @@ class VSphere:
         )
         return replace(inventory, hosts=told)
 
+    def read_policies(self) -> tuple[StoragePolicy, ...]:
+        """The storage policies; another service of the vCenter, and a privilege of its own."""
+        return policies.read_policies(self._service._stub)
+
     def read_vms(self, morefs: Sequence[MoRef]) -> tuple[VM, ...]:
         """Those of the VMs that still exist."""
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
@@ -182,7 +186,9 @@ class VSphere:
 
     def start_repair(self, vm: VM, request: CloneRequest) -> Task | None:
         """None when the VM as read back is as wished."""
-        spec = repair_spec(vm, request)
+        due = policies.is_due(vm, request.storage_policy)
+        disks = policies.disks_of(self._content, self._vm(vm.moref)) if due else ()
+        spec = repair_spec(vm, request, disks)
         if spec is None:
             return None
         with submitted("reconfigure", vm.name):

@@ -6,6 +6,7 @@ caller, who looks first (:class:`~gpuvm.errors.OutcomeUnknown`).
 """
 
 import logging
+import re
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
@@ -44,6 +45,14 @@ class SessionStub(SoapStubAdapter):
     def __init__(self, login: Callable[[Any], None], **connection: Any) -> None:
         super().__init__(**connection)  # type: ignore[no-untyped-call]
         self._login = login
+        self._connection = connection
+
+    def beside(self, path: str, version: str) -> SoapStubAdapter:
+        """To another service of the same vCenter, which is shown this session in a header."""
+        cookie = re.search(r'vmware_soap_session="?([^";]+)', str(self.cookie))
+        shown = {"vcSessionCookie": cookie[1]} if cookie else {}
+        changed = {"path": path, "version": version, "requestContext": shown}
+        return SoapStubAdapter(**self._connection | changed)
 
     @override
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:

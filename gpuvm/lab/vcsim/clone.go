@@ -91,6 +91,9 @@ func (c *cloning) place() fault {
 	if policy := c.req.Spec.TpmProvisionPolicy; !slices.Contains([]string{"", "copy", newTPM}, policy) {
 		return &types.InvalidArgument{InvalidProperty: "spec.tpmProvisionPolicy"}
 	}
+	if fault := c.lab.checkClonePolicies(&c.req.Spec); fault != nil {
+		return fault
+	}
 	if c.to.template {
 		c.to.pool = nil
 	}
@@ -155,6 +158,7 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 		return nil, fault
 	}
 	vm := c.lab.createVM(c.op.ctx, c.to, config)
+	c.lab.policies.apply(vm.Self, c.req.Spec.Location.Profile, nil)
 	if c.req.Spec.Customization != nil {
 		c.lab.customize(c.op.ctx, vm, c.req.Spec.Customization)
 	}

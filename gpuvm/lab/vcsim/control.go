@@ -29,6 +29,7 @@ func (lab *Lab) controlHandler() http.Handler {
 		reply(w, map[string]int{"ended": lab.endSessions(func(*types.UserSession) bool { return true })})
 	})
 	mux.HandleFunc("GET /deleted-files", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.deleted.list()) })
+	mux.HandleFunc("GET /storage-policies", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.policies.list(lab)) })
 	mux.HandleFunc("GET /ids", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.listIDs()) })
 	mux.HandleFunc("POST /hide", lab.hide)
 	mux.HandleFunc("DELETE /hide", func(w http.ResponseWriter, _ *http.Request) { lab.hidden.clear(); reply(w, done) })

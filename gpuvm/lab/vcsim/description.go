@@ -15,21 +15,22 @@ import (
 
 // Description is the lab's shape as data. Sizes are whole numbers in the unit of their name.
 type Description struct {
-	About        AboutDescription       `json:"about"`
-	InstanceUUID string                 `json:"instance_uuid"`
-	Datacenter   string                 `json:"datacenter"`
-	Cluster      string                 `json:"cluster"`
-	DRS          bool                   `json:"drs"`
-	Automation   string                 `json:"drs_automation"`
-	VGPUsMove    bool                   `json:"vgpu_evacuation"` // by DRS, for maintenance mode
-	Networks     []string               `json:"networks"`
-	Opaque       []string               `json:"opaque_networks"`
-	AddressBlock string                 `json:"address_block"`
-	Datastores   []DatastoreDescription `json:"datastores"`
-	Hosts        []HostDescription      `json:"hosts"`
-	Templates    []TemplateDescription  `json:"templates"`
-	VMs          []VMDescription        `json:"vms"`
-	Timings      Timings                `json:"timings"`
+	About        AboutDescription           `json:"about"`
+	InstanceUUID string                     `json:"instance_uuid"`
+	Datacenter   string                     `json:"datacenter"`
+	Cluster      string                     `json:"cluster"`
+	DRS          bool                       `json:"drs"`
+	Automation   string                     `json:"drs_automation"`
+	VGPUsMove    bool                       `json:"vgpu_evacuation"` // by DRS, for maintenance mode
+	Networks     []string                   `json:"networks"`
+	Opaque       []string                   `json:"opaque_networks"`
+	AddressBlock string                     `json:"address_block"`
+	Datastores   []DatastoreDescription     `json:"datastores"`
+	Policies     []StoragePolicyDescription `json:"storage_policies"`
+	Hosts        []HostDescription          `json:"hosts"`
+	Templates    []TemplateDescription      `json:"templates"`
+	VMs          []VMDescription            `json:"vms"`
+	Timings      Timings                    `json:"timings"`
 
 	GuestinfoUpdates *bool             `json:"guestinfo_updates"` // whether updates bring what guests set
 	Users            []UserDescription `json:"users"`
@@ -47,6 +48,12 @@ type DatastoreDescription struct {
 	Name        string `json:"name"`
 	CapacityGiB int64  `json:"capacity_gib"`
 	FreeGiB     *int64 `json:"free_gib"`
+}
+
+type StoragePolicyDescription struct {
+	Name         string `json:"name"`
+	ID           string `json:"id"`
+	DataServices bool   `json:"data_services"`
 }
 
 type HostDescription struct {

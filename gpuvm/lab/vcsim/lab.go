@@ -41,6 +41,7 @@ type Lab struct {
 	networks   map[string]ref
 	opaque     map[string]opaqueNetwork // by id
 	thin       thinDisks
+	policies   appliedPolicies
 
 	accounts  *accounts
 	calls     *calls

@@ -43,6 +43,9 @@ func (lab *Lab) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine
 		if result = checkReconfigure(m, spec); result != nil {
 			return
 		}
+		if result = lab.checkPolicies(m, spec); result != nil {
+			return
+		}
 		before := copyVM(m)
 		if result = lab.applySpec(m, spec); result != nil {
 			*m = before
@@ -53,6 +56,7 @@ func (lab *Lab) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine
 		}
 	})
 	if result == nil {
+		lab.policies.apply(vm.Self, spec.VmProfile, spec.DeviceChange)
 		lab.post(ctx, &types.VmReconfiguredEvent{VmEvent: lab.vmEvent(ctx, vm), ConfigSpec: *spec})
 	}
 	return result
@@ -141,6 +145,7 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 	lab.post(ctx, &types.VmRemovedEvent{VmEvent: event})
 	lab.ledger.release(vm.Self)
 	lab.addresses.forget(vm.Self)
+	lab.policies.forget(vm.Self)
 	lab.guests.forget(vm.Self, event.Vm.Name)
 	if files {
 		lab.deleted.add(vm.Config)

@@ -30,6 +30,8 @@ func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
 	mux.HandleFunc("/sdk", lab.serveSOAP)
 	mux.HandleFunc("/sdk/vimService", lab.serveSOAP)
 	mux.HandleFunc("/sdk/vimServiceVersions.xml", lab.serveVersions)
+	lab.service.RegisterSDK(lab.policyService(), policyPath)
+	mux.HandleFunc(policyPath, lab.serveSOAP)
 	return mux
 }
 

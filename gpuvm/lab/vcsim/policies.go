@@ -1,0 +1,206 @@
+package main
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+
+	pbm "github.com/vmware/govmomi/pbm/methods"
+	pbmtypes "github.com/vmware/govmomi/pbm/types"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// policyPath is where vCenter serves storage policies: a service of its own, whose callers show the
+// vCenter's session in a SOAP header.
+const policyPath = "/pbm/sdk"
+
+const viewPolicies = "StorageProfile.View"
+
+func (lab *Lab) policyService() *simulator.Registry {
+	r := simulator.NewRegistry()
+	r.Namespace, r.Path, r.Cookie = "pbm", "/pbm", simulator.SOAPCookie
+	manager := ref{Type: "PbmProfileProfileManager", Value: "ProfileManager"}
+	r.Put(&policyContent{ref{Type: "PbmServiceInstance", Value: "ServiceInstance"}, manager})
+	r.Put(&profileManager{manager, lab.description.Policies})
+	r.Handler = func(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+		if ctx.Session == nil {
+			return nil, nil // the simulator refuses it
+		}
+		lab.calls.add(ctx.Session.UserName, method.Name)
+		if !lab.accounts.may(ctx.Session.UserName, viewPolicies) {
+			return nil, &types.SecurityError{} // PbmFaultNoPermission, to clients of the first version
+		}
+		return nil, nil
+	}
+	return r
+}
+
+type policyContent struct {
+	ref
+	manager ref
+}
+
+func (c *policyContent) PbmRetrieveServiceContent(*pbmtypes.PbmRetrieveServiceContent) soap.HasFault {
+	object := func(kind string) ref { return ref{Type: kind, Value: kind} }
+	return &pbm.PbmRetrieveServiceContentBody{Res: &pbmtypes.PbmRetrieveServiceContentResponse{
+		Returnval: pbmtypes.PbmServiceInstanceContent{
+			AboutInfo:                 pbmtypes.PbmAboutInfo{Name: "PBM", Version: "2.0", InstanceUuid: "pbm"},
+			SessionManager:            object("PbmSessionManager"),
+			CapabilityMetadataManager: object("PbmCapabilityMetadataManager"),
+			ProfileManager:            c.manager,
+			ComplianceManager:         object("PbmComplianceManager"),
+			PlacementSolver:           object("PbmPlacementSolver"),
+		},
+	}}
+}
+
+type profileManager struct {
+	ref
+	policies []StoragePolicyDescription
+}
+
+func (m *profileManager) PbmQueryProfile(*pbmtypes.PbmQueryProfile) soap.HasFault {
+	res := &pbmtypes.PbmQueryProfileResponse{}
+	for _, policy := range m.policies {
+		res.Returnval = append(res.Returnval, pbmtypes.PbmProfileId{UniqueId: policy.ID})
+	}
+	return &pbm.PbmQueryProfileBody{Res: res}
+}
+
+func (m *profileManager) PbmRetrieveContent(req *pbmtypes.PbmRetrieveContent) soap.HasFault {
+	res := &pbmtypes.PbmRetrieveContentResponse{}
+	for _, id := range req.ProfileIds {
+		at := slices.IndexFunc(m.policies, func(p StoragePolicyDescription) bool { return p.ID == id.UniqueId })
+		if at < 0 {
+			return &pbm.PbmRetrieveContentBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "profileIds"})}
+		}
+		profile := &pbmtypes.PbmCapabilityProfile{
+			ProfileCategory: string(pbmtypes.PbmProfileCategoryEnumREQUIREMENT),
+			ResourceType:    pbmtypes.PbmProfileResourceType{ResourceType: string(pbmtypes.PbmProfileResourceTypeEnumSTORAGE)},
+			Constraints:     &pbmtypes.PbmCapabilityConstraints{},
+		}
+		profile.ProfileId, profile.Name = id, m.policies[at].Name
+		res.Returnval = append(res.Returnval, profile)
+	}
+	return &pbm.PbmRetrieveContentBody{Res: res}
+}
+
+func (lab *Lab) policy(id string) *StoragePolicyDescription {
+	for i := range lab.description.Policies {
+		if lab.description.Policies[i].ID == id {
+			return &lab.description.Policies[i]
+		}
+	}
+	return nil
+}
+
+// checkClonePolicies: a clone takes no policy with data services, for its home or for a disk.
+func (lab *Lab) checkClonePolicies(spec *types.VirtualMachineCloneSpec) fault {
+	wished := slices.Clone(spec.Location.Profile)
+	for _, disk := range spec.Location.Disk {
+		wished = append(wished, disk.Profile...)
+	}
+	changes := spec.Location.DeviceChange
+	if spec.Config != nil {
+		wished = append(wished, spec.Config.VmProfile...)
+		changes = append(slices.Clone(changes), spec.Config.DeviceChange...)
+	}
+	for _, change := range changes {
+		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+	}
+	for _, id := range profileIDs(wished) {
+		policy := lab.policy(id)
+		if policy == nil {
+			return &types.InvalidArgument{InvalidProperty: "spec.location.profile"}
+		}
+		if policy.DataServices {
+			refused := &types.InvalidArgument{InvalidProperty: "spec.location.profile"}
+			refused.FaultMessage = []types.LocalizableMessage{message("vmprov.cloneWithDataServicePolicy",
+				"Changing or applying VM Storage Policies with Data Service capabilities during clone operations is disallowed.")}
+			return refused
+		}
+	}
+	return nil
+}
+
+// checkPolicies: those with data services are applied before the VM is powered on.
+func (lab *Lab) checkPolicies(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
+	wished := slices.Clone(spec.VmProfile)
+	for _, change := range spec.DeviceChange {
+		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+	}
+	for _, id := range profileIDs(wished) {
+		policy := lab.policy(id)
+		if policy == nil {
+			return &types.InvalidArgument{InvalidProperty: "configSpec.vmProfile"}
+		}
+		if policy.DataServices && vm.Runtime.PowerState != poweredOff {
+			return &types.InvalidPowerState{RequestedState: poweredOff, ExistingState: vm.Runtime.PowerState}
+		}
+	}
+	return nil
+}
+
+func profileIDs(specs []types.BaseVirtualMachineProfileSpec) []string {
+	var ids []string
+	for _, spec := range specs {
+		if defined, ok := spec.(*types.VirtualMachineDefinedProfileSpec); ok {
+			ids = append(ids, defined.ProfileId)
+		}
+	}
+	return ids
+}
+
+// appliedPolicies knows what is applied where: no property of a VM says so.
+type appliedPolicies struct {
+	mutex sync.Mutex
+	of    map[ref]*vmPolicies
+}
+
+type vmPolicies struct {
+	VM    string            `json:"vm"`
+	Home  string            `json:"home"`
+	Disks map[string]string `json:"disks"` // by key
+}
+
+func (a *appliedPolicies) apply(vm ref, home []types.BaseVirtualMachineProfileSpec, changes []types.BaseVirtualDeviceConfigSpec) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	if a.of == nil {
+		a.of = map[ref]*vmPolicies{}
+	}
+	if a.of[vm] == nil {
+		a.of[vm] = &vmPolicies{Disks: map[string]string{}}
+	}
+	for _, id := range profileIDs(home) {
+		a.of[vm].Home = id
+	}
+	for _, change := range changes {
+		spec := change.GetVirtualDeviceConfigSpec()
+		disk, ok := spec.Device.(*types.VirtualDisk)
+		for _, id := range profileIDs(spec.Profile) {
+			if ok {
+				a.of[vm].Disks[strconv.Itoa(int(disk.Key))] = id
+			}
+		}
+	}
+}
+
+func (a *appliedPolicies) forget(vm ref) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	delete(a.of, vm)
+}
+
+func (a *appliedPolicies) list(lab *Lab) []vmPolicies {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	found := []vmPolicies{}
+	for vm, applied := range a.of {
+		found = append(found, vmPolicies{lab.nameOf(vm), applied.Home, applied.Disks})
+	}
+	return found
+}
