@@ -273,6 +273,20 @@ class Datastore:
     path: str = ""
     hidden: str = ""
     """What vCenter does not show of it; then its room is not known and it is taken to be there."""
+    maintenance: bool = False
+    """In maintenance mode or entering it: what is there is moved away."""
+    troubles: tuple[tuple[MoRef, str], ...] = ()
+    """Hosts that have it and cannot write to it, and why."""
+
+    def why_not_on(self, host: "Host") -> str | None:
+        """Why a VM on this host cannot have its disks here; None when it can."""
+        if self.moref not in host.datastores:
+            return "it is not mounted there"
+        if not self.accessible:
+            return "it is not accessible"
+        if self.maintenance:
+            return "it is in maintenance mode"
+        return dict(self.troubles).get(host.moref)
 
 
 @dataclass(frozen=True)
@@ -403,6 +417,8 @@ class VM:
     folder: MoRef = ""
     resource_pool: MoRef = ""
     networks: tuple[MoRef, ...] = ()
+    datastores: tuple[MoRef, ...] = ()
+    """Where its disks are."""
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)

@@ -139,7 +139,8 @@ class ClusterSpec(_Model):
     clone_mode: CloneMode = "full"
     snapshot: str | None = None
     """Of the template, for linked clones; its current one when left out."""
-    datastore: str | None = None
+    datastore: str | dict[str, str] | None = None
+    """A name, a pattern such as local-*, or one of these for each host by its name."""
     storage_policy: str | None = None
     """The id of a storage policy (a UUID; govc storage.policy.ls lists them)."""
     network: str | None = None
