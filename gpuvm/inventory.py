@@ -259,6 +259,8 @@ class VMTemplate:
     nested_hv: bool = False
     cores_per_socket: int = 1
     disks: int = 1
+    used_gib: float | None = None
+    """What its disks take, less than ``disk_gib`` where they are thin; None: not known."""
     hidden: str = ""
     """What vCenter does not show of it, though a clone depends on it; empty as a rule."""
     networks: tuple[MoRef, ...] = ()
@@ -291,13 +293,18 @@ class Datastore:
 
 @dataclass(frozen=True)
 class Network:
-    """A distributed port group has a key, and the UUID of its switch."""
+    """A distributed port group has a key, and the UUID of its switch.
+
+    An opaque network, such as a segment of NSX, has an id and a type of whoever manages it.
+    """
 
     name: str
     moref: MoRef
     portgroup_key: str | None = None
     switch_uuid: str | None = None
     path: str = ""
+    opaque_id: str | None = None
+    opaque_type: str | None = None
 
 
 @dataclass(frozen=True)

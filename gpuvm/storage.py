@@ -155,7 +155,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Space:
-    """What new VMs may come to fill of their datastore.
+    """What new VMs fill of their datastore when they are made and started.
 
     The swap file of a running VM is as large as its memory that is not reserved; with a GPU all of
     it is. The margin is for logs, NVRAM and what others write meanwhile.
@@ -165,15 +165,20 @@ class Space:
     source: str
     disks_gib: float
     swap_gib: float
+    growth_gib: float = 0
+    """What thin disks may still grow by, in the course of time."""
 
     @staticmethod
     def of(spec: ClusterSpec, source: VMTemplate, clones: int) -> "Space":
         memory_gib = spec.memory_gib or source.memory_gib
+        used_gib = source.disk_gib if source.used_gib is None else source.used_gib
+        copies = clones if spec.clone_mode == "full" else 0
         return Space(
             clones,
             source.name,
-            disks_gib=source.disk_gib * clones if spec.clone_mode == "full" else 0,
+            disks_gib=used_gib * copies,
             swap_gib=0 if spec.has_gpu else memory_gib * clones,
+            growth_gib=(source.disk_gib - used_gib) * copies,
         )
 
     @property

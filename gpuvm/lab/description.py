@@ -122,6 +122,8 @@ class TemplateDescription(_Model):
     memory_limit_gib: int | None = Field(default=None, gt=0)
     memory_gib: int = Field(default=32, gt=0)
     disk_gib: int = Field(default=40, gt=0)
+    disk_used_gib: int | None = Field(default=None, ge=0)
+    """Makes the disk thin: this much of it is used, and a clone takes as much."""
     host: str | None = None
     datastore: str | None = None
     nics: int | None = Field(default=None, ge=0)
@@ -190,6 +192,8 @@ class Description(_Model):
     drs_automation: DRSLevel = "fullyAutomated"
     vgpu_evacuation: bool = False
     networks: tuple[str, ...] = ("VM Network",)
+    opaque_networks: tuple[str, ...] = ()
+    """Of NSX: vCenter knows them by an id and a type."""
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
     hosts: tuple[HostDescription, ...] = Field(min_length=1)
@@ -219,6 +223,8 @@ class Description(_Model):
         for template in self.templates:
             _exists(template.name, "host", template.host, hosts)
             _exists(template.name, "datastore", template.datastore, datastores)
+            if (template.disk_used_gib or 0) > template.disk_gib:
+                raise ValueError(f"'{template.name}' uses more of its disk than there is")
         for vm in self.vms:
             _exists(vm.name, "host", vm.host, hosts)
         _has_the_labs_accounts({user.name: user.role for user in self.users})

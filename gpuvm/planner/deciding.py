@@ -1,6 +1,6 @@
 """plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gpuvm import fitting, ownership, selection
@@ -15,7 +15,7 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.planner import memory, mmio, rooms
-from gpuvm.planner.findings import findings
+from gpuvm.planner.findings import findings, growing
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.promises import promised, released
@@ -23,7 +23,7 @@ from gpuvm.planner.refusals import Refusals
 from gpuvm.planner.sameness import differences
 from gpuvm.planner.starting import check_shown, start_step
 from gpuvm.spec import ClusterSpec
-from gpuvm.storage import Storage
+from gpuvm.storage import Space, Storage
 from gpuvm.storage import check_names as check_datastores
 
 
@@ -74,7 +74,11 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         cpus=size.cpus,
         memory_gib=size.memory_gib,
         steps=(*steps, *(_step("remove", vm, inventory) for vm in surplus)),
-        findings=(*left_out, *findings(spec, inventory, template, size.memory_gib, created)),
+        findings=(
+            *left_out,
+            *findings(spec, inventory, template, size.memory_gib, created),
+            *_growing(spec, template, created),
+        ),
     )
 
 
@@ -289,6 +293,16 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
         f"resource pool has {left:.1f} GiB unreserved",
         hint="a smaller memory_gib, another resource_pool, or a larger reservation of this one",
     )
+
+
+def _growing(
+    spec: ClusterSpec, template: VMTemplate | None, created: Sequence[Step]
+) -> Iterator[Finding]:
+    stores = dict.fromkeys(step.datastore for step in created)
+    for store in stores:
+        if template is not None and store is not None:
+            clones = sum(step.datastore == store for step in created)
+            yield from growing(Space.of(spec, template, clones), store)
 
 
 def _stored(

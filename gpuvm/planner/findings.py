@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
-from gpuvm.inventory import Inventory, VMTemplate
+from gpuvm.inventory import Datastore, Inventory, VMTemplate
 from gpuvm.planner.model import Finding, Step
 from gpuvm.planner.rooms import device_memory_gib
 from gpuvm.spec import ClusterSpec
+from gpuvm.storage import Space
 
 
 def findings(
@@ -41,6 +42,19 @@ def _of_the_source(template: VMTemplate | None, inventory: Inventory) -> Iterato
                 f"{template.name} is registered on {host.name}, which is in maintenance mode",
                 hint="clones read its disks through that host: do not reboot it meanwhile",
             )
+
+
+def growing(space: Space, store: Datastore) -> Iterator[Finding]:
+    """Thin disks fit as they are, and would not if the guests filled them."""
+    if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib or store.hidden:
+        return
+    yield Finding(
+        f"the thin disks of {space.clones} new VMs take {space.disks_gib:.0f} GiB now and can grow "
+        f"to {space.disks_gib + space.growth_gib:.0f} GiB; datastore {store.name} has "
+        f"{store.free_gib:.0f} GiB free",
+        hint="a VM stops when it writes to a full datastore: watch its free space, or take "
+        "another one with --datastore",
+    )
 
 
 def _parts_of_boards(created: Sequence[Step]) -> Iterator[Finding]:

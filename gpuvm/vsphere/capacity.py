@@ -1,6 +1,7 @@
-"""How much memory is there to be had: of a cluster's hosts, and of a resource pool."""
+"""How much there is: memory of a cluster's hosts and of a resource pool, disks of a template."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from gpuvm.vsphere.properties import Row
 
@@ -27,6 +28,22 @@ def unreserved_gib(pool: Row) -> float | None:
     memory = pool.get("runtime.memory")
     left = getattr(memory, "unreservedForVm", None)
     return None if left is None else left / 1024**3
+
+
+def used_gib(template: Row, disks: Sequence[Any]) -> float | None:
+    """What the disks take, and full clones of them: of thin ones only what is used of them.
+
+    ``committed`` (VirtualMachineStorageSummary) is the space of all of the VM's files, those that
+    it shares with others too, which a full clone copies. So it is too much rather than too little,
+    unless it is more than the disks hold. None where nobody tells.
+    """
+    committed: int | None = template.get("summary.storage.committed")
+    thin = [getattr(disk.backing, "thinProvisioned", False) or False for disk in disks]
+    sizes: list[float] = [(disk.capacityInKB or 0) / 1024**2 for disk in disks]
+    if not committed or not any(thin):
+        return None
+    thick_gib = sum(size for size, is_thin in zip(sizes, thin, strict=True) if not is_thin)
+    return min(max(thick_gib, committed / 1024**3), sum(sizes))
 
 
 def _is_effective(host: Row) -> bool:

@@ -17,8 +17,16 @@ def connected(nic: NIC, network: Network, reference: Any) -> Any:
 
 
 def _backing(network: Network, reference: Any) -> Any:
-    """A distributed port group is named by its key and its switch, a standard one by itself."""
+    """By what vCenter knows each kind of network; it refuses any other backing.
+
+    A distributed port group is named by its key and its switch, an opaque network by its id and
+    its type, a standard network by itself.
+    """
     kinds = vim.vm.device.VirtualEthernetCard
+    if network.opaque_id is not None:
+        return kinds.OpaqueNetworkBackingInfo(
+            opaqueNetworkId=network.opaque_id, opaqueNetworkType=network.opaque_type
+        )
     if network.portgroup_key is None:
         named = reference(vim.Network, network.moref)
         return kinds.NetworkBackingInfo(deviceName=network.name, network=named)

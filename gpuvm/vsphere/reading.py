@@ -25,7 +25,7 @@ from gpuvm.inventory import (
 )
 from gpuvm.vsphere import holders as held_by
 from gpuvm.vsphere import snapshots, visibility
-from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib, used_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -94,6 +94,7 @@ _TEMPLATE_PATHS = (
     "config.hardware.numCoresPerSocket",
     "config.hardware.memoryMB",
     "config.hardware.device",
+    "summary.storage.committed",
     "guest.toolsVersionStatus2",
     "snapshot",
     "runtime.host",
@@ -297,8 +298,12 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
 
 
 def _networks_of(nets: Iterable[Any]) -> list[Objects]:
-    """Distributed port groups have a key and a switch, which standard networks have not."""
+    """Distributed port groups have a key and a switch, opaque networks an id in their summary.
+
+    The declared type of a network's summary does not have that id, so all of it is asked for.
+    """
     ordered = sorted(nets, key=str)
+    special = (_PORTGROUP, vim.OpaqueNetwork)
     return [
         Objects(
             _PORTGROUP,
@@ -306,7 +311,12 @@ def _networks_of(nets: Iterable[Any]) -> list[Objects]:
             ("name", "parent", "key", _SWITCH),
         ),
         Objects(
-            vim.Network, [n for n in ordered if not isinstance(n, _PORTGROUP)], ("name", "parent")
+            vim.OpaqueNetwork,
+            [n for n in ordered if isinstance(n, vim.OpaqueNetwork)],
+            ("name", "parent", "summary"),
+        ),
+        Objects(
+            vim.Network, [n for n in ordered if not isinstance(n, special)], ("name", "parent")
         ),
     ]
 
@@ -405,6 +415,7 @@ def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
         disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
         disks=len(disks),
+        used_gib=used_gib(row, disks),
         networks=tuple(ref._moId for ref in row.get("network", ())),
         nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
@@ -474,6 +485,8 @@ def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
             portgroup_key=row.get("key"),
             switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
             path=_path(ref, row, tree),
+            opaque_id=getattr(row.get("summary"), "opaqueNetworkId", None),
+            opaque_type=getattr(row.get("summary"), "opaqueNetworkType", None),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Network)

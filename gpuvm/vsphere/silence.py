@@ -1,6 +1,6 @@
 """What is known of a VM from which nothing has been heard: why it may have no address."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,26 @@ def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
         [
             Objects(vim.HostSystem, sorted(hosts, key=str), _HOST_PATHS),
             Objects(_PORTGROUP, [n for n in nets if isinstance(n, _PORTGROUP)], ("name", "key")),
+            Objects(
+                vim.OpaqueNetwork,
+                [n for n in nets if isinstance(n, vim.OpaqueNetwork)],
+                ("name", "summary"),
+            ),
         ],
     )
-    portgroups = {
-        row["key"]: row.get("name") or row["key"] for row in around.values() if "key" in row
-    }
-    return tuple(_silence(ref, row, around, portgroups) for ref, row in rows.items() if row)
+    networks = dict(_named_by_id(around.values()))
+    return tuple(_silence(ref, row, around, networks) for ref, row in rows.items() if row)
 
 
-def _silence(ref: Any, row: Row, around: dict[Any, Row], portgroups: dict[str, str]) -> Silence:
+def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    """Networks that a card names by a key or an id of their own."""
+    for row in rows:
+        known_as = row.get("key") or getattr(row.get("summary"), "opaqueNetworkId", None)
+        if known_as is not None:
+            yield known_as, row.get("name") or known_as
+
+
+def _silence(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, str]) -> Silence:
     host = around.get(row.get("runtime.host"), {})
     devices, tools = row.get("config.hardware.device", ()), row.get("guest.toolsRunningStatus")
     return Silence(
@@ -74,21 +85,23 @@ def _silence(ref: Any, row: Row, around: dict[Any, Row], portgroups: dict[str, s
         powered_on=row.get("runtime.powerState") == "poweredOn",
         question=getattr(row.get("runtime.question"), "text", "") or "",
         tools_running=tools == "guestToolsRunning",
-        cards=tuple(_cards(devices, portgroups)),
+        cards=tuple(_cards(devices, networks)),
         addresses=addresses(devices, row.get("guest.net", ()), tools),
     )
 
 
-def _cards(devices: Sequence[Any], portgroups: dict[str, str]) -> Iterator[Card]:
+def _cards(devices: Sequence[Any], networks: dict[str, str]) -> Iterator[Card]:
     for device in devices:
         if isinstance(device, vim.vm.device.VirtualEthernetCard):
             label = getattr(device.deviceInfo, "label", None) or "its network card"
             connected = bool(device.connectable and device.connectable.connected)
-            yield Card(label, connected, _network(device.backing, portgroups))
+            yield Card(label, connected, _network(device.backing, networks))
 
 
-def _network(backing: Any, portgroups: dict[str, str]) -> str:
+def _network(backing: Any, networks: dict[str, str]) -> str:
     port = getattr(backing, "port", None)
     if port is not None:
-        return portgroups.get(port.portgroupKey, "")
+        return networks.get(port.portgroupKey, "")
+    if isinstance(backing, vim.vm.device.VirtualEthernetCard.OpaqueNetworkBackingInfo):
+        return networks.get(backing.opaqueNetworkId, "")
     return getattr(backing, "deviceName", None) or ""

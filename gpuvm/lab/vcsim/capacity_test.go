@@ -63,3 +63,24 @@ func TestDatastoreSpaceIsFinite(t *testing.T) {
 		t.Error("a part of the clone stayed")
 	}
 }
+
+// R9: a thin disk takes what is used of it, and so does a clone of it, until it is destroyed.
+func TestThinDisksTakeWhatIsUsedOfThem(t *testing.T) {
+	r := newRig(t, func(d *Description) {
+		d.Datastores[0].FreeGiB = ptr(int64(50))
+		d.Templates[0].DiskUsedGiB = ptr(int64(15))
+	})
+	capacity := r.lab.description.Templates[0].DiskGiB
+	first := r.clone("first", r.plainWish("esx-01"))
+	r.clone("second", r.plainWish("esx-01"))
+	r.clone("third", r.plainWish("esx-01"))
+	if _, ok := r.fails(r.startClone("fourth", r.plainWish("esx-01")), nil).(*types.NoDiskSpace); !ok {
+		t.Error("a fourth one fits")
+	}
+	storage := r.readVM(first, "summary.storage").Summary.Storage
+	if storage.Committed != 15*gib || storage.Unshared != 15*gib || storage.Uncommitted != (capacity-15)*gib {
+		t.Errorf("%+v", storage)
+	}
+	r.finish(first.Destroy(r.ctx))
+	r.clone("fourth", r.plainWish("esx-01"))
+}

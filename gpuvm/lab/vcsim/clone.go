@@ -153,12 +153,12 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	c.op.started()
 	config, fault := c.configure()
 	if fault == nil {
-		fault = checkCustomization(c.req.Spec.Customization, config)
+		fault = c.lab.checkCustomization(c.req.Spec.Customization, config)
 	}
 	if fault != nil {
 		return nil, fault
 	}
-	bytes := fullDiskBytes(config)
+	bytes := c.lab.ownDiskBytes(config)
 	if fault = c.lab.takeSpace(c.op.ctx, c.to.datastore, bytes); fault == nil {
 		if fault = c.transfer(); fault != nil {
 			c.lab.giveSpace(c.op.ctx, c.to.datastore, bytes)

@@ -64,7 +64,7 @@ func TestCloneHasItsOwnMACAddresses(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(2) })
 	seen := map[string]bool{}
 	for _, vm := range []*object.VirtualMachine{r.template(), r.clone("a", r.plainWish("esx-01")), r.clone("b", r.plainWish("esx-01"))} {
-		for _, card := range cards(r.readVM(vm, "config.hardware.device").Config) {
+		for _, card := range r.lab.cards(r.readVM(vm, "config.hardware.device").Config) {
 			if seen[card.mac] {
 				t.Errorf("%s twice", card.mac)
 			}
@@ -249,7 +249,7 @@ func TestGuestReportsItsAddress(t *testing.T) {
 		return r.readVM(vm, "guest").Guest
 	}
 	g := on()
-	own := cards(r.readVM(vm, "config.hardware.device").Config)
+	own := r.lab.cards(r.readVM(vm, "config.hardware.device").Config)
 	for i, nic := range g.Net {
 		preferred := slices.IndexFunc(nic.IpConfig.IpAddress, func(a types.NetIpConfigInfoIpAddress) bool {
 			address := netip.MustParseAddr(a.IpAddress)

@@ -22,7 +22,9 @@ func (lab *Lab) cloneDevices(source []types.BaseVirtualDevice, dir string) []typ
 			devices[i] = card.(types.BaseVirtualDevice)
 		case *types.VirtualDisk:
 			disk := cloneDevice(device).(*types.VirtualDisk)
+			before := fileOf(disk)
 			moveDisk(disk, dir)
+			lab.thin.copy(before, fileOf(disk))
 			devices[i] = disk
 		}
 	}
@@ -71,9 +73,8 @@ func (lab *Lab) networksOf(devices []types.BaseVirtualDevice) []ref {
 		if !ok {
 			continue
 		}
-		backing, ok := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
-		if ok && backing.Network != nil && !slices.Contains(networks, *backing.Network) {
-			networks = append(networks, *backing.Network)
+		if _, network := lab.networkOf(card.GetVirtualEthernetCard()); network != nil && !slices.Contains(networks, *network) {
+			networks = append(networks, *network)
 		}
 	}
 	return networks

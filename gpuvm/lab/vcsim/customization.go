@@ -47,11 +47,11 @@ func (lab *Lab) connectCards(ctx *simulator.Context, vm *simulator.VirtualMachin
 }
 
 // checkCustomization: one setting for each network card, no more and no fewer.
-func checkCustomization(spec *types.CustomizationSpec, config *types.VirtualMachineConfigInfo) fault {
+func (lab *Lab) checkCustomization(spec *types.CustomizationSpec, config *types.VirtualMachineConfigInfo) fault {
 	if spec == nil {
 		return nil
 	}
-	actual, mapped := len(cards(config)), len(spec.NicSettingMap)
+	actual, mapped := len(lab.cards(config)), len(spec.NicSettingMap)
 	if actual == mapped {
 		return nil
 	}

@@ -23,6 +23,7 @@ type Description struct {
 	Automation   string                 `json:"drs_automation"`
 	VGPUsMove    bool                   `json:"vgpu_evacuation"` // by DRS, for maintenance mode
 	Networks     []string               `json:"networks"`
+	Opaque       []string               `json:"opaque_networks"`
 	AddressBlock string                 `json:"address_block"`
 	Datastores   []DatastoreDescription `json:"datastores"`
 	Hosts        []HostDescription      `json:"hosts"`
@@ -113,6 +114,7 @@ type TemplateDescription struct {
 	MemoryLimitGiB  *int64            `json:"memory_limit_gib"` // it may not use more; none without
 	MemoryGiB       int64             `json:"memory_gib"`
 	DiskGiB         int64             `json:"disk_gib"`
+	DiskUsedGiB     *int64            `json:"disk_used_gib"` // it is thin, and takes no more
 	Host            string            `json:"host"`
 	Datastore       string            `json:"datastore"`
 	NICs            *int              `json:"nics"`
@@ -279,6 +281,9 @@ func (g *GPUDescription) profile(name string) *VGPUProfile {
 func (d *Description) checkTemplate(t *TemplateDescription) error {
 	if t.Name == "" {
 		return fmt.Errorf("it needs a name")
+	}
+	if t.DiskUsedGiB != nil && (*t.DiskUsedGiB < 0 || *t.DiskUsedGiB > t.DiskGiB) {
+		return fmt.Errorf("disk_used_gib %d is not within the disk's %d GiB", *t.DiskUsedGiB, t.DiskGiB)
 	}
 	if t.Host != "" && d.host(t.Host) == nil {
 		return fmt.Errorf("there is no host '%s'", t.Host)

@@ -20,6 +20,9 @@ func (lab *Lab) deviceChanges(devices []types.BaseVirtualDevice, changes []types
 		if spec.Device == nil {
 			return nil, invalid
 		}
+		if fault := lab.checkBacking(spec.Device, i); fault != nil {
+			return nil, fault
+		}
 		key := spec.Device.GetVirtualDevice().Key
 		at := slices.IndexFunc(devices, func(d types.BaseVirtualDevice) bool { return d.GetVirtualDevice().Key == key })
 		switch spec.Operation {
@@ -68,8 +71,8 @@ func (lab *Lab) addedDevice(devices []types.BaseVirtualDevice, device types.Base
 	case types.BaseVirtualEthernetCard:
 		card := x.GetVirtualEthernetCard()
 		lab.completeCard(card)
-		if backing, ok := d.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
-			summary = backing.DeviceName
+		if name, _ := lab.networkOf(card); name != "" {
+			summary = name
 		}
 	case *types.VirtualDisk:
 		completeDisk(x)

@@ -94,7 +94,7 @@ func TestMetadataSetsTheAddress(t *testing.T) {
 	} {
 		vm := r.clone(name, r.plainWish("esx-01"))
 		macs := []string{}
-		for _, card := range cards(r.readVM(vm, "config").Config) {
+		for _, card := range r.lab.cards(r.readVM(vm, "config").Config) {
 			macs = append(macs, card.mac)
 		}
 		set := func(id, network string) {

@@ -147,6 +147,9 @@ func (b *builder) addNetworks() error {
 		network.Summary = &types.NetworkSummary{Network: &network.Self, Name: name, Accessible: true}
 		b.lab.networks[name] = network.Self
 	}
+	if err := b.addOpaqueNetworks(datacenter, folder); err != nil {
+		return err
+	}
 	cluster := registry.Get(b.lab.cluster).(*simulator.ClusterComputeResource)
 	cluster.Network = datacenter.Network
 	return nil

@@ -39,6 +39,8 @@ type Lab struct {
 	hostRefs   []ref             // in the order of the description
 	datastores map[string]ref
 	networks   map[string]ref
+	opaque     map[string]opaqueNetwork // by id
+	thin       thinDisks
 
 	accounts  *accounts
 	calls     *calls
@@ -72,6 +74,7 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		hosts:       map[ref]*hardware{},
 		datastores:  map[string]ref{},
 		networks:    map[string]ref{},
+		opaque:      map[string]opaqueNetwork{},
 		accounts:    newAccounts(d.Users, passwords),
 		calls:       newCalls(),
 		faults:      &faults{},

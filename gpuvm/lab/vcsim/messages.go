@@ -34,8 +34,8 @@ func describe(f fault) string {
 	case *types.InsufficientHostMemoryCapacityFault:
 		return fmt.Sprintf("The host does not have sufficient memory resources to satisfy the reservation (%d MB wanted, %d MB free).",
 			x.Requested>>20, x.Unreserved>>20)
-	case *types.InvalidDeviceSpec:
-		return fmt.Sprintf("Invalid configuration for device '%d'.", x.DeviceIndex)
+	case types.BaseInvalidDeviceSpec:
+		return fmt.Sprintf("Invalid configuration for device '%d'.", x.GetInvalidDeviceSpec().DeviceIndex)
 	}
 	name := strings.TrimSuffix(reflect.TypeOf(f).Elem().Name(), "Fault")
 	if text := plainMessages[name]; text != "" {

@@ -145,7 +145,8 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 	if files {
 		lab.deleted.add(vm.Config)
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
-		lab.giveSpace(ctx, vm.Datastore[0], fullDiskBytes(vm.Config))
+		lab.giveSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
+		lab.thin.forget(vm.Config)
 	}
 	return nil
 }

@@ -49,7 +49,10 @@ func (lab *Lab) editOwners(ctx *simulator.Context, vm *simulator.VirtualMachine,
 		lab.editList(ctx, store, "vm", &store.Vm, edit)
 	}
 	for _, r := range vm.Network {
-		if network, ok := lab.registry.Get(r).(*mo.Network); ok {
+		switch network := lab.registry.Get(r).(type) {
+		case *mo.Network:
+			lab.editList(ctx, network, "vm", &network.Vm, edit)
+		case *mo.OpaqueNetwork:
 			lab.editList(ctx, network, "vm", &network.Vm, edit)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"sync"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -36,29 +37,93 @@ func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore,
 	})
 }
 
-// fullDiskBytes is what the VM's disks took; a linked clone's disk took nothing.
-func fullDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
+// ownDiskBytes is what the VM's disks take: a thin one what is used of it, a linked clone's nothing.
+func (lab *Lab) ownDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
 	var sum int64
-	for _, device := range c.Hardware.Device {
-		disk, ok := device.(*types.VirtualDisk)
-		if !ok {
-			continue
-		}
+	for _, disk := range disksOf(c) {
 		if backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok && backing.Parent == nil {
-			sum += disk.CapacityInBytes
+			sum += lab.thin.used(disk)
 		}
 	}
 	return sum
 }
 
-func diskBytes(c *types.VirtualMachineConfigInfo) int64 {
-	var sum int64
+// storage: committed is what the disks take with those that they are linked to, uncommitted what
+// they may still grow by.
+func (lab *Lab) storage(c *types.VirtualMachineConfigInfo) *types.VirtualMachineStorageSummary {
+	summary := &types.VirtualMachineStorageSummary{Timestamp: time.Now(), Unshared: lab.ownDiskBytes(c)}
+	for _, disk := range disksOf(c) {
+		used := lab.thin.used(disk)
+		summary.Committed += used
+		summary.Uncommitted += disk.CapacityInBytes - used
+	}
+	return summary
+}
+
+func disksOf(c *types.VirtualMachineConfigInfo) []*types.VirtualDisk {
+	var disks []*types.VirtualDisk
 	for _, device := range c.Hardware.Device {
 		if disk, ok := device.(*types.VirtualDisk); ok {
-			sum += disk.CapacityInBytes
+			disks = append(disks, disk)
 		}
 	}
-	return sum
+	return disks
+}
+
+func fileOf(disk *types.VirtualDisk) string {
+	if backing, ok := disk.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok {
+		return backing.GetVirtualDeviceFileBackingInfo().FileName
+	}
+	return ""
+}
+
+// thinDisks knows what is used of disks that take no more than that.
+type thinDisks struct {
+	mutex sync.Mutex
+	bytes map[string]int64 // by file
+}
+
+func (t *thinDisks) make(disk *types.VirtualDisk, used int64) {
+	disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo).ThinProvisioned = types.NewBool(true)
+	t.set(fileOf(disk), used)
+}
+
+func (t *thinDisks) set(file string, used int64) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if t.bytes == nil {
+		t.bytes = map[string]int64{}
+	}
+	t.bytes[file] = used
+}
+
+// copy: a copied disk is as its source.
+func (t *thinDisks) copy(source, file string) {
+	if used, thin := t.of(source); thin {
+		t.set(file, used)
+	}
+}
+
+func (t *thinDisks) of(file string) (int64, bool) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	used, thin := t.bytes[file]
+	return used, thin
+}
+
+func (t *thinDisks) used(disk *types.VirtualDisk) int64 {
+	if used, thin := t.of(fileOf(disk)); thin {
+		return used
+	}
+	return disk.CapacityInBytes
+}
+
+func (t *thinDisks) forget(c *types.VirtualMachineConfigInfo) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	for _, disk := range disksOf(c) {
+		delete(t.bytes, fileOf(disk))
+	}
 }
 
 // deletedFiles are the disks that went with destroyed VMs: every attached one, whoever attached it.
@@ -70,13 +135,9 @@ type deletedFiles struct {
 func (d *deletedFiles) add(config *types.VirtualMachineConfigInfo) {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	for _, device := range config.Hardware.Device {
-		disk, ok := device.(*types.VirtualDisk)
-		if !ok {
-			continue
-		}
-		if backing, ok := disk.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok {
-			d.names = append(d.names, backing.GetVirtualDeviceFileBackingInfo().FileName)
+	for _, disk := range disksOf(config) {
+		if file := fileOf(disk); file != "" {
+			d.names = append(d.names, file)
 		}
 	}
 }

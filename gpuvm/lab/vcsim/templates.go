@@ -48,7 +48,11 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	}
 	lab.setFiles(config, p.datastore)
 	dir := path.Dir(config.Files.VmPathName)
-	config.Hardware.Device = append(config.Hardware.Device, newDisk(t.DiskGiB*gib, dir, p.datastore))
+	disk := newDisk(t.DiskGiB*gib, dir, p.datastore)
+	if t.DiskUsedGiB != nil {
+		lab.thin.make(disk, *t.DiskUsedGiB*gib)
+	}
+	config.Hardware.Device = append(config.Hardware.Device, disk)
 	for i := range *t.NICs {
 		network := lab.description.Networks[i%len(lab.description.Networks)]
 		config.Hardware.Device = append(config.Hardware.Device, lab.newCard(int32(i), network))

@@ -39,7 +39,7 @@ func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine)
 
 // bootedAlready is startGuest for VMs that have been running for long.
 func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(cards(vm.Config)))
+	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(lab.cards(vm.Config)))
 }
 
 // restartGuest is a reboot as seen from outside: Tools stop and come back.
@@ -63,7 +63,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 	}
 	var found []cardInfo
 	var metadata *cloudInit
-	lab.locked(ctx, vm.Self, func() { found, metadata = cards(vm.Config), metadataOf(vm.Config) })
+	lab.locked(ctx, vm.Self, func() { found, metadata = lab.cards(vm.Config), metadataOf(vm.Config) })
 	if customization != nil {
 		lab.addresses.fix(vm.Self, found, fixedAddresses(customization))
 	}
@@ -132,15 +132,13 @@ type cardInfo struct {
 	connected bool
 }
 
-func cards(c *types.VirtualMachineConfigInfo) []cardInfo {
+func (lab *Lab) cards(c *types.VirtualMachineConfigInfo) []cardInfo {
 	var found []cardInfo
 	for _, device := range c.Hardware.Device {
 		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
 			e := card.GetVirtualEthernetCard()
 			info := cardInfo{key: e.Key, mac: e.MacAddress, connected: e.Connectable == nil || e.Connectable.StartConnected}
-			if backing, ok := e.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
-				info.network = backing.DeviceName
-			}
+			info.network, _ = lab.networkOf(e)
 			found = append(found, info)
 		}
 	}
@@ -183,7 +181,7 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 			return
 		}
 		m.Guest.IpAddress, m.Guest.Net = "", nil
-		for _, card := range cards(m.Config) {
+		for _, card := range lab.cards(m.Config) {
 			m.Guest.Net = append(m.Guest.Net, card.report(true))
 		}
 	})

@@ -64,7 +64,7 @@ func (lab *Lab) blankVM(p placement, config *types.VirtualMachineConfigInfo) mo.
 	vm.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGray
 	vm.Summary.QuickStats.FtLatencyStatus = types.ManagedEntityStatusGray
 	vm.Summary.OverallStatus = types.ManagedEntityStatusGreen
-	vm.Summary.Storage = &types.VirtualMachineStorageSummary{Timestamp: now, Committed: diskBytes(config), Unshared: diskBytes(config)}
+	vm.Summary.Storage = lab.storage(config)
 	config.Template = p.template
 	summarize(&vm)
 	return vm
