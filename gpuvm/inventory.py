@@ -189,12 +189,19 @@ class Host:
         return next((group for group in self.device_groups if group.name == name), None)
 
     @property
-    def unusable(self) -> str | None:
-        """Why no VM can be placed here, or None."""
+    def away(self) -> str | None:
+        """Why the host cannot be reached at all, or None."""
         if self.connection_state != "connected":
             return _CONNECTION.get(self.connection_state, self.connection_state)
         if self.power_state != "poweredOn":
-            return f"its power state is {self.power_state}"
+            return f"not powered on ({self.power_state})"
+        return None
+
+    @property
+    def unusable(self) -> str | None:
+        """Why no VM can be placed here, or None."""
+        if self.away is not None:
+            return self.away
         if self.in_maintenance_mode:
             return "in maintenance mode"
         if self.in_quarantine_mode:

@@ -117,9 +117,9 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> 
 def _host_is_away(template: VMTemplate, inventory: Inventory) -> str | None:
     """Its disks are read by the host that it is registered on, wherever its clones go."""
     host = next((h for h in inventory.hosts if h.moref == template.host), None)
-    if host is None or host.unusable is None or host.in_maintenance_mode:
+    if host is None or host.away is None:
         return None
-    return f"it is registered on {host.name}, which is {host.unusable}: move it to another host"
+    return f"it is registered on {host.name}, which is {host.away}: move it to another host"
 
 
 def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
