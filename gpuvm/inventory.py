@@ -222,6 +222,8 @@ class Cluster:
     """DRS is on and fully automated: vCenter chooses the host of a VM that is powered on."""
     unreserved_gib: float | None = None
     """What the resource pool has left for reservations; None where it does not tell."""
+    datacenter_path: str = ""
+    """Empty where the account cannot see all the way up to it."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.fitting import needs_efi
 from gpuvm.inventory import (
     UNREADABLE_HINT,
+    Cluster,
     Datastore,
     Host,
     Inventory,
@@ -27,7 +28,7 @@ Named = TypeVar("Named", VMTemplate, Datastore, Network)
 def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
     """A misspelt name is said before anything else is looked at; raises NotFound."""
     if spec.network is not None:
-        choose("network", spec.network, inventory.networks, ())
+        choose("network", spec.network, inventory.networks, (), inventory.cluster)
 
 
 def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
@@ -61,7 +62,7 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     if inventory.templates and not fitting and spec.template is None:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
         raise BadInput("no fitting VM template", hint=reasons)
-    chosen = choose("VM template", spec.template, inventory.templates, fitting)
+    chosen = choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
     why = unfit[chosen.moref] or _addresses(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
@@ -73,7 +74,7 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     if spec.network is None:
         return None
     everywhere = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
-    chosen = choose("network", spec.network, inventory.networks, everywhere)
+    chosen = choose("network", spec.network, inventory.networks, everywhere, inventory.cluster)
     if chosen not in everywhere:
         raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
     return chosen
@@ -171,8 +172,15 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     return None
 
 
-def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
-    return is_called(wanted, name=one.name, path=one.path, moref=one.moref)
+def named(wanted: str, everything: Iterable[Named], cluster: Cluster) -> list[Named]:
+    """Those that are called so: where datacenters have twins, the ones of the cluster's own."""
+    found = [
+        one
+        for one in everything
+        if is_called(wanted, name=one.name, path=one.path, moref=one.moref)
+    ]
+    home = f"{cluster.datacenter_path}/"
+    return [one for one in found if one.path.startswith(home)] or found
 
 
 def distinct(one: Named, everything: Iterable[Named]) -> str:
@@ -181,13 +189,19 @@ def distinct(one: Named, everything: Iterable[Named]) -> str:
     return (one.path or one.moref) if twins else one.name
 
 
-def choose(kind: str, name: str | None, known: Iterable[Named], fitting: Iterable[Named]) -> Named:
+def choose(
+    kind: str,
+    name: str | None,
+    known: Iterable[Named],
+    fitting: Iterable[Named],
+    cluster: Cluster,
+) -> Named:
     """The one that is called so; without a name the only one that fits.
 
     A name is unique in its folder only: one that is there twice is Ambiguous.
     """
     everything = tuple(known)
-    choices = [one for one in everything if is_named(one, name)] if name else tuple(fitting)
+    choices = named(name, everything, cluster) if name else list(fitting)
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from gpuvm import selection
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
-from gpuvm.inventory import Datastore, Host, Inventory, MoRef, VMTemplate
+from gpuvm.inventory import Datastore, Host, Inventory, MoRef, VMTemplate, is_called
 from gpuvm.spec import ClusterSpec
 
 MARGIN = 0.05
@@ -31,14 +31,14 @@ def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
                 raise NotFound("host", host, known, where="datastore: in gpuvm.yaml")
     for word in _words(spec):
         if not _is_pattern(word):
-            selection.choose("datastore", word, inventory.datastores, ())
+            selection.choose("datastore", word, inventory.datastores, (), inventory.cluster)
         elif not any(matches(word, store) for store in inventory.datastores):
             raise NotFound("datastore", word, [store.name for store in inventory.datastores])
 
 
 def matches(word: str, store: Datastore) -> bool:
     """``word`` is what gpuvm.yaml calls it, or a pattern that its name is like."""
-    return fnmatchcase(store.name, word) if _is_pattern(word) else selection.is_named(store, word)
+    return fnmatchcase(store.name, word) if _is_pattern(word) else _is_called(word, store)
 
 
 def word_for(spec: ClusterSpec, host: str) -> str | None:
@@ -198,6 +198,10 @@ class Space:
             f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
             f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
         )
+
+
+def _is_called(word: str, store: Datastore) -> bool:
+    return is_called(word, name=store.name, path=store.path, moref=store.moref)
 
 
 def _words(spec: ClusterSpec) -> Iterator[str]:

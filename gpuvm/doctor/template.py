@@ -1,6 +1,6 @@
 """Whether the VM template is fit for what is wished."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gpuvm import selection
 from gpuvm.doctor.model import Check, Level, Patient
@@ -8,15 +8,21 @@ from gpuvm.inventory import VMTemplate
 
 
 def templates(patient: Patient) -> Iterator[Check]:
-    spec, inventory = patient.spec, patient.inventory
+    inventory = patient.inventory
     if not inventory.templates:
         hint = "docs/template.md says how to make one"
         level: Level = "failure" if patient.prospect.makes_vms else "warning"
         yield Check("template", level, "there is no VM template at all", hint)
-    for one in inventory.templates:
-        if spec.template is None or selection.is_named(one, spec.template):
-            yield _fit(one, patient)
-            yield from _inside(one, patient)
+    for one in _candidates(patient):
+        yield _fit(one, patient)
+        yield from _inside(one, patient)
+
+
+def _candidates(patient: Patient) -> Sequence[VMTemplate]:
+    wanted, inventory = patient.spec.template, patient.inventory
+    if wanted is None:
+        return inventory.templates
+    return selection.named(wanted, inventory.templates, inventory.cluster)
 
 
 def _fit(one: VMTemplate, patient: Patient) -> Check:
@@ -48,11 +54,6 @@ def _inside(one: VMTemplate, patient: Patient) -> Iterator[Check]:
 
 def _level(one: VMTemplate, patient: Patient) -> Level:
     """A failure for the one that is used, and where there is no other."""
-    spec, chosen = patient.spec, patient.prospect.used.template
-    candidates = [
-        t
-        for t in patient.inventory.templates
-        if spec.template is None or selection.is_named(t, spec.template)
-    ]
-    needed = chosen == one if chosen else len(candidates) == 1
+    chosen = patient.prospect.used.template
+    needed = chosen == one if chosen else len(_candidates(patient)) == 1
     return "failure" if needed and patient.prospect.makes_vms else "warning"

@@ -81,8 +81,8 @@ class _Comparison:
         template = self._template(self.new)
         if self.new.network is None:
             return template is not None and set(template.networks) == set(self.vm.networks)
-        known = self.inventory.networks
-        named = {n.moref for n in known if selection.is_named(n, self.new.network)}
+        known, cluster = self.inventory.networks, self.inventory.cluster
+        named = {n.moref for n in selection.named(self.new.network, known, cluster)}
         return len(named) == 1 and named <= set(self.vm.networks)
 
     def _size(self, field: str) -> Any:

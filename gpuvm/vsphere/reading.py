@@ -186,6 +186,7 @@ def read_inventory(
             vm_folder=into._moId,
             drs_places=_drs_places(tree.rows[chosen]),
             unreserved_gib=unreserved_gib(tree.rows[pool]),
+            datacenter_path=_datacenter_path(tree, chosen),
         ),
         hosts=equipped,
         templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
@@ -491,6 +492,11 @@ def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
         for ref, row in rows.items()
         if isinstance(ref, vim.Network)
     )
+
+
+def _datacenter_path(tree: Tree, cluster: Any) -> str:
+    datacenter = tree.datacenter(cluster)
+    return "" if datacenter is None else tree.path(datacenter)
 
 
 def _path(ref: Any, row: Row, tree: Tree) -> str:

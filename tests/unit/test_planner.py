@@ -94,6 +94,7 @@ def _inventory(case: dict[str, Any], spec: ClusterSpec) -> Inventory:
             "f-1",
             drs_places=case.get("drs", False),
             unreserved_gib=case.get("pool_unreserved_gib"),
+            datacenter_path="/Lab",
         ),
         hosts=tuple(_host(host, vms) for host in described),
         templates=tuple(_template(t) for t in case.get("templates", [{}])),

@@ -244,7 +244,7 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
     with connection.board() as board:
         board.follow_vms({vm.name: vm.moref for vm in found.ours})
         for host in hosts[:2]:
-            connection.running_on(host)
+            connection.residents(host)
             connection.host_state(host)
             board.follow_host(host.name, host.moref)
         next(board.batches(lambda: 1), None)
