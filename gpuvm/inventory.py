@@ -189,12 +189,19 @@ class Host:
         return next((group for group in self.device_groups if group.name == name), None)
 
     @property
-    def unusable(self) -> str | None:
-        """Why no VM can be placed here, or None."""
+    def away(self) -> str | None:
+        """Why the host cannot be reached at all, or None."""
         if self.connection_state != "connected":
             return _CONNECTION.get(self.connection_state, self.connection_state)
         if self.power_state != "poweredOn":
-            return f"its power state is {self.power_state}"
+            return f"not powered on ({self.power_state})"
+        return None
+
+    @property
+    def unusable(self) -> str | None:
+        """Why no VM can be placed here, or None."""
+        if self.away is not None:
+            return self.away
         if self.in_maintenance_mode:
             return "in maintenance mode"
         if self.in_quarantine_mode:
@@ -277,6 +284,20 @@ class Datastore:
     path: str = ""
     hidden: str = ""
     """What vCenter does not show of it; then its room is not known and it is taken to be there."""
+    maintenance: bool = False
+    """In maintenance mode or entering it: what is there is moved away."""
+    troubles: tuple[tuple[MoRef, str], ...] = ()
+    """Hosts that have it and cannot write to it, and why."""
+
+    def why_not_on(self, host: "Host") -> str | None:
+        """Why a VM on this host cannot have its disks here; None when it can."""
+        if self.moref not in host.datastores:
+            return "it is not mounted there"
+        if not self.accessible:
+            return "it is not accessible"
+        if self.maintenance:
+            return "it is in maintenance mode"
+        return dict(self.troubles).get(host.moref)
 
 
 @dataclass(frozen=True)
@@ -420,6 +441,8 @@ class VM:
     folder: MoRef = ""
     resource_pool: MoRef = ""
     networks: tuple[MoRef, ...] = ()
+    datastores: tuple[MoRef, ...] = ()
+    """Where its disks are."""
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)

@@ -55,7 +55,7 @@ class Used:
     """The objects that a plan touches, as far as they are known; ``moves``: VMs change hosts."""
 
     template: VMTemplate | None = None
-    datastore: Datastore | None = None
+    datastores: tuple[Datastore, ...] = ()
     network: Network | None = None
     moves: bool = False
 
@@ -67,8 +67,7 @@ def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
     wanted = {ROOT: at_root, cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
     if used.template is not None:
         wanted[used.template.moref] = _on_template(spec, used.template)
-    if used.datastore is not None:
-        wanted[used.datastore.moref] = DATASTORE
+    wanted |= {store.moref: DATASTORE for store in used.datastores}
     if used.network is not None:
         wanted[used.network.moref] = NETWORK
     return wanted

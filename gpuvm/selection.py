@@ -1,13 +1,10 @@
-"""Which template, datastore and network: the named one, else the only one that fits.
+"""Which template and network: the named one, else the only one that fits.
 
 Nothing is guessed: several that fit are an error that lists them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
-
-from typing_extensions import override
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
@@ -25,19 +22,13 @@ from gpuvm.inventory import (
 )
 from gpuvm.spec import ClusterSpec
 
-MARGIN = 0.05
-MARGIN_GIB = 1.0
-"""Of margin for each VM, beside the share of its disks and swap file."""
-
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
 
 def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
     """A misspelt name is said before anything else is looked at; raises NotFound."""
-    if spec.datastore is not None:
-        _choose("datastore", spec.datastore, inventory.datastores, (), inventory.cluster)
     if spec.network is not None:
-        _choose("network", spec.network, inventory.networks, (), inventory.cluster)
+        choose("network", spec.network, inventory.networks, (), inventory.cluster)
     storage_policy(spec, inventory)
 
 
@@ -72,85 +63,11 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     if inventory.templates and not fitting and spec.template is None:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
         raise BadInput("no fitting VM template", hint=reasons)
-    chosen = _choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
+    chosen = choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
     why = unfit[chosen.moref] or _addresses(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
     return chosen
-
-
-def datastore(
-    spec: ClusterSpec,
-    inventory: Inventory,
-    hosts: Sequence[Host],
-    source: VMTemplate,
-    clones: int,
-) -> Datastore:
-    shared = [
-        d
-        for d in inventory.datastores
-        if d.accessible and all(d.moref in h.datastores for h in hosts)
-    ]
-    chosen = _choose("datastore", spec.datastore, inventory.datastores, shared, inventory.cluster)
-    if hosts and chosen not in shared:
-        away = [h.name for h in hosts if chosen.moref not in h.datastores]
-        raise PreflightRefused(f"datastore {chosen.name} is not reachable from {', '.join(away)}")
-    needed = Space.of(spec, source, clones)
-    if needed.gib > chosen.free_gib and not chosen.hidden:
-        raise PreflightRefused(
-            f"datastore {chosen.name} has {chosen.free_gib:.0f} GiB free, {needed}",
-            hint="another one with --datastore, or clone_mode: linked"
-            if needed.disks_gib
-            else None,
-        )
-    return chosen
-
-
-@dataclass(frozen=True)
-class Space:
-    """What new VMs fill of their datastore when they are made and started.
-
-    The swap file of a running VM is as large as its memory that is not reserved; with a GPU all of
-    it is. The margin is for logs, NVRAM and what others write meanwhile.
-    """
-
-    clones: int
-    source: str
-    disks_gib: float
-    swap_gib: float
-    growth_gib: float = 0
-    """What thin disks may still grow by, in the course of time."""
-
-    @staticmethod
-    def of(spec: ClusterSpec, source: VMTemplate, clones: int) -> "Space":
-        memory_gib = spec.memory_gib or source.memory_gib
-        used_gib = source.disk_gib if source.used_gib is None else source.used_gib
-        copies = clones if spec.clone_mode == "full" else 0
-        return Space(
-            clones,
-            source.name,
-            disks_gib=used_gib * copies,
-            swap_gib=0 if spec.has_gpu else memory_gib * clones,
-            growth_gib=(source.disk_gib - used_gib) * copies,
-        )
-
-    @property
-    def margin_gib(self) -> float:
-        return self.clones * MARGIN_GIB + (self.disks_gib + self.swap_gib) * MARGIN
-
-    @property
-    def gib(self) -> float:
-        return self.disks_gib + self.swap_gib + self.margin_gib
-
-    @override
-    def __str__(self) -> str:
-        need = (
-            f"clone of {self.source} needs" if self.clones == 1 else f"clones of {self.source} need"
-        )
-        return (
-            f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
-            f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
-        )
 
 
 def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> Network | None:
@@ -158,7 +75,7 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     if spec.network is None:
         return None
     everywhere = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
-    chosen = _choose("network", spec.network, inventory.networks, everywhere, inventory.cluster)
+    chosen = choose("network", spec.network, inventory.networks, everywhere, inventory.cluster)
     if chosen not in everywhere:
         raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
     return chosen
@@ -206,6 +123,9 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> 
     api_version = inventory.vcenter.api_version
     if template.hidden:
         return template.hidden
+    away = _host_is_away(template, inventory)
+    if away is not None:
+        return away
     if template.has_gpu:
         return "it has a GPU attached; clones would all name the same device"
     if template.vtpm and major(api_version) < 8:
@@ -213,6 +133,14 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> 
     if template.guest_id.lower().startswith(_NOT_LINUX):
         return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
     return _unfit_for_gpus(template, spec, inventory) if spec.has_gpu else None
+
+
+def _host_is_away(template: VMTemplate, inventory: Inventory) -> str | None:
+    """Its disks are read by the host that it is registered on, wherever its clones go."""
+    host = next((h for h in inventory.hosts if h.moref == template.host), None)
+    if host is None or host.away is None:
+        return None
+    return f"it is registered on {host.name}, which is {host.away}: move it to another host"
 
 
 def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
@@ -281,7 +209,7 @@ def distinct(one: Named, everything: Iterable[Named]) -> str:
     return (one.path or one.moref) if twins else one.name
 
 
-def _choose(
+def choose(
     kind: str,
     name: str | None,
     known: Iterable[Named],

@@ -139,7 +139,8 @@ class ClusterSpec(_Model):
     clone_mode: CloneMode = "full"
     snapshot: str | None = None
     """Of the template, for linked clones; its current one when left out."""
-    datastore: str | None = None
+    datastore: str | dict[str, str] | None = None
+    """A name, a pattern such as local-*, or one of these for each host by its name."""
     storage_policy: str | None = None
     """Its name, or its id, which is a UUID: for the VM's home and for every disk."""
     network: str | None = None

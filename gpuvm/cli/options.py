@@ -106,7 +106,8 @@ ClusterOption = Annotated[
     str | None, typer.Option("--cluster", help="The vSphere cluster.", metavar="NAME")
 ]
 DatastoreOption = Annotated[
-    str | None, typer.Option("--datastore", help="Where the clones' disks go.", metavar="NAME")
+    str | None,
+    typer.Option("--datastore", help="Where the clones' disks go; also a pattern.", metavar="NAME"),
 ]
 NetworkOption = Annotated[
     str | None,

@@ -45,7 +45,7 @@ def restore_template(session: Session, plan: Plan) -> None:
 
 def show_plan(plan: Plan) -> None:
     """The table of hosts, GPUs and VMs, and under it what each new VM will be."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             step.host.name,
             _gpus(step),
@@ -54,7 +54,12 @@ def show_plan(plan: Plan) -> None:
         )
         for step in plan.steps
     ]
-    output.table(("HOST", "GPU", "VM", "ACTION"), rows)
+    columns: tuple[str, ...] = ("HOST", "GPU", "VM", "ACTION")
+    if len(plan.datastores) > 1:
+        columns = (*columns, "DATASTORE")
+        stores = [step.datastore.name if step.datastore else "-" for step in plan.steps]
+        rows = [(*row, store) for row, store in zip(rows, stores, strict=True)]
+    output.table(columns, rows)
     if plan.created and plan.template:
         output.line(_each(plan, plan.template))
     for finding in plan.findings:
@@ -68,7 +73,7 @@ def described(plan: Plan) -> dict[str, Any]:
         "cluster": plan.cluster.path,
         "template": plan.template.name if plan.template else None,
         "clone_mode": plan.spec.clone_mode,
-        "datastore": plan.datastore.name if plan.datastore else None,
+        "datastore": plan.datastores[0].name if len(plan.datastores) == 1 else None,
         "accelerator": plan.spec.accelerator.model_dump(mode="json"),
         "cpus": plan.cpus,
         "memory_gib": plan.memory_gib,
@@ -83,6 +88,7 @@ def described(plan: Plan) -> dict[str, Any]:
                 "move_to": step.move_to.name if step.move_to else None,
                 "gpus": [{"pci_address": gpu.pci_address, "model": gpu.name} for gpu in step.gpus],
                 "mmio_gib": step.mmio_gib,
+                "datastore": step.datastore.name if step.datastore else None,
             }
             for step in plan.steps
         ],
@@ -121,7 +127,7 @@ def _each(plan: Plan, template: VMTemplate) -> str:
     memory = "all reserved" if plan.spec.has_gpu else "not reserved"
     mmio = f", 64-bit MMIO {plan.mmio_gib} GiB" if plan.mmio_gib else ""
     network = plan.network.name if plan.network else "the template's network"
-    store = plan.datastore.name if plan.datastore else "its datastore"
+    store = plan.datastores[0].name if len(plan.datastores) == 1 else "its host's own datastore"
     source = f" from snapshot {plan.snapshot.name}" if plan.snapshot else ""
     return (
         f"each new VM: {plan.spec.clone_mode} clone of {template.path}{source} in "

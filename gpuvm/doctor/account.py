@@ -45,7 +45,7 @@ def _not_asked(patient: Patient) -> str:
         return ""
     objects = {
         "template": used.template,
-        "datastore": used.datastore,
+        "datastore": used.datastores or None,
         "template's network": used.network,
     }
     unknown = [name for name, found in objects.items() if found is None]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from gpuvm import selection
+from gpuvm import selection, storage
 from gpuvm.accelerators import DeviceGroup
 from gpuvm.doctor.model import Check, Patient
 from gpuvm.errors import GpuvmError, SeveralRefused
@@ -25,10 +25,10 @@ def choices(patient: Patient) -> Iterator[Check]:
         return
     yield _tried("network", lambda: _network(patient))
     if isinstance(patient.prospect.plan, Plan):
-        yield Check("datastore", "ok", _datastore(patient.prospect.plan))
-    elif patient.prospect.used.datastore is not None:
-        store = patient.prospect.used.datastore
-        yield Check("datastore", "ok", f"{store.name}: {store.free_gib:.0f} GiB free")
+        yield from _datastores(patient.prospect.plan)
+    elif patient.prospect.used.datastores:
+        for store in patient.prospect.used.datastores:
+            yield Check("datastore", "ok", f"{store.name}: {store.free_gib:.0f} GiB free")
     elif not any(store.accessible for store in patient.inventory.datastores):
         yield Check("datastore", "failure", "no host has a datastore that can be reached")
 
@@ -63,12 +63,14 @@ def _network(patient: Patient) -> str:
 _TEMPLATES_OWN = "the template's own"
 
 
-def _datastore(made: Plan) -> str:
-    store, source = made.datastore, made.template
-    if store is None or source is None:
-        return "none is needed"
-    space = selection.Space.of(made.spec, source, len(made.created))
-    return f"{store.name}: {store.free_gib:.0f} GiB free, {space}"
+def _datastores(made: Plan) -> Iterator[Check]:
+    if made.template is None or not made.datastores:
+        yield Check("datastore", "ok", "none is needed")
+        return
+    for store in made.datastores:
+        clones = sum(step.datastore == store for step in made.created)
+        space = storage.Space.of(made.spec, made.template, clones)
+        yield Check("datastore", "ok", f"{store.name}: {store.free_gib:.0f} GiB free, {space}")
 
 
 def _tried(name: str, find: Callable[[], str]) -> Check:

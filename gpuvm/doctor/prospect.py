@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpuvm import planner, selection
+from gpuvm import planner, selection, storage
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import Datastore, Inventory, Network
 from gpuvm.permissions import Used
@@ -36,23 +36,24 @@ def prospect_of(spec: ClusterSpec, inventory: Inventory) -> Prospect:
     moves = any(step.move_to for step in plan.steps)
     if not plan.created:
         return Prospect(plan, Used(moves=moves))
-    return Prospect(plan, Used(plan.template, plan.datastore, network, moves))
+    return Prospect(plan, Used(plan.template, plan.datastores, network, moves))
 
 
 def _named(spec: ClusterSpec, inventory: Inventory) -> Used:
     """Those that are named, or the only ones, wherever the VMs would go."""
     template = _tried(lambda: selection.template(spec, inventory))
     network = _tried(lambda: selection.network(spec, inventory, ()))
-    return Used(template, _datastore(spec, inventory), network or _only_network(inventory))
+    return Used(template, _datastores(spec, inventory), network or _only_network(inventory))
 
 
-def _datastore(spec: ClusterSpec, inventory: Inventory) -> Datastore | None:
-    """Whether it has room, only a plan can tell."""
-    accessible = [store for store in inventory.datastores if store.accessible]
-    if spec.datastore is None:
-        return accessible[0] if len(accessible) == 1 else None
-    named = selection.named(spec.datastore, inventory.datastores, inventory.cluster)
-    return named[0] if len(named) == 1 else None
+def _datastores(spec: ClusterSpec, inventory: Inventory) -> tuple[Datastore, ...]:
+    """Whether they have room, only a plan can tell."""
+    if isinstance(spec.datastore, str):
+        word = spec.datastore
+        named = tuple(s for s in inventory.datastores if storage.matches(word, s))
+        return named if len(named) == 1 else ()
+    accessible = tuple(store for store in inventory.datastores if store.accessible)
+    return accessible if spec.datastore is None and len(accessible) == 1 else ()
 
 
 def _only_network(inventory: Inventory) -> Network | None:

@@ -88,6 +88,8 @@ class HostDescription(_Model):
     memory_gib: int = Field(default=256, gt=0)
     hypervisor_gib: float | None = Field(default=None, ge=0)
     """What ESXi keeps for itself; 4 GiB when left out, less where the host is small."""
+    version: str | None = None
+    """Of its ESXi; the vCenter's when left out."""
     system_uuid: str | None = None
     graphics_type: Literal["shared", "sharedDirect"] | None = None
     rebind_without_reboot: bool | None = None
@@ -100,6 +102,12 @@ class DatastoreDescription(_Model):
     name: str = "vsanDatastore"
     capacity_gib: int = Field(default=8192, gt=0)
     free_gib: int = Field(default=6000, ge=0)
+    hosts: tuple[str, ...] = ()
+    """That have it mounted; all of them where it is empty."""
+    read_only_on: tuple[str, ...] = ()
+    lost_on: tuple[str, ...] = ()
+    """These hosts have lost all paths to it."""
+    maintenance: bool = False
 
 
 class StoragePolicyDescription(_Model):
@@ -228,6 +236,9 @@ class Description(_Model):
                 for address in group.gpus:
                     _exists(group.name, "GPU", address, addresses)
         datastores = [datastore.name for datastore in self.datastores]
+        for store in self.datastores:
+            for host_name in (*store.hosts, *store.read_only_on, *store.lost_on):
+                _exists(store.name, "host", host_name, hosts)
         for template in self.templates:
             _exists(template.name, "host", template.host, hosts)
             _exists(template.name, "datastore", template.datastore, datastores)

@@ -40,7 +40,7 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         template=plan.template.moref if plan.template else "",
         host=None if by_drs else step.host.moref,
         resource_pool=plan.cluster.resource_pool,
-        datastore=plan.datastore.moref if plan.datastore else "",
+        datastore=step.datastore.moref if step.datastore else "",
         folder=plan.cluster.vm_folder,
         cpus=plan.cpus,
         memory_gib=plan.memory_gib,

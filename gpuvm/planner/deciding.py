@@ -1,14 +1,15 @@
 """plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpuvm import ownership, selection
-from gpuvm.errors import PreflightRefused
+from gpuvm import fitting, ownership, selection
+from gpuvm.errors import GpuvmError, PreflightRefused
 from gpuvm.inventory import (
     UNREADABLE_HINT,
     VM,
     Datastore,
+    Host,
     Inventory,
     UnreadableVM,
     VMTemplate,
@@ -22,6 +23,8 @@ from gpuvm.planner.refusals import Refusals
 from gpuvm.planner.sameness import differences
 from gpuvm.planner.starting import check_shown, start_step
 from gpuvm.spec import ClusterSpec
+from gpuvm.storage import Space, Storage
+from gpuvm.storage import check_names as check_datastores
 
 
 def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -> Plan:
@@ -42,6 +45,8 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     with refusals.collected():
         mmio.check(spec)
     with refusals.collected():
+        check_datastores(spec, inventory)
+    with refusals.collected():
         selection.check_names(spec, inventory)
     with refusals.collected():
         _check_shrinking(spec, inventory, surplus, scale_down=scale_down)
@@ -56,7 +61,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         _check_names(spec, missing, inventory)
     with refusals.collected():
         _check_pool(spec, inventory, size, len(missing))
-    chosen = _stores(spec, inventory, template, created, len(missing), refusals)
+    created = _stored(spec, inventory, template, created, refusals)
     refusals.check()
     steps = sorted([*existing, *created], key=lambda step: step.index)
     return Plan(
@@ -65,15 +70,14 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         cluster=inventory.cluster,
         template=template,
         snapshot=selection.snapshot(spec, template) if template else None,
-        datastore=chosen,
         network=selection.network(spec, inventory, [step.host for step in created]),
         cpus=size.cpus,
         memory_gib=size.memory_gib,
         steps=(*steps, *(_step("remove", vm, inventory) for vm in surplus)),
         findings=(
             *left_out,
-            *findings(spec, inventory, size.memory_gib, created),
-            *_growing(spec, template, chosen, len(missing)),
+            *findings(spec, inventory, template, size.memory_gib, created),
+            *_growing(spec, template, created),
         ),
         storage_policy=selection.storage_policy(spec, inventory),
     )
@@ -105,16 +109,32 @@ def replan_lost(
     spec = plan.spec
     taken_hosts = {host for host, _ in promised} if spec.placement == "one-per-host" else set()
     needed_gib = _Size(plan.cpus, plan.memory_gib).needed_gib(spec)
+    why_left_out = _why_left_out(spec, inventory, plan.template)
     for host in inventory.hosts:
-        if host.unusable or (spec.per_host == 1 and host.name in taken_hosts - {lost.host.name}):
+        if (
+            host.unusable
+            or why_left_out(host)
+            or (spec.per_host == 1 and host.name in taken_hosts - {lost.host.name})
+        ):
             continue
         left = tuple(g for g in host.gpus if (host.name, g.pci_address) not in promised)
         room = rooms.Room(replace(host, gpus=left), spec, needed_gib)
         gpus = room.take()
         if gpus is not None:
             firmware = plan.template.firmware if plan.template else ""
-            return _create(spec, inventory, lost.index, Place(host, gpus), firmware)
+            step = _create(spec, inventory, lost.index, Place(host, gpus), firmware)
+            return _with_datastore(step, lost.datastore, Storage(spec, inventory, plan.template))
     return None
+
+
+def _with_datastore(step: Step, before: Datastore | None, storage: Storage) -> Step | None:
+    """On the datastore that it was to be on, where its new host has that one too."""
+    if before is None or storage.usable(before, step.host):
+        return replace(step, datastore=before)
+    try:
+        return replace(step, datastore=storage.choose([step.host])[step.host.name])
+    except GpuvmError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -207,12 +227,28 @@ def _created(
         return [], ()
     with refusals.collected():
         selection.check_device_group(spec, inventory)
-        places, left_out = place(spec, later, len(missing), existing, size.needed_gib(spec))
+        why_left_out = _why_left_out(spec, inventory, template)
+        places, left_out = place(
+            spec, later, len(missing), existing, size.needed_gib(spec), why_left_out
+        )
         return [
             _create(spec, inventory, index, where, template.firmware if template else "")
             for index, where in zip(missing, places, strict=True)
         ], left_out
     return [], ()
+
+
+def _why_left_out(
+    spec: ClusterSpec, inventory: Inventory, template: VMTemplate | None
+) -> Callable[[Host], str | None]:
+    """What keeps new VMs off a host, beside GPUs and memory."""
+    storage = Storage(spec, inventory, template)
+
+    def why(host: Host) -> str | None:
+        too_new = fitting.too_new_for(template, host) if template is not None else None
+        return too_new or storage.why_left_out(host)
+
+    return why
 
 
 def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
@@ -261,26 +297,30 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
 
 
 def _growing(
-    spec: ClusterSpec, template: VMTemplate | None, store: Datastore | None, clones: int
+    spec: ClusterSpec, template: VMTemplate | None, created: Sequence[Step]
 ) -> Iterator[Finding]:
-    if template is not None and store is not None:
-        yield from growing(selection.Space.of(spec, template, clones), store)
+    stores = dict.fromkeys(step.datastore for step in created)
+    for store in stores:
+        if template is not None and store is not None:
+            clones = sum(step.datastore == store for step in created)
+            yield from growing(Space.of(spec, template, clones), store)
 
 
-def _stores(
+def _stored(
     spec: ClusterSpec,
     inventory: Inventory,
     template: VMTemplate | None,
     created: Sequence[Step],
-    clones: int,
     refusals: Refusals,
-) -> Datastore | None:
-    """Where the new disks go; which hosts must reach it is known once the VMs are placed."""
+) -> list[Step]:
+    """The steps with their datastores, which are known once the VMs are placed."""
     hosts = [step.host for step in created]
     with refusals.collected():
         selection.network(spec, inventory, hosts)
-    if template is None or not created:
-        return None
+    storage = Storage(spec, inventory, template)
+    if template is None or not created or storage.misnamed:
+        return list(created)
     with refusals.collected():
-        return selection.datastore(spec, inventory, hosts, template, clones)
-    return None
+        chosen = storage.choose(hosts)
+        return [replace(step, datastore=chosen[step.host.name]) for step in created]
+    return list(created)

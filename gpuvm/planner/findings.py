@@ -3,17 +3,22 @@
 from collections.abc import Iterator, Sequence
 
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
-from gpuvm.inventory import Datastore, Inventory
+from gpuvm.inventory import Datastore, Inventory, VMTemplate
 from gpuvm.planner.model import Finding, Step
 from gpuvm.planner.rooms import device_memory_gib
-from gpuvm.selection import Space
 from gpuvm.spec import ClusterSpec
+from gpuvm.storage import Space
 
 
 def findings(
-    spec: ClusterSpec, inventory: Inventory, memory_gib: float | None, created: Sequence[Step]
+    spec: ClusterSpec,
+    inventory: Inventory,
+    template: VMTemplate | None,
+    memory_gib: float | None,
+    created: Sequence[Step],
 ) -> Iterator[Finding]:
     """``memory_gib`` is each new VM's."""
+    yield from _of_the_source(template, inventory)
     for vm in inventory.copies(spec.name):
         yield Finding(f"{vm.copy_of_ours}; it is left alone")
     yield from map(_lent, _borrowers(created))
@@ -28,6 +33,15 @@ def findings(
             f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
             hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
         )
+
+
+def _of_the_source(template: VMTemplate | None, inventory: Inventory) -> Iterator[Finding]:
+    for host in inventory.hosts:
+        if template is not None and host.moref == template.host and host.in_maintenance_mode:
+            yield Finding(
+                f"{template.name} is registered on {host.name}, which is in maintenance mode",
+                hint="clones read its disks through that host: do not reboot it meanwhile",
+            )
 
 
 def growing(space: Space, store: Datastore) -> Iterator[Finding]:

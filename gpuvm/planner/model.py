@@ -48,6 +48,8 @@ class Step:
     """A powered-off VM goes to this host first, because its own has no GPU for it."""
     mmio_gib: int | None = None
     """Its 64-bit MMIO window; None leaves it as it is, and there is none that no GPU needs."""
+    datastore: Datastore | None = None
+    """Where a new VM's disks go."""
 
     @property
     def runs_on(self) -> Host:
@@ -58,7 +60,7 @@ class Step:
 class Plan:
     """``cpus`` and ``memory_gib`` are those of each new VM.
 
-    ``template`` and ``datastore`` are None when no VM is to be made.
+    ``template`` is None when no VM is to be made.
     """
 
     spec: ClusterSpec
@@ -66,7 +68,6 @@ class Plan:
     cluster: Cluster
     template: VMTemplate | None
     snapshot: Snapshot | None
-    datastore: Datastore | None
     network: Network | None
     cpus: int | None
     memory_gib: float | None
@@ -74,6 +75,11 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     storage_policy: str | None = None
     """Its id."""
+
+    @property
+    def datastores(self) -> tuple[Datastore, ...]:
+        """Where the new VMs' disks go: one for all, or each host's own."""
+        return tuple(dict.fromkeys(step.datastore for step in self.created if step.datastore))
 
     @property
     def mmio_gib(self) -> int | None:

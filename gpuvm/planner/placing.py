@@ -1,6 +1,6 @@
 """Which host gets which VM: one per host, packed or spread, around what is held and promised."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
@@ -24,13 +24,16 @@ def place(
     missing: int,
     existing: Sequence[Step],
     needed_gib: float,
+    why_left_out: Callable[[Host], str | None],
 ) -> tuple[list[Place], list[Finding]]:
     """A place for each of ``missing`` new VMs, and which hosts were left out and why.
+
+    ``why_left_out`` says what a host lacks beside GPUs and memory.
 
     ``inventory`` is as it will be when ``existing`` are done. Raises Unplaceable, with the table of
     who holds what.
     """
-    rooms, findings = _rooms(spec, inventory, existing, needed_gib)
+    rooms, findings = _rooms(spec, inventory, existing, needed_gib, why_left_out)
     ways = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
     places = list(ways[spec.placement](spec, rooms, missing))
     if len(places) < missing:
@@ -46,14 +49,18 @@ def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
 
 
 def _rooms(
-    spec: ClusterSpec, inventory: Inventory, existing: Sequence[Step], needed_gib: float
+    spec: ClusterSpec,
+    inventory: Inventory,
+    existing: Sequence[Step],
+    needed_gib: float,
+    why_left_out: Callable[[Host], str | None],
 ) -> tuple[list[Room], list[Finding]]:
     rooms, findings = [], []
     for host in inventory.hosts:
         room = Room(host, spec, needed_gib)
         room.vms = sum(step.runs_on.name == host.name for step in existing)
         full = spec.placement == "one-per-host" and room.vms >= spec.per_host
-        why = host.unusable or room.too_small or room.silent
+        why = host.unusable or room.too_small or room.silent or why_left_out(host)
         if why is None:
             rooms.append(room)
         elif not full:

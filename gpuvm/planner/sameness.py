@@ -7,7 +7,7 @@ a name, makes no other VM of it; a word that means something else now does.
 from collections.abc import Callable
 from typing import Any
 
-from gpuvm import fitting, selection
+from gpuvm import fitting, selection, storage
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, DynamicDevice, Inventory, VMTemplate
@@ -44,7 +44,7 @@ class _Comparison:
             "resource_pool": lambda: self.vm.resource_pool == self.inventory.cluster.resource_pool,
             "template": lambda: self._template(self.old) == self._template(self.new) is not None,
             "snapshot": self._snapshot,
-            "datastore": lambda: self.new.datastore is None,  # whichever: it is on one
+            "datastore": self._datastore,
             "network": self._network,
             "storage_policy": self._storage_policy,
             "cpus": lambda: self._size("cpus") == self.vm.cpus,
@@ -70,6 +70,13 @@ class _Comparison:
             return old == selection.snapshot(self.new, source)
         except GpuvmError:
             return False
+
+    def _datastore(self) -> bool:
+        """Without a word any will do, and it is on one."""
+        word = storage.word_for(self.new, self.vm.host)
+        known = self.inventory.datastores
+        named = {s.moref for s in known if word is not None and storage.matches(word, s)}
+        return self.new.datastore is None or (bool(named) and set(self.vm.datastores) <= named)
 
     def _network(self) -> bool:
         """Without a word the clone stays on its template's."""

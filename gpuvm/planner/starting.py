@@ -40,7 +40,6 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
         cluster=inventory.cluster,
         template=None,
         snapshot=None,
-        datastore=None,
         network=None,
         cpus=None,
         memory_gib=None,
@@ -61,7 +60,7 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
     candidates = [host] if not host.unusable else []
     if _movable(vm) and vm.devices:
-        candidates += [h for h in inventory.hosts if h.name != host.name and not h.unusable]
+        candidates += [h for h in inventory.hosts if h.name != host.name and _may_go(vm, h)]
     for candidate in candidates:
         found = _found(vm, candidate)
         if found is not None and _has_memory(vm, candidate) and _offers(vm, candidate):
@@ -94,6 +93,11 @@ def _host(vm: VM, inventory: Inventory) -> Host:
 
 def _movable(vm: VM) -> bool:
     return not any(isinstance(device, PassthroughDevice) for device in vm.devices)
+
+
+def _may_go(vm: VM, host: Host) -> bool:
+    """Only the VM is moved, its disks stay where they are."""
+    return not host.unusable and set(vm.datastores) <= set(host.datastores)
 
 
 def _has_memory(vm: VM, host: Host) -> bool:

@@ -68,6 +68,7 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         folder=_moref(row.get("parent")),
         resource_pool=_moref(row.get("resourcePool")),
         networks=tuple(ref._moId for ref in row.get("network", ())),
+        datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         foreign_disks=foreign_disks(
             devices, row.get("config.files.vmPathName", ""), mark.disks if mark else None
         ),

@@ -197,6 +197,7 @@ VM_PATHS = (
     "parent",
     "resourcePool",
     "network",
+    "datastore",
     "runtime.host",
     "runtime.powerState",
     "runtime.connectionState",

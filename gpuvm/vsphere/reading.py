@@ -109,6 +109,14 @@ _UNREADABLE_PATHS = (
     "runtime.connectionState",
     "summary.config.instanceUuid",
 )
+_DATASTORE_PATHS = (
+    "name",
+    "parent",
+    "host",
+    "summary.freeSpace",
+    "summary.accessible",
+    "summary.maintenanceMode",
+)
 _MARKED_PATHS = ("config.template", *MARKS)
 _MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
 _NEIGHBOUR_PATHS = (
@@ -276,7 +284,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
-                ("name", "parent", "summary.freeSpace", "summary.accessible"),
+                _DATASTORE_PATHS,
             ),
             *_networks_of(nets),
         ],
@@ -451,10 +459,23 @@ def _datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
             accessible=bool(row.get("summary.accessible", True)),
             path=_path(ref, row, tree),
             hidden=not_shown(row, visibility.OF_DATASTORES),
+            maintenance=row.get("summary.maintenanceMode", "normal") != "normal",
+            troubles=tuple(_troubles(row.get("host", ()))),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Datastore)
     )
+
+
+def _troubles(mounts: Iterable[Any]) -> Iterator[tuple[MoRef, str]]:
+    """``accessible`` is unset on hosts that do not tell (HostMountInfo)."""
+    for mount in mounts:
+        info = mount.mountInfo
+        if info.mounted is False or info.accessible is False:
+            why = info.inaccessibleReason
+            yield mount.key._moId, "the host has lost it" + (f" ({why})" if why else "")
+        elif info.accessMode == "readOnly":
+            yield mount.key._moId, "it is mounted read-only there"
 
 
 def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:

@@ -263,7 +263,14 @@ def test_an_old_host_under_a_new_vcenter() -> None:
         (
             "hosts",
             "esx-01: ESXi 6.7.0 has no Dynamic DirectPath I/O, which came with 7.0",
-        )
+        ),
+        (
+            "plan",
+            (
+                "esx-01 is left out: ESXi 6.7.0 runs virtual hardware up to version 15, "
+                "the template has 17"
+            ),
+        ),
     ]
 
 

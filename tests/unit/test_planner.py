@@ -55,6 +55,9 @@ def test_plan(file: Path) -> None:
     plan = planner.plan(spec, inventory, scale_down=scale_down)
     assert [_told(step) for step in plan.steps] == case["steps"]
     assert [f.text for f in plan.findings] == case.get("findings", [])
+    if "stores" in case:
+        stores = [step.datastore.name if step.datastore else None for step in plan.steps]
+        assert stores == case["stores"]
     for key, value in case.get("plan", {}).items():
         assert getattr(plan, key) == value, key
 
@@ -117,6 +120,7 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
         datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         networks=tuple(case.get("networks", ["VM Network"])),
         nvswitches=tuple(case.get("nvswitches", ())),
+        version=case.get("version", ""),
         device_groups=tuple(
             DeviceGroup(name, _members(profile, count), tuple(others))
             for name, profile, count, *others in case.get("device_groups", [])
@@ -193,6 +197,7 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         spec_digest=case.get("digest", made_from.digest()),
         wish=made_from.wish(),
         folder=case.get("folder", "f-1"),
+        datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         resource_pool=case.get("resource_pool", "rp-1"),
         networks=tuple(case.get("networks", ["VM Network"])),
         devices=_devices(case, spec),
@@ -222,6 +227,8 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
         has_gpu=case.get("has_gpu", False),
         vtpm=case.get("vtpm", False),
+        host=case.get("host", ""),
+        datastores=tuple(case.get("datastores", [])),
         guest_id=case.get("guest_id", "centos7_64Guest"),
         snapshots=tuple(Snapshot(n, n, current=True) for n in case.get("snapshots", [])),
         networks=tuple(case.get("networks", ["VM Network"])),
@@ -234,4 +241,11 @@ def _network(case: str | dict[str, Any]) -> Network:
 
 def _datastore(case: dict[str, Any]) -> Datastore:
     name = case.get("name", "vsanDatastore")
-    return Datastore(name, name, case.get("free_gib", 4000), case.get("accessible", True))
+    return Datastore(
+        name,
+        name,
+        case.get("free_gib", 4000),
+        case.get("accessible", True),
+        maintenance=case.get("maintenance", False),
+        troubles=tuple(case.get("troubles", {}).items()),
+    )

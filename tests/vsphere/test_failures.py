@@ -243,14 +243,14 @@ def test_a_missing_privilege_is_named(rig: Rig) -> None:
 
 
 def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
-    slow.post("/hosts/esx-01.lab.local/disconnect")
+    slow.post("/hosts/esx-02.lab.local/disconnect")
     try:
         with slow.connect() as connection:
             plan = slow.plan(connection, hosts=1, name="other")
-            assert plan.steps[0].host.name == "esx-02.lab.local"
-            assert "esx-01.lab.local is left out: disconnected" in plan.findings[0].text
+            assert plan.steps[0].host.name == "esx-01.lab.local"
+            assert "esx-02.lab.local is left out: disconnected" in plan.findings[0].text
     finally:
-        slow.post("/hosts/esx-01.lab.local/reconnect")
+        slow.post("/hosts/esx-02.lab.local/reconnect")
 
 
 def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:

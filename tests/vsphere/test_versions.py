@@ -8,7 +8,7 @@ from pyVmomi import vim, vmodl
 from rigs import QUICK, Rig, rig_of
 
 from gpuvm.errors import BadInput, VSphereError
-from gpuvm.lab.description import About, describe
+from gpuvm.lab.description import About, TemplateDescription, describe
 from gpuvm.vsphere.faults import translated
 
 RELEASES = {"6.7.3": "6.7.0", "7.0.3.0": "7.0.3", "8.0.3.0": "8.0.3", "9.0.0.0": "9.0.0"}
@@ -17,7 +17,10 @@ RELEASES = {"6.7.3": "6.7.0", "7.0.3.0": "7.0.3", "8.0.3.0": "8.0.3", "9.0.0.0":
 @pytest.fixture(params=RELEASES)
 def release(home: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     about = About(version=RELEASES[request.param], api_version=request.param)
-    shape = describe(hosts=2).model_copy(update={"timings": QUICK, "about": about})
+    old = request.param == "6.7.3"
+    template = TemplateDescription(hardware_version="vmx-15" if old else "vmx-17")
+    changes = {"timings": QUICK, "about": about, "templates": (template,)}
+    shape = describe(hosts=2).model_copy(update=changes)
     with rig_of(home, f"api-{request.param}", shape) as made:
         yield made
 

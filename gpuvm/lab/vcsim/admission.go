@@ -20,6 +20,9 @@ func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, ho
 	if fault := lab.checkHost(ctx, host); fault != nil {
 		return fault
 	}
+	if fault := lab.checkHardware(ctx, host, config); fault != nil {
+		return fault
+	}
 	a := &admission{lab: lab, vm: vm.Self, config: config, hardware: lab.hosts[host], active: lab.activeDevices(ctx, host)}
 	a.labels = lab.hardwareLabels(ctx, host)
 	a.direct = lab.sharedDirectly(ctx, host)

@@ -106,8 +106,11 @@ func (c *cloning) placeDisks() fault {
 	if location.Datastore != nil {
 		c.to.datastore = *location.Datastore
 	}
-	if _, ok := c.lab.registry.Get(c.to.datastore).(*simulator.Datastore); !ok {
-		return &types.ManagedObjectNotFound{Obj: c.to.datastore}
+	if fault := c.lab.checkDatastore(c.op.ctx, c.to.host, c.to.datastore); fault != nil {
+		return fault
+	}
+	if fault := c.lab.checkHardware(c.op.ctx, c.to.host, c.from.Config); fault != nil {
+		return fault
 	}
 	if location.DiskMoveType == string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking) {
 		if c.req.Spec.Snapshot == nil {
@@ -122,6 +125,14 @@ func (c *cloning) placeDisks() fault {
 	return c.checkPassthrough()
 }
 
+// checkSource: the disks are read by the host that the source is registered on.
+func (c *cloning) checkSource() fault {
+	if _, away := c.lab.checkHost(c.op.ctx, *c.from.Runtime.Host).(*types.HostNotConnected); away {
+		return &types.InvalidHostState{Host: c.from.Runtime.Host}
+	}
+	return nil
+}
+
 // checkPassthrough: a fixed device belongs to one host, so a VM that has one is not cloned elsewhere.
 func (c *cloning) checkPassthrough() fault {
 	if c.from.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn && len(fixedDevices(c.from.Config)) > 0 {
@@ -129,7 +140,10 @@ func (c *cloning) checkPassthrough() fault {
 			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: c.from.Runtime.PowerState,
 		}
 	}
-	return c.lab.checkHost(c.op.ctx, c.to.host)
+	if fault := c.lab.checkHost(c.op.ctx, c.to.host); fault != nil {
+		return fault
+	}
+	return c.checkSource()
 }
 
 // copy waits for a place on both hosts, lets the time pass and makes the VM.

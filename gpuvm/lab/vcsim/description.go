@@ -48,6 +48,11 @@ type DatastoreDescription struct {
 	Name        string `json:"name"`
 	CapacityGiB int64  `json:"capacity_gib"`
 	FreeGiB     *int64 `json:"free_gib"`
+
+	Hosts       []string `json:"hosts"` // that have it mounted; all of them where it is empty
+	ReadOnlyOn  []string `json:"read_only_on"`
+	LostOn      []string `json:"lost_on"` // these hosts have lost all paths to it
+	Maintenance bool     `json:"maintenance"`
 }
 
 type StoragePolicyDescription struct {
@@ -64,6 +69,7 @@ type HostDescription struct {
 	CPUMHz              int              `json:"cpu_mhz"`
 	MemoryGiB           int64            `json:"memory_gib"`
 	HypervisorGiB       *float64         `json:"hypervisor_gib"` // what ESXi keeps for itself
+	Version             string           `json:"version"`        // of its ESXi; the vCenter's where it is empty
 	SystemUUID          string           `json:"system_uuid"`
 	GraphicsType        string           `json:"graphics_type"`
 	RebindWithoutReboot bool             `json:"rebind_without_reboot"`

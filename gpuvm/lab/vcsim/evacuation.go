@@ -14,7 +14,7 @@ const agentManager, agentType = "com.vmware.vim.eam", "cluster-agent"
 
 // addAgent makes one as vCenter does: tiny, and without a network card.
 func (lab *Lab) addAgent(ctx *simulator.Context, p placement) *simulator.VirtualMachine {
-	config := newConfig(p.name, "other4xLinux64Guest", "efi", lab.defaultHardware(), 1, 128)
+	config := newConfig(p.name, "other4xLinux64Guest", "efi", "vmx-11", 1, 128)
 	config.ManagedBy = &types.ManagedByInfo{ExtensionKey: agentManager, Type: agentType}
 	lab.setFiles(config, p.datastore)
 	config.Hardware.Device = append(config.Hardware.Device, newDisk(2*gib, path.Dir(config.Files.VmPathName), p.datastore))

@@ -55,7 +55,7 @@ func (f *folderMethods) createVM(ctx *simulator.Context, req *types.CreateVM_Tas
 	if fault := lab.checkName(ctx, p.folder, p.name); fault != nil {
 		return nil, fault
 	}
-	config := newConfig(p.name, "otherGuest", "bios", lab.defaultHardware(), 1, 32)
+	config := newConfig(p.name, "otherGuest", "bios", lab.defaultHardware(p.host), 1, 32)
 	lab.setFiles(config, p.datastore)
 	next := mo.VirtualMachine{Config: config}
 	spec.InstanceUuid = lab.freeInstanceUUID(spec.InstanceUuid)

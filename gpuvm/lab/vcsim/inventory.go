@@ -173,14 +173,17 @@ func (b *builder) addHosts() error {
 	}
 	for _, r := range b.lab.hostRefs {
 		host := registry.Get(r).(*simulator.HostSystem)
-		host.Config.Product = hypervisor(b.lab.description.About)
+		about := b.lab.description.About
+		orElse(&b.lab.description.host(b.lab.hosts[r].name).Version, about.Version)
+		about.Version = b.lab.description.host(b.lab.hosts[r].name).Version
+		host.Config.Product = hypervisor(about)
 		host.Summary.Config.Product = &host.Config.Product
 	}
 	b.lab.summarizeCluster()
 	return nil
 }
 
-// addDatastores mounts every datastore on every host, as a shared one.
+// addDatastores mounts every datastore on its hosts, on all of them as a shared one.
 func (b *builder) addDatastores(files string) error {
 	if err := os.RemoveAll(files); err != nil {
 		return err
@@ -191,6 +194,9 @@ func (b *builder) addDatastores(files string) error {
 			return err
 		}
 		for _, host := range b.lab.hostRefs {
+			if !d.mountedOn(b.lab.hosts[host].name) {
+				continue
+			}
 			system, err := object.NewHostSystem(b.client, host).ConfigManager().DatastoreSystem(b.ctx)
 			if err != nil {
 				return err
@@ -213,7 +219,8 @@ func (b *builder) sizeDatastore(d *DatastoreDescription) {
 	store.Summary.Type = "VMFS"
 	store.Summary.Capacity = d.CapacityGiB * gib
 	store.Summary.FreeSpace = *d.FreeGiB * gib
-	store.Summary.MultipleHostAccess = types.NewBool(len(b.lab.hostRefs) > 1)
+	b.lab.mount(store, d)
+	store.Summary.MultipleHostAccess = types.NewBool(len(store.Host) > 1)
 	info := store.Info.GetDatastoreInfo()
 	info.FreeSpace = store.Summary.FreeSpace
 	info.MaxFileSize = 62 << 40

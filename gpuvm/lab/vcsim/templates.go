@@ -27,9 +27,18 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	if t.Host != "" {
 		p.host = lab.hostNamed(t.Host)
 	}
-	p.datastore = lab.datastores[lab.description.Datastores[0].Name]
-	if t.Datastore != "" {
-		p.datastore = lab.datastores[t.Datastore]
+	store := &lab.description.Datastores[0]
+	for i := range lab.description.Datastores {
+		if lab.description.Datastores[i].Name == t.Datastore {
+			store = &lab.description.Datastores[i]
+		}
+	}
+	p.datastore = lab.datastores[store.Name]
+	for _, host := range lab.hostRefs {
+		if t.Host == "" && store.mountedOn(lab.hosts[host].name) {
+			p.host = host
+			break
+		}
 	}
 	config := newConfig(t.Name, t.GuestID, t.Firmware, t.HardwareVersion, t.CPUs, t.MemoryGiB<<10)
 	config.Hardware.NumCoresPerSocket = &t.CoresPerSocket
@@ -120,7 +129,7 @@ func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) 
 	if v.Agent {
 		return lab.addAgent(ctx, p)
 	}
-	config := newConfig(name, "rockylinux_64Guest", "efi", lab.defaultHardware(), v.CPUs, v.MemoryGiB<<10)
+	config := newConfig(name, "rockylinux_64Guest", "efi", lab.defaultHardware(p.host), v.CPUs, v.MemoryGiB<<10)
 	lab.setFiles(config, p.datastore)
 	config.Hardware.Device = append(config.Hardware.Device,
 		newDisk(20*gib, path.Dir(config.Files.VmPathName), p.datastore),
@@ -148,14 +157,9 @@ func giveGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 		&types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: fmt.Sprint(2 * powerOfTwo(g.mmioMiB()/1024))})
 }
 
-func (lab *Lab) defaultHardware() string {
-	switch {
-	case lab.atLeast("8.0"):
-		return "vmx-20"
-	case lab.atLeast("7.0"):
-		return "vmx-17"
-	}
-	return "vmx-14"
+// defaultHardware is what a VM made on this host has.
+func (lab *Lab) defaultHardware(host ref) string {
+	return fmt.Sprintf("vmx-%d", min(newestFor(lab.description.host(lab.hosts[host].name).Version), 20))
 }
 
 func (lab *Lab) hostNamed(name string) ref {
