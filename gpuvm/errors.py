@@ -105,10 +105,11 @@ class Unplaceable(PreflightRefused):
 class NotVisible(PreflightRefused):
     """A vCenter shows an account only the objects that it has a permission on."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, instead: str = "") -> None:
         super().__init__(
             f"this account cannot see {what}",
-            hint="it needs System.View and System.Read there: docs/permissions.md has the roles",
+            hint="it needs System.View and System.Read there: docs/permissions.md has the roles"
+            + (f"; or {instead}" if instead else ""),
         )
 
 

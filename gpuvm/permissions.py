@@ -63,14 +63,20 @@ class Used:
 def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
     """To make, start and remove the VMs of this wish."""
     cluster = inventory.cluster
-    at_root = (*CANCEL, *(POLICIES if spec.names_a_policy else ()))
-    wanted = {ROOT: at_root, cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
+    wanted = {cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
+    if spec.names_a_policy:
+        wanted[ROOT] = POLICIES
     if used.template is not None:
         wanted[used.template.moref] = _on_template(spec, used.template)
     wanted |= {store.moref: DATASTORE for store in used.datastores}
     if used.network is not None:
         wanted[used.network.moref] = NETWORK
     return wanted
+
+
+def to_cancel(used: Used) -> Wanted:
+    """For Ctrl-C: a clone's task is the template's."""
+    return {} if used.template is None else {used.template.moref: CANCEL}
 
 
 def to_move(spec: ClusterSpec, inventory: Inventory) -> Wanted:

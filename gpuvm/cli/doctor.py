@@ -94,6 +94,7 @@ def examine(
 def _asked(wanted: spec.ClusterSpec, inventory: Inventory, prospect: Prospect) -> Wanted:
     return permissions.together(
         permissions.to_provision(wanted, inventory, prospect.used),
+        permissions.to_cancel(prospect.used),
         permissions.to_move(wanted, inventory),
         permissions.to_prepare_hosts(inventory),
     )

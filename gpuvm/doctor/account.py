@@ -17,6 +17,10 @@ def privileges(patient: Patient) -> Iterator[Check]:
     else:
         told = "this account may make, start and remove these VMs"
         yield Check("privileges", "ok", told + _not_asked(patient))
+    cancelling = _lacking(patient, permissions.to_cancel(used))
+    if cancelling:
+        hint = "only Ctrl-C needs it, to stop clones that are under way"
+        yield Check("privileges", "warning", "missing: " + cancelling, hint)
     moving = _lacking(patient, permissions.to_move(spec, inventory))
     if moving and not lacking:
         hint = "only 'gpuvm start' needs it, to find a GPU on another host"

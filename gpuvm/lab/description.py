@@ -184,11 +184,27 @@ class Timings(_Model):
 
 
 class UserDescription(_Model):
-    """``tools`` stands for VMware Tools: the role that the lab's own guests report with."""
+    """``tools`` stands for VMware Tools: the role that the lab's own guests report with.
+
+    These roles hold everywhere; with ``none`` an account has its permissions, and nothing else.
+    """
 
     name: str
-    role: Literal["admin", "readonly", "tools"] = "admin"
+    role: Literal["admin", "readonly", "tools", "none"] = "admin"
     without: tuple[str, ...] | None = None
+
+
+class PermissionDescription(_Model):
+    """``entity`` is a name, an inventory path, or ``/`` for the root; it may come later.
+
+    Without a ``role`` it is one of these ``privileges``, and System.View and System.Read.
+    """
+
+    principal: str
+    entity: str
+    role: Literal["noaccess", "view", "readonly"] | None = None
+    privileges: tuple[str, ...] = ()
+    propagate: bool = True
 
 
 ADMINISTRATOR = "administrator@lab.local"
@@ -222,6 +238,7 @@ class Description(_Model):
     guestinfo_updates: bool = True
     """Whether what guests set in guestinfo comes with updates, or only when a VM is read."""
     users: tuple[UserDescription, ...] = _USERS
+    permissions: tuple[PermissionDescription, ...] = ()
     session_idle_s: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -246,6 +263,9 @@ class Description(_Model):
                 raise ValueError(f"'{template.name}' uses more of its disk than there is")
         for vm in self.vms:
             _exists(vm.name, "host", vm.host, hosts)
+        for one in self.permissions:
+            narrow = [user.name for user in self.users if user.role == "none"]
+            _exists(one.entity, "user with the role none", one.principal, narrow)
         _has_the_labs_accounts({user.name: user.role for user in self.users})
         return self
 

@@ -86,6 +86,11 @@ def not_shown(row: Row, wanted: Mapping[str, str]) -> str:
     return f"{who} its {', '.join(wanted[path] for path in missing)}"
 
 
+def is_visible(row: Row) -> bool:
+    """Something of it may be read; a vanished object has no row at all."""
+    return any(path != REFUSED for path in row)
+
+
 def extra_config(row: Row) -> dict[str, str]:
     """The keys of extraConfig that were asked for, by indexed path or whole."""
     found = {}

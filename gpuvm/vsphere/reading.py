@@ -45,6 +45,7 @@ from gpuvm.vsphere.properties import (
     Related,
     Row,
     extra_config,
+    is_visible,
     not_shown,
     retrieve,
     retrieve_all,
@@ -198,7 +199,10 @@ def read_inventory(
             {ref: tree.rows[ref] | rows.get(ref, {}) for ref in tree.unreadable()},
             lambda host: names.get(host, elsewhere),
         ),
-        notes=tuple(visibility.notes(tree.rows[chosen], equipped, neighbours)),
+        notes=(
+            *visibility.of_account(content.rootFolder, rows),
+            *visibility.notes(tree.rows[chosen], equipped, neighbours),
+        ),
     )
 
 
@@ -272,6 +276,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(vim.VirtualMachine, tree.templates(), _TEMPLATE_PATHS),
             Objects(vim.VirtualMachine, marked, (*VM_PATHS, *_MEMORY_PATHS)),
             Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS),
+            Objects(vim.Folder, [content.rootFolder], ("name",)),
         ],
     )
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
@@ -389,7 +394,7 @@ def _host(
         rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
         device_groups=target.groups,
         problem=target.problem,
-        hidden=not_shown(row, visibility.OF_HOSTS) if row else "this account cannot see it",
+        hidden=not_shown(row, visibility.OF_HOSTS) if is_visible(row) else visibility.UNSEEN_HOST,
         gpus_hidden=not_shown(row, visibility.OF_GPUS),
         nvswitches=nvswitches_of(row),
     )
@@ -463,7 +468,7 @@ def _datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
             troubles=tuple(_troubles(row.get("host", ()))),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Datastore)
+        if isinstance(ref, vim.Datastore) and is_visible(row)
     )
 
 
@@ -490,7 +495,7 @@ def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
             opaque_type=getattr(row.get("summary"), "opaqueNetworkType", None),
         )
         for ref, row in rows.items()
-        if isinstance(ref, vim.Network)
+        if isinstance(ref, vim.Network) and is_visible(row)
     )
 
 

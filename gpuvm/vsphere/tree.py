@@ -40,7 +40,11 @@ class Tree:
         """Where new VMs go: the datacenter's VM folder, or a named one below it."""
         top = self.rows.get(self.datacenter(cluster), {}).get("vmFolder")
         if wanted is None:
-            return self._visible(top, f"the VM folder of {self.path(cluster)}'s datacenter")
+            return self._visible(
+                top,
+                f"the VM folder of {self.path(cluster)}'s datacenter",
+                "name one that it can see with folder: in gpuvm.yaml",
+            )
         folders = self._all(vim.Folder)
         below = [ref for ref in folders if top is None or self._is_below(ref, top)]
         return self._named("folder", below, wanted, option="folder: with its whole path")
@@ -92,9 +96,9 @@ class Tree:
             if row.get("parent") == folder and "name" in row
         ]
 
-    def _visible(self, ref: Any | None, what: str) -> Any:
+    def _visible(self, ref: Any | None, what: str, instead: str = "") -> Any:
         if ref is None or ref not in self.rows:
-            raise NotVisible(what)
+            raise NotVisible(what, instead)
         return ref
 
     def _all(self, kind: Any) -> list[Any]:

@@ -1,11 +1,14 @@
 """What was not to be seen: which properties must be there, and what is said when they are not."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pyVmomi import vim
+
 from gpuvm.inventory import Host, MoRef
 from gpuvm.vsphere.holders import ALL_UNSEEN, UNSEEN, name_of
-from gpuvm.vsphere.properties import Row, not_shown
+from gpuvm.vsphere.properties import Row, is_visible, not_shown
 from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
@@ -28,6 +31,27 @@ OF_TEMPLATES = {
     "config.hardware.device": "virtual hardware",
 }
 OF_DATASTORES = {"summary.freeSpace": "free space", "summary.accessible": "accessibility"}
+
+
+UNSEEN_HOST = "this account cannot see it"
+
+
+def of_account(root: Any, rows: Rows) -> Iterator[str]:
+    """Whoever cannot see the vCenter's root may not see a part of what is below it."""
+    if is_visible(rows.get(root, {})):
+        return
+    kinds = {vim.Datastore: "datastores", vim.Network: "networks"}
+    unseen = Counter(
+        name
+        for ref, row in rows.items()
+        for kind, name in kinds.items()
+        if isinstance(ref, kind) and not is_visible(row)
+    )
+    more = "".join(f", nor {count} of the hosts' {name}" for name, count in unseen.items())
+    yield (
+        f"this account cannot see the vCenter's root{more}: "
+        "a VM that it cannot see either may hold a GPU"
+    )
 
 
 def notes(cluster: Row, hosts: Sequence[Host], vms: Rows) -> Iterator[str]:
@@ -57,8 +81,8 @@ def beside(hosts: Sequence[Any], rows: Rows, tree: Tree) -> list[Any]:
 def invisible(host: Any, rows: Rows, tree: Tree) -> Rows:
     """One row for all VMs of the host that this account cannot see; new ones have rows by now."""
     more = beside([host], rows, tree)
-    new = {vm: rows[vm] for vm in more if vm in rows}
-    unseen = [vm for vm in more if vm not in rows]
+    new = {vm: rows[vm] for vm in more if is_visible(rows.get(vm, {}))}
+    unseen = [vm for vm in more if vm not in new]
     if not unseen:
         return new
     name = UNSEEN if len(unseen) == 1 else f"one of {len(unseen)} {ALL_UNSEEN}"

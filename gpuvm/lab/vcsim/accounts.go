@@ -54,7 +54,10 @@ func (a *accounts) validLogin(login *types.Login) bool {
 
 func (a *accounts) isTools(name string) bool { return a.users[name].Role == "tools" }
 
-// may says whether the user has the privilege; roles hold for the whole inventory.
+// narrow says whether the user's permissions are on parts of the inventory only.
+func (a *accounts) narrow(name string) bool { return a.users[name].Role == roleNone }
+
+// may says whether a user whose role holds for the whole inventory has the privilege.
 func (a *accounts) may(name, privilege string) bool {
 	if strings.HasPrefix(privilege, "System.") && privilege != everythingElse {
 		return true
@@ -63,20 +66,10 @@ func (a *accounts) may(name, privilege string) bool {
 	return known && user.Role != "readonly" && !slices.Contains(user.Without, privilege)
 }
 
-func (a *accounts) privileges(name string) []string {
-	var granted []string
-	for _, privilege := range a.all {
-		if a.may(name, privilege) {
-			granted = append(granted, privilege)
-		}
-	}
-	return granted
-}
-
 // authorize checks a call's privileges; the first missing one is named.
 func (lab *Lab) authorize(user string, method *simulator.Method) fault {
 	for _, needed := range lab.needs(method) {
-		if !lab.accounts.may(user, needed.privilege) {
+		if !lab.may(user, needed.privilege, needed.object) {
 			object := needed.object
 			return &types.NoPermission{Object: &object, PrivilegeId: needed.privilege}
 		}

@@ -35,6 +35,8 @@ type Description struct {
 	GuestinfoUpdates *bool             `json:"guestinfo_updates"` // whether updates bring what guests set
 	Users            []UserDescription `json:"users"`
 	SessionIdleS     float64           `json:"session_idle_s"`
+
+	Permissions []PermissionDescription `json:"permissions"`
 }
 
 type AboutDescription struct {
@@ -236,11 +238,29 @@ func (d *Description) check() error {
 		}
 	}
 	for _, u := range d.Users {
-		if !slices.Contains([]string{"admin", "readonly", "tools"}, u.Role) {
-			return fmt.Errorf("user %s: role '%s' is none of admin, readonly, tools", u.Name, u.Role)
+		if !slices.Contains([]string{"admin", "readonly", "tools", roleNone}, u.Role) {
+			return fmt.Errorf("user %s: role '%s' is none of admin, readonly, tools, none", u.Name, u.Role)
+		}
+	}
+	for _, p := range d.Permissions {
+		if err := d.checkPermission(&p); err != nil {
+			return fmt.Errorf("permission on %s: %w", p.Entity, err)
 		}
 	}
 	return nil
+}
+
+// checkPermission: the entity itself may come later.
+func (d *Description) checkPermission(p *PermissionDescription) error {
+	if !slices.Contains([]string{"", "noaccess", "view", "readonly"}, p.Role) {
+		return fmt.Errorf("role '%s' is none of noaccess, view, readonly", p.Role)
+	}
+	for _, u := range d.Users {
+		if u.Name == p.Principal && u.Role == roleNone {
+			return nil
+		}
+	}
+	return fmt.Errorf("'%s' is no user with the role none", p.Principal)
 }
 
 func (h *HostDescription) check() error {

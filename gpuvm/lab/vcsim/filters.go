@@ -146,6 +146,7 @@ func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpda
 	update := &objectUpdate{Kind: types.ObjectUpdateKindEnter, Obj: self}
 	known := &reported{hashes: map[string]uint64{}}
 	wanted := false
+	may := lab.accessTo(ctx, self)
 	lab.locked(ctx, self, func() {
 		object := find(ctx, self)
 		if object == nil {
@@ -154,7 +155,7 @@ func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpda
 		value := managed(object)
 		known.paths, wanted = pathsFor(&f.spec, value.Type())
 		for _, name := range known.paths {
-			v, fault := lab.propertyOf(self, value, name)
+			v, fault := lab.propertyOf(may, self, value, name)
 			if fault != nil {
 				update.MissingSet = append(update.MissingSet, missing(name, fault))
 				continue
@@ -174,6 +175,7 @@ func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpda
 // modified reports the properties whose value is another than the one reported last.
 func (f *filter) modified(lab *Lab, ctx *simulator.Context, self ref, known *reported, names map[string]bool) *objectUpdate {
 	update := &objectUpdate{Kind: types.ObjectUpdateKindModify, Obj: self}
+	may := lab.accessTo(ctx, self)
 	lab.locked(ctx, self, func() {
 		object := find(ctx, self)
 		if object == nil {
@@ -184,7 +186,7 @@ func (f *filter) modified(lab *Lab, ctx *simulator.Context, self ref, known *rep
 			if !touched(names, name) || lab.withholds(object, name) {
 				continue
 			}
-			v, fault := lab.propertyOf(self, value, name)
+			v, fault := lab.propertyOf(may, self, value, name)
 			if fault != nil {
 				continue
 			}

@@ -91,10 +91,18 @@ func (lab *Lab) needs(method *simulator.Method) []need {
 	}
 	for _, beginning := range harmless {
 		if strings.HasPrefix(method.Name, beginning) {
-			return nil
+			return lab.looksAt(method)
 		}
 	}
 	return []need{{everythingElse, method.This}}
+}
+
+// looksAt: whoever asks an object of the inventory something must see it.
+func (lab *Lab) looksAt(method *simulator.Method) []need {
+	if _, ok := lab.entityOf(method.This); ok && method.Name != "Fetch" {
+		return []need{{"System.View", method.This}}
+	}
+	return nil
 }
 
 func (lab *Lab) cloneNeeds(request *types.CloneVM_Task) []need {

@@ -113,13 +113,14 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 	response := &FetchResponse{}
 	var value any
 	var fault fault = &types.ManagedObjectNotFound{Obj: self}
+	may := c.lab.accessTo(ctx, self)
 	c.lab.locked(ctx, self, func() {
 		if object := find(ctx, self); object != nil {
 			if kind := managed(object).Type(); !c.lab.paths.has(kind, name) {
 				fault = &types.InvalidProperty{Name: name}
 				return
 			}
-			value, fault = c.lab.propertyOf(self, managed(object), name)
+			value, fault = c.lab.propertyOf(may, self, managed(object), name)
 			response.Inner = encode(fetched{value})
 		}
 	})
@@ -162,6 +163,7 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
 	content := objectContent{Obj: self}
 	ok := false
+	may := lab.accessTo(ctx, self)
 	lab.locked(ctx, self, func() {
 		object := find(ctx, self)
 		if object == nil {
@@ -173,7 +175,7 @@ func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.Property
 			return
 		}
 		for _, name := range paths {
-			v, fault := lab.propertyOf(self, value, name)
+			v, fault := lab.propertyOf(may, self, value, name)
 			if fault != nil {
 				content.MissingSet = append(content.MissingSet, missing(name, fault))
 			} else if v != nil {

@@ -82,7 +82,7 @@ func (s *selection) follow(from ref, specs []types.BaseSelectionSpec) fault {
 		}
 		s.visited[visit{from, traversal}] = true
 		for _, to := range s.references(from, traversal) {
-			if s.lab.hidden.object(to) {
+			if !s.lab.sees(s.ctx, to) {
 				continue
 			}
 			if !isTrue(traversal.Skip) {
@@ -100,6 +100,7 @@ func (s *selection) follow(from ref, specs []types.BaseSelectionSpec) fault {
 func (s *selection) references(from ref, traversal *types.TraversalSpec) []ref {
 	s.watch(from)
 	var refs []ref
+	may := s.lab.accessTo(s.ctx, from)
 	s.lab.locked(s.ctx, from, func() {
 		object := find(s.ctx, from)
 		if object == nil {
@@ -109,7 +110,7 @@ func (s *selection) references(from ref, traversal *types.TraversalSpec) []ref {
 		if !isA(value.Type(), traversal.Type) {
 			return
 		}
-		found, fault := s.lab.propertyOf(from, value, traversal.Path)
+		found, fault := s.lab.propertyOf(may, from, value, traversal.Path)
 		if fault != nil {
 			return
 		}

@@ -144,7 +144,7 @@ func (a *authorizationMethods) HasPrivilegeOnEntity(ctx *simulator.Context, req 
 	user := a.userOf(ctx, req.SessionId)
 	var granted []bool
 	for _, privilege := range req.PrivId {
-		granted = append(granted, a.lab.accounts.may(user, privilege))
+		granted = append(granted, a.lab.may(user, privilege, req.Entity))
 	}
 	return &hasPrivilegeBody{Res: &HasPrivilegeOnEntityResponse{Returnval: granted}}
 }
@@ -163,7 +163,7 @@ func (*hasPrivilegeBody) Fault() *soap.Fault { return nil }
 func (a *authorizationMethods) FetchUserPrivilegeOnEntities(_ *simulator.Context, req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
 	var result []types.UserPrivilegeResult
 	for _, entity := range req.Entities {
-		result = append(result, types.UserPrivilegeResult{Entity: entity, Privileges: a.lab.accounts.privileges(req.UserName)})
+		result = append(result, types.UserPrivilegeResult{Entity: entity, Privileges: a.lab.privileges(req.UserName, entity)})
 	}
 	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: result}}
 }
@@ -174,7 +174,7 @@ func (a *authorizationMethods) availability(user string, entities []ref, privile
 		e := types.EntityPrivilege{Entity: entity}
 		for _, privilege := range privileges {
 			e.PrivAvailability = append(e.PrivAvailability, types.PrivilegeAvailability{
-				PrivId: privilege, IsGranted: a.lab.accounts.may(user, privilege),
+				PrivId: privilege, IsGranted: a.lab.may(user, privilege, entity),
 			})
 		}
 		result = append(result, e)

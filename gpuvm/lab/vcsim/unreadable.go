@@ -40,8 +40,12 @@ func (u *unreadable) hides(self ref, path string) bool {
 	return false
 }
 
-// propertyOf is readProperty for an object that may have nothing to show; it is locked by the caller.
-func (lab *Lab) propertyOf(self ref, object reflect.Value, name string) (any, fault) {
+// propertyOf is readProperty for an object that may have nothing to show, or not to everybody; it is
+// locked by the caller, who has asked for the access before that.
+func (lab *Lab) propertyOf(may access, self ref, object reflect.Value, name string) (any, fault) {
+	if !may.reads(name) {
+		return nil, refusedToRead(self)
+	}
 	if lab.unreadable.hides(self, name) {
 		return nil, nil
 	}
