@@ -175,7 +175,7 @@ def test_privileges_are_asked_on_what_the_plan_uses() -> None:
         networks=(*SITE.networks, Network("other", "net-2")),
     )
     wanted = asked(other, template="tf", network="VM Network")
-    assert set(wanted) == {"root", "folder-1", "pool-1", "vm-1", "store-1", "net-1"}
+    assert set(wanted) == {"folder-1", "pool-1", "vm-1", "store-1", "net-1"}
 
 
 @pytest.mark.parametrize(
@@ -326,4 +326,4 @@ def test_what_is_there_already_needs_no_template() -> None:
     checks = examined(there)
     assert line(checks, "plan") == "VMs: 1 unchanged"
     assert not of(checks, "failure")
-    assert set(asked(there)) == {"root", "folder-1", "pool-1"}
+    assert set(asked(there)) == {"folder-1", "pool-1"}
