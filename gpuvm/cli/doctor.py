@@ -1,5 +1,9 @@
 """gpuvm doctor: whether a vCenter has what gpuvm needs, and what to do where it has not."""
 
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
 from gpuvm import accelerators, doctor, permissions, spec
@@ -23,7 +27,7 @@ from gpuvm.cli.options import (
 from gpuvm.cli.session import open_session
 from gpuvm.cli.state import State
 from gpuvm.doctor import Check, Patient, Prospect
-from gpuvm.errors import ExitCode
+from gpuvm.errors import BadInput, ExitCode
 from gpuvm.inventory import Inventory
 from gpuvm.permissions import Wanted
 
@@ -43,6 +47,14 @@ def examine(
     datastore: DatastoreOption = None,
     network: NetworkOption = None,
     file: FileOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Write an account without names, to attach to an issue.",
+            metavar="FILE",
+        ),
+    ] = None,
     context: ContextOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -55,6 +67,9 @@ def examine(
 
         gpuvm doctor --hosts 4 --accelerator dynamic --json
 
+        gpuvm doctor --report site.json
+
+    The report has versions, counts and what is missing: no names, addresses, ids or paths.
     Exit code 0: nothing stands in the way; 3: something does, and each line says what to do.
     """
     wanted = spec.load(
@@ -82,6 +97,8 @@ def examine(
             licences=session.vsphere.read_licences(),
         )
     checks = doctor.examine(patient)
+    if report is not None:
+        _write(report, doctor.anonymous(patient, checks))
     if not ctx.ensure_object(State).json:
         for check in checks:
             _show(check)
@@ -89,6 +106,13 @@ def examine(
     code = ExitCode.PREFLIGHT_REFUSED if failed else ExitCode.DONE
     data = {"checks": [vars(check) for check in checks]}
     output.finish(ctx, output.Result("doctor", data, code))
+
+
+def _write(file: Path, account: dict[str, Any]) -> None:
+    try:
+        file.write_text(dumps(account, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--report: {file} cannot be written: {error.strerror}") from None
 
 
 def _asked(wanted: spec.ClusterSpec, inventory: Inventory, prospect: Prospect) -> Wanted:

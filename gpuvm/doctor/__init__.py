@@ -10,10 +10,11 @@ Pure, like the planner: what is judged here was read before. A new check is one 
 from collections.abc import Callable, Iterator
 
 from gpuvm.doctor import account, planned, site, template, vcenter
+from gpuvm.doctor.anonymous import anonymous
 from gpuvm.doctor.model import Check, Level, Patient
 from gpuvm.doctor.prospect import Prospect, prospect_of
 
-__all__ = ["Check", "Level", "Patient", "Prospect", "examine", "prospect_of"]
+__all__ = ["Check", "Level", "Patient", "Prospect", "anonymous", "examine", "prospect_of"]
 
 
 def examine(patient: Patient) -> tuple[Check, ...]:

@@ -32,6 +32,8 @@ from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.watching import Machine, watch_machines
 
 TIMEOUT_S = 60
+LOCALE = "en_US"
+"""Of the texts that a vCenter answers with: hints go by them where the type says too little."""
 ROOT = "root"
 
 
@@ -73,7 +75,7 @@ def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLCo
 
     def login(stub: Any) -> None:
         content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
-        content.sessionManager.Login(context.user, password.get_secret_value(), None)
+        content.sessionManager.Login(context.user, password.get_secret_value(), LOCALE)
 
     host, port = context.address
     stub = SessionStub(
@@ -87,7 +89,10 @@ def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLCo
     )
     stub.cookie = first._stub.cookie
     first._stub.DropConnections()
-    return vim.ServiceInstance("ServiceInstance", stub)
+    lasting: Any = vim.ServiceInstance("ServiceInstance", stub)
+    with contextlib.suppress(vmodl.MethodFault):  # its texts are shown as they are then
+        lasting.content.sessionManager.SetLocale(LOCALE)
+    return lasting
 
 
 class VSphere:

@@ -71,6 +71,16 @@ def test_doctor_finds_nothing_wrong(small: CommandLine) -> None:
     assert {check["level"] for check in healthy["data"]["checks"]} == {"ok"}
 
 
+def test_doctor_writes_an_account_without_names(small: CommandLine) -> None:
+    done = small("doctor", "--report", "site.json")
+    assert done.exit_code == 0, done.stderr
+    written = (small.home / "site.json").read_text()
+    assert json.loads(written)["schema"] == 1
+    assert not [name for name in ("esx-01", "GPU-Cluster", "vsanDatastore") if name in written]
+    refused = small("doctor", "--report", "nowhere/site.json")
+    assert (refused.exit_code, "--report: nowhere/site.json" in refused.stderr) == (2, True)
+
+
 def test_doctor_names_missing_privileges(small: CommandLine) -> None:
     with _as_user(small, "readonly@lab.local") as password:
         sick = small("doctor", GPUVM_PASSWORD=password)

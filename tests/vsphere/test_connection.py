@@ -76,3 +76,11 @@ def test_wrong_password_is_tried_once_and_not_shown(rig: Any) -> None:
 def test_nobody_there(rig: Any) -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         _login(rig, _with(rig, vcenter="127.0.0.1:1"))
+
+
+def test_english_is_asked_for(rig: Rig) -> None:
+    """Once for each session: texts are what some hints go by."""
+    rig.reset_calls()
+    with rig.connect() as connection:
+        assert rig.calls()["SetLocale"] == 1
+        assert connection._content.sessionManager.currentSession.locale == "en_US"

@@ -122,6 +122,12 @@ func (s *sessionMethods) ImpersonateUser(*simulator.Context, *types.ImpersonateU
 	return &methods.ImpersonateUserBody{Fault_: loginRefused()}
 }
 
+// SetLocale is of this session alone; the simulator does not know it.
+func (s *sessionMethods) SetLocale(ctx *simulator.Context, req *types.SetLocale) soap.HasFault {
+	ctx.Session.Locale, ctx.Session.MessageLocale = req.Locale, req.Locale
+	return &methods.SetLocaleBody{Res: &types.SetLocaleResponse{}}
+}
+
 func loginRefused() *soap.Fault {
 	f := &types.InvalidLogin{}
 	return simulator.Fault(describe(f), f)
