@@ -78,7 +78,7 @@ def test_nobody_there(rig: Any) -> None:
         _login(rig, _with(rig, vcenter="127.0.0.1:1"))
 
 
-def test_english_is_asked_for(rig: Rig) -> None:
+def test_english_is_asked_for(rig: Any) -> None:
     """Once for each session: texts are what some hints go by."""
     rig.reset_calls()
     with rig.connect() as connection:
