@@ -240,6 +240,8 @@ class Description(_Model):
     users: tuple[UserDescription, ...] = _USERS
     permissions: tuple[PermissionDescription, ...] = ()
     session_idle_s: int | None = Field(default=None, gt=0)
+    locale: str | None = None
+    """Of the sessions that ask for none, such as de_DE; English when left out."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Description":

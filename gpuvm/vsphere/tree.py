@@ -25,6 +25,8 @@ class Tree:
     def cluster(self, wanted: str | None) -> Any:
         """By name, inventory path or MoRef id; the only one when none is named."""
         clusters = self._all(vim.ClusterComputeResource)
+        if not clusters:
+            raise NotVisible("any cluster", "put the hosts into one: hosts outside are not used")
         return self._named("cluster", clusters, wanted, option="--cluster")
 
     def datacenter(self, ref: Any) -> Any | None:

@@ -1,13 +1,16 @@
 """Which certificates and passwords are good enough, and what is said when they are not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from rigs import QUICK, Rig, rig_of
 
 from gpuvm import vsphere
 from gpuvm.errors import LoginRefused, Unreachable, Untrusted
+from gpuvm.lab.description import describe
 from gpuvm.settings import CAFile, Insecure, Pin, SystemTrust
 from gpuvm.vsphere.tls import fingerprint, peer_certificate
 
@@ -78,9 +81,21 @@ def test_nobody_there(rig: Any) -> None:
         _login(rig, _with(rig, vcenter="127.0.0.1:1"))
 
 
-def test_english_is_asked_for(rig: Any) -> None:
-    """Once for each session: texts are what some hints go by."""
-    rig.reset_calls()
-    with rig.connect() as connection:
-        assert rig.calls()["SetLocale"] == 1
-        assert connection._content.sessionManager.currentSession.locale == "en_US"
+@pytest.fixture
+def german(home: Path) -> Iterator[Rig]:
+    shape = describe(hosts=1).model_copy(update={"timings": QUICK, "locale": "de_DE"})
+    with rig_of(home, "german", shape) as made:
+        yield made
+
+
+def test_a_vcenter_of_another_language_is_asked_for_english(german: Rig) -> None:
+    """Hints go by texts where a fault's type says too little; a new session asks again."""
+    pages = "The total number of pages needed is too large"
+    with german.connect() as connection:
+        for name in ("eins", "zwei"):
+            german.fault("PowerOnVM_Task", "GenericVmConfigFault", message=pages, where="task")
+            result = german.provision(connection, german.plan(connection, hosts=1, name=name))
+            (failed,) = result.failed
+            assert "total number of pages" in str(failed.error)
+            assert "mmio_gib" in str(failed.error and failed.error.hint)
+            german.post("/sessions/expire")

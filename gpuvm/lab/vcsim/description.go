@@ -37,6 +37,7 @@ type Description struct {
 	SessionIdleS     float64           `json:"session_idle_s"`
 
 	Permissions []PermissionDescription `json:"permissions"`
+	Locale      string                  `json:"locale"` // of sessions that ask for none; English where it is empty
 }
 
 type AboutDescription struct {

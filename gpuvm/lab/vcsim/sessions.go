@@ -17,11 +17,12 @@ type sessions struct {
 	waiting map[string]int
 	last    map[string]time.Time
 	known   map[string]*simulator.Session
+	locales map[string]string // of those that chose another one than at their login
 }
 
 func newSessions(idle time.Duration) *sessions {
 	return &sessions{
-		idle: idle, waiting: map[string]int{}, last: map[string]time.Time{}, known: map[string]*simulator.Session{},
+		idle: idle, waiting: map[string]int{}, last: map[string]time.Time{}, known: map[string]*simulator.Session{}, locales: map[string]string{},
 	}
 }
 
@@ -29,6 +30,24 @@ func (s *sessions) remember(session *simulator.Session) {
 	s.Lock()
 	defer s.Unlock()
 	s.known[session.Key] = session
+}
+
+func (s *sessions) locale(key string) string {
+	s.Lock()
+	defer s.Unlock()
+	if chosen := s.locales[key]; chosen != "" {
+		return chosen
+	}
+	if session := s.known[key]; session != nil {
+		return session.Locale
+	}
+	return ""
+}
+
+func (s *sessions) setLocale(key, locale string) {
+	s.Lock()
+	defer s.Unlock()
+	s.locales[key] = locale
 }
 
 func (s *sessions) enter(key string) {
@@ -61,6 +80,7 @@ func (s *sessions) forget(key string) {
 	defer s.Unlock()
 	delete(s.last, key)
 	delete(s.known, key)
+	delete(s.locales, key)
 }
 
 func (lab *Lab) expireIdleSessions() {
@@ -122,9 +142,16 @@ func (s *sessionMethods) ImpersonateUser(*simulator.Context, *types.ImpersonateU
 	return &methods.ImpersonateUserBody{Fault_: loginRefused()}
 }
 
+// Login: who asks for no locale gets the server's.
+func (s *sessionMethods) Login(ctx *simulator.Context, req *types.Login) soap.HasFault {
+	own := *req
+	orElse(&own.Locale, s.lab.description.Locale)
+	return s.lab.registry.SessionManager().Login(ctx, &own)
+}
+
 // SetLocale is of this session alone; the simulator does not know it.
 func (s *sessionMethods) SetLocale(ctx *simulator.Context, req *types.SetLocale) soap.HasFault {
-	ctx.Session.Locale, ctx.Session.MessageLocale = req.Locale, req.Locale
+	s.lab.sessions.setLocale(ctx.Session.Key, req.Locale)
 	return &methods.SetLocaleBody{Res: &types.SetLocaleResponse{}}
 }
 

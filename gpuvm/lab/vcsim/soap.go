@@ -64,6 +64,9 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 	if answer.status == http.StatusInternalServerError {
 		answer.body = explain(answer.body)
 	}
+	if locale := lab.sessions.locale(session); locale != "" && !strings.HasPrefix(locale, "en") {
+		answer.body = faultText.ReplaceAll(answer.body, []byte("<$1>Der Vorgang ist fehlgeschlagen.</$2>"))
+	}
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the client may be gone
@@ -141,6 +144,7 @@ var (
 	faultType    = regexp.MustCompile(`<detail>\s*<[^>]*xsi:type="(\w+)"`)
 	faultDetail  = regexp.MustCompile(`(?s)<faultMessage>.*?<message>(.*?)</message>`)
 	faultReason  = regexp.MustCompile(`(?s)<reason>(.*?)</reason>`)
+	faultText    = regexp.MustCompile(`(?s)<(faultstring|localizedMessage|message)>[^<]*</(faultstring|localizedMessage|message)>`)
 	privilegeRef = regexp.MustCompile(`(?s)<privilegeId>(.*?)</privilegeId>`)
 )
 
