@@ -60,7 +60,9 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
     candidates = [host] if not host.unusable else []
     if _movable(vm) and vm.devices:
-        candidates += [h for h in inventory.hosts if h.name != host.name and _may_go(vm, h)]
+        candidates += [
+            h for h in inventory.hosts if h.name != host.name and _may_go(vm, h, inventory)
+        ]
     for candidate in candidates:
         found = _found(vm, candidate)
         if found is not None and _has_memory(vm, candidate) and _offers(vm, candidate):
@@ -95,9 +97,12 @@ def _movable(vm: VM) -> bool:
     return not any(isinstance(device, PassthroughDevice) for device in vm.devices)
 
 
-def _may_go(vm: VM, host: Host) -> bool:
-    """Only the VM is moved, its disks stay where they are."""
-    return not host.unusable and set(vm.datastores) <= set(host.datastores)
+def _may_go(vm: VM, host: Host, inventory: Inventory) -> bool:
+    """Only the VM is moved, its disks stay where they are; maintenance of a datastore is no bar."""
+    if host.unusable or not set(vm.datastores) <= set(host.datastores):
+        return False
+    stores = [store for store in inventory.datastores if store.moref in vm.datastores]
+    return not any(host.moref in dict(store.troubles) for store in stores)
 
 
 def _has_memory(vm: VM, host: Host) -> bool:
