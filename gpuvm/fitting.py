@@ -14,17 +14,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpuvm.accelerators import VGPU, DeviceGroup, NoGPU, Passthrough
-from gpuvm.inventory import (
-    GPU,
-    Device,
-    DynamicDevice,
-    Host,
-    Inventory,
-    PassthroughDevice,
-    VGPUDevice,
-    VGPUProfile,
-    VMTemplate,
-)
+from gpuvm.devices import GPU, Device, DynamicDevice, PassthroughDevice, VGPUDevice, VGPUProfile
+from gpuvm.inventory import Host, Inventory, VMTemplate
 from gpuvm.spec import ClusterSpec
 
 SMALL_BARS = {0x13BD: "Tesla M10", 0x13F2: "Tesla M60", 0x1BB3: "Tesla P4", 0x1EB8: "Tesla T4"}

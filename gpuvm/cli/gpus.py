@@ -10,7 +10,8 @@ from gpuvm.cli import output, wish
 from gpuvm.cli.options import ClusterOption, ContextOption, DebugOption, FileOption, JsonOption
 from gpuvm.cli.session import open_session
 from gpuvm.cli.state import State
-from gpuvm.inventory import GPU, Host, Inventory
+from gpuvm.devices import GPU
+from gpuvm.inventory import Host, Inventory
 
 
 def gpus(

@@ -5,8 +5,9 @@ from typing import Any
 from gpuvm import lifecycle, selection
 from gpuvm.cli import output
 from gpuvm.cli.session import Session, confirm
+from gpuvm.devices import DynamicDevice, VGPUDevice
 from gpuvm.errors import PreflightRefused
-from gpuvm.inventory import DynamicDevice, Host, Inventory, VGPUDevice, VMTemplate
+from gpuvm.inventory import Host, Inventory, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Asking

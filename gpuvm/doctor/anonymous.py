@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gpuvm
+from gpuvm.devices import GPU
 from gpuvm.doctor.model import Check, Patient
 from gpuvm.errors import GpuvmError, SeveralRefused, TaskFailed
-from gpuvm.inventory import GPU, Host, VMTemplate
+from gpuvm.inventory import Host, VMTemplate
 
 SCHEMA = 1
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
+from gpuvm.devices import GPU
 from gpuvm.doctor.model import Check, Level, Patient
-from gpuvm.inventory import GPU, Host
+from gpuvm.inventory import Host
 from gpuvm.selection import major
 
 _IOMMU = "VT-d or the AMD IOMMU must be on in the host's firmware"

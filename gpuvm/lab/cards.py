@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpuvm.inventory import Device, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.lab.catalogue import model_of
 from gpuvm.lab.description import Description, GPUDescription
 from gpuvm.lab.guest.boot import SimulatedGPU

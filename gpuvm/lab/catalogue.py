@@ -6,8 +6,8 @@ NVIDIA driver calls the same card in a guest. BAR sizes are those of the cards' 
 
 from dataclasses import dataclass
 
+from gpuvm.devices import NVIDIA_VENDOR_ID
 from gpuvm.errors import NotFound
-from gpuvm.inventory import NVIDIA_VENDOR_ID
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing_extensions import override
 
 from gpuvm import guest
+from gpuvm.devices import DynamicDevice, PassthroughDevice
 from gpuvm.errors import GpuvmError, VSphereError
 from gpuvm.events import Events
-from gpuvm.inventory import DynamicDevice, PassthroughDevice
 from gpuvm.lifecycle.machine import Check, Machine, Seen
 from gpuvm.lifecycle.recovery import Recovery, if_told
 from gpuvm.lifecycle.requests import endpoint

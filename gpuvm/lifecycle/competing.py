@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from gpuvm.devices import GPU, Device, Holder, PassthroughDevice
 from gpuvm.errors import GpuvmError, PreflightRefused, TaskFailed
-from gpuvm.inventory import GPU, Device, Holder, Inventory, MoRef, PassthroughDevice
+from gpuvm.inventory import Inventory, MoRef
 from gpuvm.planner import Plan, Step, replan_lost, without
 
 Holders = Mapping[tuple[str, str], Sequence[Holder]]

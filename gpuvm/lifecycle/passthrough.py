@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gpuvm.devices import GPU
 from gpuvm.errors import GpuvmError, Interrupted, NotFound, OutcomeUnknown, PreflightRefused
 from gpuvm.events import Events
-from gpuvm.inventory import GPU, Host, Inventory
+from gpuvm.inventory import Host, Inventory
 from gpuvm.lifecycle.rebooting import Reboot
 from gpuvm.vsphere import HostChanged, VSphere
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from gpuvm import planner
 from gpuvm.accelerators import VGPU, DeviceGroup
+from gpuvm.devices import PassthroughDevice
 from gpuvm.errors import VSphereError
-from gpuvm.inventory import Inventory, PassthroughDevice
+from gpuvm.inventory import Inventory
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Asking, VSphere

@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
-from gpuvm.inventory import (
-    VM,
-    Device,
-    DynamicDevice,
-    Inventory,
-    PassthroughDevice,
-    VGPUDevice,
-    in_group,
-)
+from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, VGPUDevice, in_group
+from gpuvm.inventory import VM, Inventory
 from gpuvm.spec import ClusterSpec
 
 

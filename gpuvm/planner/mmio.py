@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from gpuvm import fitting
+from gpuvm.devices import GPU, Device
 from gpuvm.errors import BadInput
-from gpuvm.inventory import GPU, Device
 from gpuvm.spec import ClusterSpec
 
 

@@ -3,18 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuvm.inventory import (
-    GPU,
-    VM,
-    Cluster,
-    Datastore,
-    Device,
-    Host,
-    Network,
-    Snapshot,
-    VCenter,
-    VMTemplate,
-)
+from gpuvm.devices import GPU, Device
+from gpuvm.inventory import VM, Cluster, Datastore, Host, Network, Snapshot, VCenter, VMTemplate
 from gpuvm.spec import ClusterSpec
 
 Action = Literal["create", "power-on", "keep", "remove"]

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
+from gpuvm.devices import GPU
 from gpuvm.errors import Unplaceable
 from gpuvm.fitting import fits
-from gpuvm.inventory import GPU, Host, Inventory
+from gpuvm.inventory import Host, Inventory
 from gpuvm.planner.model import Finding, Step
 from gpuvm.planner.rooms import Room
 from gpuvm.spec import ClusterSpec

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from gpuvm.inventory import GPU, VM, Holder, Host, Inventory, MoRef, VGPUDevice
+from gpuvm.devices import GPU, Holder, VGPUDevice
+from gpuvm.inventory import VM, Host, Inventory, MoRef
 from gpuvm.planner.memory import reserves_gib
 from gpuvm.planner.model import Step
 

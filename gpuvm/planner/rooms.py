@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, NoGPU, Passthrough
+from gpuvm.devices import GPU, Device, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.fitting import fits
-from gpuvm.inventory import GPU, Device, DynamicDevice, Host, PassthroughDevice, VGPUDevice
+from gpuvm.inventory import Host
 from gpuvm.planner.memory import left_gib
 from gpuvm.spec import ClusterSpec
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from gpuvm import fitting, selection, storage
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
+from gpuvm.devices import DynamicDevice
 from gpuvm.errors import GpuvmError
-from gpuvm.inventory import VM, DynamicDevice, Inventory, VMTemplate
+from gpuvm.inventory import VM, Inventory, VMTemplate
 from gpuvm.ownership import POLICY_KEY
 from gpuvm.planner import mmio, rooms
 from gpuvm.spec import ClusterSpec

@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpuvm.accelerators import DeviceGroup
+from gpuvm.devices import GPU, Device, PassthroughDevice, VGPUDevice, in_group
 from gpuvm.errors import PreflightRefused, Unplaceable
-from gpuvm.inventory import (
-    GPU,
-    UNREADABLE_HINT,
-    VM,
-    Device,
-    Host,
-    Inventory,
-    PassthroughDevice,
-    VGPUDevice,
-    in_group,
-)
+from gpuvm.inventory import UNREADABLE_HINT, VM, Host, Inventory
 from gpuvm.planner.drift import wish_of
 from gpuvm.planner.memory import left_gib, reserves_gib
 from gpuvm.planner.model import Plan, Step

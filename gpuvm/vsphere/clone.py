@@ -7,7 +7,8 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import NIC, VM, Device, MoRef, Network
+from gpuvm.devices import Device
+from gpuvm.inventory import NIC, VM, MoRef, Network
 from gpuvm.ownership import POLICY_KEY
 from gpuvm.vsphere import devices, policies
 from gpuvm.vsphere.networking import connected

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import Device, DynamicDevice, PassthroughDevice, in_group
+from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, in_group
 
 FIRST_KEY = 100
 NEW_GROUP = -1

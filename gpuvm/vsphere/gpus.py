@@ -7,7 +7,8 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.inventory import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, Host, VGPUProfile
+from gpuvm.devices import GPU, NVIDIA_VENDOR_ID, DeviceGroup, Holder, VGPUProfile
+from gpuvm.inventory import Host
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Row

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpuvm.inventory import Holder, MoRef, PassthroughDevice, VGPUDevice
+from gpuvm.devices import Holder, PassthroughDevice, VGPUDevice
+from gpuvm.inventory import MoRef
 from gpuvm.vsphere.gpus import ANYWHERE, Holders
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Row

@@ -9,7 +9,8 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm import ownership
-from gpuvm.inventory import VM, Device, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm.inventory import VM
 from gpuvm.ownership import Mark
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere.properties import HOST_KEYS_KEY, Row, extra_config, not_shown

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.inventory import VGPUDevice
+from gpuvm.devices import VGPUDevice
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Objects, Row, retrieve
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.inventory import Device, MoRef
+from gpuvm.devices import Device
+from gpuvm.inventory import MoRef
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import extra_config, property_spec

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from gpuvm.devices import GPU
 from gpuvm.guest import Endpoint
-from gpuvm.inventory import GPU, VM
+from gpuvm.inventory import VM
 
 
 @dataclass(frozen=True)

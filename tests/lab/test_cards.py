@@ -2,7 +2,7 @@
 
 import json
 
-from gpuvm.inventory import PassthroughDevice
+from gpuvm.devices import PassthroughDevice
 from gpuvm.lab import cards
 from gpuvm.lab.description import Description, describe
 

@@ -7,20 +7,18 @@ from typing import Any
 import pytest
 
 from gpuvm import doctor, ownership, permissions
+from gpuvm.devices import GPU, Holder, VGPUProfile
 from gpuvm.doctor import Check, Patient
 from gpuvm.inventory import (
-    GPU,
     NIC,
     VM,
     Cluster,
     Datastore,
-    Holder,
     Host,
     Inventory,
     MoRef,
     Network,
     VCenter,
-    VGPUProfile,
     VMTemplate,
 )
 from gpuvm.licences import Licence

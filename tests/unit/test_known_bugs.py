@@ -10,19 +10,16 @@ import pytest
 from pyVmomi import vim
 
 from gpuvm import accelerators, planner, selection
+from gpuvm.devices import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.inventory import (
-    GPU,
     NIC,
     VM,
     Cluster,
     Datastore,
-    DynamicDevice,
     Host,
     Inventory,
     Network,
-    PassthroughDevice,
     VCenter,
-    VGPUDevice,
     VMTemplate,
 )
 from gpuvm.planner import rooms

@@ -12,25 +12,27 @@ import yaml
 
 from gpuvm import ownership, planner
 from gpuvm.accelerators import VGPU, DynamicPassthrough
-from gpuvm.errors import GpuvmError, Unplaceable
-from gpuvm.inventory import (
+from gpuvm.devices import (
     GPU,
-    NIC,
-    VM,
-    Cluster,
-    Datastore,
     Device,
     DeviceGroup,
     DynamicDevice,
     Holder,
+    PassthroughDevice,
+    VGPUDevice,
+    VGPUProfile,
+)
+from gpuvm.errors import GpuvmError, Unplaceable
+from gpuvm.inventory import (
+    NIC,
+    VM,
+    Cluster,
+    Datastore,
     Host,
     Inventory,
     Network,
-    PassthroughDevice,
     Snapshot,
     VCenter,
-    VGPUDevice,
-    VGPUProfile,
     VMTemplate,
 )
 from gpuvm.spec import ClusterSpec

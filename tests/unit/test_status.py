@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gpuvm.cli.status import Against, Inside, _from_the_wish, _in_the_guest
-from gpuvm.inventory import VM, Cluster, Inventory, PassthroughDevice, VCenter
+from gpuvm.devices import PassthroughDevice
+from gpuvm.inventory import VM, Cluster, Inventory, VCenter
 from gpuvm.spec import ClusterSpec
 
 

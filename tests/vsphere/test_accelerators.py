@@ -10,9 +10,9 @@ from pyVmomi import vim
 from rigs import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
+from gpuvm.devices import DynamicDevice, VGPUDevice
 from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.events import Events
-from gpuvm.inventory import DynamicDevice, VGPUDevice
 from gpuvm.lab.description import (
     DeviceGroupDescription,
     TemplateDescription,

@@ -9,9 +9,10 @@ import pytest
 from rigs import Rig, end
 
 from gpuvm import lifecycle, planner
+from gpuvm.devices import PassthroughDevice
 from gpuvm.errors import TaskFailed
 from gpuvm.events import Events
-from gpuvm.inventory import VM, PassthroughDevice
+from gpuvm.inventory import VM
 from gpuvm.lifecycle.requests import clone_request
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import CloneRequest, VSphere
