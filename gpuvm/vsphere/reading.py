@@ -4,28 +4,23 @@ One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` p
 ``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pyVmomi import vim
 
 from gpuvm.inventory import (
-    NIC,
     VM,
     Cluster,
-    Datastore,
     Host,
     Inventory,
     MoRef,
-    Network,
-    Snapshot,
     UnreadableVM,
     VCenter,
-    VMTemplate,
 )
 from gpuvm.vsphere import holders as held_by
-from gpuvm.vsphere import snapshots, visibility
-from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib, used_gib
+from gpuvm.vsphere import materials, snapshots, visibility
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
     NOT_ASKED,
@@ -55,8 +50,6 @@ from gpuvm.vsphere.tree import Tree
 Rows = dict[Any, Row]
 Asking = Collection[str] | Literal["all"]
 
-_PORTGROUP = vim.dvs.DistributedVirtualPortgroup
-_SWITCH = "config.distributedVirtualSwitch"
 _CLUSTER_PATHS = (
     "name",
     "parent",
@@ -83,40 +76,12 @@ _HOST_PATHS = (
     "vm",
     *HOST_GPU_PATHS,
 )
-_TEMPLATE_PATHS = (
-    "name",
-    "config.firmware",
-    "config.version",
-    "config.guestId",
-    "config.bootOptions",
-    "config.keyId",
-    "config.nestedHVEnabled",
-    "config.hardware.numCPU",
-    "config.hardware.numCoresPerSocket",
-    "config.hardware.memoryMB",
-    "config.hardware.device",
-    "summary.storage.committed",
-    "guest.toolsVersionStatus2",
-    "snapshot",
-    "runtime.host",
-    "datastore",
-    "network",
-    snapshots.ANNOTATION,
-)
 _UNREADABLE_PATHS = (
     "name",
     "runtime.host",
     "runtime.powerState",
     "runtime.connectionState",
     "summary.config.instanceUuid",
-)
-_DATASTORE_PATHS = (
-    "name",
-    "parent",
-    "host",
-    "summary.freeSpace",
-    "summary.accessible",
-    "summary.maintenanceMode",
 )
 _MARKED_PATHS = ("config.template", *MARKS)
 _MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
@@ -190,9 +155,9 @@ def read_inventory(
             datacenter_path=_datacenter_path(tree, chosen),
         ),
         hosts=equipped,
-        templates=tuple(_template(ref, rows, tree) for ref in templates if ref in rows),
-        datastores=_datastores(rows, tree),
-        networks=_networks(rows, tree),
+        templates=tuple(materials.template(ref, rows, tree) for ref in templates if ref in rows),
+        datastores=materials.datastores(rows, tree),
+        networks=materials.networks(rows, tree),
         vms=vms,
         names_in_folder=frozenset(tree.names_in(into)),
         unreadable=_unreadable(
@@ -273,7 +238,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
         [
             Objects(vim.HostSystem, hosts, _HOST_PATHS),
             Objects(vim.VirtualMachine, neighbours, _NEIGHBOUR_PATHS),
-            Objects(vim.VirtualMachine, tree.templates(), _TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, tree.templates(), materials.TEMPLATE_PATHS),
             Objects(vim.VirtualMachine, marked, (*VM_PATHS, *_MEMORY_PATHS)),
             Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS),
             Objects(vim.Folder, [content.rootFolder], ("name",)),
@@ -284,47 +249,23 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     more = retrieve(
         content,
         [
-            Objects(vim.VirtualMachine, _unfinished(rows), _TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, _unfinished(rows), materials.TEMPLATE_PATHS),
             Objects(vim.VirtualMachine, visibility.beside(hosts, rows, tree), _NEIGHBOUR_PATHS),
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
-                _DATASTORE_PATHS,
+                materials.DATASTORE_PATHS,
             ),
-            *_networks_of(nets),
+            *materials.networks_asked(nets),
         ],
     )
     for ref, row in more.items():
         rows[ref] = rows.get(ref, {}) | row
-    switches = {row[_SWITCH] for row in rows.values() if _SWITCH in row}
+    switches = {row[materials.SWITCH] for row in rows.values() if materials.SWITCH in row}
     rows |= retrieve(
         content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
     )
     return rows
-
-
-def _networks_of(nets: Iterable[Any]) -> list[Objects]:
-    """Distributed port groups have a key and a switch, opaque networks an id in their summary.
-
-    The declared type of a network's summary does not have that id, so all of it is asked for.
-    """
-    ordered = sorted(nets, key=str)
-    special = (_PORTGROUP, vim.OpaqueNetwork)
-    return [
-        Objects(
-            _PORTGROUP,
-            [n for n in ordered if isinstance(n, _PORTGROUP)],
-            ("name", "parent", "key", _SWITCH),
-        ),
-        Objects(
-            vim.OpaqueNetwork,
-            [n for n in ordered if isinstance(n, vim.OpaqueNetwork)],
-            ("name", "parent", "summary"),
-        ),
-        Objects(
-            vim.Network, [n for n in ordered if not isinstance(n, special)], ("name", "parent")
-        ),
-    ]
 
 
 def _unfinished(rows: Rows) -> list[Any]:
@@ -405,108 +346,9 @@ def _taken_gib(vm: Row) -> float:
     return reserved_mib / 1024 + (vm.get("runtime.memoryOverhead") or 0) / 1024**3
 
 
-def _template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
-    row, host = rows[ref], rows[ref].get("runtime.host")
-    name = name_of(ref, row)
-    devices = row.get("config.hardware.device", ())
-    disks = [d for d in devices if isinstance(d, vim.vm.device.VirtualDisk)]
-    nics = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
-    return VMTemplate(
-        name=name,
-        moref=ref._moId,
-        path=tree.path(ref),
-        firmware=row.get("config.firmware", "bios"),
-        hardware_version=_hardware_version(row.get("config.version")),
-        cpus=row.get("config.hardware.numCPU", 1),
-        memory_gib=row.get("config.hardware.memoryMB", 0) / 1024,
-        disk_gib=sum(d.capacityInKB or 0 for d in disks) / 1024**2,
-        disks=len(disks),
-        used_gib=used_gib(row, disks),
-        networks=tuple(ref._moId for ref in row.get("network", ())),
-        nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
-        has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
-        guest_id=row.get("config.guestId", ""),
-        snapshots=tuple(_snapshots(row.get("snapshot"))),
-        unfinished=snapshots.says(ref, row),
-        host=host._moId if host is not None else "",
-        datastores=tuple(ref._moId for ref in row.get("datastore", ())),
-        tools=row.get("guest.toolsVersionStatus2", ""),
-        secure_boot=bool(getattr(row.get("config.bootOptions"), "efiSecureBootEnabled", False)),
-        vtpm=any(isinstance(d, vim.vm.device.VirtualTPM) for d in devices),
-        encrypted=row.get("config.keyId") is not None,
-        nested_hv=bool(row.get("config.nestedHVEnabled")),
-        cores_per_socket=row.get("config.hardware.numCoresPerSocket") or 1,
-        hidden=not_shown(row, visibility.OF_TEMPLATES),
-    )
-
-
-def _hardware_version(version: str | None) -> int:
-    """Of ``vmx-17``; 0, which is too old for everything, where it is not known."""
-    number = (version or "").removeprefix("vmx-")
-    return int(number) if number.isdecimal() else 0
-
-
-def _snapshots(info: Any) -> Iterator[Snapshot]:
-    """All of the tree."""
-    waiting = list(info.rootSnapshotList) if info else []
-    while waiting:
-        node = waiting.pop(0)
-        waiting += node.childSnapshotList or ()
-        yield Snapshot(node.name, node.snapshot._moId, node.snapshot == info.currentSnapshot)
-
-
-def _datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
-    return tuple(
-        Datastore(
-            name=name_of(ref, row),
-            moref=ref._moId,
-            free_gib=row.get("summary.freeSpace", 0) / 1024**3,
-            accessible=bool(row.get("summary.accessible", True)),
-            path=_path(ref, row, tree),
-            hidden=not_shown(row, visibility.OF_DATASTORES),
-            maintenance=row.get("summary.maintenanceMode", "normal") != "normal",
-            troubles=tuple(_troubles(row.get("host", ()))),
-        )
-        for ref, row in rows.items()
-        if isinstance(ref, vim.Datastore) and is_visible(row)
-    )
-
-
-def _troubles(mounts: Iterable[Any]) -> Iterator[tuple[MoRef, str]]:
-    """``accessible`` is unset on hosts that do not tell (HostMountInfo)."""
-    for mount in mounts:
-        info = mount.mountInfo
-        if info.mounted is False or info.accessible is False:
-            why = info.inaccessibleReason
-            yield mount.key._moId, "the host has lost it" + (f" ({why})" if why else "")
-        elif info.accessMode == "readOnly":
-            yield mount.key._moId, "it is mounted read-only there"
-
-
-def _networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
-    return tuple(
-        Network(
-            name=name_of(ref, row),
-            moref=ref._moId,
-            portgroup_key=row.get("key"),
-            switch_uuid=rows.get(row.get(_SWITCH), {}).get("uuid"),
-            path=_path(ref, row, tree),
-            opaque_id=getattr(row.get("summary"), "opaqueNetworkId", None),
-            opaque_type=getattr(row.get("summary"), "opaqueNetworkType", None),
-        )
-        for ref, row in rows.items()
-        if isinstance(ref, vim.Network) and is_visible(row)
-    )
-
-
 def _datacenter_path(tree: Tree, cluster: Any) -> str:
     datacenter = tree.datacenter(cluster)
     return "" if datacenter is None else tree.path(datacenter)
-
-
-def _path(ref: Any, row: Row, tree: Tree) -> str:
-    """Of an object that is below a folder of the tree, and not part of it."""
-    return f"{tree.path(row.get('parent')).rstrip('/')}/{name_of(ref, row)}"
 
 
 def _marked(

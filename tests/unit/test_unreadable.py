@@ -8,7 +8,7 @@ from pyVmomi import vim
 from gpuvm.errors import NotVisible
 from gpuvm.vsphere.gpus import target_of
 from gpuvm.vsphere.machines import addresses
-from gpuvm.vsphere.reading import _hardware_version
+from gpuvm.vsphere.materials import _hardware_version
 from gpuvm.vsphere.tree import Tree
 
 RUNNING = "guestToolsRunning"
