@@ -15,38 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gpuvm.accelerators import VGPU, DeviceGroup, NoGPU, Passthrough
 from gpuvm.devices import GPU, Device, DynamicDevice, PassthroughDevice, VGPUDevice, VGPUProfile
-from gpuvm.inventory import Host, Inventory, VMTemplate
+from gpuvm.inventory import Host, Inventory
 from gpuvm.spec import ClusterSpec
 
 SMALL_BARS = {0x13BD: "Tesla M10", 0x13F2: "Tesla M60", 0x1BB3: "Tesla P4", 0x1EB8: "Tesla T4"}
 """By PCI device id: their largest BAR has 256 MiB."""
 
 LARGE_PROFILE_GIB = 16
-
-NEWEST_HARDWARE = {
-    (6, 5, 0): 13,
-    (6, 7, 0): 15,
-    (7, 0, 0): 17,
-    (7, 0, 1): 18,
-    (7, 0, 2): 19,
-    (8, 0, 0): 20,
-    (8, 0, 2): 21,
-    (9, 0, 0): 22,
-}
-"""The newest virtual hardware version that an ESXi runs, from the release on (Broadcom's article
-1003746). 6.7 U2 calls itself 6.7.0 too, so all of 6.7 is taken for it."""
-
-
-def too_new_for(template: VMTemplate, host: Host) -> str | None:
-    """Why the host cannot run the template's virtual hardware; None when it can, or may."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", host.version)[:3])
-    newest = max((hw for since, hw in NEWEST_HARDWARE.items() if since <= numbers), default=None)
-    if newest is None or template.hardware_version <= newest:
-        return None
-    return (
-        f"ESXi {host.version} runs virtual hardware up to version {newest}, the template has "
-        f"{template.hardware_version}"
-    )
 
 
 def has_large_bars(gpu: GPU) -> bool:

@@ -3,6 +3,7 @@
 Nothing is guessed: several that fit are an error that lists them.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -135,6 +136,32 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> 
     return _unfit_for_gpus(template, spec, inventory) if spec.has_gpu else None
 
 
+NEWEST_HARDWARE = {
+    (6, 5, 0): 13,
+    (6, 7, 0): 15,
+    (7, 0, 0): 17,
+    (7, 0, 1): 18,
+    (7, 0, 2): 19,
+    (8, 0, 0): 20,
+    (8, 0, 2): 21,
+    (9, 0, 0): 22,
+}
+"""The newest virtual hardware version that an ESXi runs, from the release on (Broadcom's article
+1003746). 6.7 U2 calls itself 6.7.0 too, so all of 6.7 is taken for it."""
+
+
+def too_new_for(template: VMTemplate, host: Host) -> str | None:
+    """Why the host cannot run the template's virtual hardware; None when it can, or may."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", host.version)[:3])
+    newest = max((hw for since, hw in NEWEST_HARDWARE.items() if since <= numbers), default=None)
+    if newest is None or template.hardware_version <= newest:
+        return None
+    return (
+        f"ESXi {host.version} runs virtual hardware up to version {newest}, the template has "
+        f"{template.hardware_version}"
+    )
+
+
 def _host_is_away(template: VMTemplate, inventory: Inventory) -> str | None:
     """Its disks are read by the host that it is registered on, wherever its clones go."""
     host = next((h for h in inventory.hosts if h.moref == template.host), None)
@@ -192,13 +219,13 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     return None
 
 
+def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
+    return is_called(wanted, name=one.name, path=one.path, moref=one.moref)
+
+
 def named(wanted: str, everything: Iterable[Named], cluster: Cluster) -> list[Named]:
     """Those that are called so: where datacenters have twins, the ones of the cluster's own."""
-    found = [
-        one
-        for one in everything
-        if is_called(wanted, name=one.name, path=one.path, moref=one.moref)
-    ]
+    found = [one for one in everything if is_named(one, wanted)]
     home = f"{cluster.datacenter_path}/"
     return [one for one in found if one.path.startswith(home)] or found
 

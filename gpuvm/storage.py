@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from gpuvm import selection
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
-from gpuvm.inventory import Datastore, Host, Inventory, MoRef, VMTemplate, is_called
+from gpuvm.inventory import Datastore, Host, Inventory, MoRef, VMTemplate
 from gpuvm.spec import ClusterSpec
 
 MARGIN = 0.05
@@ -38,7 +38,7 @@ def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
 
 def matches(word: str, store: Datastore) -> bool:
     """``word`` is what gpuvm.yaml calls it, or a pattern that its name is like."""
-    return fnmatchcase(store.name, word) if _is_pattern(word) else _is_called(word, store)
+    return fnmatchcase(store.name, word) if _is_pattern(word) else selection.is_named(store, word)
 
 
 def word_for(spec: ClusterSpec, host: str) -> str | None:
@@ -60,11 +60,12 @@ class Storage:
 
     @property
     def misnamed(self) -> bool:
-        """A word of the wish means nothing that there is; ``check_names`` says which."""
-        stores, hosts = self.inventory.datastores, {host.name for host in self.inventory.hosts}
-        if isinstance(self.spec.datastore, dict) and not hosts.issuperset(self.spec.datastore):
+        """A word of the wish means nothing, or several things; ``check_names`` says which."""
+        try:
+            check_names(self.spec, self.inventory)
+        except BadInput:
             return True
-        return any(not any(matches(w, s) for s in stores) for w in _words(self.spec))
+        return False
 
     def usable(self, store: Datastore, host: Host) -> bool:
         return self._why_not(store, host) is None
@@ -96,19 +97,21 @@ class Storage:
         fitting = {name: self._fitting(host) for name, host in there.items()}
         common = [s for s in self.inventory.datastores if all(s in f for f in fitting.values())]
         if common and isinstance(self.spec.datastore, (str, type(None))):
-            one = self._only(common)
-            chosen = dict.fromkeys(there, one)
+            chosen = dict.fromkeys(there, self._one_of(common, self.spec.datastore))
         else:
-            chosen = {name: self._only(f) for name, f in fitting.items()}
+            chosen = {
+                name: self._one_of(stores, word_for(self.spec, name))
+                for name, stores in fitting.items()
+            }
         self._check_room(chosen, Counter(host.name for host in hosts))
         return chosen
 
     def _fitting(self, host: Host) -> list[Datastore]:
         return [s for s in self.inventory.datastores if self.usable(s, host)]
 
-    def _only(self, fitting: Sequence[Datastore]) -> Datastore:
-        pattern = any(map(_is_pattern, _words(self.spec)))
-        if pattern and fitting:
+    def _one_of(self, fitting: Sequence[Datastore], word: str | None) -> Datastore:
+        """The only one, or by a pattern the roomiest."""
+        if fitting and word is not None and _is_pattern(word):
             return max(fitting, key=lambda store: (store.free_gib, store.name))
         if not fitting:
             known = ", ".join(store.name for store in self.inventory.datastores) or "none"
@@ -120,9 +123,7 @@ class Storage:
 
     def _why_not(self, store: Datastore, host: Host) -> str | None:
         word = word_for(self.spec, host.name)
-        if word is None and isinstance(self.spec.datastore, dict):
-            return "it is not the one that is named"
-        if word is not None and not matches(word, store):
+        if self.spec.datastore is not None and (word is None or not matches(word, store)):
             return "it is not the one that is named"
         away = self.source is not None and self.source.datastores
         if self.spec.clone_mode == "linked" and away and store.moref not in away:
@@ -198,10 +199,6 @@ class Space:
             f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
             f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
         )
-
-
-def _is_called(word: str, store: Datastore) -> bool:
-    return is_called(word, name=store.name, path=store.path, moref=store.moref)
 
 
 def _words(spec: ClusterSpec) -> Iterator[str]:

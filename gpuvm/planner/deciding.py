@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpuvm import fitting, ownership, selection
+from gpuvm import ownership, selection
 from gpuvm.errors import GpuvmError, PreflightRefused
 from gpuvm.inventory import (
     UNREADABLE_HINT,
@@ -15,7 +15,7 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.planner import memory, mmio, rooms
-from gpuvm.planner.findings import findings, growing
+from gpuvm.planner.findings import findings, of_the_store
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placing import Place, no_gpu_at_all, place
 from gpuvm.planner.promises import promised, released
@@ -77,7 +77,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         findings=(
             *left_out,
             *findings(spec, inventory, template, size.memory_gib, created),
-            *_growing(spec, template, created),
+            *_of_the_stores(spec, template, created),
         ),
         storage_policy=selection.storage_policy(spec, inventory),
     )
@@ -245,7 +245,7 @@ def _why_left_out(
     storage = Storage(spec, inventory, template)
 
     def why(host: Host) -> str | None:
-        too_new = fitting.too_new_for(template, host) if template is not None else None
+        too_new = selection.too_new_for(template, host) if template is not None else None
         return too_new or storage.why_left_out(host)
 
     return why
@@ -296,14 +296,14 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
     )
 
 
-def _growing(
+def _of_the_stores(
     spec: ClusterSpec, template: VMTemplate | None, created: Sequence[Step]
 ) -> Iterator[Finding]:
     stores = dict.fromkeys(step.datastore for step in created)
     for store in stores:
         if template is not None and store is not None:
             clones = sum(step.datastore == store for step in created)
-            yield from growing(Space.of(spec, template, clones), store)
+            yield from of_the_store(Space.of(spec, template, clones), store)
 
 
 def _stored(

@@ -44,9 +44,14 @@ def _of_the_source(template: VMTemplate | None, inventory: Inventory) -> Iterato
             )
 
 
-def growing(space: Space, store: Datastore) -> Iterator[Finding]:
-    """Thin disks fit as they are, and would not if the guests filled them."""
-    if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib or store.hidden:
+def of_the_store(space: Space, store: Datastore) -> Iterator[Finding]:
+    """Room that could not be looked at; and thin disks that fit as they are, and not if filled."""
+    if store.hidden:
+        yield Finding(
+            f"datastore {store.name}: {store.hidden}; whether it has room is not known: {space}"
+        )
+        return
+    if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib:
         return
     yield Finding(
         f"the thin disks of {space.clones} new VMs take {space.disks_gib:.0f} GiB now and can grow "

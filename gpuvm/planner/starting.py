@@ -49,7 +49,10 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
     host = _host(vm, inventory)
     if host.unusable and not _movable(vm):
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
-    candidates = [host] if not host.unusable else []
+    lost = _lost_disks(vm, host, inventory)
+    if lost and not _movable(vm):
+        raise PreflightRefused(f"{vm.name} is on {host.name}, and its disks: {lost}")
+    candidates = [host] if not host.unusable and not lost else []
     if _movable(vm) and vm.devices:
         candidates += [
             h for h in inventory.hosts if h.name != host.name and _may_go(vm, h, inventory)
@@ -90,10 +93,18 @@ def _movable(vm: VM) -> bool:
 
 def _may_go(vm: VM, host: Host, inventory: Inventory) -> bool:
     """Only the VM is moved, its disks stay where they are; maintenance of a datastore is no bar."""
-    if host.unusable or not set(vm.datastores) <= set(host.datastores):
-        return False
-    stores = [store for store in inventory.datastores if store.moref in vm.datastores]
-    return not any(host.moref in dict(store.troubles) for store in stores)
+    reaches = set(vm.datastores) <= set(host.datastores)
+    return not host.unusable and reaches and not _lost_disks(vm, host, inventory)
+
+
+def _lost_disks(vm: VM, host: Host, inventory: Inventory) -> str:
+    """Which of the VM's datastores the host cannot write to, and why; empty as a rule."""
+    troubles = (
+        f"{store.name}: {dict(store.troubles)[host.moref]}"
+        for store in inventory.datastores
+        if store.moref in vm.datastores and host.moref in dict(store.troubles)
+    )
+    return "; ".join(troubles)
 
 
 def _has_memory(vm: VM, host: Host) -> bool:

@@ -245,9 +245,10 @@ def _datastore(case: dict[str, Any]) -> Datastore:
     name = case.get("name", "vsanDatastore")
     return Datastore(
         name,
-        name,
+        case.get("moref", name),
         case.get("free_gib", 4000),
         case.get("accessible", True),
         maintenance=case.get("maintenance", False),
+        hidden=case.get("hidden", ""),
         troubles=tuple(case.get("troubles", {}).items()),
     )
