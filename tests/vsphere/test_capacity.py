@@ -23,7 +23,7 @@ def thirsty(home: Path) -> Iterator[Rig]:
 
 def test_what_esxi_keeps_for_itself_is_not_promised(thirsty: Rig) -> None:
     with thirsty.connect() as connection:
-        with pytest.raises(Unplaceable, match=r"and 80\.0 GiB are unreserved"):
+        with pytest.raises(Unplaceable, match=r"and 79\.9 GiB are unreserved"):  # an agent has some
             thirsty.plan(connection, hosts=1, memory_gib="85GiB")
         plan = thirsty.plan(connection, hosts=1, memory_gib="78GiB", name="fits")
         assert not thirsty.provision(connection, plan).failed
