@@ -269,6 +269,13 @@ class VM:
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
+    def power(self) -> str:
+        """For people: on, off, template, or ``?`` where vCenter does not show enough."""
+        if self.hidden:
+            return "?"
+        return "template" if self.template else "on" if self.powered_on else "off"
+
+    @property
     def copy_of_ours(self) -> str:
         """What is known of a VM with our mark that is not ours."""
         if not self.instance_uuid:
@@ -313,6 +320,10 @@ class UnreadableVM:
     powered_on: bool
     connection_state: str
     instance_uuid: str = ""
+
+    @property
+    def power(self) -> str:
+        return "on" if self.powered_on else "off"
 
     @property
     def why(self) -> str:

@@ -105,7 +105,9 @@ def stop(
             return
         with progress.shown(events, state):
             grace_s = 0.0 if now else lifecycle.GRACE_S
-            result = lifecycle.stop(chosen, session.vsphere, events, hidden=hidden, grace_s=grace_s)
+            result = lifecycle.stop(
+                chosen, session.vsphere, events, unreadable=hidden, grace_s=grace_s
+            )
     if not state.json:
         _show_stopped(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)

@@ -205,7 +205,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
     return (
         vm.name,
         vm.host,
-        "?" if vm.hidden else "template" if vm.template else "on" if vm.powered_on else "off",
+        vm.power,
         vm.address or "-",
         ", ".join(seen.gpus) or "-",
         seen.inside.told,
@@ -214,7 +214,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
 
 
 def _hidden_row(vm: UnreadableVM) -> tuple[str, ...]:
-    return (vm.name, vm.host or "-", "on" if vm.powered_on else "off", *"---", vm.why)
+    return (vm.name, vm.host or "-", vm.power, *"---", vm.why)
 
 
 def _described(seen: Seen) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def teardown(
                 found.ours,
                 session.vsphere,
                 events,
-                hidden=found.unreadable,
+                unreadable=found.unreadable,
                 with_disks=with_disks,
                 with_templates=with_templates,
             )
@@ -117,13 +117,13 @@ def _show(
         (
             vm.name,
             vm.host,
-            _power(vm),
+            vm.power,
             vm.address or "-",
             "leave" if vm.moref in left else "destroy",
         )
         for vm in found.ours
     ]
-    rows += [(vm.name, vm.host, _power(vm), "-", "leave") for vm in found.unreadable]
+    rows += [(vm.name, vm.host, vm.power, "-", "leave") for vm in found.unreadable]
     rows += [(one.name or "(not known)", "-", "being cloned", "-", "destroy") for one in coming]
     if rows:
         output.table(("VM", "HOST", "POWER", "ADDRESS", "ACTION"), sorted(rows))
@@ -131,9 +131,3 @@ def _show(
         output.line(f"nothing to do: no VM of '{deployment}' exists")
     for vm in found.copies:
         output.line(f"note: {vm.copy_of_ours}; it is left alone")
-
-
-def _power(vm: VM | UnreadableVM) -> str:
-    if isinstance(vm, VM) and vm.template:
-        return "template"
-    return "on" if vm.powered_on else "off"

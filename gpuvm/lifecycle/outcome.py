@@ -27,7 +27,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def unreadable(vm: UnreadableVM) -> Outcome:
+def unreadable_outcome(vm: UnreadableVM) -> Outcome:
     """It is left as it is, since nothing tells that it is ours and what is in it."""
     why = PreflightRefused(f"{vm.name} is left: {vm.why}", hint=UNREADABLE_HINT)
     return Outcome(vm.name, vm.host, state="failed", changed=False, error=why, left=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
 
 GRACE_S = 60.0
@@ -21,10 +21,10 @@ def stop(
     vsphere: VSphere,
     events: Events,
     *,
-    hidden: Sequence[UnreadableVM] = (),
+    unreadable: Sequence[UnreadableVM] = (),
     grace_s: float = GRACE_S,
 ) -> ApplyResult:
-    """Of those VMs that are ours; one that is off already is as wished, a hidden one fails.
+    """Of those VMs that are ours; one that is off already is as wished, an unreadable one fails.
 
     A guest with VMware Tools gets ``grace_s`` seconds to shut down by itself; 0 pulls the plug.
     Raises Interrupted on Ctrl-C, naming what may still run.
@@ -39,7 +39,7 @@ def stop(
             left=tuple(work.going),
             hint="'gpuvm stop' again goes on",
         ) from None
-    return ApplyResult((*map(work.outcome, ours), *map(unreadable, hidden)))
+    return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
 
 
 @dataclass

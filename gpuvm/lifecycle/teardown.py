@@ -20,7 +20,7 @@ from gpuvm.errors import (
 from gpuvm.events import Events
 from gpuvm.inventory import UNREADABLE_HINT, VM, MoRef, UnreadableVM
 from gpuvm.lifecycle import looking
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable
+from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
 DEADLINE_S = 600.0
@@ -33,14 +33,14 @@ def teardown(
     vsphere: VSphere,
     events: Events,
     *,
-    hidden: Sequence[UnreadableVM] = (),
+    unreadable: Sequence[UnreadableVM] = (),
     with_disks: bool = False,
     with_templates: bool = False,
 ) -> ApplyResult:
     """Removes the VMs, all at once; only those that are ours, whatever was handed in.
 
     A VM with disks that it was not cloned with, and one that is a template by now, is left unless
-    ``with_disks`` or ``with_templates`` says otherwise; of a ``hidden`` one nobody can tell.
+    ``with_disks`` or ``with_templates`` says otherwise; of an ``unreadable`` one nobody can tell.
 
     Raises Interrupted on Ctrl-C, naming what is left.
     """
@@ -55,7 +55,7 @@ def teardown(
             left=left,
             hint="'gpuvm teardown' again goes on",
         ) from None
-    return ApplyResult((*map(work.outcome, ours), *map(unreadable, hidden)))
+    return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
 
 
 def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefused | None:

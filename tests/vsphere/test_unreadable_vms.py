@@ -38,7 +38,9 @@ def test_teardown_says_what_it_leaves(rig: Rig) -> None:
             (hidden,) = found.unreadable
             assert (hidden.name, hidden.host, hidden.powered_on) == (first.name, first.host, True)
             assert hidden.why == "it is inaccessible: vCenter cannot read its configuration"
-            result = lifecycle.teardown(found.ours, connection, Events(), hidden=found.unreadable)
+            result = lifecycle.teardown(
+                found.ours, connection, Events(), unreadable=found.unreadable
+            )
             assert result.exit_code is ExitCode.PARTLY_DONE
             (failed,) = result.failed
             assert failed.left
@@ -54,7 +56,7 @@ def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
         with _away(rig, first.name):
             found = connection.read_deployment("stays")
             result = lifecycle.stop(
-                found.ours, connection, Events(), hidden=found.unreadable, grace_s=0
+                found.ours, connection, Events(), unreadable=found.unreadable, grace_s=0
             )
         assert [o.name for o in result.failed] == [first.name]
         assert [vm.powered_on for vm in rig.ours(connection, "stays")] == [True, False]

@@ -79,30 +79,24 @@ func (lab *Lab) addVMs(w http.ResponseWriter, r *http.Request) {
 
 // actOnVM arranges trouble for a guest; but for the last three, the VM may come later.
 func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
-	name := r.PathValue("name")
-	switch r.PathValue("action") {
-	case "no-ip":
-		lab.guests.silence(name)
-		if vm := lab.vmNamed(name); vm != nil {
+	name, action := r.PathValue("name"), r.PathValue("action")
+	vm := lab.vmNamed(name)
+	switch action {
+	case string(noIP), string(isolated), string(noNetworkConfig), string(failsCustomization):
+		lab.guests.order(guestTrouble(action), name)
+		if action == string(noIP) && vm != nil {
 			lab.dropAddress(vm)
 		}
-	case "isolated":
-		lab.guests.isolate(name)
-	case "no-network-config":
-		lab.guests.ignoreNetwork(name)
-	case "fail-customization":
-		lab.guests.failCustomization(name)
 	case "unplug", "inaccessible", "accessible":
-		vm := lab.vmNamed(name)
 		if vm == nil {
 			refuse(w, http.StatusNotFound, fmt.Errorf("there is no VM '%s'", name))
 			return
 		}
-		lab.actOnPresent(vm, r.PathValue("action"))
+		lab.actOnPresent(vm, action)
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf(
 			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, unplug, inaccessible and accessible",
-			r.PathValue("action")))
+			action))
 		return
 	}
 	reply(w, done)

@@ -12,12 +12,18 @@ type guestSettings struct {
 	sync.Mutex
 	pending map[ref]*types.CustomizationSpec
 	applied map[ref]instance
-	noIP    map[string]bool
-	failing map[string]bool
-
-	isolated  map[string]bool // the first card's network is out of everybody's reach
-	noNetwork map[string]bool // its cloud-init leaves the network alone
+	ordered map[string]map[guestTrouble]bool
 }
+
+// guestTrouble is what the control endpoint can order for a guest, by the name it has there.
+type guestTrouble string
+
+const (
+	noIP               guestTrouble = "no-ip"
+	isolated           guestTrouble = "isolated"          // the first card's network is out of everybody's reach
+	noNetworkConfig    guestTrouble = "no-network-config" // its cloud-init leaves the network alone
+	failsCustomization guestTrouble = "fail-customization"
+)
 
 // instance is what cloud-init did at the first boot of an instance id; it does it once.
 type instance struct {
@@ -28,8 +34,7 @@ type instance struct {
 func newGuestSettings() *guestSettings {
 	return &guestSettings{
 		pending: map[ref]*types.CustomizationSpec{}, applied: map[ref]instance{},
-		noIP: map[string]bool{}, failing: map[string]bool{},
-		isolated: map[string]bool{}, noNetwork: map[string]bool{},
+		ordered: map[string]map[guestTrouble]bool{},
 	}
 }
 
@@ -53,7 +58,7 @@ func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
 func (g *guestSettings) network(vm ref, name string, metadata *cloudInit) *netplan {
 	g.Lock()
 	defer g.Unlock()
-	if g.noNetwork[name] {
+	if g.ordered[name][noNetworkConfig] {
 		return nil
 	}
 	if metadata == nil {
@@ -66,46 +71,19 @@ func (g *guestSettings) network(vm ref, name string, metadata *cloudInit) *netpl
 	return g.applied[vm].plan
 }
 
-func (g *guestSettings) hasNoIP(name string) bool {
+func (g *guestSettings) has(trouble guestTrouble, name string) bool {
 	g.Lock()
 	defer g.Unlock()
-	return g.noIP[name]
+	return g.ordered[name][trouble]
 }
 
-func (g *guestSettings) failsCustomization(name string) bool {
+func (g *guestSettings) order(trouble guestTrouble, name string) {
 	g.Lock()
 	defer g.Unlock()
-	return g.failing[name]
-}
-
-func (g *guestSettings) isIsolated(name string) bool {
-	g.Lock()
-	defer g.Unlock()
-	return g.isolated[name]
-}
-
-func (g *guestSettings) isolate(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.isolated[name] = true
-}
-
-func (g *guestSettings) ignoreNetwork(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.noNetwork[name] = true
-}
-
-func (g *guestSettings) silence(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.noIP[name] = true
-}
-
-func (g *guestSettings) failCustomization(name string) {
-	g.Lock()
-	defer g.Unlock()
-	g.failing[name] = true
+	if g.ordered[name] == nil {
+		g.ordered[name] = map[guestTrouble]bool{}
+	}
+	g.ordered[name][trouble] = true
 }
 
 func (g *guestSettings) forget(vm ref, name string) {
@@ -113,8 +91,5 @@ func (g *guestSettings) forget(vm ref, name string) {
 	defer g.Unlock()
 	delete(g.pending, vm)
 	delete(g.applied, vm)
-	delete(g.noIP, name)
-	delete(g.failing, name)
-	delete(g.isolated, name)
-	delete(g.noNetwork, name)
+	delete(g.ordered, name)
 }

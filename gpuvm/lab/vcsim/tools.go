@@ -55,7 +55,7 @@ func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachin
 
 func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine, customization *types.CustomizationSpec) {
 	if customization != nil {
-		failed := lab.guests.failsCustomization(lab.nameOf(vm.Self))
+		failed := lab.guests.has(failsCustomization, lab.nameOf(vm.Self))
 		if !failed {
 			lab.connectCards(ctx, vm, true)
 		}
@@ -76,7 +76,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 		}
 	}
 	leased := lab.addresses.lease(vm.Self, found)
-	if lab.guests.isIsolated(name) && len(leased) > 0 {
+	if lab.guests.has(isolated, name) && len(leased) > 0 {
 		leased[0].address = lab.addresses.outOfReach(leased[0].address)
 	}
 	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), leased)
@@ -84,7 +84,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 
 // reportGuest publishes what Tools in a running guest report (R10).
 func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, hostName string, leased []cardInfo) {
-	silent := lab.guests.hasNoIP(lab.nameOf(vm.Self))
+	silent := lab.guests.has(noIP, lab.nameOf(vm.Self))
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		if m.Runtime.PowerState != poweredOn {
 			return // it went off in this very moment

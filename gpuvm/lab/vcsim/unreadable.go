@@ -32,7 +32,7 @@ func (u *unreadable) set(vm ref, away bool) {
 }
 
 func (u *unreadable) hides(self ref, path string) bool {
-	first := path[:len(path)-len(strings.TrimLeft(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))]
+	first, _, _ := strings.Cut(path, ".")
 	switch first {
 	case "config", "guest", "layout", "layoutEx", "snapshot", "environmentBrowser":
 		return u.has(self)
