@@ -21,7 +21,7 @@ from gpuvm.cli.session import confirm, open_session
 from gpuvm.cli.state import State
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
-from gpuvm.inventory import VM, Deployment, MoRef, UnreadableVM
+from gpuvm.inventory import Deployment, MoRef
 from gpuvm.vsphere import Coming
 
 

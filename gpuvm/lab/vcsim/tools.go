@@ -190,7 +190,7 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 // unplug takes a VM's network cards off their network, now and at power-on, as an edit in the vSphere
 // Client does; DHCP is not heard then.
 func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
-	lab.guests.silence(lab.nameOf(vm.Self))
+	lab.guests.order(noIP, lab.nameOf(vm.Self))
 	lab.connectCards(lab.context(nil), vm, false)
 	lab.dropAddress(vm)
 }
