@@ -385,3 +385,12 @@ class Inventory:
 
 
 _CONNECTION = {"notResponding": "not responding"}
+
+
+@dataclass(frozen=True)
+class Licence:
+    """``expires`` is a date as text, None for one that never does or does not say."""
+
+    name: str
+    expires: str | None = None
+    expired: bool = False

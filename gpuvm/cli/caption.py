@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 
 from gpuvm import data as data_files
-from gpuvm import results, spec, workload
-from gpuvm.cli import members, output, wish
+from gpuvm import results, runs, spec
+from gpuvm.cli import output, spec_options, targets
 from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import BadInput, PreflightRefused, RunError
 from gpuvm.guest import Endpoint
+from gpuvm.runs import Workload
 from gpuvm.settings import GuestSettings
-from gpuvm.workload import Workload
 
 WORKLOAD = "captioning"
 BAD_INPUT = 2
@@ -61,15 +61,15 @@ def caption(
     for image in images:
         if not image.is_file():
             raise BadInput(f"{image}: no such file")
-    question = _Question(workload.find(WORKLOAD), _model(record), images, beam)
+    question = _Question(runs.find(WORKLOAD), _model(record), images, beam)
     if on is None:
         told = question.here()
     else:
         wanted = spec.load(file, name=deployment)
         with open_session(ctx, context) as session:
-            members.require_key(session.context)
-            inventory = wish.read_inventory(session, wanted)
-            member = members.running(session, inventory, wanted, [on], every=False)[0]
+            targets.require_key(session.context)
+            inventory = spec_options.read_inventory(session, wanted)
+            member = targets.running(session, inventory, wanted, [on], every=False)[0]
         told = question.on(member.endpoint, session.context.guest)
     if not ctx.ensure_object(State).json:
         for image, said in zip(images, told, strict=True):
@@ -117,13 +117,13 @@ class _Question:
         model = data_files.folder(self.model, self._model_files(), "model")
         pictures = {f"picture-{n:04d}{i.suffix}": i for n, i in enumerate(self.images)}
         inputs: dict[str, Path | dict[str, Path]] = {model.place: model.source}
-        words = [*pictures, "--run", f"{workload.DATA}/{model.place}"]
+        words = [*pictures, "--run", f"{runs.DATA}/{model.place}"]
         weights = self._weights()
         if weights is not None:
             named = data_files.file(weights)
             inputs[named.place] = named.source
-            words += ["--vgg16-weights", f"{workload.DATA}/{named.place}"]
-        done = workload.ask(
+            words += ["--vgg16-weights", f"{runs.DATA}/{named.place}"]
+        done = runs.ask(
             self.program, self._asked(words), endpoint, settings, files=pictures, inputs=inputs
         )
         errors = done.stderr

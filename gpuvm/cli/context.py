@@ -7,7 +7,7 @@ import typer
 from gpuvm import settings
 from gpuvm.cli import output
 from gpuvm.cli.options import DebugOption, JsonOption
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 
 app = typer.Typer(
     invoke_without_command=True,

@@ -7,7 +7,7 @@ import typer
 from gpuvm import data
 from gpuvm.cli import output, progress
 from gpuvm.cli.options import DebugOption, JsonOption
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 from gpuvm.events import Events
 
 app = typer.Typer(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import accelerators, doctor, permissions, spec
-from gpuvm.cli import output, wish
+from gpuvm import accelerators, doctor, privileges, spec
+from gpuvm.cli import output, spec_options
 from gpuvm.cli.options import (
     AcceleratorOption,
     CloneModeOption,
@@ -24,12 +24,12 @@ from gpuvm.cli.options import (
     PlacementOption,
     TemplateOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.cli.state import State
 from gpuvm.doctor import Check, Patient, Prospect
 from gpuvm.errors import BadInput, ExitCode
 from gpuvm.inventory import Inventory
-from gpuvm.permissions import Wanted
+from gpuvm.privileges import Wanted
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
 
@@ -86,7 +86,7 @@ def examine(
         network=network,
     )
     with open_session(ctx, context) as session:
-        inventory = wish.read_inventory(session, wanted)
+        inventory = spec_options.read_inventory(session, wanted)
         prospect = doctor.prospect_of(wanted, inventory)
         patient = Patient(
             wanted,
@@ -116,11 +116,11 @@ def _write(file: Path, account: dict[str, Any]) -> None:
 
 
 def _asked(wanted: spec.ClusterSpec, inventory: Inventory, prospect: Prospect) -> Wanted:
-    return permissions.together(
-        permissions.to_provision(wanted, inventory, prospect.used),
-        permissions.to_cancel(prospect.used),
-        permissions.to_move(wanted, inventory),
-        permissions.to_prepare_hosts(inventory),
+    return privileges.together(
+        privileges.to_provision(wanted, inventory, prospect.used),
+        privileges.to_cancel(prospect.used),
+        privileges.to_move(wanted, inventory),
+        privileges.to_prepare_hosts(inventory),
     )
 
 

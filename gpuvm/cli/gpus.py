@@ -6,10 +6,10 @@ from typing import Any
 import typer
 
 from gpuvm import spec
-from gpuvm.cli import output, wish
+from gpuvm.cli import output, spec_options
 from gpuvm.cli.options import ClusterOption, ContextOption, DebugOption, FileOption, JsonOption
+from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.cli.state import State
 from gpuvm.devices import GPU
 from gpuvm.inventory import Host, Inventory
 
@@ -34,7 +34,7 @@ def gpus(
     """
     wanted = spec.load(file, cluster=cluster)
     with open_session(ctx, context) as session:
-        inventory = wish.read_inventory(session, wanted)
+        inventory = spec_options.read_inventory(session, wanted)
     if not ctx.ensure_object(State).json:
         _show(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from gpuvm import settings, spec
 from gpuvm.cli import output
 from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm.cli.output import State
 from gpuvm.cli.session import announce, connected, interactive
-from gpuvm.cli.state import State
 from gpuvm.errors import BadInput
-from gpuvm.resources import resource
+from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
 
 

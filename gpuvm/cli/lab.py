@@ -10,7 +10,7 @@ import typer
 from gpuvm import lab
 from gpuvm.cli import output, progress
 from gpuvm.cli.options import DebugOption, JsonOption
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 from gpuvm.events import Events
 from gpuvm.lab import LabOptions, LabStatus
 

@@ -29,7 +29,7 @@ from gpuvm.cli import (
     teardown,
 )
 from gpuvm.cli import context as context_command
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
 
 

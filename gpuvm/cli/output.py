@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpuvm.cli.state import State
 from gpuvm.errors import (
     ExitCode,
     GpuvmError,
@@ -39,6 +38,14 @@ def _console(*, stderr: bool) -> Console:
 
 
 stdout, stderr = _console(stderr=False), _console(stderr=True)
+
+
+@dataclass
+class State:
+    json: bool = False
+    debug: bool = False
+    vcenter: str | None = None
+    """Set once it is known, so that the JSON envelope names it too."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import lifecycle, spec
-from gpuvm.cli import output, progress, wish
+from gpuvm.cli import output, progress, spec_options
 from gpuvm.cli.gpus import described
 from gpuvm.cli.options import (
     ClusterOption,
@@ -17,8 +17,8 @@ from gpuvm.cli.options import (
     JsonOption,
     YesOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.session import confirm, open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import BadInput, ExitCode, GpuvmError
 from gpuvm.events import Events
 from gpuvm.lifecycle import Switched
@@ -153,7 +153,9 @@ def _switch(
     events = Events()
     command = f"passthrough {'enable' if how.enabled else 'disable'}"
     with open_session(ctx, context) as session:
-        chosen = lifecycle.choose_hosts(names, wish.read_inventory(session, wanted), how.gpus)
+        chosen = lifecycle.choose_hosts(
+            names, spec_options.read_inventory(session, wanted), how.gpus
+        )
         question = f"{command} on {', '.join(host.name for host in chosen)}"
         if how.reboot:
             moved = lifecycle.moved_first(
@@ -168,7 +170,7 @@ def _switch(
             switched = lifecycle.switch_passthrough(
                 chosen,
                 session.vsphere,
-                lambda: wish.read_inventory(session, wanted),
+                lambda: spec_options.read_inventory(session, wanted),
                 events,
                 enabled=how.enabled,
                 gpus=how.gpus,

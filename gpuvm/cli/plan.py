@@ -3,7 +3,7 @@
 import typer
 
 from gpuvm import accelerators, spec
-from gpuvm.cli import output, wish
+from gpuvm.cli import output, spec_options
 from gpuvm.cli.options import (
     AcceleratorOption,
     CloneModeOption,
@@ -21,8 +21,8 @@ from gpuvm.cli.options import (
     ScaleDownOption,
     TemplateOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import ExitCode
 
 
@@ -70,9 +70,9 @@ def plan(
         network=network,
     )
     with open_session(ctx, context) as session:
-        made = wish.make_plan(session, wanted, scale_down=scale_down)
+        made = spec_options.make_plan(session, wanted, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
-        wish.show_plan(made)
+        spec_options.show_plan(made)
         output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
-    output.finish(ctx, output.Result("plan", wish.described(made), code))
+    output.finish(ctx, output.Result("plan", spec_options.described(made), code))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, planner, spec
-from gpuvm.cli import output, progress, wish
+from gpuvm.cli import output, progress, spec_options
 from gpuvm.cli.options import (
     ClusterOption,
     ContextOption,
@@ -17,9 +17,9 @@ from gpuvm.cli.options import (
     VMArgument,
     YesOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.provision import Until, UntilOption, described, show_result
 from gpuvm.cli.session import confirm, open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
@@ -52,13 +52,13 @@ def start(
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
-        inventory = wish.read_inventory(session, wanted)
+        inventory = spec_options.read_inventory(session, wanted)
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
         planner.check_readable(away)
         plan = planner.plan_start(chosen, wanted, inventory)
         if not state.json:
-            wish.show_plan(plan)
+            spec_options.show_plan(plan)
         with progress.shown(events, state):
             result = lifecycle.provision(
                 plan, session.vsphere, session.context, events, until=until.value

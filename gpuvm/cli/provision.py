@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, lifecycle, spec
-from gpuvm.cli import output, progress, wish
+from gpuvm.cli import output, progress, spec_options
 from gpuvm.cli.options import (
     AcceleratorOption,
     CloneModeOption,
@@ -26,8 +26,8 @@ from gpuvm.cli.options import (
     TemplateOption,
     YesOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.session import confirm, open_session
-from gpuvm.cli.state import State
 from gpuvm.events import Events
 from gpuvm.lifecycle import ApplyResult, Recorder
 
@@ -102,16 +102,16 @@ def provision(
     events = Events(record)
     with open_session(ctx, context) as session, contextlib.closing(record):
         if create_snapshot:
-            wish.ensure_snapshot(session, wanted, yes=yes)
+            spec_options.ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):
-            plan = wish.make_plan(session, wanted, scale_down=scale_down)
+            plan = spec_options.make_plan(session, wanted, scale_down=scale_down)
         if not state.json:
-            wish.show_plan(plan)
+            spec_options.show_plan(plan)
         if plan.changes:
             if not confirm(session.context, "Go on?", yes=yes):
                 output.declined(ctx, "provision")
                 return
-            wish.restore_template(session, plan)
+            spec_options.restore_template(session, plan)
             record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
         with progress.shown(events, state):
             result = lifecycle.provision(

@@ -7,9 +7,9 @@ import typer
 
 from gpuvm import report as reports
 from gpuvm import results
-from gpuvm.cli import output, summary
+from gpuvm.cli import output, run_summary
 from gpuvm.cli.options import DebugOption, JsonOption
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 
 
 def report(
@@ -39,7 +39,7 @@ def report(
     page = html or record.dir / "report.html"
     reports.write_html(data, page)
     if not ctx.ensure_object(State).json:
-        output.stdout.print(summary.of(data))
+        output.stdout.print(run_summary.of(data))
         output.line(f"report: {page}")
-    shown = summary.as_json(data) | {"html": str(page)}
+    shown = run_summary.as_json(data) | {"html": str(page)}
     output.finish(ctx, output.Result("report", shown))

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gpuvm import data as data_files
-from gpuvm import lifecycle, report, results, spec, workload
-from gpuvm.cli import members, output, summary, sweeping, wish
-from gpuvm.cli.follow import Follower
+from gpuvm import lifecycle, report, results, runs, spec
+from gpuvm.cli import output, run_summary, spec_options, sweeping, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -16,14 +15,15 @@ from gpuvm.cli.options import (
     JsonOption,
     NameOption,
 )
+from gpuvm.cli.output import State
+from gpuvm.cli.progress import Follower
 from gpuvm.cli.session import open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import BadInput
 from gpuvm.events import Events
 from gpuvm.inventory import Inventory
 from gpuvm.report import ReportData
+from gpuvm.runs import Member
 from gpuvm.spec import ClusterSpec
-from gpuvm.workload import Member
 
 
 def run(
@@ -73,7 +73,7 @@ def run(
 
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
-    chosen, arguments = workload.find(name), arguments or []
+    chosen, arguments = runs.find(name), arguments or []
     shared = sweeping.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
     if sweep:
@@ -81,9 +81,9 @@ def run(
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
-        members.require_key(session.context)
-        inventory = wish.read_inventory(session, wanted, asking=())
-        taking_part = members.running(session, inventory, wanted, vms, every=distributed or shared)
+        targets.require_key(session.context)
+        inventory = spec_options.read_inventory(session, wanted, asking=())
+        taking_part = targets.running(session, inventory, wanted, vms, every=distributed or shared)
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
@@ -96,7 +96,7 @@ def run(
         output.line(f"run {record.run_id}: {chosen.name} on {where}")
     events = Events(record.sink)
     with Follower(events, state) as follower:
-        workload.run(
+        runs.run(
             chosen,
             arguments,
             taking_part,
@@ -118,7 +118,7 @@ def run(
     output.finish(ctx, output.Result("run", _described(record, data)))
 
 
-def _with_data(arguments: Sequence[str]) -> tuple[list[str], workload.Inputs]:
+def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
     """Arguments such as @vgg19 as the guests will have them, and what to push for them."""
     inputs, replaced = {}, []
     for argument in arguments:
@@ -127,7 +127,7 @@ def _with_data(arguments: Sequence[str]) -> tuple[list[str], workload.Inputs]:
             replaced.append(argument)
         else:
             inputs[named.place] = named.source
-            replaced.append(f"{named.option}{workload.DATA}/{named.place}")
+            replaced.append(f"{named.option}{runs.DATA}/{named.place}")
     return replaced, inputs
 
 
@@ -177,7 +177,7 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
 
 
 def _show(record: results.Run, data: ReportData) -> None:
-    output.stdout.print(summary.of(data))
+    output.stdout.print(run_summary.of(data))
     output.line(f"results: {record.dir}")
 
 

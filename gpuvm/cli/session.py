@@ -10,7 +10,7 @@ import typer
 
 from gpuvm import settings, vsphere
 from gpuvm.cli import output
-from gpuvm.cli.state import State
+from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
 from gpuvm.settings import Context, Insecure
 from gpuvm.vsphere import VSphere

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest, lifecycle, planner, spec
-from gpuvm.cli import output, wish
+from gpuvm.cli import output, spec_options
 from gpuvm.cli.options import (
     ClusterOption,
     ContextOption,
@@ -20,8 +20,8 @@ from gpuvm.cli.options import (
     NameOption,
     PerHostOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 
@@ -75,7 +75,7 @@ def status(
     wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
     given = _given(file)
     with open_session(ctx, context) as session:
-        inventory = wish.read_inventory(session, wanted, asking=())
+        inventory = spec_options.read_inventory(session, wanted, asking=())
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(given or hosts or per_host))

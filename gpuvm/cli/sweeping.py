@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpuvm.errors import BadInput, RunError
 from gpuvm.results import Run
-from gpuvm.workload import Member, Workload
+from gpuvm.runs import Member, Workload
 
 SWEEPS = "style_transfer"
 SHARE = "--cells"

@@ -16,9 +16,9 @@ from gpuvm.cli.options import (
     NameOption,
     YesOption,
 )
+from gpuvm.cli.output import State
 from gpuvm.cli.provision import described
 from gpuvm.cli.session import confirm, open_session
-from gpuvm.cli.state import State
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import Deployment, MoRef

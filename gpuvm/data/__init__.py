@@ -8,7 +8,7 @@ names such a file or folder; guests get it once, by content.
 """
 
 from gpuvm.data.catalogue import BY_HAND, KNOWN, ByHand, Entry, Known
-from gpuvm.data.fetching import fetch, here, is_right, names
+from gpuvm.data.checksums import fetch, here, is_right, names
 from gpuvm.data.naming import Named, file, folder, known_file, resolve
 
 __all__ = [

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuvm.data import digests
+from gpuvm.data import checksums
 from gpuvm.data.catalogue import BY_HAND, KNOWN, ByHand, Known
-from gpuvm.data.fetching import is_right
+from gpuvm.data.checksums import is_right
 from gpuvm.errors import BadInput, NotFound
 
 
@@ -36,11 +36,11 @@ def resolve(argument: str) -> Named | None:
 
 def folder(root: Path, files: dict[str, Path], name: str, option: str = "") -> Named:
     """These files below ``root``, for the guest a folder of that name."""
-    return Named(f"{digests.content_of_folder(root, files)}/{name}", files, option)
+    return Named(f"{checksums.content_of_folder(root, files)}/{name}", files, option)
 
 
 def file(path: Path, option: str = "") -> Named:
-    return Named(f"{digests.content(path)}/{path.name}", path, option)
+    return Named(f"{checksums.content(path)}/{path.name}", path, option)
 
 
 def known_file(name: str) -> Path:
@@ -65,7 +65,7 @@ def _path(value: str) -> Path:
 def _named(source: Path, value: str, option: str) -> Named:
     if not source.is_dir():
         return file(source, option)
-    files = digests.files_below(source)
+    files = checksums.files_below(source)
     if not files:
         raise BadInput(f"{value}: there is no file in this folder")
     return folder(source, files, source.resolve().name or "data", option)

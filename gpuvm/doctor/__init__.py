@@ -9,10 +9,10 @@ Pure, like the planner: what is judged here was read before. A new check is one 
 
 from collections.abc import Callable, Iterator
 
-from gpuvm.doctor import account, planned, site, template, vcenter
+from gpuvm.doctor import checks
 from gpuvm.doctor.anonymous import anonymous
 from gpuvm.doctor.model import Check, Level, Patient
-from gpuvm.doctor.prospect import Prospect, prospect_of
+from gpuvm.doctor.trial_plan import Prospect, prospect_of
 
 __all__ = ["Check", "Level", "Patient", "Prospect", "anonymous", "examine", "prospect_of"]
 
@@ -20,8 +20,8 @@ __all__ = ["Check", "Level", "Patient", "Prospect", "anonymous", "examine", "pro
 def examine(patient: Patient) -> tuple[Check, ...]:
     """All checks, in the order in which things are needed; the same thing is said once."""
     told: list[Check] = []
-    for checks in _CHECKS:
-        told += [check for check in checks(patient) if not any(_covers(t, check) for t in told)]
+    for find in _CHECKS:
+        told += [check for check in find(patient) if not any(_covers(t, check) for t in told)]
     return tuple(told)
 
 
@@ -33,15 +33,15 @@ def _covers(earlier: Check, check: Check) -> bool:
 
 
 _CHECKS: tuple[Callable[[Patient], Iterator[Check]], ...] = (
-    vcenter.version,
-    vcenter.tls,
-    vcenter.licences,
-    account.privileges,
-    site.hosts,
-    site.gpus,
-    site.vgpu,
-    site.unseen,
-    template.templates,
-    planned.choices,
-    planned.plan,
+    checks.version,
+    checks.tls,
+    checks.licences,
+    checks.account_privileges,
+    checks.hosts,
+    checks.gpus,
+    checks.vgpu,
+    checks.unseen,
+    checks.templates,
+    checks.choices,
+    checks.plan,
 )

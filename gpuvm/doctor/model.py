@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuvm.doctor.prospect import Prospect
-from gpuvm.inventory import Inventory, MoRef
-from gpuvm.licences import Licence
+from gpuvm.doctor.trial_plan import Prospect
+from gpuvm.inventory import Inventory, Licence, MoRef
 from gpuvm.spec import ClusterSpec
 
 Level = Literal["ok", "warning", "failure"]

@@ -9,11 +9,12 @@ Library errors of paramiko do not leave this package: they become those of gpuvm
 
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint
-from gpuvm.guest.hostkeys import forget as forget_host_keys
 from gpuvm.guest.keys import ensure_key_pair
+from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import Ended, News, Process, StillThere, end_all, follow, launch
 from gpuvm.guest.readiness import Expected, Ready, look_at_gpus, wait_ready
 from gpuvm.guest.ssh import Finished, Guest, Held, connect
+from gpuvm.guest.transfer import fetch, push
 
 __all__ = [
     "METADATA",
@@ -31,10 +32,12 @@ __all__ = [
     "connect",
     "end_all",
     "ensure_key_pair",
+    "fetch",
     "follow",
     "forget_host_keys",
     "launch",
     "look_at_gpus",
+    "push",
     "user_data",
     "wait_ready",
     "with_network",

@@ -22,7 +22,7 @@ from gpuvm.errors import (
     GuestUnreachable,
     HostKeyMismatch,
 )
-from gpuvm.guest import hostkeys
+from gpuvm.guest import keys
 
 CONNECT_S, BANNER_S, LOGIN_S = 10.0, 15.0, 30.0
 KEEPALIVE_S = 15
@@ -79,7 +79,7 @@ def open_transport(endpoint: Endpoint, timeout_s: float) -> tuple[Endpoint, para
 
 
 def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
-    pinned = hostkeys.known(endpoint.identity, endpoint.host_keys)
+    pinned = keys.known(endpoint.identity, endpoint.host_keys)
     with _unreachable(endpoint):
         where = (endpoint.address, endpoint.port)
         transport = _transport(socket.create_connection(where, min(timeout_s, CONNECT_S)))
@@ -87,13 +87,13 @@ def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
         close_if_refused.callback(transport.close)
         with _unreachable(endpoint):
             options = transport.get_security_options()
-            options.key_types = hostkeys.preferred(pinned, tuple(options.key_types))
+            options.key_types = keys.preferred(pinned, tuple(options.key_types))
             transport.start_client(timeout=min(timeout_s, BANNER_S))
             shown = transport.get_remote_server_key()
             first_use = _check_host_key(endpoint, pinned, shown)
             _log_in(transport, endpoint)
         if first_use:
-            hostkeys.keep(endpoint.identity, (_line(shown),))
+            keys.keep(endpoint.identity, (_line(shown),))
         close_if_refused.pop_all()
     transport.set_keepalive(KEEPALIVE_S)
     return transport

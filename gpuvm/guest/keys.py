@@ -3,11 +3,13 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gpuvm import paths
 from gpuvm.errors import BadInput
 from gpuvm.settings import Context
 
@@ -51,3 +53,42 @@ def _public_half(file: Path) -> str:
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
     return public.decode("ascii")
+
+
+_RSA = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+def known(identity: str, published: Sequence[str]) -> tuple[str, ...]:
+    """The published keys (type and base64, comments dropped), else the one kept at first use."""
+    keys = tuple(" ".join(key.split()[:2]) for key in published)
+    if keys:
+        return keys
+    file = _file(identity)
+    return tuple(file.read_text(encoding="ascii").splitlines()) if file.exists() else ()
+
+
+def preferred(keys: Sequence[str], algorithms: Sequence[str]) -> tuple[str, ...]:
+    """The algorithms, those of the keys first: a server has several keys and shows one."""
+    types = [key.split()[0] for key in keys]
+    first = [a for kind in types for a in (_RSA if kind == "ssh-rsa" else (kind,))]
+    return tuple(sorted(algorithms, key=lambda algorithm: algorithm not in first))
+
+
+def keep(identity: str, keys: Sequence[str]) -> None:
+    file = _file(identity)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+
+
+def forget(instance_uuid: str) -> None:
+    """All generations of the VM; nothing kept is fine."""
+    for file in _folder().glob(f"{instance_uuid}-*"):
+        file.unlink(missing_ok=True)
+
+
+def _file(identity: str) -> Path:
+    return _folder() / identity
+
+
+def _folder() -> Path:
+    return paths.state_dir() / "host-keys"

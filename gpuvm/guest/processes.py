@@ -4,7 +4,7 @@
     for seen in follow(guest, python, directory, offsets): ...
     end_all(guest, python, mark)
 
-``python`` is the guest's own; what it runs for us is in ``gpuvm.guest.inside``.
+``python`` is the guest's own; what it runs for us is in ``gpuvm.guest.scripts``.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuvm.errors import GuestError, GuestUnreachable
-from gpuvm.guest import inside
+from gpuvm.guest import scripts
 from gpuvm.guest.ssh import Guest
 
 STDOUT, STDERR = "out/stdout.log", "out/stderr.log"
@@ -66,7 +66,7 @@ def launch(guest: Guest, python: str, process: Process) -> None:
         "without": list(process.without),
         "files": [STDOUT, STDERR, *process.anew],
     }
-    command = inside.command(python, "launch")
+    command = scripts.command(python, "launch")
     guest.run(command, timeout_s=60, stdin=json.dumps(task).encode(), what="launch")
 
 
@@ -78,7 +78,7 @@ def follow(
     Raises GuestUnreachable when the connection breaks; the program goes on, and following can go
     on over another connection from the last offsets.
     """
-    command = inside.command(python, "follow", directory, json.dumps(dict(offsets)))
+    command = scripts.command(python, "follow", directory, json.dumps(dict(offsets)))
     for line in guest.stream(command, silent_s=SILENT_S):
         said = json.loads(line)
         if "exit" in said:
@@ -97,7 +97,7 @@ def end_all(guest: Guest, python: str, mark: str) -> None:
 
     Raises GuestError naming the process ids that survive even SIGKILL.
     """
-    command = inside.command(python, "kill", f"{MARK}={mark}")
+    command = scripts.command(python, "kill", f"{MARK}={mark}")
     survivors = guest.run(command, timeout_s=60, what="kill").stdout.split()
     if survivors:
         raise GuestError(f"{guest.name}: these processes cannot be ended: {', '.join(survivors)}")

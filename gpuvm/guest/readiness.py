@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gpuvm.errors import GuestError, GuestUnreachable, NotReady
 from gpuvm.events import Events
-from gpuvm.guest import inside
+from gpuvm.guest import scripts
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.ssh import Finished, Guest, connect
 from gpuvm.settings import GuestSettings
@@ -236,9 +236,9 @@ def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> Unmet | None:
 
 
 def _compute(guest: Guest, waiting: _Waiting, kind: str) -> tuple[dict[str, str], Unmet | None]:
-    """What inside/uses_gpu.py printed, or why it could not compute at all."""
+    """What check_tensorflow.py printed, or why it could not compute at all."""
     python = waiting.expected.settings.python
-    command = inside.command(python, "uses_gpu", kind)
+    command = scripts.command(python, "check_tensorflow", kind)
     done = guest.run(command, timeout_s=waiting.left(600), check=False, what="TensorFlow's matmul")
     if done.exit_status == NO_SUCH_PROGRAM:
         return {}, Unmet(f"there is no program {python}")
@@ -262,7 +262,7 @@ _DRIVER_HINTS = (
     ),
     (r"libcuda", "the NVIDIA driver's libraries are missing in the template (docs/template.md)"),
 )
-"""By what inside/uses_gpu.py tells of the driver, or TensorFlow's own text."""
+"""By what check_tensorflow.py tells of the driver, or TensorFlow's own text."""
 
 GPUS = Requirement(
     "the guest's GPUs are those of the plan",

@@ -13,16 +13,14 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import paramiko
 import stamina
 
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest import transfer
 from gpuvm.guest.connection import Endpoint, open_transport
 
 CHUNK = 1 << 16
@@ -153,20 +151,6 @@ class Guest:
             yield Held(channel)
             channel.shutdown_write()
             self._status(channel, time.monotonic() + silent_s)
-
-    def push(self, files: Mapping[str, Path | bytes], remote_dir: str) -> None:
-        """Writes the files below ``remote_dir`` in one stream; parent folders are made.
-
-        Raises CommandFailed, such as for a full disk.
-        """
-        transfer.push(self, files, remote_dir)
-
-    def fetch(self, remote_dir: str, local_dir: Path) -> list[Path]:
-        """Copies a folder's files here in one stream; size and SHA-256 of each are compared.
-
-        Raises GuestError when what arrived is not what was there.
-        """
-        return transfer.fetch(self, remote_dir, local_dir)
 
     def _channel(self) -> contextlib.AbstractContextManager[paramiko.Channel]:
         return contextlib.closing(self._transport.open_session(timeout=GRACE_S))

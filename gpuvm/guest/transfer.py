@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, BinaryIO
 
 from gpuvm.errors import CommandFailed, GuestError
-
-if TYPE_CHECKING:
-    from gpuvm.guest.ssh import Guest
+from gpuvm.guest.ssh import Guest
 
 CHUNK = 1 << 20
 SLOWEST = 1 << 20
@@ -33,8 +31,11 @@ class _There:
     sha256: str
 
 
-def push(guest: "Guest", files: Mapping[str, Path | bytes], remote_dir: str) -> None:
-    """See Guest.push."""
+def push(guest: Guest, files: Mapping[str, Path | bytes], remote_dir: str) -> None:
+    """Writes the files below ``remote_dir`` in one stream; parent folders are made.
+
+    Raises CommandFailed, such as for a full disk.
+    """
     folder = shlex.quote(remote_dir)
     with tempfile.TemporaryFile() as archive:
         _pack(files, archive)
@@ -49,8 +50,11 @@ def push(guest: "Guest", files: Mapping[str, Path | bytes], remote_dir: str) -> 
         )
 
 
-def fetch(guest: "Guest", remote_dir: str, local_dir: Path) -> list[Path]:
-    """See Guest.fetch. A file appears here whole or not at all."""
+def fetch(guest: Guest, remote_dir: str, local_dir: Path) -> list[Path]:
+    """Copies a folder's files here in one stream; size and SHA-256 of each are compared.
+
+    Raises GuestError when what arrived is not what was there.
+    """
     there = _listing(guest, remote_dir)
     size = sum(file.size for file in there.values())
     local_dir.mkdir(parents=True, exist_ok=True)
@@ -80,7 +84,7 @@ def _pack(files: Mapping[str, Path | bytes], archive: BinaryIO) -> None:
                     tar.addfile(entry, content)
 
 
-def _listing(guest: "Guest", remote_dir: str) -> dict[str, _There]:
+def _listing(guest: Guest, remote_dir: str) -> dict[str, _There]:
     command = (
         f"cd -- {shlex.quote(remote_dir)} && find . -type f -printf '%s %P\\0' && "
         "printf '\\0' && find . -type f -exec sha256sum -- {} +"
@@ -147,7 +151,7 @@ def _write(content: IO[bytes], there: _There, file: Path, guest: str) -> Path:
 
 
 def _checked(
-    guest: "Guest",
+    guest: Guest,
     command: str,
     what: str,
     timeout_s: float,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuvm.lab.control import LabOptions, down, up
     from gpuvm.lab.description import Timings
-    from gpuvm.lab.view import LabGuest, LabStatus, status
+    from gpuvm.lab.status import LabGuest, LabStatus, status
 
 _HOMES = {
     "LabGuest": "view",

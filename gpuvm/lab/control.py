@@ -19,12 +19,12 @@ from pathlib import Path
 from gpuvm import paths, settings
 from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
-from gpuvm.guest import hostkeys
-from gpuvm.lab import addresses, background, build, hypervisor
+from gpuvm.guest import keys
+from gpuvm.lab import addresses, build, daemons, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
-from gpuvm.lab.state import LabFolder, LabRecord, alone, lab_folder, write_private
-from gpuvm.lab.view import LabStatus, lives, owns_context, status
-from gpuvm.lifecycle.records import provisioning_record
+from gpuvm.lab.state_folder import LabFolder, LabRecord, alone, lab_folder, write_private
+from gpuvm.lab.status import LabStatus, lives, owns_context, status
+from gpuvm.results import provisioning_record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -72,7 +72,7 @@ def up(
                 _start(folder, binary, wish, options, lifeline)
             else:
                 _require_same(folder, wish)
-            background.start_supervisor(folder, lifeline)
+            daemons.start_supervisor(folder, lifeline)
         except BaseException:
             if fresh:
                 _remove(folder)
@@ -171,7 +171,7 @@ def _start(
                 address_block=block.block, ssh_port=block.free_port(), previous_context=previous
             )
         )
-        background.start_vcsim(folder, binary, block.reservation.fileno(), lifeline)
+        daemons.start_vcsim(folder, binary, block.reservation.fileno(), lifeline)
     finally:
         block.reservation.close()
 
@@ -205,12 +205,12 @@ def _remove(folder: LabFolder) -> None:
     """Guests go with their supervisor; those of one that was killed have died with it already."""
     record, told = folder.record(), folder.supervisor()
     if record is not None:
-        background.end(record.supervisor)
+        daemons.end(record.supervisor)
     for guest in told.guests if told is not None else ():
-        background.end(guest.process, signal.SIGKILL)
-        hostkeys.forget(guest.instance_uuid)
+        daemons.end(guest.process, signal.SIGKILL)
+        keys.forget(guest.instance_uuid)
     if record is not None:
-        background.end(record.vcsim)
+        daemons.end(record.vcsim)
     _forget_context(folder, record)
     _forget_provisioning(folder.description())
     hypervisor.remove_folder(folder.path)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
-from gpuvm.lab.catalogue import GPUModel, gpu_model
+from gpuvm.lab.gpu_models import GPUModel, gpu_model
 
 Seconds = Annotated[float, Field(ge=0)]
 Id16 = Annotated[int, Field(ge=0, le=0xFFFF)]

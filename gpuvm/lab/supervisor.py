@@ -24,8 +24,8 @@ from gpuvm.errors import GpuvmError, LabError
 from gpuvm.lab import hypervisor
 from gpuvm.lab.description import TOOLS
 from gpuvm.lab.guest import linux
-from gpuvm.lab.machine_room import Connected, Inbox, Lost, MachineRoom, Seen, Stop
-from gpuvm.lab.state import LabFolder, LabRecord
+from gpuvm.lab.guests import Connected, Inbox, Lost, MachineRoom, Seen, Stop
+from gpuvm.lab.state_folder import LabFolder, LabRecord
 
 _RECONNECT_S = 0.5
 _LOG = logging.getLogger("gpuvm.lab.supervisor")

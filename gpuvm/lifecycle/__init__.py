@@ -7,8 +7,8 @@
 Each VM's outcome is kept: one VM's failure does not stop the others.
 """
 
+from gpuvm.lifecycle.clone_request import endpoint
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome
 from gpuvm.lifecycle.passthrough import (
     Switched,
     choose_hosts,
@@ -18,12 +18,11 @@ from gpuvm.lifecycle.passthrough import (
 )
 from gpuvm.lifecycle.planning import make_plan, read_inventory, settled
 from gpuvm.lifecycle.provision import provision
-from gpuvm.lifecycle.records import Recorder, provisioning_record
-from gpuvm.lifecycle.requests import endpoint
+from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
 from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
 from gpuvm.lifecycle.stop import GRACE_S, stop
 from gpuvm.lifecycle.teardown import teardown, why_left
-from gpuvm.lifecycle.until import Until
+from gpuvm.results import Recorder, provisioning_record
 
 __all__ = [
     "GRACE_S",

@@ -11,10 +11,10 @@ from gpuvm import guest
 from gpuvm.devices import DynamicDevice, PassthroughDevice
 from gpuvm.errors import GpuvmError, VSphereError
 from gpuvm.events import Events
+from gpuvm.lifecycle.clone_request import endpoint
 from gpuvm.lifecycle.machine import Check, Machine, Seen
 from gpuvm.lifecycle.recovery import Recovery, if_told
-from gpuvm.lifecycle.requests import endpoint
-from gpuvm.lifecycle.until import Until
+from gpuvm.lifecycle.result import Until
 from gpuvm.planner import Plan
 from gpuvm.settings import Context
 from gpuvm.vsphere import VSphere

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from gpuvm.events import Events
 from gpuvm.lifecycle import deadlines
 from gpuvm.lifecycle.machine import Later, Machine, Stage
-from gpuvm.lifecycle.outcome import Outcome
-from gpuvm.lifecycle.until import Until
+from gpuvm.lifecycle.result import Outcome, Until
 from gpuvm.planner import Plan
 from gpuvm.vsphere import Board, Task, VSphere
 

@@ -10,7 +10,7 @@ from gpuvm.events import Events
 from gpuvm.lifecycle import looking
 from gpuvm.lifecycle.course import Course
 from gpuvm.lifecycle.machine import Machine
-from gpuvm.lifecycle.until import Until
+from gpuvm.lifecycle.result import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.vsphere import VSphere
 

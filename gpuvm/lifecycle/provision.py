@@ -14,11 +14,10 @@ from gpuvm.events import Events
 from gpuvm.inventory import MoRef
 from gpuvm.lifecycle import competing, looking
 from gpuvm.lifecycle.arriving import Arriving
+from gpuvm.lifecycle.clone_request import awaited, clone_request, networked
 from gpuvm.lifecycle.machine import Machine, Stage
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome
-from gpuvm.lifecycle.requests import awaited, clone_request, networked
+from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
 from gpuvm.lifecycle.teardown import teardown
-from gpuvm.lifecycle.until import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
 from gpuvm.vsphere import Change, Task, TaskEnded, TaskProgress, VMChanged, VSphere

@@ -19,7 +19,7 @@ from gpuvm.errors import (
 from gpuvm.inventory import Inventory
 from gpuvm.lifecycle import competing, deadlines, looking
 from gpuvm.lifecycle.machine import Machine, Stage
-from gpuvm.lifecycle.outcome import how_to_go_on
+from gpuvm.lifecycle.result import how_to_go_on
 from gpuvm.lifecycle.unknown import LOOK_S, Unknown
 from gpuvm.vsphere import Silence, Task
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable_outcome
+from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
 
 GRACE_S = 60.0

@@ -20,7 +20,7 @@ from gpuvm.errors import (
 from gpuvm.events import Events
 from gpuvm.inventory import UNREADABLE_HINT, VM, MoRef, UnreadableVM
 from gpuvm.lifecycle import looking
-from gpuvm.lifecycle.outcome import ApplyResult, Outcome, unreadable_outcome
+from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
 
 DEADLINE_S = 600.0

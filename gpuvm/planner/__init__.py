@@ -6,13 +6,13 @@
 The same wish again gives a plan that changes nothing.
 """
 
-from gpuvm.planner.deciding import check_readable, plan, replan_lost, unreadable
+from gpuvm.planner.allocations import without
 from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
-from gpuvm.planner.promises import without
+from gpuvm.planner.plan import check_readable, plan, replan_lost, unreadable
+from gpuvm.planner.restart import plan_start
 from gpuvm.planner.sameness import differences
-from gpuvm.planner.starting import plan_start
 
 __all__ = [
     "Action",

@@ -13,7 +13,7 @@ from gpuvm.devices import DynamicDevice
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, Inventory, VMTemplate
 from gpuvm.ownership import POLICY_KEY
-from gpuvm.planner import mmio, rooms
+from gpuvm.planner import capacity, mmio
 from gpuvm.spec import ClusterSpec
 
 
@@ -117,7 +117,7 @@ class _Comparison:
             return len(gpus) == len(self.vm.devices) and all(
                 fitting.fits(self.new, g) for g in gpus
             )
-        wanted = rooms.devices(self.new, host, gpus, self.inventory.gpus)
+        wanted = capacity.devices(self.new, host, gpus, self.inventory.gpus)
         return list(map(_kinds, wanted)) == list(map(_kinds, self.vm.devices))
 
     def _window(self, spec: ClusterSpec) -> int | None:

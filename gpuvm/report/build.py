@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpuvm.report import machines, phases, scores
-from gpuvm.report.device import device_note
+from gpuvm.report import phases, scores
 from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
-from gpuvm.report.reading import Lines
 from gpuvm.report.records import (
+    Lines,
     Manifest,
     PhaseEvent,
     Results,
@@ -19,6 +18,8 @@ from gpuvm.report.records import (
     read_timings,
 )
 from gpuvm.report.shards import shards
+from gpuvm.report.vms import curves as curves_of
+from gpuvm.report.vms import device_note, since_last_start, vm_report
 
 
 def build(run_dirs: Sequence[Path]) -> ReportData:
@@ -35,9 +36,9 @@ def _run(run_dir: Path) -> RunReport:
     manifest, events = read_manifest(run_dir), read_events(run_dir)
     lines = {vm.name: read_timings(run_dir / vm.name) for vm in manifest.vms}
     results = {vm.name: read_results(run_dir / vm.name) for vm in manifest.vms}
-    timings = {vm: machines.since_last_start(own.records) for vm, own in lines.items()}
+    timings = {vm: since_last_start(own.records) for vm, own in lines.items()}
     vms = tuple(
-        machines.machine(vm, lines[vm.name], run_dir / vm.name, manifest.error)
+        vm_report(vm, lines[vm.name], run_dir / vm.name, manifest.error)
         for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name))
     )
     names = [vm.name for vm in vms]
@@ -47,7 +48,7 @@ def _run(run_dir: Path) -> RunReport:
         *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),
     )
     vcenter = manifest.vcenter
-    curves = tuple(curve for vm in names for curve in machines.curves(vm, timings[vm]))
+    curves = tuple(curve for vm in names for curve in curves_of(vm, timings[vm]))
     return RunReport(
         dir=run_dir,
         run_id=manifest.run_id,

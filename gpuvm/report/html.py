@@ -10,11 +10,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from gpuvm.report.figures import loss_figures, timeline_figures
+from gpuvm.paths import resource
+from gpuvm.report.charts import loss_figures, timeline_figures
 from gpuvm.report.format import duration, figure, number, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
-from gpuvm.resources import resource
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from pyVmomi import vim
 from gpuvm.devices import Device
 from gpuvm.inventory import NIC, VM, MoRef, Network
 from gpuvm.ownership import POLICY_KEY
-from gpuvm.vsphere import devices, policies
-from gpuvm.vsphere.networking import connected
+from gpuvm.vsphere import pci_devices, policies
 
 USE_64BIT_MMIO = "pciPassthru.use64bitMMIO"
 MMIO_SIZE_GB = "pciPassthru.64bitMMIOSizeGB"
@@ -95,9 +94,9 @@ def repair_spec(vm: VM, request: CloneRequest, disks: Sequence[Any] = ()) -> Any
     options = {k: v for k, v in _options(request).items() if vm.extra_config.get(k, "") != v}
     later = {k: v for k, v in request.metadata.items() if vm.extra_config.get(k) != v}
     spec.extraConfig = _option_values(_kept(options, vm) | later)
-    spec.deviceChange = devices.changes(vm.devices, request.devices)
+    spec.deviceChange = pci_devices.changes(vm.devices, request.devices)
     if spec.deviceChange:
-        spec.deviceGroups = devices.groups(request.device_group)
+        spec.deviceGroups = pci_devices.groups(request.device_group)
     if request.storage_policy is not None and policies.is_due(vm, request.storage_policy):
         policies.apply_to(spec, request.storage_policy, disks, vm.foreign_disks)
         spec.extraConfig.extend(_option_values({POLICY_KEY: request.storage_policy}))
@@ -124,8 +123,8 @@ def _config(request: CloneRequest, reference: Any) -> Any:
         instanceUuid=request.instance_uuid,
         annotation=request.annotation,
         extraConfig=_option_values(_options(request) | _not_yet(request)),
-        deviceChange=devices.added(request.devices),
-        deviceGroups=devices.groups(request.device_group),
+        deviceChange=pci_devices.added(request.devices),
+        deviceGroups=pci_devices.groups(request.device_group),
     )
     if request.network is not None and request.nics:
         spec.deviceChange.append(connected(request.nics[0], request.network, reference))
@@ -170,3 +169,32 @@ def _option_values(options: dict[str, str]) -> list[Any]:
 
 def _mib(gib: float | None) -> int | None:
     return None if gib is None else round(gib * 1024)
+
+
+def connected(nic: NIC, network: Network, reference: Any) -> Any:
+    """The change that puts the template's card on ``network``, everything else about it kept."""
+    card = getattr(vim.vm.device, nic.kind)(key=nic.key, backing=_backing(network, reference))
+    card.connectable = vim.vm.device.VirtualDevice.ConnectInfo(
+        startConnected=True, allowGuestControl=True, connected=False
+    )
+    return vim.vm.device.VirtualDeviceSpec(operation="edit", device=card)
+
+
+def _backing(network: Network, reference: Any) -> Any:
+    """By what vCenter knows each kind of network; it refuses any other backing.
+
+    A distributed port group is named by its key and its switch, an opaque network by its id and
+    its type, a standard network by itself.
+    """
+    kinds = vim.vm.device.VirtualEthernetCard
+    if network.opaque_id is not None:
+        return kinds.OpaqueNetworkBackingInfo(
+            opaqueNetworkId=network.opaque_id, opaqueNetworkType=network.opaque_type
+        )
+    if network.portgroup_key is None:
+        named = reference(vim.Network, network.moref)
+        return kinds.NetworkBackingInfo(deviceName=network.name, network=named)
+    port = vim.dvs.PortConnection(
+        portgroupKey=network.portgroup_key, switchUuid=network.switch_uuid
+    )
+    return kinds.DistributedVirtualPortBackingInfo(port=port)

@@ -13,23 +13,22 @@ from pyVim import connect as pyvim
 from pyVmomi import vim, vmodl
 
 from gpuvm.errors import LoginRefused, Unreachable
-from gpuvm.inventory import VM, Deployment, Host, Inventory, MoRef, StoragePolicy, VCenter
-from gpuvm.licences import Licence
+from gpuvm.inventory import VM, Deployment, Host, Inventory, Licence, MoRef, StoragePolicy, VCenter
 from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
-from gpuvm.vsphere import gpus, hosts, licences, looking, policies, privileges, reading
-from gpuvm.vsphere.board import Board, Task
+from gpuvm.vsphere import gpus, host_passthrough, policies, privileges, read_inventory, tasks
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
+from gpuvm.vsphere.diagnosis import Silence, read_silence
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
-from gpuvm.vsphere.hosts import HostState
-from gpuvm.vsphere.looking import Coming
+from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
 from gpuvm.vsphere.session import SessionStub
-from gpuvm.vsphere.silence import Silence, read_silence
-from gpuvm.vsphere.snapshots import TemplateHandle, find_unfinished
+from gpuvm.vsphere.tasks import Coming
+from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
-from gpuvm.vsphere.watching import Machine, watch_machines
+from gpuvm.vsphere.updates import Board, Task
+from gpuvm.vsphere.vm_watch import Machine, watch_machines
 
 TIMEOUT_S = 60
 LOCALE = "en_US"
@@ -124,7 +123,7 @@ class VSphere:
         cluster: str | None = None,
         folder: str | None = None,
         resource_pool: str | None = None,
-        asking: reading.Asking = "all",
+        asking: read_inventory.Asking = "all",
     ) -> Inventory:
         """Names and inventory paths; the only one is used where none is given.
 
@@ -132,18 +131,20 @@ class VSphere:
         device groups, which takes a round trip for each. Raises NotFound and Ambiguous.
         """
         content = self._content
-        read = reading.read_inventory(content, self.vcenter, cluster, folder, resource_pool, asking)
+        read = read_inventory.read_inventory(
+            content, self.vcenter, cluster, folder, resource_pool, asking
+        )
         self._host_names |= {host.moref: host.name for host in read.hosts}
         return read
 
-    def ask(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
+    def ask(self, inventory: Inventory, host_passthrough: Collection[str]) -> Inventory:
         """The inventory with the systemIds of these hosts, by name: a round trip for each."""
         cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
         with translated("reading the cluster", "the vCenter"):
             browser = cluster.environmentBrowser
         told = tuple(
             gpus.told(host, gpus.read_target(browser, self._reference(vim.HostSystem, host.moref)))
-            if host.name in hosts
+            if host.name in host_passthrough
             else host
             for host in inventory.hosts
         )
@@ -156,7 +157,7 @@ class VSphere:
     def read_vms(self, morefs: Sequence[MoRef]) -> tuple[VM, ...]:
         """Those of the VMs that still exist."""
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
-        return reading.read_vms(self._content, self.vcenter, refs, self._host_names)
+        return read_inventory.read_vms(self._content, self.vcenter, refs, self._host_names)
 
     def read_silence(self, morefs: Sequence[MoRef]) -> tuple[Silence, ...]:
         """Why nothing may be heard of these VMs."""
@@ -164,22 +165,22 @@ class VSphere:
 
     def read_marked(self) -> tuple[VM, ...]:
         """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
-        return reading.read_marked(self._content, self.vcenter, self._host_names)[0]
+        return read_inventory.read_marked(self._content, self.vcenter, self._host_names)[0]
 
     def read_deployment(self, name: str) -> Deployment:
         """The VMs of one deployment, wherever in the vCenter they are."""
         uuid = self.vcenter.instance_uuid
-        marked, hidden = reading.read_marked(self._content, self.vcenter, self._host_names)
+        marked, hidden = read_inventory.read_marked(self._content, self.vcenter, self._host_names)
         return Deployment(
             ours=tuple(v for v in marked if v.deployment == name and v.ownership == "ours"),
             copies=tuple(v for v in marked if v.deployment == name and v.ownership == "copy"),
             unreadable=tuple(v for v in hidden if index_in(uuid, name, v) is not None),
         )
 
-    def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
+    def read_holders(self, host_passthrough: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""
-        refs = [self._reference(vim.HostSystem, moref) for moref in hosts]
-        return reading.read_holders(self._content, refs)
+        refs = [self._reference(vim.HostSystem, moref) for moref in host_passthrough]
+        return read_inventory.read_holders(self._content, refs)
 
     def start_clone(self, request: CloneRequest) -> Task:
         template = self._reference(vim.VirtualMachine, request.template)
@@ -230,7 +231,7 @@ class VSphere:
         return find_unfinished(self._content)
 
     def switch_passthrough(self, host: Host, devices: Sequence[str], *, enabled: bool) -> None:
-        hosts.switch_passthrough(
+        host_passthrough.switch_passthrough(
             self._content,
             self._host(host),
             host.name,
@@ -243,20 +244,20 @@ class VSphere:
         return read_residents(self._content, self._host(host))
 
     def host_state(self, host: Host) -> HostState:
-        return hosts.read_state(self._content, self._host(host))
+        return host_passthrough.read_state(self._content, self._host(host))
 
     def host_tasks(self, host: Host, operation: str) -> list[Task]:
         """As running_tasks, on a host."""
-        return looking.running_tasks(self._content, self._host(host), operation)
+        return tasks.running_tasks(self._content, self._host(host), operation)
 
     def start_maintenance(self, host: Host) -> Task:
-        return hosts.enter_maintenance(self._host(host), host.name)
+        return host_passthrough.enter_maintenance(self._host(host), host.name)
 
     def start_leaving_maintenance(self, host: Host) -> Task:
-        return hosts.exit_maintenance(self._host(host), host.name)
+        return host_passthrough.exit_maintenance(self._host(host), host.name)
 
     def start_reboot(self, host: Host) -> Task:
-        return hosts.reboot(self._host(host), host.name)
+        return host_passthrough.reboot(self._host(host), host.name)
 
     def missing_privileges(
         self, wanted: Mapping[MoRef, Sequence[str]]
@@ -268,7 +269,7 @@ class VSphere:
 
     def read_licences(self) -> Mapping[str, Licence] | None:
         """By a host's moref or the vCenter's instance UUID; None when this account is not told."""
-        return licences.assigned(self._content)
+        return privileges.assigned(self._content)
 
     def shut_down(self, moref: MoRef) -> None:
         """Asks the guest to shut down; returns at once. Raises TaskFailed without VMware Tools."""
@@ -277,15 +278,15 @@ class VSphere:
 
     def running_tasks(self, moref: MoRef, operation: str) -> list[Task]:
         """Queued and running tasks of that kind on a VM or template, the oldest first."""
-        return looking.running_tasks(self._content, self._vm(moref), operation)
+        return tasks.running_tasks(self._content, self._vm(moref), operation)
 
     def clones_under_way(self) -> list[Coming]:
         """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
-        return looking.clones_under_way(self._content)
+        return tasks.clones_under_way(self._content)
 
     def find_in_folder(self, folder: MoRef, name: str) -> MoRef | None:
         """The VM of that name directly in the folder."""
-        return looking.find_child(self._content, self._reference(vim.Folder, folder), name)
+        return tasks.find_child(self._content, self._reference(vim.Folder, folder), name)
 
     def cancel(self, task: Task) -> None:
         with translated(f"cancelling the {task.operation}", task.moref):

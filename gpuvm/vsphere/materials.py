@@ -6,11 +6,11 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.inventory import NIC, Datastore, MoRef, Network, Snapshot, VMTemplate
-from gpuvm.vsphere import snapshots, visibility
+from gpuvm.vsphere import template_snapshot, visibility
 from gpuvm.vsphere.capacity import used_gib
-from gpuvm.vsphere.holders import name_of
+from gpuvm.vsphere.gpus import name_of
+from gpuvm.vsphere.inventory_paths import Tree
 from gpuvm.vsphere.properties import Objects, Row, is_visible, not_shown
-from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
 
@@ -34,7 +34,7 @@ TEMPLATE_PATHS = (
     "runtime.host",
     "datastore",
     "network",
-    snapshots.ANNOTATION,
+    template_snapshot.ANNOTATION,
 )
 DATASTORE_PATHS = (
     "name",
@@ -68,7 +68,7 @@ def template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
         snapshots=tuple(_snapshots(row.get("snapshot"))),
-        unfinished=snapshots.says(ref, row),
+        unfinished=template_snapshot.says(ref, row),
         host=host._moId if host is not None else "",
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),

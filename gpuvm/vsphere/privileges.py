@@ -1,8 +1,11 @@
 """Which privileges the account lacks, asked of the vCenter before anything is tried."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from gpuvm.errors import VSphereError
+from gpuvm.inventory import Licence
 from gpuvm.vsphere.faults import translated
 
 
@@ -25,3 +28,42 @@ def missing(content: Any, wanted: Mapping[Any, Sequence[str]]) -> dict[Any, tupl
         entity: tuple(p for p in privileges if p in lacking.get(entity, ()))
         for entity, privileges in wanted.items()
     }
+
+
+def assigned(content: Any) -> Mapping[str, Licence] | None:
+    """By a host's moref or the vCenter's instance UUID; None when it is not told.
+
+    API: LicenseAssignmentManager.QueryAssignedLicenses, one call for all; System.View is enough by
+    the reference, and it is deprecated without a successor in this API, so a no is an answer too.
+    """
+    try:
+        with translated("reading licences", "the vCenter"):
+            manager = content.licenseManager.licenseAssignmentManager
+            found = manager.QueryAssignedLicenses() if manager else None
+    except (VSphereError, AttributeError):
+        return None
+    return {one.entityId: _licence(one) for one in found or () if one.assignedLicense} or None
+
+
+def _licence(assignment: Any) -> Licence:
+    ends = _ends(assignment)
+    return Licence(
+        name=assignment.assignedLicense.name or "a licence without a name",
+        expires=ends.date().isoformat() if ends else None,
+        expired=ends is not None and ends < datetime.now(UTC),
+    )
+
+
+def _ends(assignment: Any) -> datetime | None:
+    """An evaluation has its end in the assignment, a licence in itself."""
+    evaluation = _property(assignment.properties, "Evaluation")
+    holders = (getattr(evaluation, "properties", None), assignment.assignedLicense.properties)
+    for properties in holders:
+        value = _property(properties, "expirationDate")
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return None
+
+
+def _property(properties: Iterable[Any] | None, key: str) -> Any:
+    return next((one.value for one in properties or () if one.key == key), None)

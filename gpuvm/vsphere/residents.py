@@ -13,8 +13,8 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.devices import VGPUDevice
-from gpuvm.vsphere.machines import devices_of
 from gpuvm.vsphere.properties import Objects, Row, retrieve
+from gpuvm.vsphere.virtual_machines import devices_of
 
 _VM_PATHS = ("name", "runtime.powerState", "config.managedBy", "config.hardware.device")
 _CLUSTER_PATHS = ("host", "configuration.drsConfig", "configuration.drsVmConfig")

@@ -7,9 +7,9 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.inventory import Host, MoRef
-from gpuvm.vsphere.holders import ALL_UNSEEN, UNSEEN, name_of
+from gpuvm.vsphere.gpus import ALL_UNSEEN, UNSEEN, name_of
+from gpuvm.vsphere.inventory_paths import Tree
 from gpuvm.vsphere.properties import Row, is_visible, not_shown
-from gpuvm.vsphere.tree import Tree
 
 Rows = dict[Any, Row]
 

@@ -16,8 +16,8 @@ from gpuvm.lab import hypervisor
 from gpuvm.lab.guest.boot import Boot
 from gpuvm.settings import Context
 
-from .machines import Guests, Machine, Told, data_centre
-from .runner import Runner
+from .run_harness import Runner
+from .ssh_servers import Guests, Machine, Told, data_centre
 
 ADDRESS = "127.91.0.1"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuvm import workload
+from gpuvm import runs
 from gpuvm.errors import PreflightRefused
 from gpuvm.guest import Finished
 from gpuvm.settings import GuestSettings
@@ -28,8 +28,8 @@ def ask(folder: Path, machine: Machine, word: str, source: str = ANSWERS) -> Fin
     program.write_text(source)
     picture.write_text("pixels")
     part.write_text("weights")
-    return workload.ask(
-        workload.find(str(program)),
+    return runs.ask(
+        runs.find(str(program)),
         [word, "--run=data/hash/model"],
         machine.endpoint,
         GuestSettings(),

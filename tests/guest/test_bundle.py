@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuvm import workload
+from gpuvm import runs
 
 SHIPPED = {
     "captioning": {"tensorflow", "numpy", "PIL", "sacrebleu", "tensorboard"},
@@ -52,7 +52,7 @@ if __name__ == "__main__":
 def requires(folder: Path, source: str) -> set[str]:
     program = folder / "mine.py"
     program.write_text(source)
-    return set(workload.find(str(program)).requires)
+    return set(runs.find(str(program)).requires)
 
 
 def test_imports_in_functions_count_and_optional_ones_do_not(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_deep_expression_is_no_trouble(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_shipped_workloads_need(name: str) -> None:
     """Of what workloads/requirements.txt lists; scikit-learn is optional in all of them."""
-    found = workload.find(name)
+    found = runs.find(name)
     listed = {"tensorflow", "numpy", "PIL", "sacrebleu", "scipy", "sklearn", "tensorboard"}
     assert set(found.requires) & listed == SHIPPED[name]
     assert not {file.stem for file in found.files} & set(found.requires)

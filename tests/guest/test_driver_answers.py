@@ -1,4 +1,4 @@
-"""What inside/uses_gpu.py says where TensorFlow sees no GPU: the driver's own answer, run for real.
+"""What check_tensorflow.py says where TensorFlow sees no GPU: the driver's own answer, run.
 
 The driver is a library of ours with the three functions that are asked, built here.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuvm.guest import inside
+from gpuvm.guest import scripts
 
 DRIVER = """
 int cuInit(unsigned flags) {{ return {code}; }}
@@ -32,7 +32,7 @@ def answer(tmp_path: Path, code: int | None) -> str:
         library = str(tmp_path / "libcuda.so.1")
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(source)], check=True)
     done = subprocess.run(
-        [*inside.command(sys.executable, "uses_gpu", "GPU")],
+        [*scripts.command(sys.executable, "check_tensorflow", "GPU")],
         env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
         capture_output=True,
         text=True,

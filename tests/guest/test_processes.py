@@ -175,8 +175,8 @@ def test_a_tree_goes_there_and_comes_back(machine: Machine, tmp_path: Path) -> N
     names = ["a/b/c.txt", "with space", "with 'quote'", 'back\\slash"', "new\nline", "é", "-dash"]
     files = {name: name.encode() for name in names} | {"big": tmp_path / "local", "empty": b""}
     with guest.connect(machine.endpoint) as one:
-        one.push(files, "into/a folder")
-        fetched = one.fetch("into/a folder", tmp_path / "here")
+        guest.push(one, files, "into/a folder")
+        fetched = guest.fetch(one, "into/a folder", tmp_path / "here")
     assert sorted(str(file.relative_to(tmp_path / "here")) for file in fetched) == sorted(files)
     assert (tmp_path / "here/big").read_bytes() == big
     assert all((tmp_path / "here" / name).read_text() == name for name in names)
@@ -188,11 +188,11 @@ def test_fetching_again_replaces_and_keeps_what_is_not_there(
     machine: Machine, tmp_path: Path
 ) -> None:
     with guest.connect(machine.endpoint) as one:
-        one.push({"log": b"first"}, "out")
-        one.fetch("out", tmp_path / "here")
-        one.push({"log": b"second"}, "out")
+        guest.push(one, {"log": b"first"}, "out")
+        guest.fetch(one, "out", tmp_path / "here")
+        guest.push(one, {"log": b"second"}, "out")
         (tmp_path / "here/mine").write_text("stays")
-        assert one.fetch("out", tmp_path / "here") == [tmp_path / "here/log"]
+        assert guest.fetch(one, "out", tmp_path / "here") == [tmp_path / "here/log"]
     assert (tmp_path / "here/log").read_text() == "second"
     assert (tmp_path / "here/mine").read_text() == "stays"
 
@@ -202,18 +202,18 @@ def test_what_did_not_arrive_whole_is_refused(machine: Machine, tmp_path: Path) 
     (tmp_path / "here").mkdir()
     (tmp_path / "here/log").write_text("what was fetched before")
     with guest.connect(machine.endpoint) as one:
-        one.push({"log": b"0123456789"}, "out")
+        guest.push(one, {"log": b"0123456789"}, "out")
         machine.program("tar", f"cd {machine.home}/out; printf 01234 >log; exec /bin/tar -cf - .")
         with pytest.raises(GuestError, match="one: log did not arrive whole: 5 of 10 bytes"):
-            one.fetch("out", tmp_path / "here")
+            guest.fetch(one, "out", tmp_path / "here")
         one.run("printf 0123456789 >out/log", timeout_s=20)
         machine.program("tar", f"cd {machine.home}/out; printf x123456789 >log; /bin/tar -cf - .")
         with pytest.raises(GuestError, match="log changed while it was fetched"):
-            one.fetch("out", tmp_path / "here")
+            guest.fetch(one, "out", tmp_path / "here")
         one.run("printf 0123456789 >out/log", timeout_s=20)
         machine.program("tar", "exec /bin/tar -cf - -T /dev/null")
         with pytest.raises(GuestError, match="log did not arrive"):
-            one.fetch("out", tmp_path / "here")
+            guest.fetch(one, "out", tmp_path / "here")
     assert (tmp_path / "here/log").read_text() == "what was fetched before"
 
 
@@ -223,7 +223,7 @@ def test_links_and_names_that_lead_out_are_not_followed(machine: Machine, tmp_pa
     (machine.home / "out/file").write_text("kept")
     os.link(machine.home / "out/file", machine.home / "out/same")
     with guest.connect(machine.endpoint) as one:
-        fetched = one.fetch("out", tmp_path / "here")
+        fetched = guest.fetch(one, "out", tmp_path / "here")
     assert [file.name for file in fetched] == ["file", "same"]
     assert (tmp_path / "here/same").read_text() == "kept"
     assert not (tmp_path / "here/link").exists()
@@ -232,8 +232,8 @@ def test_links_and_names_that_lead_out_are_not_followed(machine: Machine, tmp_pa
 def test_failing_transfers_say_why(machine: Machine, tmp_path: Path) -> None:
     with guest.connect(machine.endpoint) as one:
         with pytest.raises(CommandFailed, match="'list nowhere' ended with status"):
-            one.fetch("nowhere", tmp_path / "here")
+            guest.fetch(one, "nowhere", tmp_path / "here")
         (machine.home / "file").touch()
         with pytest.raises(CommandFailed, match="'push to file/x' ended with status 1: mkdir:"):
-            one.push({"a": b""}, "file/x")
+            guest.push(one, {"a": b""}, "file/x")
     assert not (tmp_path / "here").exists()

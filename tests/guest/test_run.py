@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpuvm import guest, workload
+from gpuvm import guest, runs
 from gpuvm.errors import (
     BadInput,
     Interrupted,
@@ -22,11 +22,11 @@ from gpuvm.errors import (
     RunError,
     WorkerDied,
 )
+from gpuvm.runs import Progress, tf_config
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-from gpuvm.workload import Progress, network
 
-from .runner import BEGIN, START, TRAINS, Runner, seen
+from .run_harness import BEGIN, START, TRAINS, Runner, seen
 
 Guests = Any  # tests/guest/machines.py
 Machine = Any
@@ -290,8 +290,8 @@ def test_ports_are_distinct_and_all_held_until_all_are_chosen(
         held.extend(not _can_bind(port) for port in ports)
 
     with monkeypatch.context() as patch:
-        patch.setattr(network, "try_all", while_held)
-        ports = network.choose_ports(guests, "python3", Distributed())
+        patch.setattr(tf_config, "try_all", while_held)
+        ports = tf_config.choose_ports(guests, "python3", Distributed())
     assert held == [True] * 3
     assert all(_can_bind(port) for port in ports), "and let go afterwards"
     for one in guests:
@@ -304,12 +304,12 @@ def test_ports_of_a_range(three: list[Machine], told: Any) -> None:
         if low > 65000:
             pytest.skip("the kernel gave a port at the end of all ports")
         guests = connected(three)
-        ports = network.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low + 100}"))
+        ports = tf_config.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low + 100}"))
         assert low not in ports
         assert len(set(ports)) == 3
         assert all(low < port <= low + 100 for port in ports)
         with pytest.raises(RunError, match=f"vm-01 has no free port in the range {low}-{low}"):
-            network.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low}"))
+            tf_config.choose_ports(guests, "python3", Distributed(ports=f"{low}-{low}"))
         for one in guests:
             one.close()
 
@@ -347,7 +347,7 @@ def test_a_closed_port_is_blocked(three: list[Machine]) -> None:
         closed = server.getsockname()[1]
     guests = connected(three[:2])
     with pytest.raises(PortsBlocked) as e:
-        network.try_all(guests, [closed, closed], "python3")
+        tf_config.try_all(guests, [closed, closed], "python3")
     assert set(e.value.pairs) == {("vm-01", "vm-02", closed), ("vm-02", "vm-01", closed)}
     for one in guests:
         one.close()
@@ -377,15 +377,15 @@ def test_simulated_gpus_are_recorded(runner: Runner, machine: Machine) -> None:
 
 def test_finding_a_workload(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="workload 'captionning' not found") as e:
-        workload.find("captionning")
+        runs.find("captionning")
     assert "captioning" in e.value.existing
     with pytest.raises(BadInput, match="no such file"):
-        workload.find(str(tmp_path / "none.py"))
+        runs.find(str(tmp_path / "none.py"))
     broken = tmp_path / "broken.py"
     broken.write_text("print('fine')\nimport (\n")
     with pytest.raises(BadInput, match=r"broken\.py:2: not a Python program"):
-        workload.find(str(broken))
-    captioning = workload.find("captioning")
+        runs.find(str(broken))
+    captioning = runs.find("captioning")
     names = {file.stem for file in captioning.files}
     assert names > {"captioning"}
     assert "numpy" in captioning.requires

@@ -13,7 +13,7 @@ from gpuvm import report, results
 from gpuvm.cli.run import _with_data
 from gpuvm.errors import Interrupted, PreflightRefused
 
-from .runner import BEGIN, START, TRAINS, Runner, seen
+from .run_harness import BEGIN, START, TRAINS, Runner, seen
 
 Guests = Any  # tests/guest/machines.py
 Machine = Any
@@ -179,7 +179,7 @@ def test_a_file_is_sent_once_and_named_where_it_is(
 def test_a_folder_is_sent_once_and_as_a_whole(
     runner: Runner, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpuvm.workload.inputs.PART_BYTES", 6)
+    monkeypatch.setattr("gpuvm.runs.inputs.PART_BYTES", 6)
     folder = tmp_path / "flickr"
     (folder / "Images").mkdir(parents=True)
     texts = {"captions.txt": "a,b", "Images/a.jpg": "first", "Images/b c.jpg": "second"}

@@ -33,8 +33,8 @@ def test_a_command_and_its_status(server: Any, context: Any) -> None:
 def test_large_streams_both_ways(server: Any, context: Any, tmp_path: Path) -> None:
     content = bytes(range(256)) * 8192
     with guest.connect(server.endpoint(context)) as machine:
-        machine.push({"data/a.bin": content, "b.txt": b"b"}, "run/out")
-        fetched = machine.fetch("run/out", tmp_path / "here")
+        guest.push(machine, {"data/a.bin": content, "b.txt": b"b"}, "run/out")
+        fetched = guest.fetch(machine, "run/out", tmp_path / "here")
     assert sorted(f.name for f in fetched) == ["a.bin", "b.txt"]
     assert (tmp_path / "here" / "data" / "a.bin").read_bytes() == content
 

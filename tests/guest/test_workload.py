@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gpuvm import results, workload
+from gpuvm import results, runs
 from gpuvm.errors import NotFound, PreflightRefused, WorkerDied
 from gpuvm.events import Events
 from gpuvm.inventory import VM, VCenter
+from gpuvm.runs import Member
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-from gpuvm.workload import Member
 
 CONTRACT = """
 import argparse, json, os, subprocess, sys, time
@@ -53,8 +53,8 @@ def _run(server: Any, context: Any, program: Path, *args: str) -> results.Run:
     record = _record("gpuvm-01")
     steps: list[Any] = []
     try:
-        workload.run(
-            workload.find(str(program)),
+        runs.run(
+            runs.find(str(program)),
             args,
             [Member(endpoint, vm, ())],
             distributed=False,
@@ -107,10 +107,10 @@ def test_a_missing_import_is_named_before_anything_runs(
 
 
 def test_shipped_workloads_are_found_by_name() -> None:
-    found = workload.find("captioning")
+    found = runs.find("captioning")
     assert {"captioning.py", "scenes.py", "speaking.py"} <= {file.name for file in found.files}
     with pytest.raises(NotFound) as caught:
-        workload.find("captionning")
+        runs.find("captionning")
     assert "captioning" in caught.value.existing
 
 
@@ -126,16 +126,16 @@ def _environment(process: Any) -> dict[str, str]:
 def test_a_port_that_cannot_be_reached_names_the_pair(server: Any, context: Any) -> None:
     from gpuvm import guest
     from gpuvm.errors import PortsBlocked
+    from gpuvm.runs import tf_config
     from gpuvm.spec import Distributed
-    from gpuvm.workload import network
 
     here = server.endpoint(context)
     with guest.connect(here) as first, guest.connect(here) as second:
-        ports = network.choose_ports([first], "python3", Distributed())
+        ports = tf_config.choose_ports([first], "python3", Distributed())
         assert ports[0] > 0
         # The second says that it is somewhere where nobody listens.
         second.endpoint = server.endpoint(context, name="gpuvm-02", address="127.0.0.1:1/nowhere")
         with pytest.raises(PortsBlocked) as caught:
-            network.choose_ports([first, second], "python3", Distributed())
+            tf_config.choose_ports([first, second], "python3", Distributed())
     assert caught.value.pairs[0][:2] == ("gpuvm-01", "gpuvm-02")
     assert "firewall-cmd" in (caught.value.hint or "")

@@ -3,7 +3,7 @@
 import json
 
 from gpuvm.devices import PassthroughDevice
-from gpuvm.lab import cards
+from gpuvm.lab import guest_gpus
 from gpuvm.lab.description import Description, describe
 
 
@@ -14,7 +14,7 @@ def device(
 
 
 def test_known_cards_have_the_driver_s_name() -> None:
-    first, second = cards.in_guest(describe(), [device("15f8"), device("1eb8")], "vm-1")
+    first, second = guest_gpus.in_guest(describe(), [device("15f8"), device("1eb8")], "vm-1")
     assert (first.name, first.memory_mib, first.compute_cap) == (
         "Tesla P100-PCIE-16GB",
         16384,
@@ -25,19 +25,19 @@ def test_known_cards_have_the_driver_s_name() -> None:
 
 
 def test_a_card_keeps_its_uuid_in_another_vm_and_has_another_on_another_host() -> None:
-    (one,) = cards.in_guest(describe(), [device("15f8")], "vm-1")
-    _, same = cards.in_guest(describe(), [device("1eb8"), device("15f8")], "vm-1")
-    (other,) = cards.in_guest(describe(), [device("15f8", system_id="host-2")], "vm-1")
+    (one,) = guest_gpus.in_guest(describe(), [device("15f8")], "vm-1")
+    _, same = guest_gpus.in_guest(describe(), [device("1eb8"), device("15f8")], "vm-1")
+    (other,) = guest_gpus.in_guest(describe(), [device("15f8", system_id="host-2")], "vm-1")
     assert one.uuid == same.uuid != other.uuid
 
 
 def test_a_card_that_only_the_description_knows() -> None:
     document = json.loads(describe(hosts=1).to_json())
     document["hosts"][0]["gpus"][0] |= {"device_id": 0x2901, "name": "B200", "memory_gib": 180}
-    (card,) = cards.in_guest(Description.model_validate(document), [device("2901")], "vm-1")
+    (card,) = guest_gpus.in_guest(Description.model_validate(document), [device("2901")], "vm-1")
     assert (card.name, card.memory_mib) == ("B200", 180 * 1024)
 
 
 def test_many_cards_have_many_bus_ids() -> None:
-    shown = cards.in_guest(describe(), [device("15f8")] * 16, "vm-1")
+    shown = guest_gpus.in_guest(describe(), [device("15f8")] * 16, "vm-1")
     assert len({card.bus_id for card in shown}) == 16

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpuvm.errors import BadInput, NotFound
-from gpuvm.lab.catalogue import GPU_MODELS, model_of
 from gpuvm.lab.description import Description, describe, read_description
+from gpuvm.lab.gpu_models import GPU_MODELS, model_of
 
 
 def test_the_default_is_the_reference_deployment() -> None:

@@ -18,9 +18,9 @@ import pytest
 from gpuvm import lab, paths, settings, vsphere
 from gpuvm.errors import BadInput, LabError
 from gpuvm.lab import build
-from gpuvm.lab.machine_room import HOST_KEYS
-from gpuvm.lab.state import lab_folder
-from gpuvm.planner import rooms
+from gpuvm.lab.guests import HOST_KEYS
+from gpuvm.lab.state_folder import lab_folder
+from gpuvm.planner import capacity
 
 FAST = lab.Timings(
     clone_s=0, power_on_s=0, power_off_s=0, boot_s=0, destroy_s=0, reconfigure_s=0, reboot_s=0
@@ -67,7 +67,7 @@ class Datacentre:
             folder=self.inventory.cluster.vm_folder,
             cpus=None,
             memory_gib=None,
-            devices=tuple(map(rooms.fixed, where.gpus)) if gpus else (),
+            devices=tuple(map(capacity.fixed, where.gpus)) if gpus else (),
             mmio_gib=64 if gpus else None,
             extra_config=self.client.guestinfo(name) if guest else {},
             annotation="",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuvm import doctor, ownership, permissions
+from gpuvm import doctor, ownership, privileges
 from gpuvm.devices import GPU, Holder, VGPUProfile
 from gpuvm.doctor import Check, Patient
 from gpuvm.inventory import (
@@ -16,12 +16,12 @@ from gpuvm.inventory import (
     Datastore,
     Host,
     Inventory,
+    Licence,
     MoRef,
     Network,
     VCenter,
     VMTemplate,
 )
-from gpuvm.licences import Licence
 from gpuvm.spec import ClusterSpec
 
 UUID = "4f1f6f8e-0000-4000-8000-000000000001"
@@ -111,10 +111,10 @@ def line(checks: Sequence[Check], name: str) -> str:
     return next(check.text for check in checks if check.name == name)
 
 
-def asked(inventory: Inventory = SITE, **wish: Any) -> permissions.Wanted:
+def asked(inventory: Inventory = SITE, **wish: Any) -> privileges.Wanted:
     spec = ClusterSpec.model_validate(wish)
     used = doctor.prospect_of(spec, inventory).used
-    return permissions.to_provision(spec, inventory, used)
+    return privileges.to_provision(spec, inventory, used)
 
 
 def test_a_healthy_site_is_all_ok() -> None:
@@ -192,7 +192,7 @@ def test_the_wish_says_which_privileges(wish: Any, where: str, privilege: str) -
 
 
 def test_missing_privileges_are_named_with_their_object() -> None:
-    missing = {"folder-1": ("VirtualMachine.Interact.PowerOn",), "pool-1": permissions.POOL}
+    missing = {"folder-1": ("VirtualMachine.Interact.PowerOn",), "pool-1": privileges.POOL}
     told = dict(of(examined(missing=missing), "failure"))
     assert told["privileges"] == (
         "missing: VirtualMachine.Interact.PowerOn on folder /Lab/vm; "
@@ -201,7 +201,7 @@ def test_missing_privileges_are_named_with_their_object() -> None:
 
 
 def test_moving_is_for_start_and_not_for_drs() -> None:
-    missing = {"folder-1": permissions.MOVE}
+    missing = {"folder-1": privileges.MOVE}
     dynamic = {"accelerator": {"mode": "dynamic"}}
     assert not of(examined(missing=missing), "warning"), "a fixed GPU stays"
     told = examined(missing=missing, **dynamic)

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from gpuvm.resources import resource
+from gpuvm.paths import resource
 
 PREFIX = "info-set guestinfo.gpuvm.ssh_host_keys "
 FAKE = """#!{python}

@@ -22,12 +22,12 @@ from gpuvm.inventory import (
     VCenter,
     VMTemplate,
 )
-from gpuvm.planner import rooms
+from gpuvm.planner import capacity
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import devices, gpus
+from gpuvm.vsphere import gpus, pci_devices
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.faults import task_failed
-from gpuvm.vsphere.machines import devices_of
+from gpuvm.vsphere.virtual_machines import devices_of
 
 Kinds = vim.vm.device.VirtualPCIPassthrough
 UUID = "4f1f6f8e-0000-4000-8000-000000000001"
@@ -62,7 +62,7 @@ def request(**changes: Any) -> CloneRequest:
         "folder": "folder-1",
         "cpus": 8,
         "memory_gib": 32,
-        "devices": (rooms.fixed(gpu()),),
+        "devices": (capacity.fixed(gpu()),),
         "mmio_gib": 64,
         "extra_config": {"gpuvm.cluster": "gpuvm"},
         "annotation": "",
@@ -85,33 +85,36 @@ def test_device_id_is_unsigned_hex(device_id: int, text: str) -> None:
     """vhpc-toolkit and Ray strip characters ('' for 0), govc prints a negative number for 0x8000+,
     Terraform sends none, and a decimal one does not power on (govmomi 2248).
     """
-    backing = devices.backing(rooms.fixed(gpu(device_id=device_id)))
+    backing = pci_devices.backing(capacity.fixed(gpu(device_id=device_id)))
     assert backing.deviceId == text
     assert backing.deviceName == "Tesla P100", "nor has Terraform's backing a name"
 
 
 def test_vendor_id_is_the_signed_short_in_a_fixed_backing() -> None:
     """Terraform's ParseInt(x, 16, 16) refuses vendors from 0x8000 on, such as Intel."""
-    assert devices.backing(rooms.fixed(gpu(vendor_id=0x8086))).vendorId == -32634
-    assert devices.backing(rooms.fixed(gpu())).vendorId == 4318
+    assert pci_devices.backing(capacity.fixed(gpu(vendor_id=0x8086))).vendorId == -32634
+    assert pci_devices.backing(capacity.fixed(gpu())).vendorId == 4318
 
 
 def test_ids_of_a_dynamic_backing_are_unsigned() -> None:
     """vhpc-toolkit hands the host's signed numbers on, which match nothing from 0x8000 on."""
-    backing = devices.backing(DynamicDevice(((0x8086, 0xFFFE),)))
+    backing = pci_devices.backing(DynamicDevice(((0x8086, 0xFFFE),)))
     assert (backing.allowedDevice[0].vendorId, backing.allowedDevice[0].deviceId) == (32902, 65534)
 
 
 def test_a_dynamic_backing_assigns_nothing_itself() -> None:
     """Ray writes the device id into assignedId, which is vCenter's to fill."""
-    assert devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).assignedId is None
-    assert devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).customLabel == "training"
+    assert pci_devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).assignedId is None
+    assert (
+        pci_devices.backing(DynamicDevice(((0x10DE, 0x15F8),), "training")).customLabel
+        == "training"
+    )
 
 
 def test_equal_addresses_keep_their_own_hosts_system_id() -> None:
     """vhpc-toolkit, Ray and govc keep {address: systemId}: one id for four hosts."""
     other = gpu(host="esx-02", system_id="system-2")
-    backings = [devices.backing(rooms.fixed(one)) for one in (gpu(), other)]
+    backings = [pci_devices.backing(capacity.fixed(one)) for one in (gpu(), other)]
     assert [b.systemId for b in backings] == ["system-1", "system-2"]
     assert backings[0].id == backings[1].id
 
@@ -119,12 +122,12 @@ def test_equal_addresses_keep_their_own_hosts_system_id() -> None:
 def test_a_device_without_system_id_is_not_sent() -> None:
     """Terraform takes the first entry's for all of them."""
     with pytest.raises(ValueError, match="no systemId"):
-        devices.backing(rooms.fixed(gpu(system_id=None)))
+        pci_devices.backing(capacity.fixed(gpu(system_id=None)))
 
 
 def test_several_devices_have_different_keys() -> None:
     """vhpc-toolkit sets none, Terraform the same for two (1285): they become one device."""
-    two = (rooms.fixed(gpu()), rooms.fixed(gpu(pci_address="0000:af:00.0")))
+    two = (capacity.fixed(gpu()), capacity.fixed(gpu(pci_address="0000:af:00.0")))
     keys = [change.device.key for change in spec_of(devices=two).config.deviceChange]
     assert len(set(keys)) == 2
     assert all(key < 0 for key in keys)
@@ -188,10 +191,10 @@ def test_several_vgpus_are_several_devices() -> None:
 def test_what_is_there_is_counted_not_added_again() -> None:
     """Ansible's force adds one more each time; its _vgpu_absent is undefined without one."""
     one, two = (VGPUDevice("grid_p100-4q", key=7),), (VGPUDevice("grid_p100-4q"),) * 2
-    assert [c.operation for c in devices.changes(one, two)] == ["add"]
-    assert [c.operation for c in devices.changes(one, ())] == ["remove"]
-    assert devices.changes(one, (VGPUDevice("grid_p100-4q"),)) == []
-    assert devices.changes((), ()) == []
+    assert [c.operation for c in pci_devices.changes(one, two)] == ["add"]
+    assert [c.operation for c in pci_devices.changes(one, ())] == ["remove"]
+    assert pci_devices.changes(one, (VGPUDevice("grid_p100-4q"),)) == []
+    assert pci_devices.changes((), ()) == []
 
 
 def test_a_second_card_of_the_same_kind_can_be_reached() -> None:
@@ -236,8 +239,8 @@ def test_a_repair_changes_only_what_differs() -> None:
 
 def test_a_changed_device_is_removed_by_its_key() -> None:
     """Packer edits a device without saying which one: its edit has no key."""
-    wanted = rooms.fixed(gpu(pci_address="0000:af:00.0"))
-    added, removed = devices.changes(made().devices, (wanted,))
+    wanted = capacity.fixed(gpu(pci_address="0000:af:00.0"))
+    added, removed = pci_devices.changes(made().devices, (wanted,))
     assert (removed.operation, removed.device.key) == ("remove", 13000)
     assert added.operation == "add"
     assert added.device.key < 0
@@ -298,13 +301,13 @@ def test_ids_need_not_be_given() -> None:
     """Packer fails without all four (ParseInt of nothing), and takes a list as alternatives."""
     spec = ClusterSpec(accelerator=accelerators.parse("dynamic:count=2"))
     esx = host("esx-01", gpu(), gpu(pci_address="0000:af:00.0", device_id=0x15F9))
-    wanted = rooms.devices(spec, esx, esx.gpus, esx.gpus)
+    wanted = capacity.devices(spec, esx, esx.gpus, esx.gpus)
     assert len(wanted) == 2, "two devices, each of any kind that the cluster has"
     assert {d.allowed for d in wanted if isinstance(d, DynamicDevice)} == {
         ((0x10DE, 0x15F8), (0x10DE, 0x15F9))
     }
     one = ClusterSpec(accelerator=accelerators.parse("dynamic:device_id=15f9"))
-    (device,) = rooms.devices(one, esx, esx.gpus, esx.gpus)
+    (device,) = capacity.devices(one, esx, esx.gpus, esx.gpus)
     assert isinstance(device, DynamicDevice)
     assert device.allowed == ((0x10DE, 0x15F9),)
 
@@ -342,7 +345,7 @@ def made(**changes: Any) -> VM:
         "cpus": 8,
         "memory_gib": 32,
         "memory_locked": True,
-        "devices": devices_of([pci(13000, devices.backing(rooms.fixed(gpu())))]),
+        "devices": devices_of([pci(13000, pci_devices.backing(capacity.fixed(gpu())))]),
         "extra_config": {
             "pciPassthru.use64bitMMIO": "TRUE",
             "pciPassthru.64bitMMIOSizeGB": "64",

@@ -7,9 +7,9 @@ from pyVmomi import vim
 
 from gpuvm.errors import NotVisible
 from gpuvm.vsphere.gpus import target_of
-from gpuvm.vsphere.machines import addresses
+from gpuvm.vsphere.inventory_paths import Tree
 from gpuvm.vsphere.materials import _hardware_version
-from gpuvm.vsphere.tree import Tree
+from gpuvm.vsphere.virtual_machines import addresses
 
 RUNNING = "guestToolsRunning"
 CLUSTER = vim.ClusterComputeResource("domain-c1")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm.lab.description import VMDescription, describe
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.devices import DynamicDevice, VGPUDevice
@@ -19,7 +19,7 @@ from gpuvm.lab.description import (
     VMDescription,
     describe,
 )
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Task
 

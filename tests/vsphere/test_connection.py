@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import vsphere
 from gpuvm.errors import LoginRefused, Unreachable, Untrusted

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm.errors import Ambiguous
 from gpuvm.lab.description import describe

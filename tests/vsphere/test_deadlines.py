@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import DeadlinePassed

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
-from gpuvm import permissions
+from gpuvm import privileges
 from gpuvm.lab.description import TemplateDescription, describe
 from gpuvm.lifecycle import read_inventory
 from gpuvm.spec import ClusterSpec
@@ -26,8 +26,8 @@ def test_each_clone_gets_a_tpm_of_its_own(sealed: Rig) -> None:
     with sealed.connect() as connection:
         inventory = read_inventory(ClusterSpec(), connection)
         (template,) = inventory.templates
-        used = permissions.Used(template=template)
-        asked = permissions.to_provision(ClusterSpec(), inventory, used)
+        used = privileges.Used(template=template)
+        asked = privileges.to_provision(ClusterSpec(), inventory, used)
         assert "Cryptographer.Clone" in asked[template.moref]
         assert not sealed.provision(connection, sealed.plan(connection, hosts=2, name="own")).failed
         secrets = set()

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, at, end, rig_of
+from simulated_vcenter import QUICK, Rig, at, end, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Interrupted, NoPermission, PreflightRefused, TaskFailed, VSphereError
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import describe
-from gpuvm.lifecycle import Until, requests
+from gpuvm.lifecycle import Until, clone_request
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import VSphere
@@ -74,7 +74,7 @@ def test_a_reconfigure_without_an_answer_is_looked_up(rig: Rig) -> None:
 
 def _set(rig: Rig, connection: VSphere, plan: Plan, vm: VM, options: dict[str, str]) -> None:
     """As somebody does by hand in the vSphere Client."""
-    request = requests.clone_request(
+    request = clone_request.clone_request(
         plan, replace(plan.steps[0], vm=vm), rig.context, "ssh-ed25519 A"
     )
     task = connection.start_repair(vm, replace(request, extra_config=options))

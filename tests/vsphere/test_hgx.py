@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rigs import QUICK, rig_of
+from simulated_vcenter import QUICK, rig_of
 
 from gpuvm.lab.description import GPUDescription, HostDescription, describe
 

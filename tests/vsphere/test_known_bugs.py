@@ -6,14 +6,14 @@ The others are in tests/unit/test_known_bugs.py.
 from dataclasses import replace
 
 import pytest
-from rigs import Rig, end
+from simulated_vcenter import Rig, end
 
 from gpuvm import lifecycle, planner
 from gpuvm.devices import PassthroughDevice
 from gpuvm.errors import TaskFailed
 from gpuvm.events import Events
 from gpuvm.inventory import VM
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import CloneRequest, VSphere
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim, vmodl
-from rigs import Rig
+from simulated_vcenter import Rig
 
-from gpuvm.licences import Licence
-from gpuvm.vsphere import licences
+from gpuvm.inventory import Licence
+from gpuvm.vsphere import privileges
 
 PAST, FUTURE = datetime(2020, 1, 31, tzinfo=UTC), datetime(2999, 1, 31, tzinfo=UTC)
 
@@ -52,7 +52,7 @@ def test_an_end_is_in_the_evaluation_or_in_the_licence(
         ),
         properties=[vmodl.KeyAnyValue(key="Evaluation", value=value) for value in in_evaluation],
     )
-    assert licences._licence(assignment) == expected
+    assert privileges._licence(assignment) == expected
 
 
 def _ends(when: datetime | None) -> list[Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 from typer.testing import CliRunner
 
-from gpuvm import permissions, settings
+from gpuvm import privileges, settings
 from gpuvm.cli.main import app
 from gpuvm.errors import NoPermission, NotFound, NotVisible
 from gpuvm.inventory import Inventory
@@ -30,7 +30,7 @@ from gpuvm.vsphere import VSphere
 NARROW, FEWER = "narrow@lab.local", "fewer@lab.local"
 FOLDER = "team"
 WISH: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
-ON_FOLDER = (*permissions.FOLDER, *permissions.GPU, *permissions.EDIT)
+ON_FOLDER = (*privileges.FOLDER, *privileges.GPU, *privileges.EDIT)
 
 
 def granted(entity: str, *privileges: str, **more: Any) -> PermissionDescription:
@@ -60,11 +60,11 @@ def site(home: Path) -> Iterator[Rig]:
                 UserDescription(name=FEWER, role="none"),
             ),
             "permissions": (
-                granted("GPU-Cluster", *permissions.POOL),
+                granted("GPU-Cluster", *privileges.POOL),
                 granted(f"/Lab/vm/{FOLDER}", *ON_FOLDER),
-                granted("centos7-tensorflow", *permissions.TEMPLATE),
-                granted("vsanDatastore", *permissions.DATASTORE),
-                granted("VM Network", *permissions.NETWORK),
+                granted("centos7-tensorflow", *privileges.TEMPLATE),
+                granted("vsanDatastore", *privileges.DATASTORE),
+                granted("VM Network", *privileges.NETWORK),
                 granted("secret", role="noaccess"),
                 PermissionDescription(principal=FEWER, entity="vsanDatastore", role="readonly"),
             ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm.lab.description import describe
 

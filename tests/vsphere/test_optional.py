@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from property_paths import asked
 from pyVmomi import VmomiSupport, vim
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import doctor, lifecycle
 from gpuvm.cli import gpus, status
-from gpuvm.cli.wish import described
+from gpuvm.cli.spec_options import described
 from gpuvm.doctor import Check, Patient
 from gpuvm.errors import GpuvmError
 from gpuvm.events import Events

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import describe
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Task, TaskEnded, VSphere

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, at, end, rig_of
+from simulated_vcenter import QUICK, Rig, at, end, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import Interrupted, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.lab.description import describe
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.planner import Plan
 from gpuvm.vsphere import CloneRequest, VSphere
 

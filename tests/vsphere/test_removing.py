@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from pyVim.task import WaitForTask
 from pyVmomi import vim
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import NoPermission, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.lab.description import describe
-from gpuvm.lifecycle.requests import clone_request
+from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.vsphere import VSphere
 
 

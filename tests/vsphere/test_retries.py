@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import TaskFailed

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from rigs import Rig
+from simulated_vcenter import Rig
 
 from gpuvm.errors import PreflightRefused
 

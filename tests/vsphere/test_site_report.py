@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rigs import Rig
+from simulated_vcenter import Rig
 
 from gpuvm import doctor
 from gpuvm.doctor import Patient

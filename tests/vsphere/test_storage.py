@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.lab.description import DatastoreDescription, TemplateDescription, describe

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from rigs import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, rig_of
 
 from gpuvm.errors import Ambiguous, NotFound, PreflightRefused
 from gpuvm.lab.description import StoragePolicyDescription, UserDescription, describe

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from pyVim.task import WaitForTask
-from rigs import Rig
+from simulated_vcenter import Rig
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import ExitCode, PreflightRefused

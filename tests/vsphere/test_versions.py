@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyVmomi import vim, vmodl
-from rigs import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm.errors import BadInput, VSphereError
 from gpuvm.lab.description import About, TemplateDescription, describe

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captioning_runs import greedy, tell
 from PIL import Image
 from programs import WORKLOADS, Program, of
-from told import greedy, tell
 
 captioning = Program("captioning")
 

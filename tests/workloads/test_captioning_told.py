@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from captioning_runs import greedy, tell
 from programs import Program, of, records
-from told import greedy, tell
 
 captioning = Program("captioning")
 TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", "--batch-size", "48")

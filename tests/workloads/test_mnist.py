@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import kill_at
+from kill_at_record import kill_at
 from programs import Program, all_succeed, of, records, score
 
 mnist = Program("mnist")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import kill_at
+from kill_at_record import kill_at
 from programs import WORKLOADS, Program, all_succeed, of, records, score
 
 stock = Program("stock_prediction")

@@ -1,0 +1,68 @@
+"""What a plan of this wish would come to, tried before anything is judged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gpuvm import planner, selection, storage
+from gpuvm.errors import GpuvmError
+from gpuvm.inventory import Datastore, Inventory, Network
+from gpuvm.planner import Plan
+from gpuvm.privileges import Used
+from gpuvm.spec import ClusterSpec
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """The plan or why there is none, and the objects that it uses; some are known without it."""
+
+    plan: Plan | GpuvmError
+    used: Used
+
+    @property
+    def makes_vms(self) -> bool:
+        """Without a plan they are taken to be wanted."""
+        return not isinstance(self.plan, Plan) or bool(self.plan.created)
+
+
+def prospect_of(spec: ClusterSpec, inventory: Inventory) -> Prospect:
+    try:
+        plan = planner.plan(spec, inventory)
+    except GpuvmError as error:
+        return Prospect(error, _named(spec, inventory))
+    network = plan.network or _only_network(inventory)
+    moves = any(step.move_to for step in plan.steps)
+    if not plan.created:
+        return Prospect(plan, Used(moves=moves))
+    return Prospect(plan, Used(plan.template, plan.datastores, network, moves))
+
+
+def _named(spec: ClusterSpec, inventory: Inventory) -> Used:
+    """Those that are named, or the only ones, wherever the VMs would go."""
+    template = _tried(lambda: selection.template(spec, inventory))
+    network = _tried(lambda: selection.network(spec, inventory, ()))
+    return Used(template, _datastores(spec, inventory), network or _only_network(inventory))
+
+
+def _datastores(spec: ClusterSpec, inventory: Inventory) -> tuple[Datastore, ...]:
+    """Whether they have room, only a plan can tell."""
+    if isinstance(spec.datastore, str):
+        word = spec.datastore
+        named = tuple(s for s in inventory.datastores if storage.matches(word, s))
+        return named if len(named) == 1 else ()
+    accessible = tuple(store for store in inventory.datastores if store.accessible)
+    return accessible if spec.datastore is None and len(accessible) == 1 else ()
+
+
+def _only_network(inventory: Inventory) -> Network | None:
+    """A template's own network is not told by its card; where there is one only, it is that."""
+    return inventory.networks[0] if len(inventory.networks) == 1 else None
+
+
+def _tried(find: Callable[[], Found]) -> Found | None:
+    try:
+        return find()
+    except GpuvmError:
+        return None

@@ -1,0 +1,107 @@
+"""What a lab is like at this moment, from its folder and /proc alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuvm import settings
+from gpuvm.errors import BadInput
+from gpuvm.lab.processes import ProcessId
+from gpuvm.lab.state_folder import GuestRecord, LabFolder, SupervisorRecord, lab_folder
+
+
+@dataclass(frozen=True)
+class LabGuest:
+    """A VM with user data; ``pid`` is its guest's first process as this machine numbers it."""
+
+    vm: str
+    address: str | None
+    powered: bool
+    pid: int | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class LabStatus:
+    """``running`` when the simulated vCenter and the supervisor live; else most is None.
+
+    ``about`` is the vCenter's own name, ``control_url`` the simulator's control endpoint,
+    ``context`` the context that `lab up` wrote, ``problems`` are one line each.
+    """
+
+    name: str
+    running: bool
+    state_dir: Path
+    isolation: str | None = None
+    vcenter: str | None = None
+    about: str | None = None
+    control_url: str | None = None
+    hosts: int = 0
+    gpus: int = 0
+    address_block: str | None = None
+    ssh_port: int | None = None
+    context: str | None = None
+    guests: tuple[LabGuest, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def status(name: str = "lab") -> LabStatus:
+    """A lab that was never started, or was removed, is not running and has no problem."""
+    folder = lab_folder(name)
+    record, description, ready = folder.record(), folder.description(), folder.ready()
+    if not folder.path.exists():
+        return LabStatus(name, running=False, state_dir=folder.path)
+    vcsim = record is not None and lives(record.vcsim)
+    supervisor = record is not None and lives(record.supervisor)
+    told = folder.supervisor() if supervisor else None
+    return LabStatus(
+        name=name,
+        running=vcsim and supervisor,
+        state_dir=folder.path,
+        isolation=told.isolation if told else None,
+        vcenter=ready.url if ready and vcsim else None,
+        about=ready.about_name if ready and vcsim else None,
+        control_url=ready.control_url if ready and vcsim else None,
+        hosts=len(description.hosts) if description else 0,
+        gpus=description.gpu_count if description else 0,
+        address_block=record.address_block if record else None,
+        ssh_port=record.ssh_port if record else None,
+        context=name if owns_context(folder) else None,
+        guests=tuple(_guest(guest) for guest in told.guests) if told else (),
+        problems=_problems(told, vcsim=vcsim, supervisor=supervisor),
+    )
+
+
+def lives(process: ProcessId | None) -> bool:
+    return process is not None and process.alive
+
+
+def owns_context(folder: LabFolder) -> bool:
+    """Whether the context of the lab's name is the one that the lab wrote."""
+    try:
+        context = settings.load(folder.name) if folder.name in settings.names() else None
+    except BadInput:
+        return False
+    return (
+        context is not None
+        and isinstance(context.tls, settings.CAFile)
+        and context.tls.ca_file.is_relative_to(folder.path)
+    )
+
+
+def _guest(record: GuestRecord) -> LabGuest:
+    pid = record.process.pid if lives(record.process) and record.process else None
+    return LabGuest(record.vm, record.address, record.powered, pid, record.problem)
+
+
+def _problems(told: SupervisorRecord | None, *, vcsim: bool, supervisor: bool) -> tuple[str, ...]:
+    found = []
+    if not vcsim:
+        found.append("the simulated vCenter has ended; 'gpuvm lab up' starts the lab afresh")
+    if not supervisor:
+        found.append("the supervisor has ended, and the guests with it; 'gpuvm lab up' mends it")
+    if told is not None and not told.isolated:
+        found.append(f"guests are not separate machines: {told.isolation}")
+    if told is not None and told.problem is not None:
+        found.append(f"the supervisor does not reach the vCenter: {told.problem}")
+    guests = told.guests if told is not None else ()
+    return (*found, *(f"{guest.vm}: {guest.problem}" for guest in guests if guest.problem))

@@ -1,0 +1,57 @@
+"""The inventory as it will be: less what earlier steps take, with what they give back."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from gpuvm.devices import GPU, Holder, VGPUDevice
+from gpuvm.inventory import VM, Host, Inventory, MoRef
+from gpuvm.planner.capacity import reserves_gib
+from gpuvm.planner.model import Step
+
+
+def promised(inventory: Inventory, step: Step) -> Inventory:
+    """When ``step`` is done, for the steps after it."""
+    if step.action != "power-on" or step.vm is None:
+        return inventory
+    taken = reserves_gib(step.vm)
+    hosts = tuple(
+        _taking(host, step, taken) if host.name == step.runs_on.name else host
+        for host in inventory.hosts
+    )
+    return replace(inventory, hosts=hosts)
+
+
+def released(inventory: Inventory, vms: Collection[VM]) -> Inventory:
+    """When ``vms`` are gone."""
+    gone = {vm.moref: vm for vm in vms}
+    hosts = tuple(_without_all(host, gone) for host in inventory.hosts)
+    return replace(inventory, hosts=hosts)
+
+
+def without(gpu: GPU, vm: MoRef) -> GPU:
+    """As if this VM did not name it."""
+    return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.moref != vm))
+
+
+def _taking(host: Host, step: Step, memory_gib: float) -> Host:
+    gpus = tuple(_with(gpu, step) for gpu in host.gpus)
+    return replace(host, gpus=gpus, reserved_gib=host.reserved_gib + memory_gib)
+
+
+def _without_all(host: Host, gone: Mapping[MoRef, VM]) -> Host:
+    here = [vm for vm in gone.values() if vm.host == host.name and vm.powered_on]
+    gpus = tuple(
+        replace(gpu, holders=tuple(h for h in gpu.holders if h.moref not in gone))
+        for gpu in host.gpus
+    )
+    given = sum(map(reserves_gib, here))
+    return replace(host, gpus=gpus, reserved_gib=max(0.0, host.reserved_gib - given))
+
+
+def _with(gpu: GPU, step: Step) -> GPU:
+    shares = sum(one.pci_address == gpu.pci_address for one in step.gpus)
+    if not shares or step.vm is None:
+        return gpu
+    profile = next((d.profile for d in step.devices if isinstance(d, VGPUDevice)), None)
+    holder = Holder(step.name, True, profile, moref=step.vm.moref, shares=shares, ours=True)
+    return replace(gpu, holders=(*without(gpu, step.vm.moref).holders, holder))

@@ -1,0 +1,181 @@
+"""What each host has left while a plan is made: GPUs, vGPUs and memory, less what was promised."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, NoGPU, Passthrough
+from gpuvm.devices import GPU, Device, DynamicDevice, PassthroughDevice, VGPUDevice
+from gpuvm.fitting import fits
+from gpuvm.inventory import VM, Host
+from gpuvm.spec import ClusterSpec
+
+
+class Room:
+    """One host's; ``take`` gives the next VM its GPUs or says no and changes nothing."""
+
+    def __init__(self, host: Host, spec: ClusterSpec, needed_gib: float) -> None:
+        self.host, self.vms = host, 0
+        self._accelerator, self._needed_gib = spec.accelerator, needed_gib
+        self._left_gib = left_gib(host)
+        fitting = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
+        silent = isinstance(spec.accelerator, Passthrough) and any(_silent(g) for g in fitting)
+        self.silent = "it does not tell its GPUs' systemId" if silent else self._unseen(spec)
+        self._free = [] if silent else sorted(fitting, key=_doubtful)
+        self._promised: Counter[str] = Counter()
+
+    @property
+    def too_small(self) -> str | None:
+        if self._left_gib >= self._needed_gib:
+            return None
+        left = f"{max(self._left_gib, 0):.1f} GiB are unreserved"
+        if self.host.hypervisor_gib is None:
+            left = f"about {left} (ESXi's own share is an estimate)"
+        return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
+
+    @property
+    def borrows(self) -> bool:
+        """The next VM here would get a GPU that somebody has lent, or may hold."""
+        count = getattr(self._accelerator, "count", 0)
+        return sum(not _doubtful(gpu) for gpu in self._free) < min(count, len(self._free))
+
+    def take(self) -> tuple[GPU, ...] | None:
+        """The GPUs of one more VM; empty without a GPU, None when there is no room."""
+        gpus = None if self.too_small else self._choose()
+        if gpus is not None:
+            self.occupy(gpus, self._needed_gib)
+        return gpus
+
+    def capacity(self, at_most: int) -> int:
+        """How many more VMs would fit."""
+        trial = self._copy()
+        return sum(1 for _ in range(at_most) if trial.take() is not None)
+
+    def occupy(self, gpus: Sequence[GPU], memory_gib: float) -> None:
+        """Another VM of the plan will run here with these."""
+        addresses = [gpu.pci_address for gpu in gpus]
+        self._free = [gpu for gpu in self._free if gpu.pci_address not in addresses]
+        self._promised.update(addresses)
+        self._left_gib -= memory_gib
+        self.vms += 1
+
+    def _choose(self) -> tuple[GPU, ...] | None:
+        if isinstance(self._accelerator, NoGPU):
+            return ()
+        if isinstance(self._accelerator, DeviceGroup):
+            return self._together(self._accelerator.group)
+        count = self._accelerator.count
+        if not isinstance(self._accelerator, VGPU):
+            return tuple(self._free[:count]) if len(self._free) >= count else None
+        return self._shares(self._accelerator.profile, count)
+
+    def _shares(self, profile: str, count: int) -> tuple[GPU, ...] | None:
+        """The physical GPU of each vGPU; ESXi itself chooses, this only counts."""
+        chosen: list[GPU] = []
+        promised = self._promised.copy()
+        for gpu in self.host.gpus:
+            while len(chosen) < count and gpu.vgpus_left(profile, promised[gpu.pci_address]):
+                promised[gpu.pci_address] += 1
+                chosen.append(gpu)
+        return tuple(chosen) if len(chosen) == count else None
+
+    def _together(self, name: str) -> tuple[GPU, ...] | None:
+        """A GPU for each device of the group; which ones are connected, vCenter alone knows."""
+        group = self.host.device_group(name)
+        chosen: list[GPU] = []
+        for device in group.devices if group else ():
+            left = (gpu for gpu in self.host.gpus if gpu not in chosen and self._has(gpu, device))
+            gpu = next(left, None)
+            if gpu is None:
+                return None
+            chosen.append(gpu)
+        return tuple(chosen) or None
+
+    def _has(self, gpu: GPU, device: Device) -> bool:
+        if isinstance(device, VGPUDevice):
+            return gpu.vgpus_left(device.profile, self._promised[gpu.pci_address]) > 0
+        return isinstance(device, DynamicDevice) and gpu in self._free and device.allows(gpu)
+
+    def _unseen(self, spec: ClusterSpec) -> str | None:
+        """A shared GPU needs no passthrough, so that of the host does not matter then."""
+        whole = spec.has_gpu and not isinstance(spec.accelerator, VGPU)
+        return (self.host.gpus_hidden or None) if whole or not self.host.gpus else None
+
+    def _copy(self) -> "Room":
+        other = object.__new__(Room)
+        other.__dict__.update(self.__dict__)
+        other._promised = self._promised.copy()
+        return other
+
+
+def _doubtful(gpu: GPU) -> int:
+    """Taken last: what a stopped VM of ours has lent, and then what somebody may hold."""
+    return 2 if gpu.suspects else 1 if gpu.holders else 0
+
+
+def _silent(gpu: GPU) -> bool:
+    """Its host was asked and did not tell: no device could be made of it."""
+    return gpu.system_id == ""
+
+
+def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:
+    """Of each of a VM's devices: a vGPU's framebuffer, a whole GPU's memory; 0 where unknown."""
+    shares = [device.profile for device in devices if isinstance(device, VGPUDevice)]
+    if not shares:
+        return [gpu.memory_gib or 0 for gpu in gpus]
+    known = {p.name: p.memory_gib for gpu in gpus for p in gpu.profiles}
+    return [known.get(name) or 0 for name in shares]
+
+
+def devices(
+    spec: ClusterSpec, host: Host, gpus: Sequence[GPU], all_gpus: Iterable[GPU]
+) -> tuple[Device, ...]:
+    """What goes into the VM's virtual hardware so that it gets these GPUs, or their like."""
+    wanted = spec.accelerator
+    if isinstance(wanted, DeviceGroup):
+        group = host.device_group(wanted.group)
+        return group.devices if group else ()
+    if isinstance(wanted, DynamicPassthrough):
+        kinds = tuple(sorted({(g.vendor_id, g.device_id) for g in all_gpus if fits(spec, g)}))
+        return (DynamicDevice(kinds, wanted.label or ""),) * wanted.count
+    if isinstance(wanted, VGPU):
+        return (VGPUDevice(wanted.profile),) * wanted.count
+    return tuple(map(fixed, gpus))
+
+
+def fixed(gpu: GPU) -> PassthroughDevice:
+    """``deviceId`` is unsigned hex without 0x: a decimal one is accepted and does not power on."""
+    return PassthroughDevice(
+        pci_address=gpu.pci_address,
+        system_id=gpu.system_id or "",
+        device_id=format(gpu.device_id & 0xFFFF, "x"),
+        vendor_id=gpu.vendor_id,
+        name=gpu.name,
+    )
+
+
+HYPERVISOR_SHARE = 1 / 64
+"""What ESXi is taken to keep of a host that does not tell: 4 GiB of 256."""
+
+
+def needed_gib(memory_gib: float, cpus: int, *, reserved: bool) -> float:
+    """Of a VM: all of its memory where that is ``reserved``, and its overhead in any case."""
+    return (memory_gib if reserved else 0.0) + overhead_gib(memory_gib, cpus)
+
+
+def reserves_gib(vm: VM) -> float:
+    return needed_gib(vm.memory_gib, vm.cpus, reserved=vm.memory_locked)
+
+
+def left_gib(host: Host) -> float:
+    own = host.hypervisor_gib
+    own = host.memory_gib * HYPERVISOR_SHARE if own is None else own
+    return host.memory_gib - own - host.reserved_gib
+
+
+def overhead_gib(memory_gib: float, cpus: int) -> float:
+    """What ESXi itself needs to run a VM of this size.
+
+    Near VMware's table "Overhead Memory on Virtual Machines" (vSphere Resource Management): some
+    tens of MiB, about 1/128 of the memory, and about 16 MiB for each virtual CPU.
+    """
+    return (64 + memory_gib * 1024 / 128 + 16 * cpus) / 1024

@@ -1,0 +1,189 @@
+"""What each VM did, from its timings: device, steps, rates, losses, and its last words."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final, TypeVar
+
+from gpuvm.report.model import Curve, GPUReport, LogTail, Outcome, VMReport
+from gpuvm.report.records import (
+    Checkpoint,
+    Compile,
+    End,
+    Lines,
+    ManifestVM,
+    Start,
+    Step,
+    Timing,
+)
+
+TAIL_LINES: Final = 20
+_TAIL_BYTES: Final = 16 * 1024
+
+Kind = TypeVar("Kind")
+
+
+def vm_report(vm: ManifestVM, lines: Lines[Timing], vm_dir: Path, error: str | None) -> VMReport:
+    """``error`` is the run's, which names the VM that died first."""
+    timings = since_last_start(lines.records)
+    start, end = _last(timings, Start), _last(timings, End)
+    steps = _rated(timings)
+    outcome = _outcome(lines, end)
+    return VMReport(
+        name=vm.name,
+        index=vm.index,
+        role=vm.role,
+        host=vm.host,
+        address=vm.address or "",
+        accelerator=vm.accelerator,
+        gpus=tuple(GPUReport(gpu.pci_address, gpu.model) for gpu in vm.gpus),
+        simulated=bool(vm.simulated),
+        outcome=outcome,
+        device=start.device if start else None,
+        device_name=start.device_name if start else None,
+        tensorflow=start.tensorflow if start else None,
+        keras=start.keras if start else None,
+        starts=len(_all(lines.records, Start)),
+        rate_phase=steps[0].phase if steps else None,
+        steps=max((step.step for step in steps), default=None),
+        steps_wanted=max((step.steps for step in steps if step.steps is not None), default=None),
+        examples_per_second=_median([step.examples_per_second for step in steps]),
+        step_seconds=_median([step.step_seconds for step in steps]),
+        compile_seconds=_sum([line.seconds for line in _all(timings, Compile)]),
+        seconds=end.seconds if end else None,
+        last_checkpoint=max((c.step for c in _all(timings, Checkpoint)), default=None),
+        weights_sha256=end.weights_sha256 if end else None,
+        died_first=outcome != "finished" and _names(error, vm.name),
+        tails=() if outcome == "finished" else _tails(vm_dir),
+    )
+
+
+def since_last_start(timings: Sequence[Timing]) -> Sequence[Timing]:
+    """A workload that was started again there wrote on in the same file; the last start counts."""
+    starts = [i for i, line in enumerate(timings) if isinstance(line, Start)]
+    return timings[starts[-1] :] if starts else timings
+
+
+def curves(vm: str, timings: Sequence[Timing]) -> tuple[Curve, ...]:
+    """A curve for each phase that logged losses, in the order they came."""
+    by_phase: dict[str, list[tuple[int, float]]] = {}
+    for step in _all(timings, Step):
+        if step.loss is not None:
+            by_phase.setdefault(step.phase, []).append((step.step, step.loss))
+    return tuple(
+        Curve(
+            phase=phase,
+            vm=vm,
+            points=tuple(point for point in points if math.isfinite(point[1])),
+            diverged_at=next((step for step, loss in points if not math.isfinite(loss)), None),
+        )
+        for phase, points in by_phase.items()
+    )
+
+
+def _outcome(lines: Lines[Timing], end: End | None) -> Outcome:
+    if not lines.records:
+        return "no records"
+    if end is None:
+        return "unfinished"
+    return "finished" if end.ok else "failed"
+
+
+def _rated(timings: Sequence[Timing]) -> Sequence[Step]:
+    """The steps of ``train``, else those of the last phase that has any."""
+    steps = _all(timings, Step)
+    phases = {step.phase for step in steps}
+    chosen = "train" if "train" in phases or not steps else steps[-1].phase
+    return [step for step in steps if step.phase == chosen]
+
+
+def _names(error: str | None, vm: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(vm)}(?![\w-])", error or "") is not None
+
+
+def _tails(vm_dir: Path) -> tuple[LogTail, ...]:
+    tails = (LogTail(name, _last_lines(vm_dir / name)) for name in ("stderr.log", "stdout.log"))
+    return tuple(tail for tail in tails if tail.lines)
+
+
+def _last_lines(file: Path) -> tuple[str, ...]:
+    """Without colours and control characters; a long log is read from its end only."""
+    if not file.is_file():
+        return ()
+    with file.open("rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(0, size - _TAIL_BYTES))
+        text = log.read().decode(errors="replace")
+    plain = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", text)
+    lines = [re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", line) for line in plain.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(lines[-TAIL_LINES:])
+
+
+def _all(timings: Sequence[Timing], kind: type[Kind]) -> list[Kind]:
+    return [line for line in timings if isinstance(line, kind)]
+
+
+def _last(timings: Sequence[Timing], kind: type[Kind]) -> Kind | None:
+    found = _all(timings, kind)
+    return found[-1] if found else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return median(known) if known else None
+
+
+def _sum(values: Sequence[float]) -> float | None:
+    return sum(values) if values else None
+
+
+def device_note(vms: Sequence[VMReport]) -> tuple[str, bool]:
+    """The sentence, and whether it is the plain case: every VM on a real GPU.
+
+    Only the workload's own record of its device counts, not what the VM was given.
+    """
+    on: dict[str | None, list[VMReport]] = {}
+    for vm in vms:
+        on.setdefault(vm.device_kind, []).append(vm)
+    if set(on) <= {None}:
+        return "Nothing recorded which device TensorFlow used.", False
+    if len(on) > 1:
+        return _mixed(on), False
+    if "GPU" in on:
+        return _on_gpu(vms)
+    return f"TensorFlow ran on the {next(iter(on))}{_aside(vms)}", False
+
+
+def _mixed(on: dict[str | None, list[VMReport]]) -> str:
+    told = [
+        f"on {f'the {kind}' if kind else 'an unrecorded device'} on {_vm_names(vms)}"
+        for kind, vms in sorted(on.items(), key=lambda item: item[0] or "")
+    ]
+    simulated = any(vm.simulated for vms in on.values() for vm in vms)
+    aside = "; some of these GPUs are simulated" if simulated else ""
+    return f"TensorFlow ran {', '.join(told)}{aside}."
+
+
+def _on_gpu(vms: Sequence[VMReport]) -> tuple[str, bool]:
+    models = sorted({vm.device_name for vm in vms if vm.device_name})
+    which = f": {', '.join(models)}" if models else ""
+    if any(vm.simulated for vm in vms):
+        return f"TensorFlow ran on the GPU{which}; nvidia-smi says that it is simulated.", False
+    return f"TensorFlow ran on the GPU{which}.", True
+
+
+def _aside(vms: Sequence[VMReport]) -> str:
+    given = [vm for vm in vms if vm.gpus]
+    if not given:
+        return "; no GPU was attached."
+    if all(vm.simulated for vm in given):
+        return "; the GPU in this lab is simulated."
+    return f", although {_vm_names(given)} had a GPU: these times say nothing about it."
+
+
+def _vm_names(vms: Iterable[VMReport]) -> str:
+    return ", ".join(vm.name for vm in vms)

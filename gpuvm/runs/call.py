@@ -1,0 +1,51 @@
+"""ask(): a program that answers on its standard output, run once in one guest."""
+
+import contextlib
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gpuvm.errors import GuestError
+from gpuvm.guest import Endpoint, Finished, Guest, connect, end_all, push
+from gpuvm.guest.processes import MARK
+from gpuvm.runs.bundle import Workload, check_imports
+from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
+from gpuvm.settings import GuestSettings
+
+TIMEOUT_S = 900.0
+
+
+def ask(
+    workload: Workload,
+    args: Sequence[str],
+    endpoint: Endpoint,
+    settings: GuestSettings,
+    *,
+    files: Mapping[str, Path],
+    inputs: Inputs,
+) -> Finished:
+    """What it said and its exit status. Nothing of it stays in the guest but ``inputs``.
+
+    ``files`` lie beside the program; ``inputs`` and ``args`` are as for a run.
+    """
+    mark = f"{workload.name}-ask-{secrets.token_hex(4)}"
+    folder = f"{settings.work_dir}/{mark}"
+    with connect(endpoint) as guest:
+        check_imports(guest, settings.python, workload.requires)
+        push_inputs(guest, settings.work_dir, inputs)
+        try:
+            push(guest, {file.name: file for file in workload.files} | dict(files), folder)
+            words = [settings.python, workload.program.name]
+            words += [in_guest(argument, inputs) for argument in args]
+            command = f"cd {shlex.quote(folder)} && {MARK}={mark} exec {shlex.join(words)}"
+            return guest.run(command, timeout_s=TIMEOUT_S, check=False, what=workload.program.name)
+        finally:
+            _leave_nothing(guest, settings.python, mark, folder)
+
+
+def _leave_nothing(guest: Guest, python: str, mark: str, folder: str) -> None:
+    """Whatever can still be done: after Ctrl-C or a lost connection another error is on its way."""
+    with contextlib.suppress(GuestError):
+        end_all(guest, python, mark)
+        guest.run(["rm", "-rf", "--", folder], timeout_s=60, what="clean up")

@@ -1,0 +1,78 @@
+"""The same work in every guest of a run at once, a thread for each; every outcome is kept."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gpuvm.devices import GPU
+from gpuvm.errors import GuestError, GuestUnreachable
+from gpuvm.events import Events
+from gpuvm.guest import Endpoint, Guest, connect
+from gpuvm.inventory import VM
+
+QUICK_S = 5.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Member:
+    endpoint: Endpoint
+    vm: VM
+    gpus: tuple[GPU, ...]
+
+    @property
+    def name(self) -> str:
+        return self.vm.name
+
+
+class Everywhere:
+    """``lost`` are the names of guests that clean-up could not reach; it asks them only once."""
+
+    def __init__(self, members: Sequence[Member], events: Events) -> None:
+        self._members, self._events = members, events
+        self._connected: set[Guest] = set()
+        self.lost: set[str] = set()
+
+    def each(self, phase: str | None, work: Callable[[Guest], Result]) -> dict[str, Result]:
+        """Results by name. Every guest gets its turn; the first error in the members' order is
+        raised then, and the others are warnings.
+        """
+
+        def one(member: Member) -> Result:
+            timed = self._events.phase(phase, member.name) if phase else nullcontext()
+            with timed, connect(member.endpoint) as guest:
+                self._connected.add(guest)
+                return work(guest)
+
+        with ThreadPoolExecutor(len(self._members)) as threads:
+            futures = {member.name: threads.submit(one, member) for member in self._members}
+            try:
+                wait(futures.values())
+            except BaseException:
+                for guest in self._connected:  # else Ctrl-C would wait for the longest push
+                    guest.close()
+                raise
+        self._connected.clear()
+        errors = [(name, e) for name, future in futures.items() if (e := future.exception())]
+        for name, error in errors[1:]:
+            self._events.warning(str(error), name)
+        return {name: future.result() for name, future in futures.items()}
+
+    def quietly(self, work: Callable[[Guest], None]) -> None:
+        """For clean-up: errors become warnings, since another error is on its way."""
+
+        def one(member: Member) -> None:
+            try:
+                with connect(member.endpoint, timeout_s=QUICK_S) as guest:
+                    work(guest)
+            except GuestError as error:
+                self._events.warning(str(error), member.name)
+                if isinstance(error, GuestUnreachable):
+                    self.lost.add(member.name)
+
+        reachable = [member for member in self._members if member.name not in self.lost]
+        with ThreadPoolExecutor(len(self._members)) as threads:
+            list(threads.map(one, reachable))

@@ -1,0 +1,233 @@
+"""Follows one guest's program live; a broken connection is taken up again where it broke.
+
+What comes is kept in the run's folder at once, so that a run can be looked at while it goes and
+something is left even if the guest is lost.
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, RunError, WorkerDied
+from gpuvm.events import Events
+from gpuvm.guest import Ended, News, connect, follow
+from gpuvm.guest.processes import STDERR, STDOUT
+from gpuvm.runs.fan_out import Member
+
+TIMINGS = "out/timings.jsonl"
+FILES = (TIMINGS, STDOUT, STDERR)
+TAIL_LINES = 12
+ATTEMPT_S, AGAIN_S = 5.0, 0.5
+RECONNECT_S = 300.0
+"""So long a guest may be out of reach while its program goes on."""
+
+_PORT_LOST = ("could not start grpc server", "address already in use")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``loss`` and ``examples_per_second`` are those of the last logged step."""
+
+    vm: str
+    phase: str
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    examples_per_second: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``at`` is when it ended, on this machine's monotonic clock: guests' clocks may differ.
+
+    ``exit_status`` is None when it vanished, and ``error`` then says more if it is known.
+    """
+
+    exit_status: int | None
+    at: float
+    error: GuestError | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.exit_status != 0
+
+
+class Follower:
+    """What has been seen of one program so far; ``follow`` is for a thread of its own."""
+
+    def __init__(
+        self, member: Member, local: Path, events: Events, on_step: Callable[[Progress], None]
+    ) -> None:
+        self.member, self._local, self._events, self._on_step = member, local, events, on_step
+        self.started = self.stepped = self.port_lost = False
+        self._lost = False
+        self._phase = "starting"
+        self._phases_open = 0
+        self._heard = self._last_record = time.monotonic()
+        self._offsets = dict.fromkeys(FILES, 0)
+        self._rest = dict.fromkeys(FILES, b"")
+        self._tails: dict[str, deque[str]] = {
+            name: deque(maxlen=TAIL_LINES) for name in (STDOUT, STDERR)
+        }
+        for name in FILES:
+            self._copy(name).unlink(missing_ok=True)
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+    def follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
+        """Until the program ends, is lost for too long, or ``stop`` is set and nothing comes."""
+        while True:
+            try:
+                return self._follow(python, directory, stop)
+            except GuestUnreachable as error:
+                silent_s = time.monotonic() - self._heard
+                if stop.is_set() or silent_s > RECONNECT_S:
+                    return Outcome(None, self._heard, error)
+                if not self._lost:
+                    self._events.note("connection lost, trying again", self.name)
+                self._lost = True
+                stop.wait(AGAIN_S)
+            except GuestError as error:
+                return Outcome(None, self._heard, error)
+
+    def tail(self) -> list[str]:
+        """The last lines of standard error, or of standard output when there are none."""
+        for name in (STDERR, STDOUT):
+            rest = self._rest[name].decode(errors="replace")
+            lines = [*self._tails[name], *([rest] if rest.strip() else [])]
+            if lines:
+                return lines[-TAIL_LINES:]
+        return []
+
+    def overdue(self, start_s: float) -> bool:
+        """No sign of a start for so long; preparing data is a phase, and no reason to worry."""
+        silent_s = time.monotonic() - self._last_record
+        return not self.started and not self._phases_open and silent_s > start_s
+
+    def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
+        with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
+            for seen in follow(guest, python, directory, self._offsets):
+                self._heard, self._lost = time.monotonic(), False
+                if isinstance(seen, Ended):
+                    return Outcome(seen.exit_status, self._heard - seen.age_s)
+                if isinstance(seen, News):
+                    self._take(seen)
+                elif stop.is_set():
+                    break
+        return Outcome(None, self._heard)
+
+    def _take(self, news: News) -> None:
+        self._offsets[news.file] = news.offset
+        with self._copy(news.file).open("ab") as copy:
+            copy.write(news.data)
+        *lines, self._rest[news.file] = (self._rest[news.file] + news.data).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            if news.file == TIMINGS:
+                self._record(text)
+            elif text.strip():
+                self._tails[news.file].append(text)
+                self.port_lost |= any(said in text.lower() for said in _PORT_LOST)
+
+    def _copy(self, name: str) -> Path:
+        self._local.mkdir(parents=True, exist_ok=True)
+        return self._local / Path(name).name
+
+    def _record(self, line: str) -> None:
+        try:
+            record = json.loads(line)
+            event = record["event"]
+        except (ValueError, KeyError, TypeError):
+            return  # the report names the line; following goes on
+        self._last_record = time.monotonic()
+        if event == "start":
+            self.started = True
+        elif event == "phase":
+            self._enter_or_leave(record)
+        elif event == "step":
+            self.started = self.stepped = True
+            self._on_step(_progress(self.name, record, self._phase))
+        elif event == "score":
+            text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
+            self._on_step(Progress(self.name, self._phase, text=text))
+
+    def _enter_or_leave(self, record: dict[str, Any]) -> None:
+        if record.get("state") != "start":
+            self._phases_open = max(0, self._phases_open - 1)
+            return
+        self._phases_open += 1
+        self._phase = str(record.get("name"))
+        self._on_step(Progress(self.name, self._phase))
+
+
+def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
+    """Of a user's own program, so what is not a number is left out."""
+    step, steps = _number(record.get("step")), _number(record.get("steps"))
+    return Progress(
+        vm=vm,
+        phase=str(record.get("phase", phase)),
+        step=None if step is None else int(step),
+        steps=None if steps is None else int(steps),
+        loss=_number(record.get("loss")),
+        examples_per_second=_number(record.get("examples_per_second")),
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+LOST_A_PEER = 3
+"""With this status a workload says that another worker went away (workloads/README.md)."""
+
+Ending = tuple[Follower, Outcome]
+
+
+def cause(endings: Sequence[Ending], out_of_reach: Sequence[Follower]) -> WorkerDied:
+    """The first to end, unless it says itself that it lost a peer, or a guest is out of reach.
+
+    A guest that went away as a whole is noticed last but is the reason for all others.
+    """
+    if out_of_reach:
+        lost = out_of_reach[0]
+        return WorkerDied(lost.name, None, [*lost.tail(), f"{lost.name} is out of reach"])
+    failed = [ending for ending in endings if ending[1].failed]
+    first, outcome = min(failed, key=lambda ending: (_victim(ending[1]), ending[1].at))
+    return _died(first, outcome)
+
+
+def sum_up(endings: Sequence[Ending]) -> GpuvmError | None:
+    """Of programs that ran side by side without knowing of each other; None when all are well."""
+    died = [_died(follower, outcome) for follower, outcome in endings if outcome.failed]
+    if not died or len(endings) == len(died):
+        return died[0] if died else None
+    told = "; ".join(str(one) for one in died)
+    return PartlyDone(f"{len(died)} of {len(endings)} failed: {told}")
+
+
+def not_started(followers: Sequence[Follower], start_s: float) -> RunError:
+    names = ", ".join(follower.name for follower in followers)
+    last = [line for follower in followers for line in follower.tail()[-1:]]
+    said = f": {last[0]}" if last else ""
+    return RunError(
+        f"not started within {start_s:g} s: {names}{said}",
+        hint="a distributed program writes a 'start' record (workloads/README.md) when its "
+        "cluster is up; distributed.start_s in gpuvm.yaml gives it more time",
+    )
+
+
+def _victim(outcome: Outcome) -> bool:
+    return outcome.exit_status == LOST_A_PEER
+
+
+def _died(follower: Follower, outcome: Outcome) -> WorkerDied:
+    why = [str(outcome.error)] if outcome.error else []
+    return WorkerDied(follower.name, outcome.exit_status, [*follower.tail(), *why])

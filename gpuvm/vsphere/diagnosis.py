@@ -1,0 +1,107 @@
+"""What is known of a VM from which nothing has been heard: why it may have no address."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from gpuvm.inventory import MoRef
+from gpuvm.vsphere.properties import Objects, Row, retrieve
+from gpuvm.vsphere.virtual_machines import addresses
+
+_VM_PATHS = (
+    "runtime.host",
+    "runtime.powerState",
+    "runtime.question",
+    "config.hardware.device",
+    "guest.net",
+    "guest.toolsRunningStatus",
+    "network",
+)
+_PORTGROUP = vim.dvs.DistributedVirtualPortgroup
+_HOST_PATHS = ("name", "runtime.connectionState")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card of the VM; ``network`` is empty where nobody may see its name."""
+
+    label: str
+    connected: bool
+    network: str
+
+
+@dataclass(frozen=True)
+class Silence:
+    """``host_state`` is vSphere's word for it; ``addresses`` came without host keys."""
+
+    moref: MoRef
+    host: str
+    host_state: str
+    powered_on: bool
+    question: str
+    tools_running: bool
+    cards: tuple[Card, ...]
+    addresses: tuple[str, ...]
+
+
+def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
+    """Of those of the VMs that still exist."""
+    rows = retrieve(content, [Objects(vim.VirtualMachine, vms, _VM_PATHS)])
+    hosts = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
+    nets = {net for row in rows.values() for net in row.get("network", ())}
+    around = retrieve(
+        content,
+        [
+            Objects(vim.HostSystem, sorted(hosts, key=str), _HOST_PATHS),
+            Objects(_PORTGROUP, [n for n in nets if isinstance(n, _PORTGROUP)], ("name", "key")),
+            Objects(
+                vim.OpaqueNetwork,
+                [n for n in nets if isinstance(n, vim.OpaqueNetwork)],
+                ("name", "summary"),
+            ),
+        ],
+    )
+    networks = dict(_named_by_id(around.values()))
+    return tuple(_silence(ref, row, around, networks) for ref, row in rows.items() if row)
+
+
+def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    """Networks that a card names by a key or an id of their own."""
+    for row in rows:
+        known_as = row.get("key") or getattr(row.get("summary"), "opaqueNetworkId", None)
+        if known_as is not None:
+            yield known_as, row.get("name") or known_as
+
+
+def _silence(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, str]) -> Silence:
+    host = around.get(row.get("runtime.host"), {})
+    devices, tools = row.get("config.hardware.device", ()), row.get("guest.toolsRunningStatus")
+    return Silence(
+        moref=ref._moId,
+        host=host.get("name", ""),
+        host_state=str(host.get("runtime.connectionState", "")),
+        powered_on=row.get("runtime.powerState") == "poweredOn",
+        question=getattr(row.get("runtime.question"), "text", "") or "",
+        tools_running=tools == "guestToolsRunning",
+        cards=tuple(_cards(devices, networks)),
+        addresses=addresses(devices, row.get("guest.net", ()), tools),
+    )
+
+
+def _cards(devices: Sequence[Any], networks: dict[str, str]) -> Iterator[Card]:
+    for device in devices:
+        if isinstance(device, vim.vm.device.VirtualEthernetCard):
+            label = getattr(device.deviceInfo, "label", None) or "its network card"
+            connected = bool(device.connectable and device.connectable.connected)
+            yield Card(label, connected, _network(device.backing, networks))
+
+
+def _network(backing: Any, networks: dict[str, str]) -> str:
+    port = getattr(backing, "port", None)
+    if port is not None:
+        return networks.get(port.portgroupKey, "")
+    if isinstance(backing, vim.vm.device.VirtualEthernetCard.OpaqueNetworkBackingInfo):
+        return networks.get(backing.opaqueNetworkId, "")
+    return getattr(backing, "deviceName", None) or ""

@@ -1,0 +1,361 @@
+"""The whole inventory in a number of round trips that does not grow with unrelated VMs.
+
+One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` per host, because
+``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pyVmomi import vim
+
+from gpuvm.inventory import (
+    VM,
+    Cluster,
+    Host,
+    Inventory,
+    MoRef,
+    UnreadableVM,
+    VCenter,
+)
+from gpuvm.vsphere import gpus as held_by
+from gpuvm.vsphere import materials, template_snapshot, visibility
+from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
+from gpuvm.vsphere.gpus import (
+    HOST_GPU_PATHS,
+    NOT_ASKED,
+    Holders,
+    Target,
+    gpus_of,
+    is_gpu,
+    name_of,
+    nvswitches_of,
+    read_target,
+)
+from gpuvm.vsphere.inventory_paths import Tree
+from gpuvm.vsphere.properties import (
+    MARKS,
+    VM_PATHS,
+    Objects,
+    Related,
+    Row,
+    extra_config,
+    is_visible,
+    not_shown,
+    retrieve,
+    retrieve_all,
+)
+from gpuvm.vsphere.virtual_machines import machine
+
+Rows = dict[Any, Row]
+Asking = Collection[str] | Literal["all"]
+
+_CLUSTER_PATHS = (
+    "name",
+    "parent",
+    "host",
+    "resourcePool",
+    "environmentBrowser",
+    "configuration.drsConfig",
+    "summary.effectiveMemory",
+)
+_POOL_PATHS = ("name", "parent", "runtime.memory")
+_HOST_PATHS = (
+    "name",
+    "runtime.connectionState",
+    "runtime.powerState",
+    "runtime.inMaintenanceMode",
+    "runtime.inQuarantineMode",
+    "hardware.memorySize",
+    "hardware.systemInfo.model",
+    "config.product.version",
+    "config.assignableHardwareBinding",
+    "capability.deviceRebindWithoutRebootSupported",
+    "datastore",
+    "network",
+    "vm",
+    *HOST_GPU_PATHS,
+)
+_UNREADABLE_PATHS = (
+    "name",
+    "runtime.host",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "summary.config.instanceUuid",
+)
+_MARKED_PATHS = ("config.template", *MARKS)
+_MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
+_NEIGHBOUR_PATHS = (
+    "name",
+    "runtime.host",
+    "runtime.powerState",
+    "config.hardware.device",
+    *_MEMORY_PATHS,
+    template_snapshot.ANNOTATION,
+)
+
+
+def read_inventory(
+    content: Any,
+    vcenter: VCenter,
+    cluster: str | None,
+    folder: str | None,
+    resource_pool: str | None,
+    asking: Asking = "all",
+) -> Inventory:
+    """Raises NotFound and Ambiguous for the cluster, the folder and the resource pool.
+
+    ``asking`` are the hosts, by name, that are asked for their targets: a round trip for each.
+    """
+    tree = Tree(
+        retrieve_all(
+            content,
+            [
+                (vim.Folder, ("name", "parent")),
+                (vim.Datacenter, ("name", "parent", "vmFolder")),
+                (vim.ClusterComputeResource, _CLUSTER_PATHS),
+                (vim.ResourcePool, _POOL_PATHS),
+                (vim.VirtualMachine, ("name", "parent", "config.template", "runtime.host", *MARKS)),
+            ],
+        )
+    )
+    chosen = tree.cluster(cluster)
+    hosts = list(tree.rows[chosen].get("host", ()))
+    rows = _details(content, tree, hosts)
+    names = {host: name_of(host, rows.get(host, {})) for host in hosts}
+    elsewhere = "another cluster" if "host" in tree.rows[chosen] else "a host that is not shown"
+    neighbours = {ref: rows[ref] for ref in tree.vms_on(hosts) if ref in rows}
+    for host in hosts:
+        neighbours |= visibility.invisible(host, rows, tree)
+    templates = [*tree.templates(), *_unfinished(neighbours)]
+    vms = _marked(tree, rows, vcenter, lambda host: names.get(host, elsewhere))
+    ours = {vm.moref for vm in vms if vm.ownership == "ours"}
+    held = held_by.holders({host: rows.get(host, {}) for host in hosts}, neighbours, ours)
+    targets = {
+        host: _target(tree.browser(chosen), host, rows.get(host, {}), name, asking)
+        for host, name in names.items()
+    }
+    share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
+    equipped = tuple(
+        _host(ref, names[ref], rows, neighbours.values(), targets[ref], held, share)
+        for ref in sorted_hosts(names)
+    )
+    into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
+    return Inventory(
+        vcenter=vcenter,
+        cluster=Cluster(
+            name=tree.rows[chosen].get("name", chosen._moId),
+            moref=chosen._moId,
+            path=tree.path(chosen),
+            datacenter=tree.rows.get(tree.datacenter(chosen), {}).get("name", ""),
+            resource_pool=pool._moId,
+            vm_folder=into._moId,
+            drs_places=_drs_places(tree.rows[chosen]),
+            unreserved_gib=unreserved_gib(tree.rows[pool]),
+            datacenter_path=_datacenter_path(tree, chosen),
+        ),
+        hosts=equipped,
+        templates=tuple(materials.template(ref, rows, tree) for ref in templates if ref in rows),
+        datastores=materials.datastores(rows, tree),
+        networks=materials.networks(rows, tree),
+        vms=vms,
+        names_in_folder=frozenset(tree.names_in(into)),
+        unreadable=_unreadable(
+            {ref: tree.rows[ref] | rows.get(ref, {}) for ref in tree.unreadable()},
+            lambda host: names.get(host, elsewhere),
+        ),
+        notes=(
+            *visibility.of_account(content.rootFolder, rows),
+            *visibility.notes(tree.rows[chosen], equipped, neighbours),
+        ),
+    )
+
+
+def read_vms(
+    content: Any, vcenter: VCenter, refs: Sequence[Any], hosts: Mapping[MoRef, str]
+) -> tuple[VM, ...]:
+    """``hosts`` are the names that are known already; only the others are asked for."""
+    rows = retrieve(content, [Objects(vim.VirtualMachine, refs, VM_PATHS)])
+    host_name = _host_names(content, rows, hosts)
+    return tuple(
+        machine(ref, row, vcenter.instance_uuid, host_name) for ref, row in rows.items() if row
+    )
+
+
+def read_marked(
+    content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]
+) -> tuple[tuple[VM, ...], tuple[UnreadableVM, ...]]:
+    """Every VM that carries the mark, wherever in the vCenter it is; and those that may."""
+    found = retrieve_all(content, [(vim.VirtualMachine, _MARKED_PATHS)])
+    marked = [ref for ref, row in found.items() if extra_config(row)]
+    hidden = [ref for ref, row in found.items() if "config.template" not in row]
+    rows = retrieve(content, [Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS)])
+    vms = read_vms(content, vcenter, marked, hosts)
+    return vms, _unreadable(rows, _host_names(content, rows, hosts))
+
+
+def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
+    """The VMs of these hosts that hold a GPU, as they are now."""
+    there = Related("vm", vim.VirtualMachine, held_by.VM_PATHS)
+    rows = retrieve(content, [Objects(vim.HostSystem, hosts, held_by.HOST_PATHS, there)])
+    vms = {ref: row for ref, row in rows.items() if isinstance(ref, vim.VirtualMachine)}
+    return held_by.holders(_of(rows, hosts), vms)
+
+
+def _host_names(content: Any, rows: Rows, hosts: Mapping[MoRef, str]) -> Callable[[Any], str]:
+    """Of the hosts that these VMs run on; only those whose name is not known are asked for it."""
+    seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
+    unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
+    told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
+    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in told.items()}}
+    return lambda host: names.get(host._moId, "")
+
+
+def _unreadable(rows: Rows, host_name: Callable[[Any], str]) -> tuple[UnreadableVM, ...]:
+    return tuple(
+        UnreadableVM(
+            name=name_of(ref, row),
+            moref=ref._moId,
+            host=host_name(row["runtime.host"]) if "runtime.host" in row else "",
+            powered_on=row.get("runtime.powerState", "poweredOn") == "poweredOn",
+            connection_state=str(row.get("runtime.connectionState", "connected")),
+            instance_uuid=row.get("summary.config.instanceUuid", ""),
+        )
+        for ref, row in rows.items()
+    )
+
+
+def sorted_hosts(names: dict[Any, str]) -> list[Any]:
+    return sorted(names, key=lambda ref: names[ref])
+
+
+def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
+    """Hosts, the VMs on them, templates and our own VMs, in one call; then what hosts name."""
+    marked, hidden = tree.marked(), tree.unreadable()
+    neighbours = _without(tree.vms_on(hosts), [*marked, *hidden])
+    rows = retrieve(
+        content,
+        [
+            Objects(vim.HostSystem, hosts, _HOST_PATHS),
+            Objects(vim.VirtualMachine, neighbours, _NEIGHBOUR_PATHS),
+            Objects(vim.VirtualMachine, tree.templates(), materials.TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, marked, (*VM_PATHS, *_MEMORY_PATHS)),
+            Objects(vim.VirtualMachine, hidden, _UNREADABLE_PATHS),
+            Objects(vim.Folder, [content.rootFolder], ("name",)),
+        ],
+    )
+    stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
+    nets = {ref for host in hosts for ref in rows.get(host, {}).get("network", ())}
+    more = retrieve(
+        content,
+        [
+            Objects(vim.VirtualMachine, _unfinished(rows), materials.TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, visibility.beside(hosts, rows, tree), _NEIGHBOUR_PATHS),
+            Objects(
+                vim.Datastore,
+                sorted(stores, key=str),
+                materials.DATASTORE_PATHS,
+            ),
+            *materials.networks_asked(nets),
+        ],
+    )
+    for ref, row in more.items():
+        rows[ref] = rows.get(ref, {}) | row
+    switches = {row[materials.SWITCH] for row in rows.values() if materials.SWITCH in row}
+    rows |= retrieve(
+        content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
+    )
+    return rows
+
+
+def _unfinished(rows: Rows) -> list[Any]:
+    """Templates that a gpuvm left as VMs when it was killed; they stay on the cluster's hosts."""
+    return [ref for ref, row in rows.items() if template_snapshot.is_unfinished(ref, row)]
+
+
+def _without(refs: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    excluded = set(others)
+    return [ref for ref in refs if ref not in excluded]
+
+
+def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
+    return {ref: rows[ref] for ref in refs if ref in rows}
+
+
+def _target(browser: Any, host: Any, row: Row, name: str, asking: Asking) -> Target:
+    """Only of a host that has a GPU and is there to be asked."""
+    if asking != "all" and name not in asking:
+        return NOT_ASKED
+    connected = str(row.get("runtime.connectionState")) == "connected"
+    if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
+        return Target()
+    return read_target(browser, host)
+
+
+def _drs_places(row: Row) -> bool:
+    drs = row.get("configuration.drsConfig")
+    if drs is None:
+        return False
+    return bool(drs.enabled) and drs.defaultVmBehavior == "fullyAutomated"
+
+
+def _host(
+    ref: Any,
+    name: str,
+    rows: Rows,
+    neighbours: Iterable[Row],
+    target: Target,
+    held: Holders,
+    hypervisor: float | None,
+) -> Host:
+    """Without a row it is a host of the cluster that this account cannot see."""
+    row = rows.get(ref, {})
+    memory_gib = row.get("hardware.memorySize", 0) / 1024**3
+    running = [
+        vm
+        for vm in neighbours
+        if vm.get("runtime.host") == ref
+        and vm.get("runtime.powerState", "poweredOn") == "poweredOn"
+    ]
+    return Host(
+        name=name,
+        moref=ref._moId,
+        connection_state=str(row.get("runtime.connectionState", "connected")),
+        in_maintenance_mode=bool(row.get("runtime.inMaintenanceMode")),
+        in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
+        memory_gib=memory_gib,
+        hypervisor_gib=None if hypervisor is None else memory_gib * hypervisor,
+        reserved_gib=sum(map(_taken_gib, running)),
+        model=row.get("hardware.systemInfo.model", ""),
+        gpus=tuple(gpus_of(name, row, target, held)),
+        datastores=tuple(ref._moId for ref in row.get("datastore", ())),
+        networks=tuple(ref._moId for ref in row.get("network", ())),
+        power_state=str(row.get("runtime.powerState", "poweredOn")),
+        version=row.get("config.product.version", ""),
+        rebinds=bool(row.get("capability.deviceRebindWithoutRebootSupported")),
+        device_groups=target.groups,
+        problem=target.problem,
+        hidden=not_shown(row, visibility.OF_HOSTS) if is_visible(row) else visibility.UNSEEN_HOST,
+        gpus_hidden=not_shown(row, visibility.OF_GPUS),
+        nvswitches=nvswitches_of(row),
+    )
+
+
+def _taken_gib(vm: Row) -> float:
+    reserved_mib = vm.get("config.memoryAllocation.reservation") or 0
+    return reserved_mib / 1024 + (vm.get("runtime.memoryOverhead") or 0) / 1024**3
+
+
+def _datacenter_path(tree: Tree, cluster: Any) -> str:
+    datacenter = tree.datacenter(cluster)
+    return "" if datacenter is None else tree.path(datacenter)
+
+
+def _marked(
+    tree: Tree, rows: Rows, vcenter: VCenter, host_name: Callable[[Any], str]
+) -> tuple[VM, ...]:
+    return tuple(
+        machine(ref, rows[ref], vcenter.instance_uuid, host_name)
+        for ref in tree.marked()
+        if ref in rows
+    )

@@ -1,0 +1,266 @@
+"""The one wait: every task and VM of a command on one PropertyCollector and one update stream.
+
+    with vsphere.board() as board:
+        board.follow_tasks({"gpuvm-01": task})
+        for changes in board.batches(lambda: 30.0):
+            ...
+
+``WaitForUpdatesEx`` is asked at most once a second, with a timeout, so that deadlines hold even
+when nothing happens (pyVim's own WaitForTask blocks without one).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from pyVmomi import vim, vmodl
+
+from gpuvm.errors import VSphereError
+from gpuvm.inventory import MoRef
+from gpuvm.vsphere.faults import task_failed, translated
+from gpuvm.vsphere.properties import HOST_KEYS, extra_config, property_spec
+from gpuvm.vsphere.virtual_machines import addresses, host_keys
+
+INTERVAL_S = 1.0
+LONGEST_WAIT_S = 10
+_TASK_PATHS = ("info.state", "info.progress", "info.result", "info.error")
+_HOST_PATHS = ("runtime.connectionState", "runtime.bootTime", "config.pciPassthruInfo")
+_VM_PATHS = (
+    "runtime.powerState",
+    "config.hardware.device",
+    "guest.net",
+    "guest.toolsRunningStatus",
+    HOST_KEYS,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that was accepted; ``operation`` is for people."""
+
+    moref: MoRef
+    operation: str
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """``running`` is False while the task waits for its turn in the vCenter."""
+
+    key: str
+    operation: str
+    fraction: float
+    running: bool = True
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """``error`` is None on success; ``result`` is the moref of what was made, if anything."""
+
+    key: str
+    operation: str
+    result: MoRef | None
+    error: VSphereError | None
+
+
+@dataclass(frozen=True)
+class VMChanged:
+    key: str
+    powered_on: bool
+    addresses: tuple[str, ...]
+    host_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HostChanged:
+    """``booted`` is when the host started last, as text: another value means that it rebooted."""
+
+    key: str
+    connected: bool
+    booted: str
+    active: frozenset[str]
+    """PCI addresses whose passthrough is in force."""
+
+
+Change = TaskProgress | TaskEnded | VMChanged | HostChanged
+
+
+@dataclass
+class _Followed:
+    """``row`` is what is known so far: updates bring only what changed."""
+
+    key: str
+    task: Task | None
+    row: dict[str, Any]
+
+
+class Board:
+    """Use it in a ``with`` block; what it made in the vCenter is gone afterwards."""
+
+    def __init__(self, content: Any, reference: Callable[[Any, MoRef], Any]) -> None:
+        self._content, self._reference = content, reference
+        self._followed: dict[Any, _Followed] = {}
+        self._version = ""
+        self._asked = 0.0
+
+    def __enter__(self) -> "Board":
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The filters go with their collector; a lost connection has taken both already."""
+        try:
+            self._collector.DestroyPropertyCollector()
+        except (vmodl.MethodFault, OSError, HTTPException):
+            return
+
+    def _open(self) -> None:
+        with translated("waiting", "the vCenter"):
+            self._collector = self._content.propertyCollector.CreatePropertyCollector()
+
+    def follow_tasks(self, tasks: Mapping[str, Task]) -> None:
+        """Several tasks cost one round trip."""
+        refs = {self._reference(vim.Task, task.moref): key for key, task in tasks.items()}
+        self._filter(vim.Task, list(refs), _TASK_PATHS)
+        for ref, key in refs.items():
+            self._followed[ref] = _Followed(key, tasks[key], {})
+
+    def follow_vms(self, vms: Mapping[str, MoRef]) -> None:
+        refs = {self._reference(vim.VirtualMachine, moref): key for key, moref in vms.items()}
+        self._filter(vim.VirtualMachine, list(refs), _VM_PATHS)
+        for ref, key in refs.items():
+            self._followed[ref] = _Followed(key, None, {})
+
+    def follow_host(self, key: str, host: MoRef) -> None:
+        ref = self._reference(vim.HostSystem, host)
+        self._filter(vim.HostSystem, [ref], _HOST_PATHS)
+        self._followed[ref] = _Followed(key, None, {})
+
+    def forget(self, key: str) -> None:
+        """No more changes of this key; its filter goes with the collector."""
+        self._followed = {ref: f for ref, f in self._followed.items() if f.key != key}
+
+    def batches(
+        self, time_left: Callable[[], float], more: Callable[[], bool] = lambda: False
+    ) -> Iterator[list[Change]]:
+        """Yields what each update brought until nothing is followed any more, nor ``more`` to come.
+
+        ``time_left`` gives the seconds to the caller's next deadline; an empty list comes when it
+        is reached without news.
+        """
+        while self._followed or more():
+            wait_s = min(max(time_left(), 0.0), LONGEST_WAIT_S)
+            if self._followed:
+                yield self._next(wait_s)
+            else:
+                time.sleep(min(wait_s, INTERVAL_S))
+                yield []
+
+    def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> None:
+        if not refs:
+            return
+        query = vmodl.query.PropertyCollector
+        spec = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=ref) for ref in refs],
+            propSet=[property_spec(kind, paths, self._content.propertyCollector._stub.version)],
+            reportMissingObjectsInResults=True,
+        )
+        with translated("waiting", "the vCenter"):
+            try:
+                self._collector.CreateFilter(spec=spec, partialUpdates=False)
+            except vmodl.fault.ManagedObjectNotFound:
+                self._open_again()
+                self._collector.CreateFilter(spec=spec, partialUpdates=False)
+
+    def _next(self, wait_s: float) -> list[Change]:
+        pause = self._asked + INTERVAL_S - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+        options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=max(1, int(wait_s)))
+        with translated("waiting", "the vCenter"):
+            try:
+                update = self._collector.WaitForUpdatesEx(version=self._version, options=options)
+            except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
+                self._open_again()
+                return []
+        self._asked = time.monotonic()
+        if update is None:
+            return []
+        self._version = update.version
+        objects = [o for one in update.filterSet or () for o in one.objectSet or ()]
+        missing = [m.obj for one in update.filterSet or () for m in one.missingSet or ()]
+        changes = [self._changed(o) for o in objects]
+        changes += [self._vanished(ref) for ref in missing]
+        return [change for change in changes if change is not None]
+
+    def _open_again(self) -> None:
+        """A collector ends with its session; tasks and VMs do not. All is told anew."""
+        self._version = ""
+        self._open()
+        kinds = (
+            (vim.Task, _TASK_PATHS),
+            (vim.VirtualMachine, _VM_PATHS),
+            (vim.HostSystem, _HOST_PATHS),
+        )
+        for kind, paths in kinds:
+            self._filter(kind, [ref for ref in self._followed if isinstance(ref, kind)], paths)
+
+    def _changed(self, update: Any) -> Change | None:
+        followed = self._followed.get(update.obj)
+        if followed is None:
+            return None
+        if update.kind == "leave":
+            return self._vanished(update.obj)
+        for change in update.changeSet or ():
+            followed.row[change.name] = change.val
+        if isinstance(update.obj, vim.HostSystem):
+            return _host_changed(followed.key, followed.row)
+        if followed.task is None:
+            return _vm_changed(followed.key, followed.row)
+        return self._task_changed(update.obj, followed.key, followed.task, followed.row)
+
+    def _task_changed(self, ref: Any, key: str, task: Task, row: dict[str, Any]) -> Change:
+        state = str(row.get("info.state"))
+        if state not in ("success", "error"):
+            fraction = (row.get("info.progress") or 0) / 100
+            return TaskProgress(key, task.operation, fraction, running=state == "running")
+        del self._followed[ref]
+        if state == "error":
+            problem = row.get("info.error")
+            text = getattr(problem, "localizedMessage", None) or getattr(problem, "msg", "") or ""
+            return TaskEnded(
+                key, task.operation, None, task_failed(task.operation, key, problem, text)
+            )
+        result = row.get("info.result")
+        return TaskEnded(key, task.operation, getattr(result, "_moId", None), None)
+
+    def _vanished(self, ref: Any) -> Change | None:
+        """A vCenter forgets tasks some minutes after their end; how it ended is then unknown."""
+        followed = self._followed.pop(ref, None)
+        if followed is None:
+            return None
+        operation = followed.task.operation if followed.task else "waiting"
+        error = VSphereError(f"{followed.key}: {operation}: it vanished from the vCenter")
+        return TaskEnded(followed.key, operation, None, error)
+
+
+def _vm_changed(key: str, row: dict[str, Any]) -> VMChanged:
+    devices = row.get("config.hardware.device") or ()
+    tools = row.get("guest.toolsRunningStatus")
+    return VMChanged(
+        key=key,
+        powered_on=row.get("runtime.powerState") == "poweredOn",
+        addresses=addresses(devices, row.get("guest.net") or (), tools),
+        host_keys=host_keys(extra_config({k: v for k, v in row.items() if v is not None})),
+    )
+
+
+def _host_changed(key: str, row: dict[str, Any]) -> HostChanged:
+    infos = row.get("config.pciPassthruInfo") or ()
+    return HostChanged(
+        key=key,
+        connected=str(row.get("runtime.connectionState")) == "connected",
+        booted=str(row.get("runtime.bootTime")),
+        active=frozenset(info.id for info in infos if info.passthruEnabled and info.passthruActive),
+    )

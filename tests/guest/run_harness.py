@@ -1,0 +1,128 @@
+"""Runs as the command line has them, over a test's machines; and programs that they run."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuvm import results, runs
+from gpuvm.events import Events
+from gpuvm.inventory import VCenter
+from gpuvm.results import RunVM
+from gpuvm.runs import Progress
+from gpuvm.settings import GuestSettings
+from gpuvm.spec import Distributed
+
+from .ssh_servers import Machine, Told
+
+VCENTER = VCenter("vc", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
+
+# Every test program begins with this.
+BEGIN = """
+import argparse, json, os, pathlib, socket, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--out", type=pathlib.Path, required=True)
+parser.add_argument("--start-deadline-s", type=float)
+parser.add_argument("--word", default="")
+options = parser.parse_args()
+alone = '{"cluster": {"worker": [""]}, "task": {"index": 0}}'
+config = json.loads(os.environ.get("TF_CONFIG", alone))
+me, peers = config["task"]["index"], config["cluster"]["worker"]
+def say(event, **fields):
+    with open(options.out / "timings.jsonl", "a") as file:
+        file.write(json.dumps({"t": time.time(), "event": event, **fields}) + "\\n")
+def step(n, of):
+    say("step", phase="train", step=n, steps=of, loss=1 / n, examples_per_second=10.0)
+"""
+START = """
+say("start", workload="mine", schema=1, device="/device:CPU:0", worker=me, workers=len(peers))
+"""
+TRAINS = (
+    BEGIN
+    + START
+    + """
+print("word", options.word, "worker", me, flush=True)
+say("phase", name="train", state="start")
+for n in (1, 2, 3):
+    step(n, 3)
+say("phase", name="train", state="end", seconds=0.1)
+seen = {"config": config, "proxies": [k for k in os.environ if "proxy" in k.lower()],
+        "start_deadline_s": options.start_deadline_s}
+(options.out / "seen.json").write_text(json.dumps(seen))
+say("end", ok=True, steps=3, seconds=0.1)
+"""
+)
+
+
+class Runner:
+    """``runner(program, machines)`` is a run, as the command line has it."""
+
+    def __init__(self, folder: Path, told: Told) -> None:
+        self.folder, self.told = folder, told
+        self.progress: list[Progress] = []
+        self.record: results.Run | None = None
+        self.on_step: Callable[[Progress], None] = lambda _: None
+
+    def __call__(
+        self,
+        source: str,
+        machines: Sequence[Machine],
+        *args: str,
+        distributed: bool = False,
+        resume: results.Run | None = None,
+        settings: GuestSettings | None = None,
+        distribution: Distributed | None = None,
+        inputs: runs.Inputs | None = None,
+        more_args: Mapping[str, Sequence[str]] | None = None,
+    ) -> results.Run:
+        program = self.folder / "mine.py"
+        program.write_text(source)
+        self.record = record = results.create(
+            workload="mine",
+            args=args,
+            distributed=distributed,
+            vcenter=VCENTER,
+            cluster="c",
+            deployment="d",
+            vms=[
+                RunVM(
+                    name=machine.name,
+                    index=i,
+                    host="esx-01",
+                    address=machine.address,
+                    role="worker" if i else "chief",
+                    accelerator="none",
+                )
+                for i, machine in enumerate(machines)
+            ],
+            provisioning=self.folder / "none.jsonl",
+        )
+        runs.run(
+            runs.find(str(program)),
+            args,
+            [machine.member() for machine in machines],
+            distributed=distributed,
+            guest=settings or GuestSettings(),
+            distribution=distribution or Distributed(),
+            record=record,
+            events=Events(record.sink, self.told),
+            resume=resume,
+            inputs=inputs or {},
+            more_args=more_args or {},
+            on_step=self._step,
+        )
+        return record
+
+    def _step(self, progress: Progress) -> None:
+        self.progress.append(progress)
+        self.on_step(progress)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As it lies on the disk."""
+        assert self.record is not None
+        return dict(json.loads((self.record.dir / "manifest.json").read_text()))
+
+
+def seen(record: results.Run, vm: str) -> dict[str, Any]:
+    return dict(json.loads((record.vm_dir(vm) / "seen.json").read_text()))
