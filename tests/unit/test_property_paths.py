@@ -12,7 +12,7 @@ import pytest
 from property_paths import asked, beside_a_kind, nodes
 from pyVmomi import VmomiSupport, vim
 
-from gpuvm import lab, vsphere
+from gpuvm import vsphere
 from gpuvm.vsphere import properties
 
 RELEASES = ("6.7.3", "7.0.3.0", "8.0.3.0", "9.0.0.0")
@@ -20,7 +20,7 @@ NEWER_THAN_6_7 = {
     "config.assignableHardwareBinding",
     "capability.deviceRebindWithoutRebootSupported",
 }
-VCSIM = Path(lab.__file__).parent / "vcsim"
+VCSIM = paths.resource("vcsim")
 
 
 ASKED = sorted(set(asked()), key=str)
