@@ -251,8 +251,8 @@ class VM:
     host_keys: tuple[str, ...] = ()
     """OpenSSH public keys that the guest published through guestinfo."""
     annotation: str = ""
-    wish: str = ""
-    """What it was made from, as JSON (ClusterSpec.wish)."""
+    creation_spec: str = ""
+    """What it was made from, as JSON (ClusterSpec.creation_spec_json)."""
     tools_running: bool = False
     cores_per_socket: int = 1
     template: bool = False

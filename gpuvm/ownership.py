@@ -32,16 +32,16 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 class Mark:
     """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation.
 
-    ``wish`` is what the VM was made from, as JSON (ClusterSpec.wish), so that any machine can tell
-    what a VM should be. ``disks`` is how many it was cloned with: more are somebody else's; None
-    where the mark does not say.
+    ``creation_spec`` is what the VM was made from, as JSON (ClusterSpec.creation_spec_json), so
+    that any machine can tell what a VM should be. ``disks`` is how many it was cloned with: more
+    are somebody else's; None where the mark does not say.
     """
 
     deployment: str
     index: int
     spec_digest: str
     generation: str
-    wish: str = ""
+    creation_spec: str = ""
     disks: int | None = None
 
     @staticmethod
@@ -67,7 +67,7 @@ class Mark:
             INDEX_KEY: str(self.index),
             SPEC_KEY: self.spec_digest,
             GENERATION_KEY: self.generation,
-            WISH_KEY: self.wish,
+            WISH_KEY: self.creation_spec,
         }
         return keys if self.disks is None else keys | {DISKS_KEY: str(self.disks)}
 

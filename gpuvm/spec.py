@@ -169,12 +169,12 @@ class ClusterSpec(_Model):
         """Such as has to be looked up; an id is what the API wants."""
         return self.storage_policy is not None and not _is_uuid(self.storage_policy)
 
-    def wish(self) -> str:
+    def creation_spec_json(self) -> str:
         """What makes one VM what it is, as compact JSON; how many there are is not part of it."""
         fields = type(self).model_fields
         changed = {key for key in self.of_one_vm() if getattr(self, key) != fields[key].default}
-        wish = self.model_dump(mode="json", include=changed)
-        return json.dumps(wish, sort_keys=True, separators=(",", ":"))
+        changes = self.model_dump(mode="json", include=changed)
+        return json.dumps(changes, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def of_one_vm(cls) -> tuple[str, ...]:
@@ -182,15 +182,15 @@ class ClusterSpec(_Model):
         return tuple(key for key in cls.model_fields if key not in _NOT_OF_ONE_VM)
 
     @classmethod
-    def of_wish(cls, wish: str) -> "ClusterSpec | None":
-        """What ``wish()`` wrote; None when that cannot be read."""
+    def from_creation_spec(cls, text: str) -> "ClusterSpec | None":
+        """What ``creation_spec_json()`` wrote; None when that cannot be read."""
         try:
-            return cls.model_validate_json(wish)
+            return cls.model_validate_json(text)
         except ValidationError:
             return None
 
     def digest(self) -> str:
-        return hashlib.sha256(self.wish().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.creation_spec_json().encode()).hexdigest()[:16]
 
     def vm_name(self, index: int) -> str:
         return f"{self.name}-{index:02d}"

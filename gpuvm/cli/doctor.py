@@ -26,7 +26,7 @@ from gpuvm.cli.options import (
 )
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.doctor import Check, Patient, Prospect
+from gpuvm.doctor import Check, CheckInput, TrialPlan
 from gpuvm.errors import BadInput, ExitCode
 from gpuvm.inventory import Inventory
 from gpuvm.privileges import Wanted
@@ -34,7 +34,7 @@ from gpuvm.privileges import Wanted
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
 
 
-def examine(
+def run_checks(
     ctx: typer.Context,
     hosts: HostsOption = None,
     per_host: PerHostOption = None,
@@ -87,18 +87,18 @@ def examine(
     )
     with open_session(ctx, context) as session:
         inventory = spec_options.read_inventory(session, wanted)
-        prospect = doctor.prospect_of(wanted, inventory)
-        patient = Patient(
+        trial = doctor.make_trial_plan(wanted, inventory)
+        given = CheckInput(
             wanted,
             inventory,
-            prospect,
-            missing=session.vsphere.missing_privileges(_asked(wanted, inventory, prospect)),
+            trial,
+            missing=session.vsphere.missing_privileges(_asked(wanted, inventory, trial)),
             tls=session.context.tls.verify,
             licences=session.vsphere.read_licences(),
         )
-    checks = doctor.examine(patient)
+    checks = doctor.run_checks(given)
     if report is not None:
-        _write(report, doctor.anonymous(patient, checks))
+        _write(report, doctor.anonymous(given, checks))
     if not ctx.ensure_object(State).json:
         for check in checks:
             _show(check)
@@ -115,10 +115,10 @@ def _write(file: Path, account: dict[str, Any]) -> None:
         raise BadInput(f"--report: {file} cannot be written: {error.strerror}") from None
 
 
-def _asked(wanted: spec.ClusterSpec, inventory: Inventory, prospect: Prospect) -> Wanted:
+def _asked(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> Wanted:
     return privileges.together(
-        privileges.to_provision(wanted, inventory, prospect.used),
-        privileges.to_cancel(prospect.used),
+        privileges.to_provision(wanted, inventory, trial.used),
+        privileges.to_cancel(trial.used),
         privileges.to_move(wanted, inventory),
         privileges.to_prepare_hosts(inventory),
     )

@@ -21,7 +21,7 @@ from gpuvm.cli.output import State
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput, ExitCode, GpuvmError
 from gpuvm.events import Events
-from gpuvm.lifecycle import Switched
+from gpuvm.lifecycle import SwitchResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -192,11 +192,11 @@ def _moves(moved: Mapping[str, Sequence[str]]) -> str:
     return f"; DRS first moves these running VMs to other hosts: {'; '.join(told)}" if told else ""
 
 
-def _told(one: Switched) -> dict[str, Any]:
+def _told(one: SwitchResult) -> dict[str, Any]:
     return {"done": one.done, "host_in_maintenance_mode": one.in_maintenance_mode}
 
 
-def _show(switched: Sequence[Switched], how: _How) -> None:
+def _show(switched: Sequence[SwitchResult], how: _How) -> None:
     rows = [
         (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
         for one in switched
@@ -204,7 +204,7 @@ def _show(switched: Sequence[Switched], how: _How) -> None:
     output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
     for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
-        command = lifecycle.go_on(host, enabled=how.enabled, gpus=how.gpus)
+        command = lifecycle.continue_hint(host, enabled=how.enabled, gpus=how.gpus)
         output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
     if pending and not how.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
@@ -212,13 +212,13 @@ def _show(switched: Sequence[Switched], how: _How) -> None:
         output.line("nothing to do: passthrough is in that state already")
 
 
-def _errors(switched: Sequence[Switched]) -> tuple[GpuvmError, ...]:
+def _errors(switched: Sequence[SwitchResult]) -> tuple[GpuvmError, ...]:
     """Each host's once, whatever the number of its GPUs."""
     by_host = {one.gpu.host: one.error for one in switched if one.error is not None}
     return tuple(by_host.values())
 
 
-def _exit_code(switched: Sequence[Switched]) -> ExitCode:
+def _exit_code(switched: Sequence[SwitchResult]) -> ExitCode:
     """A pending reboot is not done yet: 10, as for any other change that is still to come."""
     failed = [one for one in switched if one.error is not None]
     if failed:

@@ -10,14 +10,16 @@ from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import Host, Inventory, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Asking
+from gpuvm.vsphere import ConfigTargets
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
 
 
-def read_inventory(session: Session, wanted: ClusterSpec, *, asking: Asking = "all") -> Inventory:
-    """``asking`` are the hosts that are asked for their systemIds and device groups, one by one."""
-    return lifecycle.read_inventory(wanted, session.vsphere, asking)
+def read_inventory(
+    session: Session, wanted: ClusterSpec, *, query_targets: ConfigTargets = "all"
+) -> Inventory:
+    """``query_targets``: hosts to ask for systemIds and device groups, one call each."""
+    return lifecycle.read_inventory(wanted, session.vsphere, query_targets)
 
 
 def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Plan:

@@ -75,7 +75,7 @@ def status(
     wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
     given = _given(file)
     with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted, asking=())
+        inventory = spec_options.read_inventory(session, wanted, query_targets=())
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(given or hosts or per_host))
@@ -152,7 +152,7 @@ def _inside(session: Session, vms: Sequence[VM]) -> dict[str, Inside]:
 def _look(session: Session, vm: VM) -> Inside:
     try:
         with guest.connect(lifecycle.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
-            found = guest.look_at_gpus(shell)
+            found = guest.query_gpus(shell)
     except GpuvmError as error:
         return Inside(f"unknown: {error}")
     return Inside(", ".join(found.gpu_names) or "no GPU", len(found.gpu_names))

@@ -22,7 +22,7 @@ from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import Deployment, MoRef
-from gpuvm.vsphere import Coming
+from gpuvm.vsphere import CloneInFlight
 
 
 def teardown(
@@ -94,13 +94,13 @@ def teardown(
     output.finish(ctx, output.Result("teardown", data, result.exit_code, errors))
 
 
-def _beside(found: Deployment, coming: Sequence[Coming]) -> Deployment:
+def _beside(found: Deployment, coming: Sequence[CloneInFlight]) -> Deployment:
     """Without those that are being cloned: vCenter shows no configuration of them yet."""
     names = {one.name for one in coming}
     return replace(found, unreadable=tuple(v for v in found.unreadable if v.name not in names))
 
 
-def _question(going: int, coming: Sequence[Coming]) -> str:
+def _question(going: int, coming: Sequence[CloneInFlight]) -> str:
     """Empty when there is nothing to ask about."""
     parts = [f"{going} VMs"] if going else []
     parts += [f"{len(coming)} that are being cloned"] if coming else []
@@ -109,7 +109,7 @@ def _question(going: int, coming: Sequence[Coming]) -> str:
 
 def _show(
     found: Deployment,
-    coming: Sequence[Coming],
+    coming: Sequence[CloneInFlight],
     left: Mapping[MoRef, PreflightRefused],
     deployment: str,
 ) -> None:

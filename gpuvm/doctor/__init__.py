@@ -1,7 +1,7 @@
 """Whether a vCenter has what gpuvm needs: a list of checks, each ok, a warning or a failure.
 
     prospect = prospect_of(spec, inventory)      what would be planned, and with which objects
-    examine(Patient(spec, inventory, prospect, missing=…, tls=…, licences=…))
+    examine(CheckInput(spec, inventory, prospect, missing=…, tls=…, licences=…))
 
 Pure, like the planner: what is judged here was read before. A new check is one more function in
 ``_CHECKS``.
@@ -11,17 +11,25 @@ from collections.abc import Callable, Iterator
 
 from gpuvm.doctor import checks
 from gpuvm.doctor.anonymous import anonymous
-from gpuvm.doctor.model import Check, Level, Patient
-from gpuvm.doctor.trial_plan import Prospect, prospect_of
+from gpuvm.doctor.model import Check, CheckInput, Level
+from gpuvm.doctor.trial_plan import TrialPlan, make_trial_plan
 
-__all__ = ["Check", "Level", "Patient", "Prospect", "anonymous", "examine", "prospect_of"]
+__all__ = [
+    "Check",
+    "CheckInput",
+    "Level",
+    "TrialPlan",
+    "anonymous",
+    "make_trial_plan",
+    "run_checks",
+]
 
 
-def examine(patient: Patient) -> tuple[Check, ...]:
+def run_checks(given: CheckInput) -> tuple[Check, ...]:
     """All checks, in the order in which things are needed; the same thing is said once."""
     told: list[Check] = []
     for find in _CHECKS:
-        told += [check for check in find(patient) if not any(_covers(t, check) for t in told)]
+        told += [check for check in find(given) if not any(_covers(t, check) for t in told)]
     return tuple(told)
 
 
@@ -32,7 +40,7 @@ def _covers(earlier: Check, check: Check) -> bool:
     return as_bad and earlier.text in f"{check.text} {check.hint}"
 
 
-_CHECKS: tuple[Callable[[Patient], Iterator[Check]], ...] = (
+_CHECKS: tuple[Callable[[CheckInput], Iterator[Check]], ...] = (
     checks.version,
     checks.tls,
     checks.licences,

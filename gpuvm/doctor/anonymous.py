@@ -11,34 +11,34 @@ from typing import Any
 
 import gpuvm
 from gpuvm.devices import GPU
-from gpuvm.doctor.model import Check, Patient
+from gpuvm.doctor.model import Check, CheckInput
 from gpuvm.errors import GpuvmError, SeveralRefused, TaskFailed
 from gpuvm.inventory import Host, VMTemplate
 
 SCHEMA = 1
 
 
-def anonymous(patient: Patient, checks: Sequence[Check]) -> dict[str, Any]:
+def anonymous(given: CheckInput, checks: Sequence[Check]) -> dict[str, Any]:
     """JSON-ready; docs/vsphere-versions.md describes it."""
-    inventory = patient.inventory
+    inventory = given.inventory
     return {
         "schema": SCHEMA,
         "gpuvm": gpuvm.__version__,
         "vcenter": {
             "version": _version(inventory.vcenter.version),
             "api_version": _version(inventory.vcenter.api_version),
-            "tls": patient.tls,
+            "tls": given.tls,
         },
         "wish": {
-            "accelerator": patient.spec.accelerator.mode,
-            "placement": patient.spec.placement,
-            "clone_mode": patient.spec.clone_mode,
-            "hosts": patient.spec.hosts,
-            "per_host": patient.spec.per_host,
+            "accelerator": given.spec.accelerator.mode,
+            "placement": given.spec.placement,
+            "clone_mode": given.spec.clone_mode,
+            "hosts": given.spec.hosts,
+            "per_host": given.spec.per_host,
             "named": sorted(
                 key
                 for key in ("cluster", "template", "datastore", "network", "folder", "addresses")
-                if getattr(patient.spec, key) is not None
+                if getattr(given.spec, key) is not None
             ),
         },
         "cluster": {
@@ -54,9 +54,9 @@ def anonymous(patient: Patient, checks: Sequence[Check]) -> dict[str, Any]:
             "vms_without_configuration": len(inventory.unreadable),
             "notes": len(inventory.notes),
         },
-        "privileges_missing": sorted({p for several in patient.missing.values() for p in several}),
+        "privileges_missing": sorted({p for several in given.missing.values() for p in several}),
         "checks": _counted({"check": c.name, "level": c.level} for c in checks),
-        "refusals": _refusals(patient.prospect.plan),
+        "refusals": _refusals(given.trial.plan),
     }
 
 

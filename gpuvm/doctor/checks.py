@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from gpuvm import privileges, selection, storage
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.devices import GPU
-from gpuvm.doctor.model import Check, Level, Patient
+from gpuvm.doctor.model import Check, CheckInput, Level
 from gpuvm.errors import GpuvmError, SeveralRefused
 from gpuvm.inventory import Host, Licence, VMTemplate
 from gpuvm.planner import Action, Plan
@@ -17,11 +17,11 @@ _WITHOUT_VGPU = ("standard", "essentials")
 """Editions of vSphere; vGPUs need Enterprise Plus, vSphere Foundation or Cloud Foundation."""
 
 
-def version(patient: Patient) -> Iterator[Check]:
-    about = patient.inventory.vcenter
+def version(given: CheckInput) -> Iterator[Check]:
+    about = given.inventory.vcenter
     api = about.api_version
     text = f"{about.name} {about.version}, API {api}"
-    if isinstance(patient.spec.accelerator, DynamicPassthrough) and major(api) < 7:
+    if isinstance(given.spec.accelerator, DynamicPassthrough) and major(api) < 7:
         told = f"Dynamic DirectPath I/O needs vSphere 7.0, this vCenter's API is {api}"
         yield Check("vCenter", "failure", told, hint="--accelerator passthrough works here")
     elif major(api) < 7:
@@ -34,14 +34,14 @@ def version(patient: Patient) -> Iterator[Check]:
 _NO_GROUPS = ": Dynamic DirectPath I/O, but no device groups before 8.0"
 
 
-def tls(patient: Patient) -> Iterator[Check]:
+def tls(given: CheckInput) -> Iterator[Check]:
     said = {
         "system": "verified by the system's certificate store",
         "ca": "verified by the context's CA file",
         "sha256": "pinned by its SHA-256",
     }
-    if patient.tls in said:
-        yield Check("TLS", "ok", f"the vCenter's certificate is {said[patient.tls]}")
+    if given.tls in said:
+        yield Check("TLS", "ok", f"the vCenter's certificate is {said[given.tls]}")
     else:
         yield Check(
             "TLS",
@@ -51,23 +51,23 @@ def tls(patient: Patient) -> Iterator[Check]:
         )
 
 
-def licences(patient: Patient) -> Iterator[Check]:
+def licences(given: CheckInput) -> Iterator[Check]:
     """What can be known of them; a licence that cannot be read stands in nobody's way."""
-    if patient.licences is None:
+    if given.licences is None:
         yield Check("licences", "ok", "not known: the vCenter does not tell this account")
     else:
-        yield Check("licences", "ok", _licensed(patient, patient.licences))
-        yield from _trouble(patient, patient.licences)
-    if isinstance(patient.spec.accelerator, (VGPU, DeviceGroup)):
+        yield Check("licences", "ok", _licensed(given, given.licences))
+        yield from _trouble(given, given.licences)
+    if isinstance(given.spec.accelerator, (VGPU, DeviceGroup)):
         told = "NVIDIA's vGPU licence is between guest and licence server: it cannot be known here"
         hint = "in a guest: nvidia-smi -q | grep -A2 License"
         yield Check("vGPU licence", "ok", told, hint)
 
 
-def _licensed(patient: Patient, known: Mapping[str, Licence]) -> str:
-    own = known.get(patient.inventory.vcenter.instance_uuid)
+def _licensed(given: CheckInput, known: Mapping[str, Licence]) -> str:
+    own = known.get(given.inventory.vcenter.instance_uuid)
     hosts = Counter(
-        _called(known.get(host.moref)) for host in patient.inventory.hosts if not host.unusable
+        _called(known.get(host.moref)) for host in given.inventory.hosts if not host.unusable
     )
     told = ", ".join(f"{count} with {name}" for name, count in sorted(hosts.items()))
     return f"vCenter: {_called(own)}; hosts: {told or 'none'}"
@@ -80,8 +80,8 @@ def _called(licence: Licence | None) -> str:
     return licence.name + ends
 
 
-def _trouble(patient: Patient, known: Mapping[str, Licence]) -> Iterator[Check]:
-    inventory = patient.inventory
+def _trouble(given: CheckInput, known: Mapping[str, Licence]) -> Iterator[Check]:
+    inventory = given.inventory
     owners = {host.moref: host.name for host in inventory.hosts}
     owners[inventory.vcenter.instance_uuid] = "the vCenter"
     for key, name in owners.items():
@@ -90,7 +90,7 @@ def _trouble(patient: Patient, known: Mapping[str, Licence]) -> Iterator[Check]:
             text = f"{name}: {licence.name} expired on {licence.expires}"
             hint = "no VM is powered on without a licence: assign another one"
             yield Check("licences", "warning", text, hint)
-    if isinstance(patient.spec.accelerator, VGPU):
+    if isinstance(given.spec.accelerator, VGPU):
         for host in inventory.hosts:
             licence = known.get(host.moref)
             if licence is not None and any(e in licence.name.lower() for e in _WITHOUT_VGPU):
@@ -101,43 +101,43 @@ def _trouble(patient: Patient, known: Mapping[str, Licence]) -> Iterator[Check]:
 _ROLES = "docs/permissions.md has the roles, and the govc lines that make them"
 
 
-def account_privileges(patient: Patient) -> Iterator[Check]:
-    spec, inventory, used = patient.spec, patient.inventory, patient.prospect.used
-    lacking = _lacking(patient, privileges.to_provision(spec, inventory, used))
+def account_privileges(given: CheckInput) -> Iterator[Check]:
+    spec, inventory, used = given.spec, given.inventory, given.trial.used
+    lacking = _lacking(given, privileges.to_provision(spec, inventory, used))
     if lacking:
         yield Check("privileges", "failure", "missing: " + lacking, _ROLES)
     else:
         told = "this account may make, start and remove these VMs"
-        yield Check("privileges", "ok", told + _not_asked(patient))
-    cancelling = _lacking(patient, privileges.to_cancel(used))
+        yield Check("privileges", "ok", told + _not_asked(given))
+    cancelling = _lacking(given, privileges.to_cancel(used))
     if cancelling:
         hint = "only Ctrl-C needs it, to stop clones that are under way"
         yield Check("privileges", "warning", "missing: " + cancelling, hint)
-    moving = _lacking(patient, privileges.to_move(spec, inventory))
+    moving = _lacking(given, privileges.to_move(spec, inventory))
     if moving and not lacking:
         hint = "only 'gpuvm start' needs it, to find a GPU on another host"
         yield Check("privileges", "warning", "missing: " + moving, hint)
     for moref, wanted in privileges.to_prepare_hosts(inventory).items():
-        missing = _lacking(patient, {moref: wanted})
+        missing = _lacking(given, {moref: wanted})
         if missing:
             hint = "only 'gpuvm passthrough' needs them; another account may have them"
             yield Check("host privileges", "warning", "missing: " + missing, hint)
 
 
-def _lacking(patient: Patient, wanted: Wanted) -> str:
-    names = privileges.names(patient.spec, patient.inventory)
+def _lacking(given: CheckInput, wanted: Wanted) -> str:
+    names = privileges.names(given.spec, given.inventory)
     told = []
     for moref, asked in wanted.items():
-        missing = [one for one in asked if one in patient.missing.get(moref, ())]
+        missing = [one for one in asked if one in given.missing.get(moref, ())]
         if missing:
             told.append(f"{', '.join(missing)} on {names[moref]}")
     return "; ".join(told)
 
 
-def _not_asked(patient: Patient) -> str:
+def _not_asked(given: CheckInput) -> str:
     """What could not be asked is no finding, but is not ok either."""
-    used = patient.prospect.used
-    if not patient.prospect.makes_vms:
+    used = given.trial.used
+    if not given.trial.makes_vms:
         return ""
     objects = {
         "template": used.template,
@@ -151,8 +151,8 @@ def _not_asked(patient: Patient) -> str:
 _IOMMU = "VT-d or the AMD IOMMU must be on in the host's firmware"
 
 
-def hosts(patient: Patient) -> Iterator[Check]:
-    every = patient.inventory.hosts
+def hosts(given: CheckInput) -> Iterator[Check]:
+    every = given.inventory.hosts
     usable = [host for host in every if host.unusable is None]
     level: Level = "ok" if usable else "failure"
     versions = ", ".join(sorted({f"ESXi {host.version}" for host in usable if host.version}))
@@ -160,26 +160,26 @@ def hosts(patient: Patient) -> Iterator[Check]:
     for host in every:
         if host.unusable is not None:
             yield Check("hosts", "warning", f"{host.name} is left out: {host.unusable}")
-    yield from _too_old(patient, usable)
+    yield from _too_old(given, usable)
 
 
-def _too_old(patient: Patient, usable: list[Host]) -> Iterator[Check]:
+def _too_old(given: CheckInput, usable: list[Host]) -> Iterator[Check]:
     """A vCenter may be newer than its hosts."""
     since = {DynamicPassthrough: (7, "Dynamic DirectPath I/O"), DeviceGroup: (8, "device groups")}
-    needed, what = since.get(type(patient.spec.accelerator), (0, ""))
+    needed, what = since.get(type(given.spec.accelerator), (0, ""))
     for host in usable:
         if host.version and major(host.version) < needed:
             text = f"{host.name}: ESXi {host.version} has no {what}, which came with {needed}.0"
             yield Check("hosts", "warning", text, "upgrade it, or take it out of the cluster")
 
 
-def gpus(patient: Patient) -> Iterator[Check]:
-    found = patient.inventory.gpus
+def gpus(given: CheckInput) -> Iterator[Check]:
+    found = given.inventory.gpus
     if not found:
-        cluster = patient.inventory.cluster.name
+        cluster = given.inventory.cluster.name
         yield Check(
             "GPUs",
-            "warning" if not patient.spec.has_gpu else "failure",
+            "warning" if not given.spec.has_gpu else "failure",
             f"no host of {cluster} has an NVIDIA GPU that this account can see",
             hint="--accelerator none makes VMs without one",
         )
@@ -193,11 +193,11 @@ def gpus(patient: Patient) -> Iterator[Check]:
         yield Check("GPUs", "warning", f"{gpu.host} {gpu.pci_address}: {gpu.state}", hint)
 
 
-def unseen(patient: Patient) -> Iterator[Check]:
+def unseen(given: CheckInput) -> Iterator[Check]:
     """What stays open, because the vCenter does not show it or this account may not see it."""
-    for note in patient.inventory.notes:
+    for note in given.inventory.notes:
         yield Check("not shown", "warning", note, _READ)
-    for store in patient.inventory.datastores:
+    for store in given.inventory.datastores:
         if store.hidden:
             yield Check("not shown", "warning", f"{store.name}: {store.hidden}", _READ)
 
@@ -219,10 +219,10 @@ def _hint(gpu: GPU) -> str:
     return f"gpuvm passthrough enable {gpu.host} --reboot"
 
 
-def vgpu(patient: Patient) -> Iterator[Check]:
+def vgpu(given: CheckInput) -> Iterator[Check]:
     """The driver shows itself by the types that a host offers; its version is not in the API."""
-    wished = isinstance(patient.spec.accelerator, VGPU)
-    for host in patient.inventory.hosts:
+    wished = isinstance(given.spec.accelerator, VGPU)
+    for host in given.inventory.hosts:
         if host.gpus and host.unusable is None and (wished or _sharing(host)):
             yield _driver(host, wished=wished)
 
@@ -254,56 +254,56 @@ def _driver(host: Host, *, wished: bool) -> Check:
     return Check("vGPU", "failure" if wished else "warning", text, hint)
 
 
-def templates(patient: Patient) -> Iterator[Check]:
-    inventory = patient.inventory
+def templates(given: CheckInput) -> Iterator[Check]:
+    inventory = given.inventory
     if not inventory.templates:
         hint = "docs/template.md says how to make one"
-        level: Level = "failure" if patient.prospect.makes_vms else "warning"
+        level: Level = "failure" if given.trial.makes_vms else "warning"
         yield Check("template", level, "there is no VM template at all", hint)
-    for one in _candidates(patient):
-        yield _fit(one, patient)
-        yield from _inside(one, patient)
+    for one in _candidates(given):
+        yield _fit(one, given)
+        yield from _inside(one, given)
 
 
-def _candidates(patient: Patient) -> Sequence[VMTemplate]:
-    wanted, inventory = patient.spec.template, patient.inventory
+def _candidates(given: CheckInput) -> Sequence[VMTemplate]:
+    wanted, inventory = given.spec.template, given.inventory
     if wanted is None:
         return inventory.templates
     return selection.named(wanted, inventory.templates, inventory.cluster)
 
 
-def _fit(one: VMTemplate, patient: Patient) -> Check:
-    why = selection.unfit_for(one, patient.spec, patient.inventory)
+def _fit(one: VMTemplate, given: CheckInput) -> Check:
+    why = selection.unfit_for(one, given.spec, given.inventory)
     if why is not None:
         hint = "docs/template.md says what a template must have"
-        return Check("template", _level(one, patient), f"{_label(one, patient)}: {why}", hint)
+        return Check("template", _level(one, given), f"{_label(one, given)}: {why}", hint)
     about = (
-        f"{_label(one, patient)}: {one.firmware}, hardware version {one.hardware_version}, "
+        f"{_label(one, given)}: {one.firmware}, hardware version {one.hardware_version}, "
         f"{one.cpus} CPUs, {one.memory_gib:g} GiB, {len(one.snapshots)} snapshots"
     )
     return Check("template", "ok", about)
 
 
-def _label(one: VMTemplate, patient: Patient) -> str:
-    return selection.distinct(one, patient.inventory.templates)
+def _label(one: VMTemplate, given: CheckInput) -> str:
+    return selection.distinct(one, given.inventory.templates)
 
 
-def _inside(one: VMTemplate, patient: Patient) -> Iterator[Check]:
+def _inside(one: VMTemplate, given: CheckInput) -> Iterator[Check]:
     if one.tools == "guestToolsNotInstalled":
-        label = _label(one, patient)
+        label = _label(one, given)
         text = f"{label}: VMware Tools are not installed, so no address is ever reported"
-        yield Check("template", _level(one, patient), text, "install open-vm-tools in it")
-    if one.secure_boot and patient.spec.has_gpu:
-        text = f"{_label(one, patient)}: Secure Boot is on"
+        yield Check("template", _level(one, given), text, "install open-vm-tools in it")
+    if one.secure_boot and given.spec.has_gpu:
+        text = f"{_label(one, given)}: Secure Boot is on"
         hint = "the NVIDIA kernel module must be signed with an enrolled key, or it will not load"
         yield Check("template", "warning", text, hint)
 
 
-def _level(one: VMTemplate, patient: Patient) -> Level:
+def _level(one: VMTemplate, given: CheckInput) -> Level:
     """A failure for the one that is used, and where there is no other."""
-    chosen = patient.prospect.used.template
-    needed = chosen == one if chosen else len(_candidates(patient)) == 1
-    return "failure" if needed and patient.prospect.makes_vms else "warning"
+    chosen = given.trial.used.template
+    needed = chosen == one if chosen else len(_candidates(given)) == 1
+    return "failure" if needed and given.trial.makes_vms else "warning"
 
 
 _DONE: dict[Action, str] = {
@@ -314,25 +314,25 @@ _DONE: dict[Action, str] = {
 }
 
 
-def choices(patient: Patient) -> Iterator[Check]:
+def choices(given: CheckInput) -> Iterator[Check]:
     """Device group, network and datastore: those of the plan, else what is known without one."""
-    if isinstance(patient.spec.accelerator, DeviceGroup):
-        yield _tried("device group", lambda: _device_group(patient))
-    if not patient.prospect.makes_vms:
+    if isinstance(given.spec.accelerator, DeviceGroup):
+        yield _tried("device group", lambda: _device_group(given))
+    if not given.trial.makes_vms:
         return
-    yield _tried("network", lambda: _network(patient))
-    if isinstance(patient.prospect.plan, Plan):
-        yield from _datastores(patient.prospect.plan)
-    elif patient.prospect.used.datastores:
-        for store in patient.prospect.used.datastores:
+    yield _tried("network", lambda: _network(given))
+    if isinstance(given.trial.plan, Plan):
+        yield from _datastores(given.trial.plan)
+    elif given.trial.used.datastores:
+        for store in given.trial.used.datastores:
             yield Check("datastore", "ok", f"{store.name}: {store.free_gib:.0f} GiB free")
-    elif not any(store.accessible for store in patient.inventory.datastores):
+    elif not any(store.accessible for store in given.inventory.datastores):
         yield Check("datastore", "failure", "no host has a datastore that can be reached")
 
 
-def plan(patient: Patient) -> Iterator[Check]:
+def plan(given: CheckInput) -> Iterator[Check]:
     """Says no where ``gpuvm plan`` does, with its words."""
-    made = patient.prospect.plan
+    made = given.trial.plan
     if isinstance(made, GpuvmError):
         several = made.errors if isinstance(made, SeveralRefused) else (made,)
         yield from (Check("plan", "failure", str(error), error.hint) for error in several)
@@ -344,16 +344,16 @@ def plan(patient: Patient) -> Iterator[Check]:
         yield Check("plan", "warning", finding.text, finding.hint)
 
 
-def _device_group(patient: Patient) -> str:
-    selection.check_device_group(patient.spec, patient.inventory)
+def _device_group(given: CheckInput) -> str:
+    selection.check_device_group(given.spec, given.inventory)
     return "offered"
 
 
-def _network(patient: Patient) -> str:
-    made = patient.prospect.plan
+def _network(given: CheckInput) -> str:
+    made = given.trial.plan
     if isinstance(made, Plan):
         return made.network.name if made.network else _TEMPLATES_OWN
-    chosen = selection.network(patient.spec, patient.inventory, ())
+    chosen = selection.network(given.spec, given.inventory, ())
     return chosen.name if chosen else _TEMPLATES_OWN
 
 

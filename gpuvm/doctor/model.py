@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuvm.doctor.trial_plan import Prospect
+from gpuvm.doctor.trial_plan import TrialPlan
 from gpuvm.inventory import Inventory, Licence, MoRef
 from gpuvm.spec import ClusterSpec
 
@@ -22,7 +22,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Patient:
+class CheckInput:
     """``missing`` are the privileges that the account lacks, per object.
 
     ``licences`` are by moref or instance UUID, None when the account is not told.
@@ -30,7 +30,7 @@ class Patient:
 
     spec: ClusterSpec
     inventory: Inventory
-    prospect: Prospect
+    trial: TrialPlan
     missing: Mapping[MoRef, Sequence[str]]
     tls: str
     licences: Mapping[str, Licence] | None = None

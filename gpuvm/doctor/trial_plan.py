@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Prospect:
+class TrialPlan:
     """The plan or why there is none, and the objects that it uses; some are known without it."""
 
     plan: Plan | GpuvmError
@@ -27,16 +27,16 @@ class Prospect:
         return not isinstance(self.plan, Plan) or bool(self.plan.created)
 
 
-def prospect_of(spec: ClusterSpec, inventory: Inventory) -> Prospect:
+def make_trial_plan(spec: ClusterSpec, inventory: Inventory) -> TrialPlan:
     try:
         plan = planner.plan(spec, inventory)
     except GpuvmError as error:
-        return Prospect(error, _named(spec, inventory))
+        return TrialPlan(error, _named(spec, inventory))
     network = plan.network or _only_network(inventory)
     moves = any(step.move_to for step in plan.steps)
     if not plan.created:
-        return Prospect(plan, Used(moves=moves))
-    return Prospect(plan, Used(plan.template, plan.datastores, network, moves))
+        return TrialPlan(plan, Used(moves=moves))
+    return TrialPlan(plan, Used(plan.template, plan.datastores, network, moves))
 
 
 def _named(spec: ClusterSpec, inventory: Inventory) -> Used:

@@ -11,24 +11,24 @@ from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_networ
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
-from gpuvm.guest.processes import Ended, News, Process, StillThere, end_all, follow, launch
-from gpuvm.guest.readiness import Expected, Ready, look_at_gpus, wait_ready
-from gpuvm.guest.ssh import Finished, Guest, Held, connect
+from gpuvm.guest.processes import Alive, Exited, Output, Process, end_all, follow, launch
+from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
+from gpuvm.guest.ssh import CommandResult, Guest, HeldCommand, connect
 from gpuvm.guest.transfer import fetch, push
 
 __all__ = [
     "METADATA",
-    "Ended",
+    "Alive",
+    "CommandResult",
     "Endpoint",
+    "Exited",
     "Expected",
-    "Finished",
     "FixedAddress",
     "Guest",
-    "Held",
-    "News",
+    "HeldCommand",
+    "Output",
     "Process",
     "Ready",
-    "StillThere",
     "connect",
     "end_all",
     "ensure_key_pair",
@@ -36,8 +36,8 @@ __all__ = [
     "follow",
     "forget_host_keys",
     "launch",
-    "look_at_gpus",
     "push",
+    "query_gpus",
     "user_data",
     "wait_ready",
     "with_network",

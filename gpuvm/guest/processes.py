@@ -36,7 +36,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class News:
+class Output:
     """New bytes of a followed file; ``offset`` is where they end."""
 
     file: str
@@ -45,12 +45,12 @@ class News:
 
 
 @dataclass(frozen=True)
-class StillThere:
+class Alive:
     """Nothing new, but the guest answers."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class Exited:
     """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one."""
 
     exit_status: int | None
@@ -72,7 +72,7 @@ def launch(guest: Guest, python: str, process: Process) -> None:
 
 def follow(
     guest: Guest, python: str, directory: str, offsets: Mapping[str, int]
-) -> Iterator[News | StillThere | Ended]:
+) -> Iterator[Output | Alive | Exited]:
     """What is new in the files from the offsets on, and last how it ended.
 
     Raises GuestUnreachable when the connection breaks; the program goes on, and following can go
@@ -82,13 +82,13 @@ def follow(
     for line in guest.stream(command, silent_s=SILENT_S):
         said = json.loads(line)
         if "exit" in said:
-            yield Ended(said["exit"], said.get("age", 0.0))
+            yield Exited(said["exit"], said.get("age", 0.0))
             return
         if "file" in said:
             data = said["data"].encode("utf-8", "surrogateescape")
-            yield News(said["file"], said["offset"], data)
+            yield Output(said["file"], said["offset"], data)
         else:
-            yield StillThere()
+            yield Alive()
     raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
 
 

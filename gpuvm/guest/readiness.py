@@ -14,7 +14,7 @@ from gpuvm.errors import GuestError, GuestUnreachable, NotReady
 from gpuvm.events import Events
 from gpuvm.guest import scripts
 from gpuvm.guest.connection import Endpoint
-from gpuvm.guest.ssh import Finished, Guest, connect
+from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
@@ -43,11 +43,11 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Unmet:
-    """What was seen instead. ``may_change``: worth another look, as a driver loads after sshd."""
+class NotMet:
+    """What was seen instead. ``retryable``: worth another look, as a driver loads after sshd."""
 
     seen: str
-    may_change: bool = False
+    retryable: bool = False
     hint: str | None = None
     """Where the reason is known better than the requirement's own hint does."""
 
@@ -77,7 +77,7 @@ class Requirement:
 
     name: str
     hint: str
-    check: Callable[[Guest, _Waiting], Unmet | None]
+    check: Callable[[Guest, _Waiting], NotMet | None]
 
 
 SSH_ANSWERS = "SSH answers with the pinned host key"
@@ -114,7 +114,7 @@ def wait_ready(
     return Ready(tuple(waiting.warnings), waiting.simulated, waiting.gpu_names, waiting.address)
 
 
-def look_at_gpus(guest: Guest) -> Ready:
+def query_gpus(guest: Guest) -> Ready:
     """What a running guest's nvidia-smi says, without waiting for anything."""
     done = _nvidia_smi(guest, 60)
     if done.exit_status != 0:
@@ -153,10 +153,10 @@ def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
         except GuestUnreachable:
             raise
         except GuestError as error:
-            unmet = Unmet(str(error))
+            unmet = NotMet(str(error))
         if unmet is None:
             return
-        if not unmet.may_change or time.monotonic() + RETRY_S > waiting.end:
+        if not unmet.retryable or time.monotonic() + RETRY_S > waiting.end:
             hint = unmet.hint or requirement.hint
             raise NotReady(guest.name, requirement.name, unmet.seen, hint=hint)
         time.sleep(RETRY_S)
@@ -167,29 +167,29 @@ def _no_ssh(endpoint: Endpoint, error: GuestUnreachable) -> NotReady:
     return NotReady(endpoint.name, SSH_ANSWERS, str(error), hint=hint)
 
 
-def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> Unmet | None:
+def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
     """Compares PCI ids and their number: the names in vSphere and in the driver differ."""
     done = _nvidia_smi(guest, waiting.left(60))
     if done.exit_status == NO_SUCH_PROGRAM:
-        return Unmet("there is no nvidia-smi: no NVIDIA driver is installed")
+        return NotMet("there is no nvidia-smi: no NVIDIA driver is installed")
     if done.exit_status != 0:
         told = _last_line(done)
-        return Unmet(f"nvidia-smi ended with status {done.exit_status}: {told}", may_change=True)
+        return NotMet(f"nvidia-smi ended with status {done.exit_status}: {told}", retryable=True)
     found, wanted = Counter(ids for ids, _ in _rows(done)), Counter(waiting.expected.gpus)
     if found != wanted:
         fewer = found <= wanted  # more of them may still come up, but none goes away
-        return Unmet(f"expected {_shown(wanted)}, the guest has {_shown(found)}", fewer)
+        return NotMet(f"expected {_shown(wanted)}, the guest has {_shown(found)}", fewer)
     waiting.gpu_names = tuple(name for _, name in _rows(done))
     waiting.simulated = _simulated(guest, done)
     return None
 
 
-def _nvidia_smi(guest: Guest, timeout_s: float) -> Finished:
+def _nvidia_smi(guest: Guest, timeout_s: float) -> CommandResult:
     query = ["nvidia-smi", "--query-gpu=pci.device_id,name", "--format=csv,noheader"]
     return guest.run(query, timeout_s=timeout_s, check=False, what="nvidia-smi")
 
 
-def _rows(done: Finished) -> list[tuple[tuple[int, int], str]]:
+def _rows(done: CommandResult) -> list[tuple[tuple[int, int], str]]:
     """((vendor id, device id), name) of each GPU; ``0x15F810DE`` is device 15f8 of vendor 10de."""
     rows = []
     for line in done.stdout.splitlines():
@@ -202,7 +202,7 @@ def _rows(done: Finished) -> list[tuple[tuple[int, int], str]]:
     return rows
 
 
-def _simulated(guest: Guest, listed: Finished) -> bool:
+def _simulated(guest: Guest, listed: CommandResult) -> bool:
     """By its names or, where those are as on a real card, by its banner."""
     if "simulated" in listed.stdout.lower():
         return True
@@ -215,7 +215,7 @@ def _shown(ids: Counter[tuple[int, int]]) -> str:
     return ", ".join(f"{vendor:04x}:{device:04x}" for vendor, device in found) or "no GPU"
 
 
-def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> Unmet | None:
+def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> NotMet | None:
     told, unmet = _compute(guest, waiting, "GPU")
     if unmet or told["problem"] is None:
         return unmet
@@ -223,7 +223,7 @@ def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> Unmet | None:
     if waiting.expected.settings.tensorflow_gpu == "warn":
         waiting.warnings.append(f"tensorflow-uses-gpu: {seen}")
         return None
-    return Unmet(seen, hint=_hint(seen))
+    return NotMet(seen, hint=_hint(seen))
 
 
 def _hint(seen: str) -> str | None:
@@ -231,23 +231,23 @@ def _hint(seen: str) -> str | None:
     return next((hint for sign, hint in _DRIVER_HINTS if re.search(sign, seen)), None)
 
 
-def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> Unmet | None:
+def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> NotMet | None:
     return _compute(guest, waiting, "CPU")[1]
 
 
-def _compute(guest: Guest, waiting: _Waiting, kind: str) -> tuple[dict[str, str], Unmet | None]:
+def _compute(guest: Guest, waiting: _Waiting, kind: str) -> tuple[dict[str, str], NotMet | None]:
     """What check_tensorflow.py printed, or why it could not compute at all."""
     python = waiting.expected.settings.python
     command = scripts.command(python, "check_tensorflow", kind)
     done = guest.run(command, timeout_s=waiting.left(600), check=False, what="TensorFlow's matmul")
     if done.exit_status == NO_SUCH_PROGRAM:
-        return {}, Unmet(f"there is no program {python}")
+        return {}, NotMet(f"there is no program {python}")
     if done.exit_status != 0:
-        return {}, Unmet(f"{python} ended with status {done.exit_status}: {_last_line(done)}")
+        return {}, NotMet(f"{python} ended with status {done.exit_status}: {_last_line(done)}")
     return json.loads(done.stdout.splitlines()[-1]), None
 
 
-def _last_line(done: Finished) -> str:
+def _last_line(done: CommandResult) -> str:
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1] if lines else "no message"
 

@@ -35,7 +35,7 @@ logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
-class Finished:
+class CommandResult:
     exit_status: int
     stdout: str
     stderr: str
@@ -84,7 +84,7 @@ class Guest:
         check: bool = True,
         stdin: bytes = b"",
         what: str | None = None,
-    ) -> Finished:
+    ) -> CommandResult:
         """Runs a command to its end; a sequence is quoted, a string is for the guest's sh.
 
         ``what`` names the command in errors. Raises CommandFailed for a status other than 0
@@ -96,7 +96,7 @@ class Guest:
         if check and done.exit_status != 0:
             told = what or _program(command)
             raise CommandFailed(self.name, told, done.exit_status, done.stderr)
-        return Finished(done.exit_status, _text(out.getvalue()), done.stderr)
+        return CommandResult(done.exit_status, _text(out.getvalue()), done.stderr)
 
     def pipe(
         self,
@@ -106,7 +106,7 @@ class Guest:
         *,
         timeout_s: float,
         what: str | None = None,
-    ) -> Finished:
+    ) -> CommandResult:
         """As ``run`` with check=False, from one open file and into another."""
         end = time.monotonic() + timeout_s + GRACE_S
         with self._breaks(what or _program(command), timeout_s), self._channel() as channel:
@@ -120,7 +120,7 @@ class Guest:
             status = self._status(channel, end)
         if status == TIMED_OUT:
             raise _not_in_time(self.name, what or _program(command), timeout_s)
-        return Finished(status, "", _text(bytes(errors)))
+        return CommandResult(status, "", _text(bytes(errors)))
 
     def stream(self, command: Sequence[str], *, silent_s: float) -> Iterator[str]:
         """The lines of a command's standard output as they come, until it ends.
@@ -141,14 +141,14 @@ class Guest:
                 raise CommandFailed(self.name, _program(command), status, errors)
 
     @contextlib.contextmanager
-    def start(self, command: Sequence[str], *, silent_s: float) -> Iterator["Held"]:
+    def start(self, command: Sequence[str], *, silent_s: float) -> Iterator["HeldCommand"]:
         """A command that goes on until the block ends: its input is closed then, and its end
         waited for. Raises as ``stream`` does.
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
             channel.exec_command(_shown(command))
-            yield Held(channel)
+            yield HeldCommand(channel)
             channel.shutdown_write()
             self._status(channel, time.monotonic() + silent_s)
 
@@ -176,7 +176,7 @@ class Guest:
             raise GuestUnreachable(f"{self.name}: the SSH connection broke{why}") from None
 
 
-class Held:
+class HeldCommand:
     """A command that waits for the end of its input; ``line`` reads what it said."""
 
     def __init__(self, channel: paramiko.Channel) -> None:

@@ -38,7 +38,7 @@ class Lost:
 class Seen:
     """``everything`` is set for the first batch of a session: what is not in it is gone."""
 
-    machines: Sequence[vsphere.Machine]
+    machines: Sequence[vsphere.WatchedVM]
     everything: bool
 
 
@@ -65,7 +65,7 @@ Inbox = queue.SimpleQueue[Message]
 class _Slot:
     """A VM of the vCenter and its guest, if it has one."""
 
-    machine: vsphere.Machine
+    machine: vsphere.WatchedVM
     guest: hypervisor.Guest | None = None
     ready: hypervisor.GuestReady | None = None
     published: str | None = None
@@ -118,12 +118,12 @@ class MachineRoom:
         """None when it has been powered off meanwhile."""
         return [slot for slot in self._slots.values() if slot.guest is guest]
 
-    def _forget_all_but(self, machines: Sequence[vsphere.Machine] | None) -> None:
+    def _forget_all_but(self, machines: Sequence[vsphere.WatchedVM] | None) -> None:
         if machines is not None:
             for key in set(self._slots) - {_key(machine) for machine in machines}:
                 self._destroy(key)
 
-    def _follow(self, machine: vsphere.Machine) -> None:
+    def _follow(self, machine: vsphere.WatchedVM) -> None:
         """Makes the guest fit what the vCenter says of its VM."""
         key = _key(machine)
         if machine.gone:
@@ -215,7 +215,7 @@ class MachineRoom:
         )
 
 
-def _key(machine: vsphere.Machine) -> str:
+def _key(machine: vsphere.WatchedVM) -> str:
     """A folder's name; the id alone may be given again by a vCenter that was started afresh."""
     return f"{machine.moref}-{machine.instance_uuid}"
 
@@ -224,11 +224,11 @@ def _encoded(host_keys: Sequence[str]) -> str:
     return base64.b64encode("\n".join(host_keys).encode()).decode()
 
 
-def _is_ours(machine: vsphere.Machine) -> bool:
+def _is_ours(machine: vsphere.WatchedVM) -> bool:
     return not machine.is_template and bool(machine.extra_config.get(USER_DATA))
 
 
-def _wants_guest(machine: vsphere.Machine) -> bool:
+def _wants_guest(machine: vsphere.WatchedVM) -> bool:
     return _is_ours(machine) and machine.powered_on and bool(_reachable(machine.addresses))
 
 
@@ -237,7 +237,7 @@ def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(a for a in addresses if a.startswith("127.") and not a.startswith("127.255."))
 
 
-def _is_right(guest: hypervisor.Guest, machine: vsphere.Machine) -> bool:
+def _is_right(guest: hypervisor.Guest, machine: vsphere.WatchedVM) -> bool:
     """An address that is not reported for a moment is no reason to pull the plug."""
     now = _reachable(machine.addresses)
     moved = now and now != guest.boot.addresses

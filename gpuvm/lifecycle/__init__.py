@@ -10,13 +10,13 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 from gpuvm.lifecycle.clone_request import endpoint
 from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.passthrough import (
-    Switched,
+    SwitchResult,
     choose_hosts,
-    go_on,
+    continue_hint,
     moved_first,
     switch_passthrough,
 )
-from gpuvm.lifecycle.planning import make_plan, read_inventory, settled
+from gpuvm.lifecycle.planning import make_plan, read_inventory, with_config_targets
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
 from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
@@ -29,14 +29,14 @@ __all__ = [
     "ApplyResult",
     "Outcome",
     "Recorder",
-    "Switched",
+    "SwitchResult",
     "Until",
     "await_clones",
     "choose_hosts",
     "clones_to_come",
+    "continue_hint",
     "create_snapshot",
     "endpoint",
-    "go_on",
     "make_plan",
     "moved_first",
     "provision",
@@ -44,9 +44,9 @@ __all__ = [
     "read_inventory",
     "restore_template",
     "restore_templates",
-    "settled",
     "stop",
     "switch_passthrough",
     "teardown",
     "why_left",
+    "with_config_targets",
 ]

@@ -62,7 +62,7 @@ class Arriving(Recovery, abc.ABC):
             return
         for machine in machines:
             self.enter(machine, "address")
-        self.board.follow_vms({machine.name: machine.moref for machine in machines})
+        self.stream.follow_vms({machine.name: machine.moref for machine in machines})
 
     def look_at_addresses(self) -> None:
         """Addresses are tried once they have stayed, and watched until SSH answers at one."""
@@ -76,7 +76,7 @@ class Arriving(Recovery, abc.ABC):
                 self._addressed(machine, seen)
         for machine in self.machines.values():
             if machine.check is not None and machine.check.settled:
-                self.board.forget(machine.name)
+                self.stream.forget(machine.name)
 
     def _may_be_trusted(self, seen: Seen) -> bool:
         first_use = self.context.ssh.trust == "first-use"
@@ -105,7 +105,7 @@ class Arriving(Recovery, abc.ABC):
             counts = machine.awaited.among(seen.addresses)
             machine.vm = replace(machine.vm, addresses=counts, host_keys=seen.host_keys)
         if self.until == "address":
-            self.board.forget(machine.name)
+            self.stream.forget(machine.name)
             self.done(machine)
             return
         machine.enter("ready")

@@ -24,7 +24,7 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         index=step.index,
         spec_digest=spec.digest(),
         generation=generation,
-        wish=spec.wish(),
+        creation_spec=spec.creation_spec_json(),
         disks=plan.template.disks or None if plan.template else None,
     )
     first_boot = guest.user_data(
@@ -64,8 +64,8 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
     A plan that only starts VMs says nothing about sizes, so those are left as they are. Options
     are those of the VM's own wish: gpuvm.yaml may say something else by now, which nobody planned.
     """
-    wish = ClusterSpec.of_wish(vm.wish)
-    same_policy = wish is not None and wish.storage_policy == plan.spec.storage_policy
+    own = ClusterSpec.from_creation_spec(vm.creation_spec)
+    same_policy = own is not None and own.storage_policy == plan.spec.storage_policy
     return CloneRequest(
         name=step.name,
         instance_uuid=step.instance_uuid,
@@ -78,9 +78,9 @@ def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
         memory_gib=plan.memory_gib,
         devices=step.devices,
         mmio_gib=step.mmio_gib,
-        extra_config=wish.extra_config if wish else {},
+        extra_config=own.extra_config if own else {},
         annotation=vm.annotation,
-        device_group=_device_group(wish) if wish else "",
+        device_group=_device_group(own) if own else "",
         storage_policy=plan.storage_policy if same_policy else None,
     )
 
@@ -91,7 +91,7 @@ def _device_group(spec: ClusterSpec) -> str:
 
 def awaited(spec: ClusterSpec, step: Step, context: Context) -> Awaited:
     """The address of a VM: its own wish says whether that is a fixed one."""
-    own = ClusterSpec.of_wish(step.vm.wish) if step.vm is not None else spec
+    own = ClusterSpec.from_creation_spec(step.vm.creation_spec) if step.vm is not None else spec
     fixed = _fixed_address(own, step.index) if own is not None else None
     return Awaited(fixed, context.ssh.subnet)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from gpuvm.devices import GPU, Device, Holder, PassthroughDevice
 from gpuvm.errors import GpuvmError, PreflightRefused, TaskFailed
 from gpuvm.inventory import Inventory, MoRef
-from gpuvm.planner import Plan, Step, replan_lost, without
+from gpuvm.planner import Plan, Step, replan_lost, without_holder
 
 Holders = Mapping[tuple[str, str], Sequence[Holder]]
 
@@ -60,7 +60,7 @@ def holder_of(step: Step, inventory: Inventory, own: MoRef) -> PreflightRefused 
 def _without(inventory: Inventory, own: MoRef) -> Inventory:
     """The step's own VM is about to go: what it names is not held by it."""
     hosts = tuple(
-        replace(host, gpus=tuple(without(gpu, own) for gpu in host.gpus))
+        replace(host, gpus=tuple(without_holder(gpu, own) for gpu in host.gpus))
         for host in inventory.hosts
     )
     return replace(inventory, hosts=hosts)

@@ -8,15 +8,15 @@ from gpuvm.lifecycle import deadlines
 from gpuvm.lifecycle.machine import Later, Machine, Stage
 from gpuvm.lifecycle.result import Outcome, Until
 from gpuvm.planner import Plan
-from gpuvm.vsphere import Board, Task, VSphere
+from gpuvm.vsphere import Task, UpdateStream, VSphere
 
 SOON_S = 1.0
 
 
 class Course:
-    """``board`` is open while VMs are under way."""
+    """``stream`` is open while VMs are under way."""
 
-    board: Board
+    stream: UpdateStream
 
     def __init__(self, plan: Plan, vsphere: VSphere, events: Events, until: Until) -> None:
         self.plan, self.vsphere, self.events, self.until = plan, vsphere, events, until
@@ -27,7 +27,7 @@ class Course:
         for name, task in tasks.items():
             self.machines[name].follow(task)
         if tasks:
-            self.board.follow_tasks(tasks)
+            self.stream.follow_tasks(tasks)
 
     def later(self, machine: Machine, pause_s: float, then: Callable[[], None]) -> None:
         """The wait loop goes on with the others meanwhile."""

@@ -4,7 +4,7 @@ from gpuvm.errors import DeadlinePassed
 from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.lifecycle.machine import Machine, Stage
 from gpuvm.spec import Deadlines
-from gpuvm.vsphere import Card, Silence
+from gpuvm.vsphere import Diagnosis, NetworkAdapter
 
 CANCEL_S = 30.0
 """How long a cancelled clone may take to end."""
@@ -22,7 +22,7 @@ def of(wished: Deadlines) -> dict[Stage, float]:
     }
 
 
-def late(machine: Machine, waited_s: float, now: Silence | None = None) -> DeadlinePassed:
+def late(machine: Machine, waited_s: float, now: Diagnosis | None = None) -> DeadlinePassed:
     """``now`` is how the VM was found when its time was over, None when that could not be read."""
     what, hint = _WAITED_FOR[machine.stage]
     told = f"waited {waited_s:g} s for {what}"
@@ -33,7 +33,7 @@ def late(machine: Machine, waited_s: float, now: Silence | None = None) -> Deadl
     return DeadlinePassed(f"{machine.name}: {told}", hint=hint)
 
 
-def _unheard(now: Silence, awaited: Awaited, told: str, hint: str) -> tuple[str, str]:
+def _unheard(now: Diagnosis, awaited: Awaited, told: str, hint: str) -> tuple[str, str]:
     if now.host_state not in ("connected", ""):
         state = _HOST_STATES.get(now.host_state, now.host_state)
         return f"{told}, but its host {now.host} is {state}", "'gpuvm doctor' lists hosts"
@@ -45,10 +45,10 @@ def _unheard(now: Silence, awaited: Awaited, told: str, hint: str) -> tuple[str,
     if reported:
         return told, f"it reports {reported} and no host keys: {_FIRST_BOOT}"
     tools = "VMware Tools run" if now.tools_running else "VMware Tools do not run in the guest"
-    return told, "; ".join((tools, *map(_card, now.cards), hint))
+    return told, "; ".join((tools, *map(_adapter, now.cards), hint))
 
 
-def _card(card: Card) -> str:
+def _adapter(card: NetworkAdapter) -> str:
     state = "connected" if card.connected else "NOT connected"
     return f"{card.label} is {state} to {repr(card.network) if card.network else 'a network'}"
 

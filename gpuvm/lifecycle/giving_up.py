@@ -33,7 +33,7 @@ class GivingUp(Course, abc.ABC):
 
     def give_up(self, machine: Machine, error: GpuvmError) -> None:
         """Removes the VM again if this call created it; one that was there before stays."""
-        self.board.forget(machine.name)
+        self.stream.forget(machine.name)
         self.finish(machine, ok=False)
         machine.error = error
         kept = self.keep_failed and not machine.then

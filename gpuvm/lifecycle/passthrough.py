@@ -12,7 +12,7 @@ from gpuvm.vsphere import HostChanged, VSphere
 
 
 @dataclass(frozen=True)
-class Switched:
+class SwitchResult:
     """What became of one GPU; ``done`` says that it is as wished and in force.
 
     ``in_maintenance_mode`` is its host's.
@@ -39,7 +39,7 @@ def switch_passthrough(
     gpus: Sequence[str] = (),
     reboot: bool = False,
     leave_maintenance: bool = False,
-) -> tuple[Switched, ...]:
+) -> tuple[SwitchResult, ...]:
     """One host after the other, so that never more than one is away.
 
     ``read`` gives the inventory of now; ``gpus`` are PCI addresses, all of a host's when there are
@@ -47,7 +47,7 @@ def switch_passthrough(
     the others from their turn. One that was in maintenance mode stays in it unless it is to leave
     it. Raises Interrupted on Ctrl-C, saying what the host is then.
     """
-    results: list[Switched] = []
+    results: list[SwitchResult] = []
     for host in hosts:
         events.progress(host.name, "passthrough", 0.0)
         work = _Switching(
@@ -109,7 +109,7 @@ def choose_hosts(
     return [host for host in found if any(gpu.pci_address in gpus for gpu in host.gpus)]
 
 
-def go_on(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
+def continue_hint(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
     """The command that finishes what was begun on the host."""
     verb = "enable" if enabled else "disable"
     only = "".join(f" --gpu {address}" for address in gpus)
@@ -179,11 +179,11 @@ class _Switching:
             self.changed = True
             self.reboot.leave()
 
-    def results(self, error: GpuvmError | None = None) -> list[Switched]:
+    def results(self, error: GpuvmError | None = None) -> list[SwitchResult]:
         now = self._now()
         able, incapable = self.change.able(now), self._incapable(now)
         return [
-            Switched(
+            SwitchResult(
                 gpu,
                 self.change.is_done(gpu),
                 self.changed,
@@ -196,7 +196,7 @@ class _Switching:
     def interrupted(self) -> Interrupted:
         where, command = (
             self.reboot.where(),
-            go_on(self.host.name, enabled=self.change.enabled, gpus=self.change.gpus),
+            continue_hint(self.host.name, enabled=self.change.enabled, gpus=self.change.gpus),
         )
         return Interrupted(
             f"interrupted; {where}",

@@ -14,24 +14,29 @@ from gpuvm.errors import VSphereError
 from gpuvm.inventory import Inventory
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Asking, VSphere
+from gpuvm.vsphere import ConfigTargets, VSphere
 
 
 def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) -> Plan:
     """Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise; touches nothing."""
     # vGPU sizes and device groups are needed of every host, if at all.
     everybody = isinstance(spec.accelerator, (VGPU, DeviceGroup))
-    return settled(
+    return with_config_targets(
         read_inventory(spec, vsphere, "all" if everybody else ()),
         vsphere,
         lambda inventory: planner.plan(spec, inventory, scale_down=scale_down),
     )
 
 
-def read_inventory(spec: ClusterSpec, vsphere: VSphere, asking: Asking = "all") -> Inventory:
+def read_inventory(
+    spec: ClusterSpec, vsphere: VSphere, query_targets: ConfigTargets = "all"
+) -> Inventory:
     """Of the cluster, folder and pool that are wished for."""
     inventory = vsphere.read_inventory(
-        cluster=spec.cluster, folder=spec.folder, resource_pool=spec.resource_pool, asking=asking
+        cluster=spec.cluster,
+        folder=spec.folder,
+        resource_pool=spec.resource_pool,
+        query_targets=query_targets,
     )
     return _with_policies(inventory, vsphere) if spec.names_a_policy else inventory
 
@@ -44,17 +49,19 @@ def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
         return replace(inventory, policies_hidden=str(error))
 
 
-def settled(inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]) -> Plan:
+def with_config_targets(
+    inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]
+) -> Plan:
     """The plan, made anew as long as it goes to hosts that were not asked yet."""
     while True:
         plan = make(inventory)
-        unasked = _unasked(plan)
-        if not unasked:
+        to_query = _hosts_to_query(plan)
+        if not to_query:
             return plan
-        inventory = vsphere.ask(inventory, unasked)
+        inventory = vsphere.ask(inventory, to_query)
 
 
-def _unasked(plan: Plan) -> set[str]:
+def _hosts_to_query(plan: Plan) -> set[str]:
     return {
         step.runs_on.name
         for step in plan.changes

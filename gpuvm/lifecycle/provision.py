@@ -61,10 +61,10 @@ class _Provisioning(Arriving):
     def run(self) -> tuple[Outcome, ...]:
         self.machines = {step.name: self.new_machine(step) for step in self.plan.wanted}
         try:
-            with self.vsphere.board() as board:
-                self.board = board
+            with self.vsphere.stream() as stream:
+                self.stream = stream
                 self._start()
-                for batch in board.batches(self.time_left, self.waiting):
+                for batch in stream.updates(self.time_left, self.waiting):
                     self._handle(batch)
                     self.take_up()
                     self.look_at_addresses()

@@ -141,9 +141,9 @@ class Reboot:
 
     def _follow(self, task: Task) -> None:
         end = time.monotonic() + MAINTENANCE_S
-        with self.vsphere.board() as board:
-            board.follow_tasks({self.host.name: task})
-            for batch in board.batches(lambda: end - time.monotonic()):
+        with self.vsphere.stream() as stream:
+            stream.follow_tasks({self.host.name: task})
+            for batch in stream.updates(lambda: end - time.monotonic()):
                 for change in batch:
                     if isinstance(change, TaskEnded) and change.error is not None:
                         raise change.error
@@ -154,16 +154,16 @@ class Reboot:
         """The task ends when the reboot has begun: another boot time says that it is over."""
         name, end, before = self.host.name, time.monotonic() + REBOOT_S, ""
         self.events.progress(name, "rebooting", 0.0)
-        with self.vsphere.board() as board:
-            board.follow_host(name, self.host.moref)
-            for batch in board.batches(lambda: end - time.monotonic()):
+        with self.vsphere.stream() as stream:
+            stream.follow_host(name, self.host.moref)
+            for batch in stream.updates(lambda: end - time.monotonic()):
                 for change in batch:
                     if isinstance(change, TaskEnded) and change.error is not None:
                         self.begun = False
                         raise change.error
                     if isinstance(change, HostChanged) and not before:
                         before = change.booted
-                        board.follow_tasks(self._start())
+                        stream.follow_tasks(self._start())
                     elif isinstance(change, HostChanged) and self._is_back(change, before):
                         return
                 if time.monotonic() > end:

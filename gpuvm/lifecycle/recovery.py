@@ -19,9 +19,9 @@ from gpuvm.errors import (
 from gpuvm.inventory import Inventory
 from gpuvm.lifecycle import competing, deadlines, looking
 from gpuvm.lifecycle.machine import Machine, Stage
-from gpuvm.lifecycle.result import how_to_go_on
+from gpuvm.lifecycle.result import continue_hint
 from gpuvm.lifecycle.unknown import LOOK_S, Unknown
-from gpuvm.vsphere import Silence, Task
+from gpuvm.vsphere import Diagnosis, Task
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Recovery(Unknown, abc.ABC):
     def expire(self) -> None:
         """Ends the waiting for VMs whose deadline has passed; they stay, to be looked at."""
         late = [machine for machine in self.machines.values() if self.left(machine) <= 0]
-        now = self._silence(late)
+        now = self._diagnosis(late)
         for machine in late:
             error = deadlines.late(machine, self.deadlines[machine.stage], now.get(machine.moref))
             machine.error = machine.error or error
@@ -132,7 +132,7 @@ class Recovery(Unknown, abc.ABC):
         return Interrupted(
             "interrupted; these VMs exist or were being made: " + (", ".join(left) or "none"),
             left=left,
-            hint=how_to_go_on(self.plan, more=self.until != "ready" or self.keep_failed),
+            hint=continue_hint(self.plan, more=self.until != "ready" or self.keep_failed),
         )
 
     def _may_try_again(self, machine: Machine, error: GpuvmError) -> float | None:
@@ -183,10 +183,10 @@ class Recovery(Unknown, abc.ABC):
         others = [m.then or m.step for m in self.machines.values() if m is not lost]
         return {(step.runs_on.name, gpu.pci_address) for step in others for gpu in step.gpus}
 
-    def _silence(self, late: Sequence[Machine]) -> dict[str, Silence]:
+    def _diagnosis(self, late: Sequence[Machine]) -> dict[str, Diagnosis]:
         morefs = [machine.moref for machine in late if machine.moref]
         with if_told():
-            return {now.moref: now for now in self.vsphere.read_silence(morefs)} if morefs else {}
+            return {now.moref: now for now in self.vsphere.read_diagnosis(morefs)} if morefs else {}
         return {}
 
     def _cancel(self, machine: Machine, task: Task) -> None:
@@ -203,7 +203,7 @@ class Recovery(Unknown, abc.ABC):
         may_come = machine.stage == "clone" and (machine.task is not None or unseen)
         if machine.stage == "clone":
             self._find_made(machine)
-        self.board.forget(machine.name)
+        self.stream.forget(machine.name)
         self.finish(machine, ok=False)
         machine.left = bool(machine.moref) or may_come
         self.done(machine)

@@ -52,7 +52,7 @@ class ApplyResult:
         return ExitCode.FAILED if len(self.failed) == len(self.outcomes) else ExitCode.PARTLY_DONE
 
 
-def how_to_go_on(plan: Plan, *, more: bool) -> str:
+def continue_hint(plan: Plan, *, more: bool) -> str:
     """After Ctrl-C; ``more`` says that options were given which the plan does not know."""
     changed = plan.spec.model_dump(exclude_defaults=True).keys()
     name = f" --name {plan.spec.name}" if "name" in changed else ""

@@ -123,9 +123,9 @@ class _Making:
                 raise
 
     def _wait(self, task: Task) -> None:
-        with self.vsphere.board() as board:
-            board.follow_tasks({self.name: task})
-            for batch in board.batches(lambda: self.end - time.monotonic()):
+        with self.vsphere.stream() as stream:
+            stream.follow_tasks({self.name: task})
+            for batch in stream.updates(lambda: self.end - time.monotonic()):
                 for change in batch:
                     if isinstance(change, TaskEnded) and change.error is not None:
                         raise change.error

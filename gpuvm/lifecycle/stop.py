@@ -9,7 +9,7 @@ from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
-from gpuvm.vsphere import Board, TaskEnded, VMChanged, VSphere
+from gpuvm.vsphere import TaskEnded, UpdateStream, VMChanged, VSphere
 
 GRACE_S = 60.0
 DEADLINE_S = 180.0
@@ -65,14 +65,14 @@ class _Stopping:
     def run(self) -> None:
         if not self.going:
             return
-        with self.events.phase("stop"), self.vsphere.board() as board:
-            board.follow_vms({name: going.vm.moref for name, going in self.going.items()})
+        with self.events.phase("stop"), self.vsphere.stream() as stream:
+            stream.follow_vms({name: going.vm.moref for name, going in self.going.items()})
             for going in list(self.going.values()):
-                self._ask(going, board)
-            for batch in board.batches(self._time_left):
+                self._ask(going, stream)
+            for batch in stream.updates(self._time_left):
                 for change in batch:
-                    self._saw(change, board)
-                self._lose_patience(board)
+                    self._saw(change, stream)
+                self._lose_patience(stream)
 
     def outcome(self, vm: VM) -> Outcome:
         error = self.errors.get(vm.name)
@@ -86,9 +86,9 @@ class _Stopping:
             left=error is not None,
         )
 
-    def _ask(self, going: _Going, board: Board) -> None:
+    def _ask(self, going: _Going, stream: UpdateStream) -> None:
         if not going.vm.tools_running or self.grace_s <= 0:
-            self._pull(going, board)
+            self._pull(going, stream)
             return
         self.events.progress(going.vm.name, "shut down", 0.0)
         try:
@@ -96,56 +96,56 @@ class _Stopping:
         except OutcomeUnknown:
             self.events.note("looking up what became of it", going.vm.name)  # it may be going down
         except VSphereError:
-            self._pull(going, board)  # the guest cannot be asked, or went meanwhile
+            self._pull(going, stream)  # the guest cannot be asked, or went meanwhile
 
-    def _pull(self, going: _Going, board: Board) -> None:
+    def _pull(self, going: _Going, stream: UpdateStream) -> None:
         going.pulled = True
         self.events.progress(going.vm.name, "power off", 0.0)
         try:
-            board.follow_tasks({going.vm.name: self.vsphere.start_power_off(going.vm.moref)})
+            stream.follow_tasks({going.vm.name: self.vsphere.start_power_off(going.vm.moref)})
         except VSphereError as error:
-            self._failed(going, error, board)
+            self._failed(going, error, stream)
 
-    def _saw(self, change: object, board: Board) -> None:
+    def _saw(self, change: object, stream: UpdateStream) -> None:
         if isinstance(change, VMChanged) and not change.powered_on and change.key in self.going:
-            self._down(change.key, board)
+            self._down(change.key, stream)
         elif isinstance(change, TaskEnded) and change.error and change.key in self.going:
-            self._failed(self.going[change.key], change.error, board)
+            self._failed(self.going[change.key], change.error, stream)
 
-    def _failed(self, going: _Going, error: GpuvmError, board: Board) -> None:
+    def _failed(self, going: _Going, error: GpuvmError, stream: UpdateStream) -> None:
         """Looks what is there now: off, on its way there, or gone altogether is what was wanted."""
         going.looks += 1
         with contextlib.suppress(VSphereError):
             tasks = self.vsphere.running_tasks(going.vm.moref, "power off")
             now = self.vsphere.read_vms([going.vm.moref])
             if not now or not now[0].powered_on:
-                self._down(going.vm.name, board)
+                self._down(going.vm.name, stream)
                 return
             if tasks and going.looks <= LOOKS:
-                board.follow_tasks({going.vm.name: tasks[0]})
+                stream.follow_tasks({going.vm.name: tasks[0]})
                 return
             if isinstance(error, OutcomeUnknown) and going.looks <= LOOKS:
-                self._pull(going, board)
+                self._pull(going, stream)
                 return
-        self._give_up(going.vm.name, error, board)
+        self._give_up(going.vm.name, error, stream)
 
-    def _down(self, name: str, board: Board) -> None:
-        board.forget(name)
+    def _down(self, name: str, stream: UpdateStream) -> None:
+        stream.forget(name)
         del self.going[name]
         self.stopped.add(name)
         self.events.progress(name, "stopped", 1.0)
 
-    def _lose_patience(self, board: Board) -> None:
+    def _lose_patience(self, stream: UpdateStream) -> None:
         passed = time.monotonic() - self.begun
         for name, going in list(self.going.items()):
             if passed > DEADLINE_S:
                 late = DeadlinePassed(f"{name}: not off after {DEADLINE_S:g} s")
-                self._give_up(name, late, board)
+                self._give_up(name, late, stream)
             elif passed > self.grace_s and not going.pulled:
-                self._pull(going, board)
+                self._pull(going, stream)
 
-    def _give_up(self, name: str, error: GpuvmError, board: Board) -> None:
-        board.forget(name)
+    def _give_up(self, name: str, error: GpuvmError, stream: UpdateStream) -> None:
+        stream.forget(name)
         del self.going[name]
         self.errors[name] = error
 

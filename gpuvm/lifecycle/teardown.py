@@ -21,7 +21,7 @@ from gpuvm.events import Events
 from gpuvm.inventory import UNREADABLE_HINT, VM, MoRef, UnreadableVM
 from gpuvm.lifecycle import looking
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
-from gpuvm.vsphere import Board, Task, TaskEnded, VSphere
+from gpuvm.vsphere import Task, TaskEnded, UpdateStream, VSphere
 
 DEADLINE_S = 600.0
 LOOKS = 2
@@ -103,13 +103,13 @@ class _Teardown:
     def run(self) -> None:
         if self.vms.keys() == self.errors.keys():
             return
-        with self.events.phase("teardown"), self.vsphere.board() as board:
+        with self.events.phase("teardown"), self.vsphere.stream() as stream:
             going = [vm for vm in self.vms.values() if vm.moref not in self.errors]
-            self._power_off([vm for vm in going if vm.powered_on], board)
-            self._destroy([vm.moref for vm in going if not vm.powered_on], board)
-            for batch in board.batches(lambda: self.begun + DEADLINE_S - time.monotonic()):
+            self._power_off([vm for vm in going if vm.powered_on], stream)
+            self._destroy([vm.moref for vm in going if not vm.powered_on], stream)
+            for batch in stream.updates(lambda: self.begun + DEADLINE_S - time.monotonic()):
                 ended = [change for change in batch if isinstance(change, TaskEnded)]
-                self._advance(ended, board)
+                self._advance(ended, stream)
                 if time.monotonic() - self.begun > DEADLINE_S:
                     break
         for key in self.vms.keys() - self.gone - self.errors.keys():
@@ -128,10 +128,10 @@ class _Teardown:
             left=error is not None,
         )
 
-    def _power_off(self, vms: Sequence[VM], board: Board) -> None:
-        self._submit(vms, "power off", self.vsphere.start_power_off, board)
+    def _power_off(self, vms: Sequence[VM], stream: UpdateStream) -> None:
+        self._submit(vms, "power off", self.vsphere.start_power_off, stream)
 
-    def _destroy(self, keys: Sequence[MoRef], board: Board) -> None:
+    def _destroy(self, keys: Sequence[MoRef], stream: UpdateStream) -> None:
         """Looks once more, just before: a disk may have been attached while it was powered off."""
         try:
             now = {vm.moref: vm for vm in self.vsphere.read_vms(keys)}
@@ -145,10 +145,14 @@ class _Teardown:
             elif why is not None:
                 self.errors[key] = why
         going = [vm for vm in now.values() if vm.moref not in self.errors]
-        self._submit(going, "destroy", self.vsphere.start_destroy, board)
+        self._submit(going, "destroy", self.vsphere.start_destroy, stream)
 
     def _submit(
-        self, vms: Sequence[VM], operation: str, start: Callable[[MoRef], Task], board: Board
+        self,
+        vms: Sequence[VM],
+        operation: str,
+        start: Callable[[MoRef], Task],
+        stream: UpdateStream,
     ) -> None:
         tasks: dict[str, Task] = {}
         for vm in vms:
@@ -156,32 +160,32 @@ class _Teardown:
             try:
                 tasks[vm.moref] = start(vm.moref)
             except VSphereError as error:
-                self._failed(vm.moref, operation, error, board)
+                self._failed(vm.moref, operation, error, stream)
         if tasks:
-            board.follow_tasks(tasks)
+            stream.follow_tasks(tasks)
 
-    def _advance(self, ended: Sequence[TaskEnded], board: Board) -> None:
+    def _advance(self, ended: Sequence[TaskEnded], stream: UpdateStream) -> None:
         off = []
         for change in ended:
             if change.error is not None:
-                self._failed(change.key, change.operation, change.error, board)
+                self._failed(change.key, change.operation, change.error, stream)
             elif change.operation == "power off":
                 off.append(change.key)
             else:
                 self._gone(change.key)
-        self._destroy(off, board)
+        self._destroy(off, stream)
 
-    def _failed(self, key: MoRef, operation: str, error: GpuvmError, board: Board) -> None:
+    def _failed(self, key: MoRef, operation: str, error: GpuvmError, stream: UpdateStream) -> None:
         """Looks what is there now: what is done, or under way, is so whoever did it."""
         now = self._look(key, operation)
         if isinstance(now, Task):
-            board.follow_tasks({key: now})
+            stream.follow_tasks({key: now})
         elif now == "gone":
             self._gone(key)
         elif now == "off" and (operation == "power off" or isinstance(error, OutcomeUnknown)):
-            self._destroy([key], board)
+            self._destroy([key], stream)
         elif now == "on" and (operation == "destroy" or isinstance(error, OutcomeUnknown)):
-            self._power_off([self.vms[key]], board)
+            self._power_off([self.vms[key]], stream)
         else:
             self.errors[key] = error
 

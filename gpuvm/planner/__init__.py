@@ -6,7 +6,7 @@
 The same wish again gives a plan that changes nothing.
 """
 
-from gpuvm.planner.allocations import without
+from gpuvm.planner.allocations import without_holder
 from gpuvm.planner.drift import assigned, drift
 from gpuvm.planner.mmio import mmio_window_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
@@ -28,5 +28,5 @@ __all__ = [
     "plan_start",
     "replan_lost",
     "unreadable",
-    "without",
+    "without_holder",
 ]

@@ -9,7 +9,7 @@ from gpuvm.planner.capacity import reserves_gib
 from gpuvm.planner.model import Step
 
 
-def promised(inventory: Inventory, step: Step) -> Inventory:
+def after_step(inventory: Inventory, step: Step) -> Inventory:
     """When ``step`` is done, for the steps after it."""
     if step.action != "power-on" or step.vm is None:
         return inventory
@@ -21,14 +21,14 @@ def promised(inventory: Inventory, step: Step) -> Inventory:
     return replace(inventory, hosts=hosts)
 
 
-def released(inventory: Inventory, vms: Collection[VM]) -> Inventory:
+def after_removal(inventory: Inventory, vms: Collection[VM]) -> Inventory:
     """When ``vms`` are gone."""
     gone = {vm.moref: vm for vm in vms}
     hosts = tuple(_without_all(host, gone) for host in inventory.hosts)
     return replace(inventory, hosts=hosts)
 
 
-def without(gpu: GPU, vm: MoRef) -> GPU:
+def without_holder(gpu: GPU, vm: MoRef) -> GPU:
     """As if this VM did not name it."""
     return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.moref != vm))
 
@@ -54,4 +54,4 @@ def _with(gpu: GPU, step: Step) -> GPU:
         return gpu
     profile = next((d.profile for d in step.devices if isinstance(d, VGPUDevice)), None)
     holder = Holder(step.name, True, profile, moref=step.vm.moref, shares=shares, ours=True)
-    return replace(gpu, holders=(*without(gpu, step.vm.moref).holders, holder))
+    return replace(gpu, holders=(*without_holder(gpu, step.vm.moref).holders, holder))

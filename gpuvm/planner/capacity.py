@@ -10,17 +10,21 @@ from gpuvm.inventory import VM, Host
 from gpuvm.spec import ClusterSpec
 
 
-class Room:
-    """One host's; ``take`` gives the next VM its GPUs or says no and changes nothing."""
+class HostCapacity:
+    """One host's; ``allocate`` gives the next VM its GPUs or says no and changes nothing."""
 
     def __init__(self, host: Host, spec: ClusterSpec, needed_gib: float) -> None:
         self.host, self.vms = host, 0
         self._accelerator, self._needed_gib = spec.accelerator, needed_gib
         self._left_gib = left_gib(host)
         fitting = [gpu for gpu in host.gpus if gpu.free and fits(spec, gpu)]
-        silent = isinstance(spec.accelerator, Passthrough) and any(_silent(g) for g in fitting)
-        self.silent = "it does not tell its GPUs' systemId" if silent else self._unseen(spec)
-        self._free = [] if silent else sorted(fitting, key=_doubtful)
+        no_system_id = isinstance(spec.accelerator, Passthrough) and any(
+            _has_no_system_id(g) for g in fitting
+        )
+        self.no_system_id = (
+            "it does not tell its GPUs' systemId" if no_system_id else self._unseen(spec)
+        )
+        self._free = [] if no_system_id else sorted(fitting, key=_doubtful)
         self._promised: Counter[str] = Counter()
 
     @property
@@ -33,24 +37,24 @@ class Room:
         return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
 
     @property
-    def borrows(self) -> bool:
+    def reuses_lent_gpu(self) -> bool:
         """The next VM here would get a GPU that somebody has lent, or may hold."""
         count = getattr(self._accelerator, "count", 0)
         return sum(not _doubtful(gpu) for gpu in self._free) < min(count, len(self._free))
 
-    def take(self) -> tuple[GPU, ...] | None:
+    def allocate(self) -> tuple[GPU, ...] | None:
         """The GPUs of one more VM; empty without a GPU, None when there is no room."""
         gpus = None if self.too_small else self._choose()
         if gpus is not None:
-            self.occupy(gpus, self._needed_gib)
+            self.reserve(gpus, self._needed_gib)
         return gpus
 
     def capacity(self, at_most: int) -> int:
         """How many more VMs would fit."""
         trial = self._copy()
-        return sum(1 for _ in range(at_most) if trial.take() is not None)
+        return sum(1 for _ in range(at_most) if trial.allocate() is not None)
 
-    def occupy(self, gpus: Sequence[GPU], memory_gib: float) -> None:
+    def reserve(self, gpus: Sequence[GPU], memory_gib: float) -> None:
         """Another VM of the plan will run here with these."""
         addresses = [gpu.pci_address for gpu in gpus]
         self._free = [gpu for gpu in self._free if gpu.pci_address not in addresses]
@@ -62,7 +66,7 @@ class Room:
         if isinstance(self._accelerator, NoGPU):
             return ()
         if isinstance(self._accelerator, DeviceGroup):
-            return self._together(self._accelerator.group)
+            return self._device_group_gpus(self._accelerator.group)
         count = self._accelerator.count
         if not isinstance(self._accelerator, VGPU):
             return tuple(self._free[:count]) if len(self._free) >= count else None
@@ -78,7 +82,7 @@ class Room:
                 chosen.append(gpu)
         return tuple(chosen) if len(chosen) == count else None
 
-    def _together(self, name: str) -> tuple[GPU, ...] | None:
+    def _device_group_gpus(self, name: str) -> tuple[GPU, ...] | None:
         """A GPU for each device of the group; which ones are connected, vCenter alone knows."""
         group = self.host.device_group(name)
         chosen: list[GPU] = []
@@ -100,8 +104,8 @@ class Room:
         whole = spec.has_gpu and not isinstance(spec.accelerator, VGPU)
         return (self.host.gpus_hidden or None) if whole or not self.host.gpus else None
 
-    def _copy(self) -> "Room":
-        other = object.__new__(Room)
+    def _copy(self) -> "HostCapacity":
+        other = object.__new__(HostCapacity)
         other.__dict__.update(self.__dict__)
         other._promised = self._promised.copy()
         return other
@@ -112,7 +116,7 @@ def _doubtful(gpu: GPU) -> int:
     return 2 if gpu.suspects else 1 if gpu.holders else 0
 
 
-def _silent(gpu: GPU) -> bool:
+def _has_no_system_id(gpu: GPU) -> bool:
     """Its host was asked and did not tell: no device could be made of it."""
     return gpu.system_id == ""
 

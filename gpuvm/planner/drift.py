@@ -1,9 +1,7 @@
-"""What a VM is against what it was made to be; its own wish travels with it."""
+"""How a VM differs from the spec that it was created from, which it carries in its extraConfig."""
 
 from collections import Counter
 from collections.abc import Sequence
-
-from pydantic import ValidationError
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
 from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, VGPUDevice, in_group
@@ -12,19 +10,19 @@ from gpuvm.spec import ClusterSpec
 
 
 def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
-    """What is not as it was wished, in words; empty when all is."""
-    wish = wish_of(vm)
+    """Describe each difference from the creation spec; empty when the VM matches it."""
+    spec = ClusterSpec.from_creation_spec(vm.creation_spec)
     if vm.hidden:
         return (vm.hidden,)
-    if wish is None:
+    if spec is None:
         return ("it does not say what it was made from",)
     return tuple(
         filter(
             None,
             (
-                _differs("CPUs", wish.cpus, vm.cpus),
-                _differs("GiB of memory", wish.memory_gib, vm.memory_gib),
-                _devices(wish, vm),
+                _differs("CPUs", spec.cpus, vm.cpus),
+                _differs("GiB of memory", spec.memory_gib, vm.memory_gib),
+                _devices(spec, vm),
                 _not_locked(vm),
                 _not_ours_alone(vm, inventory),
                 *_not_passed_through(vm, inventory),
@@ -36,25 +34,17 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
     )
 
 
-def wish_of(vm: VM) -> ClusterSpec | None:
-    """The wish that the VM was made from; None when it carries none that can be read."""
-    try:
-        return ClusterSpec.model_validate_json(vm.wish or "")
-    except ValidationError:
-        return None
-
-
 def _differs(what: str, wished: float | None, found: float) -> str | None:
     if wished is None or wished == found:
         return None
     return f"{found:g} {what} instead of {wished:g}"
 
 
-def _devices(wish: ClusterSpec, vm: VM) -> str | None:
-    found, wanted = Counter(map(_kind, vm.devices)), _wanted(wish)
-    if isinstance(wish.accelerator, DeviceGroup):
+def _devices(spec: ClusterSpec, vm: VM) -> str | None:
+    found, wanted = Counter(map(_kind, vm.devices)), _wanted(spec)
+    if isinstance(spec.accelerator, DeviceGroup):
         whole = vm.devices and all(map(in_group, vm.devices))
-        missing = f"the device group {wish.accelerator.group}"
+        missing = f"the device group {spec.accelerator.group}"
         return None if whole else f"{_listed(found)} instead of {missing}"
     if found == wanted:
         return None
@@ -67,8 +57,8 @@ def _kind(device: Device) -> str:
     return "fixed GPU" if isinstance(device, PassthroughDevice) else "dynamic GPU"
 
 
-def _wanted(wish: ClusterSpec) -> Counter[str]:
-    wanted = wish.accelerator
+def _wanted(spec: ClusterSpec) -> Counter[str]:
+    wanted = spec.accelerator
     if isinstance(wanted, VGPU):
         return Counter({f"vGPU {wanted.profile}": wanted.count})
     if isinstance(wanted, Passthrough):

@@ -8,7 +8,7 @@ from gpuvm.devices import GPU
 from gpuvm.errors import Unplaceable
 from gpuvm.fitting import fits
 from gpuvm.inventory import Host, Inventory
-from gpuvm.planner.capacity import Room
+from gpuvm.planner.capacity import HostCapacity
 from gpuvm.planner.model import Finding, Step
 from gpuvm.spec import ClusterSpec
 
@@ -34,9 +34,9 @@ def place(
     ``inventory`` is as it will be when ``existing`` are done. Raises Unplaceable, with the table of
     who holds what.
     """
-    rooms, findings = _rooms(spec, inventory, existing, needed_gib, why_left_out)
+    capacities, findings = _capacities(spec, inventory, existing, needed_gib, why_left_out)
     ways = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
-    places = list(ways[spec.placement](spec, rooms, missing))
+    places = list(ways[spec.placement](spec, capacities, missing))
     if len(places) < missing:
         raise _unplaceable(spec, inventory, existing, missing, len(places), findings)
     return places, findings
@@ -49,61 +49,70 @@ def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
     )
 
 
-def _rooms(
+def _capacities(
     spec: ClusterSpec,
     inventory: Inventory,
     existing: Sequence[Step],
     needed_gib: float,
     why_left_out: Callable[[Host], str | None],
-) -> tuple[list[Room], list[Finding]]:
-    rooms, findings = [], []
+) -> tuple[list[HostCapacity], list[Finding]]:
+    capacities, findings = [], []
     for host in inventory.hosts:
-        room = Room(host, spec, needed_gib)
-        room.vms = sum(step.runs_on.name == host.name for step in existing)
-        full = spec.placement == "one-per-host" and room.vms >= spec.per_host
-        why = host.unusable or room.too_small or room.silent or why_left_out(host)
+        capacity = HostCapacity(host, spec, needed_gib)
+        capacity.vms = sum(step.runs_on.name == host.name for step in existing)
+        full = spec.placement == "one-per-host" and capacity.vms >= spec.per_host
+        why = host.unusable or capacity.too_small or capacity.no_system_id or why_left_out(host)
         if why is None:
-            rooms.append(room)
+            capacities.append(capacity)
         elif not full:
             findings.append(Finding(f"{host.name} is left out: {why}"))
-    return rooms, findings
+    return capacities, findings
 
 
-def _one_per_host(spec: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+def _one_per_host(
+    spec: ClusterSpec, capacities: Sequence[HostCapacity], missing: int
+) -> Iterator[Place]:
     """``per_host`` on each: hosts that have some of them first, then empty ones that fit all."""
-    begun = [room for room in rooms if 0 < room.vms < spec.per_host]
-    empty = sorted((room for room in rooms if not room.vms), key=lambda room: room.borrows)
-    for room in (*begun, *empty):
-        wanted = min(spec.per_host - room.vms, missing)
-        if wanted > 0 and room.capacity(wanted) >= wanted:
+    begun = [capacity for capacity in capacities if 0 < capacity.vms < spec.per_host]
+    empty = sorted(
+        (capacity for capacity in capacities if not capacity.vms),
+        key=lambda capacity: capacity.reuses_lent_gpu,
+    )
+    for capacity in (*begun, *empty):
+        wanted = min(spec.per_host - capacity.vms, missing)
+        if wanted > 0 and capacity.capacity(wanted) >= wanted:
             missing -= wanted
-            yield from _fill(room, wanted)
+            yield from _fill(capacity, wanted)
 
 
-def _pack(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+def _pack(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
     """As few hosts as possible, those that have some already first."""
-    for room in sorted(rooms, key=lambda room: (-room.vms, room.borrows)):
-        taken = list(_fill(room, missing))
+    for capacity in sorted(
+        capacities, key=lambda capacity: (-capacity.vms, capacity.reuses_lent_gpu)
+    ):
+        taken = list(_fill(capacity, missing))
         missing -= len(taken)
         yield from taken
 
 
-def _spread(_: ClusterSpec, rooms: Sequence[Room], missing: int) -> Iterator[Place]:
+def _spread(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
     """Each VM to the host that has fewest of them."""
     for _number in range(missing):
-        for room in sorted(rooms, key=lambda room: (room.vms, room.borrows)):
-            gpus = room.take()
+        for capacity in sorted(
+            capacities, key=lambda capacity: (capacity.vms, capacity.reuses_lent_gpu)
+        ):
+            gpus = capacity.allocate()
             if gpus is not None:
-                yield Place(room.host, gpus)
+                yield Place(capacity.host, gpus)
                 break
 
 
-def _fill(room: Room, at_most: int) -> Iterator[Place]:
+def _fill(capacity: HostCapacity, at_most: int) -> Iterator[Place]:
     for _number in range(at_most):
-        gpus = room.take()
+        gpus = capacity.allocate()
         if gpus is None:
             return
-        yield Place(room.host, gpus)
+        yield Place(capacity.host, gpus)
 
 
 def _unplaceable(
@@ -115,12 +124,13 @@ def _unplaceable(
     findings: Sequence[Finding],
 ) -> Unplaceable:
     reasons = "".join(f"; {finding.text}" for finding in findings)
-    room = f"{fitting} host{'' if fitting == 1 else 's'} of {inventory.cluster.name} left"
+    capacity = f"{fitting} host{'' if fitting == 1 else 's'} of {inventory.cluster.name} left"
     if spec.placement != "one-per-host" or spec.per_host > 1:
-        room = f"{inventory.cluster.name} has room for {fitting}"
+        capacity = f"{inventory.cluster.name} has room for {fitting}"
     most = (len(existing) + fitting) // spec.per_host
     return Unplaceable(
-        f"{missing} more VM{'s' if missing > 1 else ''} wanted, {room} with {_need(spec)}{reasons}",
+        f"{missing} more VM{'s' if missing > 1 else ''} wanted, "
+        f"{capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
         hint=_hint(spec, inventory) or (f"at most --hosts {most} fits now" if most else None),
     )

@@ -17,7 +17,7 @@ from gpuvm.inventory import (
     VMTemplate,
 )
 from gpuvm.planner import capacity, mmio
-from gpuvm.planner.allocations import promised, released
+from gpuvm.planner.allocations import after_removal, after_step
 from gpuvm.planner.capacity import device_memory_gib
 from gpuvm.planner.model import Action, Finding, Plan, Step
 from gpuvm.planner.placement import Place, no_gpu_at_all, place
@@ -73,18 +73,18 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         selection.check_names(spec, inventory)
     with refusals.collected():
         _check_shrinking(spec, inventory, surplus, scale_down=scale_down)
-    present = released(inventory, surplus)
+    present = after_removal(inventory, surplus)
     template = _template(spec, inventory, missing, refusals)
-    existing, later = _existing(spec, present, kept, refusals)
+    existing, later = _steps_for_existing(spec, present, kept, refusals)
     size = _size(spec, template)
-    created, left_out = _created(
+    created, left_out = _steps_to_create(
         spec, inventory, later, template, missing, existing, size, refusals
     )
     with refusals.collected():
         _check_names(spec, missing, inventory)
     with refusals.collected():
         _check_pool(spec, inventory, size, len(missing))
-    created = _stored(spec, inventory, template, created, refusals)
+    created = _with_datastores(spec, inventory, template, created, refusals)
     refusals.check()
     steps = sorted([*existing, *created], key=lambda step: step.index)
     return Plan(
@@ -100,7 +100,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         findings=(
             *left_out,
             *findings(spec, inventory, template, size.memory_gib, created),
-            *_of_the_stores(spec, template, created),
+            *_datastore_findings(spec, template, created),
         ),
         storage_policy=selection.storage_policy(spec, inventory),
     )
@@ -141,8 +141,8 @@ def replan_lost(
         ):
             continue
         left = tuple(g for g in host.gpus if (host.name, g.pci_address) not in promised)
-        room = capacity.Room(replace(host, gpus=left), spec, needed_gib)
-        gpus = room.take()
+        room = capacity.HostCapacity(replace(host, gpus=left), spec, needed_gib)
+        gpus = room.allocate()
         if gpus is not None:
             firmware = plan.template.firmware if plan.template else ""
             step = _create(spec, inventory, lost.index, Place(host, gpus), firmware)
@@ -211,20 +211,20 @@ def _template(
     return template
 
 
-def _existing(
+def _steps_for_existing(
     spec: ClusterSpec, inventory: Inventory, kept: Sequence[VM], refusals: Refusals
 ) -> tuple[list[Step], Inventory]:
     """A step for each VM that is there, and the inventory as it will be when they are done."""
     steps, later = [], inventory
     for vm in kept:
         with refusals.collected():
-            step = _of_existing(spec, later, vm)
-            later = promised(later, step)
+            step = _step_for_existing(spec, later, vm)
+            later = after_step(later, step)
             steps.append(_with_window(spec, step, inventory, vm.firmware))
     return steps, later
 
 
-def _of_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
+def _step_for_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
     check_shown(vm)
     others = differences(vm, spec, inventory)
     if others:
@@ -235,7 +235,7 @@ def _of_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)
 
 
-def _created(
+def _steps_to_create(
     spec: ClusterSpec,
     inventory: Inventory,
     later: Inventory,
@@ -319,17 +319,17 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
     )
 
 
-def _of_the_stores(
+def _datastore_findings(
     spec: ClusterSpec, template: VMTemplate | None, created: Sequence[Step]
 ) -> Iterator[Finding]:
     stores = dict.fromkeys(step.datastore for step in created)
     for store in stores:
         if template is not None and store is not None:
             clones = sum(step.datastore == store for step in created)
-            yield from of_the_store(Space.of(spec, template, clones), store)
+            yield from datastore_findings(Space.of(spec, template, clones), store)
 
 
-def _stored(
+def _with_datastores(
     spec: ClusterSpec,
     inventory: Inventory,
     template: VMTemplate | None,
@@ -357,13 +357,13 @@ def findings(
     created: Sequence[Step],
 ) -> Iterator[Finding]:
     """``memory_gib`` is each new VM's."""
-    yield from _of_the_source(template, inventory)
+    yield from _template_host_findings(template, inventory)
     for vm in inventory.copies(spec.name):
         yield Finding(f"{vm.copy_of_ours}; it is left alone")
-    yield from map(_lent, _borrowers(created))
-    yield from _doubts(created)
+    yield from map(_lent_gpu_finding, _steps_with_lent_gpus(created))
+    yield from _doubtful_gpu_findings(created)
     if isinstance(spec.accelerator, (Passthrough, DynamicPassthrough)):
-        yield from _parts_of_boards(created)
+        yield from _partial_hgx_findings(created)
     if any(step.gpus for step in created):
         yield from map(Finding, inventory.notes)
     largest = max((sum(device_memory_gib(s.devices, s.gpus)) for s in created), default=0)
@@ -374,7 +374,7 @@ def findings(
         )
 
 
-def _of_the_source(template: VMTemplate | None, inventory: Inventory) -> Iterator[Finding]:
+def _template_host_findings(template: VMTemplate | None, inventory: Inventory) -> Iterator[Finding]:
     for host in inventory.hosts:
         if template is not None and host.moref == template.host and host.in_maintenance_mode:
             yield Finding(
@@ -383,7 +383,7 @@ def _of_the_source(template: VMTemplate | None, inventory: Inventory) -> Iterato
             )
 
 
-def of_the_store(space: Space, store: Datastore) -> Iterator[Finding]:
+def datastore_findings(space: Space, store: Datastore) -> Iterator[Finding]:
     """Room that could not be looked at; and thin disks that fit as they are, and not if filled."""
     if store.hidden:
         yield Finding(
@@ -401,7 +401,7 @@ def of_the_store(space: Space, store: Datastore) -> Iterator[Finding]:
     )
 
 
-def _parts_of_boards(created: Sequence[Step]) -> Iterator[Finding]:
+def _partial_hgx_findings(created: Sequence[Step]) -> Iterator[Finding]:
     """Several GPUs of an HGX board, without the switches that gpuvm gives to nobody."""
     parts: dict[str, list[Step]] = {}
     for step in created:
@@ -418,7 +418,7 @@ def _parts_of_boards(created: Sequence[Step]) -> Iterator[Finding]:
         )
 
 
-def _doubts(created: Sequence[Step]) -> Iterator[Finding]:
+def _doubtful_gpu_findings(created: Sequence[Step]) -> Iterator[Finding]:
     for step in created:
         for name in dict.fromkeys(h.vm for gpu in step.gpus for h in gpu.suspects):
             yield Finding(
@@ -427,7 +427,7 @@ def _doubts(created: Sequence[Step]) -> Iterator[Finding]:
             )
 
 
-def _borrowers(created: Sequence[Step]) -> list[tuple[Step, str]]:
+def _steps_with_lent_gpus(created: Sequence[Step]) -> list[tuple[Step, str]]:
     """Steps whose GPU a stopped VM of ours still names, and that VM."""
     return [
         (step, holder.vm)
@@ -438,7 +438,7 @@ def _borrowers(created: Sequence[Step]) -> list[tuple[Step, str]]:
     ]
 
 
-def _lent(borrowed: tuple[Step, str]) -> Finding:
+def _lent_gpu_finding(borrowed: tuple[Step, str]) -> Finding:
     step, lender = borrowed
     return Finding(
         f"{step.name} gets a GPU that {lender}, which is powered off, has lent",

@@ -7,9 +7,8 @@ from gpuvm.accelerators import DeviceGroup
 from gpuvm.devices import GPU, Device, PassthroughDevice, VGPUDevice, in_group
 from gpuvm.errors import PreflightRefused, Unplaceable
 from gpuvm.inventory import UNREADABLE_HINT, VM, Host, Inventory
-from gpuvm.planner.allocations import promised, without
+from gpuvm.planner.allocations import after_step, without_holder
 from gpuvm.planner.capacity import fixed, left_gib, reserves_gib
-from gpuvm.planner.drift import wish_of
 from gpuvm.planner.model import Plan, Step
 from gpuvm.spec import ClusterSpec
 
@@ -22,7 +21,7 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
     now, steps = inventory, []
     for vm in vms:
         step = _running(vm, now) if vm.powered_on else start_step(vm, now)
-        now = promised(now, step)
+        now = after_step(now, step)
         steps.append(step)
     return Plan(
         spec=spec,
@@ -46,18 +45,18 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
             hint="convert it to a virtual machine in vCenter, or choose another deployment name",
         )
     host = _host(vm, inventory)
-    if host.unusable and not _movable(vm):
+    if host.unusable and not _may_change_host(vm):
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
     lost = _lost_disks(vm, host, inventory)
-    if lost and not _movable(vm):
+    if lost and not _may_change_host(vm):
         raise PreflightRefused(f"{vm.name} is on {host.name}, and its disks: {lost}")
     candidates = [host] if not host.unusable and not lost else []
-    if _movable(vm) and vm.devices:
+    if _may_change_host(vm) and vm.devices:
         candidates += [
             h for h in inventory.hosts if h.name != host.name and _may_go(vm, h, inventory)
         ]
     for candidate in candidates:
-        found = _found(vm, candidate)
+        found = _gpus_on(vm, candidate)
         if found is not None and _has_memory(vm, candidate) and _offers(vm, candidate):
             gpus, devices = found
             away = candidate if candidate.name != host.name else None
@@ -86,7 +85,7 @@ def _host(vm: VM, inventory: Inventory) -> Host:
     return host
 
 
-def _movable(vm: VM) -> bool:
+def _may_change_host(vm: VM) -> bool:
     return not any(isinstance(device, PassthroughDevice) for device in vm.devices)
 
 
@@ -112,18 +111,18 @@ def _has_memory(vm: VM, host: Host) -> bool:
 
 def _offers(vm: VM, host: Host) -> bool:
     """A vendor device group is known by its name only, which is in the VM's wish."""
-    wanted = getattr(wish_of(vm), "accelerator", None)
+    wanted = getattr(ClusterSpec.from_creation_spec(vm.creation_spec), "accelerator", None)
     return not isinstance(wanted, DeviceGroup) or host.device_group(wanted.group) is not None
 
 
-def _found(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | None:
+def _gpus_on(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | None:
     """The GPUs on ``host`` for the VM's devices, and the devices as they must be for that."""
     gpus: list[GPU] = []
     devices: list[Device] = []
     for device in vm.devices:
-        gpu = next((g for g in host.gpus if _serves(g, device, vm, gpus)), None)
+        gpu = next((g for g in host.gpus if _gpu_for(g, device, vm, gpus)), None)
         if gpu is None:
-            gpu = next((g for g in host.gpus if _replaces(g, device, gpus)), None)
+            gpu = next((g for g in host.gpus if _substitute_for(g, device, gpus)), None)
         if gpu is None:
             return None
         gpus.append(gpu)
@@ -139,7 +138,7 @@ def _device(device: Device, gpu: GPU) -> Device:
     return device if same and not gpu.system_id else fixed(gpu)
 
 
-def _serves(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
+def _gpu_for(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
     """The GPU that the device names, or one that fits it; nobody else runs with it."""
     if isinstance(device, VGPUDevice):
         already = chosen.count(gpu)
@@ -153,7 +152,7 @@ def _serves(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
     return device.allows(gpu) and not any(holder.keeps for holder in others)
 
 
-def _replaces(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
+def _substitute_for(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
     """A free GPU of the same host and kind instead of a fixed one that was taken."""
     if not isinstance(device, PassthroughDevice) or not gpu.free or gpu in chosen:
         return False
@@ -164,7 +163,7 @@ def _replaces(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
 
 def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     named = {d.pci_address for d in vm.devices if isinstance(d, PassthroughDevice)}
-    others = [without(gpu, vm.moref) for gpu in host.gpus if gpu.pci_address in named]
+    others = [without_holder(gpu, vm.moref) for gpu in host.gpus if gpu.pci_address in named]
     held = [gpu for gpu in others if not gpu.free]
     why = "; ".join(f"{gpu.pci_address} on {gpu.host} is {gpu.state}" for gpu in held)
     return Unplaceable(

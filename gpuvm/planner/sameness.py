@@ -21,7 +21,7 @@ def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, .
     """How the VM is another one than ``spec`` asks for, such as ``cpus 8, now 4``; empty if not."""
     if vm.spec_digest == spec.digest():
         return ()
-    made_from = ClusterSpec.of_wish(vm.wish) if vm.wish else None
+    made_from = ClusterSpec.from_creation_spec(vm.creation_spec) if vm.creation_spec else None
     if made_from is None:
         return ("it does not say what it was made from",)
     comparison = _Comparison(vm, made_from, spec, inventory)

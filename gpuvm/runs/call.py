@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpuvm.errors import GuestError
-from gpuvm.guest import Endpoint, Finished, Guest, connect, end_all, push
+from gpuvm.guest import CommandResult, Endpoint, Guest, connect, end_all, push
 from gpuvm.guest.processes import MARK
 from gpuvm.runs.bundle import Workload, check_imports
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
@@ -24,7 +24,7 @@ def ask(
     *,
     files: Mapping[str, Path],
     inputs: Inputs,
-) -> Finished:
+) -> CommandResult:
     """What it said and its exit status. Nothing of it stays in the guest but ``inputs``.
 
     ``files`` lie beside the program; ``inputs`` and ``args`` are as for a run.

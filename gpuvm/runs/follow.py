@@ -15,7 +15,7 @@ from typing import Any
 
 from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, RunError, WorkerDied
 from gpuvm.events import Events
-from gpuvm.guest import Ended, News, connect, follow
+from gpuvm.guest import Exited, Output, connect, follow
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.runs.fan_out import Member
 
@@ -116,15 +116,15 @@ class Follower:
         with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
             for seen in follow(guest, python, directory, self._offsets):
                 self._heard, self._lost = time.monotonic(), False
-                if isinstance(seen, Ended):
+                if isinstance(seen, Exited):
                     return Outcome(seen.exit_status, self._heard - seen.age_s)
-                if isinstance(seen, News):
+                if isinstance(seen, Output):
                     self._take(seen)
                 elif stop.is_set():
                     break
         return Outcome(None, self._heard)
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: Output) -> None:
         self._offsets[news.file] = news.offset
         with self._copy(news.file).open("ab") as copy:
             copy.write(news.data)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
-from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, look_at_gpus, push
+from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, push, query_gpus
 from gpuvm.runs import contract, follow, inputs, tf_config
 from gpuvm.runs.bundle import Workload, check_imports
 from gpuvm.runs.fan_out import Everywhere, Member
@@ -171,7 +171,7 @@ class _Running:
     def _push(self, guest: Guest) -> bool:
         files: inputs.Files = {file.name: file for file in self.workload.files}
         push(guest, files | self.resumed.get(guest.name, {}), self._directory)
-        return look_at_gpus(guest).simulated
+        return query_gpus(guest).simulated
 
     def _fetch(self, guest: Guest) -> None:
         fetch(guest, f"{self._directory}/out", self.record.vm_dir(guest.name))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from gpuvm.errors import PortsBlocked, RunError
-from gpuvm.guest import Guest, Held, scripts
+from gpuvm.guest import Guest, HeldCommand, scripts
 from gpuvm.spec import Distributed
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy")
@@ -69,7 +69,7 @@ def _hold(guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitS
     return [ports[guest.name] for guest in guests]
 
 
-def _port(guest: Guest, holder: Held, wanted: Distributed) -> int:
+def _port(guest: Guest, holder: HeldCommand, wanted: Distributed) -> int:
     said = holder.line()
     if said.isdigit():
         return int(said)

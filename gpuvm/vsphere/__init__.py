@@ -6,41 +6,41 @@ with vsphere.connect(context, password) as connection:
 
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
-from gpuvm.vsphere.diagnosis import Card, Silence
+from gpuvm.vsphere.diagnosis import Diagnosis, NetworkAdapter
 from gpuvm.vsphere.host_passthrough import HostState
-from gpuvm.vsphere.read_inventory import Asking
+from gpuvm.vsphere.read_inventory import ConfigTargets
 from gpuvm.vsphere.residents import Resident
-from gpuvm.vsphere.tasks import Coming
+from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, TemplateState
 from gpuvm.vsphere.updates import (
-    Board,
     Change,
     HostChanged,
     Task,
     TaskEnded,
     TaskProgress,
+    UpdateStream,
     VMChanged,
 )
-from gpuvm.vsphere.vm_watch import Machine
+from gpuvm.vsphere.vm_watch import WatchedVM
 
 __all__ = [
-    "Asking",
-    "Board",
-    "Card",
     "Change",
+    "CloneInFlight",
     "CloneRequest",
-    "Coming",
+    "ConfigTargets",
+    "Diagnosis",
     "HostChanged",
     "HostState",
-    "Machine",
+    "NetworkAdapter",
     "Resident",
-    "Silence",
     "Task",
     "TaskEnded",
     "TaskProgress",
     "TemplateHandle",
     "TemplateState",
+    "UpdateStream",
     "VMChanged",
     "VSphere",
+    "WatchedVM",
     "connect",
 ]

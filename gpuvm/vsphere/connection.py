@@ -18,17 +18,17 @@ from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
 from gpuvm.vsphere import gpus, host_passthrough, policies, privileges, read_inventory, tasks
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
-from gpuvm.vsphere.diagnosis import Silence, read_silence
+from gpuvm.vsphere.diagnosis import Diagnosis, read_diagnosis
 from gpuvm.vsphere.faults import submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
 from gpuvm.vsphere.session import SessionStub
-from gpuvm.vsphere.tasks import Coming
+from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
-from gpuvm.vsphere.updates import Board, Task
-from gpuvm.vsphere.vm_watch import Machine, watch_machines
+from gpuvm.vsphere.updates import Task, UpdateStream
+from gpuvm.vsphere.vm_watch import WatchedVM, watch_vms
 
 TIMEOUT_S = 60
 LOCALE = "en_US"
@@ -123,32 +123,32 @@ class VSphere:
         cluster: str | None = None,
         folder: str | None = None,
         resource_pool: str | None = None,
-        asking: read_inventory.Asking = "all",
+        query_targets: read_inventory.ConfigTargets = "all",
     ) -> Inventory:
         """Names and inventory paths; the only one is used where none is given.
 
-        ``asking`` are the hosts, by name, that are asked for their systemIds, vGPU sizes and
+        ``query_targets`` are the hosts, by name, that are asked for their systemIds, vGPU sizes and
         device groups, which takes a round trip for each. Raises NotFound and Ambiguous.
         """
         content = self._content
         read = read_inventory.read_inventory(
-            content, self.vcenter, cluster, folder, resource_pool, asking
+            content, self.vcenter, cluster, folder, resource_pool, query_targets
         )
         self._host_names |= {host.moref: host.name for host in read.hosts}
         return read
 
-    def ask(self, inventory: Inventory, host_passthrough: Collection[str]) -> Inventory:
+    def ask(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
         """The inventory with the systemIds of these hosts, by name: a round trip for each."""
         cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
         with translated("reading the cluster", "the vCenter"):
             browser = cluster.environmentBrowser
-        told = tuple(
-            gpus.told(host, gpus.read_target(browser, self._reference(vim.HostSystem, host.moref)))
-            if host.name in host_passthrough
-            else host
-            for host in inventory.hosts
-        )
-        return replace(inventory, hosts=told)
+
+        def asked(host: Host) -> Host:
+            target = gpus.read_target(browser, self._reference(vim.HostSystem, host.moref))
+            return gpus.with_target(host, target)
+
+        found = tuple(asked(host) if host.name in hosts else host for host in inventory.hosts)
+        return replace(inventory, hosts=found)
 
     def read_policies(self) -> tuple[StoragePolicy, ...]:
         """The storage policies; another service of the vCenter, and a privilege of its own."""
@@ -159,9 +159,9 @@ class VSphere:
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
         return read_inventory.read_vms(self._content, self.vcenter, refs, self._host_names)
 
-    def read_silence(self, morefs: Sequence[MoRef]) -> tuple[Silence, ...]:
+    def read_diagnosis(self, morefs: Sequence[MoRef]) -> tuple[Diagnosis, ...]:
         """Why nothing may be heard of these VMs."""
-        return read_silence(self._content, [self._vm(moref) for moref in morefs])
+        return read_diagnosis(self._content, [self._vm(moref) for moref in morefs])
 
     def read_marked(self) -> tuple[VM, ...]:
         """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
@@ -177,9 +177,9 @@ class VSphere:
             unreadable=tuple(v for v in hidden if index_in(uuid, name, v) is not None),
         )
 
-    def read_holders(self, host_passthrough: Sequence[MoRef]) -> Holders:
+    def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""
-        refs = [self._reference(vim.HostSystem, moref) for moref in host_passthrough]
+        refs = [self._reference(vim.HostSystem, moref) for moref in hosts]
         return read_inventory.read_holders(self._content, refs)
 
     def start_clone(self, request: CloneRequest) -> Task:
@@ -280,9 +280,9 @@ class VSphere:
         """Queued and running tasks of that kind on a VM or template, the oldest first."""
         return tasks.running_tasks(self._content, self._vm(moref), operation)
 
-    def clones_under_way(self) -> list[Coming]:
+    def clones_in_flight(self) -> list[CloneInFlight]:
         """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
-        return tasks.clones_under_way(self._content)
+        return tasks.clones_in_flight(self._content)
 
     def find_in_folder(self, folder: MoRef, name: str) -> MoRef | None:
         """The VM of that name directly in the folder."""
@@ -292,12 +292,12 @@ class VSphere:
         with translated(f"cancelling the {task.operation}", task.moref):
             self._reference(vim.Task, task.moref).CancelTask()
 
-    def board(self) -> Board:
-        return Board(self._content, self._reference)
+    def stream(self) -> UpdateStream:
+        return UpdateStream(self._content, self._reference)
 
-    def watch_machines(self) -> Iterator[list[Machine]]:
+    def watch_vms(self) -> Iterator[list[WatchedVM]]:
         """Every VM as it changes; never ends by itself."""
-        return watch_machines(self._content)
+        return watch_vms(self._content)
 
     def publish_guestinfo(self, moref: MoRef, values: Mapping[str, str]) -> None:
         """Sets ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""

@@ -24,7 +24,7 @@ _HOST_PATHS = ("name", "runtime.connectionState")
 
 
 @dataclass(frozen=True)
-class Card:
+class NetworkAdapter:
     """A network card of the VM; ``network`` is empty where nobody may see its name."""
 
     label: str
@@ -33,7 +33,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Silence:
+class Diagnosis:
     """``host_state`` is vSphere's word for it; ``addresses`` came without host keys."""
 
     moref: MoRef
@@ -42,11 +42,11 @@ class Silence:
     powered_on: bool
     question: str
     tools_running: bool
-    cards: tuple[Card, ...]
+    cards: tuple[NetworkAdapter, ...]
     addresses: tuple[str, ...]
 
 
-def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
+def read_diagnosis(content: Any, vms: Sequence[Any]) -> tuple[Diagnosis, ...]:
     """Of those of the VMs that still exist."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, vms, _VM_PATHS)])
     hosts = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
@@ -64,7 +64,7 @@ def read_silence(content: Any, vms: Sequence[Any]) -> tuple[Silence, ...]:
         ],
     )
     networks = dict(_named_by_id(around.values()))
-    return tuple(_silence(ref, row, around, networks) for ref, row in rows.items() if row)
+    return tuple(_diagnosis(ref, row, around, networks) for ref, row in rows.items() if row)
 
 
 def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
@@ -75,27 +75,27 @@ def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
             yield known_as, row.get("name") or known_as
 
 
-def _silence(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, str]) -> Silence:
+def _diagnosis(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, str]) -> Diagnosis:
     host = around.get(row.get("runtime.host"), {})
     devices, tools = row.get("config.hardware.device", ()), row.get("guest.toolsRunningStatus")
-    return Silence(
+    return Diagnosis(
         moref=ref._moId,
         host=host.get("name", ""),
         host_state=str(host.get("runtime.connectionState", "")),
         powered_on=row.get("runtime.powerState") == "poweredOn",
         question=getattr(row.get("runtime.question"), "text", "") or "",
         tools_running=tools == "guestToolsRunning",
-        cards=tuple(_cards(devices, networks)),
+        cards=tuple(_adapters(devices, networks)),
         addresses=addresses(devices, row.get("guest.net", ()), tools),
     )
 
 
-def _cards(devices: Sequence[Any], networks: dict[str, str]) -> Iterator[Card]:
+def _adapters(devices: Sequence[Any], networks: dict[str, str]) -> Iterator[NetworkAdapter]:
     for device in devices:
         if isinstance(device, vim.vm.device.VirtualEthernetCard):
             label = getattr(device.deviceInfo, "label", None) or "its network card"
             connected = bool(device.connectable and device.connectable.connected)
-            yield Card(label, connected, _network(device.backing, networks))
+            yield NetworkAdapter(label, connected, _network(device.backing, networks))
 
 
 def _network(backing: Any, networks: dict[str, str]) -> str:

@@ -143,14 +143,14 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
             target.system_id(device.id),
             "config.pciPassthruInfo" in row,
             (*holders.get((host, device.id), ()), *holders.get((host, ANYWHERE), ())),
-            _offered(device, devices, profiles),
+            _profiles_of_gpu(device, devices, profiles),
             types(device.id),
         )
         for device in devices
     ]
 
 
-def told(host: Host, target: Target) -> Host:
+def with_target(host: Host, target: Target) -> Host:
     """The host with what it answered when it was asked on its own."""
     known = (replace(gpu, system_id=target.system_id(gpu.pci_address)) for gpu in host.gpus)
     return replace(host, gpus=tuple(known), device_groups=target.groups, problem=target.problem)
@@ -205,7 +205,7 @@ def _graphics_types(row: Row) -> Callable[[str], str | None]:
     return lambda address: in_force.get(address) or own.get(address) or default
 
 
-def _offered(
+def _profiles_of_gpu(
     device: Any, devices: Sequence[Any], profiles: Sequence[VGPUProfile]
 ) -> tuple[VGPUProfile, ...]:
     """Those of the host's types that are this card's.
@@ -295,7 +295,7 @@ def holders(
     ``ours`` are the VMs that gpuvm made. A holder that is not ``sure`` may be on a host ANYWHERE.
     """
     found: dict[tuple[str, str], dict[MoRef, Holder]] = defaultdict(dict)
-    sure = (*_fixed(hosts, vms), *_bound(hosts, vms), *_shared(hosts, vms))
+    sure = (*_fixed(hosts, vms), *_dynamic_holders(hosts, vms), *_vgpu_holders(hosts, vms))
     placed = {holder.moref for _, _, holder in sure if holder.sure}
     for host, address, holder in (*sure, *_unplaced(hosts, vms, placed)):
         known = replace(holder, ours=holder.moref in ours)
@@ -341,7 +341,9 @@ def _holder(ref: Any, row: Row, *, sure: bool) -> Holder:
     return Holder(name_of(ref, row), powered_on, moref=ref._moId, sure=sure)
 
 
-def _bound(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[str, str, Holder]]:
+def _dynamic_holders(
+    hosts: Mapping[Any, Row], vms: Mapping[Any, Row]
+) -> Iterator[tuple[str, str, Holder]]:
     for ref, host in hosts.items():
         for binding in host.get("config.assignableHardwareBinding", ()):
             address = getattr(binding, "pciId", None) or binding.instanceId or ""
@@ -350,7 +352,9 @@ def _bound(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[s
                 yield name_of(ref, host), match[0], _running(binding.vm, vms)
 
 
-def _shared(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[str, str, Holder]]:
+def _vgpu_holders(
+    hosts: Mapping[Any, Row], vms: Mapping[Any, Row]
+) -> Iterator[tuple[str, str, Holder]]:
     """The API tells which VMs use a card, not how many vGPUs each has there.
 
     A VM that is on several cards has one on each at least; the rest are counted on all of them,

@@ -45,10 +45,10 @@ from gpuvm.vsphere.properties import (
     retrieve,
     retrieve_all,
 )
-from gpuvm.vsphere.virtual_machines import machine
+from gpuvm.vsphere.virtual_machines import vm_from_row
 
 Rows = dict[Any, Row]
-Asking = Collection[str] | Literal["all"]
+ConfigTargets = Collection[str] | Literal["all"]
 
 _CLUSTER_PATHS = (
     "name",
@@ -101,11 +101,11 @@ def read_inventory(
     cluster: str | None,
     folder: str | None,
     resource_pool: str | None,
-    asking: Asking = "all",
+    query_targets: ConfigTargets = "all",
 ) -> Inventory:
     """Raises NotFound and Ambiguous for the cluster, the folder and the resource pool.
 
-    ``asking`` are the hosts, by name, that are asked for their targets: a round trip for each.
+    ``query_targets``: names of hosts to call QueryConfigTarget for, a round trip each.
     """
     tree = Tree(
         retrieve_all(
@@ -132,7 +132,7 @@ def read_inventory(
     ours = {vm.moref for vm in vms if vm.ownership == "ours"}
     held = held_by.holders({host: rows.get(host, {}) for host in hosts}, neighbours, ours)
     targets = {
-        host: _target(tree.browser(chosen), host, rows.get(host, {}), name, asking)
+        host: _target(tree.browser(chosen), host, rows.get(host, {}), name, query_targets)
         for host, name in names.items()
     }
     share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
@@ -178,7 +178,7 @@ def read_vms(
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, VM_PATHS)])
     host_name = _host_names(content, rows, hosts)
     return tuple(
-        machine(ref, row, vcenter.instance_uuid, host_name) for ref, row in rows.items() if row
+        vm_from_row(ref, row, vcenter.instance_uuid, host_name) for ref, row in rows.items() if row
     )
 
 
@@ -282,9 +282,9 @@ def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
     return {ref: rows[ref] for ref in refs if ref in rows}
 
 
-def _target(browser: Any, host: Any, row: Row, name: str, asking: Asking) -> Target:
+def _target(browser: Any, host: Any, row: Row, name: str, query_targets: ConfigTargets) -> Target:
     """Only of a host that has a GPU and is there to be asked."""
-    if asking != "all" and name not in asking:
+    if query_targets != "all" and name not in query_targets:
         return NOT_ASKED
     connected = str(row.get("runtime.connectionState")) == "connected"
     if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
@@ -355,7 +355,7 @@ def _marked(
     tree: Tree, rows: Rows, vcenter: VCenter, host_name: Callable[[Any], str]
 ) -> tuple[VM, ...]:
     return tuple(
-        machine(ref, rows[ref], vcenter.instance_uuid, host_name)
+        vm_from_row(ref, rows[ref], vcenter.instance_uuid, host_name)
         for ref in tree.marked()
         if ref in rows
     )

@@ -39,14 +39,14 @@ def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class Coming:
+class CloneInFlight:
     """A clone that has not ended; ``name`` is what it will be called, None where nobody says."""
 
     task: Task
     name: str | None
 
 
-def clones_under_way(content: Any) -> list[Coming]:
+def clones_in_flight(content: Any) -> list[CloneInFlight]:
     """Clones that this account began and that have not ended, whoever waits for them."""
     rows = retrieve(content, [Objects(vim.TaskManager, [content.taskManager], ("recentTask",))])
     recent = rows.get(content.taskManager, {}).get("recentTask", ())
@@ -54,7 +54,7 @@ def clones_under_way(content: Any) -> list[Coming]:
     user = content.sessionManager.currentSession.userName if found else ""
     infos = [row["info"] for row in found.values() if "info" in row]
     return [
-        Coming(Task(info.task._moId, "clone"), _target(content, info))
+        CloneInFlight(Task(info.task._moId, "clone"), _target(content, info))
         for info in infos
         if _is_clone_of(info, user)
     ]

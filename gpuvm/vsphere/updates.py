@@ -95,7 +95,7 @@ class _Followed:
     row: dict[str, Any]
 
 
-class Board:
+class UpdateStream:
     """Use it in a ``with`` block; what it made in the vCenter is gone afterwards."""
 
     def __init__(self, content: Any, reference: Callable[[Any, MoRef], Any]) -> None:
@@ -104,7 +104,7 @@ class Board:
         self._version = ""
         self._asked = 0.0
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "UpdateStream":
         self._open()
         return self
 
@@ -141,7 +141,7 @@ class Board:
         """No more changes of this key; its filter goes with the collector."""
         self._followed = {ref: f for ref, f in self._followed.items() if f.key != key}
 
-    def batches(
+    def updates(
         self, time_left: Callable[[], float], more: Callable[[], bool] = lambda: False
     ) -> Iterator[list[Change]]:
         """Yields what each update brought until nothing is followed any more, nor ``more`` to come.

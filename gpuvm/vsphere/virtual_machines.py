@@ -28,7 +28,7 @@ _NEEDED = {
 _KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
 
 
-def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
+def vm_from_row(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
     """``row`` holds VM_PATHS, or fewer; what is missing is empty.
 
     A VM whose power state is not shown is taken to run: so nothing is done that would stop it.
@@ -62,7 +62,7 @@ def machine(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], st
         macs=macs(devices),
         host_keys=host_keys(config),
         annotation=row.get("config.annotation", ""),
-        wish=mark.wish if mark else "",
+        creation_spec=mark.creation_spec if mark else "",
         tools_running=row.get("guest.toolsRunningStatus") == "guestToolsRunning",
         template=bool(row.get("config.template", False)),
         hidden=not_shown(row, _NEEDED),
@@ -83,8 +83,8 @@ def _moref(ref: Any | None) -> str:
 
 def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
     """What gpuvm writes, and the keys that the VM's own wish asked for: all that is ever mended."""
-    wish = ClusterSpec.of_wish(mark.wish) if mark else None
-    asked = wish.extra_config if wish else {}
+    spec = ClusterSpec.from_creation_spec(mark.creation_spec) if mark else None
+    asked = spec.extra_config if spec else {}
     return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}
 
 

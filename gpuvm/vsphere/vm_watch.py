@@ -28,7 +28,7 @@ _PATHS = (
 
 
 @dataclass(frozen=True)
-class Machine:
+class WatchedVM:
     """A VM as it was last reported; ``gone`` when it was destroyed or unregistered."""
 
     moref: MoRef
@@ -45,7 +45,7 @@ class Machine:
     gone: bool = False
 
 
-def watch_machines(content: Any) -> Iterator[list[Machine]]:
+def watch_vms(content: Any) -> Iterator[list[WatchedVM]]:
     """Batches of changed VMs, the first with all there are; an empty one at least every 5 s."""
     with translated("watching", "the vCenter"):
         view = content.viewManager.CreateContainerView(
@@ -82,7 +82,7 @@ def _wait(collector: Any, version: str) -> Any:
         return collector.WaitForUpdatesEx(version=version, options=options)
 
 
-def _changed(update: Any, rows: dict[Any, dict[str, Any]]) -> Iterator[Machine]:
+def _changed(update: Any, rows: dict[Any, dict[str, Any]]) -> Iterator[WatchedVM]:
     for one in update.filterSet if update else ():
         for found in one.objectSet or ():
             row = rows.setdefault(found.obj, {})
@@ -94,10 +94,10 @@ def _changed(update: Any, rows: dict[Any, dict[str, Any]]) -> Iterator[Machine]:
             yield _machine(found.obj, row, gone=gone)
 
 
-def _machine(ref: Any, row: dict[str, Any], *, gone: bool = False) -> Machine:
+def _machine(ref: Any, row: dict[str, Any], *, gone: bool = False) -> WatchedVM:
     devices = row.get("config.hardware.device") or ()
     cards = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
-    return Machine(
+    return WatchedVM(
         moref=ref._moId,
         name=row.get("name") or "",
         instance_uuid=row.get("config.instanceUuid") or "",

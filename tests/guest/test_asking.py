@@ -8,7 +8,7 @@ import pytest
 
 from gpuvm import runs
 from gpuvm.errors import PreflightRefused
-from gpuvm.guest import Finished
+from gpuvm.guest import CommandResult
 from gpuvm.settings import GuestSettings
 
 Machine = Any
@@ -23,7 +23,7 @@ sys.exit("not an image" if word == "bad" else 0)
 """
 
 
-def ask(folder: Path, machine: Machine, word: str, source: str = ANSWERS) -> Finished:
+def ask(folder: Path, machine: Machine, word: str, source: str = ANSWERS) -> CommandResult:
     program, picture, part = folder / "answers.py", folder / "it's.png", folder / "a"
     program.write_text(source)
     picture.write_text("pixels")

@@ -10,7 +10,7 @@ import pytest
 
 from gpuvm import guest
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest import Ended, News, Process
+from gpuvm.guest import Exited, Output, Process
 from gpuvm.guest.processes import STDERR, STDOUT
 
 Machine = Any  # tests/guest/machines.py
@@ -51,21 +51,21 @@ def until(one: Any, text: bytes, offsets: dict[str, int] | None = None) -> dict[
     news = guest.follow(one, "python3", "runs/one", offsets)
     while text not in seen:
         item = next(news)
-        assert not isinstance(item, Ended), seen
-        if isinstance(item, News):
+        assert not isinstance(item, Exited), seen
+        if isinstance(item, Output):
             offsets[item.file] = item.offset
             seen += item.data
     news.close()  # type: ignore[attr-defined]
     return offsets
 
 
-def rest(one: Any, offsets: dict[str, int] | None = None) -> tuple[dict[str, bytes], Ended]:
+def rest(one: Any, offsets: dict[str, int] | None = None) -> tuple[dict[str, bytes], Exited]:
     """What comes from the offsets on, and how it ended."""
     seen = {STDOUT: b"", STDERR: b""}
     for item in guest.follow(one, "python3", "runs/one", offsets or {STDOUT: 0, STDERR: 0}):
-        if isinstance(item, Ended):
+        if isinstance(item, Exited):
             return seen, item
-        if isinstance(item, News):
+        if isinstance(item, Output):
             seen[item.file] += item.data
     raise AssertionError("following ends with how it ended")
 
@@ -158,9 +158,9 @@ def test_a_silent_program_is_still_there(machine: Machine) -> None:
         guest.launch(one, "python3", program(SAYS_AND_WAITS))
         offsets = until(one, b"begun")
         following = guest.follow(one, "python3", "runs/one", offsets)
-        assert isinstance(next(following), guest.StillThere)
+        assert isinstance(next(following), guest.Alive)
         (machine.home / "runs/one/go on").touch()
-        assert next(item for item in following if isinstance(item, Ended)).exit_status == 7
+        assert next(item for item in following if isinstance(item, Exited)).exit_status == 7
 
 
 def test_what_was_never_launched_cannot_be_followed(machine: Machine) -> None:

@@ -57,7 +57,7 @@ def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events:
     machine.program("nvidia-smi", f'[ "$1" ] && echo "{P100_ROW}" || echo "{banner}"')
     assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).simulated
     with guest.connect(machine.endpoint) as one:
-        assert guest.look_at_gpus(one) == Ready((), True, ("Tesla P100-PCIE-16GB",))
+        assert guest.query_gpus(one) == Ready((), True, ("Tesla P100-PCIE-16GB",))
 
 
 def test_other_gpus_than_planned_are_said_at_once(machine: Machine, events: Events) -> None:

@@ -86,9 +86,9 @@ class Datacentre:
         self.ended(self.session.start_destroy(vm))
 
     def ended(self, task: Any) -> str | None:
-        with self.session.board() as board:
-            board.follow_tasks({"task": task})
-            for change in self._changes(board):
+        with self.session.stream() as stream:
+            stream.follow_tasks({"task": task})
+            for change in self._changes(stream):
                 if isinstance(change, vsphere.TaskEnded):
                     assert change.error is None, change.error
                     return change.result
@@ -96,17 +96,17 @@ class Datacentre:
 
     def until_guest(self, vm: str) -> tuple[str, str]:
         """Address and host key, as gpuvm itself waits for them."""
-        with self.session.board() as board:
-            board.follow_vms({"vm": vm})
-            for change in self._changes(board):
+        with self.session.stream() as stream:
+            stream.follow_vms({"vm": vm})
+            for change in self._changes(stream):
                 if isinstance(change, vsphere.VMChanged) and change.addresses and change.host_keys:
                     return change.addresses[0], change.host_keys[0]
         raise AssertionError("no guest came up")
 
     @staticmethod
-    def _changes(board: vsphere.Board) -> Iterator[vsphere.Change]:
+    def _changes(stream: vsphere.UpdateStream) -> Iterator[vsphere.Change]:
         end = time.monotonic() + 30
-        for changes in board.batches(lambda: end - time.monotonic()):
+        for changes in stream.updates(lambda: end - time.monotonic()):
             yield from changes
             if time.monotonic() > end:
                 return

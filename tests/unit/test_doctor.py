@@ -8,7 +8,7 @@ import pytest
 
 from gpuvm import doctor, ownership, privileges
 from gpuvm.devices import GPU, Holder, VGPUProfile
-from gpuvm.doctor import Check, Patient
+from gpuvm.doctor import Check, CheckInput
 from gpuvm.inventory import (
     NIC,
     VM,
@@ -98,9 +98,9 @@ def examined(
     **wish: Any,
 ) -> list[Check]:
     spec = ClusterSpec.model_validate(wish)
-    prospect = doctor.prospect_of(spec, inventory)
-    patient = Patient(spec, inventory, prospect, missing or {}, "ca", licences)
-    return list(doctor.examine(patient))
+    trial = doctor.make_trial_plan(spec, inventory)
+    given = CheckInput(spec, inventory, trial, missing or {}, "ca", licences)
+    return list(doctor.run_checks(given))
 
 
 def of(checks: Sequence[Check], level: str) -> list[tuple[str, str]]:
@@ -113,7 +113,7 @@ def line(checks: Sequence[Check], name: str) -> str:
 
 def asked(inventory: Inventory = SITE, **wish: Any) -> privileges.Wanted:
     spec = ClusterSpec.model_validate(wish)
-    used = doctor.prospect_of(spec, inventory).used
+    used = doctor.make_trial_plan(spec, inventory).used
     return privileges.to_provision(spec, inventory, used)
 
 

@@ -44,7 +44,7 @@ VCENTER = VCenter("Lab", "https://vc", "8.0.3", "8.0.3.0", "4f1f6f8e-0000-4000-8
 @pytest.mark.parametrize("file", PLANS, ids=lambda f: f.stem)
 def test_plan(file: Path) -> None:
     case = yaml.safe_load(file.read_text())
-    spec = ClusterSpec.model_validate(case["wish"])
+    spec = ClusterSpec.model_validate(case["spec"])
     inventory = _inventory(case.get("inventory", {}), spec)
     if "api" in case:
         inventory = replace(inventory, vcenter=replace(VCENTER, api_version=case["api"]))
@@ -197,7 +197,7 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         memory_gib=case.get("memory_gib", 32),
         memory_locked=spec.has_gpu,
         spec_digest=case.get("digest", made_from.digest()),
-        wish=made_from.wish(),
+        creation_spec=made_from.creation_spec_json(),
         folder=case.get("folder", "f-1"),
         datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         resource_pool=case.get("resource_pool", "rp-1"),

@@ -12,7 +12,7 @@ import pytest
 from property_paths import asked, beside_a_kind, nodes
 from pyVmomi import VmomiSupport, vim
 
-from gpuvm import vsphere
+from gpuvm import paths, vsphere
 from gpuvm.vsphere import properties
 
 RELEASES = ("6.7.3", "7.0.3.0", "8.0.3.0", "9.0.0.0")

@@ -12,7 +12,7 @@ from gpuvm import lifecycle
 from gpuvm.errors import PreflightRefused, TaskFailed
 from gpuvm.events import Events
 from gpuvm.lab.description import About, VMDescription, cluster_services, describe
-from gpuvm.lifecycle import Switched
+from gpuvm.lifecycle import SwitchResult
 from gpuvm.vsphere import VSphere
 
 FIRST, SECOND, THIRD = (f"esx-0{n}.lab.local" for n in range(1, 4))
@@ -28,7 +28,7 @@ def site(home: Path, name: str, *vms: VMDescription, hosts: int = 2, **shape: An
         yield rig
 
 
-def disable(connection: VSphere, host: str) -> tuple[Switched, ...]:
+def disable(connection: VSphere, host: str) -> tuple[SwitchResult, ...]:
     inventory = connection.read_inventory()
     return lifecycle.switch_passthrough(
         lifecycle.choose_hosts([host], inventory),

@@ -28,7 +28,7 @@ def test_a_clone_goes_to_an_opaque_network(nsx: Rig) -> None:
         (network,) = [n for n in connection.read_inventory().networks if n.name == SEGMENT]
         assert vm.networks == (network.moref,)
         assert network.path == f"/Lab/network/{SEGMENT}"
-        (seen,) = connection.read_silence([vm.moref])
+        (seen,) = connection.read_diagnosis([vm.moref])
         assert [card.network for card in seen.cards] == [SEGMENT]
     with nsx.in_vcenter(vm) as there:
         (card,) = [

@@ -23,7 +23,7 @@ from simulated_vcenter import QUICK, Rig, rig_of
 from gpuvm import doctor, lifecycle
 from gpuvm.cli import gpus, status
 from gpuvm.cli.spec_options import described
-from gpuvm.doctor import Check, Patient
+from gpuvm.doctor import Check, CheckInput
 from gpuvm.errors import GpuvmError
 from gpuvm.events import Events
 from gpuvm.inventory import Inventory
@@ -166,9 +166,9 @@ def seen(connection: VSphere) -> Seen:
         inventory = connection.read_inventory()
     except GpuvmError as error:
         return Seen({}, {}, {}, (), refused=str(error))
-    prospect = doctor.prospect_of(wanted, inventory)
-    checks = doctor.examine(Patient(wanted, inventory, prospect, missing={}, tls="ca"))
-    made = prospect.plan
+    trial = doctor.make_trial_plan(wanted, inventory)
+    checks = doctor.run_checks(CheckInput(wanted, inventory, trial, missing={}, tls="ca"))
+    made = trial.plan
     plan = described(made) if isinstance(made, Plan) else {}
     against = status.Against(wanted, None, counted=True)
     told = status.compare(inventory, against, {}).data(against)
@@ -233,7 +233,7 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
     morefs = [vm.moref for vm in found.ours]
     hosts = [host for host in inventory.hosts if host.name in WHO[vim.HostSystem]]
     connection.read_vms(morefs)
-    connection.read_silence(morefs)
+    connection.read_diagnosis(morefs)
     connection.read_holders([host.moref for host in hosts])
     for source in inventory.templates:
         connection.template(source.moref, source.name).state()
@@ -241,13 +241,13 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
     connection.unfinished_templates()
     connection.clones_under_way()
     connection.find_in_folder(inventory.cluster.vm_folder, f"{NAME}-01")
-    with connection.board() as board:
-        board.follow_vms({vm.name: vm.moref for vm in found.ours})
+    with connection.stream() as stream:
+        stream.follow_vms({vm.name: vm.moref for vm in found.ours})
         for host in hosts[:2]:
             connection.residents(host)
             connection.host_state(host)
-            board.follow_host(host.name, host.moref)
-        next(board.batches(lambda: 1), None)
+            stream.follow_host(host.name, host.moref)
+        next(stream.updates(lambda: 1), None)
 
 
 def test_a_vm_whose_hardware_is_not_shown_is_left(

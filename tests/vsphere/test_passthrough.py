@@ -11,7 +11,7 @@ from gpuvm.errors import Interrupted, PreflightRefused, TaskFailed
 from gpuvm.events import Event, Events
 from gpuvm.inventory import Host
 from gpuvm.lab.description import Passthrough, VMDescription, describe
-from gpuvm.lifecycle import Switched
+from gpuvm.lifecycle import SwitchResult
 from gpuvm.vsphere import VSphere
 
 PLAIN, HALF, RIGID, BUSY = (f"esx-0{n}.lab.local" for n in range(1, 5))
@@ -65,7 +65,7 @@ def _switch(
     gpus: Sequence[str] = (),
     leave: bool = False,
     sink: Callable[[Event], None] = lambda _: None,
-) -> tuple[Switched, ...]:
+) -> tuple[SwitchResult, ...]:
     return lifecycle.switch_passthrough(
         [_host(connection, name)],
         connection,
@@ -172,9 +172,9 @@ def _interrupting(name: str) -> Callable[[Event], None]:
 
 def _await_reconnection(connection: VSphere, name: str) -> None:
     host = _host(connection, name)
-    with connection.board() as board:
-        board.follow_host(name, host.moref)
-        for batch in board.batches(lambda: 10.0):
+    with connection.stream() as stream:
+        stream.follow_host(name, host.moref)
+        for batch in stream.updates(lambda: 10.0):
             if any(change.connected and change.active for change in batch):  # type: ignore[union-attr]
                 return
 

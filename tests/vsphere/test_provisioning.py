@@ -262,9 +262,9 @@ def _clone(connection: VSphere, request: Any) -> VM:
 
 def _end(connection: VSphere, key: str, task: Task) -> TaskEnded:
     """Waits for the task's end."""
-    with connection.board() as board:
-        board.follow_tasks({key: task})
-        changes = [change for batch in board.batches(lambda: 20) for change in batch]
+    with connection.stream() as stream:
+        stream.follow_tasks({key: task})
+        changes = [change for batch in stream.updates(lambda: 20) for change in batch]
     (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
     return ended
 

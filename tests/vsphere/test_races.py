@@ -183,9 +183,9 @@ def test_interrupting_leaves_the_clones_of_others_alone(slow: Rig) -> None:
 
         with pytest.raises(Interrupted):
             provision(slow, connection, plan, Events(interrupt))
-        with connection.board() as board:
-            board.follow_tasks({"theirs": theirs})
-            (*_, ended) = [change for batch in board.batches(lambda: 5.0) for change in batch]
+        with connection.stream() as stream:
+            stream.follow_tasks({"theirs": theirs})
+            (*_, ended) = [change for batch in stream.updates(lambda: 5.0) for change in batch]
         assert getattr(ended, "error", "still running") is None
         coming = lifecycle.clones_to_come(connection, "mine")
         lifecycle.await_clones(coming, connection, Events())

@@ -8,7 +8,7 @@ from typing import Any
 from simulated_vcenter import Rig
 
 from gpuvm import doctor
-from gpuvm.doctor import Patient
+from gpuvm.doctor import CheckInput
 from gpuvm.spec import ClusterSpec
 
 VOCABULARY = {"connected", "poweredOn", "efi", "passthrough", "ours", "8.0.3", "8.0.3.0", "15f8"}
@@ -37,10 +37,10 @@ def test_no_text_of_the_site_is_in_it(rig: Rig) -> None:
         spec = ClusterSpec.model_validate(
             {"hosts": 9, "name": "confidential", "cluster": "GPU-Cluster"}
         )
-        prospect = doctor.prospect_of(spec, inventory)
+        trial = doctor.make_trial_plan(spec, inventory)
         missing = {"group-v3": ("Global.CancelTask",)}
-        patient = Patient(spec, inventory, prospect, missing, "ca", None)
-        account = doctor.anonymous(patient, doctor.examine(patient))
+        given = CheckInput(spec, inventory, trial, missing, "ca", None)
+        account = doctor.anonymous(given, doctor.run_checks(given))
         written = json.dumps(account)
         named = {t for t in _texts(inventory) if len(t) > 3} - VOCABULARY
         assert len(named) > 50, "the site has names that could be told"
