@@ -91,7 +91,7 @@ class Host:
             return "in maintenance mode"
         if self.in_quarantine_mode:
             return "in quarantine mode"
-        silent = f"it does not tell its devices ({self.problem})" if self.problem else None
+        silent = f"its PCI devices cannot be read ({self.problem})" if self.problem else None
         return self.hidden or silent
 
 

@@ -4,7 +4,7 @@
     settings.load(None)         # GPUVM_CONTEXT, else the current one, else the only one
     settings.save(context)      # what `gpuvm init` and `gpuvm lab up` both call
 
-A context never holds a password, only how it is had.
+A context never holds a password, only where it comes from.
 """
 
 import os

@@ -14,7 +14,7 @@ SAMPLES = 12
 
 
 def evaluate(trainer: Trainer, data: Data, options: argparse.Namespace, log: Log) -> None:
-    """Captions for held-out images, scored; and again with the images dealt out anew."""
+    """Captions for held-out images, scored; and again with the images shuffled."""
     with log.phase("evaluate"):
         features = trainer.features(data.held_out).astype(np.float32)
         references = [example.captions() for example in data.held_out]

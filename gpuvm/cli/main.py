@@ -82,7 +82,7 @@ app = typer.Typer(
 
     gpuvm report                          timings, losses, captions
 
-    gpuvm stop                            lend the GPUs to somebody else; 'start' goes on
+    gpuvm stop                            free the GPUs; 'gpuvm start' continues
 
     gpuvm teardown                        all of it gone again
 """,

@@ -50,7 +50,9 @@ ContextOption = Annotated[
 ]
 FileOption = Annotated[
     Path | None,
-    typer.Option("--file", "-f", help="The wish; ./gpuvm.yaml when it exists.", metavar="FILE"),
+    typer.Option(
+        "--file", "-f", help="The spec; default: ./gpuvm.yaml, if it exists.", metavar="FILE"
+    ),
 ]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="The deployment's name.", metavar="NAME")

@@ -138,7 +138,7 @@ def disable(
 
 def _named(hosts: Sequence[str] | None, *, every: bool) -> Sequence[str]:
     if bool(hosts) == every:
-        raise BadInput("name the hosts, or say --all", hint="'gpuvm gpus' lists them")
+        raise BadInput("name the hosts, or use --all", hint="'gpuvm gpus' lists them")
     return hosts or ()
 
 

@@ -90,7 +90,7 @@ def stop(
 
         gpuvm stop gpuvm-02 --now
 
-    Disks stay: 'gpuvm start' goes on with them, each with a GPU that is free then.
+    Disks are kept: 'gpuvm start' powers the VMs on again, each with a GPU that is free then.
     """
     wanted = spec.load(file, name=name)
     state = ctx.ensure_object(State)

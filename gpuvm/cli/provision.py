@@ -82,7 +82,7 @@ def provision(
 
         gpuvm provision -f gpuvm.yaml --until powered-on
 
-    Running it again with the same wish changes nothing and says so.
+    Running it again with the same spec changes nothing and says so.
     """
     wanted = spec.load(
         file,
@@ -159,11 +159,11 @@ def show_result(result: ApplyResult) -> None:
         output.warn(f"{', '.join(vms)}: {text}")
     for outcome in result.failed:
         if outcome.left:
-            output.warn(
-                f"{outcome.name} is still there; 'gpuvm provision' goes on with what is ours"
-            )
+            output.warn(f"{outcome.name} still exists; run 'gpuvm provision' again to continue")
     if not result.changed and not result.failed:
-        output.line("nothing to do: everything is as wished")
+        count = len(result.outcomes)
+        all_of_them = f"all {count} VMs match" if count != 1 else "the VM matches"
+        output.line(f"nothing to do: {all_of_them} the spec")
 
 
 def _warnings(result: ApplyResult) -> dict[str, list[str]]:

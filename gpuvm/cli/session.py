@@ -65,6 +65,6 @@ def confirm(context: Context, question: str, *, yes: bool) -> bool:
     if not interactive():
         raise BadInput(
             f"there is no terminal to ask on: {question}",
-            hint="say --yes, or 'confirm: false' in the context",
+            hint="use --yes, or 'confirm: false' in the context",
         )
     return typer.confirm(question, default=False, err=True)

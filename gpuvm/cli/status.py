@@ -67,8 +67,9 @@ def status(
 
         gpuvm status --hosts 4 --no-guests --json
 
-    Drift is against each VM's own wish, and where gpuvm.yaml or an option says how many are wanted,
-    against that too: VMs that are missing, too many, off, or made from another wish.
+    Drift is measured against the spec that each VM was created from, and, where gpuvm.yaml or an
+    option says how many VMs there should be, against that too: VMs that are missing, surplus,
+    powered off, or created from a different spec.
     It works from any machine that has the vCenter's credentials; looking into guests needs a key
     that they accept.
     """
@@ -175,7 +176,7 @@ def _from_the_wish(vm: VM, against: Against, inventory: Inventory) -> Iterator[s
         yield "it is powered off"
     others = planner.differences(vm, against.wanted, inventory) if against.file else ()
     if others:
-        yield f"made from another wish than {against.file}: {'; '.join(others)}"
+        yield f"created from a different spec than {against.file}: {'; '.join(others)}"
 
 
 def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Known(Entry):
 
 @dataclass(frozen=True)
 class ByHand(Entry):
-    """``source`` is where it is had and on what terms, ``layout`` what must then be there."""
+    """``source``: where to download it and its licence; ``layout``: the files it must have."""
 
     source: str
     layout: str

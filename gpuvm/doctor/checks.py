@@ -54,7 +54,7 @@ def tls(given: CheckInput) -> Iterator[Check]:
 def licences(given: CheckInput) -> Iterator[Check]:
     """What can be known of them; a licence that cannot be read stands in nobody's way."""
     if given.licences is None:
-        yield Check("licences", "ok", "not known: the vCenter does not tell this account")
+        yield Check("licences", "ok", "unknown: this account may not read it")
     else:
         yield Check("licences", "ok", _licensed(given, given.licences))
         yield from _trouble(given, given.licences)
@@ -185,7 +185,7 @@ def gpus(given: CheckInput) -> Iterator[Check]:
         )
         return
     free = [gpu for gpu in found if gpu.free or _is_shared(gpu)]
-    yield Check("GPUs", "ok" if free else "warning", f"{len(free)} of {len(found)} are to be had")
+    yield Check("GPUs", "ok" if free else "warning", f"{len(free)} of {len(found)} are available")
     for gpu in found:
         if (gpu.holders and not gpu.reboot_pending) or gpu.free or _is_shared(gpu):
             continue

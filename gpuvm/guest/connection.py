@@ -134,7 +134,7 @@ def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko
     if pinned:
         raise HostKeyMismatch(
             f"{endpoint} shows a host key that is not its own ({shown.fingerprint})",
-            hint="somebody else may answer at its address; look at the VM's console",
+            hint="another machine may answer at its address; look at the VM's console",
         )
     if endpoint.trust == "first-use":
         return True

@@ -272,7 +272,7 @@ GPUS = Requirement(
 USES_GPU = Requirement(
     "tensorflow-uses-gpu",
     "TensorFlow, CUDA and cuDNN must know this GPU (docs/template.md); 'guest: {tensorflow_gpu: "
-    "warn}' in the context goes on without",
+    "warn}' in the context continues without it",
     _tensorflow_uses_gpu,
 )
 COMPUTES = Requirement(

@@ -98,7 +98,9 @@ def _problems(told: SupervisorRecord | None, *, vcsim: bool, supervisor: bool) -
     if not vcsim:
         found.append("the simulated vCenter has ended; 'gpuvm lab up' starts the lab afresh")
     if not supervisor:
-        found.append("the supervisor has ended, and the guests with it; 'gpuvm lab up' mends it")
+        found.append(
+            "the supervisor has ended, and the guests with it; 'gpuvm lab up' starts it again"
+        )
     if told is not None and not told.isolated:
         found.append(f"guests are not separate machines: {told.isolation}")
     if told is not None and told.problem is not None:

@@ -75,7 +75,7 @@ def _in_background(function: Callable[..., None], *arguments: object) -> None:
 def _context(folder: LabFolder, record: LabRecord) -> settings.Context:
     ready = folder.ready()
     if ready is None:
-        raise LabError("the simulated vCenter has not said where it is")
+        raise LabError("the simulated vCenter has not reported its address")
     return settings.Context(
         name=folder.name,
         vcenter=ready.url,

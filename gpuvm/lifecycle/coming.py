@@ -31,7 +31,7 @@ def await_clones(coming: Sequence[CloneInFlight], vsphere: VSphere, events: Even
         raise Interrupted(
             f"interrupted; being cloned still: {names}",
             left=[one.name for one in coming if one.name],
-            hint="'gpuvm teardown' again goes on",
+            hint="run 'gpuvm teardown' again to continue",
         ) from None
 
 

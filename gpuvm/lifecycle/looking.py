@@ -63,7 +63,7 @@ def check_is_ours(machine: Machine) -> None:
         raise _not_ours(machine)
     if vm.spec_digest != wanted[SPEC_KEY]:
         raise PreflightRefused(
-            f"{machine.name} was made meanwhile, from another wish than this one",
+            f"{machine.name} was created meanwhile from a different spec",
             hint="'gpuvm plan' shows what is there now",
         )
 
@@ -82,7 +82,7 @@ def not_its_own(vm: VM) -> str | None:
     if vm.ownership != "ours":
         return "it does not carry the mark and the instance UUID of one of our VMs"
     if vm.hidden:
-        return f"{vm.hidden}; what else it holds cannot be told"
+        return f"{vm.hidden}; what else it contains is unknown"
     if vm.template:
         return "it is a VM template now"
     if vm.foreign_disks:

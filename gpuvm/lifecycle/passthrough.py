@@ -201,7 +201,7 @@ class _Switching:
         return Interrupted(
             f"interrupted; {where}",
             left=[self.host.name],
-            hint=f"'{command}' goes on, and takes it out of maintenance mode",
+            hint=f"run '{command}' to continue and to leave maintenance mode",
         )
 
     def _check(self) -> None:

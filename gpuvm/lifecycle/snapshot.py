@@ -31,7 +31,7 @@ def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSph
         raise Interrupted(
             f"interrupted; {template.name} {work.what_it_is()}",
             left=[template.name],
-            hint="'gpuvm provision --create-snapshot' again goes on",
+            hint="run 'gpuvm provision --create-snapshot' again to continue",
         ) from None
     except VSphereError:
         work.try_to_restore()

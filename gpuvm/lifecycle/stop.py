@@ -37,7 +37,7 @@ def stop(
         raise Interrupted(
             "interrupted; these VMs may still run: " + ", ".join(work.going),
             left=tuple(work.going),
-            hint="'gpuvm stop' again goes on",
+            hint="run 'gpuvm stop' again to continue",
         ) from None
     return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
 

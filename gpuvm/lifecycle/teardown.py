@@ -53,7 +53,7 @@ def teardown(
         raise Interrupted(
             "interrupted; these VMs may be left: " + ", ".join(left),
             left=left,
-            hint="'gpuvm teardown' again goes on",
+            hint="run 'gpuvm teardown' again to continue",
         ) from None
     return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
 
@@ -114,7 +114,7 @@ class _Teardown:
                     break
         for key in self.vms.keys() - self.gone - self.errors.keys():
             name = self.vms[key].name
-            self.errors[key] = DeadlinePassed(f"{name}: not gone after {DEADLINE_S:g} s")
+            self.errors[key] = DeadlinePassed(f"{name}: not removed after {DEADLINE_S:g} s")
 
     def outcome(self, vm: VM) -> Outcome:
         error = self.errors.get(vm.moref)

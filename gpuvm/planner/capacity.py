@@ -22,7 +22,9 @@ class HostCapacity:
             _has_no_system_id(g) for g in fitting
         )
         self.no_system_id = (
-            "it does not tell its GPUs' systemId" if no_system_id else self._unseen(spec)
+            "vCenter does not report the systemId of its GPUs"
+            if no_system_id
+            else self._unseen(spec)
         )
         self._free = [] if no_system_id else sorted(fitting, key=_doubtful)
         self._promised: Counter[str] = Counter()

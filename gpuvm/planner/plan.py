@@ -194,7 +194,7 @@ def _check_shrinking(
         raise PreflightRefused(
             f"{len(inventory.ours(spec.name))} VMs of '{spec.name}' exist, {spec.vms} wanted: "
             f"{', '.join(vm.name for vm in surplus)} would be removed",
-            hint="say --scale-down if that is what you want",
+            hint="add --scale-down to remove them",
         )
 
 
@@ -229,7 +229,7 @@ def _step_for_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
     others = differences(vm, spec, inventory)
     if others:
         raise PreflightRefused(
-            f"{vm.name} was made from another wish than the one in force now: {'; '.join(others)}",
+            f"{vm.name} was created from a different spec: {'; '.join(others)}",
             hint=f"'gpuvm teardown' first, or another deployment name than '{spec.name}'",
         )
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)
@@ -441,6 +441,6 @@ def _steps_with_lent_gpus(created: Sequence[Step]) -> list[tuple[Step, str]]:
 def _lent_gpu_finding(borrowed: tuple[Step, str]) -> Finding:
     step, lender = borrowed
     return Finding(
-        f"{step.name} gets a GPU that {lender}, which is powered off, has lent",
+        f"{step.name} gets a GPU that is also assigned to {lender}, which is powered off",
         hint=f"'gpuvm start {lender}' then takes another free one of that host, or says who has it",
     )

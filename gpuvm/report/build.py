@@ -92,7 +92,7 @@ def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
     if manifest.status == "interrupted":
         return f"The run was interrupted; {reached}. What follows is what was recorded until then."
     return (
-        "No end is recorded: the run still goes on, or gpuvm was stopped before it could "
+        "No end is recorded: the run is still active, or gpuvm was stopped before it could "
         f"write how it ended; {reached}."
     )
 

@@ -20,7 +20,7 @@ Group = Literal["provisioning", "run", "workload"]
 Outcome = Literal["finished", "failed", "unfinished", "no records"]
 
 SHUFFLED = (
-    "Shuffled is the same score with the images dealt out anew, so that each answer is for another "
+    "Shuffled is the same score with the images shuffled, so that each answer is for another "
     "image: it is what language alone gives, and only what lies above it was seen in the picture."
 )
 

@@ -98,7 +98,7 @@ def files(run: results.Run, members: int, *, distributed: bool) -> Sequence[File
             hint="name as many with --vm, in the same order: " + ", ".join(vm.name for vm in vms),
         )
     if not any(found):
-        raise PreflightRefused(f"run {run.run_id} has no checkpoint to go on from")
+        raise PreflightRefused(f"run {run.run_id} has no checkpoint to resume from")
     return found
 
 

@@ -287,5 +287,5 @@ class _Running:
 def _how_to_go_on(record: results.Run) -> str:
     kept = f"its records are in {record.dir}"
     if inputs.possible(record):
-        return f"{kept}; --resume {record.run_id} goes on from its last checkpoint"
-    return f"{kept}; there is no checkpoint to go on from yet"
+        return f"{kept}; --resume {record.run_id} resumes from its last checkpoint"
+    return f"{kept}; there is no checkpoint to resume from yet"

@@ -80,7 +80,7 @@ def _pinned(pin: str, host: str, port: int) -> ssl.SSLContext:
         raise Untrusted(
             f"the certificate of {authority(host, port)} has the SHA-256 {seen}, "
             "not the pinned one",
-            hint="if the vCenter's certificate was renewed, pin the new one; else do not go on",
+            hint="if the vCenter's certificate was renewed, pin the new one; otherwise stop here",
         )
     context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(der))
     context.check_hostname = False

@@ -252,7 +252,7 @@ def test_status_is_against_the_wish(small: CommandLine) -> None:
         (vm,) = small("status", "--file", str(other), "--json").json["data"]["vms"]
         assert vm["drift"] == [
             "it is powered off",
-            f"made from another wish than {other}: cpus not given, now 2",
+            f"created from a different spec than {other}: cpus not given, now 2",
         ]
     finally:
         wish.unlink()

@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_programs_and_keeps_the_logs(
     with pytest.raises(Interrupted) as e:
         runner(source, three, distributed=True)
     assert runner.record is not None
-    assert "there is no checkpoint to go on from yet" in str(e.value.hint)
+    assert "there is no checkpoint to resume from yet" in str(e.value.hint)
     assert "--resume" not in str(e.value.hint), "only what works is promised"
     assert runner.manifest["status"] == "interrupted"
     for machine in three:

@@ -35,7 +35,7 @@ def test_nothing_is_sent_without_a_checkpoint_to_go_on_from(
 ) -> None:
     bare = runner(TRAINS, [machine])
     other = guests.on("two")
-    with pytest.raises(PreflightRefused, match="no checkpoint to go on from"):
+    with pytest.raises(PreflightRefused, match="no checkpoint to resume from"):
         runner(TRAINS, [other], resume=bare, inputs={"hash/mine.py": runner.folder / "mine.py"})
     assert not (other.home / "gpuvm-runs").exists()
 
@@ -59,7 +59,7 @@ step(1, 1)
     again = runner(source, three, distributed=True, resume=results.load(first.run_id))
     assert [seen(again, machine.name)["found"] for machine in three] == ["weights"] * 3
     bare = runner(TRAINS, three[:1])
-    with pytest.raises(PreflightRefused, match="no checkpoint to go on from"):
+    with pytest.raises(PreflightRefused, match="no checkpoint to resume from"):
         runner(source, three, distributed=True, resume=bare)
 
 
@@ -100,7 +100,7 @@ def test_ctrl_c_says_how_to_go_on_when_there_is_a_checkpoint(
     with pytest.raises(Interrupted) as e:
         runner(KEEPS + "time.sleep(1000)", [machine], "--word", "so far")
     assert runner.record is not None
-    assert f"--resume {runner.record.run_id} goes on" in str(e.value.hint)
+    assert f"--resume {runner.record.run_id} resumes" in str(e.value.hint)
     runner.on_step = lambda _: None
     again = runner(KEEPS, [machine], resume=results.load(runner.record.run_id))
     assert found(again, [machine]) == ["so far"]

@@ -341,7 +341,7 @@ def test_only_the_end_of_a_long_log_is_read(run: Any) -> None:
     ("status", "said"),
     [
         ("interrupted", "The run was interrupted; 0 of 2 VMs had finished."),
-        ("running", "No end is recorded: the run still goes on, or gpuvm was stopped"),
+        ("running", "No end is recorded: the run is still active, or gpuvm was stopped"),
         ("succeeded", "Recorded as succeeded, but only 0 of 2 VMs recorded an end."),
     ],
 )

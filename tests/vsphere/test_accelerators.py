@@ -112,7 +112,7 @@ def test_a_stopped_vm_lends_its_gpu(rig: Rig) -> None:
         rig.provision(connection, rig.plan(connection, hosts=4, name="lender"))
         lifecycle.stop(rig.ours(connection, "lender"), connection, Events(), grace_s=0)
         plan = rig.plan(connection, hosts=1, name="borrower")
-        assert "lender-01, which is powered off, has lent" in plan.findings[0].text
+        assert "is also assigned to lender-01, which is powered off" in plan.findings[0].text
         assert not rig.provision(connection, plan).failed
         stopped, spec = rig.ours(connection, "lender"), ClusterSpec(name="lender")
         with pytest.raises(Unplaceable, match="held by borrower-01"):

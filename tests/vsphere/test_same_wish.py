@@ -24,6 +24,6 @@ def test_the_defaults_may_be_written_down(rig: Rig) -> None:
         for one in ({key: value} for key, value in written.items()):
             assert not rig.plan(connection, hosts=2, name="plain", **one).changes, one
         assert not rig.plan(connection, hosts=2, name="plain", **written).changes
-        with pytest.raises(PreflightRefused, match=r"in force now: cpus not given, now 4$"):
+        with pytest.raises(PreflightRefused, match=r"a different spec: cpus not given, now 4$"):
             rig.plan(connection, hosts=2, name="plain", **written | {"cpus": 4})
     rig.teardown("plain")

@@ -70,7 +70,7 @@ def test_its_id_is_the_same_wish_as_its_name(site: Rig) -> None:
         plan = site.plan(connection, name="policed", hosts=1, storage_policy="Host cache")
         assert not site.provision(connection, plan).failed
         assert not site.plan(connection, name="policed", hosts=1, storage_policy=CACHE).changes
-        with pytest.raises(PreflightRefused, match="another wish"):
+        with pytest.raises(PreflightRefused, match="different spec"):
             site.plan(connection, name="policed", hosts=1, storage_policy=PLAIN)
 
 
