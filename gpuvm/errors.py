@@ -15,6 +15,7 @@
     │   ├── LoginRefused              user or password
     │   ├── NoPermission              a privilege is missing, named with its object
     │   ├── TaskFailed                a vSphere task ended in a fault; carries every fault message
+    │   ├── PoweredOff                a VM dropped while its guest was awaited; its last events
     │   └── DeadlinePassed            a task or a guest did not get there in time
     ├── GuestError                1
     │   ├── GuestUnreachable          no TCP connection or no SSH answer
@@ -181,6 +182,20 @@ class TaskFailed(VSphereError):
 
 class DeadlinePassed(VSphereError):
     pass
+
+
+class PoweredOff(VSphereError):
+    """A VM that was powered on went off by itself; ``events`` are its last ones, in words."""
+
+    def __init__(self, vm: str, waiting_for: str, host: str, events: Sequence[str]) -> None:
+        last = f"; its last events: {'; '.join(events)}" if events else ""
+        super().__init__(
+            f"{vm} powered off while gpuvm waited for {waiting_for}{last}",
+            hint="likely causes: its 64-bit MMIO window is too small (mmio_gib in gpuvm.yaml); "
+            "'above 4 GB decoding' is off in the host's firmware; vmware.log in the VM's folder "
+            f"and vmkernel.log on {host} name the reason",
+        )
+        self.vm, self.events = vm, tuple(events)
 
 
 class GuestError(GpuvmError):

@@ -82,7 +82,7 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 	name, action := r.PathValue("name"), r.PathValue("action")
 	vm := lab.vmNamed(name)
 	switch action {
-	case string(noIP), string(isolated), string(noNetworkConfig), string(failsCustomization):
+	case string(noIP), string(isolated), string(noNetworkConfig), string(failsCustomization), string(drops):
 		lab.guests.order(guestTrouble(action), name)
 		if action == string(noIP) && vm != nil {
 			lab.dropAddress(vm)
@@ -95,7 +95,7 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		lab.actOnPresent(vm, action)
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf(
-			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, unplug, inaccessible and accessible",
+			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, drops, unplug, inaccessible and accessible",
 			action))
 		return
 	}

@@ -23,6 +23,7 @@ const (
 	isolated           guestTrouble = "isolated"          // the first card's network is out of everybody's reach
 	noNetworkConfig    guestTrouble = "no-network-config" // its cloud-init leaves the network alone
 	failsCustomization guestTrouble = "fail-customization"
+	drops              guestTrouble = "drops" // it powers off by itself when it boots
 )
 
 // instance is what cloud-init did at the first boot of an instance id; it does it once.

@@ -54,6 +54,10 @@ func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachin
 }
 
 func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine, customization *types.CustomizationSpec) {
+	if lab.guests.has(drops, lab.nameOf(vm.Self)) {
+		lab.switchOff(ctx, vm)
+		return
+	}
 	if customization != nil {
 		failed := lab.guests.has(failsCustomization, lab.nameOf(vm.Self))
 		if !failed {

@@ -86,7 +86,7 @@ def run_checks(
         network=network,
     )
     with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+        inventory = spec_options.read_inventory(session, wanted, query_targets="all")
         trial = doctor.make_trial_plan(wanted, inventory)
         given = CheckInput(
             wanted,

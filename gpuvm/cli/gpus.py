@@ -34,7 +34,7 @@ def gpus(
     """
     wanted = spec.load(file, cluster=cluster)
     with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+        inventory = spec_options.read_inventory(session, wanted, query_targets="all")
     if not ctx.ensure_object(State).json:
         _show(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))

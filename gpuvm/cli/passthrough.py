@@ -154,7 +154,7 @@ def _switch(
     command = f"passthrough {'enable' if how.enabled else 'disable'}"
     with open_session(ctx, context) as session:
         chosen = lifecycle.choose_hosts(
-            names, spec_options.read_inventory(session, wanted), how.gpus
+            names, spec_options.read_inventory(session, wanted, query_targets="all"), how.gpus
         )
         question = f"{command} on {', '.join(host.name for host in chosen)}"
         if how.reboot:
@@ -170,7 +170,7 @@ def _switch(
             switched = lifecycle.switch_passthrough(
                 chosen,
                 session.vsphere,
-                lambda: spec_options.read_inventory(session, wanted),
+                lambda: spec_options.read_inventory(session, wanted, query_targets="all"),
                 events,
                 enabled=how.enabled,
                 gpus=how.gpus,

@@ -56,7 +56,7 @@ def start(
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
         planner.check_readable(away)
-        plan = planner.plan_start(chosen, wanted, inventory)
+        plan = lifecycle.make_start_plan(chosen, wanted, inventory, session.vsphere)
         if not state.json:
             spec_options.show_plan(plan)
         with progress.shown(events, state):

@@ -82,7 +82,7 @@ def run(
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
         targets.require_key(session.context)
-        inventory = spec_options.read_inventory(session, wanted, query_targets=())
+        inventory = spec_options.read_inventory(session, wanted)
         taking_part = targets.running(session, inventory, wanted, vms, every=distributed or shared)
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")

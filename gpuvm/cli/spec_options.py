@@ -16,7 +16,7 @@ WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove
 
 
 def read_inventory(
-    session: Session, wanted: ClusterSpec, *, query_targets: ConfigTargets = "all"
+    session: Session, wanted: ClusterSpec, *, query_targets: ConfigTargets = ()
 ) -> Inventory:
     """``query_targets``: hosts to ask for systemIds and device groups, one call each."""
     return lifecycle.read_inventory(wanted, session.vsphere, query_targets)

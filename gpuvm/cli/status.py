@@ -76,7 +76,7 @@ def status(
     wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
     given = _given(file)
     with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted, query_targets=())
+        inventory = spec_options.read_inventory(session, wanted)
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(given or hosts or per_host))

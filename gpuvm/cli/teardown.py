@@ -60,7 +60,7 @@ def teardown(
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, context) as session:
-        coming = lifecycle.clones_to_come(session.vsphere, wanted.name)
+        coming = lifecycle.clones_in_flight(session.vsphere, wanted.name)
         found = _beside(session.vsphere.read_deployment(wanted.name), coming)
         left = {
             vm.moref: why

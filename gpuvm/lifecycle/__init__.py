@@ -8,7 +8,6 @@ Each VM's outcome is kept: one VM's failure does not stop the others.
 """
 
 from gpuvm.lifecycle.clone_request import endpoint
-from gpuvm.lifecycle.coming import await_clones, clones_to_come
 from gpuvm.lifecycle.passthrough import (
     SwitchResult,
     choose_hosts,
@@ -16,12 +15,12 @@ from gpuvm.lifecycle.passthrough import (
     moved_first,
     switch_passthrough,
 )
-from gpuvm.lifecycle.planning import make_plan, read_inventory, with_config_targets
+from gpuvm.lifecycle.planning import make_plan, make_start_plan, read_inventory
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
 from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
 from gpuvm.lifecycle.stop import GRACE_S, stop
-from gpuvm.lifecycle.teardown import teardown, why_left
+from gpuvm.lifecycle.teardown import await_clones, clones_in_flight, teardown, why_left
 from gpuvm.results import Recorder, provisioning_record
 
 __all__ = [
@@ -33,11 +32,12 @@ __all__ = [
     "Until",
     "await_clones",
     "choose_hosts",
-    "clones_to_come",
+    "clones_in_flight",
     "continue_hint",
     "create_snapshot",
     "endpoint",
     "make_plan",
+    "make_start_plan",
     "moved_first",
     "provision",
     "provisioning_record",
@@ -48,5 +48,4 @@ __all__ = [
     "switch_passthrough",
     "teardown",
     "why_left",
-    "with_config_targets",
 ]

@@ -1,51 +1,40 @@
-"""How long each stage may take, and what is said when it took longer."""
+"""What is said when a stage of a VM's way took longer than it may."""
+
+from typing import Literal
 
 from gpuvm.errors import DeadlinePassed
 from gpuvm.lifecycle.addresses import Awaited
-from gpuvm.lifecycle.machine import Machine, Stage
-from gpuvm.spec import Deadlines
 from gpuvm.vsphere import Diagnosis, NetworkAdapter
 
-CANCEL_S = 30.0
-"""How long a cancelled clone may take to end."""
+Stage = Literal["clone", "move", "configure", "power_on", "address"]
 
 
-def of(wished: Deadlines) -> dict[Stage, float]:
-    """Seconds; ``ready`` has a deadline of its own, inside the check."""
-    return {
-        "clone": wished.clone_s,
-        "move": wished.clone_s,
-        "configure": wished.clone_s,
-        "power_on": wished.power_on_s,
-        "address": wished.address_s,
-        "remove": wished.power_on_s,
-    }
-
-
-def late(machine: Machine, waited_s: float, now: Diagnosis | None = None) -> DeadlinePassed:
+def late(
+    name: str, stage: Stage, limit_s: float, expected: Awaited, now: Diagnosis | None
+) -> DeadlinePassed:
     """``now`` is how the VM was found when its time was over, None when that could not be read."""
-    what, hint = _WAITED_FOR[machine.stage]
-    told = f"waited {waited_s:g} s for {what}"
+    what, hint = _WAITED_FOR[stage]
+    text = f"waited {limit_s:g} s for {what}"
     if now and now.question:
         hint = f"vCenter asks about this VM, answer it in the vSphere Client: {now.question}"
-    elif now and machine.stage == "address":
-        told, hint = _unheard(now, machine.awaited, told, hint)
-    return DeadlinePassed(f"{machine.name}: {told}", hint=hint)
+    elif now and stage == "address":
+        text, hint = _without_address(now, expected, text, hint)
+    return DeadlinePassed(f"{name}: {text}", hint=hint)
 
 
-def _unheard(now: Diagnosis, awaited: Awaited, told: str, hint: str) -> tuple[str, str]:
+def _without_address(now: Diagnosis, expected: Awaited, text: str, hint: str) -> tuple[str, str]:
     if now.host_state not in ("connected", ""):
         state = _HOST_STATES.get(now.host_state, now.host_state)
-        return f"{told}, but its host {now.host} is {state}", "'gpuvm doctor' lists hosts"
+        return f"{text}, but its host {now.host} is {state}", "'gpuvm doctor' lists hosts"
     if not now.powered_on:
-        return f"{told}, but it is powered off", "its events in vCenter say why"
+        return f"{text}, but it is powered off", "its events in vCenter say why"
     reported = ", ".join(now.addresses)
-    if reported and not awaited.among(now.addresses):
-        return f"{told}: {awaited} is awaited, it reports {reported}", _OTHER_ADDRESS
+    if reported and not expected.among(now.addresses):
+        return f"{text}: {expected} is awaited, it reports {reported}", _OTHER_ADDRESS
     if reported:
-        return told, f"it reports {reported} and no host keys: {_FIRST_BOOT}"
+        return text, f"it reports {reported} and no host keys: {_FIRST_BOOT}"
     tools = "VMware Tools run" if now.tools_running else "VMware Tools do not run in the guest"
-    return told, "; ".join((tools, *map(_adapter, now.cards), hint))
+    return text, "; ".join((tools, *map(_adapter, now.adapters), hint))
 
 
 def _adapter(card: NetworkAdapter) -> str:
@@ -67,5 +56,4 @@ _WAITED_FOR: dict[Stage, tuple[str, str]] = {
         "an address and its SSH host keys",
         "look at its console: open-vm-tools, DHCP and the first-boot unit (docs/template.md)",
     ),
-    "remove": ("its removal", "look at its recent tasks in vCenter"),
 }

@@ -1,19 +1,45 @@
-"""Passthrough of a host's GPUs on or off, and the reboot that some hosts need for it."""
+"""Passthrough of a host's GPUs on or off, and the reboot that some hosts need for it.
+
+vCenter does not say who put a host into maintenance mode. One that was in it stays in it, unless it
+is to leave it; one that this call put into it is taken out again, also when its reboot could not
+begin. A reboot is never forced.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpuvm.devices import GPU
-from gpuvm.errors import GpuvmError, Interrupted, NotFound, OutcomeUnknown, PreflightRefused
+from gpuvm.errors import (
+    DeadlinePassed,
+    GpuvmError,
+    Interrupted,
+    NotFound,
+    OutcomeUnknown,
+    PreflightRefused,
+    TaskFailed,
+    VSphereError,
+)
 from gpuvm.events import Events
 from gpuvm.inventory import Host, Inventory
-from gpuvm.lifecycle.rebooting import Reboot
-from gpuvm.vsphere import HostChanged, VSphere
+from gpuvm.lifecycle.driver import (
+    Call,
+    Deadline,
+    Driver,
+    End,
+    Late,
+    NextHostChange,
+    vcenter_gone,
+)
+from gpuvm.vsphere import HostChanged, HostState, Resident, Task, VSphere
+
+REBOOT_S = 1800.0
+MAINTENANCE_S = 660.0
+ENTERING, LEAVING = "maintenance mode", "leaving maintenance mode"
 
 
 @dataclass(frozen=True)
 class SwitchResult:
-    """What became of one GPU; ``done`` says that it is as wished and in force.
+    """What became of one GPU; ``done``: it is as it should be, and in force.
 
     ``in_maintenance_mode`` is its host's.
     """
@@ -43,7 +69,7 @@ def switch_passthrough(
     """One host after the other, so that never more than one is away.
 
     ``read`` gives the inventory of now; ``gpus`` are PCI addresses, all of a host's when there are
-    none. A card that a VM runs with is not switched, whichever way. A host that fails does not keep
+    none. A GPU that a VM runs with is not switched, whichever way. A host that fails does not keep
     the others from their turn. One that was in maintenance mode stays in it unless it is to leave
     it. Raises Interrupted on Ctrl-C, saying what the host is then.
     """
@@ -51,15 +77,15 @@ def switch_passthrough(
     for host in hosts:
         events.progress(host.name, "passthrough", 0.0)
         work = _Switching(
-            host, vsphere, read, events, enabled=enabled, gpus=gpus, leave=leave_maintenance
+            host, vsphere, read, events, _Change(enabled, gpus), reboot, leave_maintenance
         )
         try:
-            work.run(reboot=reboot)
-            results += work.results()
+            Driver(vsphere, events).run_one(host.name, switch(work))
+            results += _results(work)
+        except Interrupted:
+            raise
         except GpuvmError as error:
-            results += work.results(error)
-        except KeyboardInterrupt:
-            raise work.interrupted() from None
+            results += _results(work, error)
         events.progress(host.name, "done", 1.0)
     return tuple(results)
 
@@ -144,118 +170,304 @@ class _Change:
         )
 
 
+@dataclass
 class _Switching:
-    """One host."""
+    """One host. ``rebooting``: it went, or may have gone, down."""
 
-    def __init__(
-        self,
-        host: Host,
-        vsphere: VSphere,
-        read: Callable[[], Inventory],
-        events: Events,
-        *,
-        enabled: bool,
-        gpus: Sequence[str],
-        leave: bool,
-    ) -> None:
-        self.change = _Change(enabled, gpus)
-        self.host, self.vsphere, self.read = host, vsphere, read
-        self.leave, self.changed = leave, False
-        self.reboot = Reboot(host, vsphere, events, is_right=self._is_in_force, leave=leave)
+    host: Host
+    vsphere: VSphere
+    read: Callable[[], Inventory]
+    events: Events
+    change: _Change
+    reboot: bool
+    leave: bool
+    changed: bool = False
+    rebooting: bool = False
 
-    def run(self, *, reboot: bool) -> None:
-        """What would be in the way of a reboot is looked for before anything is changed."""
-        self._check()
-        if reboot and self.change.needs_reboot(self.host):
-            self.reboot.check()
-        wrong = [gpu for gpu in self.change.able(self.host) if gpu.enabled != self.change.enabled]
-        self._check_unused(wrong)
-        self._set(wrong)
-        if reboot and not all(map(self.change.is_done, self.change.able(self._now()))):
-            self.reboot.check()
-            self.changed = True
-            self.reboot.run()
-        elif self.leave and self.host.in_maintenance_mode:
-            self.changed = True
-            self.reboot.leave()
+    @property
+    def able(self) -> list[GPU]:
+        return self.change.able(self.host)
 
-    def results(self, error: GpuvmError | None = None) -> list[SwitchResult]:
-        now = self._now()
-        able, incapable = self.change.able(now), self._incapable(now)
-        return [
-            SwitchResult(
-                gpu,
-                self.change.is_done(gpu),
-                self.changed,
-                error if gpu in able else error or incapable,
-                now.in_maintenance_mode,
-            )
-            for gpu in self.change.chosen(now)
-        ]
-
-    def interrupted(self) -> Interrupted:
-        where, command = (
-            self.reboot.where(),
-            continue_hint(self.host.name, enabled=self.change.enabled, gpus=self.change.gpus),
-        )
-        return Interrupted(
-            f"interrupted; {where}",
-            left=[self.host.name],
-            hint=f"run '{command}' to continue and to leave maintenance mode",
-        )
-
-    def _check(self) -> None:
-        if self.host.connection_state != "connected":
-            raise PreflightRefused(f"{self.host.name}: {self.host.unusable}")
-        if not self.host.gpus:
-            raise PreflightRefused(f"{self.host.name} has no NVIDIA GPU")
-        incapable = self._incapable(self.host)
-        if incapable is not None and not self.change.able(self.host):
-            raise incapable
-
-    def _check_unused(self, wrong: Sequence[GPU]) -> None:
-        """A card that serves vGPUs, or runs passed through, is taken from nobody."""
-        users = [
-            f"{gpu.pci_address} by {holder.vm}"
-            for gpu in wrong
-            for holder in gpu.holders
-            if holder.powered_on
-        ]
-        if users:
-            raise PreflightRefused(
-                f"{self.host.name}: in use: {', '.join(users)}",
-                hint="stop those VMs first, or name other cards with --gpu",
-            )
-
-    def _incapable(self, host: Host) -> PreflightRefused | None:
-        able = self.change.able(host)
-        unable = [gpu.pci_address for gpu in self.change.chosen(host) if gpu not in able]
-        if not unable:
-            return None
-        return PreflightRefused(
-            f"{host.name}: {', '.join(unable)} is not capable of passthrough",
-            hint="VT-d or the AMD IOMMU must be on in the host's firmware",
-        )
-
-    def _set(self, wrong: Sequence[GPU]) -> None:
-        """What the host says afterwards counts, so an answer that was lost is no failure yet."""
-        if not wrong:
-            return
-        devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
-        self.changed = True
-        try:
-            self.vsphere.switch_passthrough(self.host, devices, enabled=self.change.enabled)
-        except OutcomeUnknown:
-            able = self.change.able(self._now())
-            if any(gpu.enabled != self.change.enabled for gpu in able):
-                raise
-        except GpuvmError:
-            self.changed = False
-            raise
-
-    def _now(self) -> Host:
+    def now(self) -> Host:
         return self.read().host(self.host.name) or self.host
 
-    def _is_in_force(self, host: HostChanged) -> bool:
-        addresses = {gpu.pci_address for gpu in self.change.able(self.host)}
-        return addresses <= host.active if self.change.enabled else not addresses & host.active
+
+async def switch(work: _Switching) -> None:
+    """One host: its GPUs switched, and, where that needs one, a reboot in maintenance mode.
+
+    What would be in the way of a reboot is looked for before anything is changed.
+    """
+    try:
+        _check(work)
+        if work.reboot and work.change.needs_reboot(work.host):
+            await _check_reboot(work)
+        wrong = [gpu for gpu in work.able if gpu.enabled != work.change.enabled]
+        _check_unused(work.host, wrong)
+        await _set(work, wrong)
+        if work.reboot and not await _is_done(work):
+            await _check_reboot(work)
+            work.changed = True
+            await _reboot(work)
+        elif work.leave and work.host.in_maintenance_mode:
+            work.changed = True
+            await _leave_maintenance(work)
+    except KeyboardInterrupt:
+        command = continue_hint(work.host.name, enabled=work.change.enabled, gpus=work.change.gpus)
+        raise Interrupted(
+            f"interrupted; {await _where(work)}",
+            left=[work.host.name],
+            hint=f"run '{command}' to continue and to leave maintenance mode",
+        ) from None
+
+
+async def _is_done(work: _Switching) -> bool:
+    now = await Call("inventory", work.now)
+    return all(map(work.change.is_done, work.change.able(now)))
+
+
+def _check(work: _Switching) -> None:
+    host = work.host
+    if host.connection_state != "connected":
+        raise PreflightRefused(f"{host.name}: {host.unusable}")
+    if not host.gpus:
+        raise PreflightRefused(f"{host.name} has no NVIDIA GPU")
+    incapable = _incapable(work.change, host)
+    if incapable is not None and not work.able:
+        raise incapable
+
+
+def _check_unused(host: Host, wrong: Sequence[GPU]) -> None:
+    """A GPU that serves vGPUs, or runs passed through, is taken from nobody."""
+    users = [
+        f"{gpu.pci_address} by {holder.vm}"
+        for gpu in wrong
+        for holder in gpu.holders
+        if holder.powered_on
+    ]
+    if users:
+        raise PreflightRefused(
+            f"{host.name}: in use: {', '.join(users)}",
+            hint="stop those VMs first, or name other cards with --gpu",
+        )
+
+
+def _incapable(change: _Change, host: Host) -> PreflightRefused | None:
+    able = change.able(host)
+    unable = [gpu.pci_address for gpu in change.chosen(host) if gpu not in able]
+    if not unable:
+        return None
+    return PreflightRefused(
+        f"{host.name}: {', '.join(unable)} is not capable of passthrough",
+        hint="VT-d or the AMD IOMMU must be on in the host's firmware",
+    )
+
+
+async def _set(work: _Switching, wrong: Sequence[GPU]) -> None:
+    """What the host says afterwards counts, so an answer that was lost is no failure yet."""
+    if not wrong:
+        return
+    devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
+    enabled = work.change.enabled
+    work.changed = True
+    try:
+        switch_gpus = work.vsphere.switch_passthrough
+        await Call("passthrough", switch_gpus, work.host, devices, enabled=enabled)
+    except OutcomeUnknown:
+        able = work.change.able(await Call("inventory", work.now))
+        if any(gpu.enabled != enabled for gpu in able):
+            raise
+    except GpuvmError:
+        work.changed = False
+        raise
+
+
+def _results(work: _Switching, error: GpuvmError | None = None) -> list[SwitchResult]:
+    now = work.now()
+    able, incapable = work.change.able(now), _incapable(work.change, now)
+    return [
+        SwitchResult(
+            gpu,
+            work.change.is_done(gpu),
+            work.changed,
+            error if gpu in able else error or incapable,
+            now.in_maintenance_mode,
+        )
+        for gpu in work.change.chosen(now)
+    ]
+
+
+# Maintenance mode and the reboot.
+
+
+async def _check_reboot(work: _Switching) -> None:
+    """Raises PreflightRefused for a host that cannot be rebooted now.
+
+    vCenter's own agents are no reason: they go by themselves, or with the others. Nobody runs on a
+    host that is in maintenance mode already.
+    """
+    residents: tuple[Resident, ...] = ()
+    if not work.host.in_maintenance_mode:
+        residents = await Call("residents", work.vsphere.residents, work.host)
+    staying = [f"{vm.name} ({vm.stays})" for vm in residents if vm.stays and not vm.agent]
+    if staying:
+        raise PreflightRefused(
+            f"{work.host.name} is not rebooted: these VMs run there and are not moved by "
+            f"vCenter: {', '.join(staying)}",
+            hint="stop or move them first; a reboot is never forced",
+        )
+    if not (await _state(work)).reboots:
+        raise PreflightRefused(
+            f"{work.host.name} cannot be rebooted by the vCenter",
+            hint="put it into maintenance mode and reboot it by its console",
+        )
+
+
+async def _reboot(work: _Switching) -> None:
+    try:
+        if not work.host.in_maintenance_mode:
+            await _enter_maintenance(work)
+        await _restart(work)
+    except (GpuvmError, KeyboardInterrupt):
+        if not work.rebooting and not work.host.in_maintenance_mode:
+            await _step_back(work)
+        raise
+    if not work.host.in_maintenance_mode or work.leave:
+        await _leave_maintenance(work)
+
+
+async def _enter_maintenance(work: _Switching) -> None:
+    work.events.progress(work.host.name, "maintenance", 0.0)
+    try:
+        await _change_mode(
+            work, ENTERING, work.vsphere.start_maintenance, lambda now: now.in_maintenance_mode
+        )
+    except (TaskFailed, DeadlinePassed) as error:
+        error.hint = await _who_is_left(work) or error.hint
+        raise
+
+
+async def _who_is_left(work: _Switching) -> str | None:
+    """The reason why a host does not get into maintenance mode is nearly always a VM on it."""
+    try:
+        left = await Call("residents", work.vsphere.residents, work.host)
+    except VSphereError:
+        return None
+    names = [f"{vm.name} ({vm.stays})" if vm.stays else vm.name for vm in left]
+    agents = any(vm.agent for vm in left)
+    retreat = "; retreat mode of the cluster removes vSphere Cluster Services"
+    return f"still there: {', '.join(names)}{retreat if agents else ''}" if names else None
+
+
+async def _leave_maintenance(work: _Switching) -> None:
+    work.events.progress(work.host.name, "leaving", 0.0)
+    start = work.vsphere.start_leaving_maintenance
+    await _change_mode(work, LEAVING, start, lambda now: not now.in_maintenance_mode)
+
+
+async def _step_back(work: _Switching) -> None:
+    """As it was before: what does not succeed is seen in the host's state afterwards."""
+    try:
+        for task in await _running(work, ENTERING):
+            try:
+                await Call("cancel", work.vsphere.cancel, task)
+                await _end(work, task)
+            except VSphereError as error:
+                if vcenter_gone(error):
+                    raise
+        if (await _state(work)).in_maintenance_mode:
+            await _leave_maintenance(work)
+    except VSphereError:
+        return
+
+
+async def _change_mode(
+    work: _Switching,
+    operation: str,
+    start: Callable[[Host], Task],
+    so: Callable[[HostState], bool],
+) -> None:
+    """Without an answer it is looked for, and never asked for twice."""
+    try:
+        task = await Call(operation, start, work.host)
+    except OutcomeUnknown:
+        running = await _running(work, operation)
+        if not running and not so(await _state(work)):
+            raise
+        if not running:
+            return
+        task = running[0]
+    await _end(work, task)
+
+
+async def _end(work: _Switching, task: Task) -> None:
+    try:
+        await End(task, task.operation, Deadline(MAINTENANCE_S, counts_queue=True))
+    except Late:
+        raise DeadlinePassed(f"{work.host.name}: {task.operation} took too long") from None
+
+
+async def _restart(work: _Switching) -> None:
+    """The task ends when the reboot has begun: another boot time says that it is over."""
+    name, moref = work.host.name, work.host.moref
+    deadline = Deadline(REBOOT_S, counts_queue=True)
+    work.events.progress(name, "rebooting", 0.0)
+    try:
+        before = (await NextHostChange(moref, deadline)).booted
+        task = await _start_reboot(work)
+        while True:
+            now = await NextHostChange(moref, deadline, task)
+            if now.connected and now.booted != before and _is_in_force(work, now):
+                return
+    except TaskFailed:
+        work.rebooting = False
+        raise
+    except Late:
+        raise DeadlinePassed(
+            f"{name} is not back {REBOOT_S:g} s after its reboot", hint="look at its console"
+        ) from None
+
+
+async def _start_reboot(work: _Switching) -> Task | None:
+    """Without an answer the host itself tells whether it reboots."""
+    work.rebooting = True
+    try:
+        task: Task = await Call("reboot", work.vsphere.start_reboot, work.host)
+    except OutcomeUnknown:
+        work.events.note("no answer to the reboot: watching the host", work.host.name)
+        return None
+    except GpuvmError:
+        work.rebooting = False
+        raise
+    return task
+
+
+def _is_in_force(work: _Switching, host: HostChanged) -> bool:
+    addresses = {gpu.pci_address for gpu in work.able}
+    return addresses <= host.active if work.change.enabled else not addresses & host.active
+
+
+async def _where(work: _Switching) -> str:
+    """What the host is now, for somebody who interrupted."""
+    name = work.host.name
+    try:
+        state = await _state(work)
+    except VSphereError:
+        return f"what {name} does now is not known"
+    if not state.connected:
+        return f"{name} is rebooting, and in maintenance mode"
+    return (
+        f"{name} is in maintenance mode"
+        if state.in_maintenance_mode
+        else (f"{name} is not in maintenance mode")
+    )
+
+
+async def _state(work: _Switching) -> HostState:
+    state: HostState = await Call("host state", work.vsphere.host_state, work.host)
+    return state
+
+
+async def _running(work: _Switching, operation: str) -> list[Task]:
+    host_tasks = work.vsphere.host_tasks
+    tasks: list[Task] = await Call(f"running {operation}", host_tasks, work.host, operation)
+    return tasks

@@ -4,14 +4,14 @@ A fixed device needs its host's systemId, which is a round trip for each host th
 large cluster most hosts are not part of the plan, so it is made first and they are asked then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gpuvm import planner
 from gpuvm.accelerators import VGPU, DeviceGroup
-from gpuvm.devices import PassthroughDevice
+from gpuvm.devices import PassthroughDevice, VGPUDevice
 from gpuvm.errors import VSphereError
-from gpuvm.inventory import Inventory
+from gpuvm.inventory import VM, Inventory
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import ConfigTargets, VSphere
@@ -28,8 +28,17 @@ def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) 
     )
 
 
+def make_start_plan(
+    vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory, vsphere: VSphere
+) -> Plan:
+    """Powers on those of ``vms`` that are off. Raises what ``planner.plan_start`` raises."""
+    if any(isinstance(device, VGPUDevice) for vm in vms for device in vm.devices):
+        inventory = vsphere.ask(inventory, [h.name for h in inventory.hosts if not h.unusable])
+    return with_config_targets(inventory, vsphere, lambda now: planner.plan_start(vms, spec, now))
+
+
 def read_inventory(
-    spec: ClusterSpec, vsphere: VSphere, query_targets: ConfigTargets = "all"
+    spec: ClusterSpec, vsphere: VSphere, query_targets: ConfigTargets = ()
 ) -> Inventory:
     """Of the cluster, folder and pool that are wished for."""
     inventory = vsphere.read_inventory(
@@ -39,6 +48,15 @@ def read_inventory(
         query_targets=query_targets,
     )
     return _with_policies(inventory, vsphere) if spec.names_a_policy else inventory
+
+
+def read_again(plan: Plan, vsphere: VSphere) -> Inventory:
+    """The inventory of now, of the plan's cluster, with the config target of every host."""
+    return vsphere.read_inventory(
+        cluster=plan.cluster.path,
+        folder=plan.spec.folder,
+        resource_pool=plan.spec.resource_pool,
+    )
 
 
 def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:

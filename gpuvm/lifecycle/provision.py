@@ -1,26 +1,59 @@
-"""provision(): clone, read back, power on, address, ready; each VM at its own pace.
+"""provision(): one VM from its step of the plan to ready; each VM at its own pace.
 
-One wait loop on one update stream carries every task and VM; only the checks inside the guests run
-on threads, because SSH blocks.
+    clone -> match_spec (read back, at most one reconfigure) -> power_on -> first_address -> ready
+
+``bring_up`` is the story. A VM that fails before it runs is removed again if this call created it;
+what a fault, a lost answer or a deadline leads to stands in the function that awaited.
 """
 
-from collections.abc import Sequence
+from collections import Counter
 
-from typing_extensions import override
-
-from gpuvm import guest
-from gpuvm.errors import GpuvmError, VSphereError
+from gpuvm.devices import DynamicDevice, PassthroughDevice
+from gpuvm.errors import (
+    GpuvmError,
+    Interrupted,
+    OutcomeUnknown,
+    TaskFailed,
+    VSphereError,
+)
 from gpuvm.events import Events
-from gpuvm.inventory import MoRef
-from gpuvm.lifecycle import competing, looking
-from gpuvm.lifecycle.arriving import Arriving
-from gpuvm.lifecycle.clone_request import awaited, clone_request, networked
-from gpuvm.lifecycle.machine import Machine, Stage
-from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
+from gpuvm.lifecycle import gpu_races, lookups, planning
+from gpuvm.lifecycle.clone_request import networked
+from gpuvm.lifecycle.driver import (
+    Call,
+    Deadline,
+    Driver,
+    End,
+    Late,
+    Read,
+    ReadHolders,
+    vcenter_gone,
+)
+from gpuvm.lifecycle.guest_ready import first_address, ready
+from gpuvm.lifecycle.job import (
+    GivenUp,
+    Job,
+    Stays,
+    Work,
+    end_of,
+    follow_running,
+    late_error,
+    pause,
+    run_task,
+)
+from gpuvm.lifecycle.result import ApplyResult, Outcome, Until, continue_hint
 from gpuvm.lifecycle.teardown import teardown
+from gpuvm.ownership import GENERATION_KEY
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
-from gpuvm.vsphere import Change, Task, TaskEnded, TaskProgress, VMChanged, VSphere
+from gpuvm.vsphere import Task, VSphere
+
+CLONE_PAUSES_S, POWER_ON_PAUSES_S = (2.0,), (1.0, 3.0)
+"""Before each next try, after a fault on the way from the vCenter to a host."""
+LOOK_S, LOOK_SELDOM_S = 1.0, 10.0
+"""Between two looks at clones that are running: longer each time."""
+CANCEL_S = 30.0
+"""How long a cancelled clone may take to end."""
 
 
 def provision(
@@ -32,7 +65,7 @@ def provision(
     until: Until = "ready",
     keep_failed: bool = False,
 ) -> ApplyResult:
-    """Carries the plan out and says what became of each VM.
+    """Carries out the plan and returns the outcome of each VM.
 
     A VM that fails before it runs is removed again if this call created it (``keep_failed`` keeps
     it); one whose guest is not ready stays, to be looked at and continued with.
@@ -40,180 +73,428 @@ def provision(
     """
     surplus = [step.vm for step in plan.steps if step.action == "remove" and step.vm]
     removed = teardown(surplus, vsphere, events) if surplus else ApplyResult(())
-    work = _Provisioning(plan, vsphere, context, events, until, keep_failed=keep_failed)
-    return ApplyResult((*work.run(), *removed.outcomes))
+    work = Work(plan, vsphere, context, events, until, keep_failed)
+    driver = Driver(vsphere, events)
+    try:
+        outcomes = driver.run({step.name: bring_up(work, step) for step in plan.wanted})
+    except KeyboardInterrupt:
+        raise _interrupted(work) from None
+    return ApplyResult((*outcomes.values(), *removed.outcomes))
 
 
-class _Provisioning(Arriving):
-    def __init__(
-        self,
-        plan: Plan,
-        vsphere: VSphere,
-        context: Context,
-        events: Events,
-        until: Until,
-        *,
-        keep_failed: bool,
-    ) -> None:
-        super().__init__(plan, vsphere, context, events, until, keep_failed=keep_failed)
-        self.public_key = guest.ensure_key_pair(context)
+async def bring_up(work: Work, step: Step) -> Outcome:
+    """One VM, from its step of the plan to where ``work.until`` says.
 
-    def run(self) -> tuple[Outcome, ...]:
-        self.machines = {step.name: self.new_machine(step) for step in self.plan.wanted}
+    It goes elsewhere once when somebody else was quicker to get its GPU.
+    """
+    tries: Counter[str] = Counter()
+    replanned = False
+    while True:
+        job = work.begin(step)
         try:
-            with self.vsphere.stream() as stream:
-                self.stream = stream
-                self._start()
-                for batch in stream.updates(self.time_left, self.waiting):
-                    self._handle(batch)
-                    self.take_up()
-                    self.look_at_addresses()
-                    self.expire()
+            await _stages(work, job, tries, may_move=not replanned)
+            return _outcome(work, job)
+        except GivenUp as given_up:
+            again = await _remove(work, job, given_up)
+            if again is None:
+                strangers = job.vm is not None and job.vm.ownership == "other"
+                left = bool(job.moref) and not strangers
+                return _outcome(work, job, given_up.error, left=left)
+            replanned = replanned or again is not step
+            step = again
+            work.events.note(f"once more on {step.host.name}", job.name)
+        except Stays as stays:
+            return _outcome(work, job, stays.error, left=bool(job.moref) or stays.may_come)
+        except KeyboardInterrupt:
+            await _cancel_task(work, job)
+            raise
+        except GpuvmError as gone:
+            return _outcome(work, job, gone, left=bool(job.moref or job.changed))
+        finally:
+            work.events.progress(job.name, "done", 1.0)
+
+
+async def _stages(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
+    """Raises GivenUp and Stays, and Unreachable once the vCenter is gone for good."""
+    if job.step.action == "create":
+        await clone(work, job, tries)
+    elif job.step.move_to is not None:
+        await move(work, job)
+    if job.step.action != "keep" and not await match_spec(work, job):
+        await power_on(work, job, tries, may_move=may_move)
+    if work.until != "powered-on":
+        await first_address(work, job)
+    if work.until == "ready":
+        await ready(work, job)
+
+
+# The stages, in order.
+
+
+async def clone(work: Work, job: Job, tries: Counter[str]) -> None:
+    """Returns when the VM exists, whatever became of the call's answer.
+
+    A fault between the vCenter and a host is tried once more. vCenter mostly removes what it had
+    made by then; what it left is found by its mark, and removed first.
+    """
+    while True:
+        deadline = Deadline(work.limit_s("clone"))
+        try:
+            with work.events.phase("clone", job.name):
+                job.changed = True
+                await _clone_once(work, job, deadline)
         except GpuvmError as error:
-            self.cut_off(error)
-        except KeyboardInterrupt:
-            raise self.interrupted() from None
+            if vcenter_gone(error):
+                raise
+            await _find_created(work, job)
+            pause_s = _pause_before_retry(work, job, error, tries, "clone", CLONE_PAUSES_S)
+            if pause_s is None or job.moref:
+                raise GivenUp(error, job.step if pause_s is not None else None) from None
+            await pause(job, pause_s)
+        else:
+            return
+
+
+async def _clone_once(work: Work, job: Job, deadline: Deadline) -> None:
+    in_doubt = False
+    try:
         try:
-            self.collect_checks()
-        except KeyboardInterrupt:
-            raise self.interrupted() from None
-        return tuple(self.outcome(machine) for machine in self.machines.values())
-
-    def _start(self) -> None:
-        by_action: dict[str, list[Machine]] = {"create": [], "power-on": [], "keep": []}
-        for machine in self.machines.values():
-            by_action[machine.step.action].append(machine)
-        self.clone(by_action["create"])
-        self._move([m for m in by_action["power-on"] if m.step.move_to])
-        self.configure([m for m in by_action["power-on"] if not m.step.move_to])
-        self.await_address(by_action["keep"])
-
-    @override
-    def new_machine(self, step: Step) -> Machine:
-        request = clone_request(self.plan, step, self.context, self.public_key)
-        return Machine(
-            step,
-            request,
-            vm=step.vm,
-            moref=step.vm.moref if step.vm else "",
-            awaited=awaited(self.plan.spec, step, self.context),
-        )
-
-    def _handle(self, batch: Sequence[Change]) -> None:
-        """All that one update brought; VMs that got equally far take their next step together."""
-        succeeded: dict[Stage, list[Machine]] = {}
-        for change in batch:
-            machine = self.machines[change.key]
-            if isinstance(change, TaskProgress):
-                if change.running:
-                    machine.runs()
-                self.events.progress(machine.name, machine.stage, change.fraction)
-            elif isinstance(change, TaskEnded) and machine.stage == "ready":
-                continue  # its VM vanished: its check says what became of it
-            elif isinstance(change, TaskEnded) and change.error is not None:
-                self.failed(machine, change.error)
-            elif isinstance(change, TaskEnded):
-                self._note_clone(machine, change.result)
-                succeeded.setdefault(machine.stage, []).append(machine)
-            elif isinstance(change, VMChanged) and machine.stage in ("address", "ready"):
-                machine.see(change.addresses if change.powered_on else (), change.host_keys)
-        self._advance(succeeded)
-
-    def _advance(self, succeeded: dict[Stage, list[Machine]]) -> None:
-        following = {
-            "clone": self.configure,
-            "move": self.configure,
-            "configure": self.power_on,
-            "power_on": self.powered_on,
-            "remove": self.removed,
-        }
-        for stage, machines in succeeded.items():
-            for machine in machines:
-                self.finish(machine)
-            following[stage](machines)
-
-    def _note_clone(self, machine: Machine, made: MoRef | None) -> None:
-        """Of its own task: the clones of others are never followed."""
-        if machine.stage == "clone":
-            machine.moref, machine.created = made or "", True
-            machine.cancelled, machine.error = False, None
-
-    # The stages, in order.
-
-    @override
-    def clone(self, machines: Sequence[Machine]) -> None:
-        tasks = {}
-        for machine in machines:
-            self.enter(machine, "clone")
-            machine.changed = True
-            with self.failures_of(machine):
-                tasks[machine.name] = self.vsphere.start_clone(machine.request)
-        self.follow(tasks)
-
-    def _move(self, machines: Sequence[Machine]) -> None:
-        tasks = {}
-        for machine in machines:
-            self.enter(machine, "move")
-            machine.changed = True
-            host, pool = machine.step.runs_on.moref, self.plan.cluster.resource_pool
-            with self.failures_of(machine):
-                tasks[machine.name] = self.vsphere.start_move(machine.moref, host, pool)
-        self.follow(tasks)
-
-    @override
-    def configure(self, machines: Sequence[Machine]) -> None:
-        """Reads back what was made; at most one reconfigure mends the difference."""
-        if not machines:
+            await _start_clone(work, job, deadline)
+        except (OutcomeUnknown, TaskFailed) as error:
+            if isinstance(error, TaskFailed) and error.fault != "DuplicateName":
+                raise
+            in_doubt = True
+            await _look_for_clone(work, job, error, deadline)
+    except Late:
+        late = await late_error(work, job, "clone")
+        cancelled, in_doubt = job.task, in_doubt and job.task is None
+        if cancelled is not None and await _ended_well_after_cancel(work, job, cancelled):
             return
-        morefs = [machine.moref for machine in machines]
-        vms = self.read_for(machines, "configure", lambda: self.vsphere.read_vms(morefs))
-        if vms is None:
-            return
-        read = {vm.moref: vm for vm in vms}
-        repairs: dict[str, Task] = {}
-        for machine in machines:
-            self.enter(machine, "configure")
-            machine.vm = read.get(machine.moref)
-            with self.failures_of(machine):
-                task = self._repair(machine)
-                if task is not None:
-                    repairs[machine.name] = task
-        self.follow(repairs)
-        right = [m for m in machines if m.stage == "configure" and m.name not in repairs]
-        for machine in right:
-            self.finish(machine)
-        self.power_on([m for m in right if not (m.vm and m.vm.powered_on)])
-        self.await_address([m for m in right if m.vm and m.vm.powered_on])
+        await _find_created(work, job)
+        raise Stays(late, may_come=in_doubt or job.task is not None) from None
 
-    def _repair(self, machine: Machine) -> Task | None:
-        """None when nothing differs. A VM that is not ours is refused, whatever its name."""
-        if machine.vm is None:
-            raise VSphereError(f"{machine.name} vanished after its clone")
-        looking.check_is_ours(machine)
-        if machine.vm.powered_on:
-            return None
-        request = networked(machine.request, machine.vm, machine.awaited)
-        task = self.vsphere.start_repair(machine.vm, request)
-        machine.changed = machine.changed or task is not None
-        return task
 
-    @override
-    def power_on(self, machines: Sequence[Machine]) -> None:
-        """Holders are read again first: since the plan another VM may have taken the GPU."""
-        if not machines:
+async def _start_clone(work: Work, job: Job, deadline: Deadline) -> None:
+    made = await run_task(job, "clone", lambda: work.vsphere.start_clone(job.request), deadline)
+    job.moref, job.created = made or "", True
+
+
+async def _look_for_clone(work: Work, job: Job, error: GpuvmError, deadline: Deadline) -> None:
+    """Submits again only when no clone is running that may be it, and at most once.
+
+    Another gpuvm, or an earlier one that was killed, may have made the VM: that is success.
+    """
+    resubmitted, pause_s = False, LOOK_S
+    work.events.note("looking up what became of it", job.name)
+    while True:
+        known = {other.task.moref for other in work.jobs.values() if other.task is not None}
+        template = job.request.template
+        if await Call("running clones", lookups.clone_may_come, work.vsphere, template, known):
+            await pause(job, pause_s, deadline)
+            pause_s = min(2 * pause_s, LOOK_SELDOM_S)
+            continue
+        found = await Call("find", work.vsphere.find_in_folder, job.request.folder, job.name)
+        if found:
+            job.moref = found
             return
-        hosts = sorted({machine.step.runs_on.moref for machine in machines})
-        holders = self.read_for(machines, "power_on", lambda: self.vsphere.read_holders(hosts))
-        if holders is None:
+        if not isinstance(error, OutcomeUnknown) or resubmitted:
+            raise error
+        resubmitted, pause_s = True, LOOK_S
+        try:
+            await _start_clone(work, job, deadline)
+        except (OutcomeUnknown, TaskFailed) as again:
+            if isinstance(again, TaskFailed) and again.fault != "DuplicateName":
+                raise
+            error = again
+        else:
             return
-        tasks = {}
-        for machine in machines:
-            self.enter(machine, "power_on")
-            error = competing.taken(machine.step, holders, machine.moref)
-            if error is not None:
-                self.lost(machine, error)
+
+
+async def _ended_well_after_cancel(work: Work, job: Job, task: Task) -> bool:
+    """Its end is waited for, so that no VM comes of it unseen; it may be done by then."""
+    try:
+        await Call("cancel", work.vsphere.cancel, task)
+    except VSphereError:
+        return False
+    try:
+        job.moref = await End(task, "clone", Deadline(CANCEL_S)) or ""
+    except Late:
+        return False
+    except VSphereError:
+        job.task = None
+        return False
+    job.task, job.created = None, True
+    return True
+
+
+async def _find_created(work: Work, job: Job) -> None:
+    """What a failed clone has left, if anything."""
+    if job.moref:
+        return
+    try:
+        found = await Call("find", lookups.find_created, work.vsphere, job.request, job.step.index)
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+        return
+    if found is not None:
+        job.vm, job.moref, job.created = found, found.moref, True
+
+
+async def move(work: Work, job: Job) -> None:
+    """A powered-off VM to another host; its disks stay where they are."""
+    host, pool = job.step.runs_on.moref, work.plan.cluster.resource_pool
+    deadline = Deadline(work.limit_s("move"))
+    try:
+        with work.events.phase("move", job.name):
+            job.changed = True
+            try:
+                await run_task(
+                    job, "move", lambda: work.vsphere.start_move(job.moref, host, pool), deadline
+                )
+            except OutcomeUnknown:
+                await follow_running(work, job, "move", "move", deadline)
+    except Late:
+        raise Stays(await late_error(work, job, "move")) from None
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+        raise GivenUp(error) from None
+
+
+async def match_spec(work: Work, job: Job) -> bool:
+    """Reads back what was made; at most one reconfigure repairs the difference.
+
+    Returns whether the VM runs already. A VM that is not ours is refused, whatever its name.
+    """
+    looked_up = False
+    while True:
+        deadline = Deadline(work.limit_s("configure"))
+        try:
+            with work.events.phase("configure", job.name):
+                try:
+                    return await _match_spec_once(work, job, deadline)
+                except (OutcomeUnknown, TaskFailed) as error:
+                    busy = isinstance(error, TaskFailed) and error.fault == "TaskInProgress"
+                    if looked_up or not (busy or isinstance(error, OutcomeUnknown)):
+                        raise
+                    looked_up = True
+                    if await follow_running(work, job, "reconfigure", "configure", deadline):
+                        return False
+        except Late:
+            raise Stays(await late_error(work, job, "configure")) from None
+        except GpuvmError as error:
+            if vcenter_gone(error):
+                raise
+            raise GivenUp(error) from None
+
+
+async def _match_spec_once(work: Work, job: Job, deadline: Deadline) -> bool:
+    vm = job.vm = await Read(job.moref)
+    if vm is None:
+        raise VSphereError(f"{job.name} vanished after its clone")
+    if GENERATION_KEY in job.request.extra_config:
+        job.created = lookups.is_of_this_call(vm, job.request, job.step.index)
+        lookups.check_is_ours(vm, job.step, job.request, created=job.created)
+    if vm.powered_on:
+        return True
+    request = networked(job.request, vm, job.expected)
+    task = await Call("reconfigure", work.vsphere.start_repair, vm, request)
+    if task is not None:
+        job.changed = True
+        await end_of(job, task, "configure", deadline)
+    return False
+
+
+async def power_on(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
+    """Holders are read just before: since the plan another VM may have taken the GPU."""
+    looked_up = False
+    while True:
+        deadline = Deadline(work.limit_s("power_on"))
+        try:
+            with work.events.phase("power_on", job.name):
+                try:
+                    holders = await ReadHolders(job.step.runs_on.moref)
+                    taken = gpu_races.taken(job.step, holders, job.moref)
+                    if taken is not None:
+                        raise taken
+                    job.changed = True
+                    try:
+                        await _start_power_on(work, job, deadline)
+                    except (OutcomeUnknown, TaskFailed) as error:
+                        if looked_up or not _may_be_done_already(error):
+                            raise
+                        looked_up = True
+                        await _look_for_power_on(work, job, error, deadline)
+                    break
+                except GpuvmError as error:
+                    if vcenter_gone(error):
+                        raise
+                    pause_s = _pause_before_retry(
+                        work, job, error, tries, "power_on", POWER_ON_PAUSES_S
+                    )
+                    if pause_s is None:
+                        raise await _gpu_lost(
+                            work, job, error, deadline, may_move=may_move
+                        ) from None
+                    raise _Retry(pause_s) from None
+        except _Retry as retry:
+            await pause(job, retry.pause_s)
+        except Late:
+            raise Stays(await late_error(work, job, "power_on")) from None
+    await _read_placement(work, job)
+
+
+class _Retry(Exception):
+    def __init__(self, pause_s: float) -> None:
+        super().__init__()
+        self.pause_s = pause_s
+
+
+def _may_be_done_already(error: GpuvmError) -> bool:
+    """Faults that say that somebody else did, or does, the very thing."""
+    if isinstance(error, TaskFailed):
+        return error.fault in ("InvalidPowerState", "TaskInProgress")
+    return isinstance(error, OutcomeUnknown)
+
+
+async def _start_power_on(work: Work, job: Job, deadline: Deadline) -> None:
+    await run_task(job, "power_on", lambda: work.vsphere.start_power_on(job.moref), deadline)
+
+
+async def _look_for_power_on(work: Work, job: Job, error: GpuvmError, deadline: Deadline) -> None:
+    work.events.note("looking up what became of it", job.name)
+    now = await Call("power state", lookups.task_or_power_state, work.vsphere, job.moref, job.name)
+    if isinstance(now, Task):
+        await End(now, "power_on", deadline)
+    elif not now and isinstance(error, OutcomeUnknown):
+        await _start_power_on(work, job, deadline)
+    elif not now:
+        raise error
+
+
+async def _gpu_lost(
+    work: Work, job: Job, error: GpuvmError, deadline: Deadline, *, may_move: bool
+) -> GivenUp:
+    """Somebody quicker may have the GPU: once more on a free one, else the holder is named."""
+    while gpu_races.may_be_lost(error):
+        own, step = job.moref, job.step
+        try:
+            inventory = await Call("inventory", planning.read_again, work.plan, work.vsphere)
+            if await Call("rivals", gpu_races.is_being_taken, work.vsphere, step, own, inventory):
+                await pause(job, LOOK_S, deadline)
                 continue
-            machine.changed = True
-            with self.failures_of(machine):
-                tasks[machine.name] = self.vsphere.start_power_on(machine.moref)
-        self.follow(tasks)
+        except GpuvmError as refused:
+            if vcenter_gone(refused):
+                raise
+            break
+        if job.created and may_move:
+            others = [j.goes_to or j.step for j in work.jobs.values() if j is not job]
+            allotted = {(s.runs_on.name, gpu.pci_address) for s in others for gpu in s.gpus}
+            job.goes_to = gpu_races.elsewhere(work.plan, step, inventory, allotted, own)
+        return GivenUp(gpu_races.holder_of(step, inventory, own) or error, job.goes_to)
+    return GivenUp(error)
+
+
+async def _read_placement(work: Work, job: Job) -> None:
+    """Where vCenter chooses host or GPU at power-on, it is read what it chose."""
+    fixed = any(isinstance(device, PassthroughDevice) for device in job.step.devices)
+    dynamic = any(isinstance(device, DynamicDevice) for device in job.step.devices)
+    if not dynamic and (fixed or not work.plan.cluster.drs_places):
+        return
+    try:
+        job.vm = await Read(job.moref) or job.vm
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+
+
+# When something went wrong.
+
+
+async def _remove(work: Work, job: Job, given_up: GivenUp) -> Step | None:
+    """Removes the VM if this call created it; returns the step to go on with, if there is one.
+
+    A name or an id may have come to mean another VM, so it is read once more, just before.
+    """
+    if not (job.created and job.moref) or (work.keep_failed and given_up.to is None):
+        return None
+    deadline = Deadline(work.limit_s("remove"))
+    try:
+        now = await Read(job.moref)
+        why_not = lookups.why_not_removed(now, job.request, job.step.index) if now else None
+        if now is not None and why_not is not None:
+            work.events.warning(f"{job.name} is not removed: {why_not}", job.name)
+            job.vm = now
+            return None
+        if now is not None:
+            await _destroy(work, job, deadline)
+    except (Late, GpuvmError) as error:
+        if isinstance(error, GpuvmError) and vcenter_gone(error):
+            work.events.warning(f"{job.name} may be left: {error}", job.name)
+        return None
+    job.moref = ""
+    return given_up.to
+
+
+async def _destroy(work: Work, job: Job, deadline: Deadline) -> None:
+    try:
+        await run_task(job, "remove", lambda: work.vsphere.start_destroy(job.moref), deadline)
+    except OutcomeUnknown:
+        if await follow_running(work, job, "destroy", "remove", deadline):
+            return
+        if await Read(job.moref) is not None:
+            raise
+
+
+def _pause_before_retry(
+    work: Work,
+    job: Job,
+    error: GpuvmError,
+    tries: Counter[str],
+    stage: str,
+    pauses_s: tuple[float, ...],
+) -> float | None:
+    """Only what broke on the way to a host is tried again; a refusal stays one."""
+    left = pauses_s[tries[stage] :]
+    if not left or not isinstance(error, TaskFailed) or not error.transient:
+        return None
+    tries[stage] += 1
+    work.events.note(f"once more in {left[0]:g} s: {error}", job.name)
+    return left[0]
+
+
+async def _cancel_task(work: Work, job: Job) -> None:
+    """On Ctrl-C: stops what can be stopped; what exists carries our mark and is named."""
+    task = job.task
+    if task is not None:
+        try:
+            await Call("cancel", work.vsphere.cancel, task)
+        except GpuvmError:
+            return
+
+
+def _interrupted(work: Work) -> Interrupted:
+    left = [job.name for job in work.jobs.values() if job.moref or job.task or job.pausing]
+    return Interrupted(
+        "interrupted; these VMs exist or were being created: " + (", ".join(left) or "none"),
+        left=left,
+        hint=continue_hint(work.plan, more=work.until != "ready" or work.keep_failed),
+    )
+
+
+def _outcome(
+    work: Work, job: Job, error: GpuvmError | None = None, *, left: bool = False
+) -> Outcome:
+    given = tuple(filter(None, job.vm.pci_addresses)) if job.vm else ()
+    return Outcome(
+        name=job.name,
+        host=job.vm.host if job.vm and job.vm.host else job.step.host.name,
+        state="failed" if error else work.until,
+        changed=job.changed,
+        address=job.vm.address if job.vm else None,
+        gpus=given or tuple(gpu.pci_address for gpu in job.step.gpus),
+        error=error,
+        left=left,
+        warnings=job.ready.warnings if job.ready else (),
+    )

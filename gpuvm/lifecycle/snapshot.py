@@ -4,48 +4,37 @@ A template cannot be snapshotted: it is a VM for that moment, and is never power
 so before it becomes one, so that a gpuvm that is killed leaves a template that is still known.
 """
 
-import contextlib
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gpuvm.errors import DeadlinePassed, Interrupted, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import Host, MoRef, VMTemplate
-from gpuvm.vsphere import Task, TaskEnded, TemplateState, VSphere
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, vcenter_gone
+from gpuvm.vsphere import Task, TemplateHandle, TemplateState, VSphere
 
 NAME = "gpuvm"
 DEADLINE_S = 600.0
 
 
 def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSphere) -> None:
-    """If there is none; ``host`` is where the template is a VM meanwhile.
+    """Makes the snapshot if there is none; ``host`` is where the template is a VM meanwhile.
 
-    Goes on where one that was killed left off. Raises what the vCenter says, and Interrupted on
-    Ctrl-C; the template is one again as far as the vCenter lets it.
+    Continues where a gpuvm that was killed stopped. Raises what the vCenter says, and Interrupted
+    on Ctrl-C; the template is one again as far as the vCenter lets it.
     """
-    work = _Making(template.moref, template.name, vsphere)
-    try:
-        work.make(host.moref, pool)
-    except KeyboardInterrupt:
-        work.try_to_restore()
-        raise Interrupted(
-            f"interrupted; {template.name} {work.what_it_is()}",
-            left=[template.name],
-            hint="run 'gpuvm provision --create-snapshot' again to continue",
-        ) from None
-    except VSphereError:
-        work.try_to_restore()
-        raise
-    work.restore()
+    work = _snapshotting(template.moref, template.name, vsphere)
+    Driver(vsphere, Events()).run_one(template.name, make_snapshot(work, host.moref, pool))
 
 
 def restore_template(moref: MoRef, name: str, vsphere: VSphere) -> None:
     """Of one that was left a VM: it is a template again, with or without its snapshot."""
-    _Making(moref, name, vsphere).restore()
+    work = _snapshotting(moref, name, vsphere)
+    Driver(vsphere, Events()).run_one(name, restore(work))
 
 
 def restore_templates(vsphere: VSphere, events: Events) -> None:
-    """All that were left VMs, wherever in the vCenter; one that cannot be is told."""
+    """All that were left VMs, wherever in the vCenter; one that cannot be is reported."""
     for moref, name in vsphere.unfinished_templates().items():
         try:
             restore_template(moref, name, vsphere)
@@ -55,79 +44,137 @@ def restore_templates(vsphere: VSphere, events: Events) -> None:
             events.note("is a template again", name)
 
 
-class _Making:
-    """Each step is taken if it is not so already; an error counts if it is not so afterwards."""
+@dataclass(frozen=True)
+class _Snapshotting:
+    moref: MoRef
+    name: str
+    vsphere: VSphere
+    template: TemplateHandle
+    deadline: Deadline
 
-    def __init__(self, moref: MoRef, name: str, vsphere: VSphere) -> None:
-        self.moref, self.name, self.vsphere = moref, name, vsphere
-        self.template = vsphere.template(moref, name)
-        self.end = time.monotonic() + DEADLINE_S
 
-    def make(self, host: MoRef, pool: MoRef) -> None:
+def _snapshotting(moref: MoRef, name: str, vsphere: VSphere) -> _Snapshotting:
+    deadline = Deadline(DEADLINE_S, counts_queue=True)
+    return _Snapshotting(moref, name, vsphere, vsphere.template(moref, name), deadline)
+
+
+async def make_snapshot(work: _Snapshotting, host: MoRef, pool: MoRef) -> None:
+    """The notes, a VM, the snapshot, a template again; each only if it is not so already."""
+    try:
         for last in (False, True):
-            if self.template.state().has_snapshot:
-                return
-            self._until(lambda s: s.noted, lambda: self._note(noted=True))
-            self._until(lambda s: not s.is_template, lambda: self.template.mark_as_vm(host, pool))
+            if (await _state(work)).has_snapshot:
+                break
+            await _note(work, noted=True)
+            await _mark_as_vm(work, host, pool)
             try:
-                self._take()
-            except VSphereError:
-                # Somebody else's gpuvm may have made a template of it again: once more, then.
-                if last or not self.template.state().is_template:
+                await _take(work)
+            except VSphereError as error:
+                # Another gpuvm may have made a template of it again: once more, then.
+                if vcenter_gone(error) or last or not (await _state(work)).is_template:
                     raise
+    except KeyboardInterrupt:
+        await _try_to_restore(work)
+        raise Interrupted(
+            f"interrupted; {work.name} {await _what_it_is(work)}",
+            left=[work.name],
+            hint="run 'gpuvm provision --create-snapshot' again to continue",
+        ) from None
+    except VSphereError:
+        await _try_to_restore(work)
+        raise
+    await restore(work)
 
-    def restore(self) -> None:
-        self._follow_running()
-        self._until(lambda s: s.is_template, self.template.mark_as_template)
-        self._until(lambda s: not s.noted, lambda: self._note(noted=False))
 
-    def try_to_restore(self) -> None:
-        with contextlib.suppress(VSphereError):
-            self._until(lambda s: s.is_template, self.template.mark_as_template)
-            self._until(lambda s: not s.noted, lambda: self._note(noted=False))
+async def restore(work: _Snapshotting) -> None:
+    await _follow_running(work)
+    await _mark_as_template(work)
+    await _note(work, noted=False)
 
-    def what_it_is(self) -> str:
-        with contextlib.suppress(VSphereError):
-            if self.template.state().is_template:
-                return "is a template as before"
-        return "is a VM until its snapshot is made"
 
-    def _take(self) -> None:
-        self._follow_running()
+async def _try_to_restore(work: _Snapshotting) -> None:
+    try:
+        await _mark_as_template(work)
+        await _note(work, noted=False)
+    except VSphereError:
+        return
+
+
+async def _what_it_is(work: _Snapshotting) -> str:
+    try:
+        if (await _state(work)).is_template:
+            return "is a template as before"
+    except VSphereError:
+        pass
+    return "is a VM until its snapshot is made"
+
+
+async def _take(work: _Snapshotting) -> None:
+    await _follow_running(work)
+    if (await _state(work)).has_snapshot:
+        return
+    try:
+        await _wait(work, await Call("snapshot", work.template.start_snapshot, NAME))
+    except VSphereError as error:
+        if vcenter_gone(error):
+            raise
+        await _follow_running(work)
+        if not (await _state(work)).has_snapshot:
+            raise
+
+
+async def _note(work: _Snapshotting, *, noted: bool) -> None:
+    if (await _state(work)).noted == noted:
+        return
+    try:
+        await _wait(work, await Call("note", work.template.start_noting, noted=noted))
+    except VSphereError as error:
+        if vcenter_gone(error) or (await _state(work)).noted != noted:
+            raise
+
+
+async def _mark_as_vm(work: _Snapshotting, host: MoRef, pool: MoRef) -> None:
+    await _mark(
+        work,
+        lambda state: not state.is_template,
+        lambda: work.template.mark_as_vm(host, pool),
+    )
+
+
+async def _mark_as_template(work: _Snapshotting) -> None:
+    await _mark(work, lambda state: state.is_template, work.template.mark_as_template)
+
+
+async def _mark(
+    work: _Snapshotting, so: Callable[[TemplateState], bool], mark: Callable[[], None]
+) -> None:
+    """An error counts if it is not so afterwards."""
+    if so(await _state(work)):
+        return
+    try:
+        await Call("mark", mark)
+    except VSphereError as error:
+        if vcenter_gone(error) or not so(await _state(work)):
+            raise
+
+
+async def _state(work: _Snapshotting) -> TemplateState:
+    state: TemplateState = await Call("state", work.template.state)
+    return state
+
+
+async def _follow_running(work: _Snapshotting) -> None:
+    """Of a gpuvm that was killed, of another one, or one whose answer was lost."""
+    running = await Call("running snapshot", work.vsphere.running_tasks, work.moref, "snapshot")
+    for task in running:
         try:
-            self._until(lambda s: s.has_snapshot, self._snapshot)
-        except VSphereError:
-            self._follow_running()
-            if not self.template.state().has_snapshot:
+            await _wait(work, task)
+        except VSphereError as error:
+            if vcenter_gone(error):
                 raise
 
-    def _snapshot(self) -> None:
-        self._wait(self.template.start_snapshot(NAME))
 
-    def _note(self, *, noted: bool) -> None:
-        self._wait(self.template.start_noting(noted=noted))
-
-    def _follow_running(self) -> None:
-        """Of a gpuvm that was killed, of another one, or one whose answer was lost."""
-        for task in self.vsphere.running_tasks(self.moref, "snapshot"):
-            with contextlib.suppress(VSphereError):
-                self._wait(task)
-
-    def _until(self, so: Callable[[TemplateState], bool], step: Callable[[], None]) -> None:
-        if so(self.template.state()):
-            return
-        try:
-            step()
-        except VSphereError:
-            if not so(self.template.state()):
-                raise
-
-    def _wait(self, task: Task) -> None:
-        with self.vsphere.stream() as stream:
-            stream.follow_tasks({self.name: task})
-            for batch in stream.updates(lambda: self.end - time.monotonic()):
-                for change in batch:
-                    if isinstance(change, TaskEnded) and change.error is not None:
-                        raise change.error
-                if time.monotonic() > self.end:
-                    raise DeadlinePassed(f"{self.name}: no snapshot after {DEADLINE_S:g} s")
+async def _wait(work: _Snapshotting, task: Task) -> None:
+    try:
+        await End(task, task.operation, work.deadline)
+    except Late:
+        raise DeadlinePassed(f"{work.name}: no snapshot after {DEADLINE_S:g} s") from None

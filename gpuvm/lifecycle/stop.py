@@ -1,15 +1,15 @@
 """stop(): guests are shut down, or powered off when they do not; GPU and memory are free then."""
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
+from gpuvm.errors import DeadlinePassed, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, Late, NextVMChange, Read, vcenter_gone
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
-from gpuvm.vsphere import TaskEnded, UpdateStream, VMChanged, VSphere
+from gpuvm.vsphere import Task, VSphere
 
 GRACE_S = 60.0
 DEADLINE_S = 180.0
@@ -24,131 +24,106 @@ def stop(
     unreadable: Sequence[UnreadableVM] = (),
     grace_s: float = GRACE_S,
 ) -> ApplyResult:
-    """Of those VMs that are ours; one that is off already is as wished, an unreadable one fails.
+    """Stops those VMs that are ours; one that is off already is done, an unreadable one fails.
 
     A guest with VMware Tools gets ``grace_s`` seconds to shut down by itself; 0 pulls the plug.
     Raises Interrupted on Ctrl-C, naming what may still run.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
-    work = _Stopping([vm for vm in ours if vm.powered_on], vsphere, events, grace_s)
-    try:
-        work.run()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted; these VMs may still run: " + ", ".join(work.going),
-            left=tuple(work.going),
-            hint="run 'gpuvm stop' again to continue",
-        ) from None
-    return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
+    running = [vm for vm in ours if vm.powered_on]
+    driver = Driver(vsphere, events)
+    done: dict[str, Outcome] = {}
+    if running:
+        work = _Stopping(vsphere, events, grace_s)
+        try:
+            with events.phase("stop"):
+                done = driver.run({vm.name: shut_down(work, vm) for vm in running})
+        except KeyboardInterrupt:
+            left = tuple(vm.name for vm in running if vm.name not in driver.results)
+            raise Interrupted(
+                "interrupted; these VMs may still run: " + ", ".join(left),
+                left=left,
+                hint="run 'gpuvm stop' again to continue",
+            ) from None
+    outcomes = [done.get(vm.name) or _stopped(vm, changed=False) for vm in ours]
+    return ApplyResult((*outcomes, *map(unreadable_outcome, unreadable)))
 
 
-@dataclass
-class _Going:
-    """A VM on its way down; ``pulled`` once it is being powered off.
-
-    ``looks`` counts how often it was looked up what became of that.
-    """
-
-    vm: VM
-    pulled: bool = False
-    looks: int = 0
-
-
+@dataclass(frozen=True)
 class _Stopping:
-    def __init__(self, vms: Sequence[VM], vsphere: VSphere, events: Events, grace_s: float) -> None:
-        self.vsphere, self.events, self.grace_s = vsphere, events, grace_s
-        self.going = {vm.name: _Going(vm) for vm in vms}
-        self.stopped: set[str] = set()
-        self.errors: dict[str, GpuvmError] = {}
-        self.begun = time.monotonic()
+    vsphere: VSphere
+    events: Events
+    grace_s: float
 
-    def run(self) -> None:
-        if not self.going:
-            return
-        with self.events.phase("stop"), self.vsphere.stream() as stream:
-            stream.follow_vms({name: going.vm.moref for name, going in self.going.items()})
-            for going in list(self.going.values()):
-                self._ask(going, stream)
-            for batch in stream.updates(self._time_left):
-                for change in batch:
-                    self._saw(change, stream)
-                self._lose_patience(stream)
 
-    def outcome(self, vm: VM) -> Outcome:
-        error = self.errors.get(vm.name)
-        return Outcome(
-            name=vm.name,
-            host=vm.host,
-            state="failed" if error else "stopped",
-            changed=vm.name in self.stopped,
-            gpus=vm.pci_addresses,
-            error=error,
-            left=error is not None,
-        )
+async def shut_down(work: _Stopping, vm: VM) -> Outcome:
+    """One VM: its guest is asked, and the plug pulled when it takes longer than the grace."""
+    deadline, begun = Deadline(DEADLINE_S, counts_queue=True), time.monotonic()
+    try:
+        if await _ask(work, vm):
+            while (left_s := begun + work.grace_s - time.monotonic()) > 0:
+                change = await NextVMChange(vm.moref, deadline, left_s)
+                if change is not None and not change.powered_on:
+                    return _down(work, vm)
+        await _power_off(work, vm, deadline)
+        return _down(work, vm)
+    except Late:
+        return _failed(vm, DeadlinePassed(f"{vm.name}: not off after {DEADLINE_S:g} s"))
+    except VSphereError as error:
+        return _failed(vm, error)
 
-    def _ask(self, going: _Going, stream: UpdateStream) -> None:
-        if not going.vm.tools_running or self.grace_s <= 0:
-            self._pull(going, stream)
-            return
-        self.events.progress(going.vm.name, "shut down", 0.0)
+
+async def _ask(work: _Stopping, vm: VM) -> bool:
+    """Whether the guest may be going down."""
+    if not vm.tools_running or work.grace_s <= 0:
+        return False
+    work.events.progress(vm.name, "shut down", 0.0)
+    try:
+        await Call("shut down", work.vsphere.shut_down, vm.moref)
+    except OutcomeUnknown:
+        work.events.note("looking up what became of it", vm.name)
+    except VSphereError as error:
+        if vcenter_gone(error):
+            raise
+        return False  # the guest cannot be asked, or went meanwhile
+    return True
+
+
+async def _power_off(work: _Stopping, vm: VM, deadline: Deadline) -> None:
+    """Off, on its way there, or gone altogether: each is what was wanted, whoever did it."""
+    work.events.progress(vm.name, "power off", 0.0)
+    task: Task | None = None
+    for look in range(LOOKS + 1):
         try:
-            self.vsphere.shut_down(going.vm.moref)
-        except OutcomeUnknown:
-            self.events.note("looking up what became of it", going.vm.name)  # it may be going down
-        except VSphereError:
-            self._pull(going, stream)  # the guest cannot be asked, or went meanwhile
-
-    def _pull(self, going: _Going, stream: UpdateStream) -> None:
-        going.pulled = True
-        self.events.progress(going.vm.name, "power off", 0.0)
-        try:
-            stream.follow_tasks({going.vm.name: self.vsphere.start_power_off(going.vm.moref)})
+            if task is None:
+                task = await Call("power off", work.vsphere.start_power_off, vm.moref)
+            while True:
+                change = await NextVMChange(vm.moref, deadline, task=task)
+                if change is not None and not change.powered_on:
+                    return
         except VSphereError as error:
-            self._failed(going, error, stream)
-
-    def _saw(self, change: object, stream: UpdateStream) -> None:
-        if isinstance(change, VMChanged) and not change.powered_on and change.key in self.going:
-            self._down(change.key, stream)
-        elif isinstance(change, TaskEnded) and change.error and change.key in self.going:
-            self._failed(self.going[change.key], change.error, stream)
-
-    def _failed(self, going: _Going, error: GpuvmError, stream: UpdateStream) -> None:
-        """Looks what is there now: off, on its way there, or gone altogether is what was wanted."""
-        going.looks += 1
-        with contextlib.suppress(VSphereError):
-            tasks = self.vsphere.running_tasks(going.vm.moref, "power off")
-            now = self.vsphere.read_vms([going.vm.moref])
-            if not now or not now[0].powered_on:
-                self._down(going.vm.name, stream)
+            if vcenter_gone(error):
+                raise
+            running = await Call(
+                "running power off", work.vsphere.running_tasks, vm.moref, "power off"
+            )
+            now = await Read(vm.moref)
+            if now is None or not now.powered_on:
                 return
-            if tasks and going.looks <= LOOKS:
-                stream.follow_tasks({going.vm.name: tasks[0]})
-                return
-            if isinstance(error, OutcomeUnknown) and going.looks <= LOOKS:
-                self._pull(going, stream)
-                return
-        self._give_up(going.vm.name, error, stream)
+            if look == LOOKS or not (running or isinstance(error, OutcomeUnknown)):
+                raise
+            task = running[0] if running else None
 
-    def _down(self, name: str, stream: UpdateStream) -> None:
-        stream.forget(name)
-        del self.going[name]
-        self.stopped.add(name)
-        self.events.progress(name, "stopped", 1.0)
 
-    def _lose_patience(self, stream: UpdateStream) -> None:
-        passed = time.monotonic() - self.begun
-        for name, going in list(self.going.items()):
-            if passed > DEADLINE_S:
-                late = DeadlinePassed(f"{name}: not off after {DEADLINE_S:g} s")
-                self._give_up(name, late, stream)
-            elif passed > self.grace_s and not going.pulled:
-                self._pull(going, stream)
+def _down(work: _Stopping, vm: VM) -> Outcome:
+    work.events.progress(vm.name, "stopped", 1.0)
+    return _stopped(vm, changed=True)
 
-    def _give_up(self, name: str, error: GpuvmError, stream: UpdateStream) -> None:
-        stream.forget(name)
-        del self.going[name]
-        self.errors[name] = error
 
-    def _time_left(self) -> float:
-        asked = any(not going.pulled for going in self.going.values())
-        return self.begun + (self.grace_s if asked else DEADLINE_S) - time.monotonic()
+def _stopped(vm: VM, *, changed: bool) -> Outcome:
+    return Outcome(vm.name, vm.host, "stopped", changed=changed, gpus=vm.pci_addresses)
+
+
+def _failed(vm: VM, error: VSphereError) -> Outcome:
+    gpus = vm.pci_addresses
+    return Outcome(vm.name, vm.host, "failed", changed=False, gpus=gpus, error=error, left=True)

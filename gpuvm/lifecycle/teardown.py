@@ -1,31 +1,26 @@
 """teardown(): power off, destroy, forget; already gone is success, and twice is quiet."""
 
-import contextlib
-import functools
-import time
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gpuvm import guest
-from gpuvm.errors import (
-    DeadlinePassed,
-    GpuvmError,
-    Interrupted,
-    OutcomeUnknown,
-    PreflightRefused,
-    VSphereError,
-)
+from gpuvm.errors import DeadlinePassed, Interrupted, OutcomeUnknown, PreflightRefused, VSphereError
 from gpuvm.events import Events
-from gpuvm.inventory import UNREADABLE_HINT, VM, MoRef, UnreadableVM
-from gpuvm.lifecycle import looking
+from gpuvm.inventory import UNREADABLE_HINT, VM, UnreadableVM
+from gpuvm.lifecycle import lookups
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, Read, Story, vcenter_gone
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
-from gpuvm.vsphere import Task, TaskEnded, UpdateStream, VSphere
+from gpuvm.vsphere import CloneInFlight, Task, VSphere
 
 DEADLINE_S = 600.0
 LOOKS = 2
 """How often it is looked up what became of one operation on a VM before its error stands."""
+CLONE_S = 1800.0
+UNNAMED_CLONE_S = 120.0
+"""For a clone of which nobody says what it will be called: it may be somebody else's."""
+CONTINUE_HINT = "run 'gpuvm teardown' again to continue"
 
 
 def teardown(
@@ -45,17 +40,27 @@ def teardown(
     Raises Interrupted on Ctrl-C, naming what is left.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
-    work = _Teardown(ours, vsphere, events, with_disks=with_disks, with_templates=with_templates)
-    try:
-        work.run()
-    except KeyboardInterrupt:
-        left = [vm.name for vm in ours if vm.moref not in work.gone]
-        raise Interrupted(
-            "interrupted; these VMs may be left: " + ", ".join(left),
-            left=left,
-            hint="run 'gpuvm teardown' again to continue",
-        ) from None
-    return ApplyResult((*map(work.outcome, ours), *map(unreadable_outcome, unreadable)))
+    removing = _Removing(vsphere, events, with_disks, with_templates)
+    refused = {vm.moref: why for vm in ours if (why := removing.why_left(vm))}
+    driver = Driver(vsphere, events)
+    stories = {vm.name: remove(removing, vm) for vm in ours if vm.moref not in refused}
+    done: dict[str, Outcome] = {}
+    if stories:
+        try:
+            with events.phase("teardown"):
+                done = driver.run(stories)
+        except KeyboardInterrupt:
+            removed = {name for name, one in driver.results.items() if one.state == "removed"}
+            left = [vm.name for vm in ours if vm.name not in removed]
+            raise Interrupted(
+                "interrupted; these VMs may be left: " + ", ".join(left),
+                left=left,
+                hint=CONTINUE_HINT,
+            ) from None
+    outcomes = [
+        _left(vm, refused[vm.moref]) if vm.moref in refused else done[vm.name] for vm in ours
+    ]
+    return ApplyResult((*outcomes, *map(unreadable_outcome, unreadable)))
 
 
 def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefused | None:
@@ -65,7 +70,7 @@ def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefu
         template=vm.template and not with_templates,
         foreign_disks=() if with_disks else vm.foreign_disks,
     )
-    why = looking.not_its_own(seen)
+    why = lookups.not_its_own(seen)
     return PreflightRefused(f"{vm.name} is left: {why}", hint=_hint(seen)) if why else None
 
 
@@ -79,136 +84,145 @@ def _hint(vm: VM) -> str | None:
     return "detach them, or 'gpuvm teardown --with-disks' destroys them with the VM"
 
 
-class _Teardown:
-    def __init__(
-        self,
-        vms: Sequence[VM],
-        vsphere: VSphere,
-        events: Events,
-        *,
-        with_disks: bool,
-        with_templates: bool,
-    ) -> None:
-        self.vms = {vm.moref: vm for vm in vms}
-        self.vsphere, self.events = vsphere, events
-        self.why_left = functools.partial(
-            why_left, with_disks=with_disks, with_templates=with_templates
-        )
-        self.gone: set[str] = set()
-        refused = {vm.moref: self.why_left(vm) for vm in vms}
-        self.errors: dict[str, GpuvmError] = {key: why for key, why in refused.items() if why}
-        self.looks: Counter[tuple[MoRef, str]] = Counter()
-        self.begun = time.monotonic()
+@dataclass(frozen=True)
+class _Removing:
+    vsphere: VSphere
+    events: Events
+    with_disks: bool
+    with_templates: bool
 
-    def run(self) -> None:
-        if self.vms.keys() == self.errors.keys():
-            return
-        with self.events.phase("teardown"), self.vsphere.stream() as stream:
-            going = [vm for vm in self.vms.values() if vm.moref not in self.errors]
-            self._power_off([vm for vm in going if vm.powered_on], stream)
-            self._destroy([vm.moref for vm in going if not vm.powered_on], stream)
-            for batch in stream.updates(lambda: self.begun + DEADLINE_S - time.monotonic()):
-                ended = [change for change in batch if isinstance(change, TaskEnded)]
-                self._advance(ended, stream)
-                if time.monotonic() - self.begun > DEADLINE_S:
-                    break
-        for key in self.vms.keys() - self.gone - self.errors.keys():
-            name = self.vms[key].name
-            self.errors[key] = DeadlinePassed(f"{name}: not removed after {DEADLINE_S:g} s")
+    def why_left(self, vm: VM) -> PreflightRefused | None:
+        return why_left(vm, with_disks=self.with_disks, with_templates=self.with_templates)
 
-    def outcome(self, vm: VM) -> Outcome:
-        error = self.errors.get(vm.moref)
-        return Outcome(
-            name=vm.name,
-            host=vm.host,
-            state="failed" if error else "removed",
-            changed=error is None,
-            gpus=vm.pci_addresses,
-            error=error,
-            left=error is not None,
-        )
 
-    def _power_off(self, vms: Sequence[VM], stream: UpdateStream) -> None:
-        self._submit(vms, "power off", self.vsphere.start_power_off, stream)
-
-    def _destroy(self, keys: Sequence[MoRef], stream: UpdateStream) -> None:
-        """Looks once more, just before: a disk may have been attached while it was powered off."""
-        try:
-            now = {vm.moref: vm for vm in self.vsphere.read_vms(keys)}
-        except VSphereError as error:
-            self.errors.update(dict.fromkeys(keys, error))
-            return
-        for key in keys:
-            why = self.why_left(now[key]) if key in now else None
-            if key not in now:
-                self._gone(key)
-            elif why is not None:
-                self.errors[key] = why
-        going = [vm for vm in now.values() if vm.moref not in self.errors]
-        self._submit(going, "destroy", self.vsphere.start_destroy, stream)
-
-    def _submit(
-        self,
-        vms: Sequence[VM],
-        operation: str,
-        start: Callable[[MoRef], Task],
-        stream: UpdateStream,
-    ) -> None:
-        tasks: dict[str, Task] = {}
-        for vm in vms:
-            self.events.progress(vm.name, operation, 0.0)
+async def remove(work: _Removing, vm: VM) -> Outcome:
+    """One VM: off, read once more, destroyed. Whoever else does part of it is welcome."""
+    deadline, looks = Deadline(DEADLINE_S, counts_queue=True), Counter[str]()
+    powered_on = vm.powered_on
+    try:
+        while True:
+            operation = "power off" if powered_on else "destroy"
             try:
-                tasks[vm.moref] = start(vm.moref)
+                if powered_on:
+                    await _run_task(work, vm, operation, deadline)
+                    powered_on = False
+                    continue
+                return await _destroy(work, vm, deadline)
             except VSphereError as error:
-                self._failed(vm.moref, operation, error, stream)
-        if tasks:
-            stream.follow_tasks(tasks)
+                if vcenter_gone(error):
+                    raise
+                looks[operation] += 1
+                state = await _look(work, vm, deadline) if looks[operation] <= LOOKS else ""
+                if state == "gone":
+                    return _removed(work, vm)
+                if not _goes_on(state, error, powered_on=powered_on):
+                    return _left(vm, error)
+                powered_on = state == "on"
+    except Late:
+        return _left(vm, DeadlinePassed(f"{vm.name}: not removed after {DEADLINE_S:g} s"))
+    except VSphereError as gone:
+        return _left(vm, gone)
 
-    def _advance(self, ended: Sequence[TaskEnded], stream: UpdateStream) -> None:
-        off = []
-        for change in ended:
-            if change.error is not None:
-                self._failed(change.key, change.operation, change.error, stream)
-            elif change.operation == "power off":
-                off.append(change.key)
-            else:
-                self._gone(change.key)
-        self._destroy(off, stream)
 
-    def _failed(self, key: MoRef, operation: str, error: GpuvmError, stream: UpdateStream) -> None:
-        """Looks what is there now: what is done, or under way, is so whoever did it."""
-        now = self._look(key, operation)
-        if isinstance(now, Task):
-            stream.follow_tasks({key: now})
-        elif now == "gone":
-            self._gone(key)
-        elif now == "off" and (operation == "power off" or isinstance(error, OutcomeUnknown)):
-            self._destroy([key], stream)
-        elif now == "on" and (operation == "destroy" or isinstance(error, OutcomeUnknown)):
-            self._power_off([self.vms[key]], stream)
-        else:
-            self.errors[key] = error
+async def _destroy(work: _Removing, vm: VM, deadline: Deadline) -> Outcome:
+    """Read once more: a disk may have been attached while it was powered off."""
+    now = await Read(vm.moref)
+    if now is not None:
+        why = work.why_left(now)
+        if why is not None:
+            return _left(vm, why)
+        await _run_task(work, vm, "destroy", deadline)
+    return _removed(work, vm)
 
-    def _look(self, key: MoRef, operation: str) -> Task | Literal["gone", "on", "off"] | None:
-        """None when it cannot be told, or was looked at too often.
 
-        Tasks first: one that ends meanwhile has left the state that is read after it.
-        """
-        self.looks[key, operation] += 1
-        if self.looks[key, operation] > LOOKS:
-            return None
-        with contextlib.suppress(VSphereError):
-            for one in ("destroy", "power off"):
-                for task in self.vsphere.running_tasks(key, one):
-                    return task
-            found = self.vsphere.read_vms([key])
-            if not found:
-                return "gone"
-            if found[0].ownership == "ours":
-                return "on" if found[0].powered_on else "off"
-        return None
+def _goes_on(state: str, error: VSphereError, *, powered_on: bool) -> bool:
+    """Whether the VM got on all the same, or it was only the answer that got lost."""
+    if isinstance(error, OutcomeUnknown):
+        return state in ("on", "off")
+    return state == ("off" if powered_on else "on")
 
-    def _gone(self, key: MoRef) -> None:
-        self.gone.add(key)
-        guest.forget_host_keys(self.vms[key].instance_uuid)
-        self.events.progress(self.vms[key].name, "removed", 1.0)
+
+async def _run_task(work: _Removing, vm: VM, operation: str, deadline: Deadline) -> None:
+    start = work.vsphere.start_power_off if operation == "power off" else work.vsphere.start_destroy
+    work.events.progress(vm.name, operation, 0.0)
+    task = await Call(operation, start, vm.moref)
+    await End(task, operation, deadline)
+
+
+async def _look(work: _Removing, vm: VM, deadline: Deadline) -> str:
+    """``gone``, ``on`` or ``off``; empty when it cannot be told. Who works on it is waited for.
+
+    Tasks first: one that ends meanwhile has left the state that is read after it.
+    """
+    try:
+        task = await Call("running tasks", _running, work.vsphere, vm)
+        if task is not None:
+            await End(task, task.operation, deadline)
+        now = await Read(vm.moref)
+    except VSphereError as error:
+        if vcenter_gone(error):
+            raise
+        return ""
+    if now is None:
+        return "gone"
+    if now.ownership != "ours":
+        return ""
+    return "on" if now.powered_on else "off"
+
+
+def _running(vsphere: VSphere, vm: VM) -> Task | None:
+    for operation in ("destroy", "power off"):
+        for task in vsphere.running_tasks(vm.moref, operation):
+            return task
+    return None
+
+
+def _removed(work: _Removing, vm: VM) -> Outcome:
+    guest.forget_host_keys(vm.instance_uuid)
+    work.events.progress(vm.name, "removed", 1.0)
+    return Outcome(vm.name, vm.host, "removed", changed=True, gpus=vm.pci_addresses)
+
+
+def _left(vm: VM, error: VSphereError | PreflightRefused) -> Outcome:
+    gpus = vm.pci_addresses
+    return Outcome(vm.name, vm.host, "failed", changed=False, gpus=gpus, error=error, left=True)
+
+
+# Clones that have not ended: what a killed gpuvm began becomes a VM later, and would be left.
+
+
+def clones_in_flight(vsphere: VSphere, deployment: str) -> list[CloneInFlight]:
+    """Of this account; those that will be, or may be, VMs of the deployment."""
+    ours = re.compile(re.escape(deployment) + r"-\d+")
+    running = vsphere.clones_in_flight()
+    return [one for one in running if one.name is None or ours.fullmatch(one.name)]
+
+
+def await_clones(clones: Sequence[CloneInFlight], vsphere: VSphere, events: Events) -> None:
+    """Waits until they have ended, however they do. Raises Interrupted on Ctrl-C."""
+    names = ", ".join(one.name or "a clone that may be ours" for one in clones)
+    events.note(f"still being cloned, waiting: {names}")
+    stories: dict[str, Story[None]] = {
+        one.name or one.task.moref: _await_clone(one, events) for one in clones
+    }
+    try:
+        Driver(vsphere, events).run(stories)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; still being cloned: {names}",
+            left=[one.name for one in clones if one.name],
+            hint=CONTINUE_HINT,
+        ) from None
+
+
+async def _await_clone(one: CloneInFlight, events: Events) -> None:
+    key, limit_s = one.name or one.task.moref, CLONE_S if one.name else UNNAMED_CLONE_S
+    try:
+        await End(one.task, "clone", Deadline(limit_s, counts_queue=True))
+    except Late:
+        events.warning(f"{key} is still being cloned: run 'gpuvm teardown' again later")
+        return
+    except VSphereError as error:
+        if vcenter_gone(error):
+            raise
+    events.progress(key, "done", 1.0)

@@ -7,6 +7,7 @@ with vsphere.connect(context, password) as connection:
 from gpuvm.vsphere.clone import CloneRequest
 from gpuvm.vsphere.connection import VSphere, connect
 from gpuvm.vsphere.diagnosis import Diagnosis, NetworkAdapter
+from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.read_inventory import ConfigTargets
 from gpuvm.vsphere.residents import Resident
@@ -29,6 +30,7 @@ __all__ = [
     "CloneRequest",
     "ConfigTargets",
     "Diagnosis",
+    "Holders",
     "HostChanged",
     "HostState",
     "NetworkAdapter",

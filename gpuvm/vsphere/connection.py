@@ -16,7 +16,15 @@ from gpuvm.errors import LoginRefused, Unreachable
 from gpuvm.inventory import VM, Deployment, Host, Inventory, Licence, MoRef, StoragePolicy, VCenter
 from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
-from gpuvm.vsphere import gpus, host_passthrough, policies, privileges, read_inventory, tasks
+from gpuvm.vsphere import (
+    diagnosis,
+    gpus,
+    host_passthrough,
+    policies,
+    privileges,
+    read_inventory,
+    tasks,
+)
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.diagnosis import Diagnosis, read_diagnosis
 from gpuvm.vsphere.faults import submitted, translated
@@ -288,11 +296,15 @@ class VSphere:
         """The VM of that name directly in the folder."""
         return tasks.find_child(self._content, self._reference(vim.Folder, folder), name)
 
+    def recent_events(self, moref: MoRef) -> tuple[str, ...]:
+        """The VM's last events, in vCenter's words, the oldest first."""
+        return diagnosis.recent_events(self._content, self._vm(moref))
+
     def cancel(self, task: Task) -> None:
         with translated(f"cancelling the {task.operation}", task.moref):
             self._reference(vim.Task, task.moref).CancelTask()
 
-    def stream(self) -> UpdateStream:
+    def update_stream(self) -> UpdateStream:
         return UpdateStream(self._content, self._reference)
 
     def watch_vms(self) -> Iterator[list[WatchedVM]]:

@@ -7,6 +7,7 @@ from typing import Any
 from pyVmomi import vim
 
 from gpuvm.inventory import MoRef
+from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.properties import Objects, Row, retrieve
 from gpuvm.vsphere.virtual_machines import addresses
 
@@ -20,6 +21,7 @@ _VM_PATHS = (
     "network",
 )
 _PORTGROUP = vim.dvs.DistributedVirtualPortgroup
+_LAST_EVENTS = 3
 _HOST_PATHS = ("name", "runtime.connectionState")
 
 
@@ -42,7 +44,7 @@ class Diagnosis:
     powered_on: bool
     question: str
     tools_running: bool
-    cards: tuple[NetworkAdapter, ...]
+    adapters: tuple[NetworkAdapter, ...]
     addresses: tuple[str, ...]
 
 
@@ -67,6 +69,16 @@ def read_diagnosis(content: Any, vms: Sequence[Any]) -> tuple[Diagnosis, ...]:
     return tuple(_diagnosis(ref, row, around, networks) for ref, row in rows.items() if row)
 
 
+def recent_events(content: Any, vm: Any) -> tuple[str, ...]:
+    """The last few, the oldest first; EventManager.QueryEvents gives no order."""
+    of_vm = vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self")
+    with translated("reading events", vm._moId):
+        events = content.eventManager.QueryEvents(vim.event.EventFilterSpec(entity=of_vm)) or ()
+    ordered = sorted(events, key=lambda event: (event.createdTime, event.key))
+    texts = [(event.fullFormattedMessage or type(event).__name__).strip() for event in ordered]
+    return tuple(texts[-_LAST_EVENTS:])
+
+
 def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
     """Networks that a card names by a key or an id of their own."""
     for row in rows:
@@ -85,7 +97,7 @@ def _diagnosis(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, s
         powered_on=row.get("runtime.powerState") == "poweredOn",
         question=getattr(row.get("runtime.question"), "text", "") or "",
         tools_running=tools == "guestToolsRunning",
-        cards=tuple(_adapters(devices, networks)),
+        adapters=tuple(_adapters(devices, networks)),
         addresses=addresses(devices, row.get("guest.net", ()), tools),
     )
 

@@ -1,16 +1,16 @@
 """The one wait: every task and VM of a command on one PropertyCollector and one update stream.
 
-    with vsphere.board() as board:
-        board.follow_tasks({"gpuvm-01": task})
-        for changes in board.batches(lambda: 30.0):
-            ...
+    with vsphere.update_stream() as stream:
+        stream.follow_tasks({"gpuvm-01": task})
+        while stream.follows_any:
+            changes = stream.next_changes(30.0)
 
 ``WaitForUpdatesEx`` is asked at most once a second, with a timeout, so that deadlines hold even
 when nothing happens (pyVim's own WaitForTask blocks without one).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -137,25 +137,39 @@ class UpdateStream:
         self._filter(vim.HostSystem, [ref], _HOST_PATHS)
         self._followed[ref] = _Followed(key, None, {})
 
-    def forget(self, key: str) -> None:
+    def unfollow(self, key: str) -> None:
         """No more changes of this key; its filter goes with the collector."""
         self._followed = {ref: f for ref, f in self._followed.items() if f.key != key}
 
-    def updates(
-        self, time_left: Callable[[], float], more: Callable[[], bool] = lambda: False
-    ) -> Iterator[list[Change]]:
-        """Yields what each update brought until nothing is followed any more, nor ``more`` to come.
+    @property
+    def follows_any(self) -> bool:
+        return bool(self._followed)
 
-        ``time_left`` gives the seconds to the caller's next deadline; an empty list comes when it
-        is reached without news.
+    def next_changes(self, wait_s: float) -> list[Change]:
+        """What the next update brings; empty when none comes within about ``wait_s`` seconds.
+
+        At most one call a second, and none that waits longer than LONGEST_WAIT_S.
         """
-        while self._followed or more():
-            wait_s = min(max(time_left(), 0.0), LONGEST_WAIT_S)
-            if self._followed:
-                yield self._next(wait_s)
-            else:
-                time.sleep(min(wait_s, INTERVAL_S))
-                yield []
+        pause = self._asked + INTERVAL_S - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+        seconds = max(1, int(min(wait_s, LONGEST_WAIT_S)))
+        options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=seconds)
+        with translated("waiting", "the vCenter"):
+            try:
+                update = self._collector.WaitForUpdatesEx(version=self._version, options=options)
+            except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
+                self._open_again()
+                return []
+        self._asked = time.monotonic()
+        if update is None:
+            return []
+        self._version = update.version
+        objects = [o for one in update.filterSet or () for o in one.objectSet or ()]
+        missing = [m.obj for one in update.filterSet or () for m in one.missingSet or ()]
+        changes = [self._changed(o) for o in objects]
+        changes += [self._vanished(ref) for ref in missing]
+        return [change for change in changes if change is not None]
 
     def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> None:
         if not refs:
@@ -172,27 +186,6 @@ class UpdateStream:
             except vmodl.fault.ManagedObjectNotFound:
                 self._open_again()
                 self._collector.CreateFilter(spec=spec, partialUpdates=False)
-
-    def _next(self, wait_s: float) -> list[Change]:
-        pause = self._asked + INTERVAL_S - time.monotonic()
-        if pause > 0:
-            time.sleep(pause)
-        options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=max(1, int(wait_s)))
-        with translated("waiting", "the vCenter"):
-            try:
-                update = self._collector.WaitForUpdatesEx(version=self._version, options=options)
-            except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
-                self._open_again()
-                return []
-        self._asked = time.monotonic()
-        if update is None:
-            return []
-        self._version = update.version
-        objects = [o for one in update.filterSet or () for o in one.objectSet or ()]
-        missing = [m.obj for one in update.filterSet or () for m in one.missingSet or ()]
-        changes = [self._changed(o) for o in objects]
-        changes += [self._vanished(ref) for ref in missing]
-        return [change for change in changes if change is not None]
 
     def _open_again(self) -> None:
         """A collector ends with its session; tasks and VMs do not. All is told anew."""

@@ -86,7 +86,7 @@ class Datacentre:
         self.ended(self.session.start_destroy(vm))
 
     def ended(self, task: Any) -> str | None:
-        with self.session.stream() as stream:
+        with self.session.update_stream() as stream:
             stream.follow_tasks({"task": task})
             for change in self._changes(stream):
                 if isinstance(change, vsphere.TaskEnded):
@@ -96,7 +96,7 @@ class Datacentre:
 
     def until_guest(self, vm: str) -> tuple[str, str]:
         """Address and host key, as gpuvm itself waits for them."""
-        with self.session.stream() as stream:
+        with self.session.update_stream() as stream:
             stream.follow_vms({"vm": vm})
             for change in self._changes(stream):
                 if isinstance(change, vsphere.VMChanged) and change.addresses and change.host_keys:
@@ -106,10 +106,8 @@ class Datacentre:
     @staticmethod
     def _changes(stream: vsphere.UpdateStream) -> Iterator[vsphere.Change]:
         end = time.monotonic() + 30
-        for changes in stream.updates(lambda: end - time.monotonic()):
-            yield from changes
-            if time.monotonic() > end:
-                return
+        while stream.follows_any and time.monotonic() < end:
+            yield from stream.next_changes(end - time.monotonic())
 
     def ssh(self, guest: tuple[str, str]) -> Any:
         return self.client.ssh(*guest, self.ssh_port)

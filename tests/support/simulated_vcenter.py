@@ -20,7 +20,7 @@ from gpuvm.lab.description import Description, Timings
 from gpuvm.lifecycle import ApplyResult, Until
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Task, TaskEnded, VSphere
+from gpuvm.vsphere import Change, Task, TaskEnded, UpdateStream, VSphere
 
 QUICK = Timings(clone_s=0, power_on_s=0, power_off_s=0, destroy_s=0, boot_s=0)
 
@@ -131,11 +131,17 @@ def rig_of(home: Path, name: str, shape: Description) -> Iterator[Rig]:
     os.close(writing)
 
 
+def batches(stream: UpdateStream, wait_s: float) -> Iterator[list[Change]]:
+    """What each update brings, until nothing is followed any more."""
+    while stream.follows_any:
+        yield stream.next_changes(wait_s)
+
+
 def end(connection: VSphere, key: str, task: Task) -> TaskEnded:
     """Waits for the task's end."""
-    with connection.stream() as stream:
+    with connection.update_stream() as stream:
         stream.follow_tasks({key: task})
-        changes = [change for batch in stream.updates(lambda: 20) for change in batch]
+        changes = [change for batch in batches(stream, 20) for change in batch]
     (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
     return ended
 

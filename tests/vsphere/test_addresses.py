@@ -9,7 +9,7 @@ from simulated_vcenter import QUICK, Rig, rig_of
 from gpuvm import lifecycle
 from gpuvm.events import Events
 from gpuvm.lab.description import TemplateDescription, describe
-from gpuvm.lifecycle import arriving, endpoint
+from gpuvm.lifecycle import endpoint, guest_ready
 
 WISHED = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
 
@@ -81,7 +81,7 @@ def test_another_address_than_the_fixed_one_does_not_count(rig: Rig) -> None:
 def test_host_keys_that_no_update_brings_are_read(
     silent: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "READ_ANEW_S", 0.5)
+    monkeypatch.setattr(guest_ready, "READ_AGAIN_S", 0.5)
     with silent.connect() as connection:
         plan = silent.plan(connection, hosts=1, name="anew", accelerator={"mode": "none"})
         (outcome,) = silent.provision(connection, plan, until="ready").outcomes

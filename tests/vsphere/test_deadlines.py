@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import DeadlinePassed
@@ -54,7 +54,7 @@ def test_a_late_clone_is_cancelled(copying: Rig) -> None:
         assert isinstance(outcome.error, DeadlinePassed)
         assert "waited 0.5 s for its clone" in str(outcome.error)
         assert not outcome.left
-        assert not connection.clones_under_way()
+        assert not connection.clones_in_flight()
         assert not copying.ours(connection, "late")
 
 
@@ -65,7 +65,7 @@ def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
         (outcome,) = copying.provision(connection, plan).failed
         assert isinstance(outcome.error, DeadlinePassed)
         assert outcome.left, "it will exist soon"
-        lifecycle.await_clones(lifecycle.clones_to_come(connection, "late"), connection, Events())
+        lifecycle.await_clones(lifecycle.clones_in_flight(connection, "late"), connection, Events())
         assert [vm.name for vm in copying.ours(connection, "late")] == ["late-01"]
     copying.teardown("late")
 
@@ -83,14 +83,6 @@ def test_no_address_says_that_the_cable_is_out(rig: Rig) -> None:
     outcome = _without_address(rig, lambda _: rig.post("/vms/mute-01/unplug"))
     assert outcome.error
     assert "is NOT connected to 'VM Network'" in (outcome.error.hint or "")
-
-
-def test_no_address_says_that_the_vm_is_off(rig: Rig) -> None:
-    def power_off(connection: VSphere) -> None:
-        (vm,) = rig.ours(connection, "mute")
-        end(connection, vm.name, connection.start_power_off(vm.moref))
-
-    assert "but it is powered off" in str(_without_address(rig, power_off).error)
 
 
 def test_no_address_says_that_the_host_is_gone(rig: Rig) -> None:

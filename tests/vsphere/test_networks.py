@@ -29,7 +29,7 @@ def test_a_clone_goes_to_an_opaque_network(nsx: Rig) -> None:
         assert vm.networks == (network.moref,)
         assert network.path == f"/Lab/network/{SEGMENT}"
         (seen,) = connection.read_diagnosis([vm.moref])
-        assert [card.network for card in seen.cards] == [SEGMENT]
+        assert [adapter.network for adapter in seen.adapters] == [SEGMENT]
     with nsx.in_vcenter(vm) as there:
         (card,) = [
             device

@@ -239,15 +239,15 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
         connection.template(source.moref, source.name).state()
         connection.running_tasks(source.moref, "clone")
     connection.unfinished_templates()
-    connection.clones_under_way()
+    connection.clones_in_flight()
     connection.find_in_folder(inventory.cluster.vm_folder, f"{NAME}-01")
-    with connection.stream() as stream:
+    with connection.update_stream() as stream:
         stream.follow_vms({vm.name: vm.moref for vm in found.ours})
         for host in hosts[:2]:
             connection.residents(host)
             connection.host_state(host)
             stream.follow_host(host.name, host.moref)
-        next(stream.updates(lambda: 1), None)
+        stream.next_changes(1)
 
 
 def test_a_vm_whose_hardware_is_not_shown_is_left(
@@ -260,7 +260,7 @@ def test_a_vm_whose_hardware_is_not_shown_is_left(
     (outcome,) = done.outcomes
     assert str(outcome.error) == (
         f"{NAME}-01 is left: vCenter does not show its virtual hardware; "
-        "what else it holds cannot be told"
+        "what else it contains is unknown"
     )
 
 

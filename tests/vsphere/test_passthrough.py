@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, rig_of
+from simulated_vcenter import QUICK, Rig, batches, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import Interrupted, PreflightRefused, TaskFailed
@@ -172,9 +172,9 @@ def _interrupting(name: str) -> Callable[[Event], None]:
 
 def _await_reconnection(connection: VSphere, name: str) -> None:
     host = _host(connection, name)
-    with connection.stream() as stream:
+    with connection.update_stream() as stream:
         stream.follow_host(name, host.moref)
-        for batch in stream.updates(lambda: 10.0):
+        for batch in batches(stream, 10.0):
             if any(change.connected and change.active for change in batch):  # type: ignore[union-attr]
                 return
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from simulated_vcenter import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, batches, end, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
@@ -262,9 +262,9 @@ def _clone(connection: VSphere, request: Any) -> VM:
 
 def _end(connection: VSphere, key: str, task: Task) -> TaskEnded:
     """Waits for the task's end."""
-    with connection.stream() as stream:
+    with connection.update_stream() as stream:
         stream.follow_tasks({key: task})
-        changes = [change for batch in stream.updates(lambda: 20) for change in batch]
+        changes = [change for batch in batches(stream, 20) for change in batch]
     (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
     return ended
 

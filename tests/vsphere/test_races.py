@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, at, end, rig_of
+from simulated_vcenter import QUICK, Rig, at, batches, end, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import Interrupted, PreflightRefused
@@ -183,11 +183,11 @@ def test_interrupting_leaves_the_clones_of_others_alone(slow: Rig) -> None:
 
         with pytest.raises(Interrupted):
             provision(slow, connection, plan, Events(interrupt))
-        with connection.stream() as stream:
+        with connection.update_stream() as stream:
             stream.follow_tasks({"theirs": theirs})
-            (*_, ended) = [change for batch in stream.updates(lambda: 5.0) for change in batch]
+            (*_, ended) = [change for batch in batches(stream, 5.0) for change in batch]
         assert getattr(ended, "error", "still running") is None
-        coming = lifecycle.clones_to_come(connection, "mine")
+        coming = lifecycle.clones_in_flight(connection, "mine")
         lifecycle.await_clones(coming, connection, Events())
     slow.teardown("mine")
     _remove(slow, "theirs")

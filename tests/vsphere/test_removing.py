@@ -99,9 +99,9 @@ def test_only_clones_of_its_own_names_are_waited_for(slow: Rig) -> None:
         plan = slow.plan(connection, hosts=1, name="others")
         request = clone_request(plan, plan.steps[0], slow.context, "ssh-ed25519 A")
         task = connection.start_clone(request)
-        assert lifecycle.clones_to_come(connection, "other") == []
-        assert lifecycle.clones_to_come(connection, "mine") == []
-        (coming,) = lifecycle.clones_to_come(connection, "others")
+        assert lifecycle.clones_in_flight(connection, "other") == []
+        assert lifecycle.clones_in_flight(connection, "mine") == []
+        (coming,) = lifecycle.clones_in_flight(connection, "others")
         assert (coming.name, coming.task) == ("others-01", task)
         told: list[Event] = []
         lifecycle.await_clones([coming], connection, Events(told.append))
@@ -117,7 +117,7 @@ def test_a_clone_of_a_vm_tells_its_name_too(slow: Rig) -> None:
         ended = end(connection, "first", connection.start_clone(request))
         by_hand = replace(request, name="first-07", template=ended.result or "", extra_config={})
         task = connection.start_clone(by_hand)
-        assert [one.name for one in lifecycle.clones_to_come(connection, "first")] == ["first-07"]
+        assert [one.name for one in lifecycle.clones_in_flight(connection, "first")] == ["first-07"]
         copy = end(connection, "first-07", task).result
         end(connection, "first-07", connection.start_destroy(copy or ""))
     slow.teardown("first")

@@ -1,14 +1,13 @@
-"""Two want one GPU: who else has it, and where the VM that lost may go instead."""
+"""Two VMs, one GPU: who else holds it, and where the VM that lost the race may go instead."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from gpuvm.devices import GPU, Device, Holder, PassthroughDevice
+from gpuvm.devices import GPU, Device, PassthroughDevice
 from gpuvm.errors import GpuvmError, PreflightRefused, TaskFailed
 from gpuvm.inventory import Inventory, MoRef
 from gpuvm.planner import Plan, Step, replan_lost, without_holder
-
-Holders = Mapping[tuple[str, str], Sequence[Holder]]
+from gpuvm.vsphere import Holders, VSphere
 
 
 def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
@@ -29,6 +28,19 @@ def may_be_lost(error: GpuvmError) -> bool:
     if isinstance(error, TaskFailed):
         return error.no_gpu_left
     return isinstance(error, PreflightRefused)
+
+
+def is_being_taken(vsphere: VSphere, step: Step, own: MoRef, inventory: Inventory) -> bool:
+    """Whether another VM that names the step's GPU, and is off in the inventory, starts now.
+
+    A GPU is taken when a power-on begins, and seen to be held only when it has ended.
+    """
+    wanted = {(gpu.host, gpu.pci_address) for gpu in step.gpus}
+    named = [h for g in inventory.gpus if (g.host, g.pci_address) in wanted for h in g.holders]
+    rivals = [h.moref for h in named if not h.powered_on and h.moref not in ("", own)]
+    if any(vsphere.running_tasks(rival, "power on") for rival in rivals):
+        return True
+    return any(vm.powered_on for vm in vsphere.read_vms(rivals)) if rivals else False
 
 
 def elsewhere(

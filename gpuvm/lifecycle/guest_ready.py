@@ -1,0 +1,138 @@
+"""From power-on to ready: the guest's address, its host keys, and what must be true inside it.
+
+The VM is watched all the while: one that powers off by itself is noticed at the update that says
+so, which is what ESXi does when a 64-bit MMIO window is too small (Broadcom article 323402).
+"""
+
+from dataclasses import replace
+
+from gpuvm import guest
+from gpuvm.errors import GpuvmError, PoweredOff, VSphereError
+from gpuvm.lifecycle.clone_request import endpoint
+from gpuvm.lifecycle.driver import Call, Deadline, InThread, Late, NextVMChange, Read, vcenter_gone
+from gpuvm.lifecycle.job import GivenUp, Job, Seen, Stays, Work, late_error
+from gpuvm.vsphere import VMChanged
+
+STABLE_S = 1.0
+"""How long addresses must stay the same before they are tried."""
+READ_AGAIN_S = 10.0
+"""How often a VM is read whose guest has an address and has not published its host keys."""
+
+
+async def first_address(work: Work, job: Job) -> None:
+    """Waits for addresses that count and for the host keys that the guest publishes.
+
+    Raises Stays with PoweredOff as soon as the VM drops, and when the deadline has passed.
+    """
+    deadline, read_at = Deadline(work.limit_s("address")), 0.0
+    try:
+        with work.events.phase("address", job.name):
+            while True:
+                within_s = STABLE_S if job.seen else float("inf")
+                change = await NextVMChange(job.moref, deadline, within_s)
+                if change is not None:
+                    await _note_change(work, job, change, "its address")
+                seen, now = job.seen, work.clock()
+                if seen is None or now - seen.since < STABLE_S:
+                    continue
+                if not _has_keys(work, seen):
+                    if now - max(read_at, seen.since) >= READ_AGAIN_S:
+                        read_at = now
+                        await _read_guest(work, job)
+                elif counting := job.expected.among(seen.addresses):
+                    _use_addresses(job, counting, seen)
+                    return
+    except Late:
+        raise Stays(await late_error(work, job, "address")) from None
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+        raise GivenUp(error) from None
+
+
+def _has_keys(work: Work, seen: Seen) -> bool:
+    first_use = work.context.ssh.trust == "first-use"
+    return bool(seen.host_keys) or work.until == "address" or first_use
+
+
+def _use_addresses(job: Job, counting: tuple[str, ...], seen: Seen) -> None:
+    if job.vm is not None:
+        job.vm = replace(job.vm, addresses=counting, host_keys=seen.host_keys)
+
+
+async def _read_guest(work: Work, job: Job) -> None:
+    """What a guest sets in guestinfo may be in no update."""
+    try:
+        vm = await Read(job.moref)
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+        return
+    if vm is not None and vm.powered_on:
+        job.seen = _seen(work, job.seen, vm.addresses, vm.host_keys)
+
+
+async def _note_change(work: Work, job: Job, change: VMChanged, waiting_for: str) -> None:
+    """An update may be of a moment before the power-on, so a VM that seems off is read."""
+    if change.powered_on:
+        job.seen = _seen(work, job.seen, change.addresses, change.host_keys)
+        return
+    job.seen = None
+    vm = await Read(job.moref)
+    if vm is None or vm.powered_on:
+        return
+    events: tuple[str, ...] = ()
+    try:
+        events = await Call("events", work.vsphere.recent_events, job.moref)
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+    raise Stays(PoweredOff(job.name, waiting_for, job.step.host.name, events))
+
+
+def _seen(
+    work: Work, before: Seen | None, addresses: tuple[str, ...], host_keys: tuple[str, ...]
+) -> Seen | None:
+    if not addresses:
+        return None
+    same = before is not None and before.addresses == addresses
+    return Seen(addresses, host_keys, before.since if before and same else work.clock())
+
+
+async def ready(work: Work, job: Job) -> None:
+    """Waits until the guest meets every requirement; the VM is watched meanwhile."""
+    check = InThread(lambda: _check_guest(work, job))
+    try:
+        with work.events.phase("ready", job.name):
+            while not check.done:
+                change = await NextVMChange(job.moref, thread=check)
+                if change is not None:
+                    await _note_change(work, job, change, "its guest to be ready")
+            job.ready = check.result()
+    except GpuvmError as error:
+        if vcenter_gone(error):
+            raise
+        raise Stays(error) from None
+    if job.vm is not None and (answered := job.ready.address):
+        others = [address for address in job.vm.addresses if address != answered]
+        job.vm = replace(job.vm, addresses=(answered, *others))
+
+
+def _check_guest(work: Work, job: Job) -> guest.Ready:
+    expected = guest.Expected(
+        gpus=tuple((gpu.vendor_id, gpu.device_id) for gpu in job.step.gpus),
+        settings=work.context.guest,
+    )
+    deadline_s = work.plan.spec.deadlines.ready_s
+    return guest.wait_ready(lambda: _where(work, job), expected, deadline_s, work.events)
+
+
+def _where(work: Work, job: Job) -> guest.Endpoint:
+    """As the guest reports it now: a lease may change after the first report."""
+    vm, seen = job.vm, job.seen
+    if vm is None:
+        raise VSphereError(f"{job.name} was not read back")
+    counting = job.expected.among(seen.addresses) if seen else ()
+    if seen and counting:
+        vm = replace(vm, addresses=counting, host_keys=seen.host_keys or vm.host_keys)
+    return endpoint(vm, work.context)

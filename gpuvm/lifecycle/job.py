@@ -1,0 +1,147 @@
+"""What the stories of provisioning share: what is known of a VM, and how a stage ends."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gpuvm import guest
+from gpuvm.errors import DeadlinePassed, GpuvmError
+from gpuvm.events import Events
+from gpuvm.inventory import VM, MoRef
+from gpuvm.lifecycle import deadlines
+from gpuvm.lifecycle.addresses import Awaited
+from gpuvm.lifecycle.clone_request import awaited, clone_request
+from gpuvm.lifecycle.deadlines import Stage
+from gpuvm.lifecycle.driver import Call, Deadline, Diagnose, End, Pause, vcenter_gone
+from gpuvm.lifecycle.result import Until
+from gpuvm.planner import Plan, Step
+from gpuvm.settings import Context
+from gpuvm.vsphere import CloneRequest, Task, VSphere
+
+
+@dataclass
+class Job:
+    """What is known of one VM while its story runs.
+
+    ``created``: this call made the VM, as its own clone task or the VM's mark has shown. ``task``
+    is one of ours that has not ended. ``goes_to`` is the step that follows its removal.
+    """
+
+    step: Step
+    request: CloneRequest
+    expected: Awaited
+    vm: VM | None = None
+    moref: MoRef = ""
+    task: Task | None = None
+    created: bool = False
+    changed: bool = False
+    pausing: bool = False
+    goes_to: Step | None = None
+    seen: "Seen | None" = None
+    ready: guest.Ready | None = None
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the guest reports; ``since`` when, on the monotonic clock, its addresses are these."""
+
+    addresses: tuple[str, ...]
+    host_keys: tuple[str, ...]
+    since: float
+
+
+@dataclass
+class Work:
+    """What the stories of one command share; ``jobs`` are the VMs' present ones, by name."""
+
+    plan: Plan
+    vsphere: VSphere
+    context: Context
+    events: Events
+    until: Until
+    keep_failed: bool
+    clock: Callable[[], float] = time.monotonic
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.public_key = guest.ensure_key_pair(self.context)
+
+    def begin(self, step: Step) -> Job:
+        request = clone_request(self.plan, step, self.context, self.public_key)
+        job = Job(step, request, awaited(self.plan.spec, step, self.context), step.vm)
+        job.moref = step.vm.moref if step.vm else ""
+        self.jobs[step.name] = job
+        return job
+
+    def limit_s(self, stage: Stage | str) -> float:
+        """Seconds; ``ready`` has a deadline of its own, inside the check."""
+        limits = self.plan.spec.deadlines
+        return {"address": limits.address_s, "power_on": limits.power_on_s}.get(
+            stage, limits.power_on_s if stage == "remove" else limits.clone_s
+        )
+
+
+class GivenUp(Exception):
+    """The VM is given up: ``error`` is why; it goes to ``to`` when it has been removed."""
+
+    def __init__(self, error: GpuvmError, to: Step | None = None) -> None:
+        super().__init__(str(error))
+        self.error, self.to = error, to
+
+
+class Stays(Exception):
+    """The VM stays as it is, to be looked at; ``may_come``: it may exist a little later."""
+
+    def __init__(self, error: GpuvmError, *, may_come: bool = False) -> None:
+        super().__init__(str(error))
+        self.error, self.may_come = error, may_come
+
+
+async def run_task(
+    job: Job, stage: str, start: Callable[[], Task], deadline: Deadline
+) -> MoRef | None:
+    return await end_of(job, await Call(stage, start), stage, deadline)
+
+
+async def end_of(job: Job, task: Task, stage: str, deadline: Deadline) -> MoRef | None:
+    """``job.task`` stays set when the task may still run: on Late and on Ctrl-C."""
+    job.task = task
+    try:
+        result = await End(task, stage, deadline)
+    except GpuvmError:
+        job.task = None
+        raise
+    job.task = None
+    return result
+
+
+async def follow_running(
+    work: Work, job: Job, operation: str, stage: str, deadline: Deadline
+) -> bool:
+    """After a lost answer: whether a task of that kind was found, and has ended well."""
+    work.events.note("looking up what became of it", job.name)
+    tasks = await Call(f"running {operation}", work.vsphere.running_tasks, job.moref, operation)
+    if tasks:
+        await End(tasks[0], stage, deadline)
+    return bool(tasks)
+
+
+async def pause(job: Job, seconds: float, deadline: Deadline | None = None) -> None:
+    job.pausing = True
+    await Pause(seconds, deadline)
+    job.pausing = False
+
+
+async def late_error(work: Work, job: Job, stage: Stage) -> DeadlinePassed:
+    now = None
+    if job.moref:
+        try:
+            now = await Diagnose(job.moref)
+        except GpuvmError as error:
+            if vcenter_gone(error):
+                raise
+    return deadlines.late(job.name, stage, work.limit_s(stage), job.expected, now)
