@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from gpuvm.lab.status import LabGuest, LabStatus, status
 
 _HOMES = {
-    "LabGuest": "view",
+    "LabGuest": "status",
     "LabOptions": "control",
-    "LabStatus": "view",
+    "LabStatus": "status",
     "Timings": "description",
     "down": "control",
-    "status": "view",
+    "status": "status",
     "up": "control",
 }
 
