@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuvm.lab.control import LabOptions, down, up
     from gpuvm.lab.description import Timings
-    from gpuvm.lab.status import LabGuest, LabStatus, status
+    from gpuvm.lab.lab_status import LabGuest, LabStatus, status
 
 _HOMES = {
-    "LabGuest": "status",
+    "LabGuest": "lab_status",
     "LabOptions": "control",
-    "LabStatus": "status",
+    "LabStatus": "lab_status",
     "Timings": "description",
     "down": "control",
-    "status": "status",
+    "status": "lab_status",
     "up": "control",
 }
 

@@ -22,8 +22,8 @@ from gpuvm.events import Events
 from gpuvm.guest import keys
 from gpuvm.lab import addresses, build, daemons, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
+from gpuvm.lab.lab_status import LabStatus, lives, owns_context, status
 from gpuvm.lab.state_folder import LabFolder, LabRecord, alone, lab_folder, write_private
-from gpuvm.lab.status import LabStatus, lives, owns_context, status
 from gpuvm.results import provisioning_record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
