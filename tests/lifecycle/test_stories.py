@@ -15,7 +15,7 @@ from scripted import TROUBLES, Script, Trouble, World
 
 from gpuvm import ownership, planner
 from gpuvm.devices import GPU, Holder, PassthroughDevice
-from gpuvm.errors import GpuvmError, Interrupted, TaskFailed, VSphereError
+from gpuvm.errors import GpuvmError, Interrupted, OutcomeUnknown, TaskFailed, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import (
     NIC,
@@ -41,6 +41,8 @@ from gpuvm.spec import ClusterSpec
 
 VCENTER_UUID = "9d3e0a2c-1111-4222-8333-944445555666"
 STRANGER = VM("stranger", "vm-7", "esx-02", powered_on=True, instance_uuid="other")
+REFUSED = TaskFailed("it", "it", "InvalidState", ["never"], hint=None)
+NO_ANSWER = OutcomeUnknown("no answer")
 CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
 
 
@@ -130,9 +132,16 @@ class Scene:
 
 
 def provisioning(
-    *, taken: bool = False, broken: str = "", stopped: bool = False, name_taken: bool = False
+    *,
+    taken: bool = False,
+    stopped: bool = False,
+    name_taken: bool = False,
+    **always: VSphereError,
 ) -> Scene:
-    """One VM, up to its address. ``taken``: its GPU is gone when it is to be powered on."""
+    """One VM, up to its address. ``taken``: its GPU is gone when it is to be powered on.
+
+    ``always`` are calls that never succeed.
+    """
     world = World(inventory())
     world.vms["vm-7"] = STRANGER
     spec = ClusterSpec(name="gpuvm", hosts=1)
@@ -153,12 +162,11 @@ def provisioning(
     if name_taken:
         world.vms["vm-8"] = replace(STRANGER, name="gpuvm-01", moref="vm-8", powered_on=False)
     work = Work(plan, world, CONTEXT, Events(), "address", keep_failed=False, clock=world.clock)  # type: ignore[arg-type]
-    failure = TaskFailed("it", "it", "InvalidState", ["never"], hint=None)
     return Scene(
         world,
         lambda: bring_up(work, plan.steps[0]),
-        lambda outcome: _check_provisioned(world, work, outcome),
-        {broken: failure} if broken else {},
+        lambda outcome: _check_provisioned(world, work, outcome, cancels="cancel" not in always),
+        always,
     )
 
 
@@ -180,12 +188,13 @@ def _stopped_vm(spec: ClusterSpec) -> VM:
     )
 
 
-def _check_provisioned(world: World, work: Work, outcome: Outcome | None) -> None:
+def _check_provisioned(world: World, work: Work, outcome: Outcome | None, *, cancels: bool) -> None:
     """``outcome`` is None after Ctrl-C: then the command's own account counts."""
     left_running = any(p.task.operation == "clone" for p in world.pending.values())
     world.settle()
     ours = [vm for vm in world.vms.values() if vm.name == "gpuvm-01" and vm.ownership == "ours"]
     if outcome is None:
+        assert not (left_running and cancels), "what can be stopped is stopped"
         named = _interrupted(work).left
         assert not ours or named == ("gpuvm-01",), "what is left must be named"
     elif outcome.error is None:
@@ -284,7 +293,12 @@ def switching() -> Scene:
 SCENES: dict[str, Callable[[], Scene]] = {
     "a new VM": provisioning,
     "its GPU is taken": lambda: provisioning(taken=True),
-    "it never powers on": lambda: provisioning(broken="power_on"),
+    "it never powers on": lambda: provisioning(power_on=REFUSED),
+    "no power-on is ever answered": lambda: provisioning(power_on=NO_ANSWER),
+    "no clone is ever answered": lambda: provisioning(clone=NO_ANSWER),
+    "no clone can be cancelled": lambda: provisioning(cancel=REFUSED),
+    "it cannot be removed": lambda: provisioning(power_on=REFUSED, remove=REFUSED),
+    "no removal is ever answered": lambda: provisioning(power_on=REFUSED, remove=NO_ANSWER),
     "its name is taken": lambda: provisioning(name_taken=True),
     "a stopped VM is started": lambda: provisioning(stopped=True),
     "a running VM is removed": lambda: removing(on=True),

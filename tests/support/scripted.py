@@ -48,8 +48,12 @@ class World:
     vms: dict[str, VM] = field(default_factory=dict)
     differs: bool = True
     """A new clone does not match its spec at once."""
-    host: HostState = HostState(connected=True, in_maintenance_mode=False, reboots=True)
-    template_state: TemplateState = TemplateState(is_template=True, has_snapshot=False, noted=False)
+    host: HostState = field(
+        default_factory=lambda: HostState(connected=True, in_maintenance_mode=False, reboots=True)
+    )
+    template_state: TemplateState = field(
+        default_factory=lambda: TemplateState(is_template=True, has_snapshot=False, noted=False)
+    )
     touched: list[str] = field(default_factory=list)
     pending: dict[str, _Pending] = field(default_factory=dict)
     now: float = 0.0
