@@ -24,7 +24,7 @@ SEED, MOMENTS, SAMPLE = 20261124, 50, 6
 HOSTS = 3
 WISH = ("--hosts", str(HOSTS), "--until", "powered-on", "--yes")
 LINKED = (*WISH, "--clone-mode", "linked", "--create-snapshot")
-DRIVER = Path(__file__).parent.parent / "support" / "killed.py"
+DRIVER = Path(__file__).parent.parent / "support" / "killed_cli.py"
 
 Moment = tuple[int, float, str, str]
 

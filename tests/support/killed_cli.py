@@ -1,6 +1,6 @@
 """The command line, killed by SIGKILL at a chosen call to the vCenter.
 
-    python killed.py INDEX|METHOD before|sent|after -- provision --hosts 2
+    python killed_cli.py INDEX|METHOD before|sent|after -- provision --hosts 2
 
 ``before`` the call is sent, once it was ``sent`` (it is served, nobody reads the answer), or
 ``after`` its answer came. INDEX 0 kills nothing and prints how many calls there were; a METHOD is
