@@ -160,15 +160,18 @@ def _pictures(folder: Path, count: int = 60) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("layout", ["Flickr8k.token.txt", "captions.txt"])
-def test_flickr_layouts_are_read(tmp_path: Path, layout: str) -> None:
-    names = _pictures(tmp_path / "data" / "Images")
-    pairs = [(name, f"A small, grey picture of number {n % 7}.") for n, name in enumerate(names)]
-    if layout == "captions.txt":
-        text = "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in pairs)
-    else:
-        text = "".join(f"{name}#0\t{caption}\n" for name, caption in pairs)
-    (tmp_path / "data" / layout).write_text(text)
+def test_flickr_layouts_say_the_same(load: Any, tmp_path: Path) -> None:
+    found = []
+    for layout in ("captions.txt", "Flickr8k.token.txt", "results_20130124.token"):
+        _flickr(tmp_path / layout, layout)
+        halves = load("pictures").read_pictures(tmp_path / layout)
+        found.append([[(one.id, one.texts) for one in half] for half in halves])
+    assert found[0] == found[1] == found[2]
+    assert all(found[0])
+
+
+def test_a_flickr_layout_is_trained_on_and_evaluated(tmp_path: Path) -> None:
+    _flickr(tmp_path / "data", "captions.txt")
     few = ("--encoder-steps", "2", "--steps", "2", "--batch-size", "16")
     found = captioning(tmp_path / "out", "--data", str(tmp_path / "data"), *few)
     assert of(found, "end")[0]["ok"] is True
@@ -177,6 +180,16 @@ def test_flickr_layouts_are_read(tmp_path: Path, layout: str) -> None:
     elsewhere = (tmp_path / "data").rename(tmp_path / "moved")
     done = tell("evaluate", "--run", str(tmp_path / "out"), "--data", str(elsewhere), "--json")
     assert json.loads(done.stdout) == pytest.approx(greedy(found)), done.stderr
+
+
+def _flickr(folder: Path, layout: str) -> None:
+    names = _pictures(folder / "Images")
+    pairs = [(name, f"A small, grey picture of number {n % 7}.") for n, name in enumerate(names)]
+    if layout == "captions.txt":
+        text = "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in pairs)
+    else:
+        text = "".join(f"{name}#0\t{caption}\n" for name, caption in pairs)
+    (folder / layout).write_text(text)
 
 
 @pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
