@@ -1,40 +1,128 @@
-"""The command line; the one place where an error becomes text and an exit code."""
+"""The command line; the one place where an error becomes text and an exit code.
+
+Commands are imported when they run: ``gpuvm --help`` and shell completion need their names and one
+line each, and not pyVmomi, paramiko or matplotlib.
+"""
 
 import logging
 import sys
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
-from rich.logging import RichHandler
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 import gpuvm
-from gpuvm.cli import (
-    caption,
-    data,
-    demo,
-    doctor,
-    gpus,
-    init,
-    lab,
-    output,
-    passthrough,
-    plan,
-    power,
-    provision,
-    report,
-    run,
-    status,
-    teardown,
-)
-from gpuvm.cli import context as context_command
+from gpuvm.cli import output
 from gpuvm.cli.output import State
 from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 
 
+@dataclass(frozen=True)
+class Command:
+    """``function`` is in ``gpuvm.cli.<module>``; empty for a module with an ``app`` of commands.
+
+    ``summary`` is the first line of its help, which a test compares.
+    """
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command(
+        "demo",
+        "demo",
+        "Run the main job from end to end in a simulated vCenter, and show each command.",
+    ),
+    "init": Command(
+        "init",
+        "init",
+        "Make a vCenter known: ask, log in once to check, write a context and a starter "
+        "gpuvm.yaml.",
+    ),
+    "doctor": Command(
+        "doctor",
+        "run_checks",
+        "Check vCenter, account, template, hosts, GPUs, and the plan itself; change nothing.",
+    ),
+    "gpus": Command(
+        "gpus",
+        "gpus",
+        "List every GPU of the cluster: where it is, what it is, and who holds it.",
+    ),
+    "plan": Command("plan", "plan", "Show what provision would do; touch nothing."),
+    "provision": Command(
+        "provision",
+        "provision",
+        "Clone VMs onto the hosts, give each its GPU and wait until they are ready.",
+    ),
+    "status": Command(
+        "status",
+        "status",
+        "Show the deployment's VMs: power, address, GPUs in vCenter and in the guest, and drift.",
+    ),
+    "start": Command(
+        "power",
+        "start",
+        "Power on the deployment's VMs that are off, each with a GPU that is free now.",
+    ),
+    "stop": Command(
+        "power",
+        "stop",
+        "Shut the deployment's VMs down; their GPUs and reserved memory are free for others then.",
+    ),
+    "run": Command(
+        "run", "run", "Push a workload, run it, follow it live, and fetch its logs and timings."
+    ),
+    "report": Command(
+        "report",
+        "report",
+        "Show a run: phases, rates per VM, losses, scores, samples; write one HTML file.",
+    ),
+    "caption": Command(
+        "caption", "caption", "Caption pictures with a trained run, on this machine or on a VM."
+    ),
+    "teardown": Command("teardown", "teardown", "Power off and destroy the deployment's VMs."),
+    "lab": Command(
+        "lab", "", "A simulated vCenter with GPU hosts and real SSH guests on this machine."
+    ),
+    "context": Command(
+        "context", "", "List the known vCenters, or choose the one that commands talk to."
+    ),
+    "passthrough": Command(
+        "passthrough", "", "Switch passthrough (DirectPath I/O) of the hosts' GPUs on or off."
+    ),
+    "data": Command(
+        "data", "", "List what each workload can use, or fetch it once, checked by hash."
+    ),
+}
+
+
 class Group(TyperGroup):
-    """Overrides ``invoke`` so that tests with CliRunner see the same text and exit codes."""
+    """Looks commands up in COMMANDS, and turns errors into text and exit codes.
+
+    It overrides ``invoke``, so that tests with CliRunner see the same text and exit codes.
+    """
+
+    @override
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    @override
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """For a listing: a command without its options."""
+        found = COMMANDS.get(cmd_name)
+        return found and TyperCommand(cmd_name, help=found.summary)
+
+    @override
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """To run it: the command itself."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, stub and _load(str(name)), rest
 
     @override
     def invoke(self, ctx: Any) -> Any:
@@ -48,6 +136,19 @@ class Group(TyperGroup):
             # The reader of a pipe went away, as `| head` does; nothing is left to say it to.
             sys.stderr.close()
             raise typer.Exit(ExitCode.DONE) from None
+
+
+def _load(name: str) -> Any:
+    wanted = COMMANDS[name]
+    module = import_module(f"gpuvm.cli.{wanted.module}")
+    if not wanted.function:
+        group = typer.main.get_group(module.app)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    extra = {"allow_extra_args": True, "ignore_unknown_options": False} if name == "run" else None
+    alone.command(name, context_settings=extra)(getattr(module, wanted.function))
+    return typer.main.get_command(alone)
 
 
 def _fail(ctx: Any, error: GpuvmError) -> NoReturn:
@@ -103,6 +204,8 @@ def root(
         False, "--version", help="Show the version.", callback=_version, is_eager=True
     ),
 ) -> None:
+    from rich.logging import RichHandler  # noqa: PLC0415 - for commands that run, as they are
+
     state = ctx.ensure_object(State)
     state.debug = state.debug or debug
     logging.basicConfig(
@@ -114,27 +217,6 @@ def root(
     # Bodies of SOAP requests and packets of SSH may hold secrets: never shown, not even here.
     for noisy in ("pyVmomi", "paramiko", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-app.command("demo")(demo.demo)
-app.add_typer(lab.app, name="lab")
-app.command("init")(init.init)
-app.add_typer(context_command.app, name="context")
-app.command("doctor")(doctor.run_checks)
-app.command("gpus")(gpus.gpus)
-app.add_typer(passthrough.app, name="passthrough")
-app.command("plan")(plan.plan)
-app.command("provision")(provision.provision)
-app.command("status")(status.status)
-app.command("start")(power.start)
-app.command("stop")(power.stop)
-app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
-    run.run
-)
-app.add_typer(data.app, name="data")
-app.command("report")(report.report)
-app.command("caption")(caption.caption)
-app.command("teardown")(teardown.teardown)
 
 
 def main() -> None:

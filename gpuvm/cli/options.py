@@ -2,7 +2,7 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,8 +11,17 @@ from gpuvm.errors import BadInput
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
-    context.ensure_object(State).json = value
+    """Every command has it, so this is also where its name is noted, for errors in JSON."""
+    state = context.ensure_object(State)
+    state.json, state.command = value, " ".join(_command_words(context))
     return value
+
+
+def _command_words(context: Any) -> list[str]:
+    """As typed after the program's own name, whatever that is: ``lab up``."""
+    if context.parent is None:
+        return []
+    return [*_command_words(context.parent), context.info_name]
 
 
 def _set_debug(context: typer.Context, value: bool) -> bool:

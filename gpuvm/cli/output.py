@@ -44,6 +44,7 @@ stdout, stderr = _console(stderr=False), _console(stderr=True)
 class State:
     json: bool = False
     debug: bool = False
+    command: str = ""
     vcenter: str | None = None
     """Set once it is known, so that the JSON envelope names it too."""
 
@@ -135,7 +136,7 @@ def _say(problem: GpuvmError) -> None:
 def _envelope(result: Result, state: State) -> None:
     envelope = {
         "schema": SCHEMA,
-        "command": result.command or " ".join(_typed()),
+        "command": result.command or state.command,
         "status": _status(result.exit_code),
         "exit_code": int(result.exit_code),
         "vcenter": state.vcenter,
@@ -144,16 +145,6 @@ def _envelope(result: Result, state: State) -> None:
     }
     sys.stdout.write(json.dumps(envelope, indent=2, default=str) + "\n")
     sys.stdout.flush()
-
-
-def _typed() -> list[str]:
-    """The words before the first option: the command as it was typed."""
-    words = []
-    for word in sys.argv[1:]:
-        if word.startswith("-"):
-            break
-        words.append(word)
-    return words[:2]
 
 
 def _status(code: ExitCode) -> str:

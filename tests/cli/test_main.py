@@ -1,0 +1,89 @@
+"""The command line as a whole: it starts at once, and its listing says what the commands say."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpuvm.cli import main
+
+SLOW = (
+    "asyncssh",
+    "cryptography",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "paramiko",
+    "pydantic",
+    "pyVmomi",
+    "tensorflow",
+    "yaml",
+)
+LISTS_MODULES = (
+    "import atexit, sys; "
+    "atexit.register(lambda: print('MODULES', *sys.modules, file=sys.stderr)); "
+    "sys.argv[0] = 'gpuvm'; "
+    "from gpuvm.cli.main import main; main()"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("--help",), {}),
+        (("--version",), {}),
+        ((), {"_GPUVM_COMPLETE": "complete_bash", "COMP_WORDS": "gpuvm pro", "COMP_CWORD": "1"}),
+    ],
+)
+def test_it_starts_without_what_only_commands_need(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    """By the list of modules, not by the time; benchmarks/startup.py has the times."""
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS_MODULES, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    )
+    assert "provision" in done.stdout or "gpuvm 0" in done.stdout
+    loaded = done.stderr.partition("MODULES")[2].split()
+    assert "typer" in loaded
+    own = "typer._adapters" in loaded  # typer looks at pydantic types where pydantic is installed
+    assert not [name for name in SLOW if name in loaded and not (own and name == "pydantic")]
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_listing_says_what_the_command_says(name: str) -> None:
+    help_text = main._load(name).help or ""
+    assert help_text.strip().split("\n")[0] == main.COMMANDS[name].summary
+    assert "[bold]Example" in help_text
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [("--debug", "status", "--json"), ("status", "--json"), ("context", "use", "x", "--json")],
+)
+def test_an_error_names_the_command(typed: tuple[str, ...], tmp_path: Path) -> None:
+    nowhere = {f"GPUVM_{what}_DIR": str(tmp_path) for what in ("CONFIG", "STATE", "CACHE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuvm", *typed],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | nowhere,
+    )
+    assert done.returncode == 2
+    words = [word for word in typed if not word.startswith("-")]
+    assert json.loads(done.stdout)["command"] == " ".join(words[:2] if len(words) > 1 else words)
+
+
+def test_a_misspelt_command_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuvm", "provison"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "No such command 'provison'" in done.stderr
