@@ -265,12 +265,15 @@ def _stock_pipeline(tf: Any) -> float:
 def _captioning_steps(tf: Any) -> Iterator[Result]:
     """Pictures are rendered once, before; batches are put together while a step computes."""
     trainer, compiled = _captioning_trainer(tf), _captioning_trainer(tf, "--xla")
-    speak, see = trainer._distributed(trainer._speak), trainer._distributed(trainer._see)
+    speak, see = (
+        trainer._distributed(trainer.caption_step),
+        trainer._distributed(trainer.encoder_step),
+    )
     made = "with their batches made against ready ones"
     yield Result(f"encoder's steps {made}", _made_ahead(see, trainer._images_at), 0.95)
     yield Result(f"captioner's steps {made}", _made_ahead(speak, trainer._captions_at), 0.95)
     ready = [trainer._captions_at(n) for n in range(STEPS)]
-    at_once = compiled._distributed(compiled._speak)
+    at_once = compiled._distributed(compiled.caption_step)
     seconds = _alternate(plain=lambda: _stepped(speak, ready), xla=lambda: _stepped(at_once, ready))
     yield Result("--xla, the captioner's steps", seconds["plain"] / seconds["xla"])
 
@@ -293,11 +296,11 @@ def _captioning_trainer(tf: Any, *arguments: str) -> Any:
 
 
 def _made_ahead(step: Callable[..., Any], batch_at: Callable[[int], tuple[Any, ...]]) -> float:
-    from ahead import ahead
+    from prefetch import prefetch
 
     ready = [batch_at(n) for n in range(STEPS)]
     seconds = _alternate(
-        made=lambda: _stepped(step, (batch for _, batch in ahead(batch_at, range(STEPS)))),
+        made=lambda: _stepped(step, (batch for _, batch in prefetch(batch_at, range(STEPS)))),
         loaded=lambda: _stepped(step, ready),
     )
     return seconds["loaded"] / seconds["made"]
@@ -383,7 +386,7 @@ def _painter(tf: Any, program: Any, side: int, *arguments: str) -> tuple[Any, An
     options = _options(program, "--size", str(side), *arguments)
     content, painted, _ = program.pictures(options)
     network = vgg.network(tf, None, 1)
-    painter = program.Painter(tf, network, content, painted, options, lambda *_, **__: None)
+    painter = program.StyleTransfer(tf, network, content, painted, options, lambda *_, **__: None)
     return painter, program.grid(options)[0]
 
 

@@ -50,10 +50,12 @@ def _complaint(
     line = _line(root, first["loc"])
     key = ".".join(str(part) for part in _visible(root, first["loc"]))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return BadInput(f"{file}:{line}: {key}: {_said(first)}{more}", hint=_meant(first, model))
+    return BadInput(
+        f"{file}:{line}: {key}: {_problem_text(first)}{more}", hint=_meant(first, model)
+    )
 
 
-def _said(detail: ErrorDetails) -> str:
+def _problem_text(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return "unknown key"
     message = detail["msg"].removeprefix("Value error, ")

@@ -186,7 +186,7 @@ _NOT_LINUX = ("win", "vmkernel", "darwin", "dos", "solaris", "freebsd")
 
 
 def major(version: str) -> int:
-    """Of ``8.0.3``; 0 where it is not known."""
+    """Return the major version of ``8.0.3``; 0 if unknown."""
     first = version.partition(".")[0]
     return int(first) if first.isdecimal() else 0
 

@@ -106,7 +106,7 @@ class AddressRange(_Model):
         return int(self.last) - int(self.first) + 1
 
     def address(self, index: int) -> str:
-        """Of the VM with this index, from 1."""
+        """Return the fixed address of the VM with this index, from 1."""
         return str(self.first + (index - 1))
 
 

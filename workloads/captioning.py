@@ -36,10 +36,10 @@ from starting import (
     announce,
     choose_preset,
     common_options,
-    leave,
+    exit_with,
+    start_watchdog,
     task,
     tensorflow,
-    watch_the_start,
 )
 
 MODES = ("train", "caption", "evaluate")
@@ -72,13 +72,13 @@ def main() -> None:
         else:
             train()
     except (pictures.BadData, seeing.BadWeights) as error:
-        leave(str(error), BAD_INPUT)
+        exit_with(str(error), BAD_INPUT)
 
 
 def train() -> None:
     options = parse()
     worker, peers = task()
-    run(options, worker, peers, watch_the_start(options.start_deadline_s, worker, peers))
+    run(options, worker, peers, start_watchdog(options.start_deadline_s, worker, peers))
 
 
 def parse() -> argparse.Namespace:
@@ -143,7 +143,7 @@ def run(
     except tf.errors.OpError as error:
         if workers == 1:
             raise
-        leave(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
+        exit_with(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
     log(
         "end",
         ok=True,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from starting import BAD_INPUT, leave
+from starting import BAD_INPUT, exit_with
 
 LATEST, BEFORE = "latest.json", "before.json"
 
@@ -83,7 +83,7 @@ class Checkpoints:
 
     def _refuse_another(self, file: Path, wish: str) -> None:
         if wish != self._wish:
-            leave(f"{file} is of another run ({wish}, not {self._wish})", BAD_INPUT)
+            exit_with(f"{file} is of another run ({wish}, not {self._wish})", BAD_INPUT)
 
     def _set(self, name: str) -> None:
         """All of it is read before any variable is set: half of one would be worse than none."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pictures
 import scenes
-from starting import BAD_INPUT, leave
+from starting import BAD_INPUT, exit_with
 
 MAX_WORDS = 15
 HELD_OUT = 400
@@ -109,7 +109,7 @@ class Shard:
 
     def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
         if examples < batch:
-            leave(f"{examples} examples are fewer than a batch of {batch}", BAD_INPUT)
+            exit_with(f"{examples} examples are fewer than a batch of {batch}", BAD_INPUT)
         width = batch // workers
         self.worker, self.workers, self.total = worker, workers, examples
         self._lanes = [range(lane, examples, batch) for lane in range(batch)]

@@ -28,7 +28,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedState:
     """``memory`` is what the optimizer needs to go on as if it had never stopped."""
 
     pixels: np.ndarray
@@ -36,7 +36,7 @@ class Kept:
     memory: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def keep(file: Path, kept: Kept, wish: Mapping[str, str]) -> None:
+def keep(file: Path, kept: SavedState, wish: Mapping[str, str]) -> None:
     arrays: dict[str, Any] = {f"memory_{name}": array for name, array in kept.memory.items()}
     with replacing(file) as half:
         np.savez(
@@ -44,7 +44,7 @@ def keep(file: Path, kept: Kept, wish: Mapping[str, str]) -> None:
         )
 
 
-def find(file: Path, wish: Mapping[str, str]) -> Kept | None:
+def find(file: Path, wish: Mapping[str, str]) -> SavedState | None:
     """None when there is nothing yet. Raises OtherWish, Damaged."""
     if not file.exists():
         return None
@@ -52,7 +52,7 @@ def find(file: Path, wish: Mapping[str, str]) -> Kept | None:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             theirs = json.loads(str(found["wish"]))
             arrays = {name: found[name] for name in found.files if name != "wish"}
-            kept = Kept(arrays.pop("pixels"), int(arrays.pop("done")), _memory(arrays))
+            kept = SavedState(arrays.pop("pixels"), int(arrays.pop("done")), _memory(arrays))
     except DAMAGED as error:
         raise Damaged(f"{file} is damaged ({type(error).__name__})") from None
     differs = ", ".join(name for name in wish if theirs.get(name) != wish[name])

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import scenes
 import seeing
-from ahead import ahead
 from checkpoints import Checkpoints
 from examples import PAD, START, Data, Shard
+from prefetch import prefetch
 from records import Log
 from speaking import DIM_IN, Captioner, build_encoder, seeing_loss
 
@@ -47,9 +47,9 @@ class Trainer:
             self.captioner = Captioner(tf, len(data.words), data.length)
             self.encoder_optimizer = adam(tf, ENCODER_RATE, options.encoder_steps)
             self.optimizer = adam(tf, options.learning_rate, options.steps)
-            self.encoder_optimizer.build(self._seeing())
+            self.encoder_optimizer.build(self.encoder_variables())
             self.optimizer.build(self.captioner.trainable())
-        self._spoken = tf.function(self._speaking, jit_compile=True) if options.xla else None
+        self._spoken = tf.function(self.caption_loss, jit_compile=True) if options.xla else None
         self.vgg16 = seeing.VGG16(tf, options.vgg16_weights) if options.vgg16_weights else None
         self._cache = seeing.Cache(options.feature_cache)
         checkpoint = tf.train.Checkpoint(
@@ -69,12 +69,14 @@ class Trainer:
             with self.log.phase("images"):
                 self.data.keep([self.data.train[i] for i in self._looked_at()])
             with self.log.phase("encoder"):
-                self._loop("encoder", self.options.encoder_steps, self._see, self._images_at)
+                self._loop(
+                    "encoder", self.options.encoder_steps, self.encoder_step, self._images_at
+                )
         with self.log.phase("features"):
             self._look()
             self.data.keep([])
         with self.log.phase("train"):
-            self._loop("train", self.options.steps, self._speak, self._captions_at)
+            self._loop("train", self.options.steps, self.caption_step, self._captions_at)
 
     def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
         """float16 [n, 4096]; in parts, since pictures are large and their features are not."""
@@ -92,7 +94,7 @@ class Trainer:
             self._sum(self.tf.constant(1.0))
 
     def digest(self) -> str:
-        variables = [*self._seeing(), *self.captioner.trainable()]
+        variables = [*self.encoder_variables(), *self.captioner.trainable()]
         joined = hashlib.sha256()
         for variable in variables:
             joined.update(np.ascontiguousarray(variable.numpy()).tobytes())
@@ -108,7 +110,7 @@ class Trainer:
         step_function = self._distributed(compute)
         since, first = time.monotonic(), True
         log_every = max(LOG_EVERY, steps // MOST_LOGGED)
-        for step, batch in ahead(batch_at, range(self.done[phase], steps)):
+        for step, batch in prefetch(batch_at, range(self.done[phase], steps)):
             faulthandler.dump_traceback_later(self.options.stall_s, exit=True)
             loss = step_function(*batch)
             self.done[phase] = step + 1
@@ -157,23 +159,23 @@ class Trainer:
     def _reduced(self, value: Any) -> Any:
         return self.strategy.reduce("SUM", value, axis=None)
 
-    def _see(self, images: Any, targets: Any) -> Any:
+    def encoder_step(self, images: Any, targets: Any) -> Any:
         tf = self.tf
         with tf.GradientTape() as tape:
             logits = self.head(self.encoder(seeing.scaled(tf, images), training=True))
             loss = tf.reduce_sum(seeing_loss(tf, logits, targets, real=self.data.real))
             loss /= self.options.encoder_batch_size
         # Keras sums the gradients over workers itself, hence the losses over the global batch.
-        gradients = tape.gradient(loss, [variable.value for variable in self._seeing()])
-        self.encoder_optimizer.apply(gradients, self._seeing())
+        gradients = tape.gradient(loss, [variable.value for variable in self.encoder_variables()])
+        self.encoder_optimizer.apply(gradients, self.encoder_variables())
         return loss
 
-    def _speak(self, features: Any, outputs: Any, step: Any) -> Any:
-        loss, gradients = (self._spoken or self._speaking)(features, outputs, step)
+    def caption_step(self, features: Any, outputs: Any, step: Any) -> Any:
+        loss, gradients = (self._spoken or self.caption_loss)(features, outputs, step)
         self.optimizer.apply(gradients, self.captioner.trainable())
         return loss
 
-    def _speaking(self, features: Any, outputs: Any, step: Any) -> tuple[Any, Any]:
+    def caption_loss(self, features: Any, outputs: Any, step: Any) -> tuple[Any, Any]:
         """What XLA may compile as one: all but the update, which asks the other workers."""
         tf = self.tf
         features, kept = tf.cast(features, tf.float32), self._kept(step)
@@ -194,7 +196,7 @@ class Trainer:
         mine = draw[self.shard.rows.start : self.shard.rows.stop]
         return tf.cast(mine >= DROPPED, tf.float32) / (1 - DROPPED)
 
-    def _seeing(self) -> list[Any]:
+    def encoder_variables(self) -> list[Any]:
         return [*self.encoder.trainable_variables, *self.head.trainable_variables]
 
     def _images_at(self, step: int) -> tuple[Any, ...]:

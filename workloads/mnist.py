@@ -23,13 +23,13 @@ from starting import (
     BAD_INPUT,
     LOST_A_PEER,
     announce,
+    check_same_step,
     choose_preset,
     common_options,
-    go_on_together,
-    leave,
+    exit_with,
+    start_watchdog,
     task,
     tensorflow,
-    watch_the_start,
 )
 
 LOG_EVERY = 20
@@ -43,11 +43,11 @@ PRESETS = {
 def main() -> None:
     options = parse()
     worker, peers = task()
-    started = watch_the_start(options.start_deadline_s, worker, peers)
+    started = start_watchdog(options.start_deadline_s, worker, peers)
     try:
         run(options, worker, peers, started)
     except digits.BadData as error:
-        leave(str(error), BAD_INPUT)
+        exit_with(str(error), BAD_INPUT)
 
 
 def parse() -> argparse.Namespace:
@@ -89,7 +89,7 @@ def run(
     except tf.errors.OpError as error:
         if len(peers) == 1:
             raise
-        leave(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
+        exit_with(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
     seconds = round(time.monotonic() - begun, 3)
     log("end", ok=True, steps=trainer.done, seconds=seconds, weights_sha256=trainer.digest())
 
@@ -124,7 +124,7 @@ class Trainer:
         )
         self.kept = Checkpoints(checkpoint, options.out, wish, chief=worker == 0)
         self.done = self._saved = self.kept.restore() or 0
-        go_on_together(tf, strategy, self.done, workers)
+        check_same_step(tf, strategy, self.done, workers)
         self.per_epoch = len(data.train_y) // options.batch_size
         self._step = tf.function(self._distributed)
         self._shuffled = (-1, np.zeros(0, np.int64))

@@ -21,7 +21,7 @@ PARTS = ("content_loss", "style_loss", "variation")
 Pixels = np.ndarray
 
 
-class Painter:
+class StyleTransfer:
     """``scores`` are those of the last picture: losses at the end, each over that at the start."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Painter:
             lambda pixels: self._watched(pixels, cell), kept.pixels, kept.memory
         )
         first = self.evaluate(self.start(cell), cell)[2]
-        sitting = _Sitting(self, cell, optimizer, kept.done, (before, of))
+        sitting = Optimization(self, cell, optimizer, kept.done, (before, of))
         sitting.run()
         last = self.evaluate(optimizer.pixels, cell)[2]
         self.scores = dict(zip(PARTS, last, strict=True)) | {"style_loss_start": first[1]}
@@ -86,7 +86,7 @@ class Painter:
     def save(self, cell: Cell, optimizer: Any, done: int) -> str:
         """The picture for people, and what goes on from it; where that is, below --out."""
         path = f"checkpoints/{cell.name}.npz"
-        kept = keeping.Kept(optimizer.pixels, done, optimizer.memory)
+        kept = keeping.SavedState(optimizer.pixels, done, optimizer.memory)
         keeping.keep(self.options.out / path, kept, self._wish_for(cell))
         paintings.write(self.options.out / cell.file, optimizer.pixels)
         return path
@@ -94,7 +94,7 @@ class Painter:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
-    def _kept(self, cell: Cell) -> keeping.Kept:
+    def _kept(self, cell: Cell) -> keeping.SavedState:
         file = self.options.out / f"checkpoints/{cell.name}.npz"
         try:
             kept = keeping.find(file, self._wish_for(cell))
@@ -102,7 +102,7 @@ class Painter:
             print(f"{error}; its picture is begun anew", file=sys.stderr, flush=True)
             kept = None
         if kept is None:
-            return keeping.Kept(self.start(cell))
+            return keeping.SavedState(self.start(cell))
         asked = self.options.rounds * self.options.iterations
         if kept.done > asked:
             raise keeping.OtherWish(f"{file} has had {kept.done} iterations, more than {asked}")
@@ -162,11 +162,11 @@ def wish(
     }
 
 
-class _Sitting:
+class Optimization:
     """One picture while it is made: round by round, saved every so many evaluations."""
 
     def __init__(
-        self, painter: Painter, cell: Cell, optimizer: Any, done: int, place: tuple[int, int]
+        self, painter: StyleTransfer, cell: Cell, optimizer: Any, done: int, place: tuple[int, int]
     ) -> None:
         self.painter, self.cell, self.optimizer, self.done = painter, cell, optimizer, done
         self._options, (self._before, self._of) = painter.options, place

@@ -92,7 +92,7 @@ def tensorflow(options: argparse.Namespace, workers: int) -> tuple[Any, Any]:
 def check_device(tf: Any, options: argparse.Namespace) -> str:
     """Where a matmul really ends up, such as /device:CPU:0."""
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
-        leave("--device gpu: TensorFlow sees no GPU here", BAD_INPUT)
+        exit_with("--device gpu: TensorFlow sees no GPU here", BAD_INPUT)
     placed = tf.linalg.matmul(tf.eye(8), tf.eye(8)).device
     return "/" + str(placed).rsplit("/", maxsplit=1)[-1]
 
@@ -106,7 +106,7 @@ def device_name(tf: Any, device: str) -> str:
     return "CPU"
 
 
-def go_on_together(tf: Any, strategy: Any, done: int, workers: int) -> None:
+def check_same_step(tf: Any, strategy: Any, done: int, workers: int) -> None:
     """Workers that go on from different steps would add up what does not belong together."""
     if workers == 1:
         return
@@ -115,10 +115,10 @@ def go_on_together(tf: Any, strategy: Any, done: int, workers: int) -> None:
         lambda: strategy.reduce("SUM", strategy.run(lambda: tf.identity(here)), axis=None)
     )
     if int(total()) != done * workers:
-        leave(f"the workers' checkpoints differ: this one's is of step {done}", BAD_INPUT)
+        exit_with(f"the workers' checkpoints differ: this one's is of step {done}", BAD_INPUT)
 
 
-def watch_the_start(seconds: float, worker: int, peers: Sequence[str]) -> Callable[[], None]:
+def start_watchdog(seconds: float, worker: int, peers: Sequence[str]) -> Callable[[], None]:
     """Goes on in a child; this process ends it when the others have not come in time.
 
     TensorFlow waits for a missing worker without a word and holds the interpreter while it does, so
@@ -135,10 +135,10 @@ def watch_the_start(seconds: float, worker: int, peers: Sequence[str]) -> Callab
     os.close(writing)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
     if not select.select([reading], [], [], seconds)[0]:
-        missing = [p for n, p in enumerate(peers) if n != worker and not answers(p)]
+        missing = [p for n, p in enumerate(peers) if n != worker and not is_reachable(p)]
         os.kill(child, signal.SIGKILL)
         names = ", ".join(missing) or "a worker that answers but does not join"
-        leave(f"not all workers came within {seconds:g} s; missing: {names}", LOST_A_PEER)
+        exit_with(f"not all workers came within {seconds:g} s; missing: {names}", LOST_A_PEER)
     _, status = os.waitpid(child, 0)
     os._exit(abs(os.waitstatus_to_exitcode(status)))
 
@@ -149,7 +149,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def answers(peer: str) -> bool:
+def is_reachable(peer: str) -> bool:
     host, port = peer.rsplit(":", 1)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -170,7 +170,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"--stall-s must be above 0 and below {LONGEST_S}")
 
 
-def leave(message: str, status: int) -> NoReturn:
+def exit_with(message: str, status: int) -> NoReturn:
     """At once: after a collective has failed, TensorFlow's own clean-up may wait for ever."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     os._exit(status)

@@ -29,13 +29,13 @@ from starting import (
     BAD_INPUT,
     LOST_A_PEER,
     announce,
+    check_same_step,
     choose_preset,
     common_options,
-    go_on_together,
-    leave,
+    exit_with,
+    start_watchdog,
     task,
     tensorflow,
-    watch_the_start,
 )
 
 LOG_EVERY = 50
@@ -62,11 +62,11 @@ class Chunk:
 def main() -> None:
     options = parse()
     worker, peers = task()
-    started = watch_the_start(options.start_deadline_s, worker, peers)
+    started = start_watchdog(options.start_deadline_s, worker, peers)
     try:
         run(options, worker, peers, started)
     except prices.BadData as error:
-        leave(str(error), BAD_INPUT)
+        exit_with(str(error), BAD_INPUT)
 
 
 def parse() -> argparse.Namespace:
@@ -111,7 +111,7 @@ def run(
     except tf.errors.OpError as error:
         if len(peers) == 1:
             raise
-        leave(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
+        exit_with(f"another worker went away: {str(error).splitlines()[0][:200]}", LOST_A_PEER)
     seconds = round(time.monotonic() - begun, 3)
     log("end", ok=True, steps=trainer.done, seconds=seconds, weights_sha256=trainer.digest())
 
@@ -159,7 +159,7 @@ class Trainer:
         if state is not None:
             self.done, self.curve = state["step"], state["curve"]
         self._saved = self.done
-        go_on_together(tf, strategy, self.done, workers)
+        check_same_step(tf, strategy, self.done, workers)
 
     def train(self) -> None:
         with self.log.phase("train"):

@@ -24,9 +24,9 @@ import paintings
 import vgg
 from grids import Cell, grid, part, share, weight, weights
 from keeping import OtherWish, replacing
-from painter import OPTIMIZERS, Painter
+from painter import OPTIMIZERS, StyleTransfer
 from records import Log
-from starting import BAD_INPUT, announce, choose_preset, common_options, leave, task, tensorflow
+from starting import BAD_INPUT, announce, choose_preset, common_options, exit_with, task, tensorflow
 
 PRESETS = {
     "quick": {"size": 224, "rounds": 1, "iterations": 40, "save_every": 10},
@@ -43,7 +43,7 @@ def main() -> None:
         else:
             run(options)
     except (paintings.BadPicture, vgg.BadWeights, OtherWish) as error:
-        leave(str(error), BAD_INPUT)
+        exit_with(str(error), BAD_INPUT)
 
 
 def parse() -> argparse.Namespace:
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     announce(log, tf, options, worker, len(peers))
     cells = grid(options)
     mine = share(cells, options.cells or (worker, len(peers)))
-    painter = Painter(tf, network, content, style, options, log)
+    painter = StyleTransfer(tf, network, content, style, options, log)
     with log.phase("paint"):
         made, steps = paint(painter, mine, options)
     with log.phase("evaluate"):
@@ -140,7 +140,7 @@ def pictures(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[
 
 
 def paint(
-    painter: Painter, cells: Sequence[Cell], options: argparse.Namespace
+    painter: StyleTransfer, cells: Sequence[Cell], options: argparse.Namespace
 ) -> tuple[list[Cell], int]:
     """The pictures that were made, all of them unless --stop-after comes first; the iterations."""
     each = options.rounds * options.iterations

@@ -22,13 +22,13 @@ from learning import Trainer
 from scoring import score
 from seeing import AT_ONCE, SIDE, VGG16, BadWeights, Encoder, sha256
 from speaking import Captioner, build_encoder
-from starting import BAD_INPUT, check_device, leave, tensorflow
+from starting import BAD_INPUT, check_device, exit_with, tensorflow
 
 MODEL = "model.json"
 
 
 @dataclass
-class Told:
+class TrainedCaptioner:
     """A run's captioner, its words, and what it sees with."""
 
     captioner: Captioner
@@ -112,18 +112,20 @@ def read(run: Path) -> tuple[dict[str, Any], Path]:
         about = json.loads(file.read_text(encoding="utf-8"))
         path = json.loads(latest.read_text(encoding="utf-8"))["path"]
     except (OSError, ValueError):
-        leave(f"--run {run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
+        exit_with(f"--run {run}: no finished captioning run there (no {MODEL})", BAD_INPUT)
     return about, latest.parent / path
 
 
-def load(tf: Any, about: dict[str, Any], checkpoint: Path, weights: Path | None) -> Told:
+def load(
+    tf: Any, about: dict[str, Any], checkpoint: Path, weights: Path | None
+) -> TrainedCaptioner:
     captioner = Captioner(tf, len(about["words"]), about["length"])
     outputs = len(about["words"]) if about["real"] else sum(scenes.LABELS)
     encoder, _ = build_encoder(tf, outputs)
     kept = tf.train.Checkpoint(encoder=encoder, captioner=captioner.parts())
     kept.read(str(checkpoint)).expect_partial()
     see = Encoder(tf, encoder) if weights is None else VGG16(tf, weights)
-    return Told(captioner, about["words"], see)
+    return TrainedCaptioner(captioner, about["words"], see)
 
 
 def show(images: Sequence[Path], said: Sequence[str], *, json_wanted: bool) -> None:
@@ -148,7 +150,7 @@ def _weights(about: dict[str, Any], options: argparse.Namespace) -> Path | None:
     wanted, given = about["vgg16_sha256"], options.vgg16_weights
     if wanted is None:
         if given is not None:
-            leave("--vgg16-weights: this run saw with an encoder of its own", BAD_INPUT)
+            exit_with("--vgg16-weights: this run saw with an encoder of its own", BAD_INPUT)
         return None
     file = given or Path(about["vgg16_weights"])
     if given is None and not file.is_file():

@@ -40,9 +40,9 @@ def files(ctx: typer.Context, json: JsonOption = False, debug: DebugOption = Fal
     if ctx.invoked_subcommand is not None:
         return
     every: list[data.Entry] = [*data.KNOWN.values(), *data.BY_HAND.values()]
-    described = [_described(one) for one in sorted(every, key=lambda one: one.workload)]
+    described = [_entry_json(one) for one in sorted(every, key=lambda one: one.workload)]
     if not ctx.ensure_object(State).json:
-        _show(described)
+        _print_entries(described)
     output.finish(ctx, output.Result("data", {"files": described}))
 
 
@@ -67,7 +67,7 @@ def fetch(
     output.finish(ctx, output.Result("data fetch", {"files": [str(file) for file in fetched]}))
 
 
-def _described(one: data.Entry) -> dict[str, Any]:
+def _entry_json(one: data.Entry) -> dict[str, Any]:
     state = data.here(one)
     common = {
         "name": one.name,
@@ -86,7 +86,7 @@ def _described(one: data.Entry) -> dict[str, Any]:
     return common
 
 
-def _show(described: list[dict[str, Any]]) -> None:
+def _print_entries(described: list[dict[str, Any]]) -> None:
     columns = ("WORKLOAD", "NAME", "SIZE", "HERE", "FOR", "WITHOUT IT")
     rows = [
         (d["workload"], d["name"], _size(d), d["state"], d["for"], d["without"]) for d in described

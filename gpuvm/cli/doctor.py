@@ -101,7 +101,7 @@ def run_checks(
         _write(report, doctor.anonymous(given, checks))
     if not ctx.ensure_object(State).json:
         for check in checks:
-            _show(check)
+            _print_check(check)
     failed = any(check.level == "failure" for check in checks)
     code = ExitCode.PREFLIGHT_REFUSED if failed else ExitCode.DONE
     data = {"checks": [vars(check) for check in checks]}
@@ -124,5 +124,5 @@ def _asked(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> 
     )
 
 
-def _show(check: Check) -> None:
+def _print_check(check: Check) -> None:
     output.marked(MARKS[check.level], f"{check.name}: {check.text}", check.hint)

@@ -36,7 +36,7 @@ def gpus(
     with open_session(ctx, context) as session:
         inventory = spec_options.read_inventory(session, wanted, query_targets="all")
     if not ctx.ensure_object(State).json:
-        _show(inventory)
+        _print_gpus(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))
 
 
@@ -45,7 +45,7 @@ def listed(inventory: Inventory) -> dict[str, Any]:
     return {
         "cluster": inventory.cluster.path,
         "gpus": [
-            {**described(gpu), "host_unusable": host.unusable}
+            {**gpu_json(gpu), "host_unusable": host.unusable}
             for host in inventory.hosts
             for gpu in host.gpus
         ],
@@ -77,7 +77,7 @@ def notes(inventory: Inventory) -> Iterator[str]:
     yield from inventory.notes
 
 
-def described(gpu: GPU) -> dict[str, Any]:
+def gpu_json(gpu: GPU) -> dict[str, Any]:
     """A GPU as ``--json`` has it; ids are hex as lspci writes them."""
     return {
         "host": gpu.host,
@@ -107,7 +107,7 @@ def described(gpu: GPU) -> dict[str, Any]:
     }
 
 
-def _show(inventory: Inventory) -> None:
+def _print_gpus(inventory: Inventory) -> None:
     if not inventory.gpus:
         output.line(
             f"no NVIDIA GPU on the {len(inventory.hosts)} hosts of {inventory.cluster.path}; "

@@ -108,12 +108,12 @@ def down(
 
 def _finish(ctx: typer.Context, command: str, status: LabStatus) -> None:
     if not ctx.ensure_object(State).json:
-        _show(status)
+        _print_lab(status)
     data: dict[str, Any] = jsons.loads(jsons.dumps(dataclasses.asdict(status), default=str))
     output.finish(ctx, output.Result(command, data))
 
 
-def _show(status: LabStatus) -> None:
+def _print_lab(status: LabStatus) -> None:
     if not status.running:
         output.line(f"lab '{status.name}' is not running: 'gpuvm lab up' starts it")
         return

@@ -18,7 +18,7 @@ def _set_json(context: typer.Context, value: bool) -> bool:
 
 
 def _command_words(context: Any) -> list[str]:
-    """As typed after the program's own name, whatever that is: ``lab up``."""
+    """Return the words after the program's name, such as ``lab up``."""
     if context.parent is None:
         return []
     return [*_command_words(context.parent), context.info_name]

@@ -66,7 +66,7 @@ def finish(ctx: typer.Context, result: Result) -> None:
         _envelope(result, state)
     elif result.errors:
         for one in result.errors:
-            _say(one)
+            _print_error(one)
     if result.exit_code is not ExitCode.DONE:
         raise typer.Exit(result.exit_code)
 
@@ -85,7 +85,7 @@ def error(problem: GpuvmError, state: State) -> None:
         _envelope(Result("", {}, problem.exit_code, problems), state)
         return
     for one in problems:
-        _say(one)
+        _print_error(one)
 
 
 def line(text: str) -> None:
@@ -122,7 +122,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
     return drawn
 
 
-def _say(problem: GpuvmError) -> None:
+def _print_error(problem: GpuvmError) -> None:
     stderr.print(f"[bold red]error:[/] {escape(str(problem))}")
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
@@ -141,7 +141,7 @@ def _envelope(result: Result, state: State) -> None:
         "exit_code": int(result.exit_code),
         "vcenter": state.vcenter,
         "data": result.data,
-        "errors": [_described(one) for one in result.errors],
+        "errors": [_error_json(one) for one in result.errors],
     }
     sys.stdout.write(json.dumps(envelope, indent=2, default=str) + "\n")
     sys.stdout.flush()
@@ -153,7 +153,7 @@ def _status(code: ExitCode) -> str:
     return "partial" if code is ExitCode.PARTLY_DONE else "error"
 
 
-def _described(problem: GpuvmError) -> dict[str, Any]:
+def _error_json(problem: GpuvmError) -> dict[str, Any]:
     told: dict[str, Any] = {
         "type": type(problem).__name__,
         "message": str(problem),

@@ -8,7 +8,7 @@ import typer
 
 from gpuvm import lifecycle, spec
 from gpuvm.cli import output, progress, spec_options
-from gpuvm.cli.gpus import described
+from gpuvm.cli.gpus import gpu_json
 from gpuvm.cli.options import (
     ClusterOption,
     ContextOption,
@@ -178,10 +178,10 @@ def _switch(
                 leave_maintenance=how.leave,
             )
     if not state.json:
-        _show(switched, how)
+        _print_results(switched, how)
     data = {
         "changed": any(one.changed for one in switched),
-        "gpus": [described(one.gpu) | _told(one) for one in switched],
+        "gpus": [gpu_json(one.gpu) | _gpu_json(one) for one in switched],
     }
     output.finish(ctx, output.Result(command, data, _exit_code(switched), _errors(switched)))
 
@@ -192,11 +192,11 @@ def _moves(moved: Mapping[str, Sequence[str]]) -> str:
     return f"; DRS first moves these running VMs to other hosts: {'; '.join(told)}" if told else ""
 
 
-def _told(one: SwitchResult) -> dict[str, Any]:
+def _gpu_json(one: SwitchResult) -> dict[str, Any]:
     return {"done": one.done, "host_in_maintenance_mode": one.in_maintenance_mode}
 
 
-def _show(switched: Sequence[SwitchResult], how: _How) -> None:
+def _print_results(switched: Sequence[SwitchResult], how: _How) -> None:
     rows = [
         (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
         for one in switched

@@ -75,4 +75,4 @@ def plan(
         spec_options.show_plan(made)
         output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
-    output.finish(ctx, output.Result("plan", spec_options.described(made), code))
+    output.finish(ctx, output.Result("plan", spec_options.plan_json(made), code))

@@ -18,7 +18,7 @@ from gpuvm.cli.options import (
     YesOption,
 )
 from gpuvm.cli.output import State
-from gpuvm.cli.provision import Until, UntilOption, described, show_result
+from gpuvm.cli.provision import Until, UntilOption, result_json, show_result
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.events import Events
@@ -66,7 +66,7 @@ def start(
     if not state.json:
         show_result(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("start", described(result), result.exit_code, errors))
+    output.finish(ctx, output.Result("start", result_json(result), result.exit_code, errors))
 
 
 def stop(
@@ -111,7 +111,7 @@ def stop(
     if not state.json:
         _show_stopped(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("stop", described(result), result.exit_code, errors))
+    output.finish(ctx, output.Result("stop", result_json(result), result.exit_code, errors))
 
 
 def _named(

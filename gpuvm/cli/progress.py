@@ -80,7 +80,7 @@ class _Bars:
 
     def __call__(self, event: Event) -> None:
         if event.kind in ("note", "warning"):
-            self._progress.console.print(_told(event))
+            self._progress.console.print(_event_text(event))
         elif event.vm is not None and event.state != "end":
             self._move(event, event.vm)
 
@@ -100,7 +100,7 @@ def _lines() -> Sink:
 
     def sink(event: Event) -> None:
         if event.kind in ("note", "warning"):
-            output.stderr.print(_told(event))
+            output.stderr.print(_event_text(event))
         elif event.vm is not None and event.state != "end" and last.get(event.vm) != event.name:
             last[event.vm] = event.name
             output.stderr.print(f"  {event.vm}: {SAID.get(event.name, event.name)}", markup=False)
@@ -108,7 +108,7 @@ def _lines() -> Sink:
     return sink
 
 
-def _told(event: Event) -> str:
+def _event_text(event: Event) -> str:
     who = f"{escape(event.vm)}: " if event.vm else ""
     colour = "yellow" if event.kind == "warning" else "dim"
     return f"  [{colour}]{who}{escape(event.text or '')}[/]"

@@ -125,10 +125,10 @@ def provision(
     if not state.json:
         show_result(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("provision", described(result), result.exit_code, errors))
+    output.finish(ctx, output.Result("provision", result_json(result), result.exit_code, errors))
 
 
-def described(result: ApplyResult) -> dict[str, Any]:
+def result_json(result: ApplyResult) -> dict[str, Any]:
     """The outcome of each VM as ``--json`` has it."""
     return {
         "changed": result.changed,

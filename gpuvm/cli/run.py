@@ -114,8 +114,8 @@ def run(
         events.note(f"contact sheet: {sweeping.gather(chosen, record)}")
     data = report.build([record.dir])
     if not state.json:
-        _show(record, data)
-    output.finish(ctx, output.Result("run", _described(record, data)))
+        _print_run(record, data)
+    output.finish(ctx, output.Result("run", _run_json(record, data)))
 
 
 def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
@@ -176,12 +176,12 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
     )
 
 
-def _show(record: results.Run, data: ReportData) -> None:
+def _print_run(record: results.Run, data: ReportData) -> None:
     output.stdout.print(run_summary.of(data))
     output.line(f"results: {record.dir}")
 
 
-def _described(record: results.Run, data: ReportData) -> dict[str, Any]:
+def _run_json(record: results.Run, data: ReportData) -> dict[str, Any]:
     return {
         "run_id": record.run_id,
         "dir": str(record.dir),

@@ -69,7 +69,7 @@ def show_plan(plan: Plan) -> None:
         output.line(f"note: {finding.text}" + (f" ({finding.hint})" if finding.hint else ""))
 
 
-def described(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as ``--json`` has it."""
     return {
         "deployment": plan.spec.name,

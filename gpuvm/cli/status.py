@@ -82,7 +82,7 @@ def status(
     against = Against(wanted, given, counted=bool(given or hosts or per_host))
     found = compare(inventory, against, inside)
     if not ctx.ensure_object(State).json:
-        _show(found, wanted.name)
+        _print_status(found, wanted.name)
     output.finish(ctx, output.Result("status", found.data(against)))
 
 
@@ -109,7 +109,7 @@ class Found:
         return {
             "deployment": against.wanted.name,
             "wanted": against.wanted.vms if against.counted else None,
-            "vms": [_described(one) for one in self.seen],
+            "vms": [_vm_json(one) for one in self.seen],
             "unreadable": [
                 {"vm": vm.name, "host": vm.host, "powered_on": vm.powered_on, "why": vm.why}
                 for vm in self.hidden
@@ -189,7 +189,7 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
     yield f"the guest sees {known}, its virtual hardware has {has}{why}"
 
 
-def _show(found: Found, deployment: str) -> None:
+def _print_status(found: Found, deployment: str) -> None:
     if not found.seen and not found.hidden and not found.missing:
         output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
     else:
@@ -218,7 +218,7 @@ def _hidden_row(vm: UnreadableVM) -> tuple[str, ...]:
     return (vm.name, vm.host or "-", vm.power, *"---", vm.why)
 
 
-def _described(seen: Seen) -> dict[str, Any]:
+def _vm_json(seen: Seen) -> dict[str, Any]:
     vm = seen.vm
     return {
         "vm": vm.name,

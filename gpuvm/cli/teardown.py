@@ -17,7 +17,7 @@ from gpuvm.cli.options import (
     YesOption,
 )
 from gpuvm.cli.output import State
-from gpuvm.cli.provision import described
+from gpuvm.cli.provision import result_json
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
@@ -68,7 +68,7 @@ def teardown(
             if (why := lifecycle.why_left(vm, with_disks=with_disks, with_templates=with_templates))
         }
         if not state.json:
-            _show(found, coming, left, wanted.name)
+            _print_deployment(found, coming, left, wanted.name)
         question = _question(len(found.ours) - len(left), coming)
         if question and not confirm(session.context, question, yes=yes):
             output.declined(ctx, "teardown")
@@ -89,7 +89,7 @@ def teardown(
     if result.outcomes and not state.json:
         gone, all_of_them = len(result.outcomes) - len(result.failed), len(result.outcomes)
         output.line(f"{gone} of {all_of_them} VMs removed")
-    data = described(result) | {"copies": [vm.name for vm in found.copies]}
+    data = result_json(result) | {"copies": [vm.name for vm in found.copies]}
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
     output.finish(ctx, output.Result("teardown", data, result.exit_code, errors))
 
@@ -107,7 +107,7 @@ def _question(going: int, coming: Sequence[CloneInFlight]) -> str:
     return f"Destroy {', and '.join(parts)}?" if parts else ""
 
 
-def _show(
+def _print_deployment(
     found: Deployment,
     coming: Sequence[CloneInFlight],
     left: Mapping[MoRef, PreflightRefused],

@@ -210,7 +210,7 @@ def _is_shared(gpu: GPU) -> bool:
 
 
 def _hint(gpu: GPU) -> str:
-    """Of a shared GPU both ways are open: what was switched may have been a mistake."""
+    """Hint for a shared GPU: use it for vGPUs, or switch it to passthrough."""
     if not gpu.capable:
         return _IOMMU
     if gpu.profiles:

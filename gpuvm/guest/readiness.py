@@ -178,7 +178,7 @@ def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
     found, wanted = Counter(ids for ids, _ in _rows(done)), Counter(waiting.expected.gpus)
     if found != wanted:
         fewer = found <= wanted  # more of them may still come up, but none goes away
-        return NotMet(f"expected {_shown(wanted)}, the guest has {_shown(found)}", fewer)
+        return NotMet(f"expected {_ids_text(wanted)}, the guest has {_ids_text(found)}", fewer)
     waiting.gpu_names = tuple(name for _, name in _rows(done))
     waiting.simulated = _simulated(guest, done)
     return None
@@ -210,7 +210,7 @@ def _simulated(guest: Guest, listed: CommandResult) -> bool:
     return "simulated" in banner.stdout.lower()
 
 
-def _shown(ids: Counter[tuple[int, int]]) -> str:
+def _ids_text(ids: Counter[tuple[int, int]]) -> str:
     found = sorted(ids.elements())
     return ", ".join(f"{vendor:04x}:{device:04x}" for vendor, device in found) or "no GPU"
 

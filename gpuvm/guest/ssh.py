@@ -107,7 +107,7 @@ class Guest:
         timeout_s: float,
         what: str | None = None,
     ) -> CommandResult:
-        """As ``run`` with check=False, from one open file and into another."""
+        """Like ``run`` with check=False, from one open file into another."""
         end = time.monotonic() + timeout_s + GRACE_S
         with self._breaks(what or _program(command), timeout_s), self._channel() as channel:
             channel.exec_command(_bounded(command, timeout_s))
@@ -130,7 +130,7 @@ class Guest:
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
-            channel.exec_command(_shown(command))
+            channel.exec_command(_quoted(command))
             try:
                 yield from channel.makefile("r")
             except TimeoutError:
@@ -147,7 +147,7 @@ class Guest:
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
-            channel.exec_command(_shown(command))
+            channel.exec_command(_quoted(command))
             yield HeldCommand(channel)
             channel.shutdown_write()
             self._status(channel, time.monotonic() + silent_s)
@@ -187,13 +187,13 @@ class HeldCommand:
         return str(self._out.readline()).strip()
 
 
-def _shown(command: str | Sequence[str]) -> str:
+def _quoted(command: str | Sequence[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
 
 
 def _program(command: str | Sequence[str]) -> str:
     """Enough of a command to know it by."""
-    shown = _shown(command)
+    shown = _quoted(command)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN].splitlines()[0]} …"
 
 

@@ -179,7 +179,7 @@ class NextVMChange(Wait[VMChanged | None]):
 
 @dataclass(frozen=True)
 class NextHostChange(Wait[HostChanged]):
-    """As NextVMChange, for a host; the first one says how it is now."""
+    """Like NextVMChange, for a host; the first change says how it is now."""
 
     moref: MoRef
     deadline: Deadline

@@ -128,7 +128,7 @@ def _check_guest(work: Work, job: Job) -> guest.Ready:
 
 
 def _where(work: Work, job: Job) -> guest.Endpoint:
-    """As the guest reports it now: a lease may change after the first report."""
+    """Return the endpoint the guest reports now: a lease may change after the first report."""
     vm, seen = job.vm, job.seen
     if vm is None:
         raise VSphereError(f"{job.name} was not read back")

@@ -43,7 +43,7 @@ def is_of_this_call(vm: VM, request: CloneRequest, index: int) -> bool:
 
 
 def check_is_ours(vm: VM, step: Step, request: CloneRequest, *, created: bool) -> None:
-    """Of a VM that was just made, or found by its name. Raises PreflightRefused.
+    """Check a VM that was just cloned or found by name. Raises PreflightRefused.
 
     ``created``: it carries the mark of this very creation.
     """

@@ -365,7 +365,7 @@ async def _leave_maintenance(work: _Switching) -> None:
 
 
 async def _step_back(work: _Switching) -> None:
-    """As it was before: what does not succeed is seen in the host's state afterwards."""
+    """Undo what was begun; what does not succeed is visible in the host's state afterwards."""
     try:
         for task in await _running(work, ENTERING):
             try:

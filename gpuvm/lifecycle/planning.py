@@ -40,7 +40,7 @@ def make_start_plan(
 def read_inventory(
     spec: ClusterSpec, vsphere: VSphere, query_targets: ConfigTargets = ()
 ) -> Inventory:
-    """Of the cluster, folder and pool that are wished for."""
+    """Read the cluster, folder and resource pool that the spec names."""
     inventory = vsphere.read_inventory(
         cluster=spec.cluster,
         folder=spec.folder,

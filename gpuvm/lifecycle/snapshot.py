@@ -28,7 +28,7 @@ def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSph
 
 
 def restore_template(moref: MoRef, name: str, vsphere: VSphere) -> None:
-    """Of one that was left a VM: it is a template again, with or without its snapshot."""
+    """Turn a template that was left a VM into a template again, with or without its snapshot."""
     work = _snapshotting(moref, name, vsphere)
     Driver(vsphere, Events()).run_one(name, restore(work))
 
@@ -163,7 +163,7 @@ async def _state(work: _Snapshotting) -> TemplateState:
 
 
 async def _follow_running(work: _Snapshotting) -> None:
-    """Of a gpuvm that was killed, of another one, or one whose answer was lost."""
+    """Wait for snapshot tasks of a killed gpuvm, of another one, or whose answer was lost."""
     running = await Call("running snapshot", work.vsphere.running_tasks, work.moref, "snapshot")
     for task in running:
         try:

@@ -192,7 +192,7 @@ def _left(vm: VM, error: VSphereError | PreflightRefused) -> Outcome:
 
 
 def clones_in_flight(vsphere: VSphere, deployment: str) -> list[CloneInFlight]:
-    """Of this account; those that will be, or may be, VMs of the deployment."""
+    """Return this account's running clones that will be, or may be, VMs of the deployment."""
     ours = re.compile(re.escape(deployment) + r"-\d+")
     running = vsphere.clones_in_flight()
     return [one for one in running if one.name is None or ours.fullmatch(one.name)]

@@ -29,7 +29,7 @@ def after_removal(inventory: Inventory, vms: Collection[VM]) -> Inventory:
 
 
 def without_holder(gpu: GPU, vm: MoRef) -> GPU:
-    """As if this VM did not name it."""
+    """Return the GPU without this VM among its holders."""
     return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.moref != vm))
 
 

@@ -124,7 +124,7 @@ def _has_no_system_id(gpu: GPU) -> bool:
 
 
 def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:
-    """Of each of a VM's devices: a vGPU's framebuffer, a whole GPU's memory; 0 where unknown."""
+    """Return the memory of each device: a vGPU's framebuffer or a whole GPU's; 0 if unknown."""
     shares = [device.profile for device in devices if isinstance(device, VGPUDevice)]
     if not shares:
         return [gpu.memory_gib or 0 for gpu in gpus]
@@ -164,7 +164,7 @@ HYPERVISOR_SHARE = 1 / 64
 
 
 def needed_gib(memory_gib: float, cpus: int, *, reserved: bool) -> float:
-    """Of a VM: all of its memory where that is ``reserved``, and its overhead in any case."""
+    """Return a VM's overhead, plus all of its memory if that is ``reserved``."""
     return (memory_gib if reserved else 0.0) + overhead_gib(memory_gib, cpus)
 
 

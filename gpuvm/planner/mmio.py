@@ -35,7 +35,7 @@ def window_gib(
     all_gpus: Sequence[GPU],
     firmware: str,
 ) -> int | None:
-    """Of one VM; None where its devices have room below 4 GiB, or where BIOS offers no other."""
+    """Return one VM's window; None if its BARs fit below 4 GiB, or BIOS offers no other place."""
     given = fitting.given_gib(spec)
     if not devices or given is not None:
         return given if devices and given else None

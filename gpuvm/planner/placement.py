@@ -86,7 +86,7 @@ def _one_per_host(
 
 
 def _pack(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
-    """As few hosts as possible, those that have some already first."""
+    """Use as few hosts as possible, those that have VMs of ours already first."""
     for capacity in sorted(
         capacities, key=lambda capacity: (-capacity.vms, capacity.reuses_lent_gpu)
     ):

@@ -162,7 +162,7 @@ def _with_datastore(step: Step, before: Datastore | None, storage: Storage) -> S
 
 @dataclass(frozen=True)
 class _Size:
-    """Of each new VM: as wished, else the template's; None where there is neither."""
+    """CPUs and memory of each new VM: the spec's, else the template's, else None."""
 
     cpus: int | None
     memory_gib: float | None

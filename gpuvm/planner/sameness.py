@@ -26,14 +26,14 @@ def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, .
         return ("it does not say what it was made from",)
     comparison = _Comparison(vm, made_from, spec, inventory)
     return tuple(
-        _told(field, getattr(made_from, field), getattr(spec, field))
+        _difference_text(field, getattr(made_from, field), getattr(spec, field))
         for field in ClusterSpec.of_one_vm()
         if getattr(made_from, field) != getattr(spec, field) and not comparison.same(field)
     )
 
 
 class _Comparison:
-    """Of one VM, for fields whose words differ."""
+    """Compares fields whose words differ between a VM's creation spec and the spec."""
 
     def __init__(self, vm: VM, old: ClusterSpec, new: ClusterSpec, inventory: Inventory) -> None:
         self.vm, self.old, self.new, self.inventory = vm, old, new, inventory
@@ -136,7 +136,7 @@ def _kinds(device: Any) -> Any:
     return sorted(device.allowed), device.label
 
 
-def _told(field: str, old: Any, new: Any) -> str:
+def _difference_text(field: str, old: Any, new: Any) -> str:
     """Short values are shown; of ``extra_config`` and the like only the name."""
     if not all(value is None or isinstance(value, (str, int, float)) for value in (old, new)):
         return field

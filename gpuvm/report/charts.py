@@ -287,7 +287,7 @@ def _losses(run: RunReport, phase: str, chart_id: str) -> Chart:
     curves = [curve for curve in run.curves if curve.phase == phase and curve.points]
     told_apart = len(curves) <= _TOLD_APART
     colours = {c.vm: i if told_apart or i == 0 else None for i, c in enumerate(curves)}
-    alt = _told(curves[0])
+    alt = _curve_label(curves[0])
     wide, narrow = (
         Markup(  # noqa: S704 - matplotlib escapes what it draws
             losses(curves, colours, alt, chart_id=f"{chart_id}-{kind}", width_in=width)
@@ -303,7 +303,7 @@ def _loss_legend(curves: Sequence[Curve], colours: dict[str, int | None]) -> tup
     return (*known, *([Legend(f"{rest} more", "var(--quiet)")] if rest else []))
 
 
-def _told(curve: Curve) -> str:
+def _curve_label(curve: Curve) -> str:
     (first, began), (last, ended) = curve.points[0], curve.points[-1]
     told = f"{curve.vm}: loss {number(began)} at step {first}, {number(ended)} at step {last}"
     if curve.diverged_at is not None:

@@ -213,7 +213,7 @@ def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         line = _json_line(text, first)
-        raise BadInput(f"{file}:{line}: {_said(first, first['loc'])}") from None
+        raise BadInput(f"{file}:{line}: {_problem_text(first, first['loc'])}") from None
 
 
 def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
@@ -238,11 +238,11 @@ def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
             if first["type"] == "json_invalid" and number == len(lines):
                 return Lines(tuple(records), torn=True)
             # A union's location begins with the tag, which is not a field.
-            raise BadInput(f"{file}:{number}: {_said(first, first['loc'][1:])}") from None
+            raise BadInput(f"{file}:{number}: {_problem_text(first, first['loc'][1:])}") from None
     return Lines(tuple(records))
 
 
-def _said(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
+def _problem_text(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
     where = ".".join(str(part) for part in loc)
     if detail["type"] == "json_invalid":
         return f"not JSON: {detail['ctx']['error']}"

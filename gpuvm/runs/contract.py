@@ -24,7 +24,7 @@ def complaint(
     if not any(missing.values()):
         return None
     return (
-        f"{program} left out what reports are made of: {_told(missing)} "
+        f"{program} left out what reports are made of: {_missing_text(missing)} "
         "(workloads/README.md has the contract)"
     )
 
@@ -47,7 +47,7 @@ def _event(line: bytes) -> str:
         return ""  # the report names the line
 
 
-def _told(missing: Mapping[str, Sequence[str]]) -> str:
+def _missing_text(missing: Mapping[str, Sequence[str]]) -> str:
     """The VMs are named where they differ."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for vm, told in missing.items():

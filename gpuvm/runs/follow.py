@@ -169,7 +169,7 @@ class Follower:
 
 
 def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
-    """Of a user's own program, so what is not a number is left out."""
+    """Read a step record, which may be a user's own: what is not a number is left out."""
     step, steps = _number(record.get("step")), _number(record.get("steps"))
     return Progress(
         vm=vm,
@@ -205,7 +205,7 @@ def cause(endings: Sequence[Ending], out_of_reach: Sequence[Follower]) -> Worker
 
 
 def sum_up(endings: Sequence[Ending]) -> GpuvmError | None:
-    """Of programs that ran side by side without knowing of each other; None when all are well."""
+    """Return the error of programs that ran independently on several VMs; None if all are well."""
     died = [_died(follower, outcome) for follower, outcome in endings if outcome.failed]
     if not died or len(endings) == len(died):
         return died[0] if died else None

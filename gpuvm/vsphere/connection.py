@@ -255,7 +255,7 @@ class VSphere:
         return host_passthrough.read_state(self._content, self._host(host))
 
     def host_tasks(self, host: Host, operation: str) -> list[Task]:
-        """As running_tasks, on a host."""
+        """Like running_tasks, for a host."""
         return tasks.running_tasks(self._content, self._host(host), operation)
 
     def start_maintenance(self, host: Host) -> Task:

@@ -49,7 +49,7 @@ class Diagnosis:
 
 
 def read_diagnosis(content: Any, vms: Sequence[Any]) -> tuple[Diagnosis, ...]:
-    """Of those of the VMs that still exist."""
+    """Diagnose those of the VMs that still exist."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, vms, _VM_PATHS)])
     hosts = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
     nets = {net for row in rows.values() for net in row.get("network", ())}

@@ -114,7 +114,7 @@ def translated(operation: str, subject: str) -> Iterator[None]:
 
 @contextmanager
 def submitted(operation: str, subject: str) -> Iterator[None]:
-    """As ``translated``, for calls that change something: without an answer, they may have."""
+    """Like ``translated``, for calls that change something: unanswered, they may have."""
     try:
         with translated(operation, subject):
             yield

@@ -139,7 +139,7 @@ def networks_asked(nets: Iterable[Any]) -> list[Objects]:
 
 
 def _hardware_version(version: str | None) -> int:
-    """Of ``vmx-17``; 0, which is too old for everything, where it is not known."""
+    """Return the number in ``vmx-17``; 0, which is too old for everything, if unknown."""
     number = (version or "").removeprefix("vmx-")
     return int(number) if number.isdecimal() else 0
 
@@ -165,5 +165,5 @@ def _troubles(mounts: Iterable[Any]) -> Iterator[tuple[MoRef, str]]:
 
 
 def _path(ref: Any, row: Row, tree: Tree) -> str:
-    """Of an object that is below a folder of the tree, and not part of it."""
+    """Return the inventory path of an object below a folder of the tree."""
     return f"{tree.path(row.get('parent')).rstrip('/')}/{name_of(ref, row)}"

@@ -203,7 +203,7 @@ def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
 
 
 def _host_names(content: Any, rows: Rows, hosts: Mapping[MoRef, str]) -> Callable[[Any], str]:
-    """Of the hosts that these VMs run on; only those whose name is not known are asked for it."""
+    """Return the names of the hosts these VMs run on; reads only those not known yet."""
     seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
     unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
     told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])

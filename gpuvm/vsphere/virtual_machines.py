@@ -166,7 +166,7 @@ def addresses(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) ->
 
 
 def macs(devices: Iterable[Any]) -> tuple[str, ...]:
-    """Of the VM's network cards, in their order, in lower case."""
+    """Return the MAC addresses of the VM's network adapters, in order, in lower case."""
     card = vim.vm.device.VirtualEthernetCard
     cards = sorted((d for d in devices if isinstance(d, card) and d.macAddress), key=_device_key)
     return tuple(str(d.macAddress).lower() for d in cards)

@@ -68,15 +68,15 @@ def test_the_order_does_not_depend_on_where_it_began(load: Any) -> None:
 
 def test_batches_are_made_one_step_ahead(load: Any) -> None:
     made = []
-    batches = load("ahead").ahead(lambda step: made.append(step) or step * 10, range(3, 6))
+    batches = load("prefetch").prefetch(lambda step: made.append(step) or step * 10, range(3, 6))
     assert next(batches) == (3, 30)
     assert list(batches) == [(4, 40), (5, 50)]
     assert made == [3, 4, 5]
-    assert list(load("ahead").ahead(lambda step: step, range(3, 3))) == []
+    assert list(load("prefetch").prefetch(lambda step: step, range(3, 3))) == []
 
 
 def test_a_batch_that_cannot_be_made_ends_the_run(load: Any) -> None:
-    batches = load("ahead").ahead(lambda step: 1 // step, range(-1, 1))
+    batches = load("prefetch").prefetch(lambda step: 1 // step, range(-1, 1))
     assert next(batches) == (-1, -1)
     with pytest.raises(ZeroDivisionError):
         next(batches)

@@ -198,8 +198,8 @@ def test_the_watchdog_is_about_one_evaluation(monkeypatch: pytest.MonkeyPatch) -
     painter = SimpleNamespace(options=options, log=lambda *_, **__: None, save=lambda *_: "")
     painter.evaluate = lambda pixels, _: (1.0, pixels, ())
     start = np.full((2, 2, 3), 0.5, np.float32)
-    optimizer = Adam(lambda pixels: painting.Painter._watched(painter, pixels, None), start)
-    painting._Sitting(painter, None, optimizer, 0, (0, 3)).run()
+    optimizer = Adam(lambda pixels: painting.StyleTransfer._watched(painter, pixels, None), start)
+    painting.Optimization(painter, None, optimizer, 0, (0, 3)).run()
     assert heard == ["armed"] * 3 + ["cancelled"]
 
 
@@ -242,7 +242,7 @@ def test_all_that_shapes_a_picture_is_in_its_wish() -> None:
 @pytest.mark.parametrize("left", [0, 1, 100, -100, -1])
 def test_a_truncated_state_is_damaged(tmp_path: Path, left: int) -> None:
     file = tmp_path / "state.npz"
-    keeping.keep(file, keeping.Kept(np.ones((9, 9, 3), np.float32), 3), {"size": "9"})
+    keeping.keep(file, keeping.SavedState(np.ones((9, 9, 3), np.float32), 3), {"size": "9"})
     assert keeping.find(file, {"size": "9"}).done == 3
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(keeping.Damaged, match=r"state\.npz is damaged"):

@@ -7,7 +7,7 @@ from typing import TypeVar
 Batch = TypeVar("Batch")
 
 
-def ahead(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
+def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
     """Each step with what ``make`` gives for it, which is derived from the step alone."""
     with ThreadPoolExecutor(1) as thread:
         coming = [thread.submit(make, step) for step in steps[:1]]
