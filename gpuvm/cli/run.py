@@ -1,13 +1,13 @@
 """gpuvm run: a workload on one VM, or distributed over all of them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from gpuvm import data as data_files
-from gpuvm import lifecycle, report, results, runs, spec
-from gpuvm.cli import output, run_summary, spec_options, sweeping, targets
+from gpuvm import report, results, runs, spec
+from gpuvm.cli import output, run_summary, spec_options, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -20,10 +20,8 @@ from gpuvm.cli.progress import Follower
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput
 from gpuvm.events import Events
-from gpuvm.inventory import Inventory
 from gpuvm.report import ReportData
-from gpuvm.runs import Member
-from gpuvm.spec import ClusterSpec
+from gpuvm.runs import sweep as sweeps
 
 
 def run(
@@ -74,10 +72,10 @@ def run(
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
     chosen, arguments = runs.find(name), arguments or []
-    shared = sweeping.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
+    shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
     if sweep:
-        arguments = sweeping.with_grid(arguments)
+        arguments = sweeps.with_grid(arguments)
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
@@ -87,8 +85,8 @@ def run(
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
-    record = _record(
-        chosen.name, arguments, inventory, wanted, taking_part, distributed=distributed
+    record = runs.begin_record(
+        chosen.name, arguments, inventory, wanted.name, taking_part, distributed=distributed
     )
     state = ctx.ensure_object(State)
     if not state.json:
@@ -107,11 +105,11 @@ def run(
             events=events,
             resume=before,
             inputs=inputs,
-            more_args=sweeping.shares(taking_part) if shared else {},
+            more_args=sweeps.shares(taking_part) if shared else {},
             on_step=follower.step,
         )
     if sweep:
-        events.note(f"contact sheet: {sweeping.gather(chosen, record)}")
+        events.note(f"contact sheet: {sweeps.gather(chosen, record)}")
     data = report.build([record.dir])
     if not state.json:
         _print_run(record, data)
@@ -129,51 +127,6 @@ def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
             inputs[named.place] = named.source
             replaced.append(f"{named.option}{runs.DATA}/{named.place}")
     return replaced, inputs
-
-
-def _record(
-    name: str,
-    args: Sequence[str],
-    inventory: Inventory,
-    wanted: ClusterSpec,
-    taking_part: Sequence[Member],
-    *,
-    distributed: bool,
-) -> results.Run:
-    vcenter = inventory.vcenter
-    return results.create(
-        workload=name,
-        args=args,
-        distributed=distributed,
-        vcenter=vcenter,
-        cluster=inventory.cluster.name,
-        deployment=wanted.name,
-        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(taking_part)],
-        provisioning=lifecycle.provisioning_record(vcenter.instance_uuid, wanted.name),
-    )
-
-
-def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
-    role: Literal["chief", "worker", "single"] = "single"
-    if distributed:
-        role = "worker" if position else "chief"
-    return results.RunVM(
-        name=member.name,
-        index=member.vm.index or 0,
-        host=member.vm.host,
-        address=member.endpoint.address,
-        role=role,
-        accelerator=member.vm.accelerator,
-        gpus=tuple(
-            results.RunGPU(
-                pci_address=gpu.pci_address,
-                model=gpu.name,
-                vendor_id=gpu.vendor_id,
-                device_id=gpu.device_id,
-            )
-            for gpu in member.gpus
-        ),
-    )
 
 
 def _print_run(record: results.Run, data: ReportData) -> None:

@@ -1,13 +1,12 @@
-"""From a wish to a plan, and how a plan is shown: what `plan` and `provision` have in common."""
+"""From a spec to a plan, and how a plan is shown: what `plan` and `provision` have in common."""
 
 from typing import Any
 
-from gpuvm import lifecycle, selection
+from gpuvm import lifecycle
 from gpuvm.cli import output
 from gpuvm.cli.session import Session, confirm
 from gpuvm.devices import DynamicDevice, VGPUDevice
-from gpuvm.errors import PreflightRefused
-from gpuvm.inventory import Host, Inventory, VMTemplate
+from gpuvm.inventory import Inventory, VMTemplate
 from gpuvm.planner import Plan, Step
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import ConfigTargets
@@ -29,15 +28,13 @@ def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Pla
 def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
     """Linked clones need a snapshot of the template; one is made if there is none."""
     inventory = read_inventory(session, wanted)
-    full = wanted.model_copy(update={"clone_mode": "full"})
-    template = selection.template(full, inventory)
-    if template.snapshots and not template.unfinished:
+    missing = lifecycle.missing_snapshot(wanted, inventory)
+    if missing is None:
         return
-    host = _host_for(template, inventory)
-    if not confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
-        return
-    pool = inventory.cluster.resource_pool
-    lifecycle.create_snapshot(template, host, pool, session.vsphere)
+    template, host = missing
+    if confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
+        pool = inventory.cluster.resource_pool
+        lifecycle.create_snapshot(template, host, pool, session.vsphere)
 
 
 def restore_template(session: Session, plan: Plan) -> None:
@@ -97,23 +94,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         ],
         "findings": [{"text": f.text, "hint": f.hint} for f in plan.findings],
     }
-
-
-def _host_for(template: VMTemplate, inventory: Inventory) -> Host:
-    """Where the template can be a VM: its own host, or another one that reaches its disks."""
-    fitting = [
-        host
-        for host in inventory.hosts
-        if host.unusable is None and set(template.datastores) <= set(host.datastores)
-    ]
-    if not fitting:
-        names = {store.moref: store.name for store in inventory.datastores}
-        stores = ", ".join(names.get(m, m) for m in template.datastores) or "its datastore"
-        raise PreflightRefused(
-            f"no host can take {template.name} while its snapshot is made",
-            hint=f"a usable host of {inventory.cluster.name} must reach {stores}",
-        )
-    return next((host for host in fitting if host.moref == template.host), fitting[0])
 
 
 def _gpus(step: Step) -> str:

@@ -18,7 +18,12 @@ from gpuvm.lifecycle.passthrough import (
 from gpuvm.lifecycle.planning import make_plan, make_start_plan, read_inventory
 from gpuvm.lifecycle.provision import provision
 from gpuvm.lifecycle.result import ApplyResult, Outcome, Until
-from gpuvm.lifecycle.snapshot import create_snapshot, restore_template, restore_templates
+from gpuvm.lifecycle.snapshot import (
+    create_snapshot,
+    missing_snapshot,
+    restore_template,
+    restore_templates,
+)
 from gpuvm.lifecycle.stop import GRACE_S, stop
 from gpuvm.lifecycle.teardown import await_clones, clones_in_flight, teardown, why_left
 from gpuvm.results import Recorder, provisioning_record
@@ -38,6 +43,7 @@ __all__ = [
     "endpoint",
     "make_plan",
     "make_start_plan",
+    "missing_snapshot",
     "moved_first",
     "provision",
     "provisioning_record",

@@ -7,14 +7,28 @@ so before it becomes one, so that a gpuvm that is killed leaves a template that 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpuvm.errors import DeadlinePassed, Interrupted, VSphereError
+from gpuvm import selection
+from gpuvm.errors import DeadlinePassed, Interrupted, PreflightRefused, VSphereError
 from gpuvm.events import Events
-from gpuvm.inventory import Host, MoRef, VMTemplate
+from gpuvm.inventory import Host, Inventory, MoRef, VMTemplate
 from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, vcenter_gone
+from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Task, TemplateHandle, TemplateState, VSphere
 
 NAME = "gpuvm"
 DEADLINE_S = 600.0
+
+
+def missing_snapshot(spec: ClusterSpec, inventory: Inventory) -> tuple[VMTemplate, Host] | None:
+    """The template that has no snapshot for linked clones, and a host where it can be a VM.
+
+    Raises what ``selection.template`` raises, and PreflightRefused when no host can take it.
+    """
+    full = spec.model_copy(update={"clone_mode": "full"})
+    template = selection.template(full, inventory)
+    if template.snapshots and not template.unfinished:
+        return None
+    return template, _host_for(template, inventory)
 
 
 def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSphere) -> None:
@@ -42,6 +56,23 @@ def restore_templates(vsphere: VSphere, events: Events) -> None:
             events.warning(f"{name} is a template that was left a VM, and stays one: {error}")
         else:
             events.note("is a template again", name)
+
+
+def _host_for(template: VMTemplate, inventory: Inventory) -> Host:
+    """Where the template can be a VM: its own host, or another one that reaches its disks."""
+    fitting = [
+        host
+        for host in inventory.hosts
+        if host.unusable is None and set(template.datastores) <= set(host.datastores)
+    ]
+    if not fitting:
+        names = {store.moref: store.name for store in inventory.datastores}
+        stores = ", ".join(names.get(m, m) for m in template.datastores) or "its datastore"
+        raise PreflightRefused(
+            f"no host can take {template.name} while its snapshot is made",
+            hint=f"a usable host of {inventory.cluster.name} must reach {stores}",
+        )
+    return next((host for host in fitting if host.moref == template.host), fitting[0])
 
 
 @dataclass(frozen=True)

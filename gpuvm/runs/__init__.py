@@ -1,7 +1,7 @@
 """Bundle, launch, follow, fetch; TF_CONFIG for several workers.
 
-    chosen = workload.find("captioning")
-    workload.run(chosen, args, members, distributed=True, …)
+    chosen = runs.find("captioning")
+    runs.run(chosen, args, members, distributed=True, …)
 
 A workload never imports gpuvm; what it keeps to is in workloads/README.md.
 """
@@ -11,6 +11,6 @@ from gpuvm.runs.call import ask
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import Progress
 from gpuvm.runs.inputs import DATA, Inputs
-from gpuvm.runs.run import run
+from gpuvm.runs.run import begin_record, run
 
-__all__ = ["DATA", "Inputs", "Member", "Progress", "Workload", "ask", "find", "run"]
+__all__ = ["DATA", "Inputs", "Member", "Progress", "Workload", "ask", "begin_record", "find", "run"]

@@ -7,11 +7,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
 from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, push, query_gpus
+from gpuvm.inventory import Inventory
 from gpuvm.runs import contract, follow, inputs, tf_config
 from gpuvm.runs.bundle import Workload, check_imports
 from gpuvm.runs.fan_out import Everywhere, Member
@@ -85,6 +87,52 @@ def run(
             work.clean_up()
         raise
     record.finish("succeeded")
+
+
+def begin_record(
+    workload: str,
+    args: Sequence[str],
+    inventory: Inventory,
+    deployment: str,
+    members: Sequence[Member],
+    *,
+    distributed: bool,
+) -> results.Run:
+    """The run's folder with its manifest: which VMs take part, with which GPUs, in which role."""
+    vcenter = inventory.vcenter
+    return results.create(
+        workload=workload,
+        args=args,
+        distributed=distributed,
+        vcenter=vcenter,
+        cluster=inventory.cluster.name,
+        deployment=deployment,
+        vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
+        provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
+    )
+
+
+def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
+    role: Literal["chief", "worker", "single"] = "single"
+    if distributed:
+        role = "worker" if position else "chief"
+    return results.RunVM(
+        name=member.name,
+        index=member.vm.index or 0,
+        host=member.vm.host,
+        address=member.endpoint.address,
+        role=role,
+        accelerator=member.vm.accelerator,
+        gpus=tuple(
+            results.RunGPU(
+                pci_address=gpu.pci_address,
+                model=gpu.name,
+                vendor_id=gpu.vendor_id,
+                device_id=gpu.device_id,
+            )
+            for gpu in member.gpus
+        ),
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""gpuvm run style --sweep: one grid of weights over all VMs, and one contact sheet of it."""
+"""A grid of weights shared out over all VMs, and one contact sheet of it (the style workload)."""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gpuvm.errors import BadInput, RunError
 from gpuvm.results import Run
-from gpuvm.runs import Member, Workload
+from gpuvm.runs.bundle import Workload
+from gpuvm.runs.fan_out import Member
 
 SWEEPS = "style_transfer"
 SHARE = "--cells"
@@ -35,10 +36,10 @@ def shared_out(
 
 def with_grid(arguments: Sequence[str]) -> list[str]:
     """The arguments with the paper's grid, unless they have one of their own."""
-    said = _options(arguments)
-    if any(f"{option}s" in said for option in GRID):
+    given = _options(arguments)
+    if any(f"{option}s" in given for option in GRID):
         return list(arguments)
-    added = [(f"{option}s", axis) for option, axis in GRID.items() if option not in said]
+    added = [(f"{option}s", axis) for option, axis in GRID.items() if option not in given]
     return [*arguments, *(word for pair in added for word in pair)]
 
 
@@ -54,8 +55,8 @@ def gather(workload: Workload, record: Run) -> Path:
     command = [sys.executable, str(workload.program), "--out", str(record.dir), "--gather"]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"no contact sheet: {said}")
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"no contact sheet: {last_line}")
     return record.dir / "sheet.png"
 
 
