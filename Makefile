@@ -2,6 +2,7 @@
 # make test    sets up everything it needs and runs the tests
 # make soak    all of what the tests take a sample of (kill points); long
 # make check   formatting, lint, types, layers, YAML
+# make light   the checks and the tests that need no lab, in a small environment without TensorFlow
 # make lab     the simulated vCenter alone, in the background
 # make lock    resolves the dependencies anew
 
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test soak check lab lock clean
+.PHONY: demo test soak check light lab lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/gpuvm demo
@@ -26,23 +27,40 @@ soak: $(INSTALLED)
 	$(BIN)/pytest -q -m soak
 
 check: $(INSTALLED)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/yamllint --strict .
+	$(call checks,$(BIN))
+
+light: .venv-light/.installed
+	$(call checks,.venv-light/bin)
+	.venv-light/bin/pytest -q tests/unit tests/lifecycle
+
+define checks
+	$(1)/ruff format --check .
+	$(1)/ruff check .
+	$(1)/mypy
+	$(1)/lint-imports
+	$(1)/yamllint --strict .
+endef
 
 # A second call needs no download: the stamp is as new as what it was installed from.
 $(INSTALLED): requirements/dev.txt pyproject.toml
+	$(call install,.venv,requirements/dev.txt)
+
+.venv-light/.installed: requirements/light.txt pyproject.toml
+	$(call install,.venv-light,requirements/light.txt)
+
+define install
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --require-hashes -r $(2)
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+endef
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --all-extras pyproject.toml -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --extra dev pyproject.toml -o requirements/light.txt
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-light build dist
