@@ -109,9 +109,11 @@ async def ready(work: Work, job: Job) -> None:
                 if change is not None:
                     await _note_change(work, job, change, "its guest to be ready")
             job.ready = check.result()
-    except GpuvmError as error:
+    except VSphereError as error:  # the VM vanished
         if vcenter_gone(error):
             raise
+        raise GivenUp(error) from None
+    except GpuvmError as error:
         raise Stays(error) from None
     if job.vm is not None and (answered := job.ready.address):
         others = [address for address in job.vm.addresses if address != answered]

@@ -74,15 +74,16 @@ def provision(
     surplus = [step.vm for step in plan.steps if step.action == "remove" and step.vm]
     removed = teardown(surplus, vsphere, events) if surplus else ApplyResult(())
     work = Work(plan, vsphere, context, events, until, keep_failed)
+    jobs = [work.begin(step) for step in plan.wanted]  # all, before anything is submitted
     driver = Driver(vsphere, events)
     try:
-        outcomes = driver.run({step.name: bring_up(work, step) for step in plan.wanted})
+        outcomes = driver.run({job.name: bring_up(work, job) for job in jobs})
     except KeyboardInterrupt:
         raise _interrupted(work) from None
     return ApplyResult((*outcomes.values(), *removed.outcomes))
 
 
-async def bring_up(work: Work, step: Step) -> Outcome:
+async def bring_up(work: Work, job: Job) -> Outcome:
     """One VM, from its step of the plan to where ``work.until`` says.
 
     It goes elsewhere once when somebody else was quicker to get its GPU.
@@ -90,7 +91,6 @@ async def bring_up(work: Work, step: Step) -> Outcome:
     tries: Counter[str] = Counter()
     replanned = False
     while True:
-        job = work.begin(step)
         try:
             await _stages(work, job, tries, may_move=not replanned)
             return _outcome(work, job)
@@ -100,9 +100,9 @@ async def bring_up(work: Work, step: Step) -> Outcome:
                 strangers = job.vm is not None and job.vm.ownership == "other"
                 left = bool(job.moref) and not strangers
                 return _outcome(work, job, given_up.error, left=left)
-            replanned = replanned or again is not step
-            step = again
-            work.events.note(f"once more on {step.host.name}", job.name)
+            replanned = replanned or again is not job.step
+            work.events.note(f"once more on {again.host.name}", job.name)
+            job = work.begin(again)
         except Stays as stays:
             return _outcome(work, job, stays.error, left=bool(job.moref) or stays.may_come)
         except KeyboardInterrupt:
@@ -307,48 +307,40 @@ async def _match_spec_once(work: Work, job: Job, deadline: Deadline) -> bool:
 
 
 async def power_on(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
-    """Holders are read just before: since the plan another VM may have taken the GPU."""
+    """A fault between the vCenter and a host is tried again; a GPU that is lost is looked into."""
     looked_up = False
     while True:
         deadline = Deadline(work.limit_s("power_on"))
         try:
             with work.events.phase("power_on", job.name):
                 try:
-                    holders = await ReadHolders(job.step.runs_on.moref)
-                    taken = gpu_races.taken(job.step, holders, job.moref)
-                    if taken is not None:
-                        raise taken
-                    job.changed = True
-                    try:
-                        await _start_power_on(work, job, deadline)
-                    except (OutcomeUnknown, TaskFailed) as error:
-                        if looked_up or not _may_be_done_already(error):
-                            raise
-                        looked_up = True
-                        await _look_for_power_on(work, job, error, deadline)
-                    break
-                except GpuvmError as error:
-                    if vcenter_gone(error):
+                    await _power_on_once(work, job, deadline)
+                except (OutcomeUnknown, TaskFailed) as error:
+                    if looked_up or not _may_be_done_already(error):
                         raise
-                    pause_s = _pause_before_retry(
-                        work, job, error, tries, "power_on", POWER_ON_PAUSES_S
-                    )
-                    if pause_s is None:
-                        raise await _gpu_lost(
-                            work, job, error, deadline, may_move=may_move
-                        ) from None
-                    raise _Retry(pause_s) from None
-        except _Retry as retry:
-            await pause(job, retry.pause_s)
+                    looked_up = True
+                    await _look_for_power_on(work, job, error, deadline)
+            break
         except Late:
             raise Stays(await late_error(work, job, "power_on")) from None
+        except GpuvmError as error:
+            if vcenter_gone(error):
+                raise
+            pause_s = _pause_before_retry(work, job, error, tries, "power_on", POWER_ON_PAUSES_S)
+            if pause_s is None:
+                raise await _gpu_lost(work, job, error, deadline, may_move=may_move) from None
+            await pause(job, pause_s)
     await _read_placement(work, job)
 
 
-class _Retry(Exception):
-    def __init__(self, pause_s: float) -> None:
-        super().__init__()
-        self.pause_s = pause_s
+async def _power_on_once(work: Work, job: Job, deadline: Deadline) -> None:
+    """Holders are read just before: since the plan another VM may have taken the GPU."""
+    holders = await ReadHolders(job.step.runs_on.moref)
+    taken = gpu_races.taken(job.step, holders, job.moref)
+    if taken is not None:
+        raise taken
+    job.changed = True
+    await _start_power_on(work, job, deadline)
 
 
 def _may_be_done_already(error: GpuvmError) -> bool:
@@ -376,7 +368,7 @@ async def _look_for_power_on(work: Work, job: Job, error: GpuvmError, deadline: 
 async def _gpu_lost(
     work: Work, job: Job, error: GpuvmError, deadline: Deadline, *, may_move: bool
 ) -> GivenUp:
-    """Somebody quicker may have the GPU: once more on a free one, else the holder is named."""
+    """Another VM may have the GPU: once more on a free one, else its holder is named."""
     while gpu_races.may_be_lost(error):
         own, step = job.moref, job.step
         try:
@@ -388,6 +380,8 @@ async def _gpu_lost(
             if vcenter_gone(refused):
                 raise
             break
+        except Late:
+            raise Stays(await late_error(work, job, "power_on")) from None
         if job.created and may_move:
             others = [j.goes_to or j.step for j in work.jobs.values() if j is not job]
             allotted = {(s.runs_on.name, gpu.pci_address) for s in others for gpu in s.gpus}

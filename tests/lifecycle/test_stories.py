@@ -164,7 +164,7 @@ def provisioning(
     work = Work(plan, world, CONTEXT, Events(), "address", keep_failed=False, clock=world.clock)  # type: ignore[arg-type]
     return Scene(
         world,
-        lambda: bring_up(work, plan.steps[0]),
+        lambda: bring_up(work, work.begin(plan.steps[0])),
         lambda outcome: _check_provisioned(world, work, outcome, cancels="cancel" not in always),
         always,
     )
