@@ -171,7 +171,7 @@ class TaskFailed(VSphereError):
 
     @property
     def no_gpu_left(self) -> bool:
-        """The fault may mean that somebody else has the GPU: at power-on it is not told apart."""
+        """The fault may mean that another VM has the GPU: at power-on it has no type of its own."""
         return self.operation == "power on" and self.fault in _MAY_BE_TAKEN
 
     @property

@@ -62,7 +62,7 @@ class Host:
     nvswitches: tuple[str, ...] = ()
     """PCI addresses of the switches that connect the GPUs of an HGX board."""
     hypervisor_gib: float | None = None
-    """What ESXi keeps of the memory for itself; None where nobody tells."""
+    """Memory that ESXi keeps for itself; None if unknown."""
 
     @property
     def switched_gpus(self) -> tuple[GPU, ...]:
@@ -203,7 +203,7 @@ class Network:
 
 @dataclass(frozen=True)
 class StoragePolicy:
-    """``id`` is what the API knows it by; two of one name are not told apart by vCenter."""
+    """``id`` is the API's id; vCenter allows two of one name."""
 
     name: str
     id: str
@@ -243,7 +243,7 @@ class VM:
     firmware: str = ""
     connection_state: str = "connected"
     question: str = ""
-    """What vCenter waits to be answered before the VM goes on."""
+    """The question that vCenter waits to be answered before the VM continues."""
     addresses: tuple[str, ...] = ()
     """All that the guest reports on the VM's own network cards, the likeliest first."""
     macs: tuple[str, ...] = ()
@@ -340,7 +340,7 @@ UNREADABLE_HINT = (
 
 @dataclass(frozen=True)
 class Deployment:
-    """``unreadable`` are the VMs that seem to be its own and cannot be told to be."""
+    """``unreadable`` are VMs that seem to be its own and cannot be verified."""
 
     ours: tuple[VM, ...]
     copies: tuple[VM, ...]
@@ -364,7 +364,7 @@ class Inventory:
     notes: tuple[str, ...] = ()
     """What was not to be seen and may matter, a sentence each."""
     policies: tuple[StoragePolicy, ...] = ()
-    """Only read where the wish names one."""
+    """Only read if the spec names one."""
     policies_hidden: str = ""
     """Why they could not be read; empty as a rule."""
 

@@ -20,7 +20,7 @@ GENERATION_KEY = "gpuvm.generation"
 DISKS_KEY = "gpuvm.disks"
 WISH_KEY = "gpuvm.wish"
 POLICY_KEY = "gpuvm.storage_policy"
-"""The id of the storage policy that was applied: no property of a VM tells it."""
+"""The id of the storage policy that was applied: no property of a VM has it."""
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 
 _RENAMED_UP_TO = 256
@@ -78,7 +78,7 @@ def instance_uuid(vcenter_uuid: str, deployment: str, index: int) -> str:
 
 
 def index_in(vcenter_uuid: str, deployment: str, vm: UnreadableVM) -> int | None:
-    """Which of the deployment's VMs it is, as far as can be told without its mark.
+    """Return the index of the deployment's VM this seems to be, without reading its mark.
 
     By its instance UUID where vCenter remembers one, else by its name; None for a stranger.
     """

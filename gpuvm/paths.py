@@ -1,4 +1,4 @@
-"""Where gpuvm keeps things on the operator's machine.
+"""Where gpuvm keeps things on the operator's machine, and where its own shipped files are.
 
 Each of the three roots can be moved by an environment variable, which is how two labs or two tests
 stay apart: GPUVM_CONFIG_DIR (contexts), GPUVM_STATE_DIR (keys, host keys, labs), GPUVM_CACHE_DIR

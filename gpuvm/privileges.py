@@ -1,6 +1,6 @@
-"""What an account must be allowed for a wish, and on which objects; docs/permissions.md in code.
+"""Which privileges an account needs for a spec, and on which objects: docs/permissions.md in code.
 
-The ids are those of the API reference, method by method. Only what the wish uses is asked for: an
+The ids are those of the API reference, method by method. Only what the spec uses is asked for: an
 account that may do no more than that is enough.
 """
 
@@ -61,7 +61,7 @@ class Used:
 
 
 def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
-    """To make, start and remove the VMs of this wish."""
+    """Privileges to create, start and remove the VMs of this spec."""
     cluster = inventory.cluster
     wanted = {cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
     if spec.names_a_policy:

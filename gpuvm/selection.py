@@ -120,7 +120,7 @@ def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
 
 
 def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """Why clones of it could not be what is wished, or None."""
+    """Why clones of it could not match the spec, or None."""
     api_version = inventory.vcenter.api_version
     if template.hidden:
         return template.hidden

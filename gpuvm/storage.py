@@ -42,12 +42,12 @@ def matches(word: str, store: Datastore) -> bool:
 
 
 def word_for(spec: ClusterSpec, host: str) -> str | None:
-    """What the wish says of this host's datastore; None where it says nothing."""
+    """Return what the spec names as this host's datastore, or None."""
     return spec.datastore.get(host) if isinstance(spec.datastore, dict) else spec.datastore
 
 
 class Storage:
-    """The datastores that the VMs of a wish may go to, for each host."""
+    """Which datastores the VMs of a spec may go to, for each host."""
 
     def __init__(self, spec: ClusterSpec, inventory: Inventory, source: VMTemplate | None) -> None:
         self.spec, self.inventory, self.source = spec, inventory, source
@@ -60,7 +60,7 @@ class Storage:
 
     @property
     def misnamed(self) -> bool:
-        """A word of the wish means nothing, or several things; ``check_names`` says which."""
+        """Whether a name in the spec matches nothing or several things; see ``check_names``."""
         try:
             check_names(self.spec, self.inventory)
         except BadInput:

@@ -1,4 +1,4 @@
-"""Shows events as they come: one moving line per VM on a terminal, plain lines elsewhere."""
+"""Shows events and running workloads: a moving line per VM on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ def shown(events: Events, state: State) -> Iterator[None]:
 
 @contextmanager
 def _added(events: Events, sink: Sink) -> Iterator[None]:
-    """For as long as the block runs: a command that shows two of them tells nothing twice."""
+    """Adds the sink for as long as the block runs, so that nothing is shown twice."""
     events.add(sink)
     try:
         yield

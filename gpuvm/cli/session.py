@@ -56,7 +56,7 @@ def interactive() -> bool:
 
 
 def confirm(context: Context, question: str, *, yes: bool) -> bool:
-    """Asks, unless told not to; without a terminal somebody must have decided before.
+    """Asks for confirmation unless --yes or the context says not to.
 
     Raises BadInput when there is nobody to ask.
     """

@@ -1,4 +1,4 @@
-"""gpuvm status: the deployment as it is, in vCenter and in the guests, against what was wished."""
+"""gpuvm status: the deployment as it is, in vCenter and in the guests, compared with the spec."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +88,7 @@ def status(
 
 @dataclass(frozen=True)
 class Against:
-    """The wish in force: ``file`` says what a VM is, and it or an option how many there are."""
+    """The present spec: ``file`` says what a VM is; it or an option says how many there are."""
 
     wanted: spec.ClusterSpec
     file: Path | None
@@ -162,13 +162,13 @@ def _look(session: Session, vm: VM) -> Inside:
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
     drift = (
         *planner.drift(vm, inventory),
-        *_from_the_wish(vm, against, inventory),
+        *_differences_from_spec(vm, against, inventory),
         *_in_the_guest(vm, inside),
     )
     return Seen(vm, planner.assigned(vm), inside, drift)
 
 
-def _from_the_wish(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
+def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
     if against.counted and (vm.index or 0) > against.wanted.vms:
         yield f"one too many: {against.wanted.vms} are wanted"
         return

@@ -1,4 +1,8 @@
-"""Hashes of files and folders, computed once: kept until a size or a time of change differs."""
+"""Hashes of files and folders, and downloads that are checked by them.
+
+A hash is computed once and kept until a size or a time of change differs; a download with another
+hash than the known one is thrown away.
+"""
 
 import contextlib
 import hashlib

@@ -29,7 +29,7 @@ def anonymous(given: CheckInput, checks: Sequence[Check]) -> dict[str, Any]:
             "api_version": _version(inventory.vcenter.api_version),
             "tls": given.tls,
         },
-        "wish": {
+        "spec": {
             "accelerator": given.spec.accelerator.mode,
             "placement": given.spec.placement,
             "clone_mode": given.spec.clone_mode,

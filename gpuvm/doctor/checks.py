@@ -1,4 +1,7 @@
-"""The vCenter itself: its version, how its certificate is verified, what is licensed."""
+"""The checks of ``gpuvm doctor``: vCenter, account, hosts and GPUs, VM template, and the plan itself.
+
+Each yields results for one subject; ``gpuvm.doctor.run_checks`` has their order.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,17 +224,17 @@ def _hint(gpu: GPU) -> str:
 
 def vgpu(given: CheckInput) -> Iterator[Check]:
     """The driver shows itself by the types that a host offers; its version is not in the API."""
-    wished = isinstance(given.spec.accelerator, VGPU)
+    wanted = isinstance(given.spec.accelerator, VGPU)
     for host in given.inventory.hosts:
-        if host.gpus and host.unusable is None and (wished or _sharing(host)):
-            yield _driver(host, wished=wished)
+        if host.gpus and host.unusable is None and (wanted or _sharing(host)):
+            yield _driver(host, wanted=wanted)
 
 
 def _sharing(host: Host) -> list[GPU]:
     return [gpu for gpu in host.gpus if gpu.shared_direct]
 
 
-def _driver(host: Host, *, wished: bool) -> Check:
+def _driver(host: Host, *, wanted: bool) -> Check:
     offered = sorted({p.name for gpu in host.gpus for p in gpu.profiles})
     if offered:
         told = f"{host.name} has NVIDIA's vGPU driver, and offers {', '.join(offered)}"
@@ -251,7 +254,7 @@ def _driver(host: Host, *, wished: bool) -> Check:
         return Check("vGPU", "warning", text, f"gpuvm passthrough disable {host.name}{only}")
     text = f"{named}, and no vGPU type is offered"
     hint = "NVIDIA's vGPU driver (VIB) is missing on the host, or does not know the card"
-    return Check("vGPU", "failure" if wished else "warning", text, hint)
+    return Check("vGPU", "failure" if wanted else "warning", text, hint)
 
 
 def templates(given: CheckInput) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""What a plan of this wish would come to, tried before anything is judged."""
+"""Plans the spec as `gpuvm plan` would, so that checks can judge the result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def _datastores(spec: ClusterSpec, inventory: Inventory) -> tuple[Datastore, ...
 
 
 def _only_network(inventory: Inventory) -> Network | None:
-    """A template's own network is not told by its card; where there is one only, it is that."""
+    """A template's adapter does not name its network; if the cluster has only one, it is that."""
     return inventory.networks[0] if len(inventory.networks) == 1 else None
 
 

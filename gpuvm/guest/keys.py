@@ -1,4 +1,8 @@
-"""The operator's SSH key: one pair per context, made on first use; its private half stays here."""
+"""SSH keys: the operator's pair, and the host keys of guests.
+
+One pair per context, made on first use; its private half stays here. Host keys belong to an
+instance UUID and generation, never to an address.
+"""
 
 import contextlib
 import os

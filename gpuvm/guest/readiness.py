@@ -262,7 +262,7 @@ _DRIVER_HINTS = (
     ),
     (r"libcuda", "the NVIDIA driver's libraries are missing in the template (docs/template.md)"),
 )
-"""By what check_tensorflow.py tells of the driver, or TensorFlow's own text."""
+"""Keyed by what check_tensorflow.py reports of the driver, or by TensorFlow's own text."""
 
 GPUS = Requirement(
     "the guest's GPUs are those of the plan",

@@ -142,7 +142,7 @@ class Guest:
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], *, silent_s: float) -> Iterator["HeldCommand"]:
-        """A command that goes on until the block ends: its input is closed then, and its end
+        """A command that runs until the block ends: its input is closed then, and its end
         waited for. Raises as ``stream`` does.
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
@@ -198,7 +198,7 @@ def _program(command: str | Sequence[str]) -> str:
 
 
 def _bounded(command: str | Sequence[str], timeout_s: float) -> str:
-    """With a limit that holds in the guest too, whatever becomes of us or the connection."""
+    """Adds a time limit that holds in the guest even if the connection is lost."""
     plain = ["sh", "-c", command] if isinstance(command, str) else command
     return shlex.join(["timeout", "-k", "5", str(math.ceil(timeout_s)), *plain])
 

@@ -205,7 +205,7 @@ def _packages(go: Path, source: Path) -> list[str]:
 
 
 def _compile(go: Path, source: Path, target: Path) -> Iterator[str]:
-    """Yields each package as it is compiled; those in Go's own cache are not told."""
+    """Yields each package as it is compiled; those in Go's own cache are not reported."""
     command = [str(go), "build", "-v", "-ldflags=-s -w", "-o", str(target), "."]
     tail: deque[str] = deque(maxlen=40)
     with subprocess.Popen(

@@ -57,7 +57,7 @@ def up(
     the lab cannot be built or started, or runs with another shape.
     """
     options, events = options or LabOptions(), events or Events()
-    wish = _wish(options)
+    requested = _requested(options)
     folder = lab_folder(options.name)
     _require_linux()
     binary = build.vcsim_binary(events)
@@ -69,9 +69,9 @@ def up(
         fresh = not folder.path.exists()
         try:
             if fresh:
-                _start(folder, binary, wish, options, lifeline)
+                _start(folder, binary, requested, options, lifeline)
             else:
-                _require_same(folder, wish)
+                _require_same(folder, requested)
             daemons.start_supervisor(folder, lifeline)
         except BaseException:
             if fresh:
@@ -91,7 +91,7 @@ def down(name: str = "lab") -> bool:
     return True
 
 
-def _wish(options: LabOptions) -> Description:
+def _requested(options: LabOptions) -> Description:
     if not _NAME.fullmatch(options.name):
         raise BadInput(f"'{options.name}' is not a name for a lab: letters, digits and ._-")
     if options.description is None:
@@ -132,9 +132,9 @@ def _require_own_context(folder: LabFolder) -> None:
         )
 
 
-def _require_same(folder: LabFolder, wish: Description) -> None:
+def _require_same(folder: LabFolder, requested: Description) -> None:
     running = folder.description()
-    if running is None or _shape(running, wish) != _shape(wish, wish):
+    if running is None or _shape(running, requested) != _shape(requested, requested):
         has = f"{len(running.hosts)} hosts, {running.gpu_count} GPUs" if running else "unreadable"
         raise LabError(
             f"the lab '{folder.name}' runs with another shape ({has})",
@@ -142,9 +142,9 @@ def _require_same(folder: LabFolder, wish: Description) -> None:
         )
 
 
-def _shape(description: Description, wish: Description) -> Description:
-    """Without what `up` itself chose because the wish did not say it."""
-    chosen = [f for f in ("instance_uuid", "address_block") if getattr(wish, f) is None]
+def _shape(description: Description, requested: Description) -> Description:
+    """Without what `up` itself chose because the request did not say it."""
+    chosen = [f for f in ("instance_uuid", "address_block") if getattr(requested, f) is None]
     return description.model_copy(update=dict.fromkeys(chosen))
 
 
@@ -154,14 +154,18 @@ def _vcsim_lives(folder: LabFolder) -> bool:
 
 
 def _start(
-    folder: LabFolder, binary: Path, wish: Description, options: LabOptions, lifeline: int | None
+    folder: LabFolder,
+    binary: Path,
+    requested: Description,
+    options: LabOptions,
+    lifeline: int | None,
 ) -> None:
-    block = addresses.reserve(wish.address_block)
+    block = addresses.reserve(requested.address_block)
     try:
         folder.path.mkdir(parents=True, mode=0o700)
-        identity = wish.instance_uuid or str(uuid.uuid4())
+        identity = requested.instance_uuid or str(uuid.uuid4())
         chosen = {"address_block": block.block, "instance_uuid": identity}
-        description = wish.model_copy(update=chosen)
+        description = requested.model_copy(update=chosen)
         folder.description_file.write_text(description.to_json(), encoding="utf-8")
         _write_passwords(folder, description)
         current = settings.current()

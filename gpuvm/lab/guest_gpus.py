@@ -32,7 +32,7 @@ def in_guest(
 
 
 def _fixed(description: Description, device: PassthroughDevice, number: int) -> SimulatedGPU:
-    """A card keeps its UUID in whatever VM it is: it belongs to the host and the slot there."""
+    """A GPU keeps its UUID in every VM: the UUID belongs to the host and its slot."""
     device_id = int(device.device_id or "0", 16)
     identity = f"{device.system_id}/{device.pci_address}"
     return _whole(description, (device.vendor_id, device_id), number, identity)

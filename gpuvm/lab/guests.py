@@ -86,7 +86,7 @@ class MachineRoom:
     _slots: dict[str, _Slot] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Until it is told to stop; then no guest is left."""
+        """Runs until it is stopped; then no guest is left."""
         self._save()
         while not isinstance(message := self.inbox.get(), Stop):
             self._handle(message)

@@ -167,7 +167,7 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Deletes it whatever its owner made of the permissions; one that is gone is fine."""
+    """Deletes the folder even if its permissions were changed; a missing one is fine."""
     for place, folders, _ in os.walk(folder):
         for name in folders:
             inner = Path(place) / name

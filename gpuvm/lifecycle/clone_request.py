@@ -59,10 +59,10 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
 
 
 def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
-    """What is mended of a VM that is there: its size and devices, never what it first booted with.
+    """What is repaired of an existing VM: its size and devices, never what it first booted with.
 
     A plan that only starts VMs says nothing about sizes, so those are left as they are. Options
-    are those of the VM's own wish: gpuvm.yaml may say something else by now, which nobody planned.
+    are those of the VM's own creation spec: gpuvm.yaml may say something else by now.
     """
     own = ClusterSpec.from_creation_spec(vm.creation_spec)
     same_policy = own is not None and own.storage_policy == plan.spec.storage_policy
@@ -90,7 +90,7 @@ def _device_group(spec: ClusterSpec) -> str:
 
 
 def awaited(spec: ClusterSpec, step: Step, context: Context) -> Awaited:
-    """The address of a VM: its own wish says whether that is a fixed one."""
+    """Which addresses of a VM count: its creation spec says whether it has a fixed one."""
     own = ClusterSpec.from_creation_spec(step.vm.creation_spec) if step.vm is not None else spec
     fixed = _fixed_address(own, step.index) if own is not None else None
     return Awaited(fixed, context.ssh.subnet)

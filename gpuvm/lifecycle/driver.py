@@ -466,7 +466,7 @@ class Driver:
         one.followed, one.missed = (), None
 
     def _lose_vcenter(self, error: GpuvmError) -> None:
-        """It is gone for good: every story is told so, at whatever it asks of it."""
+        """It is gone for good: the error is raised in every story that awaits it."""
         self._gone = error
 
 

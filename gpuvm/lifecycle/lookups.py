@@ -1,4 +1,4 @@
-"""What became of a call without an answer, and whose the VM is that was found."""
+"""What became of an unanswered call, and whether the VM that was found is ours."""
 
 from collections.abc import Collection
 

@@ -428,7 +428,7 @@ async def _restart(work: _Switching) -> None:
 
 
 async def _start_reboot(work: _Switching) -> Task | None:
-    """Without an answer the host itself tells whether it reboots."""
+    """If the call is not answered, the host's boot time shows whether it reboots."""
     work.rebooting = True
     try:
         task: Task = await Call("reboot", work.vsphere.start_reboot, work.host)

@@ -1,4 +1,4 @@
-"""From a wish to a plan: the vCenter is read once, and only the hosts of the plan are asked more.
+"""From a spec to a plan: vCenter is read once, and only hosts of the plan are asked for more.
 
 A fixed device needs its host's systemId, which is a round trip for each host that is asked. In a
 large cluster most hosts are not part of the plan, so it is made first and they are asked then.
@@ -70,7 +70,7 @@ def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
 def with_config_targets(
     inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]
 ) -> Plan:
-    """The plan, made anew as long as it goes to hosts that were not asked yet."""
+    """Plan again as long as the plan uses hosts that were not asked yet."""
     while True:
         plan = make(inventory)
         to_query = _hosts_to_query(plan)

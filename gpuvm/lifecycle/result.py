@@ -28,7 +28,7 @@ class Outcome:
 
 
 def unreadable_outcome(vm: UnreadableVM) -> Outcome:
-    """It is left as it is, since nothing tells that it is ours and what is in it."""
+    """It is left as it is: neither ownership nor contents can be verified."""
     why = PreflightRefused(f"{vm.name} is left: {vm.why}", hint=UNREADABLE_HINT)
     return Outcome(vm.name, vm.host, state="failed", changed=False, error=why, left=True)
 

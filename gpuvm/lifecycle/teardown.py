@@ -32,7 +32,7 @@ def teardown(
     with_disks: bool = False,
     with_templates: bool = False,
 ) -> ApplyResult:
-    """Removes the VMs, all at once; only those that are ours, whatever was handed in.
+    """Removes the VMs that are ours, all at once; others are ignored.
 
     A VM with disks that it was not cloned with, and one that is a template by now, is left unless
     ``with_disks`` or ``with_templates`` says otherwise; of an ``unreadable`` one nobody can tell.
@@ -150,7 +150,7 @@ async def _run_task(work: _Removing, vm: VM, operation: str, deadline: Deadline)
 
 
 async def _look(work: _Removing, vm: VM, deadline: Deadline) -> str:
-    """``gone``, ``on`` or ``off``; empty when it cannot be told. Who works on it is waited for.
+    """``gone``, ``on`` or ``off``; empty if unknown. A running task is waited for first.
 
     Tasks first: one that ends meanwhile has left the state that is read after it.
     """

@@ -3,7 +3,7 @@
     plan(spec, inventory)            -> Plan, shown before anything is touched
     plan_start(vms, spec, inventory) -> Plan that only powers on
 
-The same wish again gives a plan that changes nothing.
+The same spec again gives a plan that changes nothing.
 """
 
 from gpuvm.planner.allocations import without_holder

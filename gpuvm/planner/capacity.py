@@ -1,4 +1,4 @@
-"""What each host has left while a plan is made: GPUs, vGPUs and memory, less what was promised."""
+"""What each host has left while a plan is made: GPUs, vGPUs and memory, less what is allotted."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

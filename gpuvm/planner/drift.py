@@ -34,10 +34,10 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
     )
 
 
-def _differs(what: str, wished: float | None, found: float) -> str | None:
-    if wished is None or wished == found:
+def _differs(what: str, wanted: float | None, found: float) -> str | None:
+    if wanted is None or wanted == found:
         return None
-    return f"{found:g} {what} instead of {wished:g}"
+    return f"{found:g} {what} instead of {wanted:g}"
 
 
 def _devices(spec: ClusterSpec, vm: VM) -> str | None:

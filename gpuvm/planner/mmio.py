@@ -1,4 +1,4 @@
-"""The 64-bit MMIO window: computed from what the GPUs map, or as wished."""
+"""The 64-bit MMIO window: computed from what the GPUs map, unless the spec sets it."""
 
 from collections.abc import Sequence
 

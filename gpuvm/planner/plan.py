@@ -1,4 +1,8 @@
-"""plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network."""
+"""plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network.
+
+Everything that stands in the way is reported at once (Refusals); findings are what a plan says
+beside its steps, and do not stand in the way.
+"""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -54,14 +58,14 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     """Decides which VM goes to which host and GPU.
 
     Raises NotFound and Ambiguous for names, PreflightRefused and Unplaceable (with the table of
-    who holds what) when the wish cannot be met, SeveralRefused when several things are in the way;
+    who holds what) when the spec cannot be met, SeveralRefused when several things are in the way;
     nothing was touched then.
     """
     kept, surplus, missing = _compare(spec, inventory)
     hidden = unreadable(spec.name, inventory)
     missing = [index for index in missing if index not in hidden]
     if missing and spec.has_gpu and not inventory.gpus:
-        raise no_gpu_at_all(inventory)  # whatever else is in the way would be noise
+        raise no_gpu_at_all(inventory)  # other refusals would be noise
     refusals = Refusals()
     with refusals.collected():
         check_readable(list(hidden.values()))

@@ -110,7 +110,7 @@ def _has_memory(vm: VM, host: Host) -> bool:
 
 
 def _offers(vm: VM, host: Host) -> bool:
-    """A vendor device group is known by its name only, which is in the VM's wish."""
+    """A vendor device group is known by its name only, which is in the VM's creation spec."""
     wanted = getattr(ClusterSpec.from_creation_spec(vm.creation_spec), "accelerator", None)
     return not isinstance(wanted, DeviceGroup) or host.device_group(wanted.group) is not None
 
@@ -131,7 +131,7 @@ def _gpus_on(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] |
 
 
 def _device(device: Device, gpu: GPU) -> Device:
-    """A fixed one is made anew where the systemId is known, because that may have changed."""
+    """A fixed device is built again if the systemId is known, because that may have changed."""
     if not isinstance(device, PassthroughDevice):
         return device
     same = gpu.pci_address == device.pci_address

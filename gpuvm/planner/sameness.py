@@ -1,7 +1,7 @@
-"""Whether a VM is what is wished now: what the words mean counts, not which were typed.
+"""Whether a VM matches the spec: compared by meaning, not by spelling.
 
-A VM carries the wish that it was made from. Writing down what was the default, or a path instead of
-a name, makes no other VM of it; a word that means something else now does.
+A VM carries the spec that it was created from. Writing down a default, or a path instead of a name,
+changes nothing; a name that means something else now is a difference.
 """
 
 from collections.abc import Callable

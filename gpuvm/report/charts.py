@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes its colours and its font from the page around it.
+"""Which charts a report shows, as inline SVG in the colours and the font of the page around it.
 
 matplotlib draws with stand-in colours; they are replaced by the page's CSS variables, so that one
 drawing serves light and dark. Each chart is drawn wide and narrow, because an SVG that is scaled

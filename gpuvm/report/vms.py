@@ -1,4 +1,4 @@
-"""What each VM did, from its timings: device, steps, rates, losses, and its last words."""
+"""What each VM did, from its timings: device, steps, rates, losses, and its last log lines."""
 
 import math
 import re

@@ -1,4 +1,7 @@
-"""Which file a workload is, what goes with it to the guests, and what it imports."""
+"""Which file a workload is, what goes with it to the guests, and what it imports.
+
+Modules that it cannot do without are looked for in the guests before anything is sent.
+"""
 
 import ast
 from collections.abc import Iterator, Sequence

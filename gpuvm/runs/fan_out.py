@@ -1,4 +1,4 @@
-"""The same work in every guest of a run at once, a thread for each; every outcome is kept."""
+"""The same work in every member of a run at once, a thread for each; every outcome is kept."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -1,7 +1,8 @@
 """Follows one guest's program live; a broken connection is taken up again where it broke.
 
 What comes is kept in the run's folder at once, so that a run can be looked at while it goes and
-something is left even if the guest is lost.
+something is left even if the guest is lost. At the end of a distributed run, ``cause`` says which
+worker died by itself and which only lost a peer.
 """
 
 import json
@@ -24,7 +25,7 @@ FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
 ATTEMPT_S, AGAIN_S = 5.0, 0.5
 RECONNECT_S = 300.0
-"""So long a guest may be out of reach while its program goes on."""
+"""How long a guest may be unreachable while its program runs."""
 
 _PORT_LOST = ("could not start grpc server", "address already in use")
 
@@ -108,7 +109,7 @@ class Follower:
         return []
 
     def overdue(self, start_s: float) -> bool:
-        """No sign of a start for so long; preparing data is a phase, and no reason to worry."""
+        """No start record within ``start_s``; preparing data is a phase and does not count."""
         silent_s = time.monotonic() - self._last_record
         return not self.started and not self._phases_open and silent_s > start_s
 
@@ -146,7 +147,7 @@ class Follower:
             record = json.loads(line)
             event = record["event"]
         except (ValueError, KeyError, TypeError):
-            return  # the report names the line; following goes on
+            return  # the report names the line
         self._last_record = time.monotonic()
         if event == "start":
             self.started = True

@@ -1,6 +1,7 @@
 """Files and folders that guests get once, by their content; and the arguments that name them.
 
 A place is ``HASH/NAME`` below the guest's data folder, which lies beside the folders of the runs.
+Checkpoints of an earlier run are inputs of one that resumes it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

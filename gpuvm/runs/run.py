@@ -184,7 +184,7 @@ class _Running:
             self.guests.each("push_inputs", lambda guest: push_inputs(guest, folder, inputs))
 
     def train(self) -> None:
-        """A port that was lost between its choice and its use is chosen anew, three times."""
+        """A port that was lost between choice and use is chosen again, three times at most."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
             self._launch()
             followers = [self._follower(member) for member in self.members]

@@ -10,7 +10,7 @@ _LARGEST_SHARE = 0.5
 
 
 def hypervisor_share(cluster: Row, hosts: Iterable[Row]) -> float | None:
-    """What ESXi keeps for itself, as a part of the hosts' memory; None where nobody tells.
+    """Return ESXi's own share of the hosts' memory, from 0 to 1; None if unknown.
 
     ``summary.effectiveMemory`` (ComputeResourceSummary) is in MB, what all hosts have for VMs that
     are neither unresponsive nor in maintenance mode. Hosts of one cluster differ little, and no

@@ -1,4 +1,4 @@
-"""One CloneVM_Task that already carries everything, and the one reconfigure that mends the rest."""
+"""One CloneVM_Task that already carries everything, and the one reconfigure that repairs the rest."""
 
 import math
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
 
 
 def repair_spec(vm: VM, request: CloneRequest, disks: Sequence[Any] = ()) -> Any | None:
-    """Only what differs between the VM as read back and the wish; None when nothing does.
+    """Return what differs between the VM as read back and the request; None if nothing does.
 
     ``disks`` are the VM's, as vCenter shows them, where a storage policy is due.
     """

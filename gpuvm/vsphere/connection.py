@@ -199,7 +199,7 @@ class VSphere:
         return Task(task._moId, "clone")
 
     def start_repair(self, vm: VM, request: CloneRequest) -> Task | None:
-        """None when the VM as read back is as wished."""
+        """None when the VM as read back matches the request."""
         due = policies.is_due(vm, request.storage_policy)
         disks = policies.disks_of(self._content, self._vm(vm.moref)) if due else ()
         spec = repair_spec(vm, request, disks)
@@ -276,7 +276,7 @@ class VSphere:
         return {moref: found[ref] for moref, ref in refs.items()}
 
     def read_licences(self) -> Mapping[str, Licence] | None:
-        """By a host's moref or the vCenter's instance UUID; None when this account is not told."""
+        """By host moref or vCenter instance UUID; None when this account may not read them."""
         return privileges.assigned(self._content)
 
     def shut_down(self, moref: MoRef) -> None:
@@ -334,7 +334,7 @@ class VSphere:
 
 
 def _no_connection(host: str, port: int, error: Exception) -> Unreachable:
-    """Curl takes the environment's proxy and gpuvm does not, so it is told not to either."""
+    """The hint's curl ignores the environment's proxy, as gpuvm does."""
     reason, where = str(error).strip() or type(error).__name__, authority(host, port)
     proxy = "; HTTPS_PROXY is set, and gpuvm does not use it" if "https" in getproxies() else ""
     return Unreachable(

@@ -1,4 +1,4 @@
-"""A host's GPUs: its PCI devices, their passthrough state, memory, and their vGPU types."""
+"""A host's GPUs: PCI devices, passthrough state, memory, vGPU types, and which VMs hold them."""
 
 import re
 from collections import Counter, defaultdict
@@ -355,7 +355,7 @@ def _dynamic_holders(
 def _vgpu_holders(
     hosts: Mapping[Any, Row], vms: Mapping[Any, Row]
 ) -> Iterator[tuple[str, str, Holder]]:
-    """The API tells which VMs use a card, not how many vGPUs each has there.
+    """The API names the VMs that use a GPU, not how many vGPUs each has there.
 
     A VM that is on several cards has one on each at least; the rest are counted on all of them,
     because counting too many refuses a plan and counting too few fails it at power-on.

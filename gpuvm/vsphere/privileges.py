@@ -1,4 +1,4 @@
-"""Which privileges the account lacks, asked of the vCenter before anything is tried."""
+"""Which privileges the account lacks, read before anything is tried; and assigned licences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def missing(content: Any, wanted: Mapping[Any, Sequence[str]]) -> dict[Any, tupl
 
 
 def assigned(content: Any) -> Mapping[str, Licence] | None:
-    """By a host's moref or the vCenter's instance UUID; None when it is not told.
+    """By a host's moref or the vCenter's instance UUID; None when it may not be read.
 
     API: LicenseAssignmentManager.QueryAssignedLicenses, one call for all; System.View is enough by
     the reference, and it is deprecated without a successor in this API, so a no is an answer too.

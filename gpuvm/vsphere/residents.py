@@ -1,4 +1,4 @@
-"""Who runs on a host that has to be empty, and whether vCenter moves them when it is told so.
+"""Which VMs run on a host that has to be empty, and whether vCenter can move them.
 
 Entering maintenance mode, a host is emptied by DRS where that is fully automated, for the cluster
 and for the VM (API reference of ``EnterMaintenanceMode_Task``); elsewhere the task waits until
@@ -103,7 +103,7 @@ def _tied(row: Row, drs: _DRS) -> str:
 
 
 def _is_agent(name: str, row: Row) -> bool:
-    """By the extension that manages it; the name serves where that is not told."""
+    """Known by the extension that manages it, else by its name."""
     manager = getattr(row.get("config.managedBy"), "extensionKey", None)
     return manager == _AGENT_MANAGER or name.startswith(_AGENT_NAME)
 

@@ -61,7 +61,7 @@ def clones_in_flight(content: Any) -> list[CloneInFlight]:
 
 
 def _target(content: Any, info: Any) -> str | None:
-    """A task tells only what is cloned; the events of its chain name what comes of it."""
+    """A task names only what is cloned; the events of its chain name the new VM."""
     since = vim.event.EventFilterSpec.ByTime(beginTime=info.queueTime)
     query = vim.event.EventFilterSpec(
         eventChainId=info.eventChainId, eventTypeId=list(_BEGUN), time=since

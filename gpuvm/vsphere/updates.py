@@ -188,7 +188,7 @@ class UpdateStream:
                 self._collector.CreateFilter(spec=spec, partialUpdates=False)
 
     def _open_again(self) -> None:
-        """A collector ends with its session; tasks and VMs do not. All is told anew."""
+        """A collector ends with its session; tasks and VMs do not. Everything is reported again."""
         self._version = ""
         self._open()
         kinds = (

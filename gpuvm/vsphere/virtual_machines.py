@@ -82,7 +82,7 @@ def _moref(ref: Any | None) -> str:
 
 
 def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
-    """What gpuvm writes, and the keys that the VM's own wish asked for: all that is ever mended."""
+    """Keys that gpuvm writes and keys of the VM's creation spec: all that is ever repaired."""
     spec = ClusterSpec.from_creation_spec(mark.creation_spec) if mark else None
     asked = spec.extra_config if spec else {}
     return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}

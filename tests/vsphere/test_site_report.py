@@ -50,7 +50,7 @@ def test_no_text_of_the_site_is_in_it(rig: Rig) -> None:
         assert sum(shape["count"] for shape in shapes) == 6
         assert {shape["device_id"] for shape in shapes} == {"15f8"}
         assert account["vcenter"]["version"] == "8.0.3"
-        assert account["wish"]["named"] == ["cluster"]
+        assert account["spec"]["named"] == ["cluster"]
         assert account["privileges_missing"] == ["Global.CancelTask"]
         assert [refusal["kind"] for refusal in account["refusals"]] == ["Unplaceable"]
     rig.teardown("confidential")

@@ -32,7 +32,7 @@ def main() -> None:
     lock = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if os.fork():
-        os._exit(0)  # the lock goes on: the supervisor has it too
+        os._exit(0)  # the lock stays: the supervisor has it too
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):  # else the SSH session would wait for their end

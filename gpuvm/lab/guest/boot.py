@@ -1,4 +1,4 @@
-"""What a guest is told at power-on: one JSON file in the VM's folder.
+"""What a guest gets at power-on: one JSON file in the VM's folder.
 
 FOLDER/boot.json     this
 FOLDER/disk/         home, tmp, ssh (host key), cloud: kept while the VM exists

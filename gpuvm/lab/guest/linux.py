@@ -52,7 +52,7 @@ def change_root(root: Path) -> None:
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:
-    """The process goes on as ``uid``; what it starts has no capability over anything outside."""
+    """The process continues as ``uid``; what it starts has no capability over anything outside."""
     outer_uid, outer_gid = os.geteuid(), os.getegid()
     _checked(_libc.unshare(_CLONE_NEWUSER), "unshare", "user namespace")
     own = Path("/proc/self")

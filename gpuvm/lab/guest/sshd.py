@@ -44,7 +44,7 @@ class Machine:
 async def serve(
     machine: Machine, ready: Callable[[], None], until_off: Callable[[], Awaitable[object]]
 ) -> None:
-    """Listens on every address of the machine, says ``ready`` and goes on ``until_off``.
+    """Listens on every address of the machine, says ``ready`` and serves ``until_off``.
 
     Raises OSError when an address or the port cannot be had.
     """
