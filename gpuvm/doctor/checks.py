@@ -1,4 +1,4 @@
-"""The checks of ``gpuvm doctor``: vCenter, account, hosts and GPUs, VM template, and the plan itself.
+"""The checks of ``gpuvm doctor``: vCenter, account, hosts and GPUs, VM template, the plan itself.
 
 Each yields results for one subject; ``gpuvm.doctor.run_checks`` has their order.
 """

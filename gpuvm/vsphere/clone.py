@@ -1,4 +1,4 @@
-"""One CloneVM_Task that already carries everything, and the one reconfigure that repairs the rest."""
+"""One CloneVM_Task that carries everything, and the one reconfigure that repairs the rest."""
 
 import math
 from collections.abc import Sequence
