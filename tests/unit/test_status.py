@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuvm.cli.status import Against, Inside, _from_the_wish, _in_the_guest
+from gpuvm.cli.status import Against, Inside, _differences_from_spec, _in_the_guest
 from gpuvm.devices import PassthroughDevice
 from gpuvm.inventory import VM, Cluster, Inventory, VCenter
 from gpuvm.spec import ClusterSpec
@@ -47,7 +47,10 @@ def test_gpus_are_counted_on_both_sides(given: int, seen: int | None, drift: lis
 
 def test_one_too_many() -> None:
     against = Against(ClusterSpec(hosts=2), Path("gpuvm.yaml"), counted=True)
-    assert list(_from_the_wish(vm(index=3), against, SITE)) == ["one too many: 2 are wanted"]
+    assert list(_differences_from_spec(vm(index=3), against, SITE)) == [
+        "one too many: 2 are wanted"
+    ]
     assert (
-        list(_from_the_wish(vm(index=3), Against(ClusterSpec(), None, counted=False), SITE)) == []
+        list(_differences_from_spec(vm(index=3), Against(ClusterSpec(), None, counted=False), SITE))
+        == []
     )

@@ -22,7 +22,7 @@ from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import doctor, lifecycle
 from gpuvm.cli import gpus, status
-from gpuvm.cli.spec_options import described
+from gpuvm.cli.spec_options import plan_json
 from gpuvm.doctor import Check, CheckInput
 from gpuvm.errors import GpuvmError
 from gpuvm.events import Events
@@ -169,7 +169,7 @@ def seen(connection: VSphere) -> Seen:
     trial = doctor.make_trial_plan(wanted, inventory)
     checks = doctor.run_checks(CheckInput(wanted, inventory, trial, missing={}, tls="ca"))
     made = trial.plan
-    plan = described(made) if isinstance(made, Plan) else {}
+    plan = plan_json(made) if isinstance(made, Plan) else {}
     against = status.Against(wanted, None, counted=True)
     told = status.compare(inventory, against, {}).data(against)
     return Seen(gpus.listed(inventory), plan, told, checks, inventory)
