@@ -2,7 +2,7 @@
 
 import typer
 
-from gpuvm import accelerators, spec
+from gpuvm import accelerators, lifecycle, spec
 from gpuvm.cli import output, spec_options
 from gpuvm.cli.options import (
     AcceleratorOption,
@@ -70,7 +70,7 @@ def plan(
         network=network,
     )
     with open_session(ctx, context) as session:
-        made = spec_options.make_plan(session, wanted, scale_down=scale_down)
+        made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
         spec_options.show_plan(made)
         output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")

@@ -104,7 +104,7 @@ def provision(
         if create_snapshot:
             spec_options.ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):
-            plan = spec_options.make_plan(session, wanted, scale_down=scale_down)
+            plan = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
         if not state.json:
             spec_options.show_plan(plan)
         if plan.changes:

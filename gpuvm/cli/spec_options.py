@@ -21,10 +21,6 @@ def read_inventory(
     return lifecycle.read_inventory(wanted, session.vsphere, query_targets)
 
 
-def make_plan(session: Session, wanted: ClusterSpec, *, scale_down: bool) -> Plan:
-    return lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
-
-
 def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
     """Linked clones need a snapshot of the template; one is made if there is none."""
     inventory = read_inventory(session, wanted)

@@ -8,7 +8,7 @@
 
 A story is a coroutine that awaits small values, the waits below. What goes wrong is raised at its
 ``await``: a fault, a lost answer (OutcomeUnknown), a deadline (Late), Ctrl-C (KeyboardInterrupt),
-and a vCenter that is gone for good (Unreachable), which every story gets to know. Nothing else
+and a vCenter that is gone for good (VCenterGone), which every story gets to know. Nothing else
 schedules a story, so where a VM stands is where its coroutine stands.
 
 All reads of one turn are one round trip, all new tasks one filter; then there is one wait, on one
@@ -47,6 +47,14 @@ SOON_S = 1.0
 
 class Late(Exception):
     """The deadline of what a story awaits has passed."""
+
+
+class VCenterGone(Exception):
+    """No more calls can be made; ``error`` is why. It is not for a story to go on after it."""
+
+    def __init__(self, error: GpuvmError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Deadline:
@@ -209,7 +217,7 @@ class Driver:
         self.errors: dict[str, GpuvmError] = {}
         self._running: dict[str, _Running] = {}
         self._stream: UpdateStream | None = None
-        self._gone: GpuvmError | None = None
+        self._gone: VCenterGone | None = None
         self._interrupting = False
 
     def run(self, stories: Mapping[str, Story[T]]) -> dict[str, T]:
@@ -253,7 +261,7 @@ class Driver:
                 self._deliver(self._next_changes())
                 self._tick()
         except GpuvmError as error:  # of the stream or of a shared read: it is nobody's alone
-            self._lose_vcenter(error)
+            self._gone = VCenterGone(error)
             self._loop()
 
     def _next_changes(self) -> Sequence[Change]:
@@ -386,7 +394,7 @@ class Driver:
             try:
                 answer = one.wait.answer()
             except GpuvmError as error:
-                if vcenter_gone(error):
+                if isinstance(error, Unreachable) and not isinstance(error, OutcomeUnknown):
                     raise
                 self._resume(one, error=error)
             else:
@@ -444,6 +452,9 @@ class Driver:
         except GpuvmError as raised:
             self.errors[one.name] = raised
             self._finish(one)
+        except VCenterGone as gone:
+            self.errors[one.name] = gone.error
+            self._finish(one)
         except KeyboardInterrupt:
             self._finish(one)
             if not self._interrupting:
@@ -464,15 +475,6 @@ class Driver:
         if one.followed and self._stream is not None:
             self._stream.unfollow(one.name)
         one.followed, one.missed = (), None
-
-    def _lose_vcenter(self, error: GpuvmError) -> None:
-        """It is gone for good: the error is raised in every story that awaits it."""
-        self._gone = error
-
-
-def vcenter_gone(error: Exception) -> bool:
-    """Rather than one call that had no answer: nothing more can be asked."""
-    return isinstance(error, Unreachable) and not isinstance(error, OutcomeUnknown)
 
 
 def _thread(one: _Running) -> InThread[Any] | None:

@@ -4,12 +4,13 @@ The VM is watched all the while: one that powers off by itself is noticed at the
 so, which is what ESXi does when a 64-bit MMIO window is too small (Broadcom article 323402).
 """
 
+import contextlib
 from dataclasses import replace
 
 from gpuvm import guest
 from gpuvm.errors import GpuvmError, PoweredOff, VSphereError
 from gpuvm.lifecycle.clone_request import endpoint
-from gpuvm.lifecycle.driver import Call, Deadline, InThread, Late, NextVMChange, Read, vcenter_gone
+from gpuvm.lifecycle.driver import Call, Deadline, InThread, Late, NextVMChange, Read
 from gpuvm.lifecycle.job import GivenUp, Job, Seen, Stays, Work, late_error
 from gpuvm.vsphere import VMChanged
 
@@ -45,8 +46,6 @@ async def first_address(work: Work, job: Job) -> None:
     except Late:
         raise Stays(await late_error(work, job, "address")) from None
     except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
         raise GivenUp(error) from None
 
 
@@ -64,9 +63,7 @@ async def _read_guest(work: Work, job: Job) -> None:
     """What a guest sets in guestinfo may be in no update."""
     try:
         vm = await Read(job.moref)
-    except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
+    except GpuvmError:
         return
     if vm is not None and vm.powered_on:
         job.seen = _seen(work, job.seen, vm.addresses, vm.host_keys)
@@ -82,11 +79,8 @@ async def _note_change(work: Work, job: Job, change: VMChanged, waiting_for: str
     if vm is None or vm.powered_on:
         return
     events: tuple[str, ...] = ()
-    try:
+    with contextlib.suppress(GpuvmError):
         events = await Call("events", work.vsphere.recent_events, job.moref)
-    except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
     raise Stays(PoweredOff(job.name, waiting_for, job.step.host.name, events))
 
 
@@ -110,8 +104,6 @@ async def ready(work: Work, job: Job) -> None:
                     await _note_change(work, job, change, "its guest to be ready")
             job.ready = check.result()
     except VSphereError as error:  # the VM vanished
-        if vcenter_gone(error):
-            raise
         raise GivenUp(error) from None
     except GpuvmError as error:
         raise Stays(error) from None

@@ -1,5 +1,6 @@
 """What the stories of provisioning share: what is known of a VM, and how a stage ends."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from gpuvm.lifecycle import deadlines
 from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.lifecycle.clone_request import awaited, clone_request
 from gpuvm.lifecycle.deadlines import Stage
-from gpuvm.lifecycle.driver import Call, Deadline, Diagnose, End, Pause, vcenter_gone
+from gpuvm.lifecycle.driver import Call, Deadline, Diagnose, End, Pause
 from gpuvm.lifecycle.result import Until
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
@@ -80,9 +81,12 @@ class Work:
     def limit_s(self, stage: Stage | str) -> float:
         """Seconds; ``ready`` has a deadline of its own, inside the check."""
         limits = self.plan.spec.deadlines
-        return {"address": limits.address_s, "power_on": limits.power_on_s}.get(
-            stage, limits.power_on_s if stage == "remove" else limits.clone_s
-        )
+        match stage:
+            case "address":
+                return limits.address_s
+            case "power_on" | "remove":
+                return limits.power_on_s
+        return limits.clone_s
 
 
 class GivenUp(Exception):
@@ -139,9 +143,6 @@ async def pause(job: Job, seconds: float, deadline: Deadline | None = None) -> N
 async def late_error(work: Work, job: Job, stage: Stage) -> DeadlinePassed:
     now = None
     if job.moref:
-        try:
+        with contextlib.suppress(GpuvmError):
             now = await Diagnose(job.moref)
-        except GpuvmError as error:
-            if vcenter_gone(error):
-                raise
     return deadlines.late(job.name, stage, work.limit_s(stage), job.expected, now)

@@ -28,7 +28,7 @@ from gpuvm.lifecycle.driver import (
     End,
     Late,
     NextHostChange,
-    vcenter_gone,
+    VCenterGone,
 )
 from gpuvm.vsphere import HostChanged, HostState, Resident, Task, VSphere
 
@@ -371,9 +371,8 @@ async def _step_back(work: _Switching) -> None:
             try:
                 await Call("cancel", work.vsphere.cancel, task)
                 await _end(work, task)
-            except VSphereError as error:
-                if vcenter_gone(error):
-                    raise
+            except VSphereError:
+                pass
         if (await _state(work)).in_maintenance_mode:
             await _leave_maintenance(work)
     except VSphereError:
@@ -451,7 +450,7 @@ async def _where(work: _Switching) -> str:
     name = work.host.name
     try:
         state = await _state(work)
-    except VSphereError:
+    except (VSphereError, VCenterGone):
         return f"what {name} does now is not known"
     if not state.connected:
         return f"{name} is rebooting, and in maintenance mode"

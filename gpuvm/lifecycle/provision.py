@@ -6,6 +6,7 @@
 what a fault, a lost answer or a deadline leads to stands in the function that awaited.
 """
 
+import contextlib
 from collections import Counter
 
 from gpuvm.devices import DynamicDevice, PassthroughDevice
@@ -27,7 +28,7 @@ from gpuvm.lifecycle.driver import (
     Late,
     Read,
     ReadHolders,
-    vcenter_gone,
+    VCenterGone,
 )
 from gpuvm.lifecycle.guest_ready import first_address, ready
 from gpuvm.lifecycle.job import (
@@ -108,14 +109,14 @@ async def bring_up(work: Work, job: Job) -> Outcome:
         except KeyboardInterrupt:
             await _cancel_task(work, job)
             raise
-        except GpuvmError as gone:
-            return _outcome(work, job, gone, left=bool(job.moref or job.changed))
+        except VCenterGone as gone:
+            return _outcome(work, job, gone.error, left=bool(job.moref or job.changed))
         finally:
             work.events.progress(job.name, "done", 1.0)
 
 
 async def _stages(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
-    """Raises GivenUp and Stays, and Unreachable once the vCenter is gone for good."""
+    """Raises GivenUp and Stays."""
     if job.step.action == "create":
         await clone(work, job, tries)
     elif job.step.move_to is not None:
@@ -144,8 +145,6 @@ async def clone(work: Work, job: Job, tries: Counter[str]) -> None:
                 job.changed = True
                 await _clone_once(work, job, deadline)
         except GpuvmError as error:
-            if vcenter_gone(error):
-                raise
             await _find_created(work, job)
             pause_s = _pause_before_retry(work, job, error, tries, "clone", CLONE_PAUSES_S)
             if pause_s is None or job.moref:
@@ -233,9 +232,7 @@ async def _find_created(work: Work, job: Job) -> None:
         return
     try:
         found = await Call("find", lookups.find_created, work.vsphere, job.request, job.step.index)
-    except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
+    except GpuvmError:
         return
     if found is not None:
         job.vm, job.moref, job.created = found, found.moref, True
@@ -257,8 +254,6 @@ async def move(work: Work, job: Job) -> None:
     except Late:
         raise Stays(await late_error(work, job, "move")) from None
     except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
         raise GivenUp(error) from None
 
 
@@ -284,8 +279,6 @@ async def match_spec(work: Work, job: Job) -> bool:
         except Late:
             raise Stays(await late_error(work, job, "configure")) from None
         except GpuvmError as error:
-            if vcenter_gone(error):
-                raise
             raise GivenUp(error) from None
 
 
@@ -324,8 +317,6 @@ async def power_on(work: Work, job: Job, tries: Counter[str], *, may_move: bool)
         except Late:
             raise Stays(await late_error(work, job, "power_on")) from None
         except GpuvmError as error:
-            if vcenter_gone(error):
-                raise
             pause_s = _pause_before_retry(work, job, error, tries, "power_on", POWER_ON_PAUSES_S)
             if pause_s is None:
                 raise await _gpu_lost(work, job, error, deadline, may_move=may_move) from None
@@ -376,9 +367,7 @@ async def _gpu_lost(
             if await Call("rivals", gpu_races.is_being_taken, work.vsphere, step, own, inventory):
                 await pause(job, LOOK_S, deadline)
                 continue
-        except GpuvmError as refused:
-            if vcenter_gone(refused):
-                raise
+        except GpuvmError:
             break
         except Late:
             raise Stays(await late_error(work, job, "power_on")) from None
@@ -396,11 +385,8 @@ async def _read_placement(work: Work, job: Job) -> None:
     dynamic = any(isinstance(device, DynamicDevice) for device in job.step.devices)
     if not dynamic and (fixed or not work.plan.cluster.drs_places):
         return
-    try:
+    with contextlib.suppress(GpuvmError):
         job.vm = await Read(job.moref) or job.vm
-    except GpuvmError as error:
-        if vcenter_gone(error):
-            raise
 
 
 # When something went wrong.
@@ -423,9 +409,10 @@ async def _remove(work: Work, job: Job, given_up: GivenUp) -> Step | None:
             return None
         if now is not None:
             await _destroy(work, job, deadline)
-    except (Late, GpuvmError) as error:
-        if isinstance(error, GpuvmError) and vcenter_gone(error):
-            work.events.warning(f"{job.name} may be left: {error}", job.name)
+    except VCenterGone as gone:
+        work.events.warning(f"{job.name} may be left: {gone}", job.name)
+        return None
+    except (Late, GpuvmError):
         return None
     job.moref = ""
     return given_up.to

@@ -4,6 +4,7 @@ A template cannot be snapshotted: it is a VM for that moment, and is never power
 so before it becomes one, so that a gpuvm that is killed leaves a template that is still known.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from gpuvm import selection
 from gpuvm.errors import DeadlinePassed, Interrupted, PreflightRefused, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import Host, Inventory, MoRef, VMTemplate
-from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, vcenter_gone
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, VCenterGone
 from gpuvm.spec import ClusterSpec
 from gpuvm.vsphere import Task, TemplateHandle, TemplateState, VSphere
 
@@ -99,9 +100,9 @@ async def make_snapshot(work: _Snapshotting, host: MoRef, pool: MoRef) -> None:
             await _mark_as_vm(work, host, pool)
             try:
                 await _take(work)
-            except VSphereError as error:
+            except VSphereError:
                 # Another gpuvm may have made a template of it again: once more, then.
-                if vcenter_gone(error) or last or not (await _state(work)).is_template:
+                if last or not (await _state(work)).is_template:
                     raise
     except KeyboardInterrupt:
         await _try_to_restore(work)
@@ -126,7 +127,7 @@ async def _try_to_restore(work: _Snapshotting) -> None:
     try:
         await _mark_as_template(work)
         await _note(work, noted=False)
-    except VSphereError:
+    except (VSphereError, VCenterGone):
         return
 
 
@@ -134,7 +135,7 @@ async def _what_it_is(work: _Snapshotting) -> str:
     try:
         if (await _state(work)).is_template:
             return "is a template as before"
-    except VSphereError:
+    except (VSphereError, VCenterGone):
         pass
     return "is a VM until its snapshot is made"
 
@@ -145,9 +146,7 @@ async def _take(work: _Snapshotting) -> None:
         return
     try:
         await _wait(work, await Call("snapshot", work.template.start_snapshot, NAME))
-    except VSphereError as error:
-        if vcenter_gone(error):
-            raise
+    except VSphereError:
         await _follow_running(work)
         if not (await _state(work)).has_snapshot:
             raise
@@ -158,8 +157,8 @@ async def _note(work: _Snapshotting, *, noted: bool) -> None:
         return
     try:
         await _wait(work, await Call("note", work.template.start_noting, noted=noted))
-    except VSphereError as error:
-        if vcenter_gone(error) or (await _state(work)).noted != noted:
+    except VSphereError:
+        if (await _state(work)).noted != noted:
             raise
 
 
@@ -183,8 +182,8 @@ async def _mark(
         return
     try:
         await Call("mark", mark)
-    except VSphereError as error:
-        if vcenter_gone(error) or not so(await _state(work)):
+    except VSphereError:
+        if not so(await _state(work)):
             raise
 
 
@@ -197,11 +196,8 @@ async def _follow_running(work: _Snapshotting) -> None:
     """Wait for snapshot tasks of a killed gpuvm, of another one, or whose answer was lost."""
     running = await Call("running snapshot", work.vsphere.running_tasks, work.moref, "snapshot")
     for task in running:
-        try:
+        with contextlib.suppress(VSphereError):
             await _wait(work, task)
-        except VSphereError as error:
-            if vcenter_gone(error):
-                raise
 
 
 async def _wait(work: _Snapshotting, task: Task) -> None:

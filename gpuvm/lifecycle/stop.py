@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuvm.errors import DeadlinePassed, Interrupted, OutcomeUnknown, VSphereError
+from gpuvm.errors import DeadlinePassed, GpuvmError, Interrupted, OutcomeUnknown, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import VM, UnreadableVM
-from gpuvm.lifecycle.driver import Call, Deadline, Driver, Late, NextVMChange, Read, vcenter_gone
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, Late, NextVMChange, Read, VCenterGone
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import Task, VSphere
 
@@ -71,6 +71,8 @@ async def shut_down(work: _Stopping, vm: VM) -> Outcome:
         return _failed(vm, DeadlinePassed(f"{vm.name}: not off after {DEADLINE_S:g} s"))
     except VSphereError as error:
         return _failed(vm, error)
+    except VCenterGone as gone:
+        return _failed(vm, gone.error)
 
 
 async def _ask(work: _Stopping, vm: VM) -> bool:
@@ -82,9 +84,7 @@ async def _ask(work: _Stopping, vm: VM) -> bool:
         await Call("shut down", work.vsphere.shut_down, vm.moref)
     except OutcomeUnknown:
         work.events.note("looking up what became of it", vm.name)
-    except VSphereError as error:
-        if vcenter_gone(error):
-            raise
+    except VSphereError:
         return False  # the guest cannot be asked, or went meanwhile
     return True
 
@@ -102,8 +102,6 @@ async def _power_off(work: _Stopping, vm: VM, deadline: Deadline) -> None:
                 if change is not None and not change.powered_on:
                     return
         except VSphereError as error:
-            if vcenter_gone(error):
-                raise
             running = await Call(
                 "running power off", work.vsphere.running_tasks, vm.moref, "power off"
             )
@@ -124,6 +122,6 @@ def _stopped(vm: VM, *, changed: bool) -> Outcome:
     return Outcome(vm.name, vm.host, "stopped", changed=changed, gpus=vm.pci_addresses)
 
 
-def _failed(vm: VM, error: VSphereError) -> Outcome:
+def _failed(vm: VM, error: GpuvmError) -> Outcome:
     gpus = vm.pci_addresses
     return Outcome(vm.name, vm.host, "failed", changed=False, gpus=gpus, error=error, left=True)

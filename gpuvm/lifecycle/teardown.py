@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpuvm import guest
-from gpuvm.errors import DeadlinePassed, Interrupted, OutcomeUnknown, PreflightRefused, VSphereError
+from gpuvm.errors import (
+    DeadlinePassed,
+    GpuvmError,
+    Interrupted,
+    OutcomeUnknown,
+    PreflightRefused,
+    VSphereError,
+)
 from gpuvm.events import Events
 from gpuvm.inventory import UNREADABLE_HINT, VM, UnreadableVM
 from gpuvm.lifecycle import lookups
-from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, Read, Story, vcenter_gone
+from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, Read, Story, VCenterGone
 from gpuvm.lifecycle.result import ApplyResult, Outcome, unreadable_outcome
 from gpuvm.vsphere import CloneInFlight, Task, VSphere
 
@@ -109,8 +116,6 @@ async def remove(work: _Removing, vm: VM) -> Outcome:
                     continue
                 return await _destroy(work, vm, deadline)
             except VSphereError as error:
-                if vcenter_gone(error):
-                    raise
                 looks[operation] += 1
                 state = await _look(work, vm, deadline) if looks[operation] <= LOOKS else ""
                 if state == "gone":
@@ -120,8 +125,8 @@ async def remove(work: _Removing, vm: VM) -> Outcome:
                 powered_on = state == "on"
     except Late:
         return _left(vm, DeadlinePassed(f"{vm.name}: not removed after {DEADLINE_S:g} s"))
-    except VSphereError as gone:
-        return _left(vm, gone)
+    except VCenterGone as gone:
+        return _left(vm, gone.error)
 
 
 async def _destroy(work: _Removing, vm: VM, deadline: Deadline) -> Outcome:
@@ -159,9 +164,7 @@ async def _look(work: _Removing, vm: VM, deadline: Deadline) -> str:
         if task is not None:
             await End(task, task.operation, deadline)
         now = await Read(vm.moref)
-    except VSphereError as error:
-        if vcenter_gone(error):
-            raise
+    except VSphereError:
         return ""
     if now is None:
         return "gone"
@@ -183,7 +186,7 @@ def _removed(work: _Removing, vm: VM) -> Outcome:
     return Outcome(vm.name, vm.host, "removed", changed=True, gpus=vm.pci_addresses)
 
 
-def _left(vm: VM, error: VSphereError | PreflightRefused) -> Outcome:
+def _left(vm: VM, error: GpuvmError) -> Outcome:
     gpus = vm.pci_addresses
     return Outcome(vm.name, vm.host, "failed", changed=False, gpus=gpus, error=error, left=True)
 
@@ -222,7 +225,6 @@ async def _await_clone(one: CloneInFlight, events: Events) -> None:
     except Late:
         events.warning(f"{key} is still being cloned: run 'gpuvm teardown' again later")
         return
-    except VSphereError as error:
-        if vcenter_gone(error):
-            raise
+    except VSphereError:
+        pass
     events.progress(key, "done", 1.0)

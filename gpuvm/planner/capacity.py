@@ -1,5 +1,6 @@
 """What each host has left while a plan is made: GPUs, vGPUs and memory, less what is allotted."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -107,8 +108,7 @@ class HostCapacity:
         return (self.host.gpus_hidden or None) if whole or not self.host.gpus else None
 
     def _copy(self) -> "HostCapacity":
-        other = object.__new__(HostCapacity)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._promised = self._promised.copy()
         return other
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gpuvm.errors import OutcomeUnknown, TaskFailed, Unreachable, VSphereError
 from gpuvm.inventory import VM, Host, Inventory
 from gpuvm.lifecycle import driver
-from gpuvm.lifecycle.driver import Late, Story
+from gpuvm.lifecycle.driver import Late, Story, VCenterGone
 from gpuvm.ownership import GENERATION_KEY, SPEC_KEY
 from gpuvm.vsphere import CloneRequest, HostChanged, HostState, Task, TemplateState, VMChanged
 
@@ -231,7 +231,7 @@ class Script:
 
     def play(self, story: Story[Any]) -> Any:
         """Returns what the story returned; raises what it raised."""
-        gone: Unreachable | None = None
+        gone: VCenterGone | None = None
         error: BaseException | None = None
         answer: Any = None
         while True:
@@ -252,9 +252,8 @@ class Script:
                     self._trouble(wait)
                 self._lose_patience(wait)
                 answer = self._answer(wait)
-            except Unreachable as raised:
-                error = raised
-                gone = None if isinstance(raised, OutcomeUnknown) else raised
+            except VCenterGone as raised:
+                error = gone = raised
             except (VSphereError, Late, KeyboardInterrupt) as raised:
                 error = raised
 
@@ -274,7 +273,7 @@ class Script:
             case "interrupt":
                 raise KeyboardInterrupt
             case "gone":
-                raise Unreachable("the vCenter is gone")
+                raise VCenterGone(Unreachable("the vCenter is gone"))
             case "late" if getattr(wait, "deadline", None) is not None:
                 raise Late
             case "fault" if call or end:
