@@ -451,7 +451,7 @@ async def _cancel_task(work: Work, job: Job) -> None:
     if task is not None:
         try:
             await Call("cancel", work.vsphere.cancel, task)
-        except GpuvmError:
+        except (GpuvmError, VCenterGone):
             return
 
 

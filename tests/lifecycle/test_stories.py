@@ -11,22 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from healthy_site import SITE, UUID, gpu, host
 from scripted import TROUBLES, Script, Trouble, World
 
 from gpuvm import ownership, planner
-from gpuvm.devices import GPU, Holder, PassthroughDevice
+from gpuvm.devices import Holder, PassthroughDevice
 from gpuvm.errors import GpuvmError, Interrupted, OutcomeUnknown, TaskFailed, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import (
-    NIC,
     VM,
-    Cluster,
-    Datastore,
-    Host,
     Inventory,
-    Network,
-    VCenter,
-    VMTemplate,
 )
 from gpuvm.lifecycle import Outcome
 from gpuvm.lifecycle.driver import Deadline, VCenterGone
@@ -39,7 +33,6 @@ from gpuvm.lifecycle.teardown import _Removing, remove
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
 
-VCENTER_UUID = "9d3e0a2c-1111-4222-8333-944445555666"
 STRANGER = VM("stranger", "vm-7", "esx-02", powered_on=True, instance_uuid="other")
 REFUSED = TaskFailed("it", "it", "InvalidState", ["never"], hint=None)
 NO_ANSWER = OutcomeUnknown("no answer")
@@ -49,73 +42,6 @@ CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUVM_STATE_DIR", str(tmp_path))
-
-
-def gpu(host: str, *holders: Holder, active: bool = True) -> GPU:
-    return GPU(
-        host=host,
-        pci_address="0000:3b:00.0",
-        vendor_id=0x10DE,
-        device_id=0x15F8,
-        name="Tesla P100",
-        memory_gib=16,
-        capable=True,
-        enabled=active,
-        active=active,
-        dependent_device="0000:3b:00.0",
-        system_id=f"system-of-{host}",
-        label="",
-        holders=holders,
-        profiles=(),
-    )
-
-
-def host(name: str, *gpus: GPU) -> Host:
-    return Host(
-        name=name,
-        moref=name,
-        connection_state="connected",
-        in_maintenance_mode=False,
-        in_quarantine_mode=False,
-        memory_gib=256,
-        reserved_gib=0,
-        model="PowerEdge R730",
-        gpus=gpus,
-        datastores=("ds",),
-        networks=("VM Network",),
-    )
-
-
-def inventory(*hosts: Host) -> Inventory:
-    return Inventory(
-        vcenter=VCenter("lab", "https://vc.example", "8.0.3", "8.0.3.0", VCENTER_UUID),
-        cluster=Cluster("c", "c-1", "/dc/host/c", "dc", "rp-1", "f-1", datacenter_path="/dc"),
-        hosts=hosts or (host("esx-01", gpu("esx-01")), host("esx-02", gpu("esx-02"))),
-        templates=(
-            VMTemplate(
-                name="t",
-                moref="template",
-                path="/dc/vm/t",
-                firmware="efi",
-                hardware_version=17,
-                cpus=4,
-                memory_gib=8,
-                disk_gib=20,
-                used_gib=None,
-                nics=(NIC(4000, "VirtualVmxnet3"),),
-                has_gpu=False,
-                host="",
-                datastores=(),
-                guest_id="centos7_64Guest",
-                snapshots=(),
-                networks=("VM Network",),
-            ),
-        ),
-        datastores=(Datastore("ds", "ds", 4000, accessible=True),),
-        networks=(Network("VM Network", "VM Network"),),
-        vms=(),
-        names_in_folder=frozenset(),
-    )
 
 
 @dataclass
@@ -142,20 +68,20 @@ def provisioning(
 
     ``always`` are calls that never succeed.
     """
-    world = World(inventory())
+    world = World(SITE)
     world.vms["vm-7"] = STRANGER
     spec = ClusterSpec(name="gpuvm", hosts=1)
     if stopped:
-        world.vms["vm-1"] = _stopped_vm(spec)
+        world.vms["vm-2"] = _stopped_vm(spec)
         world.inventory = replace(world.inventory, vms=tuple(world.vms.values()))
-        plan = planner.plan_start([world.vms["vm-1"]], spec, world.inventory)
+        plan = planner.plan_start([world.vms["vm-2"]], spec, world.inventory)
     else:
         plan = planner.plan(spec, world.inventory)
     if taken:
         first = plan.steps[0].host.name
         holder = Holder("stranger", powered_on=True, moref="vm-7")
         hosts = [
-            replace(h, gpus=(gpu(h.name, holder),)) if h.name == first else h
+            replace(h, gpus=(gpu(h.name, holders=(holder,)),)) if h.name == first else h
             for h in world.inventory.hosts
         ]
         world.inventory = replace(world.inventory, hosts=tuple(hosts))
@@ -173,17 +99,17 @@ def provisioning(
 def _stopped_vm(spec: ClusterSpec) -> VM:
     return VM(
         name="gpuvm-01",
-        moref="vm-1",
+        moref="vm-2",
         host="esx-01",
         powered_on=False,
-        instance_uuid=ownership.instance_uuid(VCENTER_UUID, spec.name, 1),
+        instance_uuid=ownership.instance_uuid(UUID, spec.name, 1),
         ownership="ours",
         deployment="gpuvm",
         index=1,
         generation="before",
         spec_digest=spec.digest(),
         creation_spec=spec.creation_spec_json(),
-        datastores=("ds",),
+        datastores=("store-1",),
         devices=(PassthroughDevice("0000:3b:00.0", "system-of-esx-01", "15f8", 4318),),
     )
 
@@ -211,15 +137,15 @@ def _check_provisioned(world: World, work: Work, outcome: Outcome | None, *, can
 
 
 def removing(*, on: bool) -> Scene:
-    world = World(inventory())
+    world = World(SITE)
     world.vms["vm-7"] = STRANGER
-    vm = world.vms["vm-1"] = replace(_stopped_vm(ClusterSpec()), powered_on=on)
+    vm = world.vms["vm-2"] = replace(_stopped_vm(ClusterSpec()), powered_on=on)
     work = _Removing(world, Events(), with_disks=False, with_templates=False)  # type: ignore[arg-type]
 
     def check(outcome: Outcome | None) -> None:
         world.settle()
         if outcome is not None and outcome.state == "removed":
-            assert "vm-1" not in world.vms
+            assert "vm-2" not in world.vms
         elif outcome is not None:
             assert outcome.left
 
@@ -227,16 +153,16 @@ def removing(*, on: bool) -> Scene:
 
 
 def stopping(*, tools: bool) -> Scene:
-    world = World(inventory())
+    world = World(SITE)
     world.vms["vm-7"] = STRANGER
     vm = replace(_stopped_vm(ClusterSpec()), powered_on=True, tools_running=tools)
-    world.vms["vm-1"] = vm
+    world.vms["vm-2"] = vm
     work = _Stopping(world, Events(), 60.0)  # type: ignore[arg-type]
 
     def check(outcome: Outcome | None) -> None:
         world.settle()
         if outcome is not None and outcome.state == "stopped":
-            assert not world.vms["vm-1"].powered_on
+            assert not world.vms["vm-2"].powered_on
         elif outcome is not None:
             assert outcome.error is not None
 
@@ -244,7 +170,7 @@ def stopping(*, tools: bool) -> Scene:
 
 
 def snapshotting() -> Scene:
-    world = World(inventory())
+    world = World(SITE)
     world.vms["vm-7"] = STRANGER
     deadline = Deadline(60)
     work = _Snapshotting("template", "t", world, world, deadline)  # type: ignore[arg-type]
@@ -265,13 +191,13 @@ def snapshotting() -> Scene:
 
 
 def switching() -> Scene:
-    off = host("esx-01", gpu("esx-01", active=False))
-    world = World(inventory(off))
+    off = host("esx-01", gpus=(gpu("esx-01", enabled=False, active=False),))
+    world = World(replace(SITE, hosts=(off,)))
 
     def read() -> Inventory:
-        on = gpu("esx-01", active=world.enabled and world.boots > 0)
-        now = replace(on, enabled=world.enabled)
-        return inventory(replace(off, gpus=(now,)))
+        active = world.enabled and world.boots > 0
+        now = gpu("esx-01", enabled=world.enabled, active=active)
+        return replace(SITE, hosts=(replace(off, gpus=(now,)),))
 
     change = _Change(enabled=True, gpus=())
     work = _Switching(off, world, read, Events(), change, reboot=True, leave=False)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ that only a vCenter can show are in tests/vsphere/test_known_bugs.py.
 
 from typing import Any
 
+import healthy_site
 import pytest
 from pyVmomi import vim
 
@@ -35,20 +36,7 @@ UUID = "4f1f6f8e-0000-4000-8000-000000000001"
 
 def gpu(**changes: Any) -> GPU:
     """A free P100 of host esx-01."""
-    values: dict[str, Any] = {
-        "host": "esx-01",
-        "pci_address": "0000:3b:00.0",
-        "vendor_id": 0x10DE,
-        "device_id": 0x15F8,
-        "name": "Tesla P100",
-        "memory_gib": 16,
-        "capable": True,
-        "enabled": True,
-        "active": True,
-        "dependent_device": "0000:3b:00.0",
-        "system_id": "system-1",
-    }
-    return GPU(**(values | changes))
+    return healthy_site.gpu("esx-01", **({"system_id": "system-1"} | changes))
 
 
 def request(**changes: Any) -> CloneRequest:
