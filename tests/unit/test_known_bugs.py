@@ -4,6 +4,7 @@ Each test fails for the tool that it names, on the very thing that it is known t
 that only a vCenter can show are in tests/vsphere/test_known_bugs.py.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import healthy_site
@@ -36,7 +37,7 @@ UUID = "4f1f6f8e-0000-4000-8000-000000000001"
 
 def gpu(**changes: Any) -> GPU:
     """A free P100 of host esx-01."""
-    return healthy_site.gpu("esx-01", **({"system_id": "system-1"} | changes))
+    return replace(healthy_site.gpu("esx-01", system_id="system-1"), **changes)
 
 
 def request(**changes: Any) -> CloneRequest:
