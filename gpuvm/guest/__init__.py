@@ -11,7 +11,22 @@ from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_networ
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
-from gpuvm.guest.processes import Alive, Exited, Output, Process, end_all, follow, launch
+from gpuvm.guest.processes import (
+    Alive,
+    Busy,
+    Exited,
+    Launched,
+    Listed,
+    Output,
+    Process,
+    cancel,
+    end_all,
+    follow,
+    hold,
+    launch,
+    list_processes,
+    take_place,
+)
 from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
 from gpuvm.guest.ssh import CommandResult, Guest, HeldCommand, connect
 from gpuvm.guest.transfer import fetch, push
@@ -19,6 +34,7 @@ from gpuvm.guest.transfer import fetch, push
 __all__ = [
     "METADATA",
     "Alive",
+    "Busy",
     "CommandResult",
     "Endpoint",
     "Exited",
@@ -26,18 +42,24 @@ __all__ = [
     "FixedAddress",
     "Guest",
     "HeldCommand",
+    "Launched",
+    "Listed",
     "Output",
     "Process",
     "Ready",
+    "cancel",
     "connect",
     "end_all",
     "ensure_key_pair",
     "fetch",
     "follow",
     "forget_host_keys",
+    "hold",
     "launch",
+    "list_processes",
     "push",
     "query_gpus",
+    "take_place",
     "user_data",
     "wait_ready",
     "with_network",

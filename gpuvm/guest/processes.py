@@ -1,15 +1,18 @@
-"""A program in a guest that outlives the SSH connection: launch, follow, end.
+"""A program in a guest that outlives the SSH connection: launch, follow, end, list.
 
     launch(guest, python, process)
     for seen in follow(guest, python, directory, offsets): ...
     end_all(guest, python, mark)
+    list_processes(guest, python, work_dir)
 
 ``python`` is the guest's own; what it runs for us is in ``gpuvm.guest.scripts``.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from gpuvm.errors import GuestError, GuestUnreachable
 from gpuvm.guest import scripts
@@ -23,8 +26,15 @@ SILENT_S = 20.0
 
 @dataclass(frozen=True)
 class Process:
-    """``directory`` is where it runs, below the home unless absolute; ``without`` are names of
-    environment variables, in any case, that it must not have; ``anew`` are files to begin anew.
+    """A program to launch.
+
+    ``directory`` is the run's folder, relative to the home unless absolute; the folder above it is
+    that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
+    variables, in any case, that it must not have; ``fresh`` are files that are removed first.
+    ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
+    in the ``queue`` at ``place`` (see ``take_place``). ``then`` is what the guest does afterwards,
+    once no other run is alive and no operator has watched this one for ``unwatched_s``: one whose
+    connection broke comes back in that time.
     """
 
     directory: str
@@ -32,7 +42,48 @@ class Process:
     mark: str
     environment: Mapping[str, str]
     without: Sequence[str] = ()
-    anew: Sequence[str] = ()
+    fresh: Sequence[str] = ()
+    cwd: str = "."
+    gpu: Literal["share", "exclusive", "queue"] = "share"
+    place: int = 0
+    then: Literal["shutdown"] | None = None
+    unwatched_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """``ahead`` are the runs before it in the queue; 0 when it has started or starts at once."""
+
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Not launched: the GPUs belong to ``run``, or it is before this one in the queue."""
+
+    run: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as its guest knows it.
+
+    ``state`` is ``lost`` when it went away without an exit status; ``rebooted`` says that the guest
+    has been rebooted since it began. Times are seconds ago by the guest's clock. ``manifest`` is
+    what was put beside it as ``run.json``, ``line`` the last line of its output, as it came.
+    """
+
+    run: str
+    state: Literal["queued", "running", "ended", "lost"]
+    manifest: Mapping[str, Any] | None
+    ahead: int | None
+    begun_ago_s: float | None
+    ended_ago_s: float | None
+    exit_status: int | None
+    rebooted: bool
+    cancelled: bool
+    problem: str | None
+    line: str
 
 
 @dataclass(frozen=True)
@@ -57,17 +108,66 @@ class Exited:
     age_s: float = 0.0
 
 
-def launch(guest: Guest, python: str, process: Process) -> None:
-    """Returns when it is started; its output goes to ``out/`` in its directory."""
+def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
+    """Start the program, or put it in the queue; its output goes to ``out/`` in its directory."""
     task = {
         "dir": process.directory,
+        "cwd": process.cwd,
         "command": list(process.command),
         "env": {**process.environment, MARK: process.mark},
         "without": list(process.without),
-        "files": [STDOUT, STDERR, *process.anew],
+        "files": [STDOUT, STDERR, *process.fresh],
+        "gpu": process.gpu,
+        "place": process.place,
+        "then": process.then,
+        "unwatched_s": process.unwatched_s,
     }
-    command = scripts.command(python, "launch")
-    guest.run(command, timeout_s=60, stdin=json.dumps(task).encode(), what="launch")
+    command = scripts.command(python, "runs", "launch")
+    done = guest.run(command, timeout_s=60, stdin=json.dumps(task).encode(), what="launch")
+    answer = json.loads(done.stdout)
+    return Busy(answer["busy"]) if "busy" in answer else Launched(answer.get("queued", 0))
+
+
+def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
+    """A provisional place in the guest's queue, kept for a minute.
+
+    A run over several guests is launched in all of them with the highest of its places: then all
+    guests start the same runs in the same order.
+    """
+    command = scripts.command(python, "runs", "place", work_dir, run)
+    return int(json.loads(guest.run(command, timeout_s=60, what="queue").stdout)["place"])
+
+
+def list_processes(guest: Guest, python: str, work_dir: str) -> list[Listed]:
+    """All runs whose folders are in the guest, by name."""
+    command = scripts.command(python, "runs", "list", work_dir)
+    lines = guest.run(command, timeout_s=60, what="list runs").stdout.splitlines()
+    return [_listed(json.loads(line)) for line in lines]
+
+
+def _listed(row: dict[str, Any]) -> Listed:
+    def ago(when: float | None) -> float | None:
+        return None if when is None else max(0.0, row["now"] - when)
+
+    return Listed(
+        run=row["run"],
+        state=row["state"],
+        manifest=row["manifest"],
+        ahead=row["ahead"],
+        begun_ago_s=ago(row["begun"]),
+        ended_ago_s=ago(row["ended"]),
+        exit_status=row["status"],
+        rebooted=row["rebooted"],
+        cancelled=row["cancelled"],
+        problem=row["problem"],
+        line=row["line"],
+    )
+
+
+def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
+    """End a run that is queued or running; it counts as cancelled from now on."""
+    guest.run(scripts.command(python, "runs", "cancel", work_dir, run), timeout_s=60, what="cancel")
+    end_all(guest, python, run)
 
 
 def follow(
@@ -90,6 +190,15 @@ def follow(
         else:
             yield Alive()
     raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
+
+
+@contextlib.contextmanager
+def hold(guest: Guest, python: str, work_dir: str, run: str) -> Iterator[None]:
+    """Keep the guest from shutting down after the run for as long as the block lasts."""
+    command = scripts.command(python, "runs", "hold", work_dir, run)
+    with guest.start(command, silent_s=SILENT_S) as held:
+        held.line()
+        yield
 
 
 def end_all(guest: Guest, python: str, mark: str) -> None:

@@ -250,7 +250,7 @@ class _Running:
             mark=self.record.run_id,
             environment=environment,
             without=tf_config.PROXIES if config is not None else (),
-            anew=(TIMINGS,),
+            fresh=(TIMINGS,),
         )
 
     # Start and follow.

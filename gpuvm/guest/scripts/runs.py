@@ -1,0 +1,361 @@
+"""runs COMMAND [ARGUMENT...]: the runs of one guest; everything it prints is JSON.
+
+    launch < TASK       start a program that outlives the SSH connection
+    place WORK RUN      take a provisional place in the queue
+    list WORK           one line for each run
+    cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
+    hold WORK RUN       keep the guest from shutting down until standard input ends
+
+WORK is the folder of all runs, WORK/RUN the folder of one:
+    run.json            the run as its operator described it; opaque here
+    supervisor.lock     locked while the run's supervisor lives: unlike a process id, a lock means
+                        nothing after a reboot
+    begun               JSON, when the program was started (t) and in which boot of the guest
+    exit_status         JSON, the program's status as a shell has it (128 + signal), and when (t)
+    cancelled           there when somebody cancelled the run
+    watched.lock        locked, shared, by operators who still need the guest
+    out/                the program's output
+WORK/queue/ has the places in the queue, and ``gpu.lock``, locked by the run that has the GPUs.
+
+TASK is JSON: dir (WORK/RUN), cwd (below it), command, env, without (environment variables to drop),
+files (stdout, stderr and what else is to be removed first), gpu (share, exclusive or queue), place
+(in the queue), then (shutdown, or null) and unwatched_s: how long nobody may have watched an ended
+run before its guest shuts down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CANNOT_START = 127
+PROVISIONAL_S = 60.0
+"""How long a place is kept for a run whose operator has not launched it."""
+POLL_S = 0.5
+TAIL = 4096
+POWER_OFF = (
+    ("sudo", "-n", "shutdown", "-h", "now"),
+    ("sudo", "-n", "systemctl", "poweroff"),
+    ("systemctl", "poweroff"),
+)
+
+
+def main() -> None:
+    command, arguments = sys.argv[1], sys.argv[2:]
+    if command == "launch":
+        launch(json.loads(sys.stdin.read()))
+    elif command == "place":
+        say({"place": take_place(Path(arguments[0]), arguments[1])})
+    elif command == "list":
+        list_runs(Path(arguments[0]))
+    elif command == "cancel":
+        (Path(arguments[0]) / arguments[1] / "cancelled").touch()
+    elif command == "hold":
+        hold(Path(arguments[0]) / arguments[1])
+
+
+# Launch. A supervisor in a session of its own waits for the GPUs and for the program.
+
+
+def launch(task: dict[str, Any]) -> None:
+    """Print {"started": true}, {"queued": how many are ahead} or {"busy": run}."""
+    folder = Path(task["dir"]).absolute()
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    supervisor = locked("supervisor.lock", fcntl.LOCK_EX)
+    if supervisor is None:
+        say({"busy": folder.name})
+        return
+    for stale in ("exit_status", "begun", "cancelled", *task["files"]):
+        with contextlib.suppress(FileNotFoundError):
+            Path(stale).unlink()
+    queue = Queue(folder.parent)
+    answer, gpus = claim(queue, folder.name, task)
+    say(answer)
+    if "busy" not in answer:
+        sys.stdout.flush()
+        if os.fork():
+            os._exit(0)  # the locks stay: the supervisor has them too
+        supervisor_main(folder, queue, task, gpus)
+
+
+def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """The answer to the operator, and the open lock of the GPUs where the run has it."""
+    if task["gpu"] == "exclusive":
+        gpus, holder = queue.take_gpus(run)
+        return ({"busy": holder} if gpus is None else {"started": True}), gpus
+    if task["gpu"] == "queue":
+        return {"queued": queue.confirm(run, task["place"])}, None
+    return {"started": True}, None
+
+
+def supervisor_main(folder: Path, queue: Queue, task: dict[str, Any], gpus: int | None) -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):  # else the SSH session would wait for their end
+        os.dup2(null, number)
+    if task["gpu"] == "queue":
+        gpus = queue.wait(folder.name)
+        if gpus is None:
+            leave("exit_status", {"status": 128 + signal.SIGTERM, "t": time.time()})
+            return
+    leave("begun", {"t": time.time(), "boot": boot()})
+    status = supervise(task, null)
+    leave("exit_status", {"status": status, "t": time.time()})
+    if gpus is not None:
+        os.close(gpus)
+    if task["then"] == "shutdown":
+        shut_down(folder, task["unwatched_s"])
+
+
+def supervise(task: dict[str, Any], null: int) -> int:
+    unwanted = {name.lower() for name in task["without"]}
+    env = {k: v for k, v in os.environ.items() if k.lower() not in unwanted}
+    env.update(task["env"])
+    stdout, stderr = (Path(name) for name in task["files"][:2])
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        try:
+            status = subprocess.call(
+                task["command"], cwd=task["cwd"], env=env, stdin=null, stdout=out, stderr=err
+            )
+        except OSError as error:
+            err.write(f"{error}\n".encode())
+            return CANNOT_START
+    return status if status >= 0 else 128 - status
+
+
+def shut_down(folder: Path, unwatched_s: float) -> None:
+    """Power the guest off when no other run is alive and no operator still needs it."""
+    work, unwatched_since = folder.parent, time.monotonic()
+    while True:
+        others = [run for run in runs(work) if run != folder and alive(run)]
+        if others or watched(folder):
+            unwatched_since = time.monotonic()
+        elif time.monotonic() - unwatched_since > unwatched_s:
+            break
+        time.sleep(POLL_S)
+    problems = []
+    for command in POWER_OFF:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            problems.append(str(error))
+            continue
+        if done.returncode == 0:
+            return
+        problems.append(done.stderr.strip() or f"{command[0]}: status {done.returncode}")
+    leave("shutdown_failed", {"t": time.time(), "problem": problems[0]})
+
+
+def hold(folder: Path) -> None:
+    with (folder / "watched.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        say({"held": True})
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+def watched(folder: Path) -> bool:
+    lock = locked(str(folder / "watched.lock"), fcntl.LOCK_EX)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+# The queue. A run that needs several guests must be ahead of the same runs in each, or two of them
+# could wait for each other for ever. So a guest first gives it a provisional place; the operator
+# confirms the highest of all guests' places in each of them, and a guest starts no run while an
+# earlier provisional place is open (Skeen's algorithm for a total order).
+
+
+class Queue:
+    def __init__(self, work: Path) -> None:
+        self.work, self.folder = work, work / "queue"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def take_gpus(self, run: str) -> tuple[int | None, str]:
+        """The open lock of the GPUs, or None and the name of the run that is before this one."""
+        with self.changing():
+            ahead = self.places()
+            if ahead:
+                return None, ahead[0]["run"]
+            return self._lock_gpus(run)
+
+    def provisional(self, run: str) -> int:
+        with self.changing():
+            number = self._latest() + 1
+            self._write(run, number, confirmed=False)
+        return number
+
+    def confirm(self, run: str, number: int) -> int:
+        """Return how many runs are ahead, the one that has the GPUs included."""
+        with self.changing():
+            self._write(run, number, confirmed=True)
+            names = [place["run"] for place in self.places(keep=run)]
+            gpus, _ = self._lock_gpus(run)
+            if gpus is not None:
+                os.close(gpus)
+            return names.index(run) + (gpus is None)
+
+    def wait(self, run: str) -> int | None:
+        """Wait for the run's turn; None when it was cancelled meanwhile."""
+        while not Path("cancelled").exists():
+            with self.changing():
+                first = self.places()[0]
+                if first["run"] == run:
+                    gpus, _ = self._lock_gpus(run)
+                    if gpus is not None:
+                        (self.folder / f"{run}.json").unlink()
+                        return gpus
+            time.sleep(POLL_S)
+        (self.folder / f"{run}.json").unlink()
+        return None
+
+    def places(self, keep: str = "") -> list[dict[str, Any]]:
+        """In order; those whose run does not come any more are removed."""
+        found = []
+        for file in self.folder.glob("*.json"):
+            place = read(file)
+            if place is None:
+                continue
+            run = self.work / place["run"]
+            young = not place["confirmed"] and time.time() - place["t"] < PROVISIONAL_S
+            if young or place["run"] == keep or alive(run):
+                found.append(place)
+            else:
+                file.unlink()
+        return sorted(found, key=lambda place: (place["number"], place["run"]))
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        with (self.folder / "changing.lock").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _lock_gpus(self, run: str) -> tuple[int | None, str]:
+        file = self.folder / "gpu.lock"
+        lock = locked(str(file), fcntl.LOCK_EX)
+        if lock is None:
+            return None, file.read_text(encoding="utf-8")
+        os.ftruncate(lock, 0)
+        os.write(lock, run.encode())
+        return lock, run
+
+    def _write(self, run: str, number: int, *, confirmed: bool) -> None:
+        place = {"run": run, "number": number, "confirmed": confirmed, "t": time.time()}
+        leave(str(self.folder / f"{run}.json"), place)
+        leave(str(self.folder / "latest"), {"number": max(number, self._latest())})
+
+    def _latest(self) -> int:
+        return int((read(self.folder / "latest") or {"number": 0})["number"])
+
+
+def take_place(work: Path, run: str) -> int:
+    return Queue(work).provisional(run)
+
+
+# What is there.
+
+
+def list_runs(work: Path) -> None:
+    queue = Queue(work)
+    with queue.changing():
+        ahead = [place["run"] for place in queue.places()]
+    for folder in runs(work):
+        say(describe(folder, ahead))
+
+
+def runs(work: Path) -> list[Path]:
+    return sorted(lock.parent for lock in work.glob("*/supervisor.lock"))
+
+
+def describe(folder: Path, ahead: list[str]) -> dict[str, Any]:
+    """``state`` is queued, running, ended, or lost: gone without an exit status."""
+    lives = alive(folder)
+    begun, ended = read(folder / "begun"), read(folder / "exit_status")
+    state = "ended" if ended else "lost" if not lives else "running" if begun else "queued"
+    return {
+        "run": folder.name,
+        "manifest": read(folder / "run.json"),
+        "state": state,
+        "ahead": ahead.index(folder.name) + 1 if folder.name in ahead else None,
+        "begun": begun and begun["t"],
+        "ended": ended and ended["t"],
+        "status": ended and ended["status"],
+        "rebooted": begun is not None and begun["boot"] != boot(),
+        "cancelled": (folder / "cancelled").exists(),
+        "problem": (read(folder / "shutdown_failed") or {}).get("problem"),
+        "now": time.time(),
+        "line": last_line(folder),
+    }
+
+
+def last_line(folder: Path) -> str:
+    files = [file for file in (folder / "out").glob("std*.log") if file.stat().st_size]
+    if not files:
+        return ""
+    with max(files, key=lambda file: file.stat().st_mtime).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")[-200:]
+
+
+def alive(folder: Path) -> bool:
+    """Whether the run's supervisor lives."""
+    if not (folder / "supervisor.lock").exists():
+        return False
+    lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_SH)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def boot() -> str:
+    """Changes with every boot, in a container too, whose kernel goes on."""
+    kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    first = Path("/proc/1/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return f"{kernel}-{first}"
+
+
+def locked(file: str, kind: int) -> int | None:
+    """The open file, locked; None when another process has it."""
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def leave(file: str, what: dict[str, Any]) -> None:
+    """Write the file as a whole: a reader sees all of it or none."""
+    new = Path(f"{file}.new")
+    new.write_text(json.dumps(what), encoding="utf-8")
+    new.replace(file)
+
+
+def say(what: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+
+
+main()
