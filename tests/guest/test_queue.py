@@ -200,6 +200,7 @@ def test_the_folder_of_the_program_and_what_it_prints(machine: Machine, one: Gue
 def test_the_guest_shuts_down_when_its_last_run_has_ended(
     machine: Machine, one: Guest, wait_for: Any
 ) -> None:
+    off = machine.home / "powered-off"
     machine.program("sudo", 'printf "%s " "$@" > "$HOME/powered-off"')
     launch(one, A, then="shutdown", unwatched_s=0)
     launch(one, B, gpu="share")
@@ -208,9 +209,8 @@ def test_the_guest_shuts_down_when_its_last_run_has_ended(
         assert _ended(one, A) == 0
         end(machine, B)
         assert _ended(one, B) == 0
-        assert not (machine.home / "powered-off").exists()
-    wait_for((machine.home / "powered-off").exists, "it shut down")
-    assert (machine.home / "powered-off").read_text() == "-n shutdown -h now "
+        assert not off.exists()
+    wait_for(lambda: off.exists() and off.read_text() == "-n shutdown -h now ", "it shut down")
 
 
 def test_a_guest_that_may_not_shut_down_says_so(
