@@ -102,10 +102,14 @@ class Alive:
 
 @dataclass(frozen=True)
 class Exited:
-    """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one."""
+    """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one.
+
+    ``rebooted``: the guest was rebooted since, which ended it.
+    """
 
     exit_status: int | None
     age_s: float = 0.0
+    rebooted: bool = False
 
 
 def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
@@ -178,11 +182,11 @@ def follow(
     Raises GuestUnreachable when the connection breaks; the program goes on, and following can go
     on over another connection from the last offsets.
     """
-    command = scripts.command(python, "follow", directory, json.dumps(dict(offsets)))
+    command = scripts.command(python, "runs", "follow", directory, json.dumps(dict(offsets)))
     for line in guest.stream(command, silent_s=SILENT_S):
         said = json.loads(line)
         if "exit" in said:
-            yield Exited(said["exit"], said.get("age", 0.0))
+            yield Exited(said["exit"], said.get("age", 0.0), said.get("rebooted", False))
             return
         if "file" in said:
             data = said["data"].encode("utf-8", "surrogateescape")

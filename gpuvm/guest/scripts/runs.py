@@ -5,6 +5,7 @@
     list WORK           one line for each run
     cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
     hold WORK RUN       keep the guest from shutting down until standard input ends
+    follow DIR OFFSETS  print what is new in a run's files until its program has ended
 
 WORK is the folder of all runs, WORK/RUN the folder of one:
     run.json            the run as its operator described it; opaque here
@@ -42,6 +43,9 @@ PROVISIONAL_S = 60.0
 """How long a place is kept for a run whose operator has not launched it."""
 POLL_S = 0.5
 TAIL = 4096
+CHUNK = 1 << 16
+FOLLOW_S = 0.2
+SIGN_OF_LIFE_S = 2.0
 POWER_OFF = (
     ("sudo", "-n", "shutdown", "-h", "now"),
     ("sudo", "-n", "systemctl", "poweroff"),
@@ -61,6 +65,8 @@ def main() -> None:
         (Path(arguments[0]) / arguments[1] / "cancelled").touch()
     elif command == "hold":
         hold(Path(arguments[0]) / arguments[1])
+    elif command == "follow":
+        follow(Path(arguments[0]), json.loads(arguments[1]))
 
 
 # Launch. A supervisor in a session of its own waits for the GPUs and for the program.
@@ -264,6 +270,63 @@ def take_place(work: Path, run: str) -> int:
     return Queue(work).provisional(run)
 
 
+# Follow.
+
+
+def follow(folder: Path, offsets: dict[str, int]) -> None:
+    """Print one JSON object a line; ``offsets`` has where to begin, by file.
+
+        {"file": "out/stdout.log", "offset": 120, "data": "…"}    bytes up to that offset
+        {}                                                         still there, nothing new
+        {"exit": 0, "age": 0.1}                                    ended, so many seconds ago
+        {"exit": null, "rebooted": true}                           gone without leaving a status
+
+    Bytes that are not UTF-8 come as lone surrogates (PEP 383).
+    """
+    os.chdir(folder)
+    last_sign = time.monotonic()
+    while True:
+        # Before the files are read: what was written until then is read below.
+        end = ending(Path())
+        news = [name for name in offsets if read_on(name, offsets)]
+        if news:
+            last_sign = time.monotonic()
+        elif end is not None:
+            say(end)
+            return
+        else:
+            if time.monotonic() - last_sign > SIGN_OF_LIFE_S:
+                last_sign = time.monotonic()
+                say({})
+            time.sleep(FOLLOW_S)
+        sys.stdout.flush()
+
+
+def ending(folder: Path) -> dict[str, Any] | None:
+    """How the run's program ended; None while its supervisor lives."""
+    for _ in range(2):  # it may end between the two looks
+        left = read(folder / "exit_status")
+        if left is not None:
+            return {"exit": left["status"], "age": max(0.0, time.time() - left["t"])}
+        if alive(folder):
+            return None
+    return {"exit": None, "rebooted": rebooted(folder)}
+
+
+def read_on(name: str, offsets: dict[str, int]) -> bool:
+    try:
+        with Path(name).open("rb") as file:
+            file.seek(offsets[name])
+            data = file.read(CHUNK)
+    except FileNotFoundError:
+        return False
+    if data:
+        offsets[name] += len(data)
+        text = data.decode("utf-8", "surrogateescape")
+        say({"file": name, "offset": offsets[name], "data": text})
+    return bool(data)
+
+
 # What is there.
 
 
@@ -292,7 +355,7 @@ def describe(folder: Path, ahead: list[str]) -> dict[str, Any]:
         "begun": begun and begun["t"],
         "ended": ended and ended["t"],
         "status": ended and ended["status"],
-        "rebooted": begun is not None and begun["boot"] != boot(),
+        "rebooted": rebooted(folder),
         "cancelled": (folder / "cancelled").exists(),
         "problem": (read(folder / "shutdown_failed") or {}).get("problem"),
         "now": time.time(),
@@ -319,6 +382,12 @@ def alive(folder: Path) -> bool:
         return True
     os.close(lock)
     return False
+
+
+def rebooted(folder: Path) -> bool:
+    """Whether the guest has been rebooted since the program began."""
+    begun = read(folder / "begun")
+    return begun is not None and begun["boot"] != boot()
 
 
 def boot() -> str:
