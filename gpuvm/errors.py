@@ -7,6 +7,7 @@
     ├── PreflightRefused          3   looked first, touched nothing
     │   ├── Unplaceable               more GPUs wanted than are free; says who holds what
     │   ├── NotVisible                an object that is needed and that this account cannot see
+    │   ├── GPUsBusy                  a guest's GPUs belong to another run; names it
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
@@ -124,6 +125,18 @@ class SeveralRefused(PreflightRefused):
             self.exit_code = ExitCode.BAD_INPUT
 
 
+class GPUsBusy(PreflightRefused):
+    """``run`` has the GPUs of ``vm``, or is the next to have them; ``about`` says whose it is."""
+
+    def __init__(self, vm: str, run: str, about: str) -> None:
+        super().__init__(
+            f"{vm} is busy with run {run}{f' ({about})' if about else ''}",
+            hint=f"'gpuvm attach {run}' follows it and 'gpuvm cancel {run}' ends it; --queue waits "
+            "for its end, --share runs beside it",
+        )
+        self.vm, self.run = vm, run
+
+
 class VSphereError(GpuvmError):
     pass
 
@@ -237,8 +250,12 @@ class RunError(GpuvmError):
 class WorkerDied(RunError):
     """``tail`` holds the last lines of the worker's log."""
 
-    def __init__(self, vm: str, exit_status: int | None, tail: Sequence[str]) -> None:
+    def __init__(
+        self, vm: str, exit_status: int | None, tail: Sequence[str], *, rebooted: bool = False
+    ) -> None:
         how = "vanished" if exit_status is None else f"ended with status {exit_status}"
+        if rebooted:
+            how = "ended when the VM was rebooted"
         super().__init__(f"the worker on {vm} {how}")
         self.vm, self.exit_status, self.tail = vm, exit_status, tuple(tail)
 

@@ -8,8 +8,10 @@
 A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
 """
 
+import getpass
 import re
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,7 +26,7 @@ from gpuvm.errors import BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
 from gpuvm.inventory import VCenter
 
-Status = Literal["running", "succeeded", "failed", "interrupted"]
+Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 SCHEMA = 1
 
 
@@ -60,13 +62,17 @@ class RunVCenter(_Model):
 
 class Manifest(_Model):
     version: int = Field(default=SCHEMA, alias="schema")
-    run_id: str
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workload: str
     args: tuple[str, ...]
     distributed: bool
     vcenter: RunVCenter
     cluster: str
     deployment: str
+    operator: str = ""
+    """Who started it, as ``user@host``; empty in older records."""
+    then: Literal["shutdown"] | None = None
+    """What its guests do when it has ended."""
     started: datetime
     ended: datetime | None = None
     status: Status = "running"
@@ -140,6 +146,7 @@ def create(
     deployment: str,
     vms: Sequence[RunVM],
     provisioning: Path,
+    then: Literal["shutdown"] | None = None,
 ) -> Run:
     """Makes the folder; the phases of the provisioning before it become part of the record."""
     started = datetime.now(UTC)
@@ -155,11 +162,24 @@ def create(
         vcenter=RunVCenter(name=vcenter.name, url=vcenter.url, version=vcenter.version),
         cluster=cluster,
         deployment=deployment,
+        operator=f"{getpass.getuser()}@{socket.gethostname()}",
         started=started,
+        then=then,
         vms=tuple(vms),
     )
     if provisioning.exists():
         (folder / "events.jsonl").write_bytes(provisioning.read_bytes())
+    run = Run(folder, manifest)
+    run.describe_vms(manifest.vms)
+    return run
+
+
+def adopt(manifest: Manifest) -> Run:
+    """The folder of a run that was started on another machine; made if it is not there."""
+    folder = (paths.runs_dir() / manifest.run_id).absolute()
+    if (folder / "manifest.json").exists():
+        return _load(manifest.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, manifest)
     run.describe_vms(manifest.vms)
     return run

@@ -7,6 +7,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typing_extensions import override
 
 from gpuvm import runs
 from gpuvm.cli import output
@@ -118,7 +119,7 @@ EVERY = 10
 """Off a terminal, so many steps of the step counter's log points are skipped between two lines."""
 
 
-class Follower:
+class Follower(runs.Watch):
     """Shows each VM's last step, and the run's phases and warnings as they come."""
 
     def __init__(self, events: Events, state: State) -> None:
@@ -140,8 +141,8 @@ class Follower:
         if self._live is not None:
             self._live.stop()
 
+    @override
     def step(self, progress: runs.Progress) -> None:
-        """Called from the threads that follow the guests."""
         self._latest[progress.vm] = progress
         if self._live is not None:
             self._live.update(self._table())

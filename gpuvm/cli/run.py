@@ -106,7 +106,7 @@ def run(
             resume=before,
             inputs=inputs,
             more_args=sweeps.shares(taking_part) if shared else {},
-            on_step=follower.step,
+            watch=follower,
         )
     if sweep:
         events.note(f"contact sheet: {sweeps.gather(chosen, record)}")

@@ -85,6 +85,20 @@ class Listed:
     problem: str | None
     line: str
 
+    @property
+    def about(self) -> str:
+        """Who started it and since when, such as ``queued, started by ann@ws, 12 min ago``."""
+        operator = (self.manifest or {}).get("operator")
+        return ", ".join(
+            part
+            for part in (
+                "queued" if self.state == "queued" else "",
+                f"started by {operator}" if operator else "",
+                "" if self.begun_ago_s is None else f"{self.begun_ago_s / 60:.0f} min ago",
+            )
+            if part
+        )
+
 
 @dataclass(frozen=True)
 class Output:
@@ -97,7 +111,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Alive:
-    """Nothing new, but the guest answers."""
+    """Nothing new, but the guest answers; the program may not have been started yet."""
+
+    queued: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,13 @@ def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
     """
     command = scripts.command(python, "runs", "place", work_dir, run)
     return int(json.loads(guest.run(command, timeout_s=60, what="queue").stdout)["place"])
+
+
+def gpu_holder(guest: Guest, python: str, work_dir: str) -> str | None:
+    """The run that has the guest's GPUs, or is next to have them; None when they are free."""
+    command = scripts.command(python, "runs", "holder", work_dir)
+    answer = json.loads(guest.run(command, timeout_s=60, what="look for runs").stdout)
+    return None if answer["holder"] is None else str(answer["holder"])
 
 
 def list_processes(guest: Guest, python: str, work_dir: str) -> list[Listed]:
@@ -192,7 +215,7 @@ def follow(
             data = said["data"].encode("utf-8", "surrogateescape")
             yield Output(said["file"], said["offset"], data)
         else:
-            yield Alive()
+            yield Alive(said.get("queued", False))
     raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
 
 

@@ -9,8 +9,22 @@ A workload never imports gpuvm; what it keeps to is in workloads/README.md.
 from gpuvm.runs.bundle import Workload, find
 from gpuvm.runs.call import ask
 from gpuvm.runs.fan_out import Member
-from gpuvm.runs.follow import Progress
+from gpuvm.runs.follow import Progress, Watch
 from gpuvm.runs.inputs import DATA, Inputs
-from gpuvm.runs.run import begin_record, run
+from gpuvm.runs.run import Terms, begin_record, run
+from gpuvm.runs.watched import attach
 
-__all__ = ["DATA", "Inputs", "Member", "Progress", "Workload", "ask", "begin_record", "find", "run"]
+__all__ = [
+    "DATA",
+    "Inputs",
+    "Member",
+    "Progress",
+    "Terms",
+    "Watch",
+    "Workload",
+    "ask",
+    "attach",
+    "begin_record",
+    "find",
+    "run",
+]

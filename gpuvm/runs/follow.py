@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,20 @@ class Progress:
     text: str | None = None
 
 
+class Watch:
+    """Who watches a run; every method is called from several threads. This one ignores it all."""
+
+    def step(self, progress: Progress) -> None:
+        """A program that keeps the contract wrote a record."""
+
+    def output(self, vm: str, stderr: bool, line: str) -> None:
+        """A line of a program's output, as it came: it may hold control characters."""
+
+    def leave_running(self) -> bool:
+        """After Ctrl-C: whether the run is to go on without its operator."""
+        return False
+
+
 @dataclass(frozen=True)
 class Outcome:
     """``at`` is when it ended, on this machine's monotonic clock: guests' clocks may differ.
@@ -53,6 +67,7 @@ class Outcome:
     exit_status: int | None
     at: float
     error: GuestError | None = None
+    rebooted: bool = False
 
     @property
     def failed(self) -> bool:
@@ -63,9 +78,10 @@ class Follower:
     """What has been seen of one program so far; ``follow`` is for a thread of its own."""
 
     def __init__(
-        self, member: Member, local: Path, events: Events, on_step: Callable[[Progress], None]
+        self, member: Member, local: Path, events: Events, watch: Watch, *, resume: bool = False
     ) -> None:
-        self.member, self._local, self._events, self._on_step = member, local, events, on_step
+        """``resume``: go on from what is here already instead of from the beginning."""
+        self.member, self._local, self._events, self._watch = member, local, events, watch
         self.started = self.stepped = self.port_lost = False
         self._lost = False
         self._phase = "starting"
@@ -77,7 +93,10 @@ class Follower:
             name: deque(maxlen=TAIL_LINES) for name in (STDOUT, STDERR)
         }
         for name in FILES:
-            self._copy(name).unlink(missing_ok=True)
+            if resume:
+                self._offsets[name] = _whole_lines(self._copy(name))
+            else:
+                self._copy(name).unlink(missing_ok=True)
 
     @property
     def name(self) -> str:
@@ -118,10 +137,13 @@ class Follower:
             for seen in follow(guest, python, directory, self._offsets):
                 self._heard, self._lost = time.monotonic(), False
                 if isinstance(seen, Exited):
-                    return Outcome(seen.exit_status, self._heard - seen.age_s)
+                    ended = self._heard - seen.age_s
+                    return Outcome(seen.exit_status, ended, rebooted=seen.rebooted)
                 if isinstance(seen, Output):
                     self._take(seen)
-                elif stop.is_set():
+                elif seen.queued:
+                    self._last_record = self._heard
+                if stop.is_set():
                     break
         return Outcome(None, self._heard)
 
@@ -134,7 +156,9 @@ class Follower:
             text = line.decode(errors="replace")
             if news.file == TIMINGS:
                 self._record(text)
-            elif text.strip():
+                continue
+            self._watch.output(self.name, news.file == STDERR, text)
+            if text.strip():
                 self._tails[news.file].append(text)
                 self.port_lost |= any(said in text.lower() for said in _PORT_LOST)
 
@@ -155,10 +179,10 @@ class Follower:
             self._enter_or_leave(record)
         elif event == "step":
             self.started = self.stepped = True
-            self._on_step(_progress(self.name, record, self._phase))
+            self._watch.step(_progress(self.name, record, self._phase))
         elif event == "score":
             text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
-            self._on_step(Progress(self.name, self._phase, text=text))
+            self._watch.step(Progress(self.name, self._phase, text=text))
 
     def _enter_or_leave(self, record: dict[str, Any]) -> None:
         if record.get("state") != "start":
@@ -166,7 +190,17 @@ class Follower:
             return
         self._phases_open += 1
         self._phase = str(record.get("name"))
-        self._on_step(Progress(self.name, self._phase))
+        self._watch.step(Progress(self.name, self._phase))
+
+
+def _whole_lines(file: Path) -> int:
+    """How many bytes of whole lines the file has; what follows them is cut off."""
+    if not file.exists():
+        return 0
+    with file.open("rb+") as copy:
+        size = copy.read().rfind(b"\n") + 1
+        copy.truncate(size)
+    return size
 
 
 def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
@@ -231,4 +265,5 @@ def _victim(outcome: Outcome) -> bool:
 
 def _died(follower: Follower, outcome: Outcome) -> WorkerDied:
     why = [str(outcome.error)] if outcome.error else []
-    return WorkerDied(follower.name, outcome.exit_status, [*follower.tail(), *why])
+    tail = [*follower.tail(), *why]
+    return WorkerDied(follower.name, outcome.exit_status, tail, rebooted=outcome.rebooted)

@@ -1,35 +1,56 @@
 """run(): push, start, follow and fetch on every member; nothing stays behind in any guest."""
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, Interrupted
+from gpuvm.errors import GPUsBusy
 from gpuvm.events import Events
-from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, push, query_gpus
+from gpuvm.guest import (
+    Busy,
+    Guest,
+    Process,
+    connect,
+    gpu_holder,
+    launch,
+    list_processes,
+    push,
+    query_gpus,
+    take_place,
+)
 from gpuvm.inventory import Inventory
-from gpuvm.runs import contract, follow, inputs, tf_config
+from gpuvm.runs import inputs, tf_config
 from gpuvm.runs.bundle import Workload, check_imports
-from gpuvm.runs.fan_out import Everywhere, Member
-from gpuvm.runs.follow import TIMINGS, Follower, Outcome, Progress
+from gpuvm.runs.fan_out import Member
+from gpuvm.runs.follow import TIMINGS, Watch
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
+from gpuvm.runs.watched import WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
+MANIFEST = "run.json"
+"""In a run's folder in each guest: what another operator needs to take the run up."""
 PORT_RETRIES = 3
-LOOK_S = 1.0
-GRACE_S = 3.0
-"""So long others may end after the first failure, to tell the one that died from its victims."""
-START_SLACK = 1.5
-"""The program's own start deadline says more, so it comes first."""
+QUEUED_START_S = 7 * 24 * 3600.0
+"""Start deadline of a worker whose peers may still wait for their guests."""
 
-OnStep = Callable[[Progress], None]
+
+@dataclass(frozen=True)
+class Terms:
+    """How a run has its guests.
+
+    ``gpu``: have their GPUs ``exclusive`` (or be refused), ``share`` them with what runs there, or
+    wait in the ``queue``. ``then``: what the guests do when it has ended. ``detach``: return once
+    it has been started or queued.
+    """
+
+    gpu: Literal["exclusive", "share", "queue"] = "exclusive"
+    then: Literal["shutdown"] | None = None
+    detach: bool = False
 
 
 def run(
@@ -45,48 +66,39 @@ def run(
     resume: results.Run | None = None,
     inputs: Inputs = MappingProxyType({}),
     more_args: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    on_step: OnStep = lambda _: None,
-) -> None:
-    """Runs the workload to its end; what the guests wrote is in ``record`` afterwards, whatever
-    happened, and no process of the run is left in any guest that can be reached.
+    terms: Terms = Terms(),
+    watch: Watch = Watch(),  # noqa: B008 - has no state
+) -> bool:
+    """Run the workload; return False when it goes on without its operator.
+
+    What the guests wrote is in ``record`` afterwards, whatever happened, and no process of a run
+    that has ended is left in any guest that can be reached. ``attach`` takes up one that goes on.
 
     Distributed, one worker's death ends all; else the members run side by side, each to its end.
     ``inputs`` are files and folders by their place below the guest's data folder, pushed once; an
     argument ``DATA/place`` becomes their path there. ``more_args`` are those that only single
-    members get, by name. ``on_step`` is called from several threads.
-    Raises PreflightRefused (a missing module), PortsBlocked, WorkerDied, RunError, GuestError,
-    PartlyDone, and Interrupted on Ctrl-C.
+    members get, by name.
+    Raises PreflightRefused (a missing module), GPUsBusy, PortsBlocked, WorkerDied, RunError,
+    GuestError, PartlyDone, and Interrupted on Ctrl-C.
     """
-    work = _Running(
-        workload,
-        tuple(in_guest(argument, inputs) for argument in args),
-        tuple(members),
-        distributed,
-        guest,
-        distribution,
-        record,
-        events,
-        on_step,
-        more_args,
-    )
-    try:
-        work.check(resume)
-        work.push_inputs(inputs)
-        work.push()
-        work.train()
-        work.fetch()
-    except KeyboardInterrupt:
-        with record.finishing("interrupted", "interrupted"):
-            work.clean_up()
-        raise Interrupted(
-            "interrupted; the workload was ended in every guest",
-            hint=_how_to_go_on(record),
-        ) from None
-    except BaseException as error:
-        with record.finishing("failed", str(error)):
-            work.clean_up()
-        raise
-    record.finish("succeeded")
+    checkpoints = _checkpoints(resume, members, distributed=distributed)
+    work = WatchedRun(tuple(members), guest, distribution, record, events, watch)
+    work.resumed, work.queued = bool(checkpoints), terms.gpu == "queue"
+    in_guests = tuple(in_guest(argument, inputs) for argument in args)
+    start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
+    with work.accounted_for():
+        start.check()
+        if inputs:
+            work_dir = guest.work_dir
+            work.guests.each("push_inputs", lambda one: push_inputs(one, work_dir, inputs))
+        start.push()
+        if terms.detach:
+            start.launch()
+            work.left = True
+        else:
+            start.train()
+            work.fetch()
+    return not work.left
 
 
 def begin_record(
@@ -112,6 +124,15 @@ def begin_record(
     )
 
 
+def _checkpoints(
+    resume: results.Run | None, members: Sequence[Member], *, distributed: bool
+) -> dict[str, inputs.Files]:
+    if resume is None:
+        return {}
+    kept = inputs.files(resume, len(members), distributed=distributed)
+    return dict(zip([member.name for member in members], kept, strict=True))
+
+
 def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
     role: Literal["chief", "worker", "single"] = "single"
     if distributed:
@@ -135,205 +156,121 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
     )
 
 
-@dataclass
-class _Running:
+@dataclass(frozen=True)
+class _Start:
+    """How a run begins in its guests: checked, pushed, launched."""
+
+    work: WatchedRun
     workload: Workload
     args: tuple[str, ...]
-    members: tuple[Member, ...]
-    distributed: bool
-    settings: GuestSettings
-    distribution: Distributed
-    record: results.Run
-    events: Events
-    on_step: OnStep
     more_args: Mapping[str, Sequence[str]]
-    resumed: Mapping[str, inputs.Files] = field(default_factory=dict)
-    """The checkpoints to go on from, by VM."""
-    launched: bool = False
-    """Something has been started at some time."""
-    running: bool = False
-    """It may still run."""
-    fetched: bool = False
-
-    def __post_init__(self) -> None:
-        self.guests = Everywhere(self.members, self.events)
-
-    # The order of work.
-
-    def check(self, resume: results.Run | None) -> None:
-        """Before anything is sent, so that nothing is sent for a run that cannot be."""
-        if resume is not None:
-            kept = inputs.files(resume, len(self.members), distributed=self.distributed)
-            names = [member.name for member in self.members]
-            self.resumed = dict(zip(names, kept, strict=True))
-        python, modules = self.settings.python, self.workload.requires
-        self.guests.each(None, lambda guest: check_imports(guest, python, modules))
+    terms: Terms
+    checkpoints: Mapping[str, inputs.Files]
+    """Those to resume from, by VM."""
 
     def push(self) -> None:
-        simulated = self.guests.each("push", self._push)
-        self.record.describe_vms(
+        simulated = self.work.guests.each("push", self._push)
+        self.work.record.describe_vms(
             [
                 vm.model_copy(update={"simulated": simulated[vm.name]})
-                for vm in self.record.manifest.vms
+                for vm in self.work.record.manifest.vms
             ]
         )
-
-    def push_inputs(self, inputs: Inputs) -> None:
-        if inputs:
-            folder = self.settings.work_dir
-            self.guests.each("push_inputs", lambda guest: push_inputs(guest, folder, inputs))
 
     def train(self) -> None:
         """A port that was lost between choice and use is chosen again, three times at most."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
-            self._launch()
-            followers = [self._follower(member) for member in self.members]
-            error = self._follow(followers)
+            self.launch()
+            followers = [
+                self.work.follower(member, from_start=True) for member in self.work.members
+            ]
+            error = self.work.follow(followers)
             if error is None:
                 return
             lost = [f for f in followers if f.port_lost and not f.stepped]
-            if not (self.distributed and lost and retries_left):
+            if not (self.work.distributed and lost and retries_left):
                 raise error
-            self.events.warning("its port was taken meanwhile; new ones are chosen", lost[0].name)
+            self.work.events.warning(
+                "its port was taken meanwhile; new ones are chosen", lost[0].name
+            )
 
-    def fetch(self) -> None:
-        """What the program may have left running ends before its files are read."""
+    def launch(self) -> None:
+        with ExitStack() as stack:
+            guests = [stack.enter_context(connect(m.endpoint)) for m in self.work.members]
+            processes = self._processes(guests)
+            self.work.launched = self.work.running = True
+            with ThreadPoolExecutor(len(guests)) as threads:
+                python = [self.work.settings.python] * len(guests)
+                answers = list(threads.map(launch, guests, python, processes))
+            for guest, answer in zip(guests, answers, strict=True):
+                if isinstance(answer, Busy):
+                    raise self._busy(guest, answer.run)
+                if answer.ahead:
+                    runs = "1 run is" if answer.ahead == 1 else f"{answer.ahead} runs are"
+                    self.work.events.note(f"queued: {runs} before it", guest.name)
 
-        def end_and_fetch(guest: Guest) -> None:
-            end_all(guest, self.settings.python, self.record.run_id)
-            self._fetch(guest)
+    def _processes(self, guests: Sequence[Guest]) -> list[Process]:
+        place = self._place(guests)
+        if not self.work.distributed:
+            return [self._process(member, None, place) for member in self.work.members]
+        with self.work.events.phase("check_network"):
+            ports = tf_config.choose_ports(
+                guests, self.work.settings.python, self.work.distribution
+            )
+        addresses = [guest.endpoint.address for guest in guests]
+        return [
+            self._process(member, tf_config.tf_config(addresses, ports, i), place)
+            for i, member in enumerate(self.work.members)
+        ]
 
-        self.guests.each("fetch", end_and_fetch)
-        self.fetched = True
-        self._check_contract()
+    def _place(self, guests: Sequence[Guest]) -> int:
+        """The highest place that a guest's queue has for this run; it takes that one in all."""
+        if self.terms.gpu != "queue":
+            return 0
+        work, run_id = self.work.settings.work_dir, self.work.record.run_id
+        return max(take_place(guest, self.work.settings.python, work, run_id) for guest in guests)
 
-    def clean_up(self) -> None:
-        """After an error or Ctrl-C, whatever of it is still to be done."""
-        if self.running:
-            self._end()
-        if self.launched and not self.fetched:
-            self.guests.quietly(self._fetch)
+    def check(self) -> None:
+        """Before anything is sent, so that nothing is sent for a run that cannot be."""
+        self.work.guests.each(None, self._check)
 
-    # In one guest.
+    def _check(self, guest: Guest) -> None:
+        python = self.work.settings.python
+        check_imports(guest, python, self.workload.requires)
+        if self.terms.gpu == "exclusive":
+            holder = gpu_holder(guest, python, self.work.settings.work_dir)
+            if holder is not None:
+                raise self._busy(guest, holder)
+
+    def _busy(self, guest: Guest, holder: str) -> GPUsBusy:
+        """The error with what the guest knows of the run that has its GPUs."""
+        there = list_processes(guest, self.work.settings.python, self.work.settings.work_dir)
+        found = next((one for one in there if one.run == holder), None)
+        return GPUsBusy(guest.name, holder, found.about if found else "")
 
     def _push(self, guest: Guest) -> bool:
         files: inputs.Files = {file.name: file for file in self.workload.files}
-        push(guest, files | self.resumed.get(guest.name, {}), self._directory)
+        files[MANIFEST] = self.work.record.manifest.model_dump_json(by_alias=True).encode()
+        push(guest, files | self.checkpoints.get(guest.name, {}), self.work.directory)
         return query_gpus(guest).simulated
 
-    def _fetch(self, guest: Guest) -> None:
-        fetch(guest, f"{self._directory}/out", self.record.vm_dir(guest.name))
-
-    def _check_contract(self) -> None:
-        said = contract.complaint(
-            self.workload.program.name,
-            {member.name: self.record.vm_dir(member.name) for member in self.members},
-            chief=self.members[0].name if self.distributed else None,
-            resumed=bool(self.resumed),
-        )
-        if said:
-            self.events.warning(said)
-
-    @property
-    def _directory(self) -> str:
-        return f"{self.settings.work_dir}/{self.record.run_id}"
-
-    def _process(self, member: Member, config: str | None) -> Process:
-        command = [self.settings.python, self.workload.program.name, "--out", "out"]
+    def _process(self, member: Member, config: str | None, place: int) -> Process:
+        command = [self.work.settings.python, self.workload.program.name, "--out", "out"]
         environment = {"PYTHONUNBUFFERED": "1"}
         if config is not None:
-            command += ["--start-deadline-s", f"{self.distribution.start_s:g}"]
+            start_s = (
+                QUEUED_START_S if self.terms.gpu == "queue" else self.work.distribution.start_s
+            )
+            command += ["--start-deadline-s", f"{start_s:g}"]
             environment["TF_CONFIG"] = config
         return Process(
-            directory=self._directory,
+            directory=self.work.directory,
             command=[*command, *self.args, *self.more_args.get(member.name, ())],
-            mark=self.record.run_id,
+            mark=self.work.record.run_id,
             environment=environment,
             without=tf_config.PROXIES if config is not None else (),
             fresh=(TIMINGS,),
+            gpu=self.terms.gpu,
+            place=place,
+            then=self.terms.then,
         )
-
-    # Start and follow.
-
-    def _follower(self, member: Member) -> Follower:
-        return Follower(member, self.record.vm_dir(member.name), self.events, self.on_step)
-
-    def _launch(self) -> None:
-        with ExitStack() as stack:
-            guests = [stack.enter_context(connect(m.endpoint)) for m in self.members]
-            processes = self._processes(guests)
-            self.launched = self.running = True
-            with ThreadPoolExecutor(len(guests)) as threads:
-                python = [self.settings.python] * len(guests)
-                list(threads.map(launch, guests, python, processes))
-
-    def _processes(self, guests: Sequence[Guest]) -> list[Process]:
-        if not self.distributed:
-            return [self._process(member, None) for member in self.members]
-        with self.events.phase("check_network"):
-            ports = tf_config.choose_ports(guests, self.settings.python, self.distribution)
-        addresses = [guest.endpoint.address for guest in guests]
-        return [
-            self._process(member, tf_config.tf_config(addresses, ports, i))
-            for i, member in enumerate(self.members)
-        ]
-
-    def _follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
-        """Why it failed, or None; the programs have ended by then."""
-        stop = threading.Event()
-        with ThreadPoolExecutor(len(followers)) as threads:
-            futures = {threads.submit(self._follow_one, f, stop): f for f in followers}
-            try:
-                return self._wait(futures)
-            except BaseException:
-                self._end()
-                raise
-            finally:
-                stop.set()  # the threads end when what they follow does, or is out of reach
-
-    def _follow_one(self, follower: Follower, stop: threading.Event) -> Outcome:
-        self.events.start("train", follower.name)
-        begun = time.monotonic()
-        outcome = follower.follow(self.settings.python, self._directory, stop)
-        seconds = time.monotonic() - begun
-        self.events.end("train", seconds, follower.name, ok=not outcome.failed)
-        return outcome
-
-    def _wait(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError | None:
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            if not self.distributed:
-                continue
-            failed = [futures[one] for one in done if one.result().failed]
-            if failed:
-                clear = any(follower.port_lost for follower in failed)
-                wait(waiting, timeout=0 if clear else GRACE_S)
-                return self._died(futures)
-            start_s = self.distribution.start_s * START_SLACK
-            late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
-            if late:
-                self._end()
-                return follow.not_started(late, start_s)
-        return follow.sum_up([(futures[one], one.result()) for one in futures])
-
-    def _died(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError:
-        """Ends the others too, and so finds out which guests do not answer any more."""
-        endings = [(futures[one], one.result()) for one in futures if one.done()]
-        ended = {follower.name for follower, _ in endings}
-        self._end()
-        lost = self.guests.lost - ended
-        silent = [follower for follower in futures.values() if follower.name in lost]
-        return follow.cause(endings, silent)
-
-    def _end(self) -> None:
-        """Ends the run's processes in every guest that can be reached."""
-        self.guests.quietly(lambda one: end_all(one, self.settings.python, self.record.run_id))
-        self.running = False
-
-
-def _how_to_go_on(record: results.Run) -> str:
-    kept = f"its records are in {record.dir}"
-    if inputs.possible(record):
-        return f"{kept}; --resume {record.run_id} resumes from its last checkpoint"
-    return f"{kept}; there is no checkpoint to resume from yet"

@@ -54,6 +54,24 @@ say("end", ok=True, steps=3, seconds=0.1)
 )
 
 
+class Watching(runs.Watch):
+    """``interrupts`` has the answers to Ctrl-C: whether the run is left running."""
+
+    def __init__(self, step: Callable[[Progress], None]) -> None:
+        self._step = step
+        self.lines: list[tuple[str, bool, str]] = []
+        self.interrupts: list[bool] = []
+
+    def step(self, progress: Progress) -> None:
+        self._step(progress)
+
+    def output(self, vm: str, stderr: bool, line: str) -> None:
+        self.lines.append((vm, stderr, line))
+
+    def leave_running(self) -> bool:
+        return self.interrupts.pop() if self.interrupts else False
+
+
 class Runner:
     """``runner(program, machines)`` is a run, as the command line has it."""
 
@@ -62,6 +80,7 @@ class Runner:
         self.progress: list[Progress] = []
         self.record: results.Run | None = None
         self.on_step: Callable[[Progress], None] = lambda _: None
+        self.watch = Watching(self._step)
 
     def __call__(
         self,
@@ -74,6 +93,7 @@ class Runner:
         distribution: Distributed | None = None,
         inputs: runs.Inputs | None = None,
         more_args: Mapping[str, Sequence[str]] | None = None,
+        terms: runs.Terms | None = None,
     ) -> results.Run:
         program = self.folder / "mine.py"
         program.write_text(source)
@@ -109,7 +129,8 @@ class Runner:
             resume=resume,
             inputs=inputs or {},
             more_args=more_args or {},
-            on_step=self._step,
+            terms=terms or runs.Terms(),
+            watch=self.watch,
         )
         return record
 

@@ -109,7 +109,7 @@ def test_ctrl_c_says_how_to_go_on_when_there_is_a_checkpoint(
 def test_what_a_program_left_out_is_said(runner: Runner, machine: Machine, told: Any) -> None:
     record = runner("print('hi')", [machine])
     said = (
-        "mine.py left out what reports are made of: no start record, no step, no end record, "
+        "mine left out what reports are made of: no start record, no step, no end record, "
         "no results.json (workloads/README.md has the contract)"
     )
     assert runner.manifest["status"] == "succeeded"

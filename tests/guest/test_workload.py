@@ -31,6 +31,14 @@ log(event="end", ok=True)
 """
 
 
+class Steps(runs.Watch):
+    def __init__(self) -> None:
+        self.seen: list[runs.Progress] = []
+
+    def step(self, progress: runs.Progress) -> None:
+        self.seen.append(progress)
+
+
 def _record(name: str) -> results.Run:
     vm = results.RunVM(
         name=name, index=1, host="h", address="127.0.0.1", role="single", accelerator="none"
@@ -51,7 +59,7 @@ def _run(server: Any, context: Any, program: Path, *args: str) -> results.Run:
     endpoint = server.endpoint(context)
     vm = VM("gpuvm-01", "vm-1", "h", powered_on=True, instance_uuid="u")
     record = _record("gpuvm-01")
-    steps: list[Any] = []
+    steps = Steps()
     try:
         runs.run(
             runs.find(str(program)),
@@ -62,11 +70,11 @@ def _run(server: Any, context: Any, program: Path, *args: str) -> results.Run:
             distribution=Distributed(),
             record=record,
             events=Events(record.sink),
-            on_step=steps.append,
+            watch=steps,
         )
     finally:
         record.close()
-    assert any(step.loss == 0.5 for step in steps)
+    assert any(step.loss == 0.5 for step in steps.seen)
     return record
 
 

@@ -2,6 +2,7 @@
 
     launch < TASK       start a program that outlives the SSH connection
     place WORK RUN      take a provisional place in the queue
+    holder WORK         the run that a new one would have to wait for
     list WORK           one line for each run
     cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
     hold WORK RUN       keep the guest from shutting down until standard input ends
@@ -59,6 +60,8 @@ def main() -> None:
         launch(json.loads(sys.stdin.read()))
     elif command == "place":
         say({"place": take_place(Path(arguments[0]), arguments[1])})
+    elif command == "holder":
+        say({"holder": Queue(Path(arguments[0])).holder()})
     elif command == "list":
         list_runs(Path(arguments[0]))
     elif command == "cancel":
@@ -197,6 +200,17 @@ class Queue:
                 return None, ahead[0]["run"]
             return self._lock_gpus(run)
 
+    def holder(self) -> str | None:
+        with self.changing():
+            ahead = self.places()
+            if ahead:
+                return str(ahead[0]["run"])
+            gpus, holder = self._lock_gpus("")
+            if gpus is None:
+                return holder
+            os.close(gpus)
+            return None
+
     def provisional(self, run: str) -> int:
         with self.changing():
             number = self._latest() + 1
@@ -278,16 +292,18 @@ def follow(folder: Path, offsets: dict[str, int]) -> None:
 
         {"file": "out/stdout.log", "offset": 120, "data": "…"}    bytes up to that offset
         {}                                                         still there, nothing new
+        {"queued": true}                                           not started yet
         {"exit": 0, "age": 0.1}                                    ended, so many seconds ago
         {"exit": null, "rebooted": true}                           gone without leaving a status
 
     Bytes that are not UTF-8 come as lone surrogates (PEP 383).
     """
+    folder = folder.absolute()
     os.chdir(folder)
     last_sign = time.monotonic()
     while True:
         # Before the files are read: what was written until then is read below.
-        end = ending(Path())
+        end = ending(folder)
         news = [name for name in offsets if read_on(name, offsets)]
         if news:
             last_sign = time.monotonic()
@@ -297,7 +313,7 @@ def follow(folder: Path, offsets: dict[str, int]) -> None:
         else:
             if time.monotonic() - last_sign > SIGN_OF_LIFE_S:
                 last_sign = time.monotonic()
-                say({})
+                say({} if (folder / "begun").exists() else {"queued": True})
             time.sleep(FOLLOW_S)
         sys.stdout.flush()
 
