@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gpuvm
 from gpuvm import paths
-from gpuvm.errors import BadInput, NotFound
+from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
 from gpuvm.inventory import VCenter
 
@@ -186,14 +186,22 @@ def adopt(manifest: Manifest) -> Run:
 
 
 def load(run_id: str | None = None, *, workload: str | None = None) -> Run:
-    """The run of that id, or the latest, of that workload if one is named.
+    """The run of that id or prefix, or the latest, of that workload if one is named.
 
-    Raises NotFound with what there is, and BadInput.
+    Raises NotFound with what there is, Ambiguous and BadInput.
     """
     known = list_runs()
-    if run_id is not None and run_id not in known:
-        raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
-    return _load(run_id or _latest(known, workload))
+    return _load(_latest(known, workload) if run_id is None else _named(known, run_id))
+
+
+def _named(known: Sequence[str], run_id: str) -> str:
+    """The id itself or the only one that begins so."""
+    found = [known_id for known_id in known if known_id.startswith(run_id)]
+    if run_id in known or len(found) == 1:
+        return run_id if run_id in known else found[0]
+    if found:
+        raise Ambiguous("run", found[-10:], option="more of its id")
+    raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
 
 
 def _latest(known: Sequence[str], workload: str | None) -> str:
@@ -221,11 +229,11 @@ def _load(run_id: str) -> Run:
 def list_runs() -> list[str]:
     """Run ids, the oldest first."""
     found = [file.parent.name for file in paths.runs_dir().glob("*/manifest.json")]
-    return sorted(found, key=_when)
+    return sorted(found, key=when)
 
 
-def _when(run_id: str) -> str:
-    """Ids begin with the workload's name; the time after it is what orders them."""
+def when(run_id: str) -> str:
+    """What orders run ids: the time in them, after the workload's name."""
     return "-".join(run_id.split("-")[-3:])
 
 

@@ -78,6 +78,23 @@ COMMANDS = {
     "run": Command(
         "run", "run", "Push a workload, run it, follow it live, and fetch its logs and timings."
     ),
+    "runs": Command(
+        "runs", "", "List the runs: what runs where, since when, and what it printed last."
+    ),
+    "attach": Command(
+        "runs",
+        "attach",
+        "Follow a run to its end and fetch its results, from any machine.",
+    ),
+    "logs": Command("runs", "logs", "Show what a run has printed so far."),
+    "fetch": Command(
+        "runs", "fetch", "Copy what a run has written so far to runs/RUN on this machine."
+    ),
+    "cancel": Command(
+        "runs",
+        "cancel",
+        "End a run that is queued or running, in all its guests, and fetch what it wrote.",
+    ),
     "report": Command(
         "report",
         "report",

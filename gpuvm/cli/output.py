@@ -24,6 +24,7 @@ from gpuvm.errors import (
     Unplaceable,
     WorkerDied,
 )
+from gpuvm.text import printable
 
 SCHEMA = 1
 
@@ -93,6 +94,13 @@ def line(text: str) -> None:
     stdout.print(escape(text))
 
 
+def guest_line(text: str, vm: str | None, *, stderr: bool = False) -> None:
+    """A line of a guest's output: data, with nothing in it that a terminal would obey."""
+    stream = sys.stderr if stderr else sys.stdout
+    stream.write(f"{f'{vm} | ' if vm else ''}{printable(text)}\n")
+    stream.flush()
+
+
 def styled(markup: str) -> None:
     stdout.print(markup)
 
@@ -128,7 +136,7 @@ def _print_error(problem: GpuvmError) -> None:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
     if isinstance(problem, WorkerDied):
         for told in problem.tail:
-            stderr.print(f"  [dim]{escape(problem.vm)} |[/] {escape(told)}")
+            stderr.print(f"  [dim]{escape(problem.vm)} |[/] {escape(printable(told))}")
     if problem.hint:
         stderr.print(f"[dim]hint:[/] {escape(problem.hint)}")
 

@@ -1,8 +1,11 @@
 """Shows events and running workloads: a moving line per VM on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import click
+import typer
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -12,7 +15,9 @@ from typing_extensions import override
 from gpuvm import runs
 from gpuvm.cli import output
 from gpuvm.cli.output import State
+from gpuvm.cli.session import interactive
 from gpuvm.events import Event, Events, Sink
+from gpuvm.text import printable
 
 SAID = {
     "clone": "cloning",
@@ -119,35 +124,68 @@ EVERY = 10
 """Off a terminal, so many steps of the step counter's log points are skipped between two lines."""
 
 
-class Follower(runs.Watch):
-    """Shows each VM's last step, and the run's phases and warnings as they come."""
+class RunWatch(runs.Watch):
+    """Shows each VM's last step and its output, and the run's phases and warnings, as they come."""
 
-    def __init__(self, events: Events, state: State) -> None:
-        self._quiet = state.json
+    def __init__(
+        self, events: Events, state: State, members: Sequence[runs.Member], *, quiet: bool = False
+    ) -> None:
+        self._json, self._quiet, self._many = state.json, quiet, len(members) > 1
         self._latest: dict[str, runs.Progress] = {}
         self._seen: dict[str, int] = {}
         self._phases: set[str] = set()
         self._live: Live | None = None
-        if not self._quiet:
+        self._lock = threading.Lock()
+        if not self._json:
             events.add(self._event)
 
-    def __enter__(self) -> "Follower":
-        if not self._quiet and output.stderr.is_terminal:
+    def __enter__(self) -> "RunWatch":
+        if not self._json and output.stderr.is_terminal:
             self._live = Live(console=output.stderr, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stop_live()
 
     @override
     def step(self, progress: runs.Progress) -> None:
         self._latest[progress.vm] = progress
         if self._live is not None:
             self._live.update(self._table())
-        elif not self._quiet:
+        elif not self._json:
             self._line(progress)
+
+    @override
+    def output(self, vm: str, stderr: bool, line: str) -> None:
+        if self._json or self._quiet:
+            return
+        name = vm if self._many else None
+        with self._lock:
+            if self._live is not None and output.stdout.is_terminal:
+                text = f"{name} | {printable(line)}" if name else printable(line)
+                self._live.console.print(text, markup=False)
+            else:
+                output.guest_line(line, name, stderr=stderr)
+
+    @override
+    def leave_running(self) -> bool:
+        """Ask at a terminal; without one Ctrl-C cancels, as everywhere."""
+        self._stop_live()
+        if not interactive():
+            return False
+        answer = typer.prompt(
+            "Cancel the run, or leave it running?",
+            type=click.Choice(["cancel", "leave"]),
+            default="cancel",
+            err=True,
+        )
+        return str(answer) == "leave"
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def _line(self, progress: runs.Progress) -> None:
         seen = self._seen[progress.vm] = self._seen.get(progress.vm, -1) + 1
@@ -157,7 +195,7 @@ class Follower(runs.Watch):
     def _event(self, event: Event) -> None:
         if event.kind in ("note", "warning"):
             who = f"{event.vm}: " if event.vm else ""
-            output.stderr.print(f"  {who}{event.text}", markup=False)
+            output.stderr.print(f"  {who}{printable(event.text or '')}", markup=False)
         elif event.kind == "phase" and event.state == "start" and event.name not in self._phases:
             self._phases.add(event.name)
             output.stderr.print(f"  {event.name.replace('_', ' ')}", markup=False)
@@ -179,4 +217,4 @@ def _text(p: runs.Progress) -> str:
         parts.append(f"{p.examples_per_second:.0f} examples/s")
     if p.text:
         parts.append(p.text)
-    return "  ".join(parts)
+    return printable("  ".join(parts))

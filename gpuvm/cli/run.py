@@ -1,13 +1,14 @@
 """gpuvm run: a workload on one VM, or distributed over all of them."""
 
+import enum
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gpuvm import data as data_files
-from gpuvm import report, results, runs, spec
-from gpuvm.cli import output, run_summary, spec_options, targets
+from gpuvm import results, runs, spec
+from gpuvm.cli import output, spec_options, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -16,12 +17,16 @@ from gpuvm.cli.options import (
     NameOption,
 )
 from gpuvm.cli.output import State
-from gpuvm.cli.progress import Follower
+from gpuvm.cli.progress import RunWatch
+from gpuvm.cli.runs import finish_run
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput
 from gpuvm.events import Events
-from gpuvm.report import ReportData
 from gpuvm.runs import sweep as sweeps
+
+
+class Then(enum.StrEnum):
+    SHUTDOWN = "shutdown"
 
 
 def run(
@@ -45,8 +50,23 @@ def run(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on from this run's last checkpoint.", metavar="RUN-ID"),
+        typer.Option(help="Continue from this run's last checkpoint.", metavar="RUN-ID"),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once it has started; see gpuvm runs.")
+    ] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Wait in the guests until their GPUs are free.")
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Run beside what already runs on the same GPUs.")
+    ] = False,
+    then: Annotated[
+        Then | None, typer.Option("--then", help="What its guests do when it has ended.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Do not show what it prints.")
+    ] = False,
     file: FileOption = None,
     deployment: NameOption = None,
     context: ContextOption = None,
@@ -69,8 +89,19 @@ def run(
 
         gpuvm run ./mine.py -- --learning-rate 0.01
 
+        gpuvm run captioning --distributed --detach --then shutdown
+
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
     """
+    if queue and share:
+        raise BadInput("--queue and --share exclude each other")
+    if detach and sweep:
+        raise BadInput("--detach: a sweep gathers its sheet when all VMs have ended; leave it out")
+    terms = runs.Terms(
+        gpu="queue" if queue else "share" if share else "exclusive",
+        then="shutdown" if then else None,
+        detach=detach,
+    )
     chosen, arguments = runs.find(name), arguments or []
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
@@ -86,15 +117,21 @@ def run(
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
     record = runs.begin_record(
-        chosen.name, arguments, inventory, wanted.name, taking_part, distributed=distributed
+        chosen.name,
+        arguments,
+        inventory,
+        wanted.name,
+        taking_part,
+        distributed=distributed,
+        then=terms.then,
     )
     state = ctx.ensure_object(State)
     if not state.json:
         where = ", ".join(member.vm.name for member in taking_part)
         output.line(f"run {record.run_id}: {chosen.name} on {where}")
     events = Events(record.sink)
-    with Follower(events, state) as follower:
-        runs.run(
+    with RunWatch(events, state, taking_part, quiet=quiet) as watch:
+        ended = runs.run(
             chosen,
             arguments,
             taking_part,
@@ -106,14 +143,12 @@ def run(
             resume=before,
             inputs=inputs,
             more_args=sweeps.shares(taking_part) if shared else {},
-            watch=follower,
+            terms=terms,
+            watch=watch,
         )
     if sweep:
         events.note(f"contact sheet: {sweeps.gather(chosen, record)}")
-    data = report.build([record.dir])
-    if not state.json:
-        _print_run(record, data)
-    output.finish(ctx, output.Result("run", _run_json(record, data)))
+    finish_run(ctx, "run", record, ended=ended)
 
 
 def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
@@ -127,18 +162,3 @@ def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
             inputs[named.place] = named.source
             replaced.append(f"{named.option}{runs.DATA}/{named.place}")
     return replaced, inputs
-
-
-def _print_run(record: results.Run, data: ReportData) -> None:
-    output.stdout.print(run_summary.of(data))
-    output.line(f"results: {record.dir}")
-
-
-def _run_json(record: results.Run, data: ReportData) -> dict[str, Any]:
-    return {
-        "run_id": record.run_id,
-        "dir": str(record.dir),
-        "status": record.manifest.status,
-        "warnings": list(record.manifest.warnings),
-        "scores": {score.name: score.value for run in data.runs for score in run.scores},
-    }

@@ -26,6 +26,7 @@ from gpuvm.guest.processes import (
     hold,
     launch,
     list_processes,
+    prune,
     take_place,
 )
 from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
@@ -59,6 +60,7 @@ __all__ = [
     "hold",
     "launch",
     "list_processes",
+    "prune",
     "push",
     "query_gpus",
     "take_place",

@@ -219,6 +219,13 @@ def follow(
     raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
 
 
+def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
+    """Remove the folders of runs that ended at least so long ago; return their names."""
+    command = scripts.command(python, "runs", "prune", work_dir, str(older_than_s))
+    lines = guest.run(command, timeout_s=600, what="prune runs").stdout.splitlines()
+    return [str(json.loads(line)["removed"]) for line in lines]
+
+
 @contextlib.contextmanager
 def hold(guest: Guest, python: str, work_dir: str, run: str) -> Iterator[None]:
     """Keep the guest from shutting down after the run for as long as the block lasts."""

@@ -89,8 +89,9 @@ def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
         return f"The run succeeded on {len(vms)} VM{'s' if len(vms) != 1 else ''}."
     if manifest.status == "failed":
         return f"The run failed; {reached}."
-    if manifest.status == "interrupted":
-        return f"The run was interrupted; {reached}. What follows is what was recorded until then."
+    if manifest.status in ("interrupted", "cancelled"):
+        until_then = "What follows is what was recorded until then."
+        return f"The run was {manifest.status}; {reached}. {until_then}"
     return (
         "No end is recorded: the run is still active, or gpuvm was stopped before it could "
         f"write how it ended; {reached}."

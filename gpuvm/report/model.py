@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-Status = Literal["running", "succeeded", "failed", "interrupted"]
+Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 Group = Literal["provisioning", "run", "workload"]
 Outcome = Literal["finished", "failed", "unfinished", "no records"]
 

@@ -56,7 +56,7 @@ class Manifest(_Record):
     deployment: str = ""
     started: datetime
     ended: datetime | None = None
-    status: Literal["running", "succeeded", "failed", "interrupted"]
+    status: Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
     error: str | None = None
     vms: tuple[ManifestVM, ...] = ()
     gpuvm_version: str = ""

@@ -10,6 +10,15 @@ from gpuvm.runs.bundle import Workload, find
 from gpuvm.runs.call import ask
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import Progress, Watch
+from gpuvm.runs.guest_runs import (
+    RunState,
+    adopt,
+    cancel_run,
+    fetch_run,
+    list_runs,
+    prune_runs,
+    read_logs,
+)
 from gpuvm.runs.inputs import DATA, Inputs
 from gpuvm.runs.run import Terms, begin_record, run
 from gpuvm.runs.watched import attach
@@ -19,12 +28,19 @@ __all__ = [
     "Inputs",
     "Member",
     "Progress",
+    "RunState",
     "Terms",
     "Watch",
     "Workload",
+    "adopt",
     "ask",
     "attach",
     "begin_record",
+    "cancel_run",
+    "fetch_run",
     "find",
+    "list_runs",
+    "prune_runs",
+    "read_logs",
     "run",
 ]

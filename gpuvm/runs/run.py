@@ -109,6 +109,7 @@ def begin_record(
     members: Sequence[Member],
     *,
     distributed: bool,
+    then: Literal["shutdown"] | None = None,
 ) -> results.Run:
     """The run's folder with its manifest: which VMs take part, with which GPUs, in which role."""
     vcenter = inventory.vcenter
@@ -121,6 +122,7 @@ def begin_record(
         deployment=deployment,
         vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
         provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
+        then=then,
     )
 
 

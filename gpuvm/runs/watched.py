@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
@@ -55,7 +55,7 @@ class WatchedRun:
     distribution: Distributed
     record: results.Run
     events: Events
-    watch: Watch
+    watch: Watch = field(default_factory=Watch)
     launched: bool = False
     """Something has been started at some time."""
     running: bool = False
@@ -176,7 +176,7 @@ class WatchedRun:
         def end_and_fetch(guest: Guest) -> None:
             with hold(guest, python, work, run_id) if shuts_down else nullcontext():
                 end_all(guest, python, run_id)
-                self._fetch(guest)
+                self.fetch_from(guest)
 
         self.guests.each("fetch", end_and_fetch)
         self.fetched = True
@@ -187,9 +187,9 @@ class WatchedRun:
         if self.running:
             self._end(cancelled=cancelled)
         if self.launched and not self.fetched:
-            self.guests.quietly(self._fetch)
+            self.guests.quietly(self.fetch_from)
 
-    def _fetch(self, guest: Guest) -> None:
+    def fetch_from(self, guest: Guest) -> None:
         fetch(guest, f"{self.directory}/out", self.record.vm_dir(guest.name))
 
     def _check_contract(self) -> None:

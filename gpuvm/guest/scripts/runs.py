@@ -4,6 +4,7 @@
     place WORK RUN      take a provisional place in the queue
     holder WORK         the run that a new one would have to wait for
     list WORK           one line for each run
+    prune WORK SECONDS  remove the folders of runs that ended so long ago; one line for each
     cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
     hold WORK RUN       keep the guest from shutting down until standard input ends
     follow DIR OFFSETS  print what is new in a run's files until its program has ended
@@ -31,6 +32,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +66,8 @@ def main() -> None:
         say({"holder": Queue(Path(arguments[0])).holder()})
     elif command == "list":
         list_runs(Path(arguments[0]))
+    elif command == "prune":
+        prune(Path(arguments[0]), float(arguments[1]))
     elif command == "cancel":
         (Path(arguments[0]) / arguments[1] / "cancelled").touch()
     elif command == "hold":
@@ -352,6 +356,18 @@ def list_runs(work: Path) -> None:
         ahead = [place["run"] for place in queue.places()]
     for folder in runs(work):
         say(describe(folder, ahead))
+
+
+def prune(work: Path, older_than_s: float) -> None:
+    for folder in runs(work):
+        lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_EX)
+        if lock is None:
+            continue  # it runs, or waits
+        ended = read(folder / "exit_status") or read(folder / "begun") or {"t": 0.0}
+        if time.time() - ended["t"] >= older_than_s:
+            shutil.rmtree(folder)
+            say({"removed": folder.name})
+        os.close(lock)
 
 
 def runs(work: Path) -> list[Path]:

@@ -1,0 +1,212 @@
+"""The runs that guests know of, whoever started them: list, read, fetch, cancel, prune.
+
+A guest keeps what is needed to take a run up: its manifest, its output, how it ended. So all of
+this works from any machine that reaches the guests, also when the one that started the run is gone.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from pydantic import ValidationError
+
+from gpuvm import results
+from gpuvm.errors import GpuvmError, RunError
+from gpuvm.events import Events
+from gpuvm.guest import Alive, Exited, Guest, Listed, Output, connect, follow, list_processes, prune
+from gpuvm.guest.processes import STDERR, STDOUT
+from gpuvm.results import Manifest
+from gpuvm.runs.fan_out import Everywhere, Member
+from gpuvm.runs.watched import WatchedRun
+from gpuvm.settings import GuestSettings
+from gpuvm.spec import Distributed
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as its guests know it; ``vms`` are those that have it now.
+
+    ``manifest`` is None when it cannot be read; ``ahead`` is its place in the queue, from 1;
+    ``line`` is the last line of its output, as it came; ``problem`` is what failed after its end.
+    """
+
+    run_id: str
+    state: State
+    vms: tuple[str, ...]
+    started: datetime | None
+    manifest: Manifest | None
+    ahead: int | None
+    rebooted: bool
+    line: str
+    problem: str | None
+
+
+def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events) -> list[RunState]:
+    """The runs of all guests, the oldest first; a guest that does not answer is a warning."""
+    seen: dict[str, list[Listed]] = {}
+
+    def look(guest: Guest) -> None:
+        seen[guest.name] = list_processes(guest, settings.python, settings.work_dir)
+
+    if members:
+        Everywhere(members, events).quietly(look)
+    by_run: dict[str, dict[str, Listed]] = defaultdict(dict)
+    for vm in sorted(seen):
+        for listed in seen[vm]:
+            by_run[listed.run][vm] = listed
+    found = [_state(run_id, listed) for run_id, listed in by_run.items()]
+    return sorted(found, key=lambda run: results.when(run.run_id))
+
+
+def _state(run_id: str, by_vm: Mapping[str, Listed]) -> RunState:
+    all_of_them = list(by_vm.values())
+    last = min(all_of_them, key=lambda one: one.ended_ago_s or 0.0)
+    begun = [one.begun_ago_s for one in all_of_them if one.begun_ago_s is not None]
+    places = [one.ahead for one in all_of_them if one.ahead is not None]
+    return RunState(
+        run_id=run_id,
+        state=_together(all_of_them),
+        vms=tuple(by_vm),
+        started=datetime.now(UTC) - timedelta(seconds=max(begun)) if begun else None,
+        manifest=next((m for one in all_of_them if (m := _manifest(one)) is not None), None),
+        ahead=max(places, default=None),
+        rebooted=any(one.rebooted for one in all_of_them if one.state == "lost"),
+        line=last.line,
+        problem=next((one.problem for one in all_of_them if one.problem), None),
+    )
+
+
+def _together(all_of_them: Sequence[Listed]) -> State:
+    states = {one.state for one in all_of_them}
+    if states & {"running"}:
+        return "running"
+    if states & {"queued"}:
+        return "queued"
+    if any(one.cancelled for one in all_of_them):
+        return "cancelled"
+    if states & {"lost"}:
+        return "lost"
+    return "failed" if any(one.exit_status for one in all_of_them) else "succeeded"
+
+
+def _manifest(listed: Listed) -> Manifest | None:
+    """A guest's data is not trusted: what is no manifest of this very run counts as none."""
+    try:
+        manifest = Manifest.model_validate(listed.manifest)
+    except ValidationError:
+        return None
+    return manifest if manifest.run_id == listed.run else None
+
+
+Lines = Callable[[str, bool, str], None]
+"""Takes a line of output: the VM, whether it is from stderr, the text as it came."""
+
+
+def read_logs(
+    members: Sequence[Member],
+    settings: GuestSettings,
+    run_id: str,
+    show: Lines,
+    *,
+    tail: int | None = None,
+    until_end: bool = False,
+) -> None:
+    """Show the run's output so far, of one VM after the other; of each the last ``tail`` lines.
+
+    ``until_end`` goes on until the programs have ended, with the lines of all VMs as they come.
+    Raises GuestError.
+    """
+    directory = f"{settings.work_dir}/{run_id}"
+    at_once = len(members) if until_end else 1
+    with ThreadPoolExecutor(at_once) as threads:
+        reading = [
+            threads.submit(_read_log, one, settings.python, directory, show, tail, until_end)
+            for one in members
+        ]
+        for one in reading:
+            one.result()
+
+
+def _read_log(
+    member: Member, python: str, directory: str, show: Lines, tail: int | None, until_end: bool
+) -> None:
+    past: deque[tuple[bool, str]] = deque(maxlen=tail)
+    live = False
+    with connect(member.endpoint) as guest:
+        for seen in _lines(follow(guest, python, directory, {STDOUT: 0, STDERR: 0})):
+            if seen is not None:
+                past.append(seen)
+            elif not until_end:
+                break
+            live = live or seen is None
+            while live and past:
+                show(member.name, *past.popleft())
+    for stderr, text in past:
+        show(member.name, stderr, text)
+
+
+def _lines(news: Iterator[Output | Alive | Exited]) -> Iterator[tuple[bool, str] | None]:
+    """Lines, and None whenever nothing new is there; a last line may have no end."""
+    rest = {STDOUT: b"", STDERR: b""}
+    for seen in news:
+        if isinstance(seen, Output):
+            *lines, rest[seen.file] = (rest[seen.file] + seen.data).split(b"\n")
+            for line in lines:
+                yield seen.file == STDERR, line.decode(errors="replace")
+        elif isinstance(seen, Alive):
+            yield None
+    for name, last in rest.items():
+        if last:
+            yield name == STDERR, last.decode(errors="replace")
+
+
+def fetch_run(
+    record: results.Run, members: Sequence[Member], settings: GuestSettings, events: Events
+) -> None:
+    """Copy what the run has written so far into its record; raises GuestError."""
+    work = WatchedRun(tuple(members), settings, Distributed(), record, events)
+    work.guests.each("fetch", work.fetch_from)
+
+
+def cancel_run(
+    record: results.Run, members: Sequence[Member], settings: GuestSettings, events: Events
+) -> None:
+    """End the run in every guest and fetch what it wrote.
+
+    Raises RunError naming the guests that could not be reached.
+    """
+    work = WatchedRun(tuple(members), settings, Distributed(), record, events)
+    work.launched = work.running = True
+    with record.finishing("cancelled", "cancelled"):
+        work.clean_up(cancelled=True)
+    if work.guests.lost:
+        lost = ", ".join(sorted(work.guests.lost))
+        raise RunError(f"run {record.run_id} may go on: {lost} cannot be reached")
+
+
+def prune_runs(
+    members: Sequence[Member], settings: GuestSettings, events: Events, *, older_than: timedelta
+) -> list[tuple[str, str]]:
+    """Remove the folders of runs that ended so long ago; return (VM, run) of each."""
+    removed: list[tuple[str, str]] = []
+
+    def remove(guest: Guest) -> None:
+        limit_s = older_than.total_seconds()
+        gone = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
+        removed.extend((guest.name, run) for run in gone)
+
+    if members:
+        Everywhere(members, events).quietly(remove)
+    return sorted(removed)
+
+
+def adopt(state: RunState) -> results.Run:
+    """The local record of a run that another machine started; raises GpuvmError."""
+    if state.manifest is None:
+        raise GpuvmError(f"run {state.run_id}: its manifest in {state.vms[0]} cannot be read")
+    return results.adopt(state.manifest)
