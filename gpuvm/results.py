@@ -11,6 +11,7 @@ A manifest is there from the first moment, with status ``running``, and is repla
 import getpass
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,11 @@ class Run:
         self._write(self.manifest.model_copy(update=change))
         self.close()
 
+    def discard(self) -> None:
+        """Remove the record of a run that was refused before anything was sent."""
+        self.close()
+        shutil.rmtree(self.dir)
+
     @contextmanager
     def finishing(self, status: Status, error: str) -> Iterator[None]:
         """The last things to do in a run that went wrong; it is finished however they go."""
@@ -196,7 +202,7 @@ def load(run_id: str | None = None, *, workload: str | None = None) -> Run:
 
 def _named(known: Sequence[str], run_id: str) -> str:
     """The id itself or the only one that begins so."""
-    found = [known_id for known_id in known if known_id.startswith(run_id)]
+    found = [known_id for known_id in known if run_id and known_id.startswith(run_id)]
     if run_id in known or len(found) == 1:
         return run_id if run_id in known else found[0]
     if found:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from gpuvm import results
-from gpuvm.errors import GPUsBusy
+from gpuvm.errors import GPUsBusy, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.guest import (
     Busy,
@@ -86,8 +86,12 @@ def run(
     work.resumed, work.queued = bool(checkpoints), terms.gpu == "queue"
     in_guests = tuple(in_guest(argument, inputs) for argument in args)
     start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
-    with work.accounted_for():
+    try:
         start.check()
+    except PreflightRefused:
+        record.discard()
+        raise
+    with work.accounted_for():
         if inputs:
             work_dir = guest.work_dir
             work.guests.each("push_inputs", lambda one: push_inputs(one, work_dir, inputs))

@@ -304,7 +304,7 @@ def follow(folder: Path, offsets: dict[str, int]) -> None:
     """
     folder = folder.absolute()
     os.chdir(folder)
-    last_sign = time.monotonic()
+    last_sign = 0.0  # the first time that nothing is new is said at once
     while True:
         # Before the files are read: what was written until then is read below.
         end = ending(folder)
