@@ -44,8 +44,8 @@ def ensure(
 ) -> str:
     """Return the path of the environment's Python, made if it is not there.
 
-    ``requirements`` and ``wheelhouse`` are paths in the guest. Raises PreflightRefused with the last
-    lines of the resolver, and GuestError.
+    ``requirements`` and ``wheelhouse`` are paths in the guest. Raises PreflightRefused with the
+    last lines of the resolver, and GuestError.
     """
     more = [] if wheelhouse is None else [wheelhouse]
     command = scripts.command(python, "environment", work_dir, key, requirements, *more)

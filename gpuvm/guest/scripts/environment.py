@@ -1,9 +1,9 @@
-"""environment WORK KEY REQUIREMENTS [WHEELHOUSE]: make a Python environment above this Python's own.
+"""environment WORK KEY REQUIREMENTS [WHEELHOUSE]: make a Python environment above this Python.
 
-REQUIREMENTS is a requirements file or a pyproject.toml. The environment is WORK/envs/KEY; one that is
-there already is used as it is. Its packages come before those of this Python, all of which it sees:
-so TensorFlow is not installed again, and neither it nor anything that it needs may be replaced.
-With WHEELHOUSE only wheels in that folder are installed, and no index is asked.
+REQUIREMENTS is a requirements file or a pyproject.toml. The environment is WORK/envs/KEY; one that
+is there already is used as it is. Its packages come before those of this Python, all of which it
+sees: so TensorFlow is not installed again, and neither it nor what it needs may be replaced. With
+WHEELHOUSE only wheels in that folder are installed, and no index is asked.
 
 Prints one JSON object: {"python": PATH, "made": true} or {"problem": the resolver's last lines}.
 """
@@ -60,19 +60,29 @@ def make(folder: Path, requirements: Path, wheelhouse: Path | None) -> None:
     site = Path(subprocess.check_output([python, "-c", SITE], text=True).strip())
     own = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
     (site / "template.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
-
-    kept, fixed, wanted = (folder / name for name in ("kept.txt", "fixed.txt", "wanted.txt"))
     installed = distributions()
+    for one in installed.values():
+        show(one, site)
+    kept = folder / "kept.txt"
     kept.write_text(pins(installed, closure(installed)), encoding="utf-8")
     source = ["--no-index", "--find-links", str(wheelhouse)] if wheelhouse else []
-    resolve = [*uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", *source]
-    call([*resolve, "--python", python, "-c", str(kept), str(requirements), "-o", str(fixed)])
-    there = {f"{normal(name)}=={version}" for name, version in installed.items()}
-    lines = fixed.read_text(encoding="utf-8").splitlines()
-    new = [line for line in lines if line.partition(" ")[0].lower() not in there]
-    wanted.write_text("".join(f"{line}\n" for line in new), encoding="utf-8")
-    call([*uv, "pip", "install", "--quiet", "--no-deps", *source, "--python", python]
-         + ["-r", str(wanted)])  # fmt: skip
+    install = [*uv, "pip", "install", "--quiet", "--python", python, *source, "-c", str(kept)]
+    call([*install, "-r", str(requirements)])
+
+
+def show(one: importlib.metadata.Distribution, site: Path) -> None:
+    """Let uv see a package of this Python as installed: by its metadata, which own no file."""
+    folder = site / f"{normal(one.metadata['Name']).replace('-', '_')}-{one.version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    for name, text in (
+        ("METADATA", one.read_text("METADATA") or one.read_text("PKG-INFO") or ""),
+        ("WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        ("INSTALLER", "gpuvm\n"),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    names = ("METADATA", "WHEEL", "INSTALLER", "RECORD")
+    record = "".join(f"{folder.name}/{name},,\n" for name in names)
+    (folder / "RECORD").write_text(record, encoding="utf-8")
 
 
 SITE = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
@@ -86,16 +96,16 @@ def find_uv() -> list[str]:
     return [found]
 
 
-def distributions() -> dict[str, str]:
-    found = {}
+def distributions() -> dict[str, importlib.metadata.Distribution]:
+    """By name; the first that is found is the one that is imported."""
+    found: dict[str, importlib.metadata.Distribution] = {}
     for one in importlib.metadata.distributions():
-        name = one.metadata["Name"]
-        if name:
-            found.setdefault(normal(name), one.version)
+        if one.metadata["Name"]:
+            found.setdefault(normal(one.metadata["Name"]), one)
     return found
 
 
-def closure(installed: dict[str, str]) -> set[str]:
+def closure(installed: dict[str, importlib.metadata.Distribution]) -> set[str]:
     """TensorFlow, under whatever name, and all that it needs."""
     todo = [name for name in installed if name.split("-")[0] == FRAMEWORK]
     found: set[str] = set()
@@ -104,15 +114,15 @@ def closure(installed: dict[str, str]) -> set[str]:
         if name in found or name not in installed:
             continue
         found.add(name)
-        for line in importlib.metadata.requires(name) or []:
+        for line in installed[name].requires or []:
             match = re.match(r"[A-Za-z0-9._-]+", line)
             if match and "extra ==" not in line:
                 todo.append(normal(match[0]))
     return found
 
 
-def pins(installed: dict[str, str], names: set[str]) -> str:
-    lines = [f"{name}=={installed[name]}\n" for name in sorted(names)]
+def pins(installed: dict[str, importlib.metadata.Distribution], names: set[str]) -> str:
+    lines = [f"{name}=={installed[name].version}\n" for name in sorted(names)]
     return "".join(line for line in lines if "+" not in line)
 
 
