@@ -61,6 +61,9 @@ def run(
     share: Annotated[
         bool, typer.Option("--share", help="Run beside what already runs on the same GPUs.")
     ] = False,
+    ignore_health: Annotated[
+        bool, typer.Option("--ignore-gpu-health", help="Run on a GPU that reports errors too.")
+    ] = False,
     then: Annotated[
         Then | None, typer.Option("--then", help="What its guests do when it has ended.")
     ] = None,
@@ -101,6 +104,7 @@ def run(
         gpu="queue" if queue else "share" if share else "exclusive",
         then="shutdown" if then else None,
         detach=detach,
+        healthy=not ignore_health,
     )
     chosen, arguments = runs.find(name), arguments or []
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)

@@ -9,6 +9,7 @@ Library errors of paramiko do not leave this package: they become those of gpuvm
 
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, look_at_gpus
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import (
@@ -42,6 +43,8 @@ __all__ = [
     "Exited",
     "Expected",
     "FixedAddress",
+    "GPUHealth",
+    "GPUProcess",
     "Guest",
     "HeldCommand",
     "Launched",
@@ -60,6 +63,7 @@ __all__ = [
     "hold",
     "launch",
     "list_processes",
+    "look_at_gpus",
     "prune",
     "push",
     "query_gpus",

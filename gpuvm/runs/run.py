@@ -12,12 +12,15 @@ from gpuvm.errors import GPUsBusy, PreflightRefused
 from gpuvm.events import Events
 from gpuvm.guest import (
     Busy,
+    GPUHealth,
+    GPUProcess,
     Guest,
     Process,
     connect,
     gpu_holder,
     launch,
     list_processes,
+    look_at_gpus,
     push,
     query_gpus,
     take_place,
@@ -51,6 +54,8 @@ class Terms:
     gpu: Literal["exclusive", "share", "queue"] = "exclusive"
     then: Literal["shutdown"] | None = None
     detach: bool = False
+    healthy: bool = True
+    """Refuse GPUs that report memory errors or other problems of their own."""
 
 
 def run(
@@ -128,6 +133,25 @@ def begin_record(
         provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
         then=then,
     )
+
+
+def _check_health(vm: str, gpus: Sequence[GPUHealth]) -> None:
+    for gpu in gpus:
+        if gpu.problems:
+            raise PreflightRefused(
+                f"{vm}: {gpu.name} at {gpu.bus_id} is not fit for work: {'; '.join(gpu.problems)}",
+                hint="restart the VM, or give it another GPU; --ignore-gpu-health runs on it",
+            )
+
+
+def _check_unused(vm: str, users: Sequence[GPUProcess]) -> None:
+    others = [user for user in users if user.run is None]
+    if others:
+        names = ", ".join(f"{one.name} (process {one.pid}, {one.memory})" for one in others)
+        raise PreflightRefused(
+            f"{vm}: its GPU is used by {names}, which gpuvm did not start",
+            hint="end it there, or run beside it with --share",
+        )
 
 
 def _checkpoints(
@@ -247,6 +271,11 @@ class _Start:
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
+        gpus, users = look_at_gpus(guest, python)
+        if self.terms.healthy:
+            _check_health(guest.name, gpus)
+        if self.terms.gpu == "exclusive":
+            _check_unused(guest.name, users)
 
     def _busy(self, guest: Guest, holder: str) -> GPUsBusy:
         """The error with what the guest knows of the run that has its GPUs."""

@@ -1,0 +1,38 @@
+"""Whether a guest's GPUs are fit for work, and who uses them already."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpuvm.guest import scripts
+from gpuvm.guest.ssh import Guest
+
+
+@dataclass(frozen=True)
+class GPUHealth:
+    """``problems`` are those that spoil or end a training, each in a few words."""
+
+    name: str
+    bus_id: str
+    uuid: str
+    problems: Sequence[str]
+
+
+@dataclass(frozen=True)
+class GPUProcess:
+    """``run`` is the gpuvm run that it belongs to; None when it is somebody else's."""
+
+    pid: int
+    name: str
+    memory: str
+    run: str | None
+
+
+def look_at_gpus(guest: Guest, python: str) -> tuple[list[GPUHealth], list[GPUProcess]]:
+    """What nvidia-smi and the kernel's log say; nothing where there is no nvidia-smi."""
+    command = scripts.command(python, "gpu_health")
+    answer = json.loads(guest.run(command, timeout_s=60, what="look at the GPUs").stdout)
+    return (
+        [GPUHealth(**one) for one in answer["gpus"]],
+        [GPUProcess(**one) for one in answer["processes"]],
+    )
