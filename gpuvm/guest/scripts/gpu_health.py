@@ -36,6 +36,10 @@ XIDS = {
 (NVIDIA, "Xid Errors")."""
 
 
+PENDING = ("pending_retirement", "pending_blacklist")
+"""The same, in newer and older drivers."""
+
+
 def main() -> None:
     log = query()
     xids = kernel_errors()
@@ -54,9 +58,12 @@ def query() -> ET.Element | None:
 
 def describe(gpu: ET.Element, xids: dict[str, list[int]]) -> dict[str, Any]:
     bus_id = gpu.get("id", "")
-    found = [*memory_problems(gpu), *slowdowns(gpu)]
-    for number in xids.get(pci_address(bus_id), []):
-        found.append(f"Xid {number}: {XIDS[number]}")
+    of_this_one = xids.get(pci_address(bus_id), [])
+    found = [
+        *memory_problems(gpu),
+        *slowdowns(gpu),
+        *(f"Xid {number}: {XIDS[number]}" for number in of_this_one),
+    ]
     return {
         "name": text(gpu, "product_name"),
         "bus_id": bus_id,
@@ -77,9 +84,9 @@ def memory_problems(gpu: ET.Element) -> list[str]:
             uncorrected += int(value) if value.strip().isdigit() else 0
     if uncorrected:
         found.append(f"{uncorrected} uncorrectable memory errors since the driver was loaded")
-    for tag in ("pending_retirement", "pending_blacklist"):
-        if text(gpu, f"retired_pages/{tag}") == "Yes":
-            found.append("pages wait for their retirement: the VM has to be rebooted")
+    pending = (text(gpu, f"retired_pages/{tag}") for tag in PENDING)
+    if "Yes" in pending:
+        found.append("pages wait for their retirement: the VM has to be rebooted")
     if text(gpu, "remapped_rows/remapped_row_pending") == "Yes":
         found.append("rows wait for their remapping: the VM has to be rebooted")
     if text(gpu, "remapped_rows/remapped_row_failure") == "Yes":
