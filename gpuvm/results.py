@@ -3,7 +3,7 @@
     run = results.create(workload="captioning", …)
     run.sink(event); run.finish("succeeded")
     results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
-    results.load(workload="captioning")                               # the latest of those
+    results.load(workloads=["captioning"])                            # the latest of those
 
 A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
 """
@@ -165,22 +165,22 @@ def create(
     return run
 
 
-def load(run_id: str | None = None, *, workload: str | None = None) -> Run:
-    """The run of that id, or the latest, of that workload if one is named.
+def load(run_id: str | None = None, *, workloads: Sequence[str] = ()) -> Run:
+    """The run of that id, or the latest, of one of those workloads if any are named.
 
     Raises NotFound with what there is, and BadInput.
     """
     known = list_runs()
     if run_id is not None and run_id not in known:
         raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
-    return _load(run_id or _latest(known, workload))
+    return _load(run_id or _latest(known, workloads))
 
 
-def _latest(known: Sequence[str], workload: str | None) -> str:
+def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
     for run_id in reversed(known):
-        if workload is None or _load(run_id).manifest.workload == workload:
+        if not workloads or _load(run_id).manifest.workload in workloads:
             return run_id
-    what = f"run of {workload}" if workload else "run"
+    what = f"run of {' or '.join(workloads)}" if workloads else "run"
     raise BadInput(
         f"there is no {what} in {paths.runs_dir().absolute()}",
         hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",

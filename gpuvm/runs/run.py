@@ -15,7 +15,7 @@ from gpuvm.events import Events
 from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, push, query_gpus
 from gpuvm.inventory import Inventory
 from gpuvm.runs import contract, follow, inputs, tf_config
-from gpuvm.runs.bundle import Workload, check_imports
+from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Everywhere, Member
 from gpuvm.runs.follow import TIMINGS, Follower, Outcome, Progress
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
@@ -217,16 +217,18 @@ class _Running:
     # In one guest.
 
     def _push(self, guest: Guest) -> bool:
-        files: inputs.Files = {file.name: file for file in self.workload.files}
-        push(guest, files | self.resumed.get(guest.name, {}), self._directory)
+        files = {**self.workload.files, **self.resumed.get(guest.name, {})}
+        push(guest, files, self._directory)
         return query_gpus(guest).simulated
 
     def _fetch(self, guest: Guest) -> None:
         fetch(guest, f"{self._directory}/out", self.record.vm_dir(guest.name))
 
     def _check_contract(self) -> None:
+        if not self.workload.declaration.contract:
+            return
         said = contract.complaint(
-            self.workload.program.name,
+            self.workload.program,
             {member.name: self.record.vm_dir(member.name) for member in self.members},
             chief=self.members[0].name if self.distributed else None,
             resumed=bool(self.resumed),
@@ -239,11 +241,14 @@ class _Running:
         return f"{self.settings.work_dir}/{self.record.run_id}"
 
     def _process(self, member: Member, config: str | None) -> Process:
-        command = [self.settings.python, self.workload.program.name, "--out", "out"]
-        environment = {"PYTHONUNBUFFERED": "1"}
+        command = [self.settings.python, *self.workload.command]
+        environment = {"PYTHONUNBUFFERED": "1", SAFE_PATH: ""}
+        if self.workload.declaration.contract:
+            command += ["--out", "out"]
         if config is not None:
-            command += ["--start-deadline-s", f"{self.distribution.start_s:g}"]
             environment["TF_CONFIG"] = config
+            if self.workload.declaration.contract:
+                command += ["--start-deadline-s", f"{self.distribution.start_s:g}"]
         return Process(
             directory=self._directory,
             command=[*command, *self.args, *self.more_args.get(member.name, ())],
