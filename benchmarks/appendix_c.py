@@ -2,7 +2,7 @@
 
     python benchmarks/appendix_c.py --rows 800 --stocks 30 --steps 10
 
-A port of our own of appendix C, on tf.compat.v1, to compare workloads/stock_prediction.py with: it
+A port of our own of appendix C, on tf.compat.v1, to compare workloads/stock with: it
 scales and draws its weights by itself, with scikit-learn's scaler and TensorFlow 1's initializer.
 From the same initial weights and batches it prints the losses of both, step by step, as JSON;
 `appendix_c_band.py` compares where they end.
@@ -22,8 +22,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parents[1] / "workloads"))
 
-import forecaster
-import prices
+from stock import dataset, model
 
 LAYERS = (1024, 512, 256, 128, 1)
 CHUNK = 50  # steps of the program that ships
@@ -39,7 +38,7 @@ class Sets:
     test_y: np.ndarray
 
 
-def scaled(found: prices.Prices) -> Sets:
+def scaled(found: dataset.Prices) -> Sets:
     """The listing's own lines; its test set begins one row late."""
     from sklearn.preprocessing import MinMaxScaler
 
@@ -67,7 +66,7 @@ def initial_weights(tf: Any, inputs: int, seed: int) -> list[np.ndarray]:
 class AppendixC:
     """Placeholders, variables and one optimizer; ``train`` is one batch, ``errors`` whole sets."""
 
-    def __init__(self, tf: Any, data: Sets | prices.Split, start: Sequence[np.ndarray]) -> None:
+    def __init__(self, tf: Any, data: Sets | dataset.Split, start: Sequence[np.ndarray]) -> None:
         v1 = tf.compat.v1
         self.data = data
         with v1.Graph().as_default():
@@ -107,8 +106,8 @@ def compare(rows: int, stocks: int, steps: int, seed: int) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    found = prices.generate(rows, stocks, seed)
-    theirs, ours = scaled(found), prices.split(found)
+    found = dataset.generate(rows, stocks, seed)
+    theirs, ours = scaled(found), dataset.split(found)
     draw = np.random.default_rng(seed)
     batches = draw.integers(0, len(theirs.train_y), (steps, 64)).astype(np.int32)
     start = initial_weights(tf, stocks, seed)
@@ -117,10 +116,10 @@ def compare(rows: int, stocks: int, steps: int, seed: int) -> dict[str, Any]:
         "appendix_c": [paper.train(batch) for batch in batches],
         "one_step": _losses(_ours(tf, ours, start, chunk=1), batches),
         "shipped": _losses(_ours(tf, ours, start, chunk=CHUNK), batches),
-        "shipped_in_one_call": float(_ours(tf, ours, start, chunk=CHUNK).steps(batches)),
+        "shipped_in_one_call": float(_ours(tf, ours, start, chunk=CHUNK).train(batches)),
         "scaling_differs_by": float(np.abs(theirs.train_x - ours.train_x).max()),
         "weights": spread(start),
-        "weights_of_ours": spread(forecaster.initial_weights(stocks, seed)),
+        "weights_of_ours": spread(model.initial_weights(stocks, seed)),
     }
 
 
@@ -137,19 +136,19 @@ def spread(weights: Sequence[np.ndarray]) -> list[dict[str, float]]:
 
 
 def _ours(
-    tf: Any, data: prices.Split, start: Sequence[np.ndarray], *, chunk: int
-) -> forecaster.Forecaster:
-    program = forecaster.Forecaster(
+    tf: Any, data: dataset.Split, start: Sequence[np.ndarray], *, chunk: int
+) -> model.Forecaster:
+    program = model.Forecaster(
         tf, tf.distribute.get_strategy(), data.train_x.shape[1], seed=0, xla=True, chunk=chunk
     )
-    for variable, value in zip(program.parts()["weights"], start, strict=True):
+    for variable, value in zip(program.variables()["weights"], start, strict=True):
         variable.assign(value)
-    program.take(data, bf16=False)
+    program.set_data(data, bf16=False)
     return program
 
 
-def _losses(program: forecaster.Forecaster, batches: np.ndarray) -> list[float]:
-    return [float(program.steps(batch[np.newaxis])) for batch in batches]
+def _losses(program: model.Forecaster, batches: np.ndarray) -> list[float]:
+    return [float(program.train(batch[np.newaxis])) for batch in batches]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Where the paper's stock program and ours end, each with several seeds, on the same prices.
+"""Where the paper's stock program and ours end, each with several seeds, on the same dataset.
 
     python benchmarks/appendix_c_band.py                                   # some minutes
     python benchmarks/appendix_c_band.py --rows 1500 --stocks 40 --batch-size 64 --json
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import appendix_c
-import forecaster
 import numpy as np
-import prices
 from appendix_c import CHUNK, AppendixC
+
+from stock import dataset, model
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ def main() -> None:
     options = _parse()
     import tensorflow as tf
 
-    found = prices.generate(options.rows, options.stocks, 1)
+    found = dataset.generate(options.rows, options.stocks, 1)
     seeds = range(1, options.seeds + 1)
     paper = [papers(tf, found, options, seed) for seed in seeds]
     mine = [ours(tf, found, options, seed) for seed in seeds]
     verdicts = [_verdict(*ends, options) for ends in _by_set(paper, mine)]
     agree = all(verdicts)
     if options.json:
-        print(json.dumps({"appendix_c": paper, "stock_prediction": mine, "agree": agree}))
+        print(json.dumps({"appendix_c": paper, "stock": mine, "agree": agree}))
     sys.exit(0 if agree else 1)
 
 
 def papers(
-    tf: Any, found: prices.Prices, options: argparse.Namespace, seed: int
+    tf: Any, found: dataset.Prices, options: argparse.Namespace, seed: int
 ) -> tuple[float, float]:
     """Errors of the training and the test set at the end; shuffled on and on, as the listing is."""
     data = appendix_c.scaled(found)
@@ -71,20 +71,20 @@ def papers(
 
 
 def ours(
-    tf: Any, found: prices.Prices, options: argparse.Namespace, seed: int
+    tf: Any, found: dataset.Prices, options: argparse.Namespace, seed: int
 ) -> tuple[float, float]:
     """The same of the program that ships, 50 steps a call."""
-    data, size = prices.split(found), options.batch_size
-    program = forecaster.Forecaster(
+    data, size = dataset.split(found), options.batch_size
+    program = model.Forecaster(
         tf, tf.distribute.get_strategy(), data.train_x.shape[1], seed=seed, xla=True, chunk=CHUNK
     )
-    program.take(data, bf16=False)
+    program.set_data(data, bf16=False)
     for epoch in range(options.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(data.train_y))
         rows = order[: len(order) // size * size].reshape(-1, size).astype(np.int32)
         for at in range(0, len(rows), CHUNK):
-            program.steps(rows[at : at + CHUNK])
-    return program.final_errors()
+            program.train(rows[at : at + CHUNK])
+    return program.exact_errors()
 
 
 def _by_set(
@@ -102,7 +102,7 @@ def _verdict(name: str, paper: Band, mine: Band, options: argparse.Namespace) ->
     if not options.json:
         print(f"error of the {name} set at the end, by seed:")
         print(f"  appendix C        {paper}")
-        print(f"  stock_prediction  {mine}")
+        print(f"  stock             {mine}")
         print(
             f"  each within the other's band, {wider:g} times as wide: {'yes' if agree else 'NO'}"
         )

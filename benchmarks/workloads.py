@@ -25,15 +25,34 @@ from typing import Any
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).parents[1] / "workloads"))
+WORKLOADS = Path(__file__).parents[1] / "workloads"
+sys.path.insert(0, str(WORKLOADS))
 
-import digits
-import forecaster
-import prices
-import vgg
 from appendix_c import AppendixC
-from optimizing import LBFGS, Adam
-from speaking import DIM_IN, Captioner
+
+import captioning.options
+import captioning.train
+import mnist.dataset
+import mnist.options
+import mnist.train
+import stock.dataset
+import stock.model
+import stock.options
+import stock.train
+import style.images
+import style.options
+from captioning.dataset import Dataset, Shard
+from captioning.model import DIM_IN, Captioner
+from common.cluster import Cluster
+from common.log import Log
+from common.options import Options
+from common.program import Session
+from common.training import Call, prefetch
+from stock.model import LAYERS, Forecaster
+from style import vgg19
+from style.grid import Cell, grid
+from style.optimizers import LBFGS, Adam
+from style.transfer import StyleTransfer
 
 ROUNDS, STEPS = 3, 40
 
@@ -81,19 +100,19 @@ def main() -> None:
     sys.exit(0 if all(result.met for result in results) else 1)
 
 
-def stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has one size
+def measure_stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has one size
     """Both programs train on the same batches and look at the whole sets every 50 of them."""
-    rows = prices.ROWS
-    data = prices.split(prices.generate(rows))
+    rows = stock.dataset.ROWS
+    data = stock.dataset.split(stock.dataset.generate(rows))
     ours = {
-        look: forecaster.Forecaster(
-            tf, tf.distribute.get_strategy(), prices.STOCKS, seed=1, xla=True, chunk=50
+        look: Forecaster(
+            tf, tf.distribute.get_strategy(), stock.dataset.STOCKS, seed=1, xla=True, chunk=50
         )
         for look in ("float32", "bf16")
     }
     for look, program in ours.items():
-        program.take(data, bf16=look == "bf16")
-    theirs = AppendixC(tf, data, forecaster.initial_weights(prices.STOCKS, 1))
+        program.set_data(data, bf16=look == "bf16")
+    theirs = AppendixC(tf, data, stock.model.initial_weights(stock.dataset.STOCKS, 1))
     batches = np.random.default_rng(1).integers(0, len(data.train_y), (50, 256)).astype(np.int32)
 
     def paper(*, look: bool) -> None:
@@ -102,8 +121,8 @@ def stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
         if look:
             theirs.look()
 
-    def mine(program: forecaster.Forecaster, *, look: bool) -> None:
-        float(program.steps(batches))
+    def mine(program: Forecaster, *, look: bool) -> None:
+        float(program.train(batches))
         if look:
             program.errors()
 
@@ -117,7 +136,7 @@ def stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
     )
     rate = _matmul_rate(tf, 256)
     # Forward and both gradients, but for the first layer no gradient of its inputs.
-    step = 256 * 2 * (3 * _weights() - prices.STOCKS * forecaster.LAYERS[0])
+    step = 256 * 2 * (3 * _weights() - stock.dataset.STOCKS * LAYERS[0])
     most = whole["paper"] * rate / (50 * step + 2 * rows * _weights())
     what = f"whole run against appendix C (at matmul rate: {most:.2f})"
     yield Result(what, _times(whole, "float32"), 1.5)
@@ -132,25 +151,23 @@ def stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
     yield Result("--xla against --no-xla, training steps", _stepwise(tf, data, batches))
 
 
-def style(tf: Any, *, full: bool) -> Iterator[Result]:
+def measure_style(tf: Any, *, full: bool) -> Iterator[Result]:
     """One evaluation of loss and gradient at 384 pixels; and how many L-BFGS needs."""
-    import style_transfer
-
     side = 384
-    painter, cell = _painter(tf, style_transfer, side)
+    painter, cell = _transfer(tf, side)
     shape = painter.content.shape[:2]
     rate = _convolution_rate(tf, shape)
     took = _best(lambda: painter.evaluate(painter.content, cell))
     share = _vgg_flops(shape) / took / rate
     yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
-    compiled, _ = _painter(tf, style_transfer, side, "--xla")
+    compiled, _ = _transfer(tf, side, "--xla")
     seconds = _alternate(
         plain=lambda: painter.evaluate(painter.content, cell),
         xla=lambda: compiled.evaluate(painter.content, cell),
     )
     yield Result("--xla, one evaluation", seconds["plain"] / seconds["xla"])
     side = side if full else 192
-    painter, cell = _painter(tf, style_transfer, side)
+    painter, cell = _transfer(tf, side)
     adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
     goal = adam.run(150)
     needed = _evaluations_to(goal, lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
@@ -158,7 +175,7 @@ def style(tf: Any, *, full: bool) -> Iterator[Result]:
     yield Result(what, needed / 150, 1 / 3, at_most=True)
 
 
-def captioning(tf: Any, *, full: bool) -> Iterator[Result]:
+def measure_captioning(tf: Any, *, full: bool) -> Iterator[Result]:
     """The quick preset's own score and time, its batches, and decoding alone."""
     told, took = _run("captioning")
     scored = {(r["name"], r["decoder"]): r["value"] for r in told if r["event"] == "score"}
@@ -175,7 +192,7 @@ def captioning(tf: Any, *, full: bool) -> Iterator[Result]:
     yield Result("beam 3 decoding", beam, None, "captions/s")
 
 
-def mnist(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has one size
+def measure_mnist(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has one size
     """The quick preset's own figures: a share of right answers, and the seconds of its training."""
     told, took = _run("mnist")
     right = next(r["value"] for r in told if r.get("name") == "accuracy")
@@ -189,10 +206,10 @@ def mnist(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 - it has 
 
 
 BENCHMARKS: dict[str, Callable[..., Iterator[Result]]] = {
-    "stock": stock,
-    "style": style,
-    "captioning": captioning,
-    "mnist": mnist,
+    "stock": measure_stock,
+    "style": measure_style,
+    "captioning": measure_captioning,
+    "mnist": measure_mnist,
 }
 
 
@@ -235,30 +252,27 @@ def _best(program: Callable[[], object]) -> float:
 
 def _run(name: str) -> tuple[list[dict[str, Any]], float]:
     """The program as it is without options: its records, and its seconds."""
-    program = Path(__file__).parents[1] / "workloads" / f"{name}.py"
     with tempfile.TemporaryDirectory() as out:
         begun = time.monotonic()
-        subprocess.run([sys.executable, str(program), "--out", out], check=True)
+        subprocess.run([sys.executable, "-m", name, "--out", out], cwd=WORKLOADS, check=True)
         took = time.monotonic() - begun
         return [json.loads(line) for line in (Path(out) / "timings.jsonl").open()], took
 
 
 def _stock_pipeline(tf: Any) -> float:
     """An epoch whose batches are drawn on the way, against one whose batches are there."""
-    import stock_prediction as program
-    from records import Log
+    options = stock.options.parse(_arguments("--epochs", "1"))
+    data = stock.dataset.split(
+        stock.dataset.generate(options.minutes, options.stocks, options.seed)
+    )
+    trainer = stock.train.Trainer(_session(tf, options), options, data)
+    ready = list(trainer.chunks())
 
-    options = _options(program, "--epochs", "1")
-    data = prices.split(prices.generate(options.minutes, options.stocks, options.seed))
-    log = Log(options.out / "timings.jsonl")
-    trainer = program.Trainer(tf, tf.distribute.get_strategy(), options, data, log, 0, 1)
-    ready = list(trainer._chunks())
+    def train(calls: Iterable[Call]) -> None:
+        for call in calls:
+            float(trainer.forecaster.train(*call.batch))
 
-    def train(chunks: Iterable[Any]) -> None:
-        for chunk in chunks:
-            float(trainer.forecaster.steps(chunk.rows))
-
-    seconds = _alternate(made=lambda: train(trainer._chunks()), loaded=lambda: train(ready))
+    seconds = _alternate(made=lambda: train(trainer.chunks()), loaded=lambda: train(ready))
     return seconds["loaded"] / seconds["made"]
 
 
@@ -266,38 +280,29 @@ def _captioning_steps(tf: Any) -> Iterator[Result]:
     """Pictures are rendered once, before; batches are put together while a step computes."""
     trainer, compiled = _captioning_trainer(tf), _captioning_trainer(tf, "--xla")
     speak, see = (
-        trainer._distributed(trainer.caption_step),
-        trainer._distributed(trainer.encoder_step),
+        trainer.distributed(trainer.caption_step),
+        trainer.distributed(trainer.encoder_step),
     )
     made = "with their batches made against ready ones"
-    yield Result(f"encoder's steps {made}", _made_ahead(see, trainer._images_at), 0.95)
-    yield Result(f"captioner's steps {made}", _made_ahead(speak, trainer._captions_at), 0.95)
-    ready = [trainer._captions_at(n) for n in range(STEPS)]
-    at_once = compiled._distributed(compiled.caption_step)
+    yield Result(f"encoder's steps {made}", _made_ahead(see, trainer.images_at), 0.95)
+    yield Result(f"captioner's steps {made}", _made_ahead(speak, trainer.captions_at), 0.95)
+    ready = [trainer.captions_at(n) for n in range(STEPS)]
+    at_once = compiled.distributed(compiled.caption_step)
     seconds = _alternate(plain=lambda: _stepped(speak, ready), xla=lambda: _stepped(at_once, ready))
     yield Result("--xla, the captioner's steps", seconds["plain"] / seconds["xla"])
 
 
-def _captioning_trainer(tf: Any, *arguments: str) -> Any:
-    import captioning as program
-    from examples import Data, Shard
-    from learning import Trainer
-    from records import Log
-
-    options = _options(program, "--scenes", "2000", *arguments)
-    options.encoder_batch_size = options.batch_size
-    data = Data(options)
+def _captioning_trainer(tf: Any, *arguments: str) -> captioning.train.Trainer:
+    options = captioning.options.parse(_arguments("--scenes", "2000", *arguments)).shared_by(1)
+    data = Dataset(None, options.scenes, options.seed)
     shard = Shard(len(data.train), options.batch_size, 0, 1)
-    log = Log(options.out / "timings.jsonl")
-    trainer = Trainer(tf, tf.distribute.get_strategy(), options, data, shard, log)
-    data.keep(data.train)
-    trainer._look()
+    trainer = captioning.train.Trainer(_session(tf, options), options, data, shard)
+    data.cache(data.train)
+    trainer.compute_features()
     return trainer
 
 
 def _made_ahead(step: Callable[..., Any], batch_at: Callable[[int], tuple[Any, ...]]) -> float:
-    from prefetch import prefetch
-
     ready = [batch_at(n) for n in range(STEPS)]
     seconds = _alternate(
         made=lambda: _stepped(step, (batch for _, batch in prefetch(batch_at, range(STEPS)))),
@@ -312,30 +317,30 @@ def _stepped(step: Callable[..., Any], batches: Iterable[Any]) -> None:
     float(loss)
 
 
-def _stepwise(tf: Any, data: prices.Split, batches: np.ndarray) -> float:
+def _stepwise(tf: Any, data: stock.dataset.Split, batches: np.ndarray) -> float:
     """How many times as long 50 steps take one by one as in one compiled program."""
     programs = {
-        name: forecaster.Forecaster(
-            tf, tf.distribute.get_strategy(), prices.STOCKS, seed=1, xla=xla, chunk=50
+        name: Forecaster(
+            tf, tf.distribute.get_strategy(), stock.dataset.STOCKS, seed=1, xla=xla, chunk=50
         )
         for name, xla in (("xla", True), ("stepwise", False))
     }
     for program in programs.values():
-        program.take(data, bf16=False)
+        program.set_data(data, bf16=False)
     seconds = _alternate(
-        xla=lambda: float(programs["xla"].steps(batches)),
-        stepwise=lambda: float(programs["stepwise"].steps(batches)),
+        xla=lambda: float(programs["xla"].train(batches)),
+        stepwise=lambda: float(programs["stepwise"].train(batches)),
     )
     return seconds["stepwise"] / seconds["xla"]
 
 
 def _weights() -> int:
-    return sum(a * b for a, b in itertools.pairwise((prices.STOCKS, *forecaster.LAYERS, 1)))
+    return sum(a * b for a, b in itertools.pairwise((stock.dataset.STOCKS, *LAYERS, 1)))
 
 
 def _matmul_rate(tf: Any, batch: int) -> float:
     """FLOP/s of a matmul in the shape of the widest layer."""
-    into, out = forecaster.LAYERS[0], forecaster.LAYERS[1]
+    into, out = LAYERS[0], LAYERS[1]
     a, b = tf.random.normal((batch, into)), tf.random.normal((into, out))
     many = 100
     multiply = tf.function(lambda: [tf.matmul(a + float(n), b) for n in range(many)])
@@ -368,7 +373,7 @@ def _convolution_rate(tf: Any, shape: Shape) -> float:
 def _convolutions(shape: Shape) -> list[tuple[Shape, int, int]]:
     """((height, width), channels in, channels out) of every convolution."""
     found, into, (height, width) = [], 3, shape
-    for _, count, channels in vgg.BLOCKS:
+    for _, count, channels in vgg19.BLOCKS:
         for _number in range(count):
             found.append(((height, width), into, channels))
             into = channels
@@ -381,18 +386,24 @@ def _vgg_flops(shape: Shape) -> float:
     return float(sum(2 * 2 * 9 * h * w * i * o for (h, w), i, o in _convolutions(shape)))
 
 
-def _painter(tf: Any, program: Any, side: int, *arguments: str) -> tuple[Any, Any]:
-    """The program with these options, at ``side`` pixels."""
-    options = _options(program, "--size", str(side), *arguments)
-    content, painted, _ = program.pictures(options)
-    network = vgg.network(tf, None, 1)
-    painter = program.StyleTransfer(tf, network, content, painted, options, lambda *_, **__: None)
-    return painter, program.grid(options)[0]
+def _transfer(tf: Any, side: int, *arguments: str) -> tuple[StyleTransfer, Cell]:
+    """Style with these options, at ``side`` pixels, and its first picture."""
+    options = style.options.parse(_arguments("--size", str(side), *arguments))
+    pictures = style.images.load(None, None, side)
+    network = vgg19.network(tf, None, 1)
+    session = _session(tf, options)
+    transfer = StyleTransfer(session, network, pictures.content, pictures.style, options)
+    return transfer, grid(options)[0]
 
 
-def _options(program: Any, *arguments: str) -> argparse.Namespace:
-    sys.argv = [program.__name__, "--out", tempfile.mkdtemp(), *arguments]
-    return program.parse()
+def _arguments(*arguments: str) -> list[str]:
+    return ["--out", tempfile.mkdtemp(), *arguments]
+
+
+def _session(tf: Any, options: Options) -> Session:
+    """One worker alone."""
+    log = Log(options.out / "timings.jsonl")
+    return Session("benchmark", tf, tf.distribute.get_strategy(), log, options.out, Cluster())
 
 
 def _evaluations_to(goal: float, evaluate: Any, start: np.ndarray) -> int:
@@ -418,7 +429,7 @@ def _mnist_step(tf: Any) -> tuple[float, float]:
 
     def made() -> None:
         for n in range(trainer.per_epoch):
-            loss = trainer._step(*trainer._batch(n))
+            loss = trainer.step(*trainer.batch_at(n))
         float(loss)
 
     seconds = _alternate(made=made, loaded=lambda: _mnist_epoch(trainer, ready))
@@ -436,22 +447,19 @@ def _mnist_option(tf: Any, option: str) -> float:
 
 
 def _mnist_trainer(tf: Any, *arguments: str) -> Any:
-    import mnist as program
-    from records import Log
 
-    options = _options(program, *arguments)
-    log, data = Log(options.out / "timings.jsonl"), digits.scikit_learn()
-    trainer = program.Trainer(tf, tf.distribute.get_strategy(), options, data, log, 0, 1)
+    options, data = mnist.options.parse(_arguments(*arguments)), mnist.dataset.scikit_learn()
+    trainer = mnist.train.Trainer(_session(tf, options), options, data)
     tf.keras.mixed_precision.set_global_policy("float32")  # the layers have theirs by now
     return trainer
 
 
 def _mnist_batches(trainer: Any) -> list[Any]:
-    return [trainer._batch(n) for n in range(trainer.per_epoch)]
+    return [trainer.batch_at(n) for n in range(trainer.per_epoch)]
 
 
 def _mnist_epoch(trainer: Any, batches: list[Any]) -> None:
-    _stepped(trainer._step, batches)
+    _stepped(trainer.step, batches)
 
 
 if __name__ == "__main__":

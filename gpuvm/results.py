@@ -3,7 +3,7 @@
     run = results.create(workload="captioning", …)
     run.sink(event); run.finish("succeeded")
     results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
-    results.load(workload="captioning")                               # the latest of those
+    results.load(workloads=["captioning"])                            # the latest of those
 
 A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
 """
@@ -74,6 +74,8 @@ class Manifest(_Model):
     """Who started it, as ``user@host``; empty in older records."""
     then: Literal["shutdown"] | None = None
     """What its guests do when it has ended."""
+    contract: bool = True
+    """Whether its program keeps the workloads' contract (workloads/README.md)."""
     started: datetime
     ended: datetime | None = None
     status: Status = "running"
@@ -153,6 +155,7 @@ def create(
     vms: Sequence[RunVM],
     provisioning: Path,
     then: Literal["shutdown"] | None = None,
+    contract: bool = True,
 ) -> Run:
     """Makes the folder; the phases of the provisioning before it become part of the record."""
     started = datetime.now(UTC)
@@ -171,6 +174,7 @@ def create(
         operator=f"{getpass.getuser()}@{socket.gethostname()}",
         started=started,
         then=then,
+        contract=contract,
         vms=tuple(vms),
     )
     if provisioning.exists():
@@ -191,13 +195,13 @@ def adopt(manifest: Manifest) -> Run:
     return run
 
 
-def load(run_id: str | None = None, *, workload: str | None = None) -> Run:
-    """The run of that id or prefix, or the latest, of that workload if one is named.
+def load(run_id: str | None = None, *, workloads: Sequence[str] = ()) -> Run:
+    """The run of that id or prefix, or the latest, of one of those workloads if any are named.
 
     Raises NotFound with what there is, Ambiguous and BadInput.
     """
     known = list_runs()
-    return _load(_latest(known, workload) if run_id is None else _named(known, run_id))
+    return _load(_latest(known, workloads) if run_id is None else _named(known, run_id))
 
 
 def _named(known: Sequence[str], run_id: str) -> str:
@@ -210,11 +214,11 @@ def _named(known: Sequence[str], run_id: str) -> str:
     raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
 
 
-def _latest(known: Sequence[str], workload: str | None) -> str:
+def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
     for run_id in reversed(known):
-        if workload is None or _load(run_id).manifest.workload == workload:
+        if not workloads or _load(run_id).manifest.workload in workloads:
             return run_id
-    what = f"run of {workload}" if workload else "run"
+    what = f"run of {' or '.join(workloads)}" if workloads else "run"
     raise BadInput(
         f"there is no {what} in {paths.runs_dir().absolute()}",
         hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",

@@ -42,7 +42,7 @@ def run(
     ] = False,
     sweep: Annotated[
         bool,
-        typer.Option("--sweep", help="style: the grid of weights, shared out over all VMs."),
+        typer.Option("--sweep", help="The workload's grid (style has one), shared by all VMs."),
     ] = False,
     vms: Annotated[
         list[str] | None,
@@ -109,19 +109,21 @@ def run(
     chosen, arguments = runs.find(name), arguments or []
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
-    if sweep:
-        arguments = sweeps.with_grid(arguments)
+    if sweep and shared:
+        arguments = sweeps.with_grid(shared, arguments)
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
         targets.require_key(session.context)
         inventory = spec_options.read_inventory(session, wanted)
-        taking_part = targets.running(session, inventory, wanted, vms, every=distributed or shared)
+        taking_part = targets.running(
+            session, inventory, wanted, vms, every=distributed or bool(shared)
+        )
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
     record = runs.begin_record(
-        chosen.name,
+        chosen,
         arguments,
         inventory,
         wanted.name,
@@ -146,12 +148,12 @@ def run(
             events=events,
             resume=before,
             inputs=inputs,
-            more_args=sweeps.shares(taking_part) if shared else {},
+            more_args=sweeps.shares(shared, taking_part) if shared else {},
             terms=terms,
             watch=watch,
         )
-    if sweep:
-        events.note(f"contact sheet: {sweeps.gather(chosen, record)}")
+    if sweep and shared:
+        events.note(f"contact sheet: {sweeps.gather(chosen, shared, record)}")
     finish_run(ctx, "run", record, ended=ended)
 
 

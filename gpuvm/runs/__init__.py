@@ -3,9 +3,11 @@
     chosen = runs.find("captioning")
     runs.run(chosen, args, members, distributed=True, …)
 
-A workload never imports gpuvm; what it keeps to is in workloads/README.md.
+A workload never imports gpuvm; workloads/README.md has the contract that it keeps, and what it
+declares in its workload.toml.
 """
 
+from gpuvm.runs import caption, sweep
 from gpuvm.runs.bundle import Workload, find
 from gpuvm.runs.call import ask
 from gpuvm.runs.fan_out import Member
@@ -37,10 +39,12 @@ __all__ = [
     "attach",
     "begin_record",
     "cancel_run",
+    "caption",
     "fetch_run",
     "find",
     "list_runs",
     "prune_runs",
     "read_logs",
     "run",
+    "sweep",
 ]

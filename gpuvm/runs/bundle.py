@@ -1,37 +1,73 @@
-"""Which file a workload is, what goes with it to the guests, and what it imports.
+"""Which program a workload is, what goes with it to the guests, and what it imports.
 
 Modules that it cannot do without are looked for in the guests before anything is sent.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.guest import Guest, scripts
 from gpuvm.paths import resource
+from gpuvm.runs import declaration
+from gpuvm.runs.declaration import Declaration
 
-_SHORT = {"stock": "stock_prediction", "style": "style_transfer"}
+COMMON = "common"
+"""The package that the shipped workloads share."""
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Set, it keeps ``python -m NAME`` from finding a package in the folder where it is run."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """``files`` are pushed side by side; ``program`` is the one that is run.
+    """``command`` follows the interpreter, in the folder that has ``files``, by their paths there.
 
-    ``requires`` are the modules that the guest's Python must have, its standard library included,
-    since it may be an older one. They are read here and once: CPython's parser is not safe to call
-    from several threads (python/cpython issue 106905).
+    ``root`` is that folder on this machine. ``requires`` are the modules that the guest's Python
+    must have, its standard library included, since it may be an older one. They are read here and
+    once: CPython's parser is not safe to call from several threads (python/cpython issue 106905).
     """
 
     name: str
-    program: Path
-    files: tuple[Path, ...]
+    root: Path
+    command: tuple[str, ...]
+    files: Mapping[str, Path]
     requires: tuple[str, ...]
+    declaration: Declaration
+
+    @property
+    def program(self) -> str:
+        """What messages call it: ``captioning``, ``mine.py``."""
+        return self.command[-1]
+
+    def run_here(self, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        """Runs it to its end on this machine, in the working directory, with this Python.
+
+        Raises PreflightRefused for a module that is missing here.
+        """
+        # -P: else a folder of the same name in the working directory would be run instead.
+        command = [sys.executable, "-P", *self.command, *arguments]
+        path = os.pathsep.join(filter(None, (str(self.root), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0 and "No module named" in done.stderr:
+            raise PreflightRefused(
+                f"{self.name} needs more here: {last_line(done.stderr)}",
+                hint="pip install 'gpuvm[lab]'",
+            )
+        return done
+
+    def error(self, stderr: str) -> str:
+        """The last line that it wrote, without its name before it."""
+        return last_line(stderr).removeprefix(f"{self.name}: ")
 
 
 def find(name: str) -> Workload:
-    """A shipped workload by name, or a file of one's own, which goes alone.
+    """A shipped workload by its name or an alias, or a file of one's own, which goes alone.
 
     Raises NotFound with what there is, BadInput for a file that is not there or no Python program.
     """
@@ -39,33 +75,42 @@ def find(name: str) -> Workload:
         own = Path(name)
         if not own.is_file():
             raise BadInput(f"workload {name}: no such file")
-        return _workload(own, (own,))
-    shipped = {file.stem: file for file in sorted(resource("workloads").glob("*.py"))}
-    programs = {stem for stem, file in shipped.items() if _is_program(file)}
-    chosen = _SHORT.get(name, name)
-    if chosen not in programs:
-        raise NotFound("workload", name, sorted(programs))
-    return _workload(shipped[chosen], _with_siblings(shipped[chosen], shipped))
+        # It is run as one that keeps the contract; what it leaves out is said at the end.
+        return _workload(own.stem, own.parent, (own.name,), [own], Declaration(contract=True))
+    folders = _shipped()
+    declared = {folder.name: declaration.read(folder) for folder in folders}
+    for folder in folders:
+        if name in (folder.name, *declared[folder.name].aliases):
+            root = folder.parent
+            files = [file for part in (folder, root / COMMON) for file in _files_below(part)]
+            return _workload(folder.name, root, ("-m", folder.name), files, declared[folder.name])
+    raise NotFound("workload", name, sorted(declared))
 
 
-def _workload(program: Path, files: tuple[Path, ...]) -> Workload:
-    siblings = {file.stem for file in files}
-    found = {name for file in files for name in needed(file)}
-    return Workload(program.stem, program, files, tuple(sorted(found - siblings)))
+def shipped() -> list[Workload]:
+    """All that gpuvm ships, by name."""
+    return [find(folder.name) for folder in _shipped()]
 
 
-def _is_program(file: Path) -> bool:
-    return "__main__" in file.read_text(encoding="utf-8")
+def _shipped() -> list[Path]:
+    return sorted(file.parent for file in resource("workloads").glob("*/__main__.py"))
 
 
-def _with_siblings(program: Path, shipped: dict[str, Path]) -> tuple[Path, ...]:
-    """The program and the shipped modules that it imports, directly or through another."""
-    wanted, todo = {program.stem}, [program]
-    while todo:
-        for name in named(todo.pop()) & shipped.keys() - wanted:
-            wanted.add(name)
-            todo.append(shipped[name])
-    return tuple(shipped[name] for name in sorted(wanted))
+def _files_below(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+
+
+def _workload(
+    name: str, root: Path, command: tuple[str, ...], files: Sequence[Path], declared: Declaration
+) -> Workload:
+    by_path = {file.relative_to(root).as_posix(): file for file in files}
+    own = {path.partition("/")[0].removesuffix(".py") for path in by_path}
+    found = {module for file in files if file.suffix == ".py" for module in needed(file)}
+    return Workload(name, root, command, by_path, tuple(sorted(found - own)), declared)
 
 
 _CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
@@ -73,13 +118,11 @@ _ASKS = {"TYPE_CHECKING", "sys", "os", "platform"}
 """An ``if`` that asks these decides by where it runs, which cannot be known here."""
 
 
-def named(file: Path) -> set[str]:
-    """Every module, by the first part of its name; raises BadInput with file and line."""
-    return {name for node in ast.walk(_parsed(file)) for name in _of(node)}
-
-
 def needed(file: Path) -> set[str]:
-    """Without those that the program says it can do without; raises BadInput."""
+    """The modules that it imports, without those that it can do without.
+
+    By the first part of their names. Raises BadInput with file and line.
+    """
     return {name for node in _certain(_parsed(file)) for name in _of(node)}
 
 
@@ -100,7 +143,7 @@ def _of(node: ast.AST) -> set[str]:
 
 
 def _certain(tree: ast.Module) -> Iterator[ast.AST]:
-    """Its nodes, but not those that a missing module or a question decides about."""
+    """Its nodes, but not those that run only under a condition on modules or on the machine."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -136,9 +179,13 @@ def check_imports(guest: Guest, python: str, modules: Sequence[str]) -> None:
     if done.exit_status == 0 and not missing:
         return
     lacks = f"{python} has no module {', '.join(missing)}"
-    said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    broken = f"{python} does not work: {last_line(done.stderr)}"
     raise PreflightRefused(
-        f"{guest.name}: {lacks if missing else f'{python} does not work: {said}'}",
+        f"{guest.name}: {lacks if missing else broken}",
         hint="install it in the VM template (workloads/requirements.txt), or name another "
         "interpreter with guest.python in the context",
     )
+
+
+def last_line(stderr: str) -> str:
+    return (stderr.strip().splitlines() or ["no message"])[-1]

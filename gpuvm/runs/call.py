@@ -1,4 +1,4 @@
-"""ask(): a program that answers on its standard output, run once in one guest."""
+"""ask(): runs a program once in one guest and returns what it printed."""
 
 import contextlib
 import secrets
@@ -9,7 +9,7 @@ from pathlib import Path
 from gpuvm.errors import GuestError
 from gpuvm.guest import CommandResult, Endpoint, Guest, connect, end_all, push
 from gpuvm.guest.processes import MARK
-from gpuvm.runs.bundle import Workload, check_imports
+from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
 from gpuvm.settings import GuestSettings
 
@@ -25,7 +25,7 @@ def ask(
     files: Mapping[str, Path],
     inputs: Inputs,
 ) -> CommandResult:
-    """What it said and its exit status. Nothing of it stays in the guest but ``inputs``.
+    """Returns its output and exit status. Nothing of it stays in the guest but ``inputs``.
 
     ``files`` lie beside the program; ``inputs`` and ``args`` are as for a run.
     """
@@ -35,11 +35,12 @@ def ask(
         check_imports(guest, settings.python, workload.requires)
         push_inputs(guest, settings.work_dir, inputs)
         try:
-            push(guest, {file.name: file for file in workload.files} | dict(files), folder)
-            words = [settings.python, workload.program.name]
+            push(guest, {**workload.files, **files}, folder)
+            words = [settings.python, *workload.command]
             words += [in_guest(argument, inputs) for argument in args]
-            command = f"cd {shlex.quote(folder)} && {MARK}={mark} exec {shlex.join(words)}"
-            return guest.run(command, timeout_s=TIMEOUT_S, check=False, what=workload.program.name)
+            environment = f"{MARK}={mark} {SAFE_PATH}="
+            command = f"cd {shlex.quote(folder)} && {environment} exec {shlex.join(words)}"
+            return guest.run(command, timeout_s=TIMEOUT_S, check=False, what=workload.program)
         finally:
             _leave_nothing(guest, settings.python, mark, folder)
 

@@ -27,7 +27,7 @@ from gpuvm.guest import (
 )
 from gpuvm.inventory import Inventory
 from gpuvm.runs import inputs, tf_config
-from gpuvm.runs.bundle import Workload, check_imports
+from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import TIMINGS, Watch
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
@@ -111,7 +111,7 @@ def run(
 
 
 def begin_record(
-    workload: str,
+    workload: Workload,
     args: Sequence[str],
     inventory: Inventory,
     deployment: str,
@@ -123,7 +123,7 @@ def begin_record(
     """The run's folder with its manifest: which VMs take part, with which GPUs, in which role."""
     vcenter = inventory.vcenter
     return results.create(
-        workload=workload,
+        workload=workload.name,
         args=args,
         distributed=distributed,
         vcenter=vcenter,
@@ -132,6 +132,7 @@ def begin_record(
         vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
         provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
         then=then,
+        contract=workload.declaration.contract,
     )
 
 
@@ -284,20 +285,23 @@ class _Start:
         return GPUsBusy(guest.name, holder, found.about if found else "")
 
     def _push(self, guest: Guest) -> bool:
-        files: inputs.Files = {file.name: file for file in self.workload.files}
+        files: inputs.Files = {**self.workload.files, **self.checkpoints.get(guest.name, {})}
         files[MANIFEST] = self.work.record.manifest.model_dump_json(by_alias=True).encode()
-        push(guest, files | self.checkpoints.get(guest.name, {}), self.work.directory)
+        push(guest, files, self.work.directory)
         return query_gpus(guest).simulated
 
     def _process(self, member: Member, config: str | None, place: int) -> Process:
-        command = [self.work.settings.python, self.workload.program.name, "--out", "out"]
-        environment = {"PYTHONUNBUFFERED": "1"}
+        contract = self.workload.declaration.contract
+        command = [self.work.settings.python, *self.workload.command]
+        environment = {"PYTHONUNBUFFERED": "1", SAFE_PATH: ""}
+        if contract:
+            command += ["--out", "out"]
         if config is not None:
-            start_s = (
-                QUEUED_START_S if self.terms.gpu == "queue" else self.work.distribution.start_s
-            )
-            command += ["--start-deadline-s", f"{start_s:g}"]
             environment["TF_CONFIG"] = config
+            queued = self.terms.gpu == "queue"
+            start_s = QUEUED_START_S if queued else self.work.distribution.start_s
+            if contract:
+                command += ["--start-deadline-s", f"{start_s:g}"]
         return Process(
             directory=self.work.directory,
             command=[*command, *self.args, *self.more_args.get(member.name, ())],

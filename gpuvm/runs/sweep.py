@@ -1,63 +1,56 @@
-"""A grid of weights shared out over all VMs, and one contact sheet of it (the style workload)."""
+"""A grid shared out over all VMs, and one contact sheet of it, for workloads that declare one."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuvm.errors import BadInput, RunError
 from gpuvm.results import Run
-from gpuvm.runs.bundle import Workload
+from gpuvm.runs.bundle import Workload, shipped
+from gpuvm.runs.declaration import Sweep
 from gpuvm.runs.fan_out import Member
-
-SWEEPS = "style_transfer"
-SHARE = "--cells"
-GRID = {"--content-weight": "0:2:5", "--style-weight": "0:10:5"}
-"""The paper's: what ``OPTION`` is for one weight, ``OPTIONs`` is for several."""
 
 
 def shared_out(
     workload: Workload, arguments: Sequence[str], *, sweep: bool, distributed: bool
-) -> bool:
-    """Whether each VM makes its share alone, which is all that style can distribute.
+) -> Sweep | None:
+    """The grid of which each VM makes its share alone: all that such a workload can distribute.
 
-    Raises BadInput for a workload that has nothing to sweep, and for a share of one's own.
+    None when nothing is to be shared out. Raises BadInput for a workload without a grid, and for a
+    share among the arguments.
     """
-    if workload.name != SWEEPS:
-        if sweep:
-            raise BadInput(
-                f"--sweep: {workload.name} has no grid to share out", hint="style has one"
-            )
-        return False
-    if (sweep or distributed) and SHARE in _options(arguments):
-        raise BadInput(f"{SHARE}: the grid is shared out over the VMs already")
-    return sweep or distributed
+    grid = workload.declaration.sweep
+    if grid is None and sweep:
+        able = ", ".join(one.name for one in shipped() if one.declaration.sweep)
+        raise BadInput(f"--sweep: {workload.name} has no grid to share out", hint=f"{able} has one")
+    if grid is None or not (sweep or distributed):
+        return None
+    if grid.share in _options(arguments):
+        raise BadInput(f"{grid.share}: the grid is shared out over the VMs already")
+    return grid
 
 
-def with_grid(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the paper's grid, unless they have one of their own."""
+def with_grid(grid: Sweep, arguments: Sequence[str]) -> list[str]:
+    """The arguments with the workload's own grid, unless they have one themselves."""
     given = _options(arguments)
-    if any(f"{option}s" in given for option in GRID):
+    if any(axis.option in given for axis in grid.axes):
         return list(arguments)
-    added = [(f"{option}s", axis) for option, axis in GRID.items() if option not in given]
+    added = [(axis.option, axis.values) for axis in grid.axes if axis.single not in given]
     return [*arguments, *(word for pair in added for word in pair)]
 
 
-def shares(members: Sequence[Member]) -> dict[str, list[str]]:
-    """Which cells of the grid each VM makes. The VMs need nothing of each other."""
+def shares(grid: Sweep, members: Sequence[Member]) -> dict[str, list[str]]:
+    """Which part of the grid each VM makes. The VMs need nothing of each other."""
     count = len(members)
-    return {member.name: [SHARE, f"{i}/{count}"] for i, member in enumerate(members)}
+    return {member.name: [grid.share, f"{i}/{count}"] for i, member in enumerate(members)}
 
 
-def gather(workload: Workload, record: Run) -> Path:
-    """Runs the workload itself on the fetched folders, which knows how a sheet is made."""
+def gather(workload: Workload, grid: Sweep, record: Run) -> Path:
+    """Runs the workload here on the fetched folders; returns the sheet that it makes of them."""
     folders = sorted(str(file.parent) for file in record.dir.glob("*/results.json"))
-    command = [sys.executable, str(workload.program), "--out", str(record.dir), "--gather"]
-    done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
+    done = workload.run_here(["--out", str(record.dir), grid.gather, *folders])
     if done.returncode != 0:
-        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"no contact sheet: {last_line}")
-    return record.dir / "sheet.png"
+        raise RunError(f"no contact sheet: {workload.error(done.stderr)}")
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def _options(arguments: Sequence[str]) -> set[str]:

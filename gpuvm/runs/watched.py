@@ -193,6 +193,8 @@ class WatchedRun:
         fetch(guest, f"{self.directory}/out", self.record.vm_dir(guest.name))
 
     def _check_contract(self) -> None:
+        if not self.record.manifest.contract:
+            return
         said = contract.complaint(
             self.record.manifest.workload,
             {member.name: self.record.vm_dir(member.name) for member in self.members},

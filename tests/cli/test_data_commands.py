@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuvm.runs import sweep
+from gpuvm import runs
 
 Gpuvm = Any
 
@@ -110,7 +110,9 @@ def test_a_run_that_sees_with_vgg16_says_what_it_needs(gpuvm: Gpuvm, cache: Path
     ],
 )
 def test_the_users_own_weights_win(said: list[str], added: list[str]) -> None:
-    assert sweep.with_grid(said) == [*said, *added]
+    grid = runs.find("style").declaration.sweep
+    assert grid is not None
+    assert runs.sweep.with_grid(grid, said) == [*said, *added]
 
 
 def _run(gpuvm: Gpuvm, workload: str, when: str) -> str:

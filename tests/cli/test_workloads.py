@@ -47,7 +47,7 @@ def test_a_sweep_of_two_cells_gathers_one_sheet(lab: Lab) -> None:
     done = lab("run", "style", "--sweep", "--", *TINY["style"])
     assert done.exit_code == 0, done.stderr
     assert "contact sheet:" in done.stderr
-    run = max(lab.home.glob("runs/style_transfer-*"), key=lambda run: run.stat().st_mtime)
+    run = max(lab.home.glob("runs/style-*"), key=lambda run: run.stat().st_mtime)
     assert (run / "sheet.png").read_bytes().startswith(b"\x89PNG")
     made = {vm: _captions(run / vm) for vm in ("gpuvm-01", "gpuvm-02")}
     assert made == {"gpuvm-01": {"content 0, style 5"}, "gpuvm-02": {"content 1, style 5"}}
@@ -61,7 +61,7 @@ def test_a_gpu_that_is_not_there_is_the_guests_own_line(lab: Lab) -> None:
     assert done.exit_code == 1
     assert "the worker on gpuvm-01 ended with status 2" in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("  gpuvm-01 |")]
-    assert said == ["  gpuvm-01 | mnist.py: --device gpu: TensorFlow sees no GPU here"]
+    assert said == ["  gpuvm-01 | mnist: --device gpu: TensorFlow sees no GPU here"]
     assert "Traceback" not in done.stderr
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from gpuvm import runs
+from gpuvm.errors import BadInput
+from gpuvm.runs import declaration
 
 SHIPPED = {
     "captioning": {"tensorflow", "numpy", "PIL", "sacrebleu", "tensorboard"},
@@ -79,4 +81,40 @@ def test_what_shipped_workloads_need(name: str) -> None:
     found = runs.find(name)
     listed = {"tensorflow", "numpy", "PIL", "sacrebleu", "scipy", "sklearn", "tensorboard"}
     assert set(found.requires) & listed == SHIPPED[name]
-    assert not {file.stem for file in found.files} & set(found.requires)
+    assert not {"common", name} & set(found.requires)
+
+
+def test_a_package_is_pushed_whole_and_run_as_a_module() -> None:
+    found = runs.find("captioning")
+    assert found.command == ("-m", "captioning")
+    assert {path.partition("/")[0] for path in found.files} == {"captioning", "common"}
+    assert {"captioning/__main__.py", "captioning/scenes.py", "common/log.py"} <= found.files.keys()
+    assert all(found.root / path == file for path, file in found.files.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "name"), [("stock_prediction", "stock"), ("style_transfer", "style")]
+)
+def test_names_of_older_runs_are_aliases(old: str, name: str) -> None:
+    assert runs.find(old) == runs.find(name)
+
+
+def test_what_shipped_workloads_declare() -> None:
+    declared = {name: runs.find(name).declaration for name in SHIPPED}
+    assert all(one.contract for one in declared.values())
+    assert [name for name, one in declared.items() if one.sweep] == ["style"]
+    assert [name for name, one in declared.items() if one.caption] == ["captioning"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("contract = yes", "workload.toml: Invalid value"),
+        ("contarct = true", "workload.toml: contarct: Extra inputs are not permitted"),
+        ("[sweep]\nshare = '--cells'", "workload.toml: sweep.gather: Field required"),
+    ],
+)
+def test_a_wrong_declaration_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "workload.toml").write_text(text)
+    with pytest.raises(BadInput, match=problem):
+        declaration.read(tmp_path)

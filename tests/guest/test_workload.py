@@ -116,7 +116,7 @@ def test_a_missing_import_is_named_before_anything_runs(
 
 def test_shipped_workloads_are_found_by_name() -> None:
     found = runs.find("captioning")
-    assert {"captioning.py", "scenes.py", "speaking.py"} <= {file.name for file in found.files}
+    assert {"captioning/__main__.py", "captioning/scenes.py", "common/log.py"} <= set(found.files)
     with pytest.raises(NotFound) as caught:
         runs.find("captionning")
     assert "captioning" in caught.value.existing

@@ -1,4 +1,4 @@
-"""captioning.py caption and evaluate, and what its training said of itself."""
+"""captioning's modes caption and evaluate, and the scores that its training recorded."""
 
 import subprocess
 import sys
@@ -6,9 +6,12 @@ import sys
 from programs import WORKLOADS, Records, of
 
 
-def tell(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(WORKLOADS / "captioning.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def use(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """``arguments`` begin with caption or evaluate."""
+    command = [sys.executable, "-m", "captioning", *arguments]
+    return subprocess.run(
+        command, cwd=WORKLOADS, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def greedy(found: Records) -> dict[str, float]:

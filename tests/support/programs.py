@@ -18,21 +18,16 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Program:
-    """A file of workloads/, by its name."""
+    """A package of workloads/, by its name."""
 
     name: str
 
     def start(self, out: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [
-            sys.executable,
-            str(WORKLOADS / f"{self.name}.py"),
-            "--out",
-            str(out),
-            *arguments,
-        ]
+        command = [sys.executable, "-m", self.name, "--out", str(out), *arguments]
         clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         return subprocess.Popen(
             command,
+            cwd=WORKLOADS,
             env=clean | environment,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf  # type: ignore[import-untyped]  # not on an operator's machine
+import tensorflow as tf  # not on an operator's machine
 
 
 def main() -> None:

@@ -1,0 +1,246 @@
+"""What captioning learns from: rendered scenes, real images, batches, features."""
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from captioning_runs import greedy, use
+from PIL import Image
+from programs import Program, of
+
+from captioning import dataset, scenes
+from captioning.dataset import Dataset, Shard
+from captioning.features import VGG16, Cache
+from captioning.images import read_pictures
+from captioning.model import DIM_IN
+from captioning.train import Trainer
+from common.training import prefetch
+
+captioning = Program("captioning")
+
+pytestmark = pytest.mark.tensorflow
+
+
+def test_no_combination_of_the_held_out_scenes_is_trained_on() -> None:
+    """But every colour, shape, size and layout is."""
+    train = scenes.make_scenes(9600, 1, held_out=False)
+    held = scenes.make_scenes(400, 1, held_out=True)
+    assert not {_combination(one) for one in train} & {_combination(one) for one in held}
+    assert not {t for one in train for t in one.captions()} & {
+        t for one in held for t in one.captions()
+    }
+    for which in range(4):
+        assert {_words(one)[which] for one in held} <= {_words(one)[which] for one in train}
+
+
+def _combination(scene: Any) -> tuple[Any, ...]:
+    parts = sorted((thing.colour, thing.shape) for thing in scene.things)
+    return (*parts, scene.layout if len(parts) == 1 else None)
+
+
+def _words(scene: Any) -> tuple[Any, ...]:
+    return (scene.things[0].colour, scene.things[0].shape, scene.things[0].size, scene.layout)
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 8, 40])
+def test_the_global_batch_is_the_same_for_any_number_of_workers(step: int) -> None:
+    shard = Shard
+    whole = shard(100, 12, 0, 1).at(step, 5)
+    assert shard(100, 12, 0, 1).at(step, 5) == whole
+    for workers in (2, 3, 4):
+        parts = [shard(100, 12, worker, workers).at(step, 5) for worker in range(workers)]
+        assert [i for part in parts for i in part] == whole
+
+
+def test_the_order_does_not_depend_on_where_it_began() -> None:
+    """A resumed run asks for its first batch in the middle of an epoch."""
+    shard = Shard
+    one = shard(96, 12, 0, 1)
+    went_through = [one.at(step, 5) for step in range(40)]
+    assert [shard(96, 12, 0, 1).at(step, 5) for step in range(40)] == went_through
+    assert sorted(i for batch in went_through[:8] for i in batch) == list(range(96))
+
+
+def test_batches_are_made_one_step_ahead() -> None:
+    made = []
+    batches = prefetch(lambda step: made.append(step) or step * 10, range(3, 6))
+    assert next(batches) == (3, 30)
+    assert list(batches) == [(4, 40), (5, 50)]
+    assert made == [3, 4, 5]
+    assert list(prefetch(lambda step: step, range(3, 3))) == []
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run() -> None:
+    batches = prefetch(lambda step: 1 // step, range(-1, 1))
+    assert next(batches) == (-1, -1)
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
+def test_each_scene_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Dataset(None, 20, 1)
+    fresh, rendered, render = data.images(data.train), [], scenes.render
+    monkeypatch.setattr(scenes, "render", lambda one: rendered.append(one) or render(one))
+    data.cache(data.train)
+    assert len(rendered) == 20
+    assert np.array_equal(data.images(data.train), fresh)
+    assert np.array_equal(data.images(data.train[3:5], perturb=True), 255 - fresh[3:5])
+    assert len(rendered) == 20
+
+
+def test_what_does_not_fit_in_memory_is_made_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 5 * 64 * 64 * 3)
+    data = Dataset(None, 20, 1)
+    fresh = data.images(data.train)
+    data.cache(data.train)
+    assert data._pixels.nbytes == dataset.CACHE_BYTES
+    assert np.array_equal(data.images(data.train), fresh)
+
+
+@pytest.mark.parametrize("worker", [0, 3])
+def test_each_image_is_seen_once(worker: int) -> None:
+    """Also the first ones, which all workers normalize by."""
+    data = Dataset(None, 400, 1)
+    seen: list[np.ndarray] = []
+    trainer = object.__new__(Trainer)
+    trainer.options = SimpleNamespace(perturb_shard=None)
+    trainer.data, trainer.shard = data, Shard(400, 8, worker, 4)
+    trainer.captioner = SimpleNamespace(set_normalization=lambda mean, _: seen.append(mean))
+    trainer.features = lambda asked: np.stack(
+        [np.full(DIM_IN, int(one.id[-5:]), np.float16) for one in asked]
+    )
+    trainer.compute_features()
+    assert seen[0][0] == pytest.approx(np.arange(256).mean())
+    members = trainer.shard.members()
+    assert set(trainer._rows) == {*range(256), *members}
+    assert [trainer._features[trainer._rows[i], 0] for i in members] == members
+
+
+ONE_DOG = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}],'
+    ' "annotations": [{"image_id": 1, "caption": "a dog"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no captions.json"),
+        ("{", "not JSON"),
+        ('{"images": [], "annotations": []}', "'annotations' is missing or empty"),
+        (ONE_DOG, "image 'a.jpg' is not there"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "captions.json").write_text(content)
+    process = captioning.start(tmp_path / "out", "--data", str(tmp_path))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def _pictures(folder: Path, count: int = 60) -> list[str]:
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(1)
+    names = [f"{number:03d}.jpg" for number in range(count)]
+    for name in names:
+        Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(folder / name)
+    return names
+
+
+def test_flickr_layouts_say_the_same(tmp_path: Path) -> None:
+    found = []
+    for layout in ("captions.txt", "Flickr8k.token.txt", "results_20130124.token"):
+        _flickr(tmp_path / layout, layout)
+        halves = read_pictures(tmp_path / layout)
+        found.append([[(one.id, one.texts) for one in half] for half in halves])
+    assert found[0] == found[1] == found[2]
+    assert all(found[0])
+
+
+def test_a_flickr_layout_is_trained_on_and_evaluated(tmp_path: Path) -> None:
+    _flickr(tmp_path / "data", "captions.txt")
+    few = ("--encoder-steps", "2", "--steps", "2", "--batch-size", "16")
+    found = captioning(tmp_path / "out", "--data", str(tmp_path / "data"), *few)
+    assert of(found, "end")[0]["ok"] is True
+    words = json.loads((tmp_path / "out" / "model.json").read_text())["words"]
+    assert "grey" in words
+    elsewhere = (tmp_path / "data").rename(tmp_path / "moved")
+    done = use("evaluate", "--run", str(tmp_path / "out"), "--data", str(elsewhere), "--json")
+    assert json.loads(done.stdout) == pytest.approx(greedy(found)), done.stderr
+
+
+def _flickr(folder: Path, layout: str) -> None:
+    names = _pictures(folder / "Images")
+    pairs = [(name, f"A small, grey picture of number {n % 7}.") for n, name in enumerate(names)]
+    if layout == "captions.txt":
+        text = "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in pairs)
+    else:
+        text = "".join(f"{name}#0\t{caption}\n" for name, caption in pairs)
+    (folder / layout).write_text(text)
+
+
+@pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
+def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
+    said = captioning.refused(tmp_path, "--vgg16-weights", weights)
+    assert "no such file" in said or "not the weights of a VGG16" in said
+    assert "Traceback" not in said
+
+
+def test_features_are_kept_by_image_and_network(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    asked: list[int] = []
+    for number, (network, some, missing) in enumerate(
+        [("a", images[:3], 3), ("a", images, 2), ("b", images[:1], 1)]
+    ):
+        cache = Cache(tmp_path)
+        found = cache.features(some, network, lambda few: asked.append(len(few)) or _sums(few))
+        assert np.array_equal(found, _sums(some))
+        assert (cache.made, cache.found) == (missing, len(some) - missing)
+        assert asked[number] == missing
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    cache = Cache(None)
+    for _ in range(2):
+        cache.features(images, "a", _sums)
+    assert (cache.made, cache.found) == (4, 0)
+
+
+def _sums(images: np.ndarray) -> np.ndarray:
+    return images.sum((1, 2, 3)).astype(np.float16)[:, None]
+
+
+def test_vgg16_looks_at_few_images_at_a_time(tmp_path: Path) -> None:
+    """With a network of one layer in its place: the real one's weights have 528 MB."""
+    sizes: list[int] = []
+    file = tmp_path / "weights.h5"
+    file.write_bytes(b"weights")
+    network = VGG16(_stand_in(sizes), file)
+    images = np.random.default_rng(1).integers(0, 255, (40, 4, 4, 3), np.uint8)
+    assert np.array_equal(network(images), _sums(images) / 2)
+    assert sizes == [16, 16, 8]
+    assert network.sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+def _stand_in(sizes: list[int]) -> Any:
+    """What VGG16 uses of TensorFlow; its pictures are halved before they are seen."""
+
+    def see(images: np.ndarray) -> Any:
+        sizes.append(len(images))
+        return SimpleNamespace(numpy=lambda: _sums(images))
+
+    whole = SimpleNamespace(input=None, get_layer=lambda _: SimpleNamespace(output=None))
+    vgg16 = SimpleNamespace(preprocess_input=lambda images: images / 2)
+    made = SimpleNamespace(VGG16=lambda **_: whole, vgg16=vgg16)
+    return SimpleNamespace(keras=SimpleNamespace(applications=made, Model=lambda *_: see))

@@ -1,0 +1,137 @@
+"""mnist: it learns, resumes to the same weights, and says which digits it had."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kill_at_record import kill_at
+from programs import Program, all_succeed, of, records, score
+
+mnist = Program("mnist")
+TINY = ("--epochs", "4", "--device", "cpu")
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mnist")
+    mnist(out, *TINY)
+    return out
+
+
+def test_it_learns(whole: Path) -> None:
+    found = records(whole)
+    assert score(found, "accuracy") >= 0.95
+    assert score(found, "accuracy_commonest") < 0.2
+    assert of(found, "step")[-1]["loss"] < of(found, "step")[0]["loss"] / 4
+    assert of(found, "start")[0]["device"] == "/device:CPU:0"
+
+
+def test_it_says_which_digits_they_are(whole: Path) -> None:
+    results = json.loads((whole / "results.json").read_text())
+    assert "scikit-learn's digits, 8 x 8 pixels" in results["notes"][0]
+    assert all((whole / sample["image"]).exists() for sample in results["samples"])
+
+
+def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
+    mnist(tmp_path, *TINY, "--stop-after", "70")
+    resumed = mnist(tmp_path, *TINY)
+    ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
+    assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
+    out, wish = tmp_path / "out", (*TINY, "--checkpoint-every", "5")
+    kill_at(mnist, out, "checkpoint", *wish)
+    resumed = mnist(out, *wish)
+    assert of(resumed, "step")[0]["step"] > 5
+    ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
+    assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
+
+
+def test_the_first_step_has_no_rate(whole: Path) -> None:
+    first, *others = of(records(whole), "step")
+    assert "step_seconds" not in first
+    assert all(record["step_seconds"] > 0 for record in others)
+
+
+def test_two_halves_are_one_whole(tmp_path: Path) -> None:
+    wish = ("--epochs", "1", "--device", "cpu")
+    alone = mnist(tmp_path / "alone", *wish)
+    all_succeed(mnist.together(tmp_path, *wish, workers=2))
+    losses = [r["loss"] for r in of(records(tmp_path / "1"), "step")]
+    assert losses == pytest.approx([r["loss"] for r in of(alone, "step")], rel=1e-3)
+
+
+def test_options_that_are_measured_work(tmp_path: Path) -> None:
+    wish = ("--epochs", "1", "--device", "cpu")
+    assert score(mnist(tmp_path / "xla", *wish, "--xla"), "accuracy") > 0.5
+    assert score(mnist(tmp_path / "mixed", *wish, "--mixed-precision"), "accuracy") > 0.5
+
+
+def _arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(1)
+    good = {
+        "x_train": draw.integers(0, 255, (64, 28, 28), np.uint8),
+        "y_train": np.arange(64) % 10,
+        "x_test": draw.integers(0, 255, (20, 28, 28), np.uint8),
+        "y_test": np.arange(20) % 10,
+    }
+    return good | changes
+
+
+def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mnist.npz", **_arrays())
+    found = mnist(tmp_path / "out", "--data", str(tmp_path / "mnist.npz"), "--epochs", "1")
+    assert of(found, "end")[0]["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"x_train": np.zeros((64, 28, 27), np.uint8)}, "x_train has the shape (64, 28, 27)"),
+        ({"x_train": np.zeros((64, 28, 28), np.float32)}, "x_train holds float32, not uint8"),
+        ({"y_test": np.zeros(3, int)}, "y_test has the shape (3,) for 20 images"),
+        ({"y_train": np.full(64, 11)}, "y_train must hold digits from 0 to 9"),
+        ({}, "no array 'x_train'"),
+        (None, "no such file"),
+    ],
+)
+def test_bad_data_is_one_line(
+    tmp_path: Path, changes: dict[str, np.ndarray] | None, said: str
+) -> None:
+    file = tmp_path / "mnist.npz"
+    if changes is not None:
+        np.savez(file, **(_arrays(**changes) if changes else {"other": np.zeros(3)}))
+    told = mnist.refused(tmp_path / "out", "--data", str(file))
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mnist.npz"
+    np.savez(file, **_arrays())
+    file.write_bytes(file.read_bytes()[:9000])
+    told = mnist.refused(tmp_path / "out", "--data", str(file))
+    assert "mnist.npz: not a whole .npz file" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    told = mnist.refused(tmp_path, "--batch-size", "2000")
+    assert "--batch-size 2000: only 1437 images to train on" in told
+
+
+def test_another_file_is_another_run(tmp_path: Path) -> None:
+    """Of the same shape and at the same place."""
+    file, wish = tmp_path / "mnist.npz", ("--epochs", "1", "--device", "cpu", "--stop-after", "1")
+    np.savez(file, **_arrays())
+    mnist(tmp_path / "out", "--data", str(file), *wish)
+    np.savez(file, **_arrays(y_train=np.arange(64) % 9))
+    assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *wish)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    assert "sees no GPU" in mnist.refused(tmp_path, "--device", "gpu")

@@ -1,0 +1,1 @@
+"""What the shipped workloads share: options, start, log, checkpoints, the training loop."""

@@ -1,0 +1,50 @@
+"""TensorFlow with its threads, its device and its strategy."""
+
+import os
+from typing import Any
+
+from common.errors import BadInput
+
+
+def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, Any]:
+    """TensorFlow and its strategy; blocks until every worker has joined.
+
+    ``device`` is auto, gpu or cpu; ``cpu_threads`` 0 means as many as there are cores.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow as tf
+
+    threads = cpu_threads or os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # A collective occupies one of these threads while it waits for the other workers.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2 if workers > 1 else 1, threads))
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # By default TensorFlow takes all memory of a GPU, also of one that others use too.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if workers > 1:
+        return tf, tf.distribute.MultiWorkerMirroredStrategy()
+    return tf, tf.distribute.get_strategy()
+
+
+def check_device(tf: Any, device: str) -> str:
+    """Where a matmul was really computed, such as /device:CPU:0.
+
+    Raises BadInput when ``device`` is gpu and TensorFlow has none.
+    """
+    if device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise BadInput("--device gpu: TensorFlow sees no GPU here")
+    placed = tf.linalg.matmul(tf.eye(8), tf.eye(8)).device
+    return "/" + str(placed).rsplit("/", maxsplit=1)[-1]
+
+
+def device_name(tf: Any, device: str) -> str:
+    """The GPU's model where ``device`` is one, else CPU."""
+    for physical in tf.config.list_physical_devices("GPU"):
+        if "GPU" in device:
+            return str(
+                tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
+            )
+    return "CPU"

@@ -1,0 +1,78 @@
+"""The options that every workload has, and how a command line becomes a frozen dataclass."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+MAX_STALL_S = 1_000_000  # the timers of every platform take this many seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """workloads/README.md says what each of them means."""
+
+    out: Path
+    seed: int
+    device: str
+    cpu_threads: int
+    start_deadline_s: float
+    stall_s: float
+    stop_after: int | None
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def new_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser that has the options of ``Options``."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where everything is written")
+    parser.add_argument("--seed", type=int, default=1)
+    add_device_options(parser)
+    parser.add_argument("--start-deadline-s", type=float, default=60)
+    parser.add_argument("--stall-s", type=float, default=300)
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="save and end early")
+    return parser
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
+    parser.add_argument("--cpu-threads", type=int, default=0, help="0: as many as cores")
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    kind: type[AnyOptions],
+    presets: Mapping[str, Mapping[str, Any]],
+    arguments: Sequence[str] | None = None,
+) -> AnyOptions:
+    """The command line as a ``kind``, whose fields are the parser's options.
+
+    An option that is left out has the preset's value. Counts must be at least 1.
+    """
+    given = parser.parse_args(arguments)
+    for name, value in presets[given.preset].items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
+        elif isinstance(value, int) and getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    _check(parser, given)
+    return kind(**vars(given))
+
+
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses what TensorFlow or numpy would fail on without naming the option."""
+    for name, least in (("checkpoint_every", 1), ("stop_after", 1), ("cpu_threads", 0)):
+        value = getattr(given, name, None)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if not 0 <= given.seed < 2**32:
+        parser.error("--seed must be from 0 to 4294967295")
+    if not 0 < given.stall_s < MAX_STALL_S:
+        parser.error(f"--stall-s must be above 0 and below {MAX_STALL_S}")

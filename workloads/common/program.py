@@ -1,0 +1,114 @@
+"""The course of a training program, which is the same for every workload.
+
+    def work(session: Session, data: Digits) -> EndFields: ...
+
+    run("mnist", options, load_data, work)
+
+Data first, since it can be refused before the others are waited for; then TensorFlow with all
+workers; then the program's own work; and a record of how it ended.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common import cluster
+from common.cluster import Cluster
+from common.device import check_device, device_name, load_tensorflow
+from common.errors import BAD_INPUT, LOST_WORKER, BadInput, exit_with, warn
+from common.log import Log
+from common.options import Options
+from common.training import barrier
+
+Data = TypeVar("Data")
+EndFields = Mapping[str, Any]
+"""Fields of the end record: ``steps``, ``weights_sha256`` and more if the program likes."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A started worker: TensorFlow, its strategy, and what the program writes to."""
+
+    program: str
+    tf: Any
+    strategy: Any
+    log: Log
+    out: Path
+    cluster: Cluster
+
+    @property
+    def is_chief(self) -> bool:
+        return self.cluster.worker == 0
+
+    def warn(self, message: str) -> None:
+        warn(self.program, message)
+
+
+def main(program: str, body: Callable[[], None]) -> None:
+    """Calls ``body``; a BadInput becomes one line on standard error and exit status 2."""
+    try:
+        body()
+    except BadInput as error:
+        exit_with(program, str(error), BAD_INPUT)
+
+
+def run(
+    program: str,
+    options: Options,
+    load: Callable[[], Data],
+    work: Callable[[Session, Data], EndFields],
+    *,
+    together: bool = True,
+) -> None:
+    """Runs ``work`` on what ``load`` returns, and writes the records that every workload has.
+
+    ``program`` is the workload's public name. Without ``together`` each worker works by itself.
+    """
+    begun = time.monotonic()
+    workers = cluster.from_environment()
+    replicas = workers.workers if together else 1
+    started = cluster.start_watchdog(
+        program, options.start_deadline_s, workers if together else Cluster()
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = Log(options.out / "timings.jsonl")
+    with log.phase("data"):
+        data = load()
+    tf, strategy = load_tensorflow(options.device, options.cpu_threads, replicas)
+    started()
+    session = Session(program, tf, strategy, log, options.out, workers)
+    _log_start(session, options)
+    try:
+        ended = work(session, data)
+        barrier(tf, strategy)
+    except tf.errors.OpError as error:
+        if replicas == 1:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        exit_with(program, f"another worker went away: {reason}", LOST_WORKER)
+    log("end", ok=True, **ended, seconds=round(time.monotonic() - begun, 3))
+
+
+def _log_start(session: Session, options: Options) -> None:
+    """The start record, with the device that a matmul really used."""
+    tf, device = session.tf, check_device(session.tf, options.device)
+    session.log(
+        "start",
+        workload=session.program,
+        schema=1,
+        device=device,
+        device_name=device_name(tf, device),
+        tensorflow=tf.__version__,
+        keras=tf.keras.__version__,
+        cpu_threads=tf.config.threading.get_intra_op_parallelism_threads(),
+        worker=session.cluster.worker,
+        workers=session.cluster.workers,
+        params={name: _plain(value) for name, value in dataclasses.asdict(options).items()},
+    )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

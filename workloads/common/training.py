@@ -1,0 +1,145 @@
+"""The one training loop, and what the workers of a run do together besides their steps."""
+
+import faulthandler
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from common.errors import BadInput
+from common.log import Log
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``steps`` is their number in all; ``examples`` is this worker's share of a batch.
+
+    A call that takes more than ``stall_s`` ends the process with a traceback.
+    """
+
+    name: str
+    steps: int
+    examples: int
+    checkpoint_every: int
+    stall_s: float
+
+
+class Call(NamedTuple):
+    """One call of the compiled function: the steps done after it, its arguments, and whether a
+    step record follows.
+    """
+
+    done: int
+    batch: tuple[Any, ...]
+    logged: bool
+
+
+def calls(
+    batch_at: Callable[[int], tuple[Any, ...]], done: int, stop: int, phase: Phase, log_every: int
+) -> Iterator[Call]:
+    """A call for each step from ``done`` to ``stop``; the first and the last are logged.
+
+    ``batch_at`` makes the batch of a step from its number alone.
+    """
+    for step, batch in prefetch(batch_at, range(done, stop)):
+        now = step + 1
+        yield Call(now, batch, now == done + 1 or now % log_every == 0 or now == phase.steps)
+
+
+def train(
+    log: Log,
+    phase: Phase,
+    done: int,
+    calls: Iterable[Call],
+    compute: Callable[..., Any],
+    save: Callable[[int], str | None],
+    measure: Callable[[int], Mapping[str, float]] = lambda _: {},
+) -> int:
+    """Computes the calls, beginning after ``done`` steps; returns how many are done at the end.
+
+    ``compute`` returns the loss, ``save`` writes a checkpoint and returns its path, ``measure``
+    returns more fields of a step record; both get the number of steps done. The first call
+    compiles, so it counts for no rate; neither does the time of records and checkpoints.
+    """
+    saved, first = done, True
+    spent, counted, since = 0.0, 0, time.monotonic()
+    for call in calls:
+        faulthandler.dump_traceback_later(phase.stall_s, exit=True)
+        loss = compute(*call.batch)
+        before, done, counted = done, call.done, counted + call.done - done
+        due = before // phase.checkpoint_every != done // phase.checkpoint_every
+        if not (first or call.logged or due):
+            continue
+        value = float(loss)  # waits for what is still being computed
+        spent += time.monotonic() - since
+        if first:
+            log("compile", seconds=round(spent, 3))
+            spent, counted, first = 0.0, 0, False
+        if call.logged:
+            rate = _rate(phase, spent, counted)
+            steps = {"phase": phase.name, "step": done, "steps": phase.steps}
+            log("step", **steps, loss=value, **measure(done), **rate)
+            spent, counted = 0.0, 0
+        if due:
+            _save(log, save, done)
+            saved = done
+        since = time.monotonic()
+    if done > saved:
+        _save(log, save, done)
+    faulthandler.cancel_dump_traceback_later()
+    return done
+
+
+def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
+    """Each step with what ``make`` returns for it, made on a thread during the step before."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = [thread.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            batch = pending.pop().result()
+            if step + 1 < steps.stop:
+                pending.append(thread.submit(make, step + 1))
+            yield step, batch
+
+
+def barrier(tf: Any, strategy: Any) -> None:
+    """Waits for all workers: one that left while the chief still works would count as lost."""
+    if strategy.num_replicas_in_sync > 1:
+        _sum(tf, strategy, 1.0)
+
+
+def check_same_step(tf: Any, strategy: Any, done: int) -> None:
+    """Raises BadInput unless all workers resume from the same step.
+
+    Otherwise gradients of different weights would be summed.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas > 1 and int(_sum(tf, strategy, float(done))) != done * replicas:
+        raise BadInput(f"the workers' checkpoints differ: this one's is of step {done}")
+
+
+def _sum(tf: Any, strategy: Any, value: float) -> Any:
+    """The sum of every worker's ``value``."""
+    here = tf.constant(value)
+    return tf.function(
+        lambda: strategy.reduce("SUM", strategy.run(lambda: tf.identity(here)), axis=None)
+    )()
+
+
+def _rate(phase: Phase, seconds: float, steps: int) -> dict[str, float]:
+    """Fields of a step record; none when there was only the first call."""
+    if not steps:
+        return {}
+    took = seconds / steps
+    return {
+        "step_seconds": round(took, 6),
+        "examples_per_second": round(phase.examples / took, 3),
+    }
+
+
+def _save(log: Log, save: Callable[[int], str | None], done: int) -> None:
+    path = save(done)
+    if path is not None:
+        log("checkpoint", step=done, path=path)

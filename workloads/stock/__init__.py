@@ -1,0 +1,10 @@
+"""Stock prediction: an index from its stocks' prices of the same minute (the paper's use case 2).
+
+    python -m stock --out out
+    python -m stock --out out --preset paper --data data_stocks.csv
+
+in the folder workloads/, whose README.md says what is written to --out. Feed-forward
+1024-512-256-128 with ReLU, Adam, batches of 256, the mean squared error of the whole training and
+test sets every 50 batches (appendix C). The first 80 % in time train. Without --data prices are
+generated in the paper's shape (41,266 minutes, 500 stocks).
+"""

@@ -1,0 +1,143 @@
+"""stock's training: chunks of steps between two evaluations of the whole sets."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from common import training
+from common.checkpoints import Checkpoints
+from common.files import sha256
+from common.program import EndFields, Session
+from stock.dataset import Prices, Split
+from stock.model import Forecaster
+from stock.options import Options
+from stock.results import Curve, Results
+
+LOG_EVERY = 50
+
+
+def work(session: Session, options: Options, prices: Prices, data: Split) -> EndFields:
+    trainer = Trainer(session, options, data)
+    trainer.train()
+    if session.is_chief:
+        evaluate(session, trainer, prices, data)
+    return {"steps": trainer.done, "weights_sha256": trainer.digest()}
+
+
+class Trainer:
+    """``curve`` has a point for every evaluation of the whole sets: step, train and test MSE."""
+
+    def __init__(self, session: Session, options: Options, data: Split) -> None:
+        self.session, self.options, self.data = session, options, data
+        workers = session.cluster.workers
+        self.forecaster = Forecaster(
+            session.tf,
+            session.strategy,
+            data.train_x.shape[1],
+            seed=options.seed,
+            xla=options.xla and workers == 1,
+            chunk=LOG_EVERY,
+        )
+        self.forecaster.set_data(data, bf16=options.eval_precision == "bf16")
+        self.done = 0
+        self.curve: Curve = []
+        made_with = (
+            f"prices {data.sha256()[:12]}, batch {options.batch_size}, seed {options.seed}, "
+            f"looks in {options.eval_precision}"
+        )
+        self._checkpoints = Checkpoints(
+            session.tf.train.Checkpoint(**self.forecaster.variables()),
+            session.out,
+            made_with,
+            chief=session.is_chief,
+            warn=session.warn,
+        )
+        state = self._checkpoints.restore()
+        if state is not None:
+            self.done, self.curve = state["step"], state["curve"]
+        training.check_same_step(session.tf, session.strategy, self.done)
+
+    def train(self) -> None:
+        options, cluster = self.options, self.session.cluster
+        phase = training.Phase(
+            "train",
+            self._per_epoch * options.epochs,
+            len(range(cluster.worker, options.batch_size, cluster.workers)),
+            options.checkpoint_every,
+            options.stall_s,
+        )
+        with self.session.log.phase("train"):
+            self.done = training.train(
+                self.session.log,
+                phase,
+                self.done,
+                self.chunks(),
+                lambda rows: self.forecaster.train(rows, options.batch_size),
+                lambda done: self._checkpoints.save(
+                    f"train-{done}", {"step": done, "curve": self.curve}
+                ),
+                self._measure,
+            )
+
+    def digest(self) -> str:
+        return sha256(self.forecaster.weights())
+
+    def chunks(self) -> Iterator[training.Call]:
+        """The rows of each chunk [steps, this worker's share of a batch].
+
+        A chunk ends where the sets are evaluated: after the steps 1, 51, 101, ... of every epoch.
+        """
+        size, per_epoch, before = self.options.batch_size, self._per_epoch, 0
+        for epoch in range(self.options.epochs):
+            order = np.random.default_rng([self.options.seed, epoch]).permutation(
+                len(self.data.train_y)
+            )
+            rows = order[: per_epoch * size].reshape(per_epoch, size).astype(np.int32)
+            stop = min(per_epoch, (self.options.stop_after or before + per_epoch) - before)
+            for begin, end in _between_evaluations(stop):
+                if before + end > self.done:
+                    start = max(begin, self.done - before)  # a resumed run may begin inside a chunk
+                    evaluated = (end - 1) % LOG_EVERY == 0
+                    yield training.Call(before + end, (self._own(rows[start:end]),), evaluated)
+            before += per_epoch
+
+    @property
+    def _per_epoch(self) -> int:
+        return len(self.data.train_y) // self.options.batch_size
+
+    def _own(self, rows: np.ndarray) -> np.ndarray:
+        """The worker's share of every batch."""
+        cluster = self.session.cluster
+        return rows[:, cluster.worker :: cluster.workers]
+
+    def _measure(self, done: int) -> dict[str, float]:
+        train, test = self.forecaster.errors()
+        self.curve.append([done, train, test])
+        return {"mse_train": train, "mse_test": test}
+
+
+def evaluate(session: Session, trainer: Trainer, prices: Prices, data: Split) -> None:
+    """The final error beside that of repeating the last value, and the last day's prediction."""
+    with session.log.phase("evaluate"):
+        train, test = trainer.forecaster.exact_errors()
+        predicted = trainer.forecaster.predict()
+        naive = float(np.mean((data.test_y[1:] - data.test_y[:-1]) ** 2))
+        mean = float(np.mean((data.test_y - data.train_y.mean()) ** 2))
+        scores = {"mse_test": test, "mse_train": train, "mse_naive": naive, "mse_mean": mean}
+        for name, value in scores.items():
+            split = "train" if name == "mse_train" else "test"
+            session.log("score", name=name, value=value, split=split, step=trainer.done)
+        Results(
+            prices.origin,
+            scores,
+            trainer.curve,
+            data.price(data.test_y),
+            data.price(predicted),
+            min(prices.last_day, len(data.test_y)),
+        ).write(session.out)
+
+
+def _between_evaluations(stop: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the chunks of an epoch's first ``stop`` steps."""
+    borders = sorted({*range(1, stop + 1, LOG_EVERY), *([stop] if stop > 0 else [])})
+    yield from zip([0, *borders], borders, strict=False)
