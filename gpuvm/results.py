@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,8 @@ class Manifest(_Model):
     """What its guests do when it has ended."""
     contract: bool = True
     """Whether its program keeps the workloads' contract (workloads/README.md)."""
+    project: Mapping[str, str] = {}
+    """The files of the user's project, with the SHA-256 of each."""
     started: datetime
     ended: datetime | None = None
     status: Status = "running"
@@ -156,6 +158,7 @@ def create(
     provisioning: Path,
     then: Literal["shutdown"] | None = None,
     contract: bool = True,
+    project: Mapping[str, str] | None = None,
 ) -> Run:
     """Makes the folder; the phases of the provisioning before it become part of the record."""
     started = datetime.now(UTC)
@@ -175,6 +178,7 @@ def create(
         started=started,
         then=then,
         contract=contract,
+        project=project or {},
         vms=tuple(vms),
     )
     if provisioning.exists():

@@ -1,7 +1,11 @@
 """gpuvm run: a workload on one VM, or distributed over all of them."""
 
 import enum
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,14 +19,18 @@ from gpuvm.cli.options import (
     FileOption,
     JsonOption,
     NameOption,
+    YesOption,
 )
 from gpuvm.cli.output import State
 from gpuvm.cli.progress import RunWatch
 from gpuvm.cli.runs import finish_run
-from gpuvm.cli.session import open_session
+from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
 from gpuvm.events import Events
 from gpuvm.runs import sweep as sweeps
+
+ASK_BYTES = 1 << 30
+"""A project that is larger is sent only after a question."""
 
 
 class Then(enum.StrEnum):
@@ -32,10 +40,49 @@ class Then(enum.StrEnum):
 def run(
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="A shipped workload, or the path of your own.", metavar="WORKLOAD")
+        str,
+        typer.Argument(
+            help="A shipped workload, or the path of a script; with --project any command.",
+            metavar="WORKLOAD",
+        ),
     ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="After --: for the workload.", metavar="[-- ARGS]...")
+        list[str] | None, typer.Argument(help="After --: for the program.", metavar="[-- ARGS]...")
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option("--project", help="Run the command in a copy of this folder.", metavar="DIR"),
+    ] = None,
+    requirements: Annotated[
+        Path | None,
+        typer.Option(
+            "--requirements",
+            help="Packages it needs beyond the template's; default: requirements.txt or "
+            "pyproject.toml of the project.",
+            metavar="FILE",
+        ),
+    ] = None,
+    wheelhouse: Annotated[
+        Path | None,
+        typer.Option(
+            "--wheelhouse", help="Wheels for guests without a package index.", metavar="DIR"
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", "-e", help="A variable for the program.", metavar="NAME=VALUE"),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option("--env-file", help="Lines NAME=VALUE.", metavar="FILE"),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            help="Hand over a variable of this environment; its value is written nowhere.",
+            metavar="NAME",
+        ),
     ] = None,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="One run over all VMs together.")
@@ -70,6 +117,7 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not show what it prints.")
     ] = False,
+    yes: YesOption = False,
     file: FileOption = None,
     deployment: NameOption = None,
     context: ContextOption = None,
@@ -90,11 +138,14 @@ def run(
 
         gpuvm run captioning -- --data @./flickr8k/
 
-        gpuvm run ./mine.py -- --learning-rate 0.01
+        gpuvm run ./train.py -- --epochs 3
+
+        gpuvm run --project . --secret HF_TOKEN -- python -m mine.train
 
         gpuvm run captioning --distributed --detach --then shutdown
 
-    Without --distributed it runs on the first VM. Results go to runs/RUN-ID/.
+    Without --distributed it runs on the first VM. Results go to runs/RUN-ID/: of a script or
+    project everything that it wrote beside itself or to $GPUVM_OUT (docs/your-own-code.md).
     """
     if queue and share:
         raise BadInput("--queue and --share exclude each other")
@@ -105,8 +156,9 @@ def run(
         then="shutdown" if then else None,
         detach=detach,
         healthy=not ignore_health,
+        environment=_variables(env or [], env_file, secret or []),
     )
-    chosen, arguments = runs.find(name), arguments or []
+    chosen, arguments = _chosen(name, arguments or [], project, requirements)
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
     if sweep and shared:
@@ -122,6 +174,18 @@ def run(
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
     arguments, inputs = _with_data(arguments)
+    if wheelhouse is not None:
+        wheels = _wheels(wheelhouse)
+        inputs[wheels.place] = wheels.source
+        terms = replace(terms, wheelhouse=f"{runs.DATA}/{wheels.place}")
+    if chosen.own and chosen.size > ASK_BYTES:
+        question = (
+            f"{chosen.root} has {chosen.size / 1e9:.1f} GB in {len(chosen.files)} files; send it? "
+            f"(.gpuvmignore leaves files out, and @FOLDER in an argument sends data once)"
+        )
+        if not confirm(session.context, question, yes=yes):
+            output.declined(ctx, "run")
+            return
     record = runs.begin_record(
         chosen,
         arguments,
@@ -157,9 +221,65 @@ def run(
     finish_run(ctx, "run", record, ended=ended)
 
 
-def _with_data(arguments: Sequence[str]) -> tuple[list[str], runs.Inputs]:
+def _chosen(
+    name: str, arguments: list[str], project: Path | None, requirements: Path | None
+) -> tuple[runs.Workload, list[str]]:
+    """The workload and its arguments; those of a command in a project are part of it."""
+    if requirements is not None and not requirements.is_file():
+        raise BadInput(f"--requirements {requirements}: no such file")
+    if project is None:
+        chosen = runs.find(name)
+    else:
+        chosen, arguments = runs.of_project(project, [name, *arguments]), []
+    if requirements is not None:
+        if not chosen.own:
+            raise BadInput("--requirements: only a script or project of your own has them")
+        chosen = replace(chosen, requirements=requirements.absolute(), requires=())
+    return chosen, arguments
+
+
+def _variables(pairs: Sequence[str], file: Path | None, secrets: Sequence[str]) -> dict[str, str]:
+    """The program's variables, from --env-file, --env and --secret in this order."""
+    found: dict[str, str] = {}
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"--env-file {file}: {error}") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                found |= _variable(line.strip(), f"{file}:{number}")
+    for pair in pairs:
+        found |= _variable(pair, "--env")
+    for name in secrets:
+        if name not in os.environ:
+            raise BadInput(f"--secret {name}: this environment has no such variable")
+        found[name] = os.environ[name]
+    return found
+
+
+def _variable(pair: str, where: str) -> dict[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        # Without the text itself, which may be a secret.
+        raise BadInput(f"{where}: not of the form NAME=VALUE")
+    return {name: value}
+
+
+def _wheels(folder: Path) -> data_files.Named:
+    if not list(folder.glob("*.whl")):
+        raise BadInput(f"--wheelhouse {folder}: no wheel (*.whl) in this folder")
+    named = data_files.resolve(f"@{folder}/")
+    assert named is not None  # noqa: S101 - it begins with @
+    return named
+
+
+def _with_data(
+    arguments: Sequence[str],
+) -> tuple[list[str], dict[str, Path | Mapping[str, Path]]]:
     """Arguments such as @vgg19 as the guests will have them, and what to push for them."""
-    inputs, replaced = {}, []
+    inputs: dict[str, Path | Mapping[str, Path]] = {}
+    replaced = []
     for argument in arguments:
         named = data_files.resolve(argument)
         if named is None:

@@ -219,6 +219,16 @@ def follow(
     raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
 
 
+def mark_project(guest: Guest, python: str, directory: str) -> None:
+    """Remember the files of the project's copy, so that ``collect_project`` knows what is new."""
+    guest.run(scripts.command(python, "runs", "mark", directory), timeout_s=600, what="mark")
+
+
+def collect_project(guest: Guest, python: str, directory: str) -> None:
+    """Put what is new or changed in the project's copy below ``out/project``."""
+    guest.run(scripts.command(python, "runs", "collect", directory), timeout_s=600, what="collect")
+
+
 def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
     """Remove the folders of runs that ended at least so long ago; return their names."""
     command = scripts.command(python, "runs", "prune", work_dir, str(older_than_s))

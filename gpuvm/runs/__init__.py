@@ -8,7 +8,7 @@ declares in its workload.toml.
 """
 
 from gpuvm.runs import caption, sweep
-from gpuvm.runs.bundle import Workload, find
+from gpuvm.runs.bundle import Workload, find, of_project
 from gpuvm.runs.call import ask
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import Progress, Watch
@@ -43,6 +43,7 @@ __all__ = [
     "fetch_run",
     "find",
     "list_runs",
+    "of_project",
     "prune_runs",
     "read_logs",
     "run",

@@ -4,6 +4,7 @@ Modules that it cannot do without are looked for in the guests before anything i
 """
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,22 +15,27 @@ from pathlib import Path
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.guest import Guest, scripts
 from gpuvm.paths import resource
-from gpuvm.runs import declaration
+from gpuvm.runs import declaration, project
 from gpuvm.runs.declaration import Declaration
+from gpuvm.runs.project import PYTHONS
 
 COMMON = "common"
 """The package that the shipped workloads share."""
+PROJECT = "project"
+"""The copy of a user's project, in the run's folder in a guest."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """Set, it keeps ``python -m NAME`` from finding a package in the folder where it is run."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """``command`` follows the interpreter, in the folder that has ``files``, by their paths there.
+    """``command`` runs in ``cwd``, below which ``files`` lie, by their paths there.
 
-    ``root`` is that folder on this machine. ``requires`` are the modules that the guest's Python
+    It follows the interpreter if ``python``, else it is the whole command. ``root`` is the folder
+    on this machine that ``cwd`` is a copy of. ``requires`` are the modules that the guest's Python
     must have, its standard library included, since it may be an older one. They are read here and
     once: CPython's parser is not safe to call from several threads (python/cpython issue 106905).
+    ``requirements`` is a file that says which packages are needed beyond the guest's.
     """
 
     name: str
@@ -38,6 +44,23 @@ class Workload:
     files: Mapping[str, Path]
     requires: tuple[str, ...]
     declaration: Declaration
+    cwd: str = "."
+    python: bool = True
+    requirements: Path | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a project of the user's, in whose copy everything new is a result."""
+        return self.cwd != "."
+
+    @property
+    def size(self) -> int:
+        """Bytes that travel when the guest has none of it."""
+        return sum(file.stat().st_size for file in self.files.values())
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each file, by its path."""
+        return {name: _sha256(file) for name, file in self.files.items()}
 
     @property
     def program(self) -> str:
@@ -67,16 +90,12 @@ class Workload:
 
 
 def find(name: str) -> Workload:
-    """A shipped workload by its name or an alias, or a file of one's own, which goes alone.
+    """A shipped workload by its name or an alias, or a script of one's own and what is beside it.
 
     Raises NotFound with what there is, BadInput for a file that is not there or no Python program.
     """
     if name.endswith(".py") or "/" in name:
-        own = Path(name)
-        if not own.is_file():
-            raise BadInput(f"workload {name}: no such file")
-        # It is run as one that keeps the contract; what it leaves out is said at the end.
-        return _workload(own.stem, own.parent, (own.name,), [own], Declaration(contract=True))
+        return _own(project.of_script(Path(name)))
     folders = _shipped()
     declared = {folder.name: declaration.read(folder) for folder in folders}
     for folder in folders:
@@ -85,6 +104,11 @@ def find(name: str) -> Workload:
             files = [file for part in (folder, root / COMMON) for file in _files_below(part)]
             return _workload(folder.name, root, ("-m", folder.name), files, declared[folder.name])
     raise NotFound("workload", name, sorted(declared))
+
+
+def of_project(root: Path, command: Sequence[str]) -> Workload:
+    """Any command in a copy of a folder; raises BadInput."""
+    return _own(project.of_folder(root, command))
 
 
 def shipped() -> list[Workload]:
@@ -104,6 +128,26 @@ def _files_below(folder: Path) -> list[Path]:
     ]
 
 
+def _own(found: project.Project) -> Workload:
+    command, python = found.command, found.command[0] in PYTHONS
+    script = found.root / command[1] if python and command[1:] else None
+    requires: set[str] = set()
+    if script is not None and script.is_file() and found.requirements is None:
+        beside = {name.partition("/")[0].removesuffix(".py") for name in found.files}
+        requires = needed(script) - beside
+    return Workload(
+        name=found.name,
+        root=found.root,
+        command=command[1:] if python else command,
+        files=found.files,
+        requires=tuple(sorted(requires)),
+        declaration=Declaration(contract=found.contract),
+        cwd=PROJECT,
+        python=python,
+        requirements=found.requirements,
+    )
+
+
 def _workload(
     name: str, root: Path, command: tuple[str, ...], files: Sequence[Path], declared: Declaration
 ) -> Workload:
@@ -111,6 +155,11 @@ def _workload(
     own = {path.partition("/")[0].removesuffix(".py") for path in by_path}
     found = {module for file in files if file.suffix == ".py" for module in needed(file)}
     return Workload(name, root, command, by_path, tuple(sorted(found - own)), declared)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 _CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}

@@ -33,14 +33,18 @@ def push_inputs(guest: Guest, work_dir: str, inputs: Inputs) -> None:
             push(guest, {place: source}, data)
 
 
-def in_guest(argument: str, inputs: Inputs) -> str:
-    """``data/PLACE`` or ``--option=data/PLACE`` as a program in its run's folder sees it."""
+def in_guest(argument: str, inputs: Inputs, cwd: str = ".") -> str:
+    """``data/PLACE`` or ``--option=data/PLACE`` as a program sees it that runs in ``cwd``.
+
+    ``cwd`` is the run's folder or one just below it.
+    """
     option, equals, value = argument.partition("=")
     if not (equals and option.startswith("-")):
         option, equals, value = "", "", argument
     place = value.removeprefix(f"{DATA}/")
     known = place != value and place in inputs
-    return f"{option}{equals}../{value}" if known else argument
+    up = "../" if cwd == "." else "../../"
+    return f"{option}{equals}{up}{value}" if known else argument
 
 
 def _push_folder(guest: Guest, data: str, place: str, folder: Folder) -> None:

@@ -1,6 +1,6 @@
 """A project of the user's own: which of its files travel, and what runs in their copy.
 
-    of_script(Path("train.py"), ["--epochs", "3"])            # python train.py --epochs 3
+    of_script(Path("train.py"))                               # python train.py
     of_folder(Path("."), ["python", "-m", "mine.train"])
 
 What travels is what git tracks and what is new and not ignored; without git, everything. A file
@@ -43,20 +43,15 @@ class Project:
     contract: bool = False
     requirements: Path | None = None
 
-    @property
-    def size(self) -> int:
-        """Bytes that travel when the guest has none of it."""
-        return sum(file.stat().st_size for file in self.files.values())
 
-
-def of_script(script: Path, arguments: Sequence[str]) -> Project:
+def of_script(script: Path) -> Project:
     """A Python file and what lies beside it.
 
     It keeps the contract if its inline metadata (PEP 723) says so: ``[tool.gpuvm]`` with
     ``contract = 1``. Raises BadInput.
     """
     if not script.is_file():
-        raise BadInput(f"{script}: no such file")
+        raise BadInput(f"workload {script}: no such file")
     root = script.absolute().parent
     files = _files(root)
     files[script.name] = root / script.name  # even if it is ignored
@@ -64,7 +59,7 @@ def of_script(script: Path, arguments: Sequence[str]) -> Project:
         name=script.stem,
         root=root,
         files=files,
-        command=("python", script.name, *arguments),
+        command=("python", script.name),
         contract=_contract(_inline_metadata(script), script),
         requirements=_requirements(root),
     )

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -21,12 +22,13 @@ from gpuvm.guest import (
     launch,
     list_processes,
     look_at_gpus,
+    mark_project,
     push,
     query_gpus,
     take_place,
 )
 from gpuvm.inventory import Inventory
-from gpuvm.runs import inputs, tf_config
+from gpuvm.runs import environment, inputs, tf_config
 from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import TIMINGS, Watch
@@ -37,6 +39,8 @@ from gpuvm.spec import Distributed
 
 MANIFEST = "run.json"
 """In a run's folder in each guest: what another operator needs to take the run up."""
+REQUIREMENTS = "requirements"
+"""Where a requirements file lies that is not part of the project."""
 PORT_RETRIES = 3
 QUEUED_START_S = 7 * 24 * 3600.0
 """Start deadline of a worker whose peers may still wait for their guests."""
@@ -56,6 +60,10 @@ class Terms:
     detach: bool = False
     healthy: bool = True
     """Refuse GPUs that report memory errors or other problems of their own."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """More variables for the program; they may be secret, and are written nowhere."""
+    wheelhouse: str | None = None
+    """A folder of wheels among the inputs, ``DATA/place``, that requirements come from."""
 
 
 def run(
@@ -89,7 +97,7 @@ def run(
     checkpoints = _checkpoints(resume, members, distributed=distributed)
     work = WatchedRun(tuple(members), guest, distribution, record, events, watch)
     work.resumed, work.queued = bool(checkpoints), terms.gpu == "queue"
-    in_guests = tuple(in_guest(argument, inputs) for argument in args)
+    in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
     start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
     try:
         start.check()
@@ -133,6 +141,7 @@ def begin_record(
         provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
         then=then,
         contract=workload.declaration.contract,
+        project=workload.hashes() if workload.own else None,
     )
 
 
@@ -198,6 +207,8 @@ class _Start:
     terms: Terms
     checkpoints: Mapping[str, inputs.Files]
     """Those to resume from, by VM."""
+    pythons: dict[str, str] = field(default_factory=dict)
+    """The interpreters that have what the project requires, by VM."""
 
     def push(self) -> None:
         simulated = self.work.guests.each("push", self._push)
@@ -285,19 +296,46 @@ class _Start:
         return GPUsBusy(guest.name, holder, found.about if found else "")
 
     def _push(self, guest: Guest) -> bool:
-        files: inputs.Files = {**self.workload.files, **self.checkpoints.get(guest.name, {})}
+        workload, directory, python = self.workload, self.work.directory, self.work.settings.python
+        below = "" if workload.cwd == "." else f"{workload.cwd}/"
+        files: inputs.Files = {f"{below}{name}": file for name, file in workload.files.items()}
+        files |= self.checkpoints.get(guest.name, {})
         files[MANIFEST] = self.work.record.manifest.model_dump_json(by_alias=True).encode()
-        push(guest, files, self.work.directory)
+        if workload.requirements is not None:
+            files[f"{REQUIREMENTS}/{workload.requirements.name}"] = workload.requirements
+        push(guest, files, directory)
+        if workload.own:
+            mark_project(guest, python, directory)
+        if workload.requirements is not None:
+            self.pythons[guest.name] = self._environment(guest, workload.requirements)
         return query_gpus(guest).simulated
+
+    def _environment(self, guest: Guest, requirements: Path) -> str:
+        """The Python of the environment that has the project's requirements."""
+        settings, wheels = self.work.settings, self.terms.wheelhouse
+        key = environment.key(requirements, wheels)
+        place = f"{self.work.directory}/{self.workload.cwd}/{requirements.name}"
+        if self.workload.files.get(requirements.name) != requirements:
+            place = f"{self.work.directory}/{REQUIREMENTS}/{requirements.name}"
+        in_guest = None if wheels is None else f"{settings.work_dir}/{wheels}"
+        return environment.ensure(guest, settings.python, settings.work_dir, key, place, in_guest)
 
     def _process(self, member: Member, config: str | None, place: int) -> Process:
         contract = self.workload.declaration.contract
-        command = [self.work.settings.python, *self.workload.command]
-        environment = {"PYTHONUNBUFFERED": "1", SAFE_PATH: ""}
+        python = self.pythons.get(member.name, self.work.settings.python)
+        command = [python, *self.workload.command] if self.workload.python else []
+        command = command or list(self.workload.command)
+        variables = {
+            "PYTHONUNBUFFERED": "1",
+            SAFE_PATH: "",
+            "GPUVM_WORKER": str(self.work.members.index(member)),
+            "GPUVM_WORKERS": str(len(self.work.members)),
+            **self.terms.environment,
+        }
         if contract:
-            command += ["--out", "out"]
+            command += ["--out", "out" if self.workload.cwd == "." else "../out"]
         if config is not None:
-            environment["TF_CONFIG"] = config
+            variables["TF_CONFIG"] = config
             queued = self.terms.gpu == "queue"
             start_s = QUEUED_START_S if queued else self.work.distribution.start_s
             if contract:
@@ -306,9 +344,10 @@ class _Start:
             directory=self.work.directory,
             command=[*command, *self.args, *self.more_args.get(member.name, ())],
             mark=self.work.record.run_id,
-            environment=environment,
+            environment=variables,
             without=tf_config.PROXIES if config is not None else (),
             fresh=(TIMINGS,),
+            cwd=self.workload.cwd,
             gpu=self.terms.gpu,
             place=place,
             then=self.terms.then,

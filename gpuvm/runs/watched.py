@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
-from gpuvm.guest import Guest, cancel, end_all, fetch, hold
+from gpuvm.guest import Guest, cancel, collect_project, end_all, fetch, hold
 from gpuvm.runs import contract, follow, inputs
 from gpuvm.runs.fan_out import Everywhere, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
@@ -190,6 +190,8 @@ class WatchedRun:
             self.guests.quietly(self.fetch_from)
 
     def fetch_from(self, guest: Guest) -> None:
+        if self.record.manifest.project:
+            collect_project(guest, self.settings.python, self.directory)
         fetch(guest, f"{self.directory}/out", self.record.vm_dir(guest.name))
 
     def _check_contract(self) -> None:

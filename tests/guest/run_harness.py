@@ -17,6 +17,11 @@ from .ssh_servers import Machine, Told
 
 VCENTER = VCenter("vc", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
 
+CONTRACT = """# /// script
+# [tool.gpuvm]
+# contract = 1
+# ///
+"""
 # Every test program begins with this.
 BEGIN = """
 import argparse, json, os, pathlib, socket, sys, time
@@ -95,8 +100,10 @@ class Runner:
         more_args: Mapping[str, Sequence[str]] | None = None,
         terms: runs.Terms | None = None,
     ) -> results.Run:
-        program = self.folder / "mine.py"
-        program.write_text(source)
+        project = self.folder / "mine"
+        project.mkdir(exist_ok=True)
+        program = project / "mine.py"
+        program.write_text(CONTRACT + source)
         self.record = record = results.create(
             workload="mine",
             args=args,

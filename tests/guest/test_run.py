@@ -102,7 +102,7 @@ def test_the_connection_may_break_in_the_middle(runner: Runner, machine: Machine
         if progress.step == 1:
             machine.cut()
             assert runner.record is not None
-            (machine.home / "gpuvm-runs" / runner.record.run_id / "go on").touch()
+            (machine.home / "gpuvm-runs" / runner.record.run_id / "project/go on").touch()
 
     runner.on_step = cut
     record = runner(source + "\nstep(2, 2)", [machine])

@@ -15,6 +15,10 @@ from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
 CONTRACT = """
+# /// script
+# [tool.gpuvm]
+# contract = 1
+# ///
 import argparse, json, os, subprocess, sys, time
 parser = argparse.ArgumentParser()
 parser.add_argument("--out"); parser.add_argument("--do")

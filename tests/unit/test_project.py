@@ -32,11 +32,10 @@ def names(found: project.Project) -> list[str]:
 
 def test_without_git_everything_travels(root: Path) -> None:
     write(root, ".git/config", "helpers/__pycache__/layers.pyc", ".env")
-    found = project.of_script(root / "train.py", ["--epochs", "3"])
+    found = project.of_script(root / "train.py")
     assert names(found) == [".env", "data/x.csv", "helpers/layers.py", "new\nline", "train.py"]
-    assert found.command == ("python", "train.py", "--epochs", "3")
+    assert found.command == ("python", "train.py")
     assert found.name == "train"
-    assert found.size == sum(file.stat().st_size for file in found.files.values())
 
 
 def test_with_git_what_is_tracked_or_new_and_not_ignored(root: Path) -> None:
@@ -59,13 +58,13 @@ def test_a_folder_within_a_work_tree(root: Path) -> None:
 def test_gpuvmignore_takes_out_more(root: Path) -> None:
     write(root, "data/keep/y.csv")
     (root / ".gpuvmignore").write_text("# big\ndata/*\n!data/keep/\n/helpers\n")
-    found = project.of_script(root / "train.py", [])
+    found = project.of_script(root / "train.py")
     assert names(found) == [".gpuvmignore", "data/keep/y.csv", "new\nline", "train.py"]
 
 
 def test_an_ignored_script_travels_all_the_same(root: Path) -> None:
     (root / ".gpuvmignore").write_text("*.py\n")
-    assert "train.py" in names(project.of_script(root / "train.py", []))
+    assert "train.py" in names(project.of_script(root / "train.py"))
 
 
 def test_fetched_results_stay_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,15 +103,15 @@ print("hi")
 
 def test_a_script_declares_the_contract_in_its_inline_metadata(root: Path) -> None:
     script = root / "train.py"
-    assert not project.of_script(script, []).contract
+    assert not project.of_script(script).contract
     script.write_text(CONTRACT.format(1))
-    assert project.of_script(script, []).contract
+    assert project.of_script(script).contract
     script.write_text(CONTRACT.format(2))
     with pytest.raises(BadInput, match=r"train\.py: \[tool\.gpuvm\] contract is 2; only 1"):
-        project.of_script(script, [])
+        project.of_script(script)
     script.write_text(CONTRACT.format("="))
     with pytest.raises(BadInput, match=r"train\.py: inline script metadata: "):
-        project.of_script(script, [])
+        project.of_script(script)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_what_a_run_is_called(root: Path, command: list[str], name: str) -> None
 
 def test_what_cannot_be_run(root: Path) -> None:
     with pytest.raises(BadInput, match="no such file"):
-        project.of_script(root / "none.py", [])
+        project.of_script(root / "none.py")
     with pytest.raises(BadInput, match="no such folder"):
         project.of_folder(root / "none", ["make"])
     with pytest.raises(BadInput, match="no command"):

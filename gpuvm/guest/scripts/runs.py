@@ -6,6 +6,8 @@
     list WORK           one line for each run
     prune WORK SECONDS  remove the folders of runs that ended so long ago; one line for each
     cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
+    mark DIR            remember the files of the project's copy as they are before the run
+    collect DIR         link those that are new or changed since into out/project
     hold WORK RUN       keep the guest from shutting down until standard input ends
     follow DIR OFFSETS  print what is new in a run's files until its program has ended
 
@@ -34,10 +36,11 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +60,16 @@ POWER_OFF = (
 
 
 def main() -> None:
-    command, arguments = sys.argv[1], sys.argv[2:]
-    if command == "launch":
-        launch(json.loads(sys.stdin.read()))
-    elif command == "place":
-        say({"place": take_place(Path(arguments[0]), arguments[1])})
-    elif command == "holder":
-        say({"holder": Queue(Path(arguments[0])).holder()})
-    elif command == "list":
-        list_runs(Path(arguments[0]))
-    elif command == "prune":
-        prune(Path(arguments[0]), float(arguments[1]))
-    elif command == "cancel":
-        (Path(arguments[0]) / arguments[1] / "cancelled").touch()
-    elif command == "hold":
-        hold(Path(arguments[0]) / arguments[1])
-    elif command == "follow":
-        follow(Path(arguments[0]), json.loads(arguments[1]))
+    command, *arguments = sys.argv[1:]
+    commands[command](*arguments)
 
 
 # Launch. A supervisor in a session of its own waits for the GPUs and for the program.
 
 
-def launch(task: dict[str, Any]) -> None:
+def launch() -> None:
     """Print {"started": true}, {"queued": how many are ahead} or {"busy": run}."""
+    task = json.loads(sys.stdin.read())
     folder = Path(task["dir"]).absolute()
     (folder / "out").mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
@@ -133,6 +122,7 @@ def supervisor_main(folder: Path, queue: Queue, task: dict[str, Any], gpus: int 
 def supervise(task: dict[str, Any], null: int) -> int:
     unwanted = {name.lower() for name in task["without"]}
     env = {k: v for k, v in os.environ.items() if k.lower() not in unwanted}
+    env.update({"GPUVM_OUT": str(Path("out").absolute()), "GPUVM_RUN_ID": Path.cwd().name})
     env.update(task["env"])
     stdout, stderr = (Path(name) for name in task["files"][:2])
     with stdout.open("wb") as out, stderr.open("wb") as err:
@@ -169,8 +159,8 @@ def shut_down(folder: Path, unwatched_s: float) -> None:
     leave("shutdown_failed", {"t": time.time(), "problem": problems[0]})
 
 
-def hold(folder: Path) -> None:
-    with (folder / "watched.lock").open("w", encoding="ascii") as lock:
+def hold(work: str, run: str) -> None:
+    with (Path(work) / run / "watched.lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         say({"held": True})
         sys.stdout.flush()
@@ -284,15 +274,58 @@ class Queue:
         return int((read(self.folder / "latest") or {"number": 0})["number"])
 
 
-def take_place(work: Path, run: str) -> int:
-    return Queue(work).provisional(run)
+def take_place(work: str, run: str) -> None:
+    say({"place": Queue(Path(work)).provisional(run)})
+
+
+def holder(work: str) -> None:
+    say({"holder": Queue(Path(work)).holder()})
+
+
+def cancel(work: str, run: str) -> None:
+    (Path(work) / run / "cancelled").touch()
+
+
+# Results beside the program.
+
+
+def stamps(project: Path) -> dict[str, list[int]]:
+    """Size and times of change of each regular file; bytecode caches are nobody's result."""
+    found = {}
+    for folder, folders, names in os.walk(os.fsencode(project)):
+        folders[:] = [name for name in folders if name != b"__pycache__"]
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118 - bytes
+            entry = os.lstat(path)
+            if stat.S_ISREG(entry.st_mode):
+                below = os.fsdecode(os.path.relpath(path, os.fsencode(project)))
+                found[below] = [entry.st_size, entry.st_mtime_ns, entry.st_ino]
+    return found
+
+
+def mark(directory: str) -> None:
+    folder = Path(directory)
+    leave(str(folder / "files.json"), stamps(folder / "project"))
+
+
+def collect(directory: str) -> None:
+    folder = Path(directory)
+    before = read(folder / "files.json")
+    if before is None:
+        return
+    for name, stamp in stamps(folder / "project").items():
+        if before.get(name) != stamp:
+            link = folder / "out" / "project" / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            os.link(folder / "project" / name, link)
 
 
 # Follow.
 
 
-def follow(folder: Path, offsets: dict[str, int]) -> None:
-    """Print one JSON object a line; ``offsets`` has where to begin, by file.
+def follow(directory: str, begin: str) -> None:
+    """Print one JSON object a line; ``begin`` is JSON too, a byte offset for each file.
 
         {"file": "out/stdout.log", "offset": 120, "data": "…"}    bytes up to that offset
         {}                                                         still there, nothing new
@@ -302,7 +335,7 @@ def follow(folder: Path, offsets: dict[str, int]) -> None:
 
     Bytes that are not UTF-8 come as lone surrogates (PEP 383).
     """
-    folder = folder.absolute()
+    folder, offsets = Path(directory).absolute(), json.loads(begin)
     os.chdir(folder)
     last_sign = 0.0  # the first time that nothing is new is said at once
     while True:
@@ -350,7 +383,8 @@ def read_on(name: str, offsets: dict[str, int]) -> bool:
 # What is there.
 
 
-def list_runs(work: Path) -> None:
+def list_runs(directory: str) -> None:
+    work = Path(directory)
     queue = Queue(work)
     with queue.changing():
         ahead = [place["run"] for place in queue.places()]
@@ -358,13 +392,13 @@ def list_runs(work: Path) -> None:
         say(describe(folder, ahead))
 
 
-def prune(work: Path, older_than_s: float) -> None:
-    for folder in runs(work):
+def prune(work: str, older_than_s: str) -> None:
+    for folder in runs(Path(work)):
         lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_EX)
         if lock is None:
             continue  # it runs, or waits
         ended = read(folder / "exit_status") or read(folder / "begun") or {"t": 0.0}
-        if time.time() - ended["t"] >= older_than_s:
+        if time.time() - ended["t"] >= float(older_than_s):
             shutil.rmtree(folder)
             say({"removed": folder.name})
         os.close(lock)
@@ -459,4 +493,16 @@ def say(what: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
 
 
+commands: dict[str, Callable[..., None]] = {
+    "launch": launch,
+    "place": take_place,
+    "holder": holder,
+    "list": list_runs,
+    "prune": prune,
+    "cancel": cancel,
+    "mark": mark,
+    "collect": collect,
+    "hold": hold,
+    "follow": follow,
+}
 main()
