@@ -170,7 +170,7 @@ def test_a_guest_that_goes_away_is_named_not_its_victims(
             guests.stop(three[2])
             assert runner.record is not None
             for machine in three[:2]:
-                (machine.home / "gpuvm-runs" / runner.record.run_id / "bye").touch()
+                (machine.home / "gpuvm-runs" / runner.record.run_id / "project/bye").touch()
 
     runner.on_step = power_off
     with pytest.raises(WorkerDied) as e:
