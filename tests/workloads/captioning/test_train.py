@@ -2,10 +2,10 @@
 
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from programs import Program, Records, all_succeed, of, records, score
 
 from captioning.options import parse
@@ -169,7 +169,7 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in errors.splitlines()[-1]
 
 
-def _wait_for(file: Path, text: str, process: "subprocess.Popen[str]") -> None:
+def _wait_for(file: Path, text: str, process: Forked) -> None:
     from threading import Event
 
     tick = Event()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tensorflow
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mnist")
-    mnist(out, *TINY)
+    mnist.by_hand(out, *TINY)
     return out
 
 

@@ -50,7 +50,7 @@ def plain(file: Path, colour: str, size: tuple[int, int] = (40, 30)) -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("style")
-    style(out, *TINY)
+    style.by_hand(out, *TINY)
     return out
 
 
