@@ -11,9 +11,10 @@ from programs import Program, Records, all_succeed, of, records, score
 from captioning.options import parse
 
 captioning = Program("captioning")
-TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", "--batch-size", "48")
-LONGER = (*TINY[:4], "--steps", "40", *TINY[6:], "--checkpoint-every", "4", "--beam", "1")
-LEARNS = ("--scenes", "2400", "--encoder-steps", "200", "--steps", "160", "--batch-size", "48")
+SMALL = ("--batch-size", "48", "--beam", "1")
+TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", *SMALL)
+LONGER = (*TINY, "--steps", "40", "--checkpoint-every", "4")
+LEARNS = ("--scenes", "2400", "--encoder-steps", "200", "--steps", "160", *SMALL)
 WORKERS = 2
 
 pytestmark = pytest.mark.tensorflow
