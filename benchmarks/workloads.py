@@ -154,23 +154,23 @@ def measure_stock(tf: Any, *, full: bool) -> Iterator[Result]:  # noqa: ARG001 -
 def measure_style(tf: Any, *, full: bool) -> Iterator[Result]:
     """One evaluation of loss and gradient at 384 pixels; and how many L-BFGS needs."""
     side = 384
-    painter, cell = _transfer(tf, side)
-    shape = painter.content.shape[:2]
+    transfer, cell = _transfer(tf, side)
+    shape = transfer.content.shape[:2]
     rate = _convolution_rate(tf, shape)
-    took = _best(lambda: painter.evaluate(painter.content, cell))
+    took = _best(lambda: transfer.evaluate(transfer.content, cell))
     share = _vgg_flops(shape) / took / rate
     yield Result(f"of the machine's convolution rate, {rate / 1e9:.0f} GFLOP/s", share, 0.8)
     compiled, _ = _transfer(tf, side, "--xla")
     seconds = _alternate(
-        plain=lambda: painter.evaluate(painter.content, cell),
-        xla=lambda: compiled.evaluate(painter.content, cell),
+        plain=lambda: transfer.evaluate(transfer.content, cell),
+        xla=lambda: compiled.evaluate(transfer.content, cell),
     )
     yield Result("--xla, one evaluation", seconds["plain"] / seconds["xla"])
     side = side if full else 192
-    painter, cell = _transfer(tf, side)
-    adam = Adam(lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
+    transfer, cell = _transfer(tf, side)
+    adam = Adam(lambda p: transfer.evaluate(p, cell)[:2], transfer.start(cell))
     goal = adam.run(150)
-    needed = _evaluations_to(goal, lambda p: painter.evaluate(p, cell)[:2], painter.start(cell))
+    needed = _evaluations_to(goal, lambda p: transfer.evaluate(p, cell)[:2], transfer.start(cell))
     what = f"evaluations of L-BFGS for Adam's loss after 150 ({side} px)"
     yield Result(what, needed / 150, 1 / 3, at_most=True)
 

@@ -96,6 +96,15 @@ def test_a_run_that_sees_with_vgg16_says_what_it_needs(gpuvm: Gpuvm, cache: Path
     assert "gpuvm data fetch vgg16" in done.stderr
 
 
+def test_a_run_that_has_no_captioner_is_one_line(gpuvm: Gpuvm) -> None:
+    (gpuvm.home / "bus.png").touch()
+    for workload in ("captioning", "stock_prediction", "mine"):
+        run_id = _run(gpuvm, workload, "20260101-000000-aaaa")
+        done = gpuvm("caption", "bus.png", "--run", run_id)
+        assert done.exit_code == 2
+        assert f"run {run_id} has no trained captioner" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("said", "added"),
     [

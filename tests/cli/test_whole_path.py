@@ -13,7 +13,7 @@ from commands import interrupt
 
 Lab = Any
 
-SMALL = ("--preset", "quick", "--steps", "12", "--encoder-steps", "8", "--scenes", "192")
+SMALL = ("--steps", "12", "--encoder-steps", "8", "--scenes", "192", "--beam", "1")
 
 
 def test_context_is_the_lab(lab: Lab) -> None:

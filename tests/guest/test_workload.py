@@ -1,6 +1,7 @@
 """The run protocol on a real SSH server, with a workload of a few lines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gpuvm.errors import NotFound, PreflightRefused, WorkerDied
 from gpuvm.events import Events
 from gpuvm.inventory import VM, VCenter
 from gpuvm.runs import Member
+from gpuvm.runs.declaration import Declaration
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
@@ -59,14 +61,26 @@ def _record(name: str) -> results.Run:
     )
 
 
-def _run(server: Any, context: Any, program: Path, *args: str) -> results.Run:
+PLAIN = """
+import json, sys
+with open("out/timings.jsonl", "a") as f:
+    step = {"event": "step", "step": 1, "steps": 1, "loss": 0.5, "phase": "train"}
+    f.write(json.dumps({"t": 1.0, **step}) + "\\n")
+with open("out/arguments.json", "w") as f:
+    json.dump(sys.argv[1:], f)
+"""
+
+
+def _run(
+    server: Any, context: Any, program: Path, *args: str, contract: bool = True
+) -> results.Run:
     endpoint = server.endpoint(context)
     vm = VM("gpuvm-01", "vm-1", "h", powered_on=True, instance_uuid="u")
     record = _record("gpuvm-01")
     steps = Steps()
     try:
         runs.run(
-            runs.find(str(program)),
+            replace(runs.find(str(program)), declaration=Declaration(contract=contract)),
             args,
             [Member(endpoint, vm, ())],
             distributed=False,
@@ -89,6 +103,17 @@ def test_a_run_leaves_its_records(server: Any, context: Any, tmp_path: Path) -> 
     assert results.load().manifest.status == "succeeded"
     lines = (record.vm_dir("gpuvm-01") / "timings.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["start", "step", "end"]
+
+
+def test_nothing_is_added_for_a_program_without_the_contract(
+    server: Any, context: Any, tmp_path: Path
+) -> None:
+    program = tmp_path / "tiny.py"
+    program.write_text(PLAIN)
+    record = _run(server, context, program, "--do", "it", contract=False)
+    arguments = json.loads((record.vm_dir("gpuvm-01") / "arguments.json").read_text())
+    assert arguments == ["--do", "it"]
+    assert results.load().manifest.warnings == (), "nor are its records missed"
 
 
 def test_one_that_dies_is_named_and_leaves_nothing(

@@ -1,17 +1,17 @@
 """captioning's modes caption and evaluate, and the scores that its training recorded."""
 
+import os
 import subprocess
-import sys
 
-from programs import WORKLOADS, Records, of
+from forked import Forked
+from programs import TIMEOUT_S, WORKLOADS, Records, of
 
 
 def use(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """``arguments`` begin with caption or evaluate."""
-    command = [sys.executable, "-m", "captioning", *arguments]
-    return subprocess.run(
-        command, cwd=WORKLOADS, capture_output=True, text=True, check=False, timeout=120
-    )
+    process = Forked("captioning", arguments, WORKLOADS, os.environ)
+    out, errors = process.communicate(timeout=TIMEOUT_S)
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, out, errors)
 
 
 def greedy(found: Records) -> dict[str, float]:

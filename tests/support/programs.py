@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
+
 WORKLOADS = Path(__file__).parents[2] / "workloads"
 TIMEOUT_S = 240
 
@@ -22,17 +24,18 @@ class Program:
 
     name: str
 
-    def start(self, out: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", self.name, "--out", str(out), *arguments]
+    def start(self, out: Path, *arguments: str, **environment: str) -> Forked:
         clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-        return subprocess.Popen(
-            command,
-            cwd=WORKLOADS,
-            env=clean | environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        return Forked(self.name, ["--out", str(out), *arguments], WORKLOADS, clean | environment)
+
+    def by_hand(self, out: Path, *arguments: str) -> Records:
+        """As workloads/README.md says; to its end, which must be a good one."""
+        command = [sys.executable, "-m", self.name, "--out", str(out), *arguments]
+        done = subprocess.run(
+            command, cwd=WORKLOADS, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
+        assert done.returncode == 0, done.stderr
+        return records(out)
 
     def __call__(self, out: Path, *arguments: str) -> Records:
         """To its end, which must be a good one."""
@@ -50,7 +53,7 @@ class Program:
 
     def together(
         self, out: Path, *arguments: str, workers: int = 2, absent: int = 0
-    ) -> list["subprocess.Popen[str]"]:
+    ) -> list[Forked]:
         """Starts the workers but for the last ``absent``; their ports are chosen all at once."""
         with ExitStack() as held:
             sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(workers)]
@@ -64,7 +67,7 @@ class Program:
         return started
 
 
-def all_succeed(processes: list["subprocess.Popen[str]"]) -> None:
+def all_succeed(processes: list[Forked]) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, errors

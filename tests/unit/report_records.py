@@ -146,7 +146,7 @@ _NOISE = (
 )
 _SURVIVOR = (
     "Traceback (most recent call last):\n"
-    '  File "captioning.py", line 412, in <module>\n'
+    '  File "captioning/train.py", line 212, in <module>\n'
     "tensorflow.python.framework.errors_impl.UnavailableError: Collective ops is aborted by: "
     "failed to connect to all addresses [Op:CollectiveReduceV2]\n"
 )

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tensorflow
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    captioning(out, *TINY)
+    captioning.by_hand(out, *TINY)
     return out
 
 

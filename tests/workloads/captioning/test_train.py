@@ -2,18 +2,19 @@
 
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from programs import Program, Records, all_succeed, of, records, score
 
 from captioning.options import parse
 
 captioning = Program("captioning")
-TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", "--batch-size", "48")
-LONGER = (*TINY[:4], "--steps", "40", *TINY[6:], "--checkpoint-every", "4", "--beam", "1")
-LEARNS = ("--scenes", "2400", "--encoder-steps", "200", "--steps", "160", "--batch-size", "48")
+SMALL = ("--batch-size", "48", "--beam", "1")
+TINY = ("--scenes", "192", "--encoder-steps", "6", "--steps", "12", *SMALL)
+LONGER = (*TINY, "--steps", "40", "--checkpoint-every", "4")
+LEARNS = ("--scenes", "2400", "--encoder-steps", "200", "--steps", "160", *SMALL)
 WORKERS = 2
 
 pytestmark = pytest.mark.tensorflow
@@ -169,7 +170,7 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in errors.splitlines()[-1]
 
 
-def _wait_for(file: Path, text: str, process: "subprocess.Popen[str]") -> None:
+def _wait_for(file: Path, text: str, process: Forked) -> None:
     from threading import Event
 
     tick = Event()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tensorflow
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stock")
-    stock(out, *TINY, "--device", "cpu")
+    stock.by_hand(out, *TINY, "--device", "cpu")
     return out
 
 

@@ -50,7 +50,7 @@ def plain(file: Path, colour: str, size: tuple[int, int] = (40, 30)) -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("style")
-    style(out, *TINY)
+    style.by_hand(out, *TINY)
     return out
 
 
@@ -88,10 +88,10 @@ def test_a_plain_style_has_a_loss_too(tmp_path: Path) -> None:
 
 
 def test_lbfgs_needs_fewer_evaluations_than_adam(tmp_path: Path) -> None:
-    few = ("--size", "48", "--rounds", "1", "--device", "cpu")
-    lbfgs = style(tmp_path / "lbfgs", *few, "--iterations", "25")
-    adam = style(tmp_path / "adam", *few, "--iterations", "75", "--optimizer", "adam")
-    assert of(lbfgs, "end")[0]["evaluations"] < 40
+    few = ("--size", "32", "--rounds", "1", "--device", "cpu")
+    lbfgs = style(tmp_path / "lbfgs", *few, "--iterations", "20")
+    adam = style(tmp_path / "adam", *few, "--iterations", "60", "--optimizer", "adam")
+    assert of(lbfgs, "end")[0]["evaluations"] < 30
     assert of(lbfgs, "step")[-1]["loss"] <= of(adam, "step")[-1]["loss"]
 
 
