@@ -114,7 +114,7 @@ class _Question:
         return _answer(done.returncode, done.stdout, done.stderr)
 
     def on(self, endpoint: Endpoint, settings: GuestSettings) -> list[str]:
-        model = data_files.folder(self.model, self._model_files(), "model")
+        model = data_files.folder(self._model_files(), "model")
         pictures = {f"picture-{n:04d}{i.suffix}": i for n, i in enumerate(self.images)}
         inputs: dict[str, Path | dict[str, Path]] = {model.place: model.source}
         words = [*pictures, "--run", f"{runs.DATA}/{model.place}"]
