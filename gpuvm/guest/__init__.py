@@ -9,14 +9,14 @@ Library errors of paramiko do not leave this package: they become those of gpuvm
 
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint
-from gpuvm.guest.fetch import Fetched, Left, fetch
+from gpuvm.guest.download import Fetched, Left, fetch
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import Alive, Exited, Output, Process, end_all, follow, launch
 from gpuvm.guest.progress import OnProgress, TransferProgress
-from gpuvm.guest.push import Files, Pruned, Pushed, prune_store, push, push_by_content
 from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
 from gpuvm.guest.ssh import CommandResult, Guest, HeldCommand, connect
+from gpuvm.guest.upload import Files, Pruned, Pushed, prune_store, push, push_by_content
 
 __all__ = [
     "METADATA",

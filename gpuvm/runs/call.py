@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpuvm.errors import GuestError
+from gpuvm.events import Events
 from gpuvm.guest import CommandResult, Endpoint, Guest, connect, end_all, push
 from gpuvm.guest.processes import MARK
 from gpuvm.runs.bundle import Workload, check_imports
@@ -33,9 +34,10 @@ def ask(
     folder = f"{settings.work_dir}/{mark}"
     with connect(endpoint) as guest:
         check_imports(guest, settings.python, workload.requires)
-        push_inputs(guest, settings.work_dir, inputs)
+        push_inputs(guest, settings.work_dir, inputs, Events(), python=settings.python)
         try:
-            push(guest, {file.name: file for file in workload.files} | dict(files), folder)
+            sent = {file.name: file for file in workload.files} | dict(files)
+            push(guest, sent, folder, python=settings.python)
             words = [settings.python, workload.program.name]
             words += [in_guest(argument, inputs) for argument in args]
             command = f"cd {shlex.quote(folder)} && {MARK}={mark} exec {shlex.join(words)}"

@@ -12,7 +12,17 @@ from typing import Literal
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
-from gpuvm.guest import Guest, Process, connect, end_all, fetch, launch, push, query_gpus
+from gpuvm.guest import (
+    Guest,
+    Process,
+    TransferProgress,
+    connect,
+    end_all,
+    fetch,
+    launch,
+    push,
+    query_gpus,
+)
 from gpuvm.inventory import Inventory
 from gpuvm.runs import contract, follow, inputs, tf_config
 from gpuvm.runs.bundle import Workload, check_imports
@@ -180,8 +190,12 @@ class _Running:
 
     def push_inputs(self, inputs: Inputs) -> None:
         if inputs:
-            folder = self.settings.work_dir
-            self.guests.each("push_inputs", lambda guest: push_inputs(guest, folder, inputs))
+            folder, python = self.settings.work_dir, self.settings.python
+
+            def push_data(guest: Guest) -> None:
+                push_inputs(guest, folder, inputs, self.events, python=python)
+
+            self.guests.each("push_inputs", push_data)
 
     def train(self) -> None:
         """A port that was lost between choice and use is chosen again, three times at most."""
@@ -218,11 +232,16 @@ class _Running:
 
     def _push(self, guest: Guest) -> bool:
         files: inputs.Files = {file.name: file for file in self.workload.files}
-        push(guest, files | self.resumed.get(guest.name, {}), self._directory)
+        files |= self.resumed.get(guest.name, {})
+        push(guest, files, self._directory, python=self.settings.python)
         return query_gpus(guest).simulated
 
     def _fetch(self, guest: Guest) -> None:
-        fetch(guest, f"{self._directory}/out", self.record.vm_dir(guest.name))
+        def report(progress: TransferProgress) -> None:
+            self.events.progress(guest.name, "fetch", progress.fraction, f"fetching: {progress}")
+
+        folder, here = f"{self._directory}/out", self.record.vm_dir(guest.name)
+        fetch(guest, folder, here, python=self.settings.python, on_progress=report)
 
     def _check_contract(self) -> None:
         said = contract.complaint(

@@ -9,9 +9,11 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from gpuvm.guest import Endpoint
 
@@ -21,11 +23,12 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbi
 
 @dataclass(frozen=True)
 class Server:
-    """``folder/home`` is where files are sent to; ``known_hosts`` is for scp."""
+    """Files go to ``home``; ``known_hosts`` is for scp, and ``log`` has sshd's lines."""
 
     folder: Path
     port: int
     host_key: str
+    log: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -69,23 +72,32 @@ def running(folder: Path) -> Iterator[Server]:
     _configure(folder, port)
     host_key = " ".join((folder / "host.pub").read_text().split()[:2])
     (folder / "known_hosts").write_text(f"[{ADDRESS}]:{port} {host_key}\n")
-    log = folder / "log"
-    with log.open("wb") as errors:
-        sshd = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(folder / "config")],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        assert sshd.stderr is not None
-        for line in sshd.stderr:
-            errors.write(line)
-            if b"Server listening" in line:
-                break
-        try:
-            yield Server(folder, port, host_key)
-        finally:
-            sshd.terminate()
-            sshd.communicate()
+    sshd = subprocess.Popen(
+        [SSHD, "-D", "-e", "-f", str(folder / "config")],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server, listening = Server(folder, port, host_key), threading.Event()
+    reader = threading.Thread(target=_read, args=(sshd.stderr, server.log, listening))
+    reader.start()
+    try:
+        if not listening.wait(30) or not any("Server listening" in line for line in server.log):
+            raise OSError(f"sshd does not listen: {server.log}")
+        yield server
+    finally:
+        sshd.terminate()
+        sshd.wait()
+        reader.join()
+
+
+def _read(errors: IO[str], log: list[str], listening: threading.Event) -> None:
+    with errors:
+        for line in errors:
+            log.append(line)
+            if "Server listening" in line:
+                listening.set()
+    listening.set()  # or it has ended
 
 
 def _configure(folder: Path, port: int) -> None:

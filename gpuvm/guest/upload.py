@@ -12,7 +12,7 @@ from typing import Literal
 from gpuvm import digests
 from gpuvm.errors import BadInput, GuestError
 from gpuvm.guest import conversation, openssh, scripts
-from gpuvm.guest.conversation import BULK_BYTES, Conversation, is_inside, portable
+from gpuvm.guest.conversation import Conversation, is_inside, portable
 from gpuvm.guest.progress import Meter, OnProgress
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import CHUNK
@@ -111,15 +111,17 @@ class _Push:
         whole = sum(source.size for source in contents.values())
         command = scripts.command(self.python, "receive")
         what = f"push to {self.remote_dir}"
-        for bulk in (False, True):
+        ssh = whole >= conversation.BULK_BYTES and openssh.available(self.guest.endpoint)
+        # A store may have all of it already: one look over the open connection.
+        for bulk in (False, True) if self.fill != "move" or not ssh else (True,):
             with conversation.opened(self.guest, command, what, bulk=bulk) as talk:
                 talk.say(self._request(sources))
                 missing = [(contents[d], at) for d, at in talk.checked_answer()["missing"]]
                 left = sum(source.size - offset for source, offset in missing)
-                if bulk or left < BULK_BYTES or not openssh.available(self.guest.endpoint):
+                if bulk or not ssh or left < conversation.BULK_BYTES:
                     _send(talk, missing, Meter(self.on_progress, whole, whole - left))
                     return Pushed(left, whole - left)
-        raise AssertionError("the second way is the last")
+        raise AssertionError("the last way is taken in any case")
 
     def _request(self, sources: Mapping[str, _Source]) -> dict[str, object]:
         return {
@@ -154,11 +156,27 @@ def _send(talk: Conversation, missing: Sequence[tuple[_Source, int]], meter: Met
                 talk.send(chunk)
                 meter.count(len(chunk))
     answer = talk.checked_answer()
-    for source, _ in missing:
-        if source.digest == answer.get("changed") and isinstance(source.content, Path):
-            digests.forget(source.content)
-            raise _changed(source.content, talk.guest.name)
+    if "changed" in answer:
+        raise _arrived_wrong(
+            next(source for source, _ in missing if source.digest == answer["changed"]),
+            talk.guest.name,
+        )
     meter.finish()
+
+
+def _arrived_wrong(source: _Source, guest: str) -> GuestError:
+    """The file is not what it was, or a part that the guest had is not its beginning."""
+    name = "a file"
+    if isinstance(source.content, Path):
+        name = str(source.content)
+        digests.forget(source.content)
+        with _readable():
+            if digests.digest(source.content) != source.digest:
+                return _changed(source.content, guest)
+    return GuestError(
+        f"{guest}: {name}: what arrived is not what was sent (SHA-256)",
+        hint="run the command again",
+    )
 
 
 def _chunks(source: _Source, offset: int, guest: str) -> Iterator[bytes | memoryview]:

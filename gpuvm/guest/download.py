@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from gpuvm.errors import GuestError
 from gpuvm.guest import conversation, openssh, scripts
-from gpuvm.guest.conversation import BULK_BYTES, Conversation, is_inside, local, portable
+from gpuvm.guest.conversation import Conversation, is_inside, local, portable
 from gpuvm.guest.progress import Meter, OnProgress
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import CHUNK
@@ -66,7 +66,11 @@ def fetch(
             listed = [_There(*file) for file in talk.checked_answer()["files"]]
             fetching = _Fetch(talk, local_dir, [f for f in listed if f.matches(patterns)])
             left = fetching.choose(limit_bytes)
-            if bulk or fetching.size < BULK_BYTES or not openssh.available(guest.endpoint):
+            if (
+                bulk
+                or fetching.size < conversation.BULK_BYTES
+                or not openssh.available(guest.endpoint)
+            ):
                 return Fetched(tuple(sorted(fetching.run(on_progress))), left)
     raise AssertionError("the second way is the last")
 
@@ -111,20 +115,22 @@ class _Fetch:
         return sum(file.size for file in self._wanted)
 
     def run(self, on_progress: OnProgress | None) -> list[Path]:
-        there = sum(file.size for file in self._here)
-        meter = Meter(on_progress, there + self.size, there)
         wanted = [file for file in self._wanted if self._leads_inside(file)]
         begun = [self._begun(file) for file in wanted]
+        here = sum(file.size for file in self._here)
+        meter = Meter(on_progress, here + self.size, here + sum(one.size for one in begun))
         self._talk.say([(f.name, b.size, b.sha256) for f, b in zip(wanted, begun, strict=True)])
         arrived = [self._path(file) for file in self._here]
-        arrived += [self._path(file) for file in wanted if self._receive(file, meter)]
+        for file, one in zip(wanted, begun, strict=True):
+            if self._receive(file, one.size, meter):
+                arrived.append(self._path(file))
         if self._failed:
             more = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
             raise GuestError(f"{self._talk.guest.name}: {self._failed[0]}{more}")
         meter.finish()
         return arrived
 
-    def _receive(self, file: _There, meter: Meter) -> bool:
+    def _receive(self, file: _There, begun: int, meter: Meter) -> bool:
         """Reads one file from the stream; False when it is not right."""
         header = self._talk.answer()
         if "error" in header:
@@ -132,6 +138,7 @@ class _Fetch:
             return False
         size, offset = int(header["size"]), int(header["offset"])
         part = self._part(file)
+        meter.count(offset - begun)  # the beginning may be that of an older file
         try:
             have = self._copy(file, part, size, offset, meter)
             trailer = self._talk.answer()
@@ -161,7 +168,6 @@ class _Fetch:
         with copy:
             have = _hash_of(copy, offset)
             copy.truncate(offset)
-            meter.count(offset)
             while offset < size:
                 chunk = self._talk.some(min(CHUNK, size - offset))
                 have.update(chunk)
