@@ -20,7 +20,7 @@ from gpuvm.guest.progress import Meter, OnProgress
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import CHUNK
 
-WORTH_KEEPING = CHUNK
+WORTH_KEEPING = 1 << 20
 """What has come of a file when the connection breaks is kept from this size on."""
 
 

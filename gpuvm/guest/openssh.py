@@ -17,6 +17,7 @@ from typing import IO, cast
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.streams import CHUNK
 
+PIPE = 1 << 20
 ALIAS = "guest"
 SSH_FAILED = 255
 
@@ -64,7 +65,7 @@ def opened(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 bufsize=0,
-                pipesize=CHUNK,
+                pipesize=PIPE,
                 start_new_session=True,  # Ctrl-C is for us, and we end it
             )
             with process:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import paramiko
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 
 class Stream(Protocol):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,21 +107,26 @@ class _Push:
     on_progress: OnProgress | None
 
     def run(self) -> Pushed:
-        sources = _sources(self.files)
-        contents = {source.digest: source for source in sources.values()}
-        whole = sum(source.size for source in contents.values())
+        stats = _stats(self.files)
+        most = sum(stat.st_size for stat in stats.values())
+        most += sum(len(content) for content in self.files.values() if isinstance(content, bytes))
+        ssh = most >= conversation.BULK_BYTES and openssh.available(self.guest.endpoint)
         command = scripts.command(self.python, "receive")
         what = f"push to {self.remote_dir}"
-        ssh = whole >= conversation.BULK_BYTES and openssh.available(self.guest.endpoint)
-        # A store may have all of it already: one look over the open connection.
-        for bulk in (False, True) if self.fill != "move" or not ssh else (True,):
-            with conversation.opened(self.guest, command, what, bulk=bulk) as talk:
-                talk.say(self._request(sources))
-                missing = [(contents[d], at) for d, at in talk.checked_answer()["missing"]]
-                left = sum(source.size - offset for source, offset in missing)
-                if bulk or not ssh or left < conversation.BULK_BYTES:
-                    _send(talk, missing, Meter(self.on_progress, whole, whole - left))
-                    return Pushed(left, whole - left)
+        with ThreadPoolExecutor(1) as beside:  # files are read while the guest is being reached
+            reading = beside.submit(_sources, self.files, stats)
+            # A store may have all of it already: one look over the open connection.
+            for bulk in (True,) if ssh and self.fill == "move" else (False, True):
+                with conversation.opened(self.guest, command, what, bulk=bulk) as talk:
+                    sources = reading.result()
+                    contents = {source.digest: source for source in sources.values()}
+                    talk.say(self._request(sources))
+                    missing = [(contents[d], at) for d, at in talk.checked_answer()["missing"]]
+                    left = sum(source.size - offset for source, offset in missing)
+                    if bulk or not ssh or left < conversation.BULK_BYTES:
+                        whole = sum(source.size for source in contents.values())
+                        _send(talk, missing, Meter(self.on_progress, whole, whole - left))
+                        return Pushed(left, whole - left)
         raise AssertionError("the last way is taken in any case")
 
     def _request(self, sources: Mapping[str, _Source]) -> dict[str, object]:
@@ -132,15 +138,18 @@ class _Push:
         }
 
 
-def _sources(files: Files) -> dict[str, _Source]:
-    """By name. A file whose digest is not known is read here, so before anything is sent."""
+def _stats(files: Files) -> dict[str, os.stat_result]:
     for name in files:
         if not is_inside(name):
             raise BadInput(f"{name!r} leads out of the folder that it should go to")
-    paths = {name: file for name, file in files.items() if isinstance(file, Path)}
     with _readable():
-        found = digests.digests(paths)
-        stats = {name: file.stat() for name, file in paths.items()}
+        return {name: file.stat() for name, file in files.items() if isinstance(file, Path)}
+
+
+def _sources(files: Files, stats: Mapping[str, os.stat_result]) -> dict[str, _Source]:
+    """By name. A file whose digest is not known is read here, so before anything is sent."""
+    with _readable():
+        found = digests.digests({n: file for n, file in files.items() if isinstance(file, Path)})
     return {
         name: _Source(file, len(file), hashlib.sha256(file).hexdigest(), 0o644)
         if isinstance(file, bytes)

@@ -23,13 +23,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-CHUNK = 1 << 20
-F_SETPIPE_SZ = 1031
+CHUNK = 1 << 18
+F_SETPIPE_SZ, PIPE = 1031, 1 << 20
 
 
 def main() -> None:
     with contextlib.suppress(OSError):  # not every stream is a pipe
-        fcntl.fcntl(1, F_SETPIPE_SZ, CHUNK)
+        fcntl.fcntl(1, F_SETPIPE_SZ, PIPE)
     out = sys.stdout.buffer
     out.write(b"gpuvm-files\n")
     try:
