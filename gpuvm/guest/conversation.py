@@ -30,6 +30,11 @@ def local(name: str) -> str:
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
+def printable(text: str) -> str:
+    """What a guest says, or calls a file, as it may stand in a message for a terminal."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def is_inside(name: str) -> bool:
     """Whether a relative name stays in its folder."""
     return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
@@ -58,7 +63,8 @@ class Conversation:
     def checked_answer(self) -> dict[str, Any]:
         answer = self.answer()
         if "error" in answer:
-            raise GuestError(f"{self.guest.name}: {self._what}: {answer['error']}")
+            why = printable(str(answer["error"]))
+            raise GuestError(f"{self.guest.name}: {self._what}: {why}")
         return answer
 
     def line(self) -> bytes:
