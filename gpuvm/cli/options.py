@@ -1,6 +1,7 @@
 """The options that several commands share, each defined once."""
 
 import enum
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,4 +124,25 @@ DatastoreOption = Annotated[
 NetworkOption = Annotated[
     str | None,
     typer.Option("--network", help="Instead of the template's network.", metavar="NAME"),
+]
+
+
+def _bytes(text: str) -> int:
+    """Bytes of ``500M`` or ``2G``; -1 for ``none``."""
+    match = re.fullmatch(r"(\d{1,9})([KMGT]?)(i?B?)", text.strip(), re.IGNORECASE)
+    if text.strip().lower() == "none":
+        return -1
+    if match is None:
+        raise BadInput(f"--fetch-limit: '{text}' is not a size", hint="such as 500M, 2G or none")
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+
+
+FetchLimitOption = Annotated[
+    int,
+    typer.Option(
+        "--fetch-limit",
+        parser=_bytes,
+        help="Of each VM's results, at most so much is fetched, small files first: 500M, 2G, none.",
+        metavar="SIZE",
+    ),
 ]

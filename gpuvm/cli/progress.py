@@ -134,6 +134,7 @@ class RunWatch(runs.Watch):
         self._latest: dict[str, runs.Progress] = {}
         self._seen: dict[str, int] = {}
         self._phases: set[str] = set()
+        self._transfers: dict[str, Event] = {}
         self._live: Live | None = None
         self._lock = threading.Lock()
         if not self._json:
@@ -196,14 +197,29 @@ class RunWatch(runs.Watch):
         if event.kind in ("note", "warning"):
             who = f"{event.vm}: " if event.vm else ""
             output.stderr.print(f"  {who}{printable(event.text or '')}", markup=False)
+        elif event.kind == "progress":
+            self._transfer(event, event.vm or "")
         elif event.kind == "phase" and event.state == "start" and event.name not in self._phases:
             self._phases.add(event.name)
             output.stderr.print(f"  {event.name.replace('_', ' ')}", markup=False)
+
+    def _transfer(self, event: Event, vm: str) -> None:
+        """A transfer's line; off a terminal, at each tenth of it."""
+        before = self._transfers.pop(vm, None)
+        fraction = event.fraction or 0.0
+        if fraction < 1:
+            self._transfers[vm] = event
+        if self._live is not None:
+            self._live.update(self._table())
+        elif before is not None and int((before.fraction or 0.0) * 10) < int(fraction * 10):
+            output.stderr.print(f"  {vm}: {event.text}", markup=False)
 
     def _table(self) -> Table:
         drawn = Table(box=None, show_header=False)
         for vm in sorted(self._latest):
             drawn.add_row(escape(_text(self._latest[vm])))
+        for vm, event in sorted(self._transfers.items()):
+            drawn.add_row(escape(f"{vm}: {event.text}"))
         return drawn
 
 

@@ -16,6 +16,7 @@ from gpuvm.cli import output, spec_options, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
+    FetchLimitOption,
     FileOption,
     JsonOption,
     NameOption,
@@ -117,6 +118,7 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Do not show what it prints.")
     ] = False,
+    fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
     yes: YesOption = False,
     file: FileOption = None,
     deployment: NameOption = None,
@@ -156,6 +158,7 @@ def run(
         then="shutdown" if then else None,
         detach=detach,
         healthy=not ignore_health,
+        fetch_limit=None if fetch_limit < 0 else fetch_limit,
         environment=_variables(env or [], env_file, secret or []),
     )
     chosen, arguments = _chosen(name, arguments or [], project, requirements)

@@ -16,6 +16,7 @@ from gpuvm.cli import output, run_summary, spec_options, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
+    FetchLimitOption,
     FileOption,
     JsonOption,
     NameOption,
@@ -146,6 +147,8 @@ def attach(
     with _guests(ctx, context, file, deployment) as guests:
         record, members = guests.run(run)
         guests.warn_of_missing(record, members)
+    for text in guests.warnings:
+        output.warn(printable(text))
     events = Events(record.sink)
     with RunWatch(events, state, members, quiet=quiet) as watch:
         settings = guests.session.context.guest
@@ -200,6 +203,11 @@ def logs(
 def fetch(
     ctx: typer.Context,
     run: RunArgument,
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only files that match, such as '*.csv'.", metavar="[PATTERN]..."),
+    ] = None,
+    fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
     file: FileOption = None,
     deployment: NameOption = None,
     context: ContextOption = None,
@@ -212,17 +220,33 @@ def fetch(
 
         gpuvm fetch train-20261127-091500-ab12
 
+        gpuvm fetch train '*.keras' --fetch-limit none
+
     It works while the run goes on, and after it, until 'gpuvm runs prune' or 'gpuvm teardown'.
     """
     with _guests(ctx, context, file, deployment) as guests:
         record, members = guests.run(run)
         guests.warn_of_missing(record, members)
-        runs.fetch_run(record, members, guests.session.context.guest, guests.events)
+        runs.fetch_run(
+            record,
+            members,
+            guests.session.context.guest,
+            guests.events,
+            patterns=patterns or [],
+            limit_bytes=None if fetch_limit < 0 else fetch_limit,
+        )
         known = runs.list_runs(members, guests.session.context.guest, guests.events)
     _settle(record, next((one for one in known if one.run_id == record.run_id), None))
     if not ctx.ensure_object(State).json:
+        for text in guests.warnings:
+            output.warn(printable(text))
         output.line(f"results: {record.dir}")
-    data = {"run_id": record.run_id, "dir": str(record.dir), "status": record.manifest.status}
+    data = {
+        "run_id": record.run_id,
+        "dir": str(record.dir),
+        "status": record.manifest.status,
+        "warnings": guests.warnings,
+    }
     output.finish(ctx, output.Result("fetch", data))
 
 
@@ -340,8 +364,7 @@ class _Guests:
         there = {member.name for member in members}
         for vm in record.manifest.vms:
             if vm.name not in there:
-                self.warnings.append(f"{vm.name}, which takes part in it, is not on")
-                output.warn(self.warnings[-1])
+                self.events.warning("it takes part in the run and is not on", vm.name)
 
 
 @contextmanager

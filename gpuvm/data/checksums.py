@@ -1,22 +1,18 @@
 """Hashes of files and folders, and downloads that are checked by them.
 
-A hash is computed once and kept until a size or a time of change differs; a download with another
-hash than the known one is thrown away.
+A download with another hash than the known one is thrown away.
 """
 
-import contextlib
 import hashlib
-import json
 import os
-import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from gpuvm import paths
 from gpuvm.data.catalogue import BY_HAND, KNOWN, Entry, Known
+from gpuvm.digests import digest, digests
 from gpuvm.errors import BadInput, GpuvmError, NotFound
 from gpuvm.events import Events
 
@@ -24,18 +20,14 @@ SHOWN = 24
 """So much of a SHA-256 is a name that nothing else has."""
 
 
-def digest(file: Path, algorithm: str) -> str:
-    return _digests(file, {"": file}, algorithm)[""]
-
-
 def content(file: Path) -> str:
     """What a guest knows the file by: the beginning of its SHA-256."""
-    return digest(file, "sha256")[:SHOWN]
+    return digest(file)[:SHOWN]
 
 
-def content_of_folder(folder: Path, files: Mapping[str, Path]) -> str:
+def content_of_folder(files: Mapping[str, Path]) -> str:
     """By the names and the contents of its files."""
-    found = _digests(folder, files, "sha256")
+    found = digests(files)
     whole = hashlib.sha256()
     for name in sorted(found):
         whole.update(f"{found[name]} {name}\0".encode(errors="surrogateescape"))
@@ -57,53 +49,6 @@ def files_below(folder: Path) -> dict[str, Path]:
             if file.is_file():
                 found[file.relative_to(folder).as_posix()] = file
     return found
-
-
-def _digests(root: Path, files: Mapping[str, Path], algorithm: str) -> dict[str, str]:
-    kept = _read(root)
-    found = {
-        name: _one(file, algorithm, kept.get(f"{algorithm}:{name}")) for name, file in files.items()
-    }
-    now = {f"{algorithm}:{name}": entry for name, entry in found.items()}
-    others = {key: entry for key, entry in kept.items() if not key.startswith(f"{algorithm}:")}
-    if now.items() - kept.items():
-        _write(root, others | now)
-    return {name: entry[2] for name, entry in found.items()}
-
-
-_Entry = tuple[int, int, str]
-"""Size, time of change in nanoseconds, digest."""
-
-
-def _one(file: Path, algorithm: str, kept: _Entry | None) -> _Entry:
-    there = file.stat()
-    if kept is not None and kept[:2] == (there.st_size, there.st_mtime_ns):
-        return kept
-    with file.open("rb") as opened:
-        return there.st_size, there.st_mtime_ns, hashlib.file_digest(opened, algorithm).hexdigest()
-
-
-def _read(root: Path) -> dict[str, _Entry]:
-    """Nothing, when it is not there or not what we write."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = json.loads(_file(root).read_text(encoding="utf-8"))
-        return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in kept.items()}
-    return {}
-
-
-def _write(root: Path, entries: Mapping[str, _Entry]) -> None:
-    """In one step; a cache that cannot be written only costs time."""
-    file = _file(root)
-    half = file.with_suffix(f".{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(json.dumps(entries), encoding="utf-8")
-        half.replace(file)
-
-
-def _file(root: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:SHOWN]
-    return paths.cache_dir() / "digests" / f"{name}.json"
 
 
 CHUNK = 1 << 20

@@ -34,9 +34,9 @@ def resolve(argument: str) -> Named | None:
     return _named(_path(value), value, f"{option}{equals}")
 
 
-def folder(root: Path, files: dict[str, Path], name: str, option: str = "") -> Named:
-    """These files below ``root``, for the guest a folder of that name."""
-    return Named(f"{checksums.content_of_folder(root, files)}/{name}", files, option)
+def folder(files: dict[str, Path], name: str, option: str = "") -> Named:
+    """Files by their paths below a folder, for the guest a folder of that name."""
+    return Named(f"{checksums.content_of_folder(files)}/{name}", files, option)
 
 
 def file(path: Path, option: str = "") -> Named:
@@ -68,7 +68,7 @@ def _named(source: Path, value: str, option: str) -> Named:
     files = checksums.files_below(source)
     if not files:
         raise BadInput(f"{value}: there is no file in this folder")
-    return folder(source, files, source.resolve().name or "data", option)
+    return folder(files, source.resolve().name or "data", option)
 
 
 def _fetched(known: Known) -> Path:

@@ -9,6 +9,7 @@ Library errors of paramiko do not leave this package: they become those of gpuvm
 
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.download import Fetched, Left, fetch
 from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, look_at_gpus
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
@@ -32,9 +33,10 @@ from gpuvm.guest.processes import (
     prune,
     take_place,
 )
+from gpuvm.guest.progress import OnProgress, TransferProgress
 from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
 from gpuvm.guest.ssh import CommandResult, Guest, HeldCommand, connect
-from gpuvm.guest.transfer import fetch, push
+from gpuvm.guest.upload import Files, Pruned, Pushed, prune_store, push, push_by_content
 
 __all__ = [
     "METADATA",
@@ -44,16 +46,23 @@ __all__ = [
     "Endpoint",
     "Exited",
     "Expected",
+    "Fetched",
+    "Files",
     "FixedAddress",
     "GPUHealth",
     "GPUProcess",
     "Guest",
     "HeldCommand",
     "Launched",
+    "Left",
     "Listed",
+    "OnProgress",
     "Output",
     "Process",
+    "Pruned",
+    "Pushed",
     "Ready",
+    "TransferProgress",
     "cancel",
     "collect_project",
     "connect",
@@ -69,7 +78,9 @@ __all__ = [
     "look_at_gpus",
     "mark_project",
     "prune",
+    "prune_store",
     "push",
+    "push_by_content",
     "query_gpus",
     "take_place",
     "user_data",

@@ -26,6 +26,8 @@ from gpuvm.guest import keys
 
 CONNECT_S, BANNER_S, LOGIN_S = 10.0, 15.0, 30.0
 KEEPALIVE_S = 15
+FAST = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+"""Encrypts and authenticates in one go, so in half the time of AES-CTR with an HMAC."""
 MOST_KEYS = 5
 """sshd hangs up after six (MaxAuthTries), which would look like a broken connection."""
 
@@ -88,12 +90,13 @@ def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
         with _unreachable(endpoint):
             options = transport.get_security_options()
             options.key_types = keys.preferred(pinned, tuple(options.key_types))
+            options.ciphers = tuple(sorted(options.ciphers, key=lambda cipher: cipher not in FAST))
             transport.start_client(timeout=min(timeout_s, BANNER_S))
             shown = transport.get_remote_server_key()
             first_use = _check_host_key(endpoint, pinned, shown)
             _log_in(transport, endpoint)
         if first_use:
-            keys.keep(endpoint.identity, (_line(shown),))
+            keys.keep(endpoint.identity, (key_line(shown),))
         close_if_refused.pop_all()
     transport.set_keepalive(KEEPALIVE_S)
     return transport
@@ -129,7 +132,7 @@ def _transport(connection: socket.socket) -> paramiko.Transport:
 
 def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko.PKey) -> bool:
     """Whether the key is to be kept as the first one seen."""
-    if _line(shown) in pinned:
+    if key_line(shown) in pinned:
         return False
     if pinned:
         raise HostKeyMismatch(
@@ -176,5 +179,6 @@ def _own_key(file: Path) -> tuple[paramiko.PKey, ...]:
         raise BadInput(f"SSH key {file} cannot be used: {error}") from None
 
 
-def _line(key: paramiko.PKey) -> str:
+def key_line(key: paramiko.PKey) -> str:
+    """As known_hosts has it: the type and the key."""
     return f"{key.get_name()} {key.get_base64()}"

@@ -1,4 +1,4 @@
-"""One SSH connection to one guest: run, stream, push, fetch.
+"""One SSH connection to one guest: run, stream, open.
 
 with connect(endpoint, timeout_s=30) as guest:
     guest.run(["nvidia-smi", "-L"], timeout_s=20).stdout
@@ -21,7 +21,9 @@ import paramiko
 import stamina
 
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest.connection import Endpoint, open_transport
+from gpuvm.guest import openssh
+from gpuvm.guest.connection import Endpoint, key_line, open_transport
+from gpuvm.guest.streams import ChannelStream, Stream
 
 CHUNK = 1 << 16
 TIMED_OUT = 124
@@ -61,6 +63,7 @@ class Guest:
 
     def __init__(self, endpoint: Endpoint, transport: paramiko.Transport) -> None:
         self.endpoint, self._transport = endpoint, transport
+        self._beside: set[openssh.ProcessStream] = set()
 
     @property
     def name(self) -> str:
@@ -75,6 +78,8 @@ class Guest:
     def close(self) -> None:
         """Whoever still waits for this guest gets GuestUnreachable."""
         self._transport.close()
+        for stream in tuple(self._beside):
+            stream.kill()
 
     def run(
         self,
@@ -151,6 +156,31 @@ class Guest:
             yield HeldCommand(channel)
             channel.shutdown_write()
             self._status(channel, time.monotonic() + silent_s)
+
+    @contextlib.contextmanager
+    def open(self, command: Sequence[str], *, silent_s: float, what: str) -> Iterator[Stream]:
+        """A command's input and output; it is left to end by itself when the block does.
+
+        What breaks in the block becomes GuestUnreachable, and GuestError when nothing has moved
+        for ``silent_s``.
+        """
+        with self._breaks(what, silent_s), self._channel() as channel:
+            channel.exec_command(_quoted(command))
+            yield ChannelStream(channel, silent_s)
+
+    @contextlib.contextmanager
+    def open_openssh(
+        self, command: Sequence[str], *, silent_s: float, what: str
+    ) -> Iterator[Stream]:
+        """Like ``open`` over a connection of the system's ssh, to the same host key."""
+        shown = key_line(self._transport.get_remote_server_key())
+        carrier = openssh.opened(self.endpoint, shown, _quoted(command), silent_s)
+        with self._breaks(what, silent_s), carrier as stream:
+            self._beside.add(stream)
+            try:
+                yield stream
+            finally:
+                self._beside.discard(stream)
 
     def _channel(self) -> contextlib.AbstractContextManager[paramiko.Channel]:
         return contextlib.closing(self._transport.open_session(timeout=GRACE_S))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpuvm.errors import GuestError
+from gpuvm.events import Events
 from gpuvm.guest import CommandResult, Endpoint, Guest, connect, end_all, push
 from gpuvm.guest.processes import MARK
 from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
@@ -33,9 +34,9 @@ def ask(
     folder = f"{settings.work_dir}/{mark}"
     with connect(endpoint) as guest:
         check_imports(guest, settings.python, workload.requires)
-        push_inputs(guest, settings.work_dir, inputs)
+        push_inputs(guest, settings.work_dir, inputs, Events(), python=settings.python)
         try:
-            push(guest, {**workload.files, **files}, folder)
+            push(guest, {**workload.files, **files}, folder, python=settings.python)
             words = [settings.python, *workload.command]
             words += [in_guest(argument, inputs) for argument in args]
             environment = f"{MARK}={mark} {SAFE_PATH}="

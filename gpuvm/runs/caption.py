@@ -41,7 +41,7 @@ class Captioner:
         self, endpoint: Endpoint, settings: GuestSettings, images: Sequence[Path], beam: int
     ) -> list[str]:
         """The same, computed in a guest, which gets the model once. Raises GuestError too."""
-        model = data.folder(self.model, self._files(), "model")
+        model = data.folder(self._files(), "model")
         pictures = {f"picture-{n:04d}{i.suffix}": i for n, i in enumerate(images)}
         inputs: dict[str, Path | Folder] = {model.place: model.source}
         words = [*pictures, "--run", f"{DATA}/{model.place}"]

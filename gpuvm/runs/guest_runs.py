@@ -20,7 +20,7 @@ from gpuvm.guest import Alive, Exited, Guest, Listed, Output, connect, follow, l
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.results import Manifest
 from gpuvm.runs.fan_out import Everywhere, Member
-from gpuvm.runs.watched import WatchedRun
+from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
@@ -166,10 +166,20 @@ def _lines(news: Iterator[Output | Alive | Exited]) -> Iterator[tuple[bool, str]
 
 
 def fetch_run(
-    record: results.Run, members: Sequence[Member], settings: GuestSettings, events: Events
+    record: results.Run,
+    members: Sequence[Member],
+    settings: GuestSettings,
+    events: Events,
+    *,
+    patterns: Sequence[str] = (),
+    limit_bytes: int | None = LIMIT_BYTES,
 ) -> None:
-    """Copy what the run has written so far into its record; raises GuestError."""
+    """Copy what the run has written so far into its record: what matches one of the patterns.
+
+    What exceeds ``limit_bytes`` in a guest is named in a warning. Raises GuestError.
+    """
     work = WatchedRun(tuple(members), settings, Distributed(), record, events)
+    work.patterns, work.limit_bytes = patterns, limit_bytes
     work.guests.each("fetch", work.fetch_from)
 
 

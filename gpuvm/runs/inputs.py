@@ -4,18 +4,20 @@ A place is ``HASH/NAME`` below the guest's data folder, which lies beside the fo
 Checkpoints of an earlier run are inputs of one that resumes it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpuvm import results
 from gpuvm.errors import PreflightRefused
-from gpuvm.guest import Guest, push
+from gpuvm.events import Events
+from gpuvm.guest import Guest, TransferProgress, push_by_content
+from gpuvm.guest.progress import size
 
 DATA = "data"
+STORE = "store"
+"""Contents by their hash, beside DATA: what several folders share is sent and kept once."""
 WHOLE = ".whole"
-"""Sent after the last file of a folder: without it, the folder came only in part."""
-PART_BYTES = 256 << 20
-"""So much of a folder goes in one stream, since each is gathered on this machine's disk first."""
+"""The last file of a folder: without it, the folder came only in part."""
 
 Folder = Mapping[str, Path]
 """Its files by their paths below it."""
@@ -23,14 +25,27 @@ Inputs = Mapping[str, Path | Folder]
 """Files and folders by their place."""
 
 
-def push_inputs(guest: Guest, work_dir: str, inputs: Inputs) -> None:
-    """What the guest has already is not sent again."""
+def push_inputs(
+    guest: Guest, work_dir: str, inputs: Inputs, events: Events, *, python: str = "python3"
+) -> None:
+    """What the guest has already is not sent again; what broke off is continued.
+
+    Data is read-only in the guest. Raises as ``gpuvm.guest.push`` does.
+    """
     data = f"{work_dir}/{DATA}"
     for place, source in inputs.items():
-        if not isinstance(source, Path):
-            _push_folder(guest, data, place, source)
-        elif _size(guest, f"{data}/{place}") != source.stat().st_size:
-            push(guest, {place: source}, data)
+        if _is_there(guest, data, place, source):
+            continue
+        report = _Report(guest.name, place.rpartition("/")[2], events)
+        push_by_content(
+            guest,
+            {place: source} if isinstance(source, Path) else _whole(place, source),
+            data,
+            f"{work_dir}/{STORE}",
+            fill="link",
+            python=python,
+            on_progress=report,
+        )
 
 
 def in_guest(argument: str, inputs: Inputs, cwd: str = ".") -> str:
@@ -47,13 +62,19 @@ def in_guest(argument: str, inputs: Inputs, cwd: str = ".") -> str:
     return f"{option}{equals}{up}{value}" if known else argument
 
 
-def _push_folder(guest: Guest, data: str, place: str, folder: Folder) -> None:
-    mark = f"{place.partition('/')[0]}/{WHOLE}"
-    if _size(guest, f"{data}/{mark}") is not None:
-        return
-    for part in _parts(folder):
-        push(guest, {f"{place}/{name}": file for name, file in part.items()}, data)
-    push(guest, {mark: b""}, data)
+def _whole(place: str, folder: Folder) -> dict[str, Path | bytes]:
+    files: dict[str, Path | bytes] = {f"{place}/{name}": file for name, file in folder.items()}
+    return files | {_mark(place): b""}
+
+
+def _mark(place: str) -> str:
+    return f"{place.partition('/')[0]}/{WHOLE}"
+
+
+def _is_there(guest: Guest, data: str, place: str, source: Path | Folder) -> bool:
+    if isinstance(source, Path):
+        return _size(guest, f"{data}/{place}") == source.stat().st_size
+    return _size(guest, f"{data}/{_mark(place)}") is not None
 
 
 def _size(guest: Guest, path: str) -> int | None:
@@ -63,17 +84,19 @@ def _size(guest: Guest, path: str) -> int | None:
     return int(there.stdout) if there.exit_status == 0 else None
 
 
-def _parts(folder: Folder) -> Iterator[Folder]:
-    part: dict[str, Path] = {}
-    size = 0
-    for name, file in folder.items():
-        part[name] = file
-        size += file.stat().st_size
-        if size >= PART_BYTES:
-            yield part
-            part, size = {}, 0
-    if part:
-        yield part
+class _Report:
+    """Shows how far a push is, and first what the guest had of it."""
+
+    def __init__(self, vm: str, name: str, events: Events) -> None:
+        self._vm, self._name, self._events, self._begun = vm, name, events, False
+
+    def __call__(self, progress: TransferProgress) -> None:
+        if not self._begun and progress.there:
+            there, whole = size(progress.there), size(progress.whole)
+            self._events.note(f"{self._name}: {there} of {whole} are there already", self._vm)
+        self._begun = True
+        text = f"{self._name}: {progress}"
+        self._events.progress(self._vm, "push_inputs", progress.fraction, text)
 
 
 CHECKPOINTS = "checkpoints"

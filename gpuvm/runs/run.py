@@ -24,6 +24,7 @@ from gpuvm.guest import (
     look_at_gpus,
     mark_project,
     push,
+    push_by_content,
     query_gpus,
     take_place,
 )
@@ -33,7 +34,7 @@ from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import TIMINGS, Watch
 from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
-from gpuvm.runs.watched import WatchedRun
+from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
@@ -41,6 +42,8 @@ MANIFEST = "run.json"
 """In a run's folder in each guest: what another operator needs to take the run up."""
 REQUIREMENTS = "requirements"
 """Where a requirements file lies that is not part of the project."""
+STORE = "store"
+"""Below the folder of all runs: contents that projects had before, by their hashes."""
 PORT_RETRIES = 3
 QUEUED_START_S = 7 * 24 * 3600.0
 """Start deadline of a worker whose peers may still wait for their guests."""
@@ -64,6 +67,8 @@ class Terms:
     """More variables for the program; they may be secret, and are written nowhere."""
     wheelhouse: str | None = None
     """A folder of wheels among the inputs, ``DATA/place``, that requirements come from."""
+    fetch_limit: int | None = LIMIT_BYTES
+    """Bytes of each guest's output that are fetched; None for all of it."""
 
 
 def run(
@@ -97,6 +102,7 @@ def run(
     checkpoints = _checkpoints(resume, members, distributed=distributed)
     work = WatchedRun(tuple(members), guest, distribution, record, events, watch)
     work.resumed, work.queued = bool(checkpoints), terms.gpu == "queue"
+    work.limit_bytes = terms.fetch_limit
     in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
     start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
     try:
@@ -106,8 +112,7 @@ def run(
         raise
     with work.accounted_for():
         if inputs:
-            work_dir = guest.work_dir
-            work.guests.each("push_inputs", lambda one: push_inputs(one, work_dir, inputs))
+            start.push_inputs(inputs)
         start.push()
         if terms.detach:
             start.launch()
@@ -219,6 +224,14 @@ class _Start:
             ]
         )
 
+    def push_inputs(self, inputs: Inputs) -> None:
+        folder, python = self.work.settings.work_dir, self.work.settings.python
+
+        def push_data(guest: Guest) -> None:
+            push_inputs(guest, folder, inputs, self.work.events, python=python)
+
+        self.work.guests.each("push_inputs", push_data)
+
     def train(self) -> None:
         """A port that was lost between choice and use is chosen again, three times at most."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
@@ -303,9 +316,13 @@ class _Start:
         files[MANIFEST] = self.work.record.manifest.model_dump_json(by_alias=True).encode()
         if workload.requirements is not None:
             files[f"{REQUIREMENTS}/{workload.requirements.name}"] = workload.requirements
-        push(guest, files, directory)
         if workload.own:
+            store = f"{self.work.settings.work_dir}/{STORE}"
+            report = self.work.reporter(guest, "push", "sending")
+            push_by_content(guest, files, directory, store, python=python, on_progress=report)
             mark_project(guest, python, directory)
+        else:
+            push(guest, files, directory, python=python)
         if workload.requirements is not None:
             self.pythons[guest.name] = self._environment(guest, workload.requirements)
         return query_gpus(guest).simulated

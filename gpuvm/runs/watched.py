@@ -10,13 +10,25 @@ from dataclasses import dataclass, field
 from gpuvm import results
 from gpuvm.errors import GpuvmError, Interrupted
 from gpuvm.events import Events
-from gpuvm.guest import Guest, cancel, collect_project, end_all, fetch, hold
+from gpuvm.guest import (
+    Guest,
+    OnProgress,
+    TransferProgress,
+    cancel,
+    collect_project,
+    end_all,
+    fetch,
+    hold,
+)
 from gpuvm.runs import contract, follow, inputs
 from gpuvm.runs.fan_out import Everywhere, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
+LIMIT_BYTES = 2 << 30
+SHOWN = 5
+"""Files that were not fetched are named up to so many."""
 LOOK_S = 1.0
 GRACE_S = 3.0
 """Grace period after the first failure: it tells the worker that died from its victims."""
@@ -64,6 +76,10 @@ class WatchedRun:
     """It may still be in a queue."""
     resumed: bool = False
     """It goes on from where an earlier process of ours, or an earlier run, has left it."""
+    patterns: Sequence[str] = ()
+    """Globs of what is fetched; everything without any."""
+    limit_bytes: int | None = LIMIT_BYTES
+    """Of each guest's output, in all; what exceeds it is named instead."""
     fetched: bool = False
     left: bool = False
     """It goes on without its operator."""
@@ -190,9 +206,35 @@ class WatchedRun:
             self.guests.quietly(self.fetch_from)
 
     def fetch_from(self, guest: Guest) -> None:
+        python, patterns, limit = self.settings.python, self.patterns, self.limit_bytes
         if self.record.manifest.project:
-            collect_project(guest, self.settings.python, self.directory)
-        fetch(guest, f"{self.directory}/out", self.record.vm_dir(guest.name))
+            collect_project(guest, python, self.directory)
+        fetched = fetch(
+            guest,
+            f"{self.directory}/out",
+            self.record.vm_dir(guest.name),
+            patterns=patterns,
+            limit_bytes=limit,
+            python=python,
+            on_progress=self.reporter(guest, "fetch", "fetching"),
+        )
+        if fetched.left:
+            size = sum(one.size for one in fetched.left)
+            names = ", ".join(one.name for one in fetched.left[:SHOWN])
+            more = f" and {len(fetched.left) - SHOWN} more" if len(fetched.left) > SHOWN else ""
+            self.events.warning(
+                f"{names}{more}: {size / 1e9:.2f} GB left there; "
+                f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",
+                guest.name,
+            )
+
+    def reporter(self, guest: Guest, phase: str, doing: str) -> OnProgress:
+        """What shows how far a transfer is."""
+
+        def report(progress: TransferProgress) -> None:
+            self.events.progress(guest.name, phase, progress.fraction, f"{doing}: {progress}")
+
+        return report
 
     def _check_contract(self) -> None:
         if not self.record.manifest.contract:

@@ -44,7 +44,7 @@ def test_it_answers_and_leaves_nothing_but_the_model(
     done = ask(tmp_path, machine, "two words; $HOME")
     assert done.exit_status == 0, done.stderr
     assert json.loads(done.stdout) == ["two words; $HOME", "pixels", "weights"]
-    assert [entry.name for entry in (machine.home / "gpuvm-runs").iterdir()] == ["data"]
+    assert {entry.name for entry in (machine.home / "gpuvm-runs").iterdir()} == {"data", "store"}
     wait_for(lambda: not machine.processes(), "nothing is left")
 
 
@@ -52,7 +52,7 @@ def test_its_own_words_when_it_fails(tmp_path: Path, machine: Machine, wait_for:
     done = ask(tmp_path, machine, "bad")
     assert done.exit_status == 1
     assert done.stderr.strip() == "not an image"
-    assert [entry.name for entry in (machine.home / "gpuvm-runs").iterdir()] == ["data"]
+    assert {entry.name for entry in (machine.home / "gpuvm-runs").iterdir()} == {"data", "store"}
     wait_for(lambda: not machine.processes(), "nothing is left")
 
 

@@ -177,9 +177,8 @@ def test_a_file_is_sent_once_and_named_where_it_is(
 
 
 def test_a_folder_is_sent_once_and_as_a_whole(
-    runner: Runner, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, machine: Machine, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gpuvm.runs.inputs.PART_BYTES", 6)
     folder = tmp_path / "flickr"
     (folder / "Images").mkdir(parents=True)
     texts = {"captions.txt": "a,b", "Images/a.jpg": "first", "Images/b c.jpg": "second"}

@@ -35,7 +35,7 @@ def test_large_streams_both_ways(server: Any, context: Any, tmp_path: Path) -> N
     with guest.connect(server.endpoint(context)) as machine:
         guest.push(machine, {"data/a.bin": content, "b.txt": b"b"}, "run/out")
         fetched = guest.fetch(machine, "run/out", tmp_path / "here")
-    assert sorted(f.name for f in fetched) == ["a.bin", "b.txt"]
+    assert sorted(f.name for f in fetched.files) == ["a.bin", "b.txt"]
     assert (tmp_path / "here" / "data" / "a.bin").read_bytes() == content
 
 

@@ -1,0 +1,92 @@
+"""Digests of local files, computed once and kept until a file's size or time of change differs.
+
+Each folder's digests are one JSON file in the cache, whoever asks for them: data sets, projects and
+transfers share what has been read once.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpuvm import paths
+
+_lock = threading.Lock()
+"""Several guests get the same files at once: one thread reads them, the others wait for it."""
+
+_Entry = tuple[int, int, str]
+"""Size, time of change in nanoseconds, digest."""
+
+
+def digest(file: Path, algorithm: str = "sha256") -> str:
+    return digests({"": file}, algorithm)[""]
+
+
+def digests(files: Mapping[str, Path], algorithm: str = "sha256") -> dict[str, str]:
+    """Hex digests by the names in ``files``. Raises OSError for a file that cannot be read."""
+    by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for name, file in files.items():
+        by_folder[file.absolute().parent][name] = file
+    found: dict[str, str] = {}
+    with _lock:
+        for folder, members in by_folder.items():
+            found |= _in_folder(folder, members, algorithm)
+    return found
+
+
+def forget(file: Path) -> None:
+    """The file turned out to be another one than its kept digest says."""
+    folder = file.absolute().parent
+    with _lock:
+        kept = _read(folder)
+        rest = {key: entry for key, entry in kept.items() if key.partition(":")[2] != file.name}
+        if rest.keys() != kept.keys():
+            _write(folder, rest)
+
+
+def _in_folder(folder: Path, files: Mapping[str, Path], algorithm: str) -> dict[str, str]:
+    kept = _read(folder)
+    keys = {name: f"{algorithm}:{file.name}" for name, file in files.items()}
+    found = {name: _entry(file, algorithm, kept.get(keys[name])) for name, file in files.items()}
+    now = {keys[name]: entry for name, entry in found.items()}
+    if now.items() - kept.items():
+        there = {file.name for file in folder.iterdir()}
+        others = {key: e for key, e in kept.items() if key.partition(":")[2] in there}
+        _write(folder, others | now)
+    return {name: entry[2] for name, entry in found.items()}
+
+
+def _entry(file: Path, algorithm: str, kept: _Entry | None) -> _Entry:
+    there = file.stat()
+    if kept is not None and kept[:2] == (there.st_size, there.st_mtime_ns):
+        return kept
+    with file.open("rb") as opened:
+        return there.st_size, there.st_mtime_ns, hashlib.file_digest(opened, algorithm).hexdigest()
+
+
+def _read(folder: Path) -> dict[str, _Entry]:
+    """Nothing, when it is not there or not what we write."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        kept = json.loads(_file(folder).read_text(encoding="utf-8"))
+        return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in kept.items()}
+    return {}
+
+
+def _write(folder: Path, entries: Mapping[str, _Entry]) -> None:
+    """In one step; a cache that cannot be written only costs time."""
+    file = _file(folder)
+    half = file.with_suffix(f".{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(json.dumps(entries), encoding="utf-8")
+        half.replace(file)
+
+
+def _file(folder: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
+    return paths.cache_dir() / "digests" / f"{name}.json"

@@ -1,0 +1,218 @@
+"""Files to a guest: what it has already is not sent, and what broke off is continued."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gpuvm import digests
+from gpuvm.errors import BadInput, GuestError
+from gpuvm.guest import conversation, openssh, scripts
+from gpuvm.guest.conversation import Conversation, is_inside, portable
+from gpuvm.guest.progress import Meter, OnProgress
+from gpuvm.guest.ssh import Guest
+from gpuvm.guest.streams import CHUNK
+
+Files = Mapping[str, Path | bytes]
+"""By their paths below the folder that they go to."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """How many bytes went over the network, and how many the guest had already."""
+
+    sent: int
+    there: int
+
+
+def push(
+    guest: Guest,
+    files: Files,
+    remote_dir: str,
+    *,
+    python: str = "python3",
+    on_progress: OnProgress | None = None,
+) -> Pushed:
+    """Writes the files below ``remote_dir``, each at once under its name when it is whole.
+
+    Another push of the same files continues one that broke off.
+    Raises BadInput for a local file that cannot be read or a name that leads out of the folder,
+    GuestError (a full disk, a file that changed while it was sent), GuestUnreachable.
+    """
+    store = f"{remote_dir.rstrip('/')}/{PARTIAL}"
+    return _Push(guest, files, remote_dir, store, "move", python, on_progress).run()
+
+
+PARTIAL = ".gpuvm-push"
+"""Where a push without a store keeps what has come of it."""
+
+
+def push_by_content(
+    guest: Guest,
+    files: Files,
+    remote_dir: str,
+    store: str,
+    *,
+    fill: Literal["copy", "link"] = "copy",
+    python: str = "python3",
+    on_progress: OnProgress | None = None,
+) -> Pushed:
+    """Fills ``remote_dir`` with the files, sending only contents that ``store`` does not have.
+
+    A store is a folder in the guest with a file for each SHA-256. When nothing is missing, this is
+    one round trip. Copies may be written to, and are executable where the local file is; links are
+    read-only and take no space. Raises as ``push`` does.
+    """
+    return _Push(guest, files, remote_dir, store, fill, python, on_progress).run()
+
+
+@dataclass(frozen=True)
+class Pruned:
+    files: int
+    bytes: int
+
+
+def prune_store(guest: Guest, store: str, *, unused_days: float, python: str = "python3") -> Pruned:
+    """Removes from the store what no push has used for so long, except what is linked from a
+    folder. Raises CommandFailed and GuestUnreachable.
+    """
+    command = scripts.command(python, "prune_store", store, f"{unused_days * 86400:g}")
+    answer = guest.run(command, timeout_s=600, what=f"prune {store}").stdout
+    return Pruned(**json.loads(answer))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file's content; ``mode`` is that of a writable copy."""
+
+    content: Path | bytes
+    size: int
+    digest: str
+    mode: int
+
+
+@dataclass(frozen=True)
+class _Push:
+    guest: Guest
+    files: Files
+    remote_dir: str
+    store: str
+    fill: Literal["copy", "link", "move"]
+    python: str
+    on_progress: OnProgress | None
+
+    def run(self) -> Pushed:
+        stats = _stats(self.files)
+        most = sum(stat.st_size for stat in stats.values())
+        most += sum(len(content) for content in self.files.values() if isinstance(content, bytes))
+        ssh = most >= conversation.BULK_BYTES and openssh.available(self.guest.endpoint)
+        command = scripts.command(self.python, "receive")
+        what = f"push to {self.remote_dir}"
+        with ThreadPoolExecutor(1) as beside:  # files are read while the guest is being reached
+            reading = beside.submit(_sources, self.files, stats)
+            # A store may have all of it already: one look over the open connection.
+            for bulk in (True,) if ssh and self.fill == "move" else (False, True):
+                with conversation.opened(self.guest, command, what, bulk=bulk) as talk:
+                    sources = reading.result()
+                    contents = {source.digest: source for source in sources.values()}
+                    talk.say(self._request(sources))
+                    missing = [(contents[d], at) for d, at in talk.checked_answer()["missing"]]
+                    left = sum(source.size - offset for source, offset in missing)
+                    if bulk or not ssh or left < conversation.BULK_BYTES:
+                        whole = sum(source.size for source in contents.values())
+                        _send(talk, missing, Meter(self.on_progress, whole, whole - left))
+                        return Pushed(left, whole - left)
+        raise AssertionError("the last way is taken in any case")
+
+    def _request(self, sources: Mapping[str, _Source]) -> dict[str, object]:
+        return {
+            "folder": portable(self.remote_dir),
+            "store": portable(self.store),
+            "fill": self.fill,
+            "files": [(portable(n), s.size, s.digest, s.mode) for n, s in sources.items()],
+        }
+
+
+def _stats(files: Files) -> dict[str, os.stat_result]:
+    for name in files:
+        if not is_inside(name):
+            raise BadInput(f"{name!r} leads out of the folder that it should go to")
+    with _readable():
+        return {name: file.stat() for name, file in files.items() if isinstance(file, Path)}
+
+
+def _sources(files: Files, stats: Mapping[str, os.stat_result]) -> dict[str, _Source]:
+    """By name. A file whose digest is not known is read here, so before anything is sent."""
+    with _readable():
+        found = digests.digests({n: file for n, file in files.items() if isinstance(file, Path)})
+    return {
+        name: _Source(file, len(file), hashlib.sha256(file).hexdigest(), 0o644)
+        if isinstance(file, bytes)
+        else _Source(file, stats[name].st_size, found[name], 0o644 | stats[name].st_mode & 0o111)
+        for name, file in files.items()
+    }
+
+
+def _send(talk: Conversation, missing: Sequence[tuple[_Source, int]], meter: Meter) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the answer says why
+        for source, offset in missing:
+            for chunk in _chunks(source, offset, talk.guest.name):
+                talk.send(chunk)
+                meter.count(len(chunk))
+    answer = talk.checked_answer()
+    if "changed" in answer:
+        raise _arrived_wrong(
+            next(source for source, _ in missing if source.digest == answer["changed"]),
+            talk.guest.name,
+        )
+    meter.finish()
+
+
+def _arrived_wrong(source: _Source, guest: str) -> GuestError:
+    """The file is not what it was, or a part that the guest had is not its beginning."""
+    name = "a file"
+    if isinstance(source.content, Path):
+        name = str(source.content)
+        digests.forget(source.content)
+        with _readable():
+            if digests.digest(source.content) != source.digest:
+                return _changed(source.content, guest)
+    return GuestError(
+        f"{guest}: {name}: what arrived is not what was sent (SHA-256)",
+        hint="run the command again",
+    )
+
+
+def _chunks(source: _Source, offset: int, guest: str) -> Iterator[bytes | memoryview]:
+    """Exactly what is left of the file, or an error: what follows it in the stream is another."""
+    if isinstance(source.content, bytes):
+        yield memoryview(source.content)[offset:]
+        return
+    with _readable(), source.content.open("rb", buffering=0) as file:
+        file.seek(offset)
+        left = source.size - offset
+        while left:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                raise _changed(source.content, guest)
+            yield chunk
+            left -= len(chunk)
+        if os.fstat(file.fileno()).st_size != source.size:
+            raise _changed(source.content, guest)
+
+
+def _changed(file: Path, guest: str) -> GuestError:
+    return GuestError(f"{guest}: {file} changed while it was sent", hint="run the command again")
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{error.filename}: {error.strerror}") from None

@@ -1,0 +1,41 @@
+"""What is shown of transfers while a run goes on."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from gpuvm.cli import output
+from gpuvm.cli.progress import Follower
+from gpuvm.events import Events
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
+    """After a transfer to two VMs in steps of 1/20."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(output, "stderr", console)
+    events = Events()
+    with Follower(events, output.State()) as follower:
+        events.note("coco: 1.0 GiB of 4.0 GiB are there already", "vm-02")
+        for step in range(21):
+            for vm in ("vm-01", "vm-02"):
+                events.progress(vm, "push_inputs", step / 20, f"[coco] at {step}/20")
+            if step == 10 and follower._live is not None:
+                follower._live.refresh()
+    return out.getvalue()
+
+
+def test_a_line_at_each_tenth_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(monkeypatch, terminal=False).splitlines()
+    assert lines[0] == "  vm-02: coco: 1.0 GiB of 4.0 GiB are there already"
+    assert [line for line in lines if "vm-01" in line] == [
+        f"  vm-01: [coco] at {step}/20" for step in range(2, 21, 2)
+    ]
+    assert len(lines) == 1 + 2 * 10
+
+
+def test_a_moving_line_for_each_vm_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, terminal=True)
+    assert "vm-01: [coco] at 10/20" in text
+    assert "vm-02: [coco] at 9/20" in text or "vm-02: [coco] at 10/20" in text

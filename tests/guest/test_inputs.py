@@ -1,0 +1,96 @@
+"""Data of a run: sent once, continued where it broke off, and only what is new."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpuvm import data, guest
+from gpuvm.errors import GuestUnreachable
+from gpuvm.events import Event, Events
+from gpuvm.runs.inputs import Inputs, push_inputs
+
+from .ssh_servers import Machine, Told
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    folder = tmp_path / "coco"
+    (folder / "train").mkdir(parents=True)
+    (folder / "captions.json").write_text("{}")
+    for i in range(24):
+        (folder / f"train/{i:02}.jpg").write_bytes(os.urandom(MIB))
+    return folder
+
+
+def named(folder: Path) -> Inputs:
+    found = data.resolve(f"@{folder}/")
+    assert found is not None
+    return {found.place: found.source}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def sent(told: Told) -> float:
+    """The share of the last push that went over the network."""
+    fractions = [e.fraction for e in told.events if e.kind == "progress" and e.fraction is not None]
+    assert fractions[-1] == 1
+    return 1 - fractions[0]
+
+
+def test_a_folder_goes_on_where_it_broke_off(
+    machine: Machine,
+    coco: Path,
+    events: Events,
+    told: Told,
+    wait_for: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpuvm.guest.progress.EVERY_S", 0)
+    inputs = named(coco)
+    (place,) = inputs
+
+    def cut(event: Event) -> None:
+        if event.kind == "progress" and (event.fraction or 0) > 0.5 and machine.connections:
+            machine.cut()
+            wait_for(lambda: not machine.connections, "every connection is cut")
+
+    with guest.connect(machine.endpoint) as one, pytest.raises(GuestUnreachable):
+        push_inputs(one, "work", inputs, Events(cut))
+    assert not (machine.home / "work/data").exists(), "a folder comes as a whole"
+    with guest.connect(machine.endpoint) as one:
+        push_inputs(one, "work", inputs, events)
+        assert tree(machine.home / "work/data" / place) == tree(coco)
+        assert sent(told) < 0.95
+        (note,) = told.texts("note")
+        assert note.startswith("coco: ")
+        assert note.endswith("MiB of 24.0 MiB are there already")
+        shown = [event.text or "" for event in told.events if event.kind == "progress"]
+        assert shown[-1].startswith("coco: 24.0 MiB of 24.0 MiB, ")
+        before = len(machine.children), len(told.events)
+        push_inputs(one, "work", inputs, events)
+        assert (len(machine.children), len(told.events)) == (before[0] + 1, before[1])
+
+
+def test_of_a_folder_that_changed_only_what_is_new_is_sent(
+    machine: Machine, coco: Path, events: Events, told: Told
+) -> None:
+    with guest.connect(machine.endpoint) as one:
+        push_inputs(one, "work", named(coco), events)
+        assert sent(told) == 1
+        told.events.clear()
+        (coco / "train/new.jpg").write_bytes(os.urandom(MIB))
+        inputs = named(coco)
+        push_inputs(one, "work", inputs, events)
+    (place,) = inputs
+    assert tree(machine.home / "work/data" / place) == tree(coco)
+    assert sent(told) == pytest.approx(1 / 25, abs=0.001)
+    picture = machine.home / "work/data" / place / "train/00.jpg"
+    assert picture.stat().st_nlink == 3, "the store, and both folders"
+    assert not picture.stat().st_mode & 0o222
