@@ -1,7 +1,6 @@
 """The run protocol on a real SSH server, with a workload of a few lines."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from gpuvm.errors import NotFound, PreflightRefused, WorkerDied
 from gpuvm.events import Events
 from gpuvm.inventory import VM, VCenter
 from gpuvm.runs import Member
-from gpuvm.runs.declaration import Declaration
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
@@ -45,7 +43,7 @@ class Steps(runs.Watch):
         self.seen.append(progress)
 
 
-def _record(name: str) -> results.Run:
+def _record(name: str, *, contract: bool) -> results.Run:
     vm = results.RunVM(
         name=name, index=1, host="h", address="127.0.0.1", role="single", accelerator="none"
     )
@@ -58,15 +56,17 @@ def _record(name: str) -> results.Run:
         deployment="gpuvm",
         vms=[vm],
         provisioning=Path("nowhere"),
+        contract=contract,
     )
 
 
 PLAIN = """
-import json, sys
-with open("out/timings.jsonl", "a") as f:
+import json, os, sys
+os.chdir(os.environ["GPUVM_OUT"])
+with open("timings.jsonl", "a") as f:
     step = {"event": "step", "step": 1, "steps": 1, "loss": 0.5, "phase": "train"}
     f.write(json.dumps({"t": 1.0, **step}) + "\\n")
-with open("out/arguments.json", "w") as f:
+with open("arguments.json", "w") as f:
     json.dump(sys.argv[1:], f)
 """
 
@@ -76,11 +76,11 @@ def _run(
 ) -> results.Run:
     endpoint = server.endpoint(context)
     vm = VM("gpuvm-01", "vm-1", "h", powered_on=True, instance_uuid="u")
-    record = _record("gpuvm-01")
+    record = _record("gpuvm-01", contract=contract)
     steps = Steps()
     try:
         runs.run(
-            replace(runs.find(str(program)), declaration=Declaration(contract=contract)),
+            runs.find(str(program)),
             args,
             [Member(endpoint, vm, ())],
             distributed=False,
