@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from gpuvm.cli import output
-from gpuvm.cli.progress import Follower
+from gpuvm.cli.progress import RunWatch
 from gpuvm.events import Events
 
 
@@ -16,7 +16,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     console = Console(file=out, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)
     monkeypatch.setattr(output, "stderr", console)
     events = Events()
-    with Follower(events, output.State()) as follower:
+    with RunWatch(events, output.State(), []) as follower:
         events.note("coco: 1.0 GiB of 4.0 GiB are there already", "vm-02")
         for step in range(21):
             for vm in ("vm-01", "vm-02"):
