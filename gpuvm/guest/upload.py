@@ -198,12 +198,12 @@ def _chunks(source: _Source, offset: int, guest: str) -> Iterator[bytes | memory
         left = source.size - offset
         while left:
             chunk = file.read(min(CHUNK, left))
-            if not chunk:
+            left -= len(chunk)
+            # Looked at before the last piece goes out, with which the guest has the file whole.
+            grown = not left and os.fstat(file.fileno()).st_size != source.size
+            if not chunk or grown:
                 raise _changed(source.content, guest)
             yield chunk
-            left -= len(chunk)
-        if os.fstat(file.fileno()).st_size != source.size:
-            raise _changed(source.content, guest)
 
 
 def _changed(file: Path, guest: str) -> GuestError:
