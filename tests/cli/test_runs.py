@@ -1,0 +1,164 @@
+"""Runs that go on without their operator, through the command line: left, found, fetched, ended.
+
+Guests of the lab, real processes; no TensorFlow.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Lab = Any
+
+
+def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = 60) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"not in time: {what}"
+
+
+# Waits for a file in its own copy, which the test can make through the lab's disk.
+WAITS = """
+import os, pathlib, sys, time
+from helpers.words import GREETING
+print(GREETING, sys.argv[1:], len(os.environ.get("TOKEN", "")), flush=True)
+print("\\x1b]0;owned\\x07\\x1b[2J", flush=True)
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+pathlib.Path("model.txt").write_text("weights")
+pathlib.Path(os.environ["GPUVM_OUT"], "curve.csv").write_text("1,2")
+print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two(lab: Lab) -> None:
+    done = lab("provision", "--hosts", "2", "--accelerator", "none", "--until", "ready")
+    assert done.exit_code == 0, done.stderr
+    project = lab.home / "mine"
+    (project / "helpers").mkdir(parents=True)
+    (project / "helpers/words.py").write_text("GREETING = 'hello'\n")
+    (project / "wait.py").write_text(WAITS)
+
+
+def copy_of(lab: Lab, run_id: str) -> Path:
+    (found,) = lab.home.rglob(f"gpuvm-runs/{run_id}/project")
+    return Path(found)
+
+
+def state(lab: Lab, run_id: str) -> str:
+    listed = lab("runs", "--json").json["data"]["runs"]
+    return str(next(run["state"] for run in listed if run["run_id"] == run_id))
+
+
+def detached(lab: Lab, *options: str) -> str:
+    done = lab("run", "mine/wait.py", "--detach", "--json", *options, "--", "--x")
+    assert done.exit_code == 0, done.stderr
+    assert done.json["data"]["status"] == "running"
+    return str(done.json["data"]["run_id"])
+
+
+def test_left_found_and_fetched_by_a_machine_that_knows_nothing_of_it(lab: Lab) -> None:
+    run_id = detached(lab)
+    assert state(lab, run_id) == "running"
+    away = lab.home / "runs.away"
+    (lab.home / "runs").rename(away)
+    shown = lab("runs")
+    assert run_id in shown.stdout
+    assert "\x1b" not in shown.stdout
+    log = lab("logs", run_id[:-4], "--tail", "1")
+    assert log.stdout.splitlines()[1:] == ["\\x1b]0;owned\\x07\\x1b[2J"]
+    (copy_of(lab, run_id) / "go").touch()
+    attached = lab("attach", run_id)
+    assert attached.exit_code == 0, attached.stderr
+    assert "hello ['--x'] 0" in attached.stdout
+    fetched = lab.home / "runs" / run_id / "gpuvm-01"
+    assert (fetched / "project/model.txt").read_text() == "weights"
+    assert (fetched / "curve.csv").read_text() == "1,2"
+    assert not (fetched / "project/wait.py").exists(), "what was sent does not come back"
+    assert state(lab, run_id) == "succeeded"
+
+
+def test_one_gpu_one_run_and_the_queue(lab: Lab) -> None:
+    first = detached(lab)
+    busy = lab("run", "mine/wait.py")
+    assert busy.exit_code == 3
+    assert f"gpuvm-01 is busy with run {first}" in busy.stderr
+    assert f"gpuvm cancel {first}" in busy.stderr
+    second = detached(lab, "--queue")
+    assert state(lab, second) == "queued"
+    cancelled = lab("cancel", first, "--yes")
+    assert cancelled.exit_code == 0, cancelled.stderr
+    assert state(lab, first) == "cancelled"
+    wait_for(lambda: state(lab, second) == "running", "the next one runs")
+    assert lab("cancel", second, "--yes").exit_code == 0
+    again = lab("cancel", second, "--yes")
+    assert again.exit_code == 3
+    assert "it is cancelled" in again.stderr
+
+
+def test_the_operator_is_killed_and_the_run_is_taken_up(lab: Lab) -> None:
+    process = lab.start("run", "mine/wait.py", "--vm", "gpuvm-02")
+    line = process.stdout.readline() + process.stdout.readline()
+    run_id = line.split("run ")[1].split(":")[0]
+    wait_for(lambda: state(lab, run_id) == "running", "it runs")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert state(lab, run_id) == "running"
+    (copy_of(lab, run_id) / "go").touch()
+    fetched = lab("attach", run_id, "--quiet", "--json")
+    assert fetched.exit_code == 0, fetched.stderr
+    assert fetched.json["data"]["status"] == "succeeded"
+
+
+def test_a_secret_is_in_no_file_and_no_record(lab: Lab) -> None:
+    done = lab("run", "mine/wait.py", "--secret", "TOKEN", "--detach", TOKEN="hunter2-hunter2")
+    assert done.exit_code == 0, done.stderr
+    run_id = next(iter(lab("runs", "--json").json["data"]["runs"][-1:]))["run_id"]
+    assert "hello [] 15" in lab("logs", run_id).stdout
+    holding = [
+        file
+        for file in lab.home.rglob("*")
+        if file.is_file() and not file.is_symlink() and b"hunter2" in file.read_bytes()
+    ]
+    assert holding == []
+    assert lab("cancel", run_id, "--yes").exit_code == 0
+
+
+def test_any_command_in_a_copy_of_a_folder(lab: Lab) -> None:
+    done = lab("run", "--project", "mine", "-e", "A=b c", "--", "sh", "-c", 'echo "$A"; ls; exit 5')
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[2:5] == ["b c", "helpers", "wait.py"]
+    assert "ended with status 5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("attach", "no-such-run"), "run 'no-such-run' not found"),
+        (("logs", "../x"), "'../x' is not a run's id"),
+        (("run", "mine/wait.py", "--env", "=x"), "--env: not of the form NAME=VALUE"),
+        (("run", "mine/wait.py", "--secret", "NOT_SET"), "--secret NOT_SET: this environment"),
+        (("run", "mine/wait.py", "--queue", "--share"), "--queue and --share exclude each other"),
+        (("run", "mine/wait.py", "--fetch-limit", "much"), "'much' is not a size"),
+        (("run", "mnist", "--requirements", "mine/wait.py"), "--requirements: only a script or"),
+        (("run", "--project", "none", "--", "ls"), "--project none: no such folder"),
+        (("runs", "prune", "--older-than", "week"), "'week' is not an age"),
+    ],
+)
+def test_bad_input_is_one_line(lab: Lab, arguments: tuple[str, ...], problem: str) -> None:
+    done = lab(*arguments)
+    assert done.exit_code == 2
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_has_ended_is_pruned_in_the_guests_and_kept_here(lab: Lab) -> None:
+    done = lab("runs", "prune", "--older-than", "0m", "--yes", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert {pair["vm"] for pair in done.json["data"]["removed"]} == {"gpuvm-01", "gpuvm-02"}
+    assert not list(lab.home.rglob("gpuvm-runs/*/project"))
