@@ -53,11 +53,18 @@ class Died:
     guest: hypervisor.Guest
 
 
+@dataclass(frozen=True)
+class ShutDown:
+    """From inside, by a user."""
+
+    guest: hypervisor.Guest
+
+
 class Stop:
     pass
 
 
-Message = Connected | Lost | Seen | Booted | Died | Stop
+Message = Connected | Lost | Seen | Booted | Died | ShutDown | Stop
 Inbox = queue.SimpleQueue[Message]
 
 
@@ -109,10 +116,24 @@ class MachineRoom:
             case Booted(guest, ready):
                 for slot in self._slots_of(guest):
                     slot.ready = ready
+            case ShutDown(guest):
+                self._shut_down(guest)
             case Died(guest):
-                for slot in self._slots_of(guest):
-                    slot.problem = f"its guest ended by itself: {guest.last_words()}"
-                    _LOG.warning("%s: %s", slot.machine.name, slot.problem)
+                self._note_death(guest)
+
+    def _note_death(self, guest: hypervisor.Guest) -> None:
+        for slot in self._slots_of(guest):
+            slot.problem = f"its guest ended by itself: {guest.last_words()}"
+            _LOG.warning("%s: %s", slot.machine.name, slot.problem)
+
+    def _shut_down(self, guest: hypervisor.Guest) -> None:
+        """The VM in the vCenter powers off as its guest does."""
+        for slot in self._slots_of(guest):
+            try:
+                if self._session is not None:
+                    self._session.shut_down(slot.machine.moref)
+            except GpuvmError as error:
+                slot.problem = f"its guest shut down, the VM did not: {error}"
 
     def _slots_of(self, guest: hypervisor.Guest) -> list[_Slot]:
         """None when it has been powered off meanwhile."""
@@ -158,8 +179,11 @@ class MachineRoom:
         threading.Thread(target=self._listen, args=(slot.guest,), daemon=True).start()
 
     def _listen(self, guest: hypervisor.Guest) -> None:
-        for ready in guest.messages():
-            self.inbox.put(Booted(guest, ready))
+        for message in guest.messages():
+            if isinstance(message, hypervisor.GuestReady):
+                self.inbox.put(Booted(guest, message))
+            else:
+                self.inbox.put(ShutDown(guest))
         self.inbox.put(Died(guest))
 
     def _publish(self) -> None:

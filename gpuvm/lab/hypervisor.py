@@ -60,6 +60,11 @@ class GuestReady:
     host_keys: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class GuestShutdown:
+    """A user of the guest has shut it down."""
+
+
 @dataclass
 class Guest:
     """A guest that has been powered on."""
@@ -70,12 +75,18 @@ class Guest:
     _ready: int
     _lifeline: int
 
-    def messages(self) -> Iterator[GuestReady]:
-        """One when SSH answers; ends when the guest is dead. For a thread of its own."""
+    def messages(self) -> Iterator[GuestReady | GuestShutdown]:
+        """When SSH answers, and when a user shuts it down; ends when the guest is dead.
+
+        For a thread of its own.
+        """
         with os.fdopen(self._ready, encoding="utf-8") as lines:
             for line in lines:
-                told = json.loads(line)
-                yield GuestReady(told["pid"], tuple(told["host_keys"]))
+                message = json.loads(line)
+                if "shutdown" in message:
+                    yield GuestShutdown()
+                else:
+                    yield GuestReady(message["pid"], tuple(message["host_keys"]))
 
     def power_off(self) -> None:
         """Hard, as a plug is pulled; returns when no process of the guest is left."""

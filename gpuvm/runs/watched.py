@@ -204,6 +204,8 @@ class WatchedRun:
             self._end(cancelled=cancelled)
         if self.launched and not self.fetched:
             self.guests.quietly(self.fetch_from)
+        if not self.launched:
+            self.guests.quietly(self._remove)
 
     def fetch_from(self, guest: Guest) -> None:
         python, patterns, limit = self.settings.python, self.patterns, self.limit_bytes
@@ -227,6 +229,10 @@ class WatchedRun:
                 f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",
                 guest.name,
             )
+
+    def _remove(self, guest: Guest) -> None:
+        """What was sent for a run that never began."""
+        guest.run(["rm", "-rf", "--", self.directory], timeout_s=600, what="clean up")
 
     def reporter(self, guest: Guest, phase: str, doing: str) -> OnProgress:
         """What shows how far a transfer is."""

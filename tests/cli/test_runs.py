@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import wheel
 
 Lab = Any
 
@@ -136,6 +137,22 @@ def test_any_command_in_a_copy_of_a_folder(lab: Lab) -> None:
     assert "ended with status 5" in done.stderr
 
 
+def test_requirements_from_a_wheelhouse(lab: Lab) -> None:
+    wheel(lab.home / "wheels", "gpuvm_test_greeting", "1.5")
+    needs = lab.home / "needs"
+    needs.mkdir()
+    (needs / "requirements.txt").write_text("gpuvm-test-greeting>=1\n")
+    (needs / "greet.py").write_text("import gpuvm_test_greeting as g; print('version', g.version)")
+    done = lab("run", "needs/greet.py", "--wheelhouse", "wheels")
+    assert done.exit_code == 0, done.stderr
+    assert "version 1.5" in done.stdout
+    (needs / "requirements.txt").write_text("gpuvm-test-greeting>=2\n")
+    done = lab("run", "needs/greet.py", "--wheelhouse", "wheels")
+    assert done.exit_code == 3
+    assert "gpuvm-test-greeting" in done.stderr
+    assert "--wheelhouse" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -162,3 +179,24 @@ def test_what_has_ended_is_pruned_in_the_guests_and_kept_here(lab: Lab) -> None:
     assert done.exit_code == 0, done.stderr
     assert {pair["vm"] for pair in done.json["data"]["removed"]} == {"gpuvm-01", "gpuvm-02"}
     assert not list(lab.home.rglob("gpuvm-runs/*/project"))
+
+
+def test_a_guest_shuts_down_by_itself_when_its_run_has_ended(lab: Lab) -> None:
+    """With nobody watching; its results are fetched when it is on again."""
+    run_id = detached(lab, "--vm", "gpuvm-02", "--then", "shutdown")
+    (copy_of(lab, run_id) / "go").touch()
+
+    def is_on() -> bool:
+        vms = lab("status", "--no-guests", "--json").json["data"]["vms"]
+        return bool(next(vm for vm in vms if vm["vm"] == "gpuvm-02")["powered_on"])
+
+    wait_for(lambda: not is_on(), "it has shut down", deadline_s=120)
+    off = lab("attach", run_id)
+    assert off.exit_code == 3
+    assert "gpuvm start" in off.stderr
+    assert lab("start").exit_code == 0
+    fetched = lab("fetch", run_id, "*.txt", "--json")
+    assert fetched.exit_code == 0, fetched.stderr
+    assert fetched.json["data"]["status"] == "succeeded"
+    folder = Path(fetched.json["data"]["dir"]) / "gpuvm-02"
+    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["model.txt"]

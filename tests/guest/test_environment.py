@@ -1,34 +1,17 @@
 """Packages for a run above those of the guest's Python, from wheels; no index is asked."""
 
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import wheel
 
 from gpuvm import guest
 from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.runs import environment
 
 Machine = Any  # tests/guest/ssh_servers.py
-
-
-def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
-    """A wheel with one module that knows its version."""
-    folder.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        for file, text in files.items():
-            archive.writestr(file, text)
-        record = "".join(f"{file},,\n" for file in (*files, f"{info}/RECORD"))
-        archive.writestr(f"{info}/RECORD", record)
 
 
 def python(machine: Machine, program: str, source: str) -> str:

@@ -393,11 +393,12 @@ def list_runs(directory: str) -> None:
 
 
 def prune(work: str, older_than_s: str) -> None:
-    for folder in runs(Path(work)):
+    for folder in sorted(file.parent for file in Path(work).glob("*/run.json")):
         lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_EX)
         if lock is None:
             continue  # it runs, or waits
-        ended = read(folder / "exit_status") or read(folder / "begun") or {"t": 0.0}
+        ended = read(folder / "exit_status") or read(folder / "begun")
+        ended = ended or {"t": (folder / "run.json").stat().st_mtime}
         if time.time() - ended["t"] >= float(older_than_s):
             shutil.rmtree(folder)
             say({"removed": folder.name})

@@ -1,8 +1,9 @@
 """``python -m gpuvm.lab.guest FOLDER READY LIFELINE``: boots a guest, serves it until power-off.
 
-READY and LIFELINE are inherited pipes. On the first, one line of JSON says that SSH answers, and
-its end that the guest is dead; the end of the other says that the supervisor is gone, and the power
-with it. ``--probe FOLDER`` only tries whether a guest gets a root of its own here.
+READY and LIFELINE are inherited pipes. On the first, one line of JSON says that SSH answers,
+another one that a user shuts the guest down, and its end that the guest is dead; the end of the
+other says that the supervisor is gone, and the power with it. ``--probe FOLDER`` only tries whether
+a guest gets a root of its own here.
 """
 
 import asyncio
@@ -89,7 +90,7 @@ def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
 def _beside_others(folder: Path, boot: Boot) -> _Place:
     """No namespaces: every process of the guest stays a descendant of this one."""
     linux.adopt_orphans()
-    root.write_programs(folder / "opt", boot.gpus)
+    root.write_programs(folder / "opt", boot.gpus, os.getpid())
     disk = folder / "disk"
     (disk / "tmp").mkdir(exist_ok=True)
     environment = {"TMPDIR": str(disk / "tmp")}
@@ -119,6 +120,10 @@ async def _serve(
     loop.add_reader(lifeline, off.set)
     if not boot.isolated:
         loop.add_signal_handler(signal.SIGTERM, off.set)
+    # Its supervisor shuts the VM down in the vCenter, and with it this guest.
+    loop.add_signal_handler(
+        root.POWER_OFF, lambda: os.write(ready, b'{"shutdown": true}\n') and None
+    )
     key = asyncssh.import_private_key(place.host_key)
     machine = sshd.Machine(
         addresses=boot.addresses,

@@ -6,6 +6,7 @@ this VM's disk. The caller is process 1 of a new PID and mount namespace.
 
 import os
 import shutil
+import signal
 import site
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from gpuvm.lab.guest.cloudinit import Instance
 
 USER_ID = 1000
 PROGRAMS = Path("/opt/gpuvm-lab")
+POWER_OFF = signal.SIGRTMIN + 4
+"""As systemd takes it (systemd(1), "Signals")."""
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store", "gnu/store")
 # No whole /etc: it holds keys and passwords that the lab's owner may be able to read.
@@ -65,8 +68,10 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
     linux.change_root(root)
 
 
-def write_programs(folder: Path, gpus: Iterable[SimulatedGPU]) -> None:
-    """``bin/`` with python3 and nvidia-smi: what a guest has first in its PATH.
+def write_programs(folder: Path, gpus: Iterable[SimulatedGPU], init: int = 1) -> None:
+    """``bin/`` with python3, nvidia-smi, sudo and shutdown: what a guest has first in its PATH.
+
+    ``init`` is the process that powers the guest off when it gets the signal POWER_OFF.
 
     A link to the interpreter would not do: Python finds its virtual environment by the path that
     it was started with.
@@ -81,6 +86,10 @@ def write_programs(folder: Path, gpus: Iterable[SimulatedGPU]) -> None:
     for name in ("python3", "python"):
         _script(programs / name, f'{more}exec {python} "$@"')
     _script(programs / "nvidia-smi", f'exec {python} -IS "${{0%/bin/*}}/nvidia_smi.py" "$@"')
+    _script(programs / "sudo", 'while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"')
+    (folder / "init.pid").write_text(str(init), encoding="ascii")
+    for name in ("shutdown", "poweroff"):
+        _script(programs / name, f'exec /bin/kill -{POWER_OFF} "$(cat "${{0%/bin/*}}/init.pid")"')
 
 
 def _own_folders(root: Path, disk: Path) -> None:
