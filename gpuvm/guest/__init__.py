@@ -7,8 +7,9 @@ with guest.connect(endpoint) as machine:
 Library errors of paramiko do not leave this package: they become those of gpuvm.errors.
 """
 
+from gpuvm.guest import ssh_config
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
-from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import Alive, Exited, Output, Process, end_all, follow, launch
@@ -36,8 +37,10 @@ __all__ = [
     "follow",
     "forget_host_keys",
     "launch",
+    "locate",
     "push",
     "query_gpus",
+    "ssh_config",
     "user_data",
     "wait_ready",
     "with_network",
