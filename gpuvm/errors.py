@@ -229,8 +229,8 @@ class HostKeyMismatch(GuestError):
 
 class CommandFailed(GuestError):
     def __init__(self, guest: str, command: str, exit_status: int, stderr_tail: str) -> None:
-        last = stderr_tail.strip().splitlines()[-1:] or [""]
-        super().__init__(f"{guest}: '{command}' ended with status {exit_status}: {last[0]}")
+        last = "".join(f": {line}" for line in stderr_tail.strip().splitlines()[-1:])
+        super().__init__(f"{guest}: '{command}' ended with status {exit_status}{last}")
         self.guest, self.command = guest, command
         self.exit_status, self.stderr_tail = exit_status, stderr_tail
 

@@ -1,26 +1,38 @@
-"""Text from guests and vCenters is data: what a terminal would obey never reaches one."""
+"""Text of guests and vCenters as it may be shown: it is data, and a terminal obeys data.
 
-import unicodedata
+A title or a cleared screen, a key that is remapped: all of it is a few control characters in a
+program's output. ``printable`` is what stands between such a text and the terminal.
+"""
 
-_REPLACED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Controls, formats such as bidirectional marks, lone surrogates, line and paragraph breaks."""
+import re
+
+_SEQUENCES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, screen (ECMA-48, 5.4)
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC with their text
+    r"|\x1b[ -/]*[0-~]"  # other escape sequences
+)
+# C0 without tab and newline, DEL, C1; and what turns the direction of text around.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def printable(text: str, *, longest: int | None = None) -> str:
-    """The text on one line, with every character that is not seen written as an escape.
+def printable(text: str) -> str:
+    r"""``text`` without escape sequences, with other control characters as ``\x07``.
 
-    A tab becomes a space; ``longest`` cuts it off with an ellipsis.
+    Tabs and newlines stay; nothing else is left that a terminal would act on.
     """
-    shown = "".join(map(_shown, text))
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(_escaped, _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+
+
+def _escaped(match: "re.Match[str]") -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def one_line(text: str, *, longest: int | None = None) -> str:
+    """``printable`` on a single line; ``longest`` cuts it off with an ellipsis."""
+    shown = " ".join(printable(text).split())
     if longest is not None and len(shown) > longest:
         return f"{shown[: longest - 1]}…"
     return shown
-
-
-def _shown(character: str) -> str:
-    if character == "\t":
-        return " "
-    if unicodedata.category(character) not in _REPLACED:
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

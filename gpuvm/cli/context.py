@@ -8,6 +8,7 @@ from gpuvm import settings
 from gpuvm.cli import output
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
+from gpuvm.guest import ssh_config
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -55,6 +56,7 @@ def remove(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
         gpuvm context remove old-vcenter
     """
     settings.remove(name)
+    ssh_config.forget(name)
     if not ctx.ensure_object(State).json:
         output.line(f"'{name}' is forgotten")
     output.finish(ctx, output.Result("context remove", {"removed": name}))

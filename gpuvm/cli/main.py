@@ -95,6 +95,26 @@ COMMANDS = {
         "cancel",
         "End a run that is queued or running, in all its guests, and fetch what it wrote.",
     ),
+    "ssh": Command(
+        "ssh", "ssh", "Open a shell on a VM, or run a command there, with the system's ssh."
+    ),
+    "exec": Command("exec", "execute", "Run a command on one VM, several or all of them at once."),
+    "cp": Command("ssh", "cp", "Copy files and folders to a VM, or from one, as scp does."),
+    "forward": Command(
+        "ssh",
+        "forward",
+        "Reach ports of a VM, such as Jupyter's or TensorBoard's, from this machine alone.",
+    ),
+    "ssh-config": Command(
+        "ssh_config",
+        "ssh_config",
+        "Let ssh, scp, rsync, git and VS Code know the VMs by their names.",
+    ),
+    "export": Command(
+        "export",
+        "export",
+        "Write the running VMs as SkyPilot's, dstack's or Ray's own file, or as SSH host blocks.",
+    ),
     "report": Command(
         "report",
         "report",

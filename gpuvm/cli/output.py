@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from gpuvm.errors import (
@@ -90,30 +90,24 @@ def error(problem: GpuvmError, state: State) -> None:
 
 
 def line(text: str) -> None:
-    """One line of plain text, markup and all special characters as they are."""
-    stdout.print(escape(text))
+    """One line of plain text; what a terminal would act on is shown, not obeyed."""
+    stdout.print(_plain(text))
 
 
-def guest_line(text: str, vm: str | None, *, stderr: bool = False) -> None:
-    """A line of a guest's output: data, with nothing in it that a terminal would obey."""
-    stream = sys.stderr if stderr else sys.stdout
-    stream.write(f"{f'{vm} | ' if vm else ''}{printable(text)}\n")
-    stream.flush()
-
-
-def styled(markup: str) -> None:
-    stdout.print(markup)
+def styled(text: str) -> None:
+    """With rich's markup."""
+    stdout.print(text)
 
 
 def marked(mark: str, text: str, hint: str | None) -> None:
     """A line that begins with a mark in colour, and under it what to do."""
-    stdout.print(f"{mark} {escape(text)}")
+    stdout.print(f"{mark} {_plain(text)}")
     if hint:
-        stdout.print(f"     [dim]{escape(hint)}[/]")
+        stdout.print(f"     [dim]{_plain(hint)}[/]")
 
 
 def warn(text: str) -> None:
-    stderr.print(f"[yellow]warning:[/] {escape(text)}")
+    stderr.print(f"[yellow]warning:[/] {_plain(text)}")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
@@ -126,19 +120,24 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
     for column in columns:
         drawn.add_column(column, header_style="bold dim", overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(cell) for cell in row))
+        drawn.add_row(*(_plain(cell) for cell in row))
     return drawn
 
 
 def _print_error(problem: GpuvmError) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(str(problem))}")
+    stderr.print(f"[bold red]error:[/] {_plain(str(problem))}")
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
     if isinstance(problem, WorkerDied):
         for told in problem.tail:
-            stderr.print(f"  [dim]{escape(problem.vm)} |[/] {escape(printable(told))}")
+            stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(told)}")
     if problem.hint:
-        stderr.print(f"[dim]hint:[/] {escape(problem.hint)}")
+        stderr.print(f"[dim]hint:[/] {_plain(problem.hint)}")
+
+
+def _plain(text: str) -> str:
+    """Neither markup nor control characters: much of what is shown came from a guest."""
+    return markup.escape(printable(text))
 
 
 def _envelope(result: Result, state: State) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, planner, spec
-from gpuvm.cli import output, progress, spec_options
+from gpuvm.cli import host_blocks, output, progress, spec_options
 from gpuvm.cli.options import (
     ClusterOption,
     ContextOption,
@@ -63,6 +63,7 @@ def start(
             result = lifecycle.provision(
                 plan, session.vsphere, session.context, events, until=until.value
             )
+        host_blocks.refresh(session, wanted.name)
     if not state.json:
         show_result(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)
@@ -108,6 +109,7 @@ def stop(
             result = lifecycle.stop(
                 chosen, session.vsphere, events, unreadable=hidden, grace_s=grace_s
             )
+        host_blocks.refresh(session, wanted.name)
     if not state.json:
         _show_stopped(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from gpuvm import runs
 from gpuvm.cli import output
+from gpuvm.cli.guest_output import show_line
 from gpuvm.cli.output import State
 from gpuvm.cli.session import interactive
 from gpuvm.events import Event, Events, Sink
@@ -167,7 +168,7 @@ class RunWatch(runs.Watch):
                 text = f"{name} | {printable(line)}" if name else printable(line)
                 self._live.console.print(text, markup=False)
             else:
-                output.guest_line(line, name, stderr=stderr)
+                show_line(f"{name} | " if name else "", line, stderr=stderr)
 
     @override
     def leave_running(self) -> bool:

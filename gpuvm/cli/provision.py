@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, lifecycle, spec
-from gpuvm.cli import output, progress, spec_options
+from gpuvm.cli import host_blocks, output, progress, spec_options
 from gpuvm.cli.options import (
     AcceleratorOption,
     CloneModeOption,
@@ -122,6 +122,7 @@ def provision(
                 until=until.value,
                 keep_failed=keep_failed,
             )
+        host_blocks.refresh(session, wanted.name)
     if not state.json:
         show_result(result)
     errors = tuple(o.error for o in result.outcomes if o.error is not None)

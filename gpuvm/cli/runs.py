@@ -13,6 +13,7 @@ import typer
 from gpuvm import report as reports
 from gpuvm import results, runs, spec
 from gpuvm.cli import output, run_summary, spec_options, targets
+from gpuvm.cli.guest_output import show_line
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -30,7 +31,7 @@ from gpuvm.events import Event, Events
 from gpuvm.results import Run
 from gpuvm.runs import Member, RunState
 from gpuvm.spec import ClusterSpec
-from gpuvm.text import printable
+from gpuvm.text import one_line
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -117,7 +118,7 @@ def prune(
         removed = runs.prune_runs(guests.members, settings, guests.events, older_than=age)
     if not ctx.ensure_object(State).json:
         for vm, run_id in removed:
-            output.line(f"{vm}: {printable(run_id)}")
+            output.line(f"{vm}: {one_line(run_id)}")
         output.line(f"{len(removed)} removed")
     pairs = [{"vm": vm, "run_id": run_id} for vm, run_id in removed]
     output.finish(ctx, output.Result("runs prune", {"removed": pairs}))
@@ -148,7 +149,7 @@ def attach(
         record, members = guests.run(run)
         guests.warn_of_missing(record, members)
     for text in guests.warnings:
-        output.warn(printable(text))
+        output.warn(one_line(text))
     events = Events(record.sink)
     with RunWatch(events, state, members, quiet=quiet) as watch:
         settings = guests.session.context.guest
@@ -193,7 +194,7 @@ def logs(
         if state.json:
             lines.append({"vm": vm, "stderr": stderr, "line": line})
         else:
-            output.guest_line(line, vm if many else None, stderr=stderr)
+            show_line(f"{vm} | " if many else "", line, stderr=stderr)
 
     settings = guests.session.context.guest
     runs.read_logs(members, settings, record.run_id, show, tail=tail, until_end=follow)
@@ -239,7 +240,7 @@ def fetch(
     _settle(record, next((one for one in known if one.run_id == record.run_id), None))
     if not ctx.ensure_object(State).json:
         for text in guests.warnings:
-            output.warn(printable(text))
+            output.warn(one_line(text))
         output.line(f"results: {record.dir}")
     data = {
         "run_id": record.run_id,
@@ -332,7 +333,7 @@ class _Guests:
         Raises NotFound, Ambiguous, BadInput and PreflightRefused (none of its VMs is on).
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted):
-            raise BadInput(f"'{printable(wanted)}' is not a run's id", hint="'gpuvm runs' has them")
+            raise BadInput(f"'{one_line(wanted)}' is not a run's id", hint="'gpuvm runs' has them")
         try:
             record = results.load(wanted)
         except NotFound as error:
@@ -442,12 +443,12 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row.get("rebooted"):
         state = "lost (rebooted)"
     return (
-        printable(row["run_id"]),
+        one_line(row["run_id"]),
         state,
-        ", ".join(map(printable, row["vms"])),
+        ", ".join(map(one_line, row["vms"])),
         _ago(row["started"]),
-        printable(row["operator"] or "-", longest=40),
-        printable(row["problem"] if row.get("problem") else row["line"], longest=60),
+        one_line(row["operator"] or "-", longest=40),
+        one_line(row["problem"] if row.get("problem") else row["line"], longest=60),
     )
 
 

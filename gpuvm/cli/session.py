@@ -23,11 +23,13 @@ class Session:
 
 
 @contextmanager
-def open_session(ctx: typer.Context, name: str | None) -> Iterator[Session]:
-    """Connects and prints the command's first line."""
+def open_session(
+    ctx: typer.Context, name: str | None, *, announced: bool = True
+) -> Iterator[Session]:
+    """Connects and prints the command's first line; not where standard output is data."""
     context = settings.load(name)
     with connected(context) as connection:
-        announce(ctx, context, connection)
+        announce(ctx, context, connection, line=announced)
         yield Session(context, connection)
 
 
@@ -38,13 +40,15 @@ def connected(context: Context) -> Iterator[VSphere]:
         yield connection
 
 
-def announce(ctx: typer.Context, context: Context, connection: VSphere) -> None:
+def announce(
+    ctx: typer.Context, context: Context, connection: VSphere, *, line: bool = True
+) -> None:
     state = ctx.ensure_object(State)
     about = connection.vcenter
     state.vcenter = about.name
     if isinstance(context.tls, Insecure):
         output.warn("the certificate of this vCenter is NOT verified (tls.verify: insecure)")
-    if not state.json:
+    if line and not state.json:
         host, port = context.address
         output.line(
             f"vCenter: {about.name} {about.version}, {host}:{port} (context {context.name})"
@@ -62,9 +66,11 @@ def confirm(context: Context, question: str, *, yes: bool) -> bool:
     """
     if yes or not context.confirm:
         return True
+    return ask(question, hint="use --yes, or 'confirm: false' in the context")
+
+
+def ask(question: str, *, hint: str) -> bool:
+    """Raises BadInput when there is no terminal to ask on."""
     if not interactive():
-        raise BadInput(
-            f"there is no terminal to ask on: {question}",
-            hint="use --yes, or 'confirm: false' in the context",
-        )
+        raise BadInput(f"there is no terminal to ask on: {question}", hint=hint)
     return typer.confirm(question, default=False, err=True)

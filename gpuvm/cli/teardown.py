@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, spec
-from gpuvm.cli import output, progress
+from gpuvm.cli import host_blocks, output, progress
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -86,6 +86,7 @@ def teardown(
                 with_templates=with_templates,
             )
             lifecycle.restore_templates(session.vsphere, events)
+        host_blocks.refresh(session, wanted.name)
     if result.outcomes and not state.json:
         gone, all_of_them = len(result.outcomes) - len(result.failed), len(result.outcomes)
         output.line(f"{gone} of {all_of_them} VMs removed")

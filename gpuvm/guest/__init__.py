@@ -7,8 +7,9 @@ with guest.connect(endpoint) as machine:
 Library errors of paramiko do not leave this package: they become those of gpuvm.errors.
 """
 
+from gpuvm.guest import ssh_config
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
-from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.download import Fetched, Left, fetch
 from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, look_at_gpus
 from gpuvm.guest.keys import ensure_key_pair
@@ -75,6 +76,7 @@ __all__ = [
     "hold",
     "launch",
     "list_processes",
+    "locate",
     "look_at_gpus",
     "mark_project",
     "prune",
@@ -82,6 +84,7 @@ __all__ = [
     "push",
     "push_by_content",
     "query_gpus",
+    "ssh_config",
     "take_place",
     "user_data",
     "wait_ready",

@@ -80,6 +80,16 @@ def open_transport(endpoint: Endpoint, timeout_s: float) -> tuple[Endpoint, para
     raise wrong or GuestUnreachable("; ".join(silent))
 
 
+def locate(endpoint: Endpoint, timeout_s: float = LOGIN_S) -> Endpoint:
+    """With the address that answers, with the right host key, and lets us log in.
+
+    Raises as ``open_transport`` does; a host key that may be kept at first use is kept.
+    """
+    found, transport = open_transport(endpoint, timeout_s)
+    transport.close()
+    return found
+
+
 def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
     pinned = keys.known(endpoint.identity, endpoint.host_keys)
     with _unreachable(endpoint):
@@ -141,7 +151,11 @@ def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko
         )
     if endpoint.trust == "first-use":
         return True
-    raise HostKeyMismatch(
+    raise unpublished(endpoint)
+
+
+def unpublished(endpoint: Endpoint) -> HostKeyMismatch:
+    return HostKeyMismatch(
         f"{endpoint.name} has not published its SSH host keys",
         hint="its first-boot unit does that (docs/template.md); 'ssh: {trust: first-use}' in the "
         "context is for VM templates that cannot",

@@ -86,12 +86,18 @@ def keep(identity: str, keys: Sequence[str]) -> None:
 
 def forget(instance_uuid: str) -> None:
     """All generations of the VM; nothing kept is fine."""
-    for file in _folder().glob(f"{instance_uuid}-*"):
-        file.unlink(missing_ok=True)
+    for folder in (_folder(), *ssh_dir().glob("contexts/*/known_hosts")):
+        for file in folder.glob(f"{instance_uuid}-*"):
+            file.unlink(missing_ok=True)
 
 
 def _file(identity: str) -> Path:
     return _folder() / identity
+
+
+def ssh_dir() -> Path:
+    """What the system's ssh reads of ours (``gpuvm.guest.ssh_config``)."""
+    return paths.state_dir() / "ssh"
 
 
 def _folder() -> Path:

@@ -127,6 +127,29 @@ class Guest:
             raise _not_in_time(self.name, what or _program(command), timeout_s)
         return CommandResult(status, "", _text(bytes(errors)))
 
+    def execute(
+        self,
+        command: str | Sequence[str],
+        stdout: Callable[[bytes], object],
+        stderr: Callable[[bytes], object],
+    ) -> int:
+        """Runs a command however long it takes, without input; returns its exit status.
+
+        What it writes is handed over as it comes, that of stderr in a thread of its own. Raises
+        GuestUnreachable when the connection breaks.
+        """
+        with self._breaks(_program(command), math.inf), self._channel() as channel:
+            channel.exec_command(_quoted(command))
+            channel.shutdown_write()
+            reader = _in_background(_hand_over, channel.recv_stderr, stderr)
+            while chunk := channel.recv(CHUNK):
+                stdout(chunk)
+            reader.join()
+            channel.status_event.wait()
+            if channel.exit_status == -1 and not self._transport.is_active():
+                raise EOFError("the connection was closed")
+            return channel.exit_status
+
     def stream(self, command: Sequence[str], *, silent_s: float) -> Iterator[str]:
         """The lines of a command's standard output as they come, until it ends.
 
@@ -256,6 +279,12 @@ def _drain(channel: paramiko.Channel, into: bytearray) -> None:
     with contextlib.suppress(OSError):
         while chunk := channel.recv_stderr(CHUNK):
             into.extend(chunk)
+
+
+def _hand_over(receive: Callable[[int], bytes], take: Callable[[bytes], object]) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := receive(CHUNK):
+            take(chunk)
 
 
 def _not_in_time(name: str, what: str, timeout_s: float) -> GuestError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from gpuvm import paths, settings
 from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
-from gpuvm.guest import keys
+from gpuvm.guest import keys, ssh_config
 from gpuvm.lab import addresses, build, daemons, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
 from gpuvm.lab.lab_status import LabStatus, lives, owns_context, status
@@ -218,7 +218,7 @@ def _remove(folder: LabFolder) -> None:
     _forget_context(folder, record)
     _forget_provisioning(folder.description())
     hypervisor.remove_folder(folder.path)
-    for shared in ("labs", "keys", "host-keys", "provisioning"):
+    for shared in ("labs", "keys", "host-keys", "provisioning", "ssh/contexts", "ssh"):
         with suppress(OSError):  # not empty: another context's are there
             (paths.state_dir() / shared).rmdir()
 
@@ -230,6 +230,7 @@ def _forget_context(folder: LabFolder, record: LabRecord | None) -> None:
     was_current = settings.current() == folder.name
     settings.remove(folder.name)
     shutil.rmtree(paths.state_dir() / "keys" / folder.name, ignore_errors=True)
+    ssh_config.forget(folder.name)
     previous = record.previous_context if record else None
     if was_current and previous in settings.names():
         settings.use(previous)

@@ -27,7 +27,7 @@ WAITS = """
 import os, pathlib, sys, time
 from helpers.words import GREETING
 print(GREETING, sys.argv[1:], len(os.environ.get("TOKEN", "")), flush=True)
-print("\\x1b]0;owned\\x07\\x1b[2J", flush=True)
+print("\\x1b]0;owned\\x07\\x1b[2Jshown", flush=True)
 while not pathlib.Path("go").exists():
     time.sleep(0.02)
 pathlib.Path("model.txt").write_text("weights")
@@ -72,7 +72,7 @@ def test_left_found_and_fetched_by_a_machine_that_knows_nothing_of_it(lab: Lab) 
     assert run_id in shown.stdout
     assert "\x1b" not in shown.stdout
     log = lab("logs", run_id[:-4], "--tail", "1")
-    assert log.stdout.splitlines()[1:] == ["\\x1b]0;owned\\x07\\x1b[2J"]
+    assert log.stdout.splitlines()[1:] == ["shown"]
     (copy_of(lab, run_id) / "go").touch()
     attached = lab("attach", run_id)
     assert attached.exit_code == 0, attached.stderr

@@ -1,0 +1,142 @@
+"""gpuvm exec: one command on one VM, several or all of them at once."""
+
+import shlex
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from gpuvm import guest, spec
+from gpuvm.cli import guest_output, output, ssh_targets
+from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm.cli.output import State
+from gpuvm.cli.session import open_session
+from gpuvm.errors import BadInput, CommandFailed, ExitCode, GuestError
+from gpuvm.guest import Endpoint, Guest
+
+AT_ONCE = 32
+
+
+@dataclass
+class Done:
+    """What became of the command on one VM; ``error`` is None where it ended with status 0."""
+
+    vm: str
+    stdout: str = ""
+    stderr: str = ""
+    exit_status: int | None = None
+    error: GuestError | None = None
+
+
+def execute(
+    ctx: typer.Context,
+    command: Annotated[
+        list[str], typer.Argument(help="After --: what to run.", metavar="-- COMMAND...")
+    ],
+    vms: Annotated[
+        list[str] | None,
+        typer.Option("--vm", help="On this VM; may be repeated.", metavar="NAME"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="On every running VM.")] = False,
+    file: FileOption = None,
+    deployment: NameOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a command on one VM, several or all of them at once.
+
+    [bold]Examples[/]
+
+        gpuvm exec --all -- nvidia-smi -L
+
+        gpuvm exec --vm gpuvm-01 --vm gpuvm-02 -- 'df -h / | tail -1'
+
+        gpuvm exec --all --json -- uname -r
+
+    Each line is prefixed with its VM when there are several; control characters in it are not
+    obeyed. One argument is read by the guest's shell, several reach the program as they are.
+    Where the command fails on some VMs the exit code is 4, where on all of them 1.
+    """
+    if every and vms:
+        raise BadInput("--all and --vm were both given", hint="name one of them")
+    wanted = spec.load(file, name=deployment)
+    with open_session(ctx, context, announced=False) as session:
+        places = ssh_targets.chosen(session, wanted.name, vms, every=every)
+    state = ctx.ensure_object(State)
+    results = _on_each(places, command[0] if len(command) == 1 else command, shown=not state.json)
+    errors = tuple(done.error for done in results if done.error is not None)
+    code = ExitCode.DONE
+    if errors:
+        code = ExitCode.FAILED if len(errors) == len(results) else ExitCode.PARTLY_DONE
+    output.finish(ctx, output.Result("exec", {"vms": list(map(_json, results))}, code, errors))
+
+
+def _on_each(
+    places: Sequence[Endpoint], command: str | Sequence[str], *, shown: bool
+) -> list[Done]:
+    """Every VM has its turn, whatever becomes of the others."""
+    running = _Running(command, shown=shown, prefixed=len(places) > 1)
+    with ThreadPoolExecutor(min(len(places), AT_ONCE)) as threads:
+        futures = [threads.submit(running.on, place) for place in places]
+        try:
+            wait(futures)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for connected in list(running.connected):  # else Ctrl-C would wait for the command
+                connected.close()
+            raise
+    return [future.result() for future in futures]
+
+
+@dataclass
+class _Running:
+    command: str | Sequence[str]
+    shown: bool
+    prefixed: bool
+    connected: set[Guest] = field(default_factory=set)
+
+    def on(self, place: Endpoint) -> Done:
+        done = Done(place.name)
+        try:
+            with guest.connect(place) as machine:
+                self.connected.add(machine)
+                done.exit_status = (
+                    self._shown(machine) if self.shown else self._gathered(machine, done)
+                )
+        except GuestError as error:
+            done.error = error
+            return done
+        if done.exit_status != 0:
+            name = self.command if isinstance(self.command, str) else shlex.join(self.command)
+            done.error = CommandFailed(place.name, name, done.exit_status, done.stderr)
+        return done
+
+    def _shown(self, machine: Guest) -> int:
+        prefix = f"{machine.name}: " if self.prefixed else ""
+        out = guest_output.Lines(lambda line: guest_output.show_line(prefix, line))
+        errors = guest_output.Lines(lambda line: guest_output.show_line(prefix, line, stderr=True))
+        try:
+            return machine.execute(self.command, out.feed, errors.feed)
+        finally:
+            out.close()
+            errors.close()
+
+    def _gathered(self, machine: Guest, done: Done) -> int:
+        out, errors = bytearray(), bytearray()
+        try:
+            return machine.execute(self.command, out.extend, errors.extend)
+        finally:
+            done.stdout, done.stderr = out.decode(errors="replace"), errors.decode(errors="replace")
+
+
+def _json(done: Done) -> dict[str, Any]:
+    return {
+        "vm": done.vm,
+        "exit_status": done.exit_status,
+        "stdout": done.stdout,
+        "stderr": done.stderr,
+        "error": str(done.error) if done.error else None,
+    }

@@ -1,0 +1,87 @@
+"""gpuvm ssh-config: the VMs in ~/.ssh/config, for ssh, scp, rsync, git and VS Code."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpuvm import spec
+from gpuvm.cli import host_blocks, output, ssh_targets
+from gpuvm.cli.options import (
+    ContextOption,
+    DebugOption,
+    FileOption,
+    JsonOption,
+    NameOption,
+    YesOption,
+)
+from gpuvm.cli.output import State
+from gpuvm.cli.session import ask, open_session
+from gpuvm.errors import PreflightRefused
+from gpuvm.export import Engine, render
+from gpuvm.guest import ssh_config as blocks
+
+
+def ssh_config(
+    ctx: typer.Context,
+    yes: YesOption = False,
+    printed: Annotated[
+        bool, typer.Option("--print", help="Print the host blocks; leave ~/.ssh/config alone.")
+    ] = False,
+    file: FileOption = None,
+    deployment: NameOption = None,
+    context: ContextOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let ssh, scp, rsync, git and VS Code know the VMs by their names.
+
+    [bold]Examples[/]
+
+        gpuvm ssh-config
+
+        gpuvm ssh-config --yes
+
+        gpuvm ssh-config --print
+
+    A file of gpuvm's own gets a host block for each running VM, with its pinned host key;
+    ~/.ssh/config includes it: that one line is added at its top after a question, or with --yes.
+    From then on 'provision', 'start', 'stop' and 'teardown' keep the blocks as the VMs are.
+    """
+    user_config = Path.home() / ".ssh/config"
+    included = blocks.is_included(user_config)
+    if not (printed or included or yes):
+        question = f"Add '{blocks.include_line()}' at the top of {user_config}?"
+        hint = "use --yes, or --print to see the host blocks alone"
+        if not ask(question, hint=hint):
+            output.declined(ctx, "ssh-config")
+            return
+    wanted = spec.load(file, name=deployment)
+    state = ctx.ensure_object(State)
+    with open_session(ctx, context, announced=not printed) as session:
+        places = list(host_blocks.usable(ssh_targets.running(session, wanted.name)))
+        known = session.context
+    names = [place.name for place in places]
+    if printed:
+        if not places:
+            raise PreflightRefused(
+                f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
+            )
+        text = render(Engine.SSH, wanted.name, places, known)
+        if not state.json:
+            sys.stdout.write(text)
+        output.finish(ctx, output.Result("ssh-config", {"vms": names, "host_blocks": text}))
+        return
+    written = blocks.keep(known, wanted.name, places)
+    if not included:
+        blocks.include(user_config)
+    if not state.json:
+        if names:
+            output.line(f"ssh, scp, rsync and VS Code know {', '.join(names)}: {written}")
+        else:
+            output.line("no VM is running yet: 'provision' and 'start' add their host blocks")
+        if not included:
+            output.line(f"{user_config} includes {blocks.config_file()} now")
+    data = {"vms": names, "file": str(written), "changed_user_config": not included}
+    output.finish(ctx, output.Result("ssh-config", data))

@@ -1,0 +1,156 @@
+"""What the system's ssh has to know of a guest: one host block, made in one place.
+
+    options(endpoint, context)       -> for `ssh -o`, `scp -o`: pinned host key, own key, port
+    host_block(endpoint, context)    -> the same for an ssh_config(5) file
+    keep(context, deployment, ...)   -> our own files, which ~/.ssh/config includes
+
+    STATE/ssh/config                                  includes all of the following
+    STATE/ssh/contexts/CONTEXT/DEPLOYMENT.conf        a host block for each running VM
+    STATE/ssh/contexts/CONTEXT/known_hosts/IDENTITY   the host keys that the VM may show
+
+Host keys are known by the VM's identity (HostKeyAlias), never by its address. The file
+``STATE/ssh/config`` is what says that the user wants host blocks at all.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpuvm.errors import BadInput
+from gpuvm.guest import keys
+from gpuvm.guest.connection import Endpoint, locate, unpublished
+from gpuvm.settings import Context
+
+HEADER = "# Written by gpuvm; 'gpuvm ssh-config' writes it again.\n"
+
+
+def pinned(endpoint: Endpoint) -> Endpoint:
+    """With one address and a host key that is known, looked for only where that is needed.
+
+    Raises HostKeyMismatch for a guest that has not published its host keys, and as ``locate``.
+    """
+    if endpoint.others or not keys.known(endpoint.identity, endpoint.host_keys):
+        return locate(endpoint)
+    return endpoint
+
+
+def options(endpoint: Endpoint, context: Context) -> tuple[tuple[str, str], ...]:
+    """Keywords and values of ssh_config(5) for a ``pinned`` endpoint; writes its known hosts."""
+    known_hosts = _write_known_hosts(endpoint, context)
+    own_key = endpoint.key_file.exists()  # else an ssh-agent has one that the guest accepts
+    return (
+        ("HostName", endpoint.address),
+        ("Port", str(endpoint.port)),
+        ("User", endpoint.user),
+        *((("IdentityFile", _quoted(endpoint.key_file)),) if own_key else ()),
+        *((("IdentitiesOnly", "yes"),) if own_key else ()),
+        ("HostKeyAlias", endpoint.identity),
+        ("UserKnownHostsFile", _quoted(known_hosts)),
+        ("StrictHostKeyChecking", "yes"),
+        ("PreferredAuthentications", "publickey"),
+    )
+
+
+def arguments(endpoint: Endpoint, context: Context) -> list[str]:
+    """The options as arguments of ssh, scp and sftp."""
+    return [f"-o{keyword}={value}" for keyword, value in options(endpoint, context)]
+
+
+def host_block(endpoint: Endpoint, context: Context) -> str:
+    """Also under the name ``VM.CONTEXT``, which stays unique when another vCenter has such a VM."""
+    lines = [f"Host {endpoint.name} {endpoint.name}.{context.name}"]
+    lines += [f"    {keyword} {value}" for keyword, value in options(endpoint, context)]
+    return "\n".join(lines) + "\n"
+
+
+def is_wanted() -> bool:
+    """Whether host blocks are kept on this machine."""
+    return config_file().exists()
+
+
+def config_file() -> Path:
+    """The file that ~/.ssh/config includes."""
+    return keys.ssh_dir() / "config"
+
+
+def keep(context: Context, deployment: str, endpoints: Sequence[Endpoint]) -> Path:
+    """Writes the deployment's host blocks in place of those that were there; none: no file."""
+    blocks = "\n".join(host_block(one, context) for one in endpoints)
+    file = _folder(context) / f"{deployment}.conf"
+    if blocks:
+        _write(file, f"{HEADER}\n{blocks}")
+    else:
+        file.unlink(missing_ok=True)
+    pattern = keys.ssh_dir() / "contexts/*/*.conf"
+    _write(config_file(), f"{HEADER}Include {_quoted(pattern)}\n")
+    return file
+
+
+def forget(context_name: str) -> None:
+    """Everything of a context that is removed; nothing is fine."""
+    shutil.rmtree(keys.ssh_dir() / "contexts" / context_name, ignore_errors=True)
+
+
+def include_line() -> str:
+    return f"Include {_quoted(config_file())}"
+
+
+def is_included(user_config: Path) -> bool:
+    """Whether the user's own ssh_config has the line, wherever in it."""
+    if not user_config.exists():
+        return False
+    lines = user_config.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    wanted = include_line()
+    return any(line.strip() in (wanted, wanted.replace('"', "")) for line in lines)
+
+
+def include(user_config: Path) -> None:
+    """Adds the line at the top, since below a ``Host`` line it would hold for that host only.
+
+    Mode and symbolic link of the file stay. Raises BadInput where it cannot be written.
+    """
+    file = user_config.resolve()
+    try:
+        if not file.parent.exists():
+            file.parent.mkdir(mode=0o700, parents=True)
+        there = file.read_bytes() if file.exists() else b""
+        mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+        added = f"# Added by 'gpuvm ssh-config': its running VMs.\n{include_line()}\n\n"
+        _write(file, added.encode() + there, mode)
+    except OSError as error:
+        raise BadInput(
+            f"{user_config} cannot be written: {error.strerror or error}",
+            hint=f"add this line at its top: {include_line()}",
+        ) from None
+
+
+def _write_known_hosts(endpoint: Endpoint, context: Context) -> Path:
+    known = keys.known(endpoint.identity, endpoint.host_keys)
+    if not known:
+        raise unpublished(endpoint)
+    file = _folder(context) / "known_hosts" / endpoint.identity
+    _write(file, "".join(f"{endpoint.identity} {key}\n" for key in known))
+    return file
+
+
+def _folder(context: Context) -> Path:
+    return keys.ssh_dir() / "contexts" / context.name
+
+
+def _quoted(path: Path) -> str:
+    """As ssh_config(5) reads a path: %-tokens are expanded, blanks separate."""
+    text = str(path.absolute()).replace("%", "%%")
+    return f'"{text}"' if " " in text else text
+
+
+def _write(file: Path, text: str | bytes, mode: int = 0o600) -> None:
+    """At once or not at all: ssh may read it at any moment."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    content = text.encode() if isinstance(text, str) else text
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(content)
+    new.chmod(mode)
+    new.replace(file)
