@@ -187,6 +187,11 @@ class VSphere:
             unreadable=tuple(v for v in hidden if index_in(uuid, name, v) is not None),
         )
 
+    def clusters_of(self, deployment: str) -> tuple[MoRef, ...]:
+        """Where the deployment's own VMs are."""
+        ours = [self._vm(vm.moref) for vm in self.read_deployment(deployment).ours]
+        return read_inventory.read_clusters(self._content, ours)
+
     def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""
         refs = [self._reference(vim.HostSystem, moref) for moref in hosts]

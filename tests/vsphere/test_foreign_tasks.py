@@ -2,18 +2,21 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from govc_client import Govc, govc_of
+from pydantic import SecretStr
 from pyVmomi import vim
 from simulated_vcenter import Rig, end
+from stock_vcenter import stock_vcenter
 
-from gpuvm import lifecycle
+from gpuvm import lifecycle, vsphere
 from gpuvm.errors import UnreadableAnswer
 from gpuvm.events import Events
 from gpuvm.vsphere import VSphere
-from gpuvm.vsphere.properties import Objects, Related, retrieve
+from gpuvm.vsphere.properties import Objects, Related, retrieve, retrieve_all
 
 STRANGER = "trainer"
 DISK = "others.vmdk"
@@ -122,3 +125,19 @@ def test_a_refusal_that_cannot_be_decoded_is_looked_up(rig: Rig) -> None:
         (vm,) = rig.ours(connection, "refused")
         rig.fault("PowerOffVM_Task", "TaskInProgress", object=vm.name)
         assert removed(rig, connection, "refused")
+
+
+def test_a_view_is_read_apart(tmp_path: Path) -> None:
+    """Govmomi's own simulator sends a ``runtime`` that pyVmomi cannot decode."""
+    with (
+        stock_vcenter(tmp_path) as stock,
+        vsphere.connect(stock.context, SecretStr("any")) as connection,
+    ):
+        content = connection._content
+        wanted = [(vim.VirtualMachine, ("name", "runtime")), (vim.HostSystem, ("name",))]
+        rows = retrieve_all(content, wanted)
+        names = retrieve_all(
+            content, [(vim.VirtualMachine, ("name",)), (vim.HostSystem, ("name",))]
+        )
+        assert {row["name"] for row in rows.values()} == {row["name"] for row in names.values()}
+        assert not any("runtime" in row for row in rows.values())
