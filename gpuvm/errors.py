@@ -12,6 +12,7 @@
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
     │   │   └── OutcomeUnknown        a call's answer never came: look before doing it again
+    │   ├── UnreadableAnswer          an answer of the vCenter that cannot be decoded
     │   ├── Untrusted                 its certificate is not verified
     │   ├── LoginRefused              user or password
     │   ├── NoPermission              a privilege is missing, named with its object
@@ -146,6 +147,10 @@ class Unreachable(VSphereError):
 
 
 class OutcomeUnknown(Unreachable):
+    pass
+
+
+class UnreadableAnswer(VSphereError):
     pass
 
 

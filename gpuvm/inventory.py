@@ -124,6 +124,8 @@ class NIC:
 
     key: int
     kind: str
+    network: str = ""
+    """The name of its network, or the key of its distributed port group; empty if unknown."""
 
 
 @dataclass(frozen=True)

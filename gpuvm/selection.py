@@ -82,6 +82,29 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     return chosen
 
 
+def check_template_network(
+    spec: ClusterSpec, template: VMTemplate, inventory: Inventory, hosts: Sequence[Host]
+) -> None:
+    """Cards stay on the template's networks, but for the first where ``network`` is given.
+
+    Raises PreflightRefused when a network is on none of the hosts, as one of another datacenter is.
+    """
+    reached = {moref for host in hosts for moref in host.networks}
+    there = [one for one in inventory.networks if one.moref in reached]
+    if not there or reached.intersection(template.networks):
+        return
+    known = {word for one in there for word in (one.name, one.portgroup_key)}
+    kept = template.nics[1:] if spec.network else template.nics
+    for nic in kept:
+        if nic.network and nic.network not in known:
+            raise PreflightRefused(
+                f"VM template {template.path or template.name}: its network is on none of these "
+                f"hosts: {', '.join(sorted({host.name for host in hosts}))}",
+                hint="name one of theirs with --network: "
+                + ", ".join(sorted(distinct(one, there) for one in there)),
+            )
+
+
 def storage_policy(spec: ClusterSpec, inventory: Inventory) -> str | None:
     """Its id. Raises NotFound and Ambiguous, and PreflightRefused where none can be read."""
     if spec.storage_policy is None or not spec.names_a_policy:
@@ -225,7 +248,10 @@ def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
 
 def named(wanted: str, everything: Iterable[Named], cluster: Cluster) -> list[Named]:
     """Those that are called so: where datacenters have twins, the ones of the cluster's own."""
-    found = [one for one in everything if is_named(one, wanted)]
+    return _at_home([one for one in everything if is_named(one, wanted)], cluster)
+
+
+def _at_home(found: list[Named], cluster: Cluster) -> list[Named]:
     home = f"{cluster.datacenter_path}/"
     return [one for one in found if one.path.startswith(home)] or found
 
@@ -245,10 +271,11 @@ def choose(
 ) -> Named:
     """The one that is called so; without a name the only one that fits.
 
-    A name is unique in its folder only: one that is there twice is Ambiguous.
+    A name is unique in its folder only: one that is there twice is Ambiguous. Those of other
+    datacenters count where the cluster's own has none.
     """
     everything = tuple(known)
-    choices = named(name, everything, cluster) if name else list(fitting)
+    choices = named(name, everything, cluster) if name else _at_home(list(fitting), cluster)
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:

@@ -201,18 +201,21 @@ def _is_uuid(text: str) -> bool:
 
 
 _NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed"}
+COUNT = {"hosts", "per_host"}
+"""The fields that say how many VMs there should be."""
 
 
 def load(file: Path | None, **changes: object) -> ClusterSpec:
     """The file, or ``gpuvm.yaml`` here if there is one, with the command line's ``changes``.
 
-    Raises BadInput with file and line, or with the option.
+    What neither of them gives is not in the result's ``model_fields_set``. Raises BadInput with
+    file and line, or with the option.
     """
     chosen = file or FILE
     spec = read_document(chosen, ClusterSpec) if file or chosen.exists() else ClusterSpec()
     given = {key: value for key, value in changes.items() if value is not None}
     try:
-        return ClusterSpec.model_validate(spec.model_dump() | given)
+        return ClusterSpec.model_validate(spec.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"--{first['loc'][0]}: {first['msg'].lower()}") from None

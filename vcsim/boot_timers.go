@@ -3,28 +3,30 @@ package main
 import (
 	"sync"
 	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 // boots holds the timers of booting guests, and which VMs are on their way to power-on.
 type boots struct {
 	sync.Mutex
 	timers   map[ref]*time.Timer
-	starting map[ref]bool
+	starting map[ref]ref // the task that works on the VM
 }
 
 func newBoots() *boots {
-	return &boots{timers: map[ref]*time.Timer{}, starting: map[ref]bool{}}
+	return &boots{timers: map[ref]*time.Timer{}, starting: map[ref]ref{}}
 }
 
-// begin is false if a power-on of the VM is running already.
-func (b *boots) begin(vm ref) bool {
+// begin is a fault that names the task which switches the VM on, or removes it, already.
+func (b *boots) begin(vm, task ref) fault {
 	b.Lock()
 	defer b.Unlock()
-	if b.starting[vm] {
-		return false
+	if other, ok := b.starting[vm]; ok {
+		return &types.TaskInProgress{Task: other}
 	}
-	b.starting[vm] = true
-	return true
+	b.starting[vm] = task
+	return nil
 }
 
 func (b *boots) end(vm ref) {

@@ -30,10 +30,9 @@ type collector struct {
 	wake     chan struct{} // something that matters may have changed
 	canceled chan fault
 
-	version  int
-	pending  []filterUpdate // found already, not sent yet
-	sent     *updateSet     // the last answer, for a client that did not get it
-	baseline string         // the version that it was an answer to
+	version int
+	pending []filterUpdate // found already, not sent yet
+	sent    []*updateSet   // the last answers, each with the version after it: what clients of older ones get
 }
 
 func newCollectors() *collectors {

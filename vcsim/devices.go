@@ -92,6 +92,13 @@ func (lab *Lab) completeCard(card *types.VirtualEthernetCard) {
 	if card.Connectable == nil {
 		card.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true}
 	}
+	if card.ResourceAllocation == nil {
+		card.ResourceAllocation = &types.VirtualEthernetCardResourceAllocation{
+			Reservation: types.NewInt64(0),
+			Share:       types.SharesInfo{Shares: 50, Level: types.SharesLevelNormal},
+			Limit:       types.NewInt64(-1),
+		}
+	}
 	lab.completeBacking(card)
 }
 
@@ -151,6 +158,9 @@ func (lab *Lab) editedDevice(old, edited types.BaseVirtualDevice) types.BaseVirt
 		if before, ok := old.(types.BaseVirtualEthernetCard); ok {
 			orElse(&x.GetVirtualEthernetCard().MacAddress, before.GetVirtualEthernetCard().MacAddress)
 			orElse(&x.GetVirtualEthernetCard().AddressType, before.GetVirtualEthernetCard().AddressType)
+			if x.GetVirtualEthernetCard().ResourceAllocation == nil {
+				x.GetVirtualEthernetCard().ResourceAllocation = before.GetVirtualEthernetCard().ResourceAllocation
+			}
 		}
 		lab.completeBacking(x.GetVirtualEthernetCard())
 	case *types.VirtualDisk:

@@ -13,6 +13,7 @@ import (
 // dispatch sees every call before the simulator serves it: it counts (R12), asks for a session and
 // privileges (R13), injects faults (R11), and hands methods that have rules to the lab's own code.
 func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.Reference, fault) {
+	method.This = lab.typed(method.This)
 	user := lab.callerOf(ctx, method)
 	lab.calls.add(user, method.Name)
 	if fault := lab.admitCall(ctx, user, method); fault != nil {
@@ -86,6 +87,8 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 		return &datacenterMethods{methodsOf: base}
 	case *simulator.Datastore:
 		return &datastoreMethods{methodsOf: base}
+	case *simulator.ResourcePool:
+		return &poolMethods{methodsOf: base}
 	case *simulator.SessionManager:
 		return &sessionMethods{methodsOf: base}
 	case *simulator.ViewManager:

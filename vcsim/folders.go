@@ -83,22 +83,17 @@ func (lab *Lab) datastoreOfPath(files *types.VirtualMachineFileInfo) ref {
 	return ref{}
 }
 
-// RegisterVMTask would read a .vmx file, and there are none.
-func (f *folderMethods) RegisterVMTask(*simulator.Context, *types.RegisterVM_Task) soap.HasFault {
-	fault := &types.NotSupported{}
-	return &methods.RegisterVM_TaskBody{Fault_: simulator.Fault(describe(fault), fault)}
-}
-
 // DestroyTask removes the folder with all VMs in it; one that runs keeps everything.
 func (f *folderMethods) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) soap.HasFault {
 	task := f.begin(ctx, "Destroy_Task", "Folder.destroy", func(op *operation) (types.AnyType, fault) {
 		op.started()
-		return nil, f.destroy(op.ctx)
+		return nil, f.destroy(op)
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task}}
 }
 
-func (f *folderMethods) destroy(ctx *simulator.Context) fault {
+func (f *folderMethods) destroy(op *operation) fault {
+	ctx := op.ctx
 	parent, ok := f.lab.registry.Get(*f.folder.Parent).(*simulator.Folder)
 	if !ok {
 		return &types.NotSupported{} // one of a data centre's own folders
@@ -114,7 +109,7 @@ func (f *folderMethods) destroy(ctx *simulator.Context) fault {
 		}
 	}
 	for _, vm := range vms {
-		if fault := f.lab.remove(ctx, vm, true); fault != nil {
+		if fault := f.lab.remove(ctx, vm, op.task.Self, true); fault != nil {
 			return fault
 		}
 	}

@@ -8,3 +8,4 @@ require (
 	gopkg.in/yaml.v3 v3.0.1
 )
 
+require golang.org/x/text v0.41.0 // indirect

@@ -126,6 +126,30 @@ func (b *builder) configureDRS(d *Description) {
 		config.DrsConfig.Option = []types.BaseOptionValue{&types.OptionValue{Key: "VgpuMMAutomationTimeoutSecs", Value: "-1"}}
 	}
 	cluster.Configuration.DrsConfig = config.DrsConfig // the older property, whose type declares it
+	config.DasConfig = withoutHA()
+	config.DpmConfigInfo = &types.ClusterDpmConfigInfo{Enabled: types.NewBool(false), DefaultDpmBehavior: types.DpmBehaviorManual}
+	config.VsanConfigInfo = &types.VsanClusterConfigInfo{
+		Enabled:       types.NewBool(false),
+		DefaultConfig: &types.VsanClusterConfigInfoHostDefaultInfo{AutoClaimStorage: types.NewBool(false)},
+	}
+	cluster.Configuration.DasConfig = config.DasConfig
+}
+
+// withoutHA is a cluster's vSphere HA, switched off: it is there in every vCenter.
+func withoutHA() types.ClusterDasConfigInfo {
+	return types.ClusterDasConfigInfo{
+		Enabled:                 types.NewBool(false),
+		VmMonitoring:            string(types.ClusterDasConfigInfoVmMonitoringStateVmMonitoringDisabled),
+		HostMonitoring:          string(types.ClusterDasConfigInfoServiceStateDisabled),
+		AdmissionControlEnabled: types.NewBool(false),
+		DefaultVmSettings: &types.ClusterDasVmSettings{
+			RestartPriority:   string(types.DasVmPriorityMedium),
+			IsolationResponse: string(types.ClusterDasVmSettingsIsolationResponseNone),
+			VmToolsMonitoringSettings: &types.ClusterVmToolsMonitoringSettings{
+				VmMonitoring: string(types.ClusterDasConfigInfoVmMonitoringStateVmMonitoringDisabled),
+			},
+		},
+	}
 }
 
 // addNetworks gives the data centre's first network its name and puts the others beside it.

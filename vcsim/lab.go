@@ -31,17 +31,18 @@ type Lab struct {
 	registry    *simulator.Registry
 	root        *simulator.Context // the context that requests and operations are copied from
 
-	datacenter ref
-	cluster    ref
-	pool       ref
-	vmFolder   ref
-	hosts      map[ref]*hardware // fixed after start
-	hostRefs   []ref             // in the order of the description
-	datastores map[string]ref
-	networks   map[string]ref
-	opaque     map[string]opaqueNetwork // by id
-	thin       thinDisks
-	policies   appliedPolicies
+	datacenter   ref
+	cluster      ref
+	pool         ref
+	vmFolder     ref
+	hosts        map[ref]*hardware // fixed after start
+	hostRefs     []ref             // in the order of the description
+	datastores   map[string]ref
+	networks     map[string]ref
+	opaque       map[string]opaqueNetwork // by id
+	thin         thinDisks
+	policies     appliedPolicies
+	unregistered unregisteredVMs
 
 	accounts  *accounts
 	calls     *calls

@@ -26,6 +26,7 @@ type options struct {
 	control     string
 	parentFD    int
 	stock       bool
+	inventory   stockInventory
 }
 
 func main() {
@@ -45,6 +46,7 @@ func parseOptions(args []string) options {
 	flags.StringVar(&o.control, "control", "127.0.0.1:0", "address of the control endpoint")
 	flags.IntVar(&o.parentFD, "parent-fd", -1, "exit when this inherited pipe is closed")
 	flags.BoolVar(&o.stock, "stock", false, "govmomi's simulator as it comes: no GPUs, no rules, any password")
+	o.inventory.register(flags)
 	_ = flags.Parse(args) // ExitOnError
 	return o
 }

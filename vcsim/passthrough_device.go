@@ -115,8 +115,12 @@ func (a *admission) taken(g *gpu, granted map[int32]grant) bool {
 	return held || len(a.lab.ledger.shares(g)) > 0
 }
 
-// sameDeviceID reads the id as vSphere does: hexadecimal, no 0x. "5624" is 0x5624, not 5624.
+// sameDeviceID reads the id as vSphere does: hexadecimal, no 0x. "5624" is 0x5624, not 5624. One that
+// was left out is not compared: Terraform's provider leaves all of them out, and its VMs start.
 func sameDeviceID(text string, id uint16) bool {
+	if text == "" {
+		return true
+	}
 	n, err := strconv.ParseUint(text, 16, 16)
 	return err == nil && uint16(n) == id
 }

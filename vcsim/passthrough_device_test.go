@@ -31,7 +31,6 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 	}{
 		{"decimal-id", func(s *types.VirtualMachineCloneSpec) { backingOf(s).DeviceId = "5624" }, mismatch},
 		{"0x-id", func(s *types.VirtualMachineCloneSpec) { backingOf(s).DeviceId = "0x15f8" }, mismatch},
-		{"no-id", func(s *types.VirtualMachineCloneSpec) { backingOf(s).DeviceId = "" }, mismatch},
 		{"other-vendor", func(s *types.VirtualMachineCloneSpec) { backingOf(s).VendorId = -32634 }, mismatch},
 		{"other-system", func(s *types.VirtualMachineCloneSpec) {
 			backingOf(s).SystemId = r.lab.hosts[r.host("esx-02")].systemID

@@ -150,10 +150,13 @@ func (lab *Lab) above(self ref) []ref {
 	return parents
 }
 
+// extended are the types that others extend, in whose name clients may call an object.
+var extended = []string{"ManagedEntity", "ComputeResource", "Network", "ResourcePool"}
+
 // typed is the reference with the type that its object has: vCenter goes by the id, and clients may
-// call anything a ManagedEntity.
+// call anything a ManagedEntity, or a cluster a ComputeResource.
 func (lab *Lab) typed(self ref) ref {
-	if self.Type != "ManagedEntity" {
+	if !slices.Contains(extended, self.Type) || lab.registry.Get(self) != nil {
 		return self
 	}
 	for _, entity := range lab.registry.All("") {

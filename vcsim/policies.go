@@ -3,9 +3,11 @@ package main
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	pbm "github.com/vmware/govmomi/pbm/methods"
+	pbmsimulator "github.com/vmware/govmomi/pbm/simulator"
 	pbmtypes "github.com/vmware/govmomi/pbm/types"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -13,18 +15,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// policyPath is where vCenter serves storage policies: a service of its own, whose callers show the
-// vCenter's session in a SOAP header.
-const policyPath = "/pbm/sdk"
-
 const viewPolicies = "StorageProfile.View"
 
+// policyService is a service of its own at /pbm, or /pbm/sdk, whose callers show the vCenter's session
+// in a SOAP header. It is govmomi's simulator of it, with the lab's policies.
 func (lab *Lab) policyService() *simulator.Registry {
-	r := simulator.NewRegistry()
-	r.Namespace, r.Path, r.Cookie = "pbm", "/pbm", simulator.SOAPCookie
+	r := pbmsimulator.New()
 	manager := ref{Type: "PbmProfileProfileManager", Value: "ProfileManager"}
-	r.Put(&policyContent{ref{Type: "PbmServiceInstance", Value: "ServiceInstance"}, manager})
-	r.Put(&profileManager{manager, lab.description.Policies})
+	r.Put(&profileManager{r.Get(manager).(*pbmsimulator.ProfileManager), lab})
 	r.Handler = func(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 		if ctx.Session == nil {
 			return nil, nil // the simulator refuses it
@@ -38,33 +36,15 @@ func (lab *Lab) policyService() *simulator.Registry {
 	return r
 }
 
-type policyContent struct {
-	ref
-	manager ref
-}
-
-func (c *policyContent) PbmRetrieveServiceContent(*pbmtypes.PbmRetrieveServiceContent) soap.HasFault {
-	object := func(kind string) ref { return ref{Type: kind, Value: kind} }
-	return &pbm.PbmRetrieveServiceContentBody{Res: &pbmtypes.PbmRetrieveServiceContentResponse{
-		Returnval: pbmtypes.PbmServiceInstanceContent{
-			AboutInfo:                 pbmtypes.PbmAboutInfo{Name: "PBM", Version: "2.0", InstanceUuid: "pbm"},
-			SessionManager:            object("PbmSessionManager"),
-			CapabilityMetadataManager: object("PbmCapabilityMetadataManager"),
-			ProfileManager:            c.manager,
-			ComplianceManager:         object("PbmComplianceManager"),
-			PlacementSolver:           object("PbmPlacementSolver"),
-		},
-	}}
-}
-
+// profileManager has the lab's policies instead of the simulator's, and knows where they are applied.
 type profileManager struct {
-	ref
-	policies []StoragePolicyDescription
+	*pbmsimulator.ProfileManager
+	lab *Lab
 }
 
 func (m *profileManager) PbmQueryProfile(*pbmtypes.PbmQueryProfile) soap.HasFault {
 	res := &pbmtypes.PbmQueryProfileResponse{}
-	for _, policy := range m.policies {
+	for _, policy := range m.lab.description.Policies {
 		res.Returnval = append(res.Returnval, pbmtypes.PbmProfileId{UniqueId: policy.ID})
 	}
 	return &pbm.PbmQueryProfileBody{Res: res}
@@ -73,8 +53,8 @@ func (m *profileManager) PbmQueryProfile(*pbmtypes.PbmQueryProfile) soap.HasFaul
 func (m *profileManager) PbmRetrieveContent(req *pbmtypes.PbmRetrieveContent) soap.HasFault {
 	res := &pbmtypes.PbmRetrieveContentResponse{}
 	for _, id := range req.ProfileIds {
-		at := slices.IndexFunc(m.policies, func(p StoragePolicyDescription) bool { return p.ID == id.UniqueId })
-		if at < 0 {
+		policy := m.lab.policy(id.UniqueId)
+		if policy == nil {
 			return &pbm.PbmRetrieveContentBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "profileIds"})}
 		}
 		profile := &pbmtypes.PbmCapabilityProfile{
@@ -82,10 +62,32 @@ func (m *profileManager) PbmRetrieveContent(req *pbmtypes.PbmRetrieveContent) so
 			ResourceType:    pbmtypes.PbmProfileResourceType{ResourceType: string(pbmtypes.PbmProfileResourceTypeEnumSTORAGE)},
 			Constraints:     &pbmtypes.PbmCapabilityConstraints{},
 		}
-		profile.ProfileId, profile.Name = id, m.policies[at].Name
+		profile.ProfileId, profile.Name = id, policy.Name
 		res.Returnval = append(res.Returnval, profile)
 	}
 	return &pbm.PbmRetrieveContentBody{Res: res}
+}
+
+// PbmQueryAssociatedProfile names what is applied to a VM's home, or to a disk, as "vm-12:2000".
+func (m *profileManager) PbmQueryAssociatedProfile(req *pbmtypes.PbmQueryAssociatedProfile) soap.HasFault {
+	res := &pbmtypes.PbmQueryAssociatedProfileResponse{Returnval: m.applied(req.Entity)}
+	return &pbm.PbmQueryAssociatedProfileBody{Res: res}
+}
+
+func (m *profileManager) PbmQueryAssociatedProfiles(req *pbmtypes.PbmQueryAssociatedProfiles) soap.HasFault {
+	res := &pbmtypes.PbmQueryAssociatedProfilesResponse{}
+	for _, entity := range req.Entities {
+		res.Returnval = append(res.Returnval, pbmtypes.PbmQueryProfileResult{Object: entity, ProfileId: m.applied(entity)})
+	}
+	return &pbm.PbmQueryAssociatedProfilesBody{Res: res}
+}
+
+func (m *profileManager) applied(entity pbmtypes.PbmServerObjectRef) []pbmtypes.PbmProfileId {
+	vm, disk, _ := strings.Cut(entity.Key, ":")
+	if id := m.lab.policies.on(ref{Type: "VirtualMachine", Value: vm}, disk); id != "" {
+		return []pbmtypes.PbmProfileId{{UniqueId: id}}
+	}
+	return nil
 }
 
 func (lab *Lab) policy(id string) *StoragePolicyDescription {
@@ -186,6 +188,20 @@ func (a *appliedPolicies) apply(vm ref, home []types.BaseVirtualMachineProfileSp
 				a.of[vm].Disks[strconv.Itoa(int(disk.Key))] = id
 			}
 		}
+	}
+}
+
+// on is the policy of a disk, by its key, or without one of the VM's home.
+func (a *appliedPolicies) on(vm ref, disk string) string {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	switch applied := a.of[vm]; {
+	case applied == nil:
+		return ""
+	case disk == "":
+		return applied.Home
+	default:
+		return applied.Disks[disk]
 	}
 }
 

@@ -85,8 +85,8 @@ func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref
 	if template {
 		return &types.InvalidState{}
 	}
-	if !lab.boots.begin(vm.Self) {
-		return &types.TaskInProgress{Task: op.task.Self}
+	if fault := lab.boots.begin(vm.Self, op.task.Self); fault != nil {
+		return fault
 	}
 	defer lab.boots.end(vm.Self)
 	if fault := lab.expectNot(op.ctx, vm, poweredOn); fault != nil {

@@ -102,18 +102,25 @@ func (v *vmMethods) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) s
 			if fault := op.work(seconds(v.lab.description.Timings.DestroyS), 0, 95); fault != nil {
 				return nil, fault
 			}
-			return nil, v.lab.remove(op.ctx, v.vm, true)
+			return nil, v.lab.remove(op.ctx, v.vm, op.task.Self, true)
 		})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task}}
 }
 
+// UnregisterVM waits for its task, as clients of vCenter see one there too.
 func (v *vmMethods) UnregisterVM(ctx *simulator.Context, _ *types.UnregisterVM) soap.HasFault {
 	body := &methods.UnregisterVMBody{}
-	fault := v.lab.checkRemovable(ctx, v.vm)
-	if fault == nil {
-		fault = v.lab.remove(ctx, v.vm, false)
-	}
-	if fault != nil {
+	ended := make(chan fault, 1)
+	v.begin(ctx, "UnregisterVM", "VirtualMachine.unregister", func(op *operation) (types.AnyType, fault) {
+		op.started()
+		fault := v.lab.checkRemovable(op.ctx, v.vm)
+		if fault == nil {
+			fault = v.lab.remove(op.ctx, v.vm, op.task.Self, false)
+		}
+		ended <- fault
+		return nil, fault
+	})
+	if fault := <-ended; fault != nil {
 		body.Fault_ = simulator.Fault(describe(fault), fault)
 		return body
 	}
@@ -132,9 +139,9 @@ func (lab *Lab) checkRemovable(ctx *simulator.Context, vm *simulator.VirtualMach
 }
 
 // remove takes the VM out of the inventory, once: of two at the same time the later one fails.
-func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, files bool) fault {
-	if !lab.boots.begin(vm.Self) {
-		return &types.TaskInProgress{}
+func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, task ref, files bool) fault {
+	if fault := lab.boots.begin(vm.Self, task); fault != nil {
+		return fault
 	}
 	defer lab.boots.end(vm.Self)
 	if fault := lab.checkRemovable(ctx, vm); fault != nil {
@@ -152,6 +159,8 @@ func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, fil
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
 		lab.giveSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
 		lab.thin.forget(vm.Config)
+	} else {
+		lab.unregistered.keep(vm.Config)
 	}
 	return nil
 }

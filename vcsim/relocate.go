@@ -14,11 +14,11 @@ import (
 // has to be admitted there: its memory and its vGPUs need room.
 func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool *ref) fault {
 	ctx := op.ctx
-	if lab.powerState(ctx, vm) == poweredOn && lab.pinned(ctx, vm) {
-		return passthroughForbids("vMotion")
-	}
 	if host == nil {
 		host = vm.Runtime.Host
+	}
+	if *host != *vm.Runtime.Host && lab.powerState(ctx, vm) == poweredOn && lab.pinned(ctx, vm) {
+		return passthroughForbids("vMotion")
 	}
 	if lab.hosts[*host] == nil {
 		return &types.ManagedObjectNotFound{Obj: *host}

@@ -34,6 +34,7 @@ func (lab *Lab) selectObjects(ctx *simulator.Context, spec *types.PropertyFilter
 	}
 	for i := range spec.ObjectSet {
 		object := &spec.ObjectSet[i]
+		object.Obj = lab.typed(object.Obj)
 		if find(ctx, object.Obj) == nil || lab.hidden.object(object.Obj) {
 			if isTrue(spec.ReportMissingObjectsInResults) {
 				continue

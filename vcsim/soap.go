@@ -30,8 +30,11 @@ func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
 	mux.HandleFunc("/sdk", lab.serveSOAP)
 	mux.HandleFunc("/sdk/vimService", lab.serveSOAP)
 	mux.HandleFunc("/sdk/vimServiceVersions.xml", lab.serveVersions)
-	lab.service.RegisterSDK(lab.policyService(), policyPath)
-	mux.HandleFunc(policyPath, lab.serveSOAP)
+	policies := lab.policyService()
+	lab.service.RegisterSDK(policies, policies.Path+"/sdk")
+	mux.HandleFunc(policies.Path, lab.serveSOAP)
+	mux.HandleFunc(policies.Path+"/sdk", lab.serveSOAP)
+	lab.serveREST(mux, endpoint)
 	return mux
 }
 

@@ -3,13 +3,37 @@ package main
 import (
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 
 	"github.com/vmware/govmomi/simulator"
+
+	_ "github.com/vmware/govmomi/pbm/simulator"  // storage policies, which vcsim serves too
+	_ "github.com/vmware/govmomi/vapi/simulator" // tags and content libraries, likewise
 )
+
+// stockInventory is how many of each kind --stock has, with vcsim's own flags and defaults.
+type stockInventory struct {
+	datacenters, clusters, folders, pools, portgroups, datastores int
+}
+
+func (i *stockInventory) register(flags *flag.FlagSet) {
+	stock := simulator.VPX()
+	flags.IntVar(&i.datacenters, "dc", stock.Datacenter, "with --stock: number of datacenters")
+	flags.IntVar(&i.clusters, "cluster", stock.Cluster, "with --stock: number of clusters per datacenter")
+	flags.IntVar(&i.folders, "folder", stock.Folder, "with --stock: number of folders of each kind per datacenter")
+	flags.IntVar(&i.pools, "pool", stock.Pool, "with --stock: number of resource pools per cluster")
+	flags.IntVar(&i.portgroups, "pg", stock.Portgroup, "with --stock: number of port groups per datacenter")
+	flags.IntVar(&i.datastores, "ds", stock.Datastore, "with --stock: number of datastores per datacenter")
+}
+
+func (i *stockInventory) apply(model *simulator.Model) {
+	model.Datacenter, model.Cluster, model.Folder = i.datacenters, i.clusters, i.folders
+	model.Pool, model.Portgroup, model.Datastore = i.pools, i.portgroups, i.datastores
+}
 
 // runStock serves govmomi's simulator as it comes: a vCenter without GPUs and without this
 // program's rules, for tests of what gpuvm does against one.
@@ -19,6 +43,7 @@ func runStock(o options) error {
 		return err
 	}
 	model := simulator.VPX()
+	o.inventory.apply(model)
 	defer model.Remove()
 	if err := model.Create(); err != nil {
 		return err

@@ -14,6 +14,9 @@ import (
 // mostUpdates is how many objects vCenter puts into one answer when the client sets no limit.
 const mostUpdates = 100
 
+// keptAnswers is how far back a client's version may lie: vCenter's own limit is not documented.
+const keptAnswers = 64
+
 // gathering is how long a waiting call lets changes come together before it answers.
 const gathering = 10 * time.Millisecond
 
@@ -97,7 +100,7 @@ func (c *collectorMethods) CancelWaitForUpdates(*simulator.Context, *types.Cance
 
 func (c *collectorMethods) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
 	for i := range req.Spec.ObjectSet {
-		object := req.Spec.ObjectSet[i].Obj
+		object := c.lab.typed(req.Spec.ObjectSet[i].Obj)
 		if find(ctx, object) == nil && !isTrue(req.Spec.ReportMissingObjectsInResults) {
 			fault := &types.ManagedObjectNotFound{Obj: object}
 			return &methods.CreateFilterBody{Fault_: simulator.Fault(describe(fault), fault)}
@@ -153,17 +156,18 @@ func optionsOf(options *types.WaitOptions) waitOptions {
 }
 
 // wait answers with what changed since the version, waiting for it if nothing did; nil when the
-// client's patience is over. The version before the last is answered with the same set again: that
-// client lost an answer.
+// client's patience is over. An older version is answered with the set that came after it: that client
+// lost an answer, or several of one session use the collector, each with a version of its own.
 func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o waitOptions) (*updateSet, fault) {
 	c.calls.Lock()
 	defer c.calls.Unlock()
 	switch {
 	case version == "":
 		c.restart()
-	case c.sent != nil && version == c.baseline && version != c.sent.Version:
-		return c.sent, nil
 	case version != strconv.Itoa(c.version):
+		if set := c.after(version); set != nil {
+			return set, nil
+		}
 		return nil, &types.InvalidCollectorVersion{}
 	}
 	var over <-chan time.Time
@@ -175,7 +179,7 @@ func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o wai
 			return nil, fault
 		}
 		if len(c.pending) > 0 || version == "" {
-			return c.send(version, o.most), nil
+			return c.send(o.most), nil
 		}
 		if o.patience == 0 {
 			return nil, nil
@@ -200,7 +204,7 @@ func (c *collector) restart() {
 	for i, f := range c.filters {
 		c.filters[i] = newFilter(f.self, f.spec)
 	}
-	c.pending, c.sent = nil, nil
+	c.pending = nil
 	select {
 	case <-c.canceled: // meant a call that is over
 	default:
@@ -223,8 +227,23 @@ func (c *collector) gather(lab *Lab, ctx *simulator.Context) fault {
 	return nil
 }
 
+// after is what was answered to those who had this version.
+func (c *collector) after(version string) *updateSet {
+	number, err := strconv.Atoi(version)
+	if err != nil || number < 1 {
+		return nil
+	}
+	next := strconv.Itoa(number + 1)
+	for _, set := range c.sent {
+		if set.Version == next {
+			return set
+		}
+	}
+	return nil
+}
+
 // send takes at most so many objects of what is pending.
-func (c *collector) send(baseline string, most int) *updateSet {
+func (c *collector) send(most int) *updateSet {
 	c.version++
 	set := &updateSet{Version: strconv.Itoa(c.version)}
 	if most <= 0 {
@@ -243,7 +262,8 @@ func (c *collector) send(baseline string, most int) *updateSet {
 	if len(c.pending) > 0 {
 		set.Truncated = types.NewBool(true)
 	}
-	c.sent, c.baseline = set, baseline
+	c.sent = append(c.sent, set)
+	c.sent = c.sent[max(0, len(c.sent)-keptAnswers):]
 	return set
 }
 

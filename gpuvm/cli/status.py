@@ -74,12 +74,12 @@ def status(
     that they accept.
     """
     wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
-    given = _given(file)
+    given = _given(file) if wanted.model_fields_set - {"name", "cluster"} - spec.COUNT else None
     with open_session(ctx, context) as session:
         inventory = spec_options.read_inventory(session, wanted)
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
-    against = Against(wanted, given, counted=bool(given or hosts or per_host))
+    against = Against(wanted, given, counted=bool(wanted.model_fields_set & spec.COUNT))
     found = compare(inventory, against, inside)
     if not ctx.ensure_object(State).json:
         _print_status(found, wanted.name)
@@ -88,7 +88,10 @@ def status(
 
 @dataclass(frozen=True)
 class Against:
-    """The present spec: ``file`` says what a VM is; it or an option says how many there are."""
+    """The present spec: ``file`` says what a VM is; it or an option says how many there are.
+
+    A file that says nothing of a VM, such as the starter that `gpuvm init` writes, is None.
+    """
 
     wanted: spec.ClusterSpec
     file: Path | None

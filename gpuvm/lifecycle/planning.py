@@ -10,7 +10,7 @@ from dataclasses import replace
 from gpuvm import planner
 from gpuvm.accelerators import VGPU, DeviceGroup
 from gpuvm.devices import PassthroughDevice, VGPUDevice
-from gpuvm.errors import VSphereError
+from gpuvm.errors import Ambiguous, VSphereError
 from gpuvm.inventory import VM, Inventory
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
@@ -40,13 +40,27 @@ def make_start_plan(
 def read_inventory(
     spec: ClusterSpec, vsphere: VSphere, query_targets: ConfigTargets = ()
 ) -> Inventory:
-    """Read the cluster, folder and resource pool that the spec names."""
-    inventory = vsphere.read_inventory(
-        cluster=spec.cluster,
-        folder=spec.folder,
-        resource_pool=spec.resource_pool,
-        query_targets=query_targets,
-    )
+    """Read the cluster, folder and resource pool that the spec names.
+
+    Where there are several clusters and none is named, it is the one that the deployment's VMs are
+    in. Raises NotFound and Ambiguous.
+    """
+
+    def read(cluster: str | None) -> Inventory:
+        return vsphere.read_inventory(
+            cluster=cluster,
+            folder=spec.folder,
+            resource_pool=spec.resource_pool,
+            query_targets=query_targets,
+        )
+
+    try:
+        inventory = read(spec.cluster)
+    except Ambiguous as error:
+        clusters = vsphere.clusters_of(spec.name) if error.kind == "cluster" else ()
+        if spec.cluster is not None or len(clusters) != 1:
+            raise
+        inventory = read(clusters[0])
     return _with_policies(inventory, vsphere) if spec.names_a_policy else inventory
 
 

@@ -344,6 +344,9 @@ def _with_datastores(
     hosts = [step.host for step in created]
     with refusals.collected():
         selection.network(spec, inventory, hosts)
+    if template is not None and hosts:
+        with refusals.collected():
+            selection.check_template_network(spec, template, inventory, hosts)
     storage = Storage(spec, inventory, template)
     if template is None or not created or storage.misnamed:
         return list(created)

@@ -4,7 +4,6 @@ import contextlib
 import ssl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from http.client import HTTPException
 from typing import Any
 from urllib.request import getproxies
 
@@ -27,7 +26,7 @@ from gpuvm.vsphere import (
 )
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.diagnosis import Diagnosis, read_diagnosis
-from gpuvm.vsphere.faults import submitted, translated
+from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
@@ -97,7 +96,9 @@ def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLCo
     stub.cookie = first._stub.cookie
     first._stub.DropConnections()
     lasting: Any = vim.ServiceInstance("ServiceInstance", stub)
-    with contextlib.suppress(vmodl.MethodFault):  # its texts are shown as they are then
+    with contextlib.suppress(
+        vmodl.MethodFault, Undecodable
+    ):  # its texts are shown as they are then
         lasting.content.sessionManager.SetLocale(LOCALE)
     return lasting
 
@@ -107,7 +108,8 @@ class VSphere:
 
     def __init__(self, service: Any, context: Context) -> None:
         self._service = service
-        self._content = service.RetrieveContent()
+        with translated("reading its services", context.vcenter):
+            self._content = service.RetrieveContent()
         self._host_names: dict[MoRef, str] = {}  # they outlast a session
         about = self._content.about
         self.vcenter = VCenter(
@@ -123,7 +125,7 @@ class VSphere:
 
     def __exit__(self, *_: object) -> None:
         """Sessions are scarce on a vCenter; a connection that is gone has none."""
-        with contextlib.suppress(vmodl.MethodFault, OSError, HTTPException):
+        with contextlib.suppress(*CALL_FAILED):
             pyvim.Disconnect(self._service)
 
     def read_inventory(
@@ -184,6 +186,11 @@ class VSphere:
             copies=tuple(v for v in marked if v.deployment == name and v.ownership == "copy"),
             unreadable=tuple(v for v in hidden if index_in(uuid, name, v) is not None),
         )
+
+    def clusters_of(self, deployment: str) -> tuple[MoRef, ...]:
+        """Where the deployment's own VMs are."""
+        ours = [self._vm(vm.moref) for vm in self.read_deployment(deployment).ours]
+        return read_inventory.read_clusters(self._content, ours)
 
     def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
         """Who names which GPU of these hosts now, by host name and PCI address."""

@@ -7,7 +7,14 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.errors import NoPermission, OutcomeUnknown, TaskFailed, Unreachable, VSphereError
+from gpuvm.errors import (
+    NoPermission,
+    OutcomeUnknown,
+    TaskFailed,
+    Unreachable,
+    UnreadableAnswer,
+    VSphereError,
+)
 
 # Fragments of fault messages, lower case, and what to do about them. Sources: Broadcom and Dell
 # knowledge base articles on GPU passthrough; the API reference of the fault types.
@@ -78,6 +85,14 @@ _BY_TYPE = {
 }
 
 
+class Undecodable(Exception):
+    """The vCenter answered, and pyVmomi cannot decode the answer; the text says why."""
+
+
+CALL_FAILED = (vmodl.MethodFault, OSError, HTTPException, Undecodable)
+"""Whatever a call can end in, for calls whose end does not matter."""
+
+
 def task_failed(operation: str, vm: str, fault: Any, localized: str) -> VSphereError:
     """The error for a task that ended in ``fault``; ``localized`` is the task's own message."""
     if isinstance(fault, vim.fault.NoPermission):
@@ -105,6 +120,10 @@ def translated(operation: str, subject: str) -> Iterator[None]:
         raise VSphereError(f"{subject}: {operation}: it does not exist any more") from None
     except vmodl.MethodFault as fault:
         raise task_failed(operation, subject, fault, getattr(fault, "msg", None) or "") from None
+    except Undecodable as error:
+        raise UnreadableAnswer(
+            f"{subject}: {operation}: the vCenter's answer cannot be decoded: {error}"
+        ) from None
     except (OSError, HTTPException) as error:
         raise Unreachable(
             f"the connection to the vCenter broke during {operation}: {error}",
@@ -118,7 +137,7 @@ def submitted(operation: str, subject: str) -> Iterator[None]:
     try:
         with translated(operation, subject):
             yield
-    except Unreachable as error:
+    except (Unreachable, UnreadableAnswer) as error:
         raise OutcomeUnknown(str(error), hint=error.hint) from None
 
 
@@ -162,6 +181,6 @@ def _no_permission(fault: Any) -> NoPermission:
 
 def _named(entity: Any) -> str:
     """The fault has only the object's id; one more read, if that is allowed, has its name."""
-    with suppress(vmodl.MethodFault, OSError, HTTPException, AttributeError):
+    with suppress(*CALL_FAILED, AttributeError):
         return str(entity.name)
     return getattr(entity, "_moId", None) or "an object"

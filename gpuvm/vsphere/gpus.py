@@ -18,7 +18,7 @@ from gpuvm.devices import (
     VGPUProfile,
 )
 from gpuvm.inventory import Host, MoRef
-from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.faults import Undecodable, translated
 from gpuvm.vsphere.properties import Row
 from gpuvm.vsphere.virtual_machines import devices_of
 
@@ -110,6 +110,8 @@ def read_target(browser: Any, host: Any) -> Target:
             raise
         except vmodl.MethodFault as fault:
             return Target(problem=_reason(fault))
+        except Undecodable as error:
+            return Target(problem=f"its answer cannot be decoded: {error}")
     return target_of(target)
 
 

@@ -64,7 +64,7 @@ def template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         disks=len(disks),
         used_gib=used_gib(row, disks),
         networks=tuple(ref._moId for ref in row.get("network", ())),
-        nics=tuple(NIC(d.key, type(d).__name__.rsplit(".", maxsplit=1)[-1]) for d in nics),
+        nics=tuple(map(_nic, nics)),
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
         snapshots=tuple(_snapshots(row.get("snapshot"))),
@@ -142,6 +142,13 @@ def _hardware_version(version: str | None) -> int:
     """Return the number in ``vmx-17``; 0, which is too old for everything, if unknown."""
     number = (version or "").removeprefix("vmx-")
     return int(number) if number.isdecimal() else 0
+
+
+def _nic(device: Any) -> NIC:
+    kind = type(device).__name__.rsplit(".", maxsplit=1)[-1]
+    port = getattr(device.backing, "port", None)
+    named = getattr(port, "portgroupKey", None) or getattr(device.backing, "deviceName", None)
+    return NIC(device.key, kind, named or "")
 
 
 def _snapshots(info: Any) -> Iterator[Snapshot]:

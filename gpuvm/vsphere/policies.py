@@ -36,7 +36,7 @@ def read_policies(stub: SessionStub) -> tuple[StoragePolicy, ...]:
             )
             profiles = manager.RetrieveContent(profileIds=ids) if ids else ()
     finally:
-        beside.DropConnections()
+        beside.DropConnections()  # type: ignore[no-untyped-call]
     return tuple(StoragePolicy(one.name, one.profileId.uniqueId) for one in profiles)
 
 

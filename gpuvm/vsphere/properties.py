@@ -3,20 +3,22 @@
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, ("name", "runtime.powerState"))])
 
 Whole objects (``vm.runtime``, ``vm.config``) are never asked for: they cost megabytes, and some
-servers send values in them that this client cannot read.
+servers send values in them that this client cannot read. Where even a leaf cannot be decoded, the
+objects are read one by one and the leaf is left out, as if it were unset.
 """
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyVmomi import VmomiSupport, vim, vmodl
 
 from gpuvm.ownership import MARK_KEYS
-from gpuvm.vsphere.faults import translated
+from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, translated
 
 Row = dict[str, Any]
 PAGE = 500
@@ -28,6 +30,8 @@ REFUSED = "(refused)"
 HOST_KEYS_KEY = "guestinfo.gpuvm.ssh_host_keys"
 MARKS = tuple(f'config.extraConfig["{key}"]' for key in MARK_KEYS)
 HOST_KEYS = f'config.extraConfig["{HOST_KEYS_KEY}"]'
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
     What was refused to this account is under REFUSED.
     """
     with translated("reading properties", "the vCenter"):
-        present = [one for one in wanted if one.refs]
-        version = content.propertyCollector._stub.version
-        return _collect(content, [_filter(one, version) for one in present]) if present else {}
+        return _readable(content, [one for one in wanted if one.refs])
 
 
 def retrieve_all(
@@ -96,7 +98,7 @@ def extra_config(row: Row) -> dict[str, str]:
     found = {}
     for path, value in row.items():
         if path.startswith("config.extraConfig"):
-            for option in value if isinstance(value, (list, tuple)) else [value]:
+            for option in _listed(value):
                 found[str(option.key)] = str(option.value)
     return found
 
@@ -143,9 +145,76 @@ def _viewed(
         return _collect(
             content, [_view_filter(view, wanted, content.propertyCollector._stub.version)]
         )
+    except Undecodable:
+        members = _readable(content, [Objects(type(view), [view], ("view",))])[view]["view"]
+        return _readable(
+            content,
+            [
+                Objects(kind, [ref for ref in members if isinstance(ref, kind)], paths)
+                for kind, paths in wanted
+            ],
+        )
     finally:
-        with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):
+        with contextlib.suppress(*CALL_FAILED):
             view.DestroyView()
+
+
+def _readable(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
+    """What can be decoded of it: one call when all can, else by halves down to single paths."""
+    wanted = [one for one in wanted if one.refs]
+    if not wanted:
+        return {}
+    version = content.propertyCollector._stub.version
+    try:
+        return _collect(content, [_filter(one, version) for one in wanted])
+    except Undecodable as error:
+        halves = _halves(wanted)
+        if halves is None:
+            (one,) = wanted
+            _LOG.debug("%s of %s is left out: %s", one.paths, one.refs[0]._moId, error)
+            return {}
+    rows: dict[Any, Row] = {}
+    for half in halves:
+        for ref, row in _readable(content, half).items():
+            kept = rows.setdefault(ref, {})
+            refused = kept.get(REFUSED, frozenset()) | row.get(REFUSED, frozenset())
+            kept.update(row, **({REFUSED: refused} if refused else {}))
+    return rows | _related(content, wanted)
+
+
+def _halves(wanted: Sequence[Objects]) -> Sequence[Sequence[Objects]] | None:
+    """Two smaller reads of the same, without what is related; None when there is none."""
+    alone = [replace(one, related=None) for one in wanted]
+    if len(alone) > 1:
+        return [[one] for one in alone]
+    (one,) = alone
+    middle = len(one.refs) // 2
+    if middle:
+        return [[replace(one, refs=part)] for part in (one.refs[:middle], one.refs[middle:])]
+    middle = len(one.paths) // 2
+    if middle:
+        return [[replace(one, paths=part)] for part in (one.paths[:middle], one.paths[middle:])]
+    return [alone] if wanted[0].related else None
+
+
+def _related(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
+    """The related objects, by the references that the objects themselves turned out to have."""
+    found: dict[Any, Row] = {}
+    for one in wanted:
+        if one.related is None:
+            continue
+        path = one.related.path
+        named = _readable(content, [replace(one, paths=(path,), related=None)])
+        refs = {ref for row in named.values() for ref in _listed(row.get(path))}
+        more = Objects(one.related.kind, sorted(refs, key=str), one.related.paths)
+        found |= _readable(content, [more])
+    return found
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _filter(wanted: Objects, version: str) -> Any:

@@ -194,6 +194,16 @@ def read_marked(
     return vms, _unreadable(rows, _host_names(content, rows, hosts))
 
 
+def read_clusters(content: Any, vms: Sequence[Any]) -> tuple[MoRef, ...]:
+    """The clusters of the hosts of these VMs."""
+    rows = retrieve(content, [Objects(vim.VirtualMachine, vms, ("runtime.host",))])
+    hosts = {row["runtime.host"] for row in rows.values() if "runtime.host" in row}
+    found = retrieve(content, [Objects(vim.HostSystem, sorted(hosts, key=str), ("parent",))])
+    parents = [row.get("parent") for row in found.values()]
+    clusters = {ref._moId for ref in parents if isinstance(ref, vim.ClusterComputeResource)}
+    return tuple(sorted(clusters))
+
+
 def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
     """The VMs of these hosts that hold a GPU, as they are now."""
     there = Related("vm", vim.VirtualMachine, held_by.VM_PATHS)

@@ -1,14 +1,15 @@
 """Looking first: what became of a call whose answer never came."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
-from gpuvm.errors import NoPermission
+from gpuvm.errors import NoPermission, UnreadableAnswer
 from gpuvm.inventory import MoRef
 from gpuvm.vsphere.faults import translated
-from gpuvm.vsphere.properties import Objects, retrieve
+from gpuvm.vsphere.properties import Objects, Row, retrieve
 from gpuvm.vsphere.updates import Task
 
 _DESCRIPTION = {
@@ -24,18 +25,18 @@ _DESCRIPTION = {
 }
 _BEGUN = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
 
+# Recent tasks are everybody's, and pyVmomi cannot decode the whole ``info`` of all of them: a
+# task's entity may be no ManagedEntity, and its error may name no task.
+_PATHS = ("info.descriptionId", "info.state", "info.queueTime")
+_CLONE_PATHS = (*_PATHS, "info.eventChainId", "info.reason")
+
 
 def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
     rows = retrieve(content, [Objects(vim.ManagedEntity, [entity], ("recentTask",))])
     recent = rows.get(entity, {}).get("recentTask", ())
-    found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
-    infos = [row["info"] for row in found.values() if "info" in row]
-    running = [
-        info
-        for info in infos
-        if info.descriptionId == _DESCRIPTION[operation] and info.state in ("queued", "running")
-    ]
-    return [Task(info.task._moId, operation) for info in sorted(running, key=_queued)]
+    found = retrieve(content, [Objects(vim.Task, recent, _PATHS)])
+    running = [(ref, row) for ref, row in found.items() if _is_under_way(row, operation)]
+    return [Task(ref._moId, operation) for ref, _ in sorted(running, key=_queued)]
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,32 @@ def clones_in_flight(content: Any) -> list[CloneInFlight]:
     """Clones that this account began and that have not ended, whoever waits for them."""
     rows = retrieve(content, [Objects(vim.TaskManager, [content.taskManager], ("recentTask",))])
     recent = rows.get(content.taskManager, {}).get("recentTask", ())
-    found = retrieve(content, [Objects(vim.Task, recent, ("info",))])
-    user = content.sessionManager.currentSession.userName if found else ""
-    infos = [row["info"] for row in found.values() if "info" in row]
-    return [
-        CloneInFlight(Task(info.task._moId, "clone"), _target(content, info))
-        for info in infos
-        if _is_clone_of(info, user)
-    ]
+    return list(_clones(content, recent)) if recent else []
 
 
-def _target(content: Any, info: Any) -> str | None:
+def _clones(content: Any, recent: Sequence[Any]) -> Iterator[CloneInFlight]:
+    found = retrieve(content, [Objects(vim.Task, recent, _CLONE_PATHS)])
+    with translated("reading its session", "the vCenter"):
+        user = content.sessionManager.currentSession.userName
+    for ref, row in found.items():
+        if _is_under_way(row, "clone") and _began(row, user):
+            yield CloneInFlight(Task(ref._moId, "clone"), _target(content, row))
+
+
+def _target(content: Any, row: Row) -> str | None:
     """A task names only what is cloned; the events of its chain name the new VM."""
-    since = vim.event.EventFilterSpec.ByTime(beginTime=info.queueTime)
+    chain, queued = row.get("info.eventChainId"), row.get("info.queueTime")
+    if chain is None or queued is None:
+        return None
     query = vim.event.EventFilterSpec(
-        eventChainId=info.eventChainId, eventTypeId=list(_BEGUN), time=since
+        eventChainId=chain,
+        eventTypeId=list(_BEGUN),
+        time=vim.event.EventFilterSpec.ByTime(beginTime=queued),
     )
     try:
         with translated("reading events", "the vCenter"):
             events = content.eventManager.QueryEvents(query) or ()
-    except NoPermission:
+    except (NoPermission, UnreadableAnswer):
         return None
     for event in events:
         if isinstance(event, vim.event.VmBeingClonedEvent):
@@ -79,17 +86,22 @@ def _target(content: Any, info: Any) -> str | None:
     return None
 
 
-def _is_clone_of(info: Any, user: str) -> bool:
-    under_way = info.descriptionId == _DESCRIPTION["clone"] and info.state in ("queued", "running")
-    began = getattr(info.reason, "userName", user) or ""
-    return under_way and began.lower() == user.lower()
-
-
 def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
     with translated("looking for the VM", name):
         found = content.searchIndex.FindChild(entity=folder, name=name)
     return found._moId if isinstance(found, vim.VirtualMachine) else None
 
 
-def _queued(info: Any) -> Any:
-    return info.queueTime
+def _is_under_way(row: Row, operation: str) -> bool:
+    described = row.get("info.descriptionId") == _DESCRIPTION[operation]
+    return described and row.get("info.state") in ("queued", "running")
+
+
+def _began(row: Row, user: str) -> bool:
+    """Whether this account did; a task without a user counts as its own."""
+    began = getattr(row.get("info.reason"), "userName", user) or ""
+    return began.lower() == user.lower()
+
+
+def _queued(task: tuple[Any, Row]) -> str:
+    return str(task[1].get("info.queueTime", ""))

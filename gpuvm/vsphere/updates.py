@@ -9,18 +9,18 @@
 when nothing happens (pyVim's own WaitForTask blocks without one).
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from gpuvm.errors import VSphereError
+from gpuvm.errors import UnreadableAnswer, VSphereError
 from gpuvm.inventory import MoRef
-from gpuvm.vsphere.faults import task_failed, translated
-from gpuvm.vsphere.properties import HOST_KEYS, extra_config, property_spec
+from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, task_failed, translated
+from gpuvm.vsphere.properties import HOST_KEYS, Objects, extra_config, property_spec, retrieve
 from gpuvm.vsphere.virtual_machines import addresses, host_keys
 
 INTERVAL_S = 1.0
@@ -33,6 +33,11 @@ _VM_PATHS = (
     "guest.net",
     "guest.toolsRunningStatus",
     HOST_KEYS,
+)
+_FOLLOWED = (
+    (vim.Task, _TASK_PATHS),
+    (vim.VirtualMachine, _VM_PATHS),
+    (vim.HostSystem, _HOST_PATHS),
 )
 
 
@@ -110,10 +115,8 @@ class UpdateStream:
 
     def __exit__(self, *_: object) -> None:
         """The filters go with their collector; a lost connection has taken both already."""
-        try:
+        with contextlib.suppress(*CALL_FAILED):
             self._collector.DestroyPropertyCollector()
-        except (vmodl.MethodFault, OSError, HTTPException):
-            return
 
     def _open(self) -> None:
         with translated("waiting", "the vCenter"):
@@ -161,6 +164,9 @@ class UpdateStream:
             except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
                 self._open_again()
                 return []
+            except Undecodable:
+                self._asked = time.monotonic()
+                return self._read_apart()
         self._asked = time.monotonic()
         if update is None:
             return []
@@ -191,13 +197,33 @@ class UpdateStream:
         """A collector ends with its session; tasks and VMs do not. Everything is reported again."""
         self._version = ""
         self._open()
-        kinds = (
-            (vim.Task, _TASK_PATHS),
-            (vim.VirtualMachine, _VM_PATHS),
-            (vim.HostSystem, _HOST_PATHS),
+        for kind, paths in _FOLLOWED:
+            self._filter(kind, self._refs(kind), paths)
+
+    def _refs(self, kind: Any) -> list[Any]:
+        return [ref for ref in self._followed if isinstance(ref, kind)]
+
+    def _read_apart(self) -> list[Change]:
+        """The present state of all, read so that what cannot be decoded is left out.
+
+        The update would come again as it is: the stream starts again without what has ended.
+        """
+        rows = retrieve(
+            self._content,
+            [
+                Objects(vim.Task, self._refs(vim.Task), _TASK_PATHS),
+                Objects(vim.VirtualMachine, self._refs(vim.VirtualMachine), _VM_PATHS),
+                Objects(vim.HostSystem, self._refs(vim.HostSystem), _HOST_PATHS),
+            ],
         )
-        for kind, paths in kinds:
-            self._filter(kind, [ref for ref in self._followed if isinstance(ref, kind)], paths)
+        changes = [
+            self._now(ref, rows[ref]) if ref in rows else self._vanished(ref)
+            for ref in list(self._followed)
+        ]
+        with contextlib.suppress(*CALL_FAILED):
+            self._collector.DestroyPropertyCollector()
+        self._open_again()
+        return [change for change in changes if change is not None]
 
     def _changed(self, update: Any) -> Change | None:
         followed = self._followed.get(update.obj)
@@ -205,13 +231,16 @@ class UpdateStream:
             return None
         if update.kind == "leave":
             return self._vanished(update.obj)
-        for change in update.changeSet or ():
-            followed.row[change.name] = change.val
-        if isinstance(update.obj, vim.HostSystem):
+        return self._now(update.obj, {one.name: one.val for one in update.changeSet or ()})
+
+    def _now(self, ref: Any, news: Mapping[str, Any]) -> Change:
+        followed = self._followed[ref]
+        followed.row.update(news)
+        if isinstance(ref, vim.HostSystem):
             return _host_changed(followed.key, followed.row)
         if followed.task is None:
             return _vm_changed(followed.key, followed.row)
-        return self._task_changed(update.obj, followed.key, followed.task, followed.row)
+        return self._task_changed(ref, followed.key, followed.task, followed.row)
 
     def _task_changed(self, ref: Any, key: str, task: Task, row: dict[str, Any]) -> Change:
         state = str(row.get("info.state"))
@@ -220,11 +249,7 @@ class UpdateStream:
             return TaskProgress(key, task.operation, fraction, running=state == "running")
         del self._followed[ref]
         if state == "error":
-            problem = row.get("info.error")
-            text = getattr(problem, "localizedMessage", None) or getattr(problem, "msg", "") or ""
-            return TaskEnded(
-                key, task.operation, None, task_failed(task.operation, key, problem, text)
-            )
+            return TaskEnded(key, task.operation, None, _failure(key, task, row.get("info.error")))
         result = row.get("info.result")
         return TaskEnded(key, task.operation, getattr(result, "_moId", None), None)
 
@@ -236,6 +261,16 @@ class UpdateStream:
         operation = followed.task.operation if followed.task else "waiting"
         error = VSphereError(f"{followed.key}: {operation}: it vanished from the vCenter")
         return TaskEnded(followed.key, operation, None, error)
+
+
+def _failure(key: str, task: Task, problem: Any) -> VSphereError:
+    if problem is None:  # left out because it cannot be decoded
+        return UnreadableAnswer(
+            f"{key}: {task.operation} failed, and the vCenter's reason cannot be decoded",
+            hint="the vSphere Client shows it among the recent tasks",
+        )
+    text = getattr(problem, "localizedMessage", None) or getattr(problem, "msg", "") or ""
+    return task_failed(task.operation, key, problem, text)
 
 
 def _vm_changed(key: str, row: dict[str, Any]) -> VMChanged:

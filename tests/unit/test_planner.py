@@ -226,7 +226,10 @@ def _template(case: dict[str, Any]) -> VMTemplate:
         memory_gib=case.get("memory_gib", 32),
         disk_gib=case.get("disk_gib", 40),
         used_gib=case.get("used_gib"),
-        nics=tuple(NIC(4000 + n, "VirtualVmxnet3") for n in range(case.get("nics", 1))),
+        nics=tuple(
+            NIC(4000 + number, "VirtualVmxnet3", network)
+            for number, network in enumerate(case.get("nic_networks", [""] * case.get("nics", 1)))
+        ),
         has_gpu=case.get("has_gpu", False),
         vtpm=case.get("vtpm", False),
         host=case.get("host", ""),

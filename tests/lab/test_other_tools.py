@@ -1,0 +1,159 @@
+"""Other people's tools work on the lab as on a vCenter, and `gpuvm gpus` shows what they hold.
+
+Govc is built here. Terraform and its provider are in no registry that a build can use as a module,
+and Ansible's collections weigh half a gigabyte: their tests run where they are named.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from govc_client import Govc, govc_of
+from simulated_vcenter import QUICK, Rig, rig_of
+
+from gpuvm.lab.description import About, Description, VMDescription, describe
+
+GPU = "0000:3b:00.0"
+FILES = Path(__file__).parent / "other_tools"
+NAMED_AS_REAL = About(name="VMware vCenter Server")
+"""Terraform's provider has no tags and no libraries in a vCenter of another name."""
+
+
+@pytest.fixture
+def sites(tmp_path: Path, built_once: Path) -> Path:
+    return tmp_path
+
+
+def shape(**changes: object) -> Description:
+    return describe(hosts=2).model_copy(update={"timings": QUICK, **changes})
+
+
+@pytest.fixture
+def one_host(sites: Path) -> Iterator[Rig]:
+    """Govc takes the first host's systemId for a PCI address that several hosts have."""
+    with rig_of(sites, "tools", describe(hosts=1).model_copy(update={"timings": QUICK})) as rig:
+        yield rig
+
+
+def holders(rig: Rig) -> dict[str, list[tuple[str, bool]]]:
+    """By host: who holds its GPU, and whether it runs."""
+    with rig.connect() as connection:
+        gpus = connection.read_inventory().gpus
+    return {gpu.host: [(holder.vm, holder.powered_on) for holder in gpu.holders] for gpu in gpus}
+
+
+def test_govc_gives_a_vm_a_gpu_moves_it_and_registers_it_again(one_host: Rig) -> None:
+    govc = govc_of(one_host.context)
+    clone = ("vm.clone", "-vm", "centos7-tensorflow", "-on=false", "-c=4", "-m=8192")
+    govc(*clone, "-host", "esx-01.lab.local", "trainer")
+    govc("device.pci.add", "-vm", "trainer", GPU)
+    window = ("-e=pciPassthru.use64bitMMIO=TRUE", "-e=pciPassthru.64bitMMIOSizeGB=64")
+    govc("vm.change", "-vm", "trainer", *window, "-memory-pin=true", "-mem.reservation=8192")
+    assert holders(one_host) == {"esx-01.lab.local": [("trainer", False)]}
+    govc("vm.power", "-on", "trainer")
+    assert holders(one_host) == {"esx-01.lab.local": [("trainer", True)]}
+
+    pool = "/Lab/host/GPU-Cluster/Resources/learning"
+    govc("pool.create", pool)
+    govc("vm.migrate", "-pool", pool, "trainer")
+    assert govc("find", pool, "-type", "m").split() == ["/Lab/vm/trainer"]
+    (trainer,) = govc.json("vm.info", "trainer")["virtualMachines"]
+    assert trainer["resourcePool"] == govc.json("pool.info", pool)["resourcePools"][0]["self"]
+
+    govc("vm.power", "-off", "trainer")
+    govc("vm.unregister", "trainer")
+    assert holders(one_host) == {"esx-01.lab.local": []}
+    govc("vm.register", "-ds=vsanDatastore", "-pool", pool, "trainer/trainer.vmx")
+    govc("vm.power", "-on", "trainer")
+    assert holders(one_host) == {"esx-01.lab.local": [("trainer", True)]}
+    govc("vm.destroy", "trainer")
+    assert holders(one_host) == {"esx-01.lab.local": []}
+
+
+def test_govc_finds_policies_tags_and_libraries(one_host: Rig) -> None:
+    govc = govc_of(one_host.context)
+    assert "vSAN Default Storage Policy" in govc("storage.policy.ls")
+    govc("tags.category.create", "-t", "VirtualMachine", "team")
+    govc("tags.create", "-c", "team", "learning")
+    govc("tags.attach", "-c", "team", "learning", "/Lab/vm/centos7-tensorflow")
+    assert govc("tags.attached.ls", "learning").startswith("VirtualMachine:")
+    govc("library.create", "-ds", "vsanDatastore", "images")
+    assert govc("library.ls").strip() == "/images"
+    wrong = Govc(govc.url, govc.user, "wrong", govc.ca_file)
+    assert "401 Unauthorized" in wrong.run("library.ls").stderr
+
+
+def test_terraform_makes_powers_on_and_destroys(sites: Path) -> None:
+    terraform = program("GPUVM_TEST_TERRAFORM", "the program, Terraform or OpenTofu")
+    provider = program("GPUVM_TEST_VSPHERE_PROVIDER", "a build of terraform-provider-vsphere")
+    with rig_of(sites, "terraform", shape(about=NAMED_AS_REAL)) as rig:
+        work = sites / "work"
+        shutil.copytree(FILES, work)
+        environment = terraform_settings(rig, sites, provider)
+        for command in (
+            ("init",),
+            ("apply", "-auto-approve", "-parallelism=4"),
+            ("plan", "-detailed-exitcode"),
+        ):
+            run([terraform, *command, "-no-color"], work, environment)
+        assert holders(rig) == {
+            "esx-01.lab.local": [("trainer-1", True)],
+            "esx-02.lab.local": [("trainer-2", True)],
+        }
+        run([terraform, "destroy", "-auto-approve", "-no-color"], work, environment)
+        assert holders(rig) == {"esx-01.lab.local": [], "esx-02.lab.local": []}
+
+
+def test_ansible_clones_starts_and_removes(sites: Path) -> None:
+    ansible = program("GPUVM_TEST_ANSIBLE", "ansible-playbook of the package ansible, with pyvmomi")
+    holder = VMDescription(name="holder", host="esx-01.lab.local", gpu=GPU)
+    with rig_of(sites, "ansible", shape(vms=(holder,))) as rig:
+        govc, (host, port) = govc_of(rig.context), rig.context.address
+        environment = {
+            **os.environ,
+            "VMWARE_HOST": host,
+            "VMWARE_PORT": str(port),
+            "VMWARE_USER": govc.user,
+            "VMWARE_PASSWORD": govc.password,
+            "ANSIBLE_PYTHON_INTERPRETER": str(Path(ansible).with_name("python")),
+            "ANSIBLE_LOCAL_TEMP": str(sites / "ansible"),
+        }
+        run([ansible, "playbook.yml"], FILES, environment)
+        assert holders(rig)["esx-01.lab.local"] == [("holder", True)]
+        assert govc("find", "/", "-type", "m", "-name", "ansible-1") == ""
+
+
+def program(variable: str, what: str) -> str:
+    named = os.environ.get(variable)
+    if not named:
+        pytest.skip(f"{variable} does not name {what}")
+    return named
+
+
+def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def terraform_settings(rig: Rig, folder: Path, provider: str) -> dict[str, str]:
+    """The provider is installed from a folder, as the only one that there is."""
+    for registry in ("registry.terraform.io", "registry.opentofu.org"):
+        place = folder / "plugins" / registry / "hashicorp/vsphere/9.9.9/linux_amd64"
+        place.mkdir(parents=True)
+        shutil.copy(provider, place / "terraform-provider-vsphere_v9.9.9")
+    settings = folder / "terraformrc"
+    mirror = f'filesystem_mirror {{ path = "{folder}/plugins" }}'
+    settings.write_text(f"provider_installation {{\n  {mirror}\n}}\n")
+    govc, (host, port) = govc_of(rig.context), rig.context.address
+    return {
+        **os.environ,
+        "TF_CLI_CONFIG_FILE": str(settings),
+        "VSPHERE_SERVER": f"{host}:{port}",
+        "VSPHERE_USER": govc.user,
+        "VSPHERE_PASSWORD": govc.password,
+    }
