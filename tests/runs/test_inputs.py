@@ -13,7 +13,7 @@ from gpuvm import report, results
 from gpuvm.cli.run import _with_data
 from gpuvm.errors import Interrupted, PreflightRefused
 
-from .run_harness import BEGIN, START, TRAINS, Runner, seen
+from run_harness import BEGIN, START, TRAINS, Runner, seen
 
 Guests = Any  # tests/guest/machines.py
 Machine = Any

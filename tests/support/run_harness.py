@@ -13,7 +13,7 @@ from gpuvm.runs import Progress
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
-from .ssh_servers import Machine, Told
+from ssh_servers import Machine, Told
 
 VCENTER = VCenter("vc", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
 

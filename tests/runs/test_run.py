@@ -26,7 +26,7 @@ from gpuvm.runs import Progress, tf_config
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
-from .run_harness import BEGIN, START, TRAINS, Runner, seen
+from run_harness import BEGIN, START, TRAINS, Runner, seen
 
 Guests = Any  # tests/guest/machines.py
 Machine = Any
