@@ -31,7 +31,7 @@ check: $(INSTALLED)
 
 light: .venv-light/.installed
 	$(call checks,.venv-light/bin)
-	.venv-light/bin/pytest -q tests/unit tests/lifecycle
+	.venv-light/bin/pytest -q --light tests
 
 define checks
 	$(1)/ruff format --check .

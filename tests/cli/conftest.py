@@ -1,6 +1,5 @@
 """The command line as a user has it: a process of its own, with a home of its own."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,9 @@ def gpuvm(tmp_path: Path) -> CommandLine:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
+def lab(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[CommandLine]:
     """A lab of four hosts with quick operations, taken down after the module."""
     home = tmp_path_factory.mktemp("home")
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     command = CommandLine(home)
     shape = home / "lab.json"
     shape.write_text(fast_lab())

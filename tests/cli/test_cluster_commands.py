@@ -1,7 +1,6 @@
 """gpus, doctor, passthrough, status, start and stop as a user has them, on a lab of two kinds."""
 
 import json
-import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ NOT_PLAIN = (
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
+def small(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[CommandLine]:
     """Three hosts, one of whose GPUs is taken; quick reboots."""
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     command = CommandLine(tmp_path_factory.mktemp("home"))
     held = VMDescription(name="trainer", host="esx-03.lab.local", gpu="0000:3b:00.0")
     shape = describe(hosts=3)
@@ -32,8 +30,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+def shared(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[CommandLine]:
     command = CommandLine(tmp_path_factory.mktemp("home"))
     shape = describe(hosts=1, vgpu=True)
     small_template = TemplateDescription(memory_gib=8)
@@ -177,9 +174,8 @@ def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     assert "nothing to do" not in refused.stdout
 
 
-def test_without_a_terminal_the_question_is_said(tmp_path: Path, built_once: Path) -> None:
+def test_without_a_terminal_the_question_is_said(tmp_path: Path, simulator: None) -> None:
     """With the VMs of others that DRS would move, which nobody has agreed to."""
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     command = CommandLine(tmp_path)
     worker = VMDescription(name="worker", host="esx-01.lab.local")
     shape = describe(hosts=2).model_copy(update={"drs": True, "vms": (worker,)})

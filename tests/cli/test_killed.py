@@ -5,7 +5,6 @@ with a seed; a killed command's tasks go on in the vCenter, as they do in realit
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -66,8 +65,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[Site]:
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+def site(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[Site]:
     command = CommandLine(tmp_path_factory.mktemp("home"))
     held = VMDescription(name="trainer", host="esx-04.lab.local", gpu="0000:3b:00.0")
     names = ("plain", "linked", "left-provision", "left-teardown", *_SNAPSHOT_KILLS)

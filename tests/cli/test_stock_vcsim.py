@@ -4,7 +4,6 @@ Two datacenters, one of them in a folder; in each two clusters, port groups, dat
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[Site]:
     """`gpuvm init` has been run, and left its starter file as it is."""
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
     with stock_vcenter(tmp_path_factory.mktemp("stock")) as stock:
         command = CommandLine(tmp_path_factory.mktemp("home"))
         command.environment["GPUVM_PASSWORD"] = "any"

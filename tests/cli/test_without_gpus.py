@@ -1,11 +1,9 @@
 """Against a vCenter without GPUs and without the lab's rules: the simulator as it comes."""
 
 import json
-import os
 import ssl
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from commands import CommandLine
@@ -15,8 +13,7 @@ from gpuvm.lab.build import vcsim_binary
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory, built_once: Path) -> Iterator[CommandLine]:
-    os.environ["GPUVM_CACHE_DIR"] = str(built_once)
+def stock(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[CommandLine]:
     folder, home = tmp_path_factory.mktemp("stock"), tmp_path_factory.mktemp("home")
     server = subprocess.Popen(
         [vcsim_binary(), "--stock", "--state-dir", str(folder)], stdout=subprocess.PIPE, text=True

@@ -1,117 +1,25 @@
-"""Guests over real SSH: plain machines for many at once, and one of the lab's, in namespaces."""
+"""The guests and SSH servers of tests/support/guest_fixtures.py."""
 
-import socket
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from guest_fixtures import (
+    context,
+    events,
+    guests,
+    machine,
+    runner,
+    server,
+    three,
+    told,
+    wait_for,
+)
 
-import pytest
-
-from gpuvm import guest
-from gpuvm.events import Events
-from gpuvm.guest import Endpoint
-from gpuvm.lab import hypervisor
-from gpuvm.lab.guest.boot import Boot
-from gpuvm.settings import Context
-
-from .run_harness import Runner
-from .ssh_servers import Guests, Machine, Told, data_centre
-
-ADDRESS = "127.91.0.1"
-
-
-@dataclass(frozen=True)
-class Server:
-    port: int
-    host_keys: tuple[str, ...]
-
-    def endpoint(self, context: Context, **changes: Any) -> Endpoint:
-        right = Endpoint(
-            name="gpuvm-01",
-            address=ADDRESS,
-            port=self.port,
-            user="gpuvm",
-            key_file=context.key_file,
-            host_keys=self.host_keys,
-            trust="guestinfo",
-            identity="uuid-1-generation",
-        )
-        return replace(right, **changes)
-
-
-@pytest.fixture
-def context() -> Context:
-    """A context whose key pair exists; tests have directories of their own."""
-    made = Context(name="test", vcenter="127.0.0.1", user="nobody")
-    guest.ensure_key_pair(made)
-    return made
-
-
-@pytest.fixture
-def server(tmp_path: Path, context: Context) -> Iterator[Server]:
-    """A guest without a GPU that has read our user data."""
-    isolation = hypervisor.find_isolation(tmp_path)
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    data = guest.user_data(
-        hostname="gpuvm-01",
-        instance_id="uuid-1-generation",
-        user="gpuvm",
-        authorized_keys=(guest.ensure_key_pair(context),),
-    )
-    boot = Boot("gpuvm-01", (ADDRESS,), port, isolation.isolated, (), data, hidden=())
-    machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
-    messages = machine.messages()
-    ready = next(messages, None)
-    assert isinstance(ready, hypervisor.GuestReady), machine.last_words()
-    yield Server(port, tuple(ready.host_keys))
-    machine.power_off()
-    messages.close()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def guests(tmp_path: Path) -> Iterator[Guests]:
-    folder = tmp_path / "guests"
-    folder.mkdir()
-    with data_centre(folder) as made:
-        yield made
-
-
-@pytest.fixture
-def machine(guests: Guests) -> Machine:
-    return guests.on("one")
-
-
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def events(told: Told) -> Events:
-    return Events(told)
-
-
-@pytest.fixture
-def runner(tmp_path: Path, told: Told) -> Runner:
-    (tmp_path / "mine").mkdir()
-    return Runner(tmp_path / "mine", told)
-
-
-@pytest.fixture
-def three(guests: Guests) -> list[Machine]:
-    return [guests.on(name) for name in ("vm-01", "vm-02", "vm-03")]
-
-
-@pytest.fixture
-def wait_for() -> Callable[..., None]:
-    return _wait_for
-
-
-def _wait_for(condition: Callable[[], object], what: str, deadline_s: float = 30) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
+__all__ = [
+    "context",
+    "events",
+    "guests",
+    "machine",
+    "runner",
+    "server",
+    "three",
+    "told",
+    "wait_for",
+]

@@ -24,7 +24,7 @@ from gpuvm.errors import (
 )
 from gpuvm.settings import Context
 
-Guests = Any  # tests/guest/machines.py
+Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 

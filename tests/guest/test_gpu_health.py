@@ -7,7 +7,7 @@ import pytest
 from gpuvm import guest
 from gpuvm.guest import Guest, look_at_gpus
 
-Machine = Any  # tests/guest/ssh_servers.py
+Machine = Any  # tests/support/ssh_servers.py
 
 GPU = """<gpu id="00000000:0B:00.0"><product_name>Tesla P100-PCIE-16GB</product_name>
 <uuid>GPU-1</uuid>{}</gpu>"""

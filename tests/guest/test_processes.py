@@ -11,7 +11,7 @@ from gpuvm.errors import CommandFailed, GuestUnreachable
 from gpuvm.guest import Exited, Output, Process
 from gpuvm.guest.processes import STDERR, STDOUT
 
-Machine = Any  # tests/guest/machines.py
+Machine = Any  # tests/support/ssh_servers.py
 
 SAYS_AND_WAITS = """
 import os, pathlib, sys, time

@@ -11,7 +11,7 @@ import pytest
 from gpuvm import guest
 from gpuvm.guest import Busy, Exited, Guest, Launched, Process
 
-Machine = Any  # tests/guest/ssh_servers.py
+Machine = Any  # tests/support/ssh_servers.py
 
 # Unique on this machine, on which other tests run programs too: a run is ended by its name.
 A, B, C = (f"{letter}-{os.getpid()}" for letter in "abc")

@@ -14,7 +14,7 @@ from gpuvm.guest import Expected, Ready
 from gpuvm.guest.readiness import COMPUTES, GPUS, SSH_ANSWERS, USES_GPU
 from gpuvm.settings import GuestSettings
 
-Guests = Any  # tests/guest/machines.py
+Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 P100 = (0x10DE, 0x15F8)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import openssh
 import pytest
+from ssh_servers import Machine
 
 from gpuvm import guest
 from gpuvm.errors import BadInput, CommandFailed, GuestError, GuestUnreachable
 from gpuvm.guest import Left, TransferProgress
-
-from .ssh_servers import Machine
 
 MIB = 1 << 20
 BIG = 24 * MIB

@@ -23,7 +23,7 @@ NAMED_AS_REAL = About(name="VMware vCenter Server")
 
 
 @pytest.fixture
-def sites(tmp_path: Path, built_once: Path) -> Path:
+def sites(tmp_path: Path, simulator: None) -> Path:
     return tmp_path
 
 

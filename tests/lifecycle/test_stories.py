@@ -7,7 +7,6 @@ is named, what it reports done is done, and nothing of anybody else was touched.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,11 +36,6 @@ STRANGER = VM("stranger", "vm-7", "esx-02", powered_on=True, instance_uuid="othe
 REFUSED = TaskFailed("it", "it", "InvalidState", ["never"], hint=None)
 NO_ANSWER = OutcomeUnknown("no answer")
 CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPUVM_STATE_DIR", str(tmp_path))
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Those of the peers' known bugs (peers, 2.2) that only a vCenter can show; one test for each.
 
-The others are in tests/unit/test_known_bugs.py.
+The others are in tests/test_known_bugs.py.
 """
 
 from dataclasses import replace

@@ -3,10 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import report_records
 
 from gpuvm import report
 from gpuvm.errors import BadInput
@@ -14,7 +14,7 @@ from gpuvm.report import RunReport
 
 
 @pytest.fixture
-def run(report_records: ModuleType, tmp_path: Path) -> Any:
+def run(tmp_path: Path) -> Any:
     """An empty distributed run on gpuvm-01 and gpuvm-02 with its manifest."""
     run = report_records.RunRecords(tmp_path, "captioning-20261124-013000-ab12", 2)
     run.manifest()
@@ -302,9 +302,7 @@ def test_workers_that_end_with_different_weights_are_told(run: Any) -> None:
     assert _built(run).weights_agree is False
 
 
-def test_a_failed_run_says_who_died_and_shows_its_last_lines(
-    report_records: ModuleType, tmp_path: Path
-) -> None:
+def test_a_failed_run_says_who_died_and_shows_its_last_lines(tmp_path: Path) -> None:
     built = report.build([report_records.failed_run(tmp_path)]).runs[0]
     assert built.status == "failed"
     assert built.status_note == "The run failed; 0 of 4 VMs had finished."
@@ -323,7 +321,7 @@ def test_a_failed_run_says_who_died_and_shows_its_last_lines(
     )
 
 
-def test_gpuvm_1_is_not_taken_for_gpuvm_10(report_records: ModuleType, tmp_path: Path) -> None:
+def test_gpuvm_1_is_not_taken_for_gpuvm_10(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 2)
     run.names = ["gpuvm-1", "gpuvm-10"]
     run.manifest(status="failed", error="the worker on gpuvm-10 vanished")
@@ -438,7 +436,7 @@ def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
         report.build([tmp_path])
 
 
-def test_several_runs_keep_their_order(report_records: ModuleType, tmp_path: Path) -> None:
+def test_several_runs_keep_their_order(tmp_path: Path) -> None:
     dirs = [report_records.failed_run(tmp_path), report_records.captioning_run(tmp_path)]
     built = report.build(dirs).runs
     assert [run.status for run in built] == ["failed", "succeeded"]

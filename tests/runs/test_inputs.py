@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_harness import BEGIN, START, TRAINS, Runner, seen
 
 from gpuvm import report, results
 from gpuvm.cli.run import _with_data
 from gpuvm.errors import Interrupted, PreflightRefused
 
-from .run_harness import BEGIN, START, TRAINS, Runner, seen
-
-Guests = Any  # tests/guest/machines.py
+Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 

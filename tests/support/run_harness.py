@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssh_servers import Machine, Told
+
 from gpuvm import results, runs
 from gpuvm.events import Events
 from gpuvm.inventory import VCenter
@@ -12,8 +14,6 @@ from gpuvm.results import RunVM
 from gpuvm.runs import Progress
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-
-from .ssh_servers import Machine, Told
 
 VCENTER = VCenter("vc", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
 

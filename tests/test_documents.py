@@ -73,12 +73,12 @@ def test_sizes(tmp_path: Path, written: str, gib: float) -> None:
 
 def test_starter_parses_and_is_the_default() -> None:
     """The commented starter wishes for exactly what an empty file does."""
-    starter = Path(__file__).parents[2] / "templates" / "gpuvm.yaml"
+    starter = Path(__file__).parents[1] / "templates" / "gpuvm.yaml"
     assert spec.load(starter) == spec.ClusterSpec()
 
 
 def test_every_commented_key_of_the_starter_is_a_key(tmp_path: Path) -> None:
-    starter = (Path(__file__).parents[2] / "templates" / "gpuvm.yaml").read_text()
+    starter = (Path(__file__).parents[1] / "templates" / "gpuvm.yaml").read_text()
     lines = [line for line in starter.splitlines() if not line.startswith("# ") or ":" in line]
     head, body = lines[:2], lines[2:]
     uncommented = tmp_path / "gpuvm.yaml"

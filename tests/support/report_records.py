@@ -1,6 +1,6 @@
 """Writes run records as gpuvm and a workload write them, for tests and for looking at a report.
 
-python tests/unit/report_records.py DIR        # a realistic finished run and a failed one
+python tests/support/report_records.py DIR        # a realistic finished run and a failed one
 """
 
 import hashlib

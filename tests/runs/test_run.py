@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_harness import BEGIN, START, TRAINS, Runner, seen
 
 from gpuvm import guest, runs
 from gpuvm.errors import (
@@ -26,9 +27,7 @@ from gpuvm.runs import Progress, tf_config
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
-from .run_harness import BEGIN, START, TRAINS, Runner, seen
-
-Guests = Any  # tests/guest/machines.py
+Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 # Meets the others over the ports that it was given, as TensorFlow's servers do.

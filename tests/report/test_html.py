@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import report_records
 
 from gpuvm import report
 from gpuvm.errors import BadInput
@@ -58,7 +58,7 @@ def _page(tmp_path: Path, *run_dirs: Path) -> Page:
 
 
 @pytest.fixture
-def finished(report_records: ModuleType, tmp_path: Path) -> Page:
+def finished(tmp_path: Path) -> Page:
     return _page(tmp_path, report_records.captioning_run(tmp_path))
 
 
@@ -120,9 +120,7 @@ def test_charts_have_words_in_their_place_and_the_pages_colours(finished: Page) 
     assert "var(--sans)" in drawn
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(
-    report_records: ModuleType, tmp_path: Path
-) -> None:
+def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> None:
     page = _page(
         tmp_path, report_records.captioning_run(tmp_path), report_records.failed_run(tmp_path)
     )
@@ -146,9 +144,7 @@ def test_light_and_dark_and_no_outside_font(finished: Page) -> None:
     assert "@font-face" not in finished.source
 
 
-def test_records_cannot_put_markup_into_the_page(
-    report_records: ModuleType, tmp_path: Path
-) -> None:
+def test_records_cannot_put_markup_into_the_page(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     run = report_records.RunRecords(tmp_path, "r", 1)
     run.manifest(workload=evil, args=[evil], error=evil, status="failed", cluster=evil)
@@ -166,7 +162,7 @@ def test_records_cannot_put_markup_into_the_page(
     assert "<script" not in page.source
 
 
-def test_a_dollar_sign_is_no_formula(report_records: ModuleType, tmp_path: Path) -> None:
+def test_a_dollar_sign_is_no_formula(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 1)
     run.names = ["price-$x^2$"]
     run.manifest()
@@ -174,9 +170,7 @@ def test_a_dollar_sign_is_no_formula(report_records: ModuleType, tmp_path: Path)
     assert _page(tmp_path, run.dir).source.count(">price-$x^2$</text>") == 2
 
 
-def test_a_failed_run_shows_the_error_and_the_dead_workers_log(
-    report_records: ModuleType, tmp_path: Path
-) -> None:
+def test_a_failed_run_shows_the_error_and_the_dead_workers_log(tmp_path: Path) -> None:
     page = _page(tmp_path, report_records.failed_run(tmp_path))
     assert "The run failed; 0 of 4 VMs had finished." in page.text
     assert "the worker on gpuvm-03 ended with status -9" in page.text
@@ -187,7 +181,7 @@ def test_a_failed_run_shows_the_error_and_the_dead_workers_log(
     assert "Train not finished not finished" in page.text
 
 
-def test_a_run_with_nothing_but_a_manifest(report_records: ModuleType, tmp_path: Path) -> None:
+def test_a_run_with_nothing_but_a_manifest(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 1)
     run.manifest(status="running", ended=None)
     page = _page(tmp_path, run.dir)
@@ -196,9 +190,7 @@ def test_a_run_with_nothing_but_a_manifest(report_records: ModuleType, tmp_path:
     assert not page.all("img")
 
 
-def test_one_point_zero_seconds_and_losses_of_any_size_can_be_drawn(
-    report_records: ModuleType, tmp_path: Path
-) -> None:
+def test_one_point_zero_seconds_and_losses_of_any_size_can_be_drawn(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 1)
     run.manifest()
     vm = run.names[0]
@@ -213,7 +205,7 @@ def test_one_point_zero_seconds_and_losses_of_any_size_can_be_drawn(
 
 
 def test_an_earlier_page_survives_a_report_that_fails(
-    report_records: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "report.html"
     page.write_text("earlier", encoding="utf-8")

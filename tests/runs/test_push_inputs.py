@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ssh_servers import Machine, Told
 
 from gpuvm import data, guest
 from gpuvm.errors import GuestUnreachable
 from gpuvm.events import Event, Events
 from gpuvm.runs.inputs import Inputs, push_inputs
-
-from .ssh_servers import Machine, Told
 
 MIB = 1 << 20
 

@@ -11,7 +11,7 @@ from gpuvm import guest
 from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.runs import environment
 
-Machine = Any  # tests/guest/ssh_servers.py
+Machine = Any  # tests/support/ssh_servers.py
 
 
 def python(machine: Machine, program: str, source: str) -> str:
