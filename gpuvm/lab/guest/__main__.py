@@ -125,6 +125,7 @@ async def _serve(
         port=boot.port,
         host_key=key,
         homes={user: place.home / user for user in instance.users},
+        shells={user: instance.shell(user) for user in instance.users},
         path=f"{place.programs}:{_SYSTEM_PATH}",
         environment=place.environment,
     )

@@ -143,7 +143,7 @@ def _bind_read_only(source: Path, target: Path) -> None:
 def _write_etc(etc: Path, boot: Boot, instance: Instance) -> None:
     """Each user twice: where the kernel gives no inner user namespace, the number is 0."""
     users = "".join(
-        f"{name}:x:{number}:{number}::/home/{name}:/bin/sh\n"
+        f"{name}:x:{number}:{number}::/home/{name}:{instance.shell(name)}\n"
         for number in (USER_ID, 0)
         for name in instance.users
     )
