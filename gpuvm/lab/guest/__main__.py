@@ -89,7 +89,7 @@ def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
 def _beside_others(folder: Path, boot: Boot) -> _Place:
     """No namespaces: every process of the guest stays a descendant of this one."""
     linux.adopt_orphans()
-    root.write_programs(folder / "opt", boot.gpus)
+    root.write_programs(folder / "opt", boot.gpus, boot.troubles)
     disk = folder / "disk"
     (disk / "tmp").mkdir(exist_ok=True)
     environment = {"TMPDIR": str(disk / "tmp")}
@@ -128,6 +128,7 @@ async def _serve(
         shells={user: instance.shell(user) for user in instance.users},
         path=f"{place.programs}:{_SYSTEM_PATH}",
         environment=place.environment,
+        hangs_up="startups" in boot.troubles,
     )
 
     def say_ready() -> None:

@@ -28,7 +28,7 @@ class Instance:
     instance_id: str
     hostname: str
     users: tuple[str, ...]
-    shells: dict[str, str] = field(default_factory=dict, hash=False)
+    shells: dict[str, str] = field(default_factory=dict, compare=False)
 
     def shell(self, user: str) -> str:
         """The user's login shell: that of the user data where this machine has it."""
@@ -44,7 +44,7 @@ def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
     if record.exists():
         data = json.loads(record.read_text(encoding="utf-8"))
         users = tuple(data["users"])
-        known = Instance(data["instance_id"], data["hostname"], users, data["shells"])
+        known = Instance(data["instance_id"], data["hostname"], users, data.get("shells", {}))
         if known.instance_id == instance_id:
             return known
     shells = _apply(disk / "home", _read(guestinfo, "userdata"))

@@ -39,6 +39,8 @@ class Machine:
     shells: Mapping[str, str]
     path: str
     environment: Mapping[str, str]
+    hangs_up: bool = False
+    """As sshd does past MaxStartups."""
 
 
 async def serve(
@@ -80,6 +82,8 @@ class _Server(asyncssh.SSHServer):
     @override
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        if self._machine.hangs_up:
+            conn.abort()
 
     @override
     def begin_auth(self, username: str) -> bool:
