@@ -14,6 +14,7 @@ from gpuvm.errors import GuestError, GuestUnreachable, NotReady
 from gpuvm.events import Events
 from gpuvm.guest import scripts
 from gpuvm.guest.connection import Endpoint
+from gpuvm.guest.machine import troubles
 from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
 
@@ -123,7 +124,7 @@ def query_gpus(guest: Guest) -> Ready:
 
 
 def _requirements(expected: Expected) -> Sequence[Requirement]:
-    return (GPUS, USES_GPU) if expected.gpus else (COMPUTES,)
+    return (MACHINE, GPUS, USES_GPU) if expected.gpus else (MACHINE, COMPUTES)
 
 
 def _connected(waiting: _Waiting, wanted: int) -> Guest:
@@ -164,7 +165,22 @@ def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
 
 def _no_ssh(endpoint: Endpoint, error: GuestUnreachable) -> NotReady:
     hint = "look at its console: network, sshd, firewall; ssh.port in the context is the port"
+    if "no SSH answer" in str(error):
+        hint = (
+            "sshd hangs up before it answers: past MaxStartups (sshd_config) it drops connections, "
+            "without host keys or with full disks all of them; its console and log say which"
+        )
     return NotReady(endpoint.name, SSH_ANSWERS, str(error), hint=hint)
+
+
+def _machine_is_sound(guest: Guest, waiting: _Waiting) -> NotMet | None:
+    """What does not prevent runs is warned of."""
+    found = troubles(guest, waiting.left(60))
+    for one in found:
+        if one.prevents:
+            return NotMet(one.seen, hint=one.remedy)
+    waiting.warnings += [f"{one.seen}: {one.remedy}" for one in found]
+    return None
 
 
 def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
@@ -173,8 +189,7 @@ def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
     if done.exit_status == NO_SUCH_PROGRAM:
         return NotMet("there is no nvidia-smi: no NVIDIA driver is installed")
     if done.exit_status != 0:
-        told = _last_line(done)
-        return NotMet(f"nvidia-smi ended with status {done.exit_status}: {told}", retryable=True)
+        return _driver_failed(guest, done)
     found, wanted = Counter(ids for ids, _ in _rows(done)), Counter(waiting.expected.gpus)
     if found != wanted:
         fewer = found <= wanted  # more of them may still come up, but none goes away
@@ -182,6 +197,19 @@ def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
     waiting.gpu_names = tuple(name for _, name in _rows(done))
     waiting.simulated = _simulated(guest, done)
     return None
+
+
+def _driver_failed(guest: Guest, done: CommandResult) -> NotMet:
+    """A driver that is still loading is worth another look; what needs a person is not."""
+    status = f"nvidia-smi ended with status {done.exit_status}"
+    for line in (done.stdout + done.stderr).splitlines():
+        hint = next((hint for sign, hint in _FAILURES if re.search(sign, line)), None)
+        if hint is not None:
+            return NotMet(f"{status}: {line.strip()}", hint=hint)
+    loaded = guest.run("lsmod || cat /proc/modules", timeout_s=60, check=False, what="lsmod")
+    if re.search(r"^nouveau\s", loaded.stdout, re.MULTILINE):
+        return NotMet("the driver nouveau is loaded instead of NVIDIA's", hint=_NOUVEAU)
+    return NotMet(f"{status}: {_last_line(done)}", retryable=True)
 
 
 def _nvidia_smi(guest: Guest, timeout_s: float) -> CommandResult:
@@ -264,6 +292,34 @@ _DRIVER_HINTS = (
 )
 """Keyed by what check_tensorflow.py reports of the driver, or by TensorFlow's own text."""
 
+_FAILURES = (
+    (
+        "[Dd]river/library version mismatch",
+        (
+            "the driver was updated and the old module is still loaded: 'gpuvm stop' and "
+            "'gpuvm start' load the new one; switch automatic updates of the driver off in the VM "
+            "template"
+        ),
+    ),
+    (
+        "GPU is lost|fallen off the bus|Unable to determine the device handle",
+        (
+            "the card no longer answers (Xid 79): 'gpuvm stop' and 'gpuvm start' reset it; if it "
+            "happens again, look at the card's power, temperature and slot on the host"
+        ),
+    ),
+)
+"""By what nvidia-smi prints: NVML's error texts."""
+_NOUVEAU = (
+    "in the VM template: blacklist nouveau in /etc/modprobe.d, rebuild the initramfs (sudo dracut "
+    "--force), reboot (docs/template.md)"
+)
+
+MACHINE = Requirement(
+    "the guest has room and can run programs",
+    "the commands sh, date, df, awk and mktemp must work for the user of the context",
+    _machine_is_sound,
+)
 GPUS = Requirement(
     "the guest's GPUs are those of the plan",
     "is the NVIDIA driver loaded (dmesg | grep -i nvidia), is the 64-bit MMIO window large enough?",

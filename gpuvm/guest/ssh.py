@@ -4,16 +4,20 @@ with connect(endpoint, timeout_s=30) as guest:
     guest.run(["nvidia-smi", "-L"], timeout_s=20).stdout
 
 Whatever breaks underneath becomes a GuestUnreachable; what takes too long, a GuestError.
+
+sshd runs a command by the user's login shell, and bash reads ``~/.bashrc`` first, which may print:
+the command's own output begins after a line that nothing else can print.
 """
 
 import contextlib
 import io
 import logging
 import math
+import secrets
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -25,6 +29,7 @@ from gpuvm.guest import openssh
 from gpuvm.guest.connection import Endpoint, key_line, open_transport
 from gpuvm.guest.streams import ChannelStream, Stream
 
+_LOG = logging.getLogger(__name__)
 CHUNK = 1 << 16
 TIMED_OUT = 124
 """The status of coreutils' timeout(1)."""
@@ -115,14 +120,17 @@ class Guest:
         """Like ``run`` with check=False, from one open file into another."""
         end = time.monotonic() + timeout_s + GRACE_S
         with self._breaks(what or _program(command), timeout_s), self._channel() as channel:
-            channel.exec_command(_bounded(command, timeout_s))
+            begin = _Begin()
+            channel.exec_command(begin.before(_bounded(command, timeout_s)))
             errors = bytearray()
             _in_background(_feed, channel, stdin)
             reader = _in_background(_drain, channel, errors)
             while chunk := _receive(channel, end):
-                stdout.write(chunk)
+                stdout.write(begin.output(chunk))
             reader.join(max(0.0, end - time.monotonic()))
             status = self._status(channel, end)
+        if not begin.seen:
+            raise self._not_begun(what or _program(command), status, begin, bytes(errors))
         if status == TIMED_OUT:
             raise _not_in_time(self.name, what or _program(command), timeout_s)
         return CommandResult(status, "", _text(bytes(errors)))
@@ -158,12 +166,16 @@ class Guest:
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
-            channel.exec_command(_quoted(command))
+            begin = _Begin()
+            channel.exec_command(begin.before(_quoted(command)))
             try:
-                yield from channel.makefile("r")
+                yield from begin.lines(channel.makefile("r"))
             except TimeoutError:
                 raise EOFError(f"nothing came for {silent_s:g} s") from None
             status = self._status(channel, time.monotonic() + silent_s)
+            if not begin.seen:
+                said = channel.recv_stderr(CHUNK)
+                raise self._not_begun(_program(command), status, begin, said)
             if status > 0:
                 errors = _text(channel.recv_stderr(CHUNK))
                 raise CommandFailed(self.name, _program(command), status, errors)
@@ -175,8 +187,9 @@ class Guest:
         """
         with self._breaks(_program(command), silent_s), self._channel() as channel:
             channel.settimeout(silent_s)
-            channel.exec_command(_quoted(command))
-            yield HeldCommand(channel)
+            begin = _Begin()
+            channel.exec_command(begin.before(_quoted(command)))
+            yield HeldCommand(channel, begin)
             channel.shutdown_write()
             self._status(channel, time.monotonic() + silent_s)
 
@@ -205,6 +218,15 @@ class Guest:
             finally:
                 self._beside.discard(stream)
 
+    def _not_begun(self, what: str, status: int, begin: "_Begin", errors: bytes) -> GuestError:
+        told = (begin.skipped + errors).decode(errors="replace").strip().splitlines()
+        why = f": {told[-1]}" if told else ""
+        return GuestError(
+            f"{self.name}: the login shell ended with status {status} before '{what}' began{why}",
+            hint=f"the shell of '{self.endpoint.user}' and its start-up files must run commands "
+            "without a terminal",
+        )
+
     def _channel(self) -> contextlib.AbstractContextManager[paramiko.Channel]:
         return contextlib.closing(self._transport.open_session(timeout=GRACE_S))
 
@@ -232,12 +254,49 @@ class Guest:
 class HeldCommand:
     """A command that waits for the end of its input; ``line`` reads what it said."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._out = channel.makefile("r")
+    def __init__(self, channel: paramiko.Channel, begin: "_Begin") -> None:
+        self._lines = begin.lines(channel.makefile("r"))
 
     def line(self) -> str:
         """Empty when it has ended."""
-        return str(self._out.readline()).strip()
+        return next(self._lines, "").strip()
+
+
+class _Begin:
+    """Where a command's own output begins; ``skipped`` is what its login shell printed before."""
+
+    def __init__(self) -> None:
+        self._mark = f"gpuvm-{secrets.token_hex(8)}"
+        self.seen, self.skipped = False, b""
+
+    def before(self, command: str) -> str:
+        """The command line that prints the mark first, in any shell."""
+        return f"printf '\\n%s\\n' {self._mark}; exec {command}"
+
+    def output(self, chunk: bytes) -> bytes:
+        """What of the next bytes is the command's own."""
+        if self.seen:
+            return chunk
+        self.skipped = self.skipped[-CHUNK:] + chunk
+        before, mark, own = self.skipped.partition(f"\n{self._mark}\n".encode())
+        if not mark:
+            return b""
+        self._found(before)
+        return own
+
+    def lines(self, everything: Iterable[str]) -> Iterator[str]:
+        for line in everything:
+            if self.seen:
+                yield line
+            elif line == f"{self._mark}\n":
+                self._found(self.skipped)
+            else:
+                self.skipped = self.skipped[-CHUNK:] + line.encode()
+
+    def _found(self, before: bytes) -> None:
+        self.seen, self.skipped = True, before.strip()
+        if self.skipped:
+            _LOG.debug("skipped what the login shell printed: %r", self.skipped[:SHOWN])
 
 
 def _quoted(command: str | Sequence[str]) -> str:

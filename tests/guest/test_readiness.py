@@ -11,7 +11,7 @@ from gpuvm import guest
 from gpuvm.errors import GuestAuthRefused, HostKeyMismatch, NotReady
 from gpuvm.events import Event, Events
 from gpuvm.guest import Expected, Ready
-from gpuvm.guest.readiness import COMPUTES, GPUS, SSH_ANSWERS, USES_GPU
+from gpuvm.guest.readiness import COMPUTES, GPUS, MACHINE, SSH_ANSWERS, USES_GPU
 from gpuvm.settings import GuestSettings
 
 Guests = Any  # tests/support/ssh_servers.py
@@ -43,9 +43,10 @@ def test_all_met(machine: Machine, told: Any, events: Events) -> None:
         (), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2, address=machine.address
     )
     assert told.texts("progress") == [
-        f"requirement 1 of 3: {SSH_ANSWERS}",
-        f"requirement 2 of 3: {GPUS.name}",
-        f"requirement 3 of 3: {USES_GPU.name}",
+        f"requirement 1 of 4: {SSH_ANSWERS}",
+        f"requirement 2 of 4: {MACHINE.name}",
+        f"requirement 3 of 4: {GPUS.name}",
+        f"requirement 4 of 4: {USES_GPU.name}",
     ]
 
 
@@ -145,7 +146,7 @@ def test_a_vm_without_gpu_needs_tensorflow_only(
     assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready(
         address=machine.address
     )
-    assert told.texts("progress")[-1] == f"requirement 2 of 2: {COMPUTES.name}"
+    assert told.texts("progress")[-1] == f"requirement 3 of 3: {COMPUTES.name}"
     missing = GuestSettings(python="/opt/none/python")
     error = not_ready(machine, Expected((), missing), events, 60)
     assert error.seen == "there is no program /opt/none/python"

@@ -33,7 +33,7 @@ def test_the_environment_is_a_login_s_and_nothing_else(
     guest = machines.on("one")
     names = {line.partition("=")[0] for line in guest.run("env").out.splitlines()}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {
-        *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG")
+        *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "SSH_CLIENT")
     }
     assert guest.run("echo $HOME $(id -un) $(hostname)").out == "/home/gpuvm gpuvm one\n"
 

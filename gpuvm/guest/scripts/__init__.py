@@ -14,3 +14,8 @@ def command(python: str, program: str, *arguments: str) -> Sequence[str]:
     """The command line that runs ``program`` with the guest's ``python``; it leaves no file."""
     source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
     return [python, "-c", source, *arguments]
+
+
+def shell(program: str) -> str:
+    """A script for the guest's sh."""
+    return Path(__file__).with_name(f"{program}.sh").read_text(encoding="utf-8")

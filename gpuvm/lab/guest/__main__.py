@@ -90,7 +90,7 @@ def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
 def _beside_others(folder: Path, boot: Boot) -> _Place:
     """No namespaces: every process of the guest stays a descendant of this one."""
     linux.adopt_orphans()
-    root.write_programs(folder / "opt", boot.gpus, os.getpid())
+    root.write_programs(folder / "opt", boot.gpus, boot.troubles, init=os.getpid())
     disk = folder / "disk"
     (disk / "tmp").mkdir(exist_ok=True)
     environment = {"TMPDIR": str(disk / "tmp")}
@@ -130,8 +130,10 @@ async def _serve(
         port=boot.port,
         host_key=key,
         homes={user: place.home / user for user in instance.users},
+        shells={user: instance.shell(user) for user in instance.users},
         path=f"{place.programs}:{_SYSTEM_PATH}",
         environment=place.environment,
+        hangs_up="startups" in boot.troubles,
     )
 
     def say_ready() -> None:

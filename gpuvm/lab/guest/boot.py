@@ -11,6 +11,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+TROUBLES = "guestinfo.lab.troubles"
+"""Set in a template's ``extra_config``, or in that of gpuvm.yaml; docs/lab.md lists them."""
+
 
 @dataclass(frozen=True)
 class SimulatedGPU:
@@ -36,6 +39,11 @@ class Boot:
     gpus: tuple[SimulatedGPU, ...]
     guestinfo: dict[str, str]
     hidden: tuple[str, ...]
+
+    @property
+    def troubles(self) -> frozenset[str]:
+        """What is to be wrong with the guest: ``guestinfo.lab.troubles``, separated by commas."""
+        return frozenset(self.guestinfo.get(TROUBLES, "").replace(" ", "").split(",")) - {""}
 
     def save(self, file: Path) -> None:
         file.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")

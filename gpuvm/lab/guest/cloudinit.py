@@ -7,8 +7,9 @@ import base64
 import gzip
 import json
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 _LOG = logging.getLogger(__name__)
 _DONE = {"users", "ssh_authorized_keys", "hostname"}
 _DEFAULT_USER = "cloud-user"
+_SHELL = "/bin/sh"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Instance:
     instance_id: str
     hostname: str
     users: tuple[str, ...]
+    shells: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def shell(self, user: str) -> str:
+        """The user's login shell: that of the user data where this machine has it."""
+        wanted = self.shells.get(user, _SHELL)
+        return wanted if os.access(wanted, os.X_OK) else _SHELL
 
 
 def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
@@ -35,11 +43,13 @@ def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
     record = disk / "cloud" / "instance.json"
     if record.exists():
         data = json.loads(record.read_text(encoding="utf-8"))
-        known = Instance(data["instance_id"], data["hostname"], tuple(data["users"]))
+        users = tuple(data["users"])
+        known = Instance(data["instance_id"], data["hostname"], users, data.get("shells", {}))
         if known.instance_id == instance_id:
             return known
-    users = _apply(disk / "home", _read(guestinfo, "userdata"))
-    instance = Instance(instance_id, str(metadata.get("local-hostname", vm)), users)
+    shells = _apply(disk / "home", _read(guestinfo, "userdata"))
+    host = str(metadata.get("local-hostname", vm))
+    instance = Instance(instance_id, host, tuple(shells), shells)
     record.parent.mkdir(exist_ok=True)
     record.write_text(json.dumps(vars(instance)), encoding="utf-8")
     return instance
@@ -60,20 +70,21 @@ def _read(guestinfo: Mapping[str, str], key: str) -> str:
     return value
 
 
-def _apply(homes: Path, user_data: str) -> tuple[str, ...]:
+def _apply(homes: Path, user_data: str) -> dict[str, str]:
+    """Makes the users; their shells by their names."""
     if not user_data.startswith("#cloud-config"):
         _LOG.error("the user data is not a #cloud-config: no user is made")
-        return ()
+        return {}
     config = _mapping("user data", user_data)
     ignored = sorted(set(config) - _DONE)
     if ignored:
         _LOG.info("the lab does nothing with: %s", ", ".join(ignored))
     keys_of_all = list(config.get("ssh_authorized_keys") or [])
     users = config.get("users") or ["default"]
-    return tuple(_make_user(homes, user, keys_of_all) for user in users)
+    return dict(_make_user(homes, user, keys_of_all) for user in users)
 
 
-def _make_user(homes: Path, user: Any, more_keys: list[str]) -> str:
+def _make_user(homes: Path, user: Any, more_keys: list[str]) -> tuple[str, str]:
     described = user if isinstance(user, dict) else {}
     # Only the last part: a name with slashes would make a folder somewhere else.
     name = Path(str(described.get("name", _DEFAULT_USER if user == "default" else user))).name
@@ -85,7 +96,7 @@ def _make_user(homes: Path, user: Any, more_keys: list[str]) -> str:
     file.write_text("".join(f"{key.strip()}\n" for key in keys), encoding="utf-8")
     file.chmod(0o600)
     _LOG.info("made the user %s with %d SSH keys", name, len(keys))
-    return name
+    return name, str(described.get("shell", _SHELL))
 
 
 def _mapping(what: str, text: str) -> dict[str, Any]:

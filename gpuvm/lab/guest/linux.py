@@ -42,6 +42,11 @@ def make_read_only(target: Path, *, below: bool = True) -> None:
         _mount("none", point, "", _MS_REMOUNT | _MS_BIND | MS_RDONLY | MS_NOSUID | kept)
 
 
+def forbid_programs(target: Path) -> None:
+    """A mount point from which nothing can be executed (noexec)."""
+    _mount("none", target, "", _MS_REMOUNT | _MS_BIND | MS_NOEXEC | MS_NOSUID)
+
+
 def change_root(root: Path) -> None:
     """``root``, a mount point, becomes ``/``; what was there is out of reach."""
     os.chdir(root)

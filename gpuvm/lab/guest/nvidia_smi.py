@@ -32,10 +32,42 @@ _FIELDS = {
     "utilization.gpu": "0 %",
     "utilization.memory": "0 %",
 }
+# The real program's exit statuses are NVML's error codes.
+_FAILURES = {
+    "nvml-mismatch": (
+        18,
+        (
+            "Failed to initialize NVML: Driver/library version mismatch",
+            "NVML library version: 580.82",
+        ),
+    ),
+    "nouveau": (
+        9,
+        (
+            (
+                "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+                "Make sure that the latest NVIDIA driver is installed and running."
+            ),
+        ),
+    ),
+    "gpu-lost": (
+        15,
+        (
+            (
+                "Unable to determine the device handle for GPU0000:0B:00.0: GPU is lost.  Reboot "
+                "the system to recover this GPU"
+            ),
+        ),
+    ),
+}
 _UNITS = {"memory": "MiB", "utilization": "%"}
 
 
 def main(arguments: list[str]) -> int:
+    for trouble in json.loads(Path(__file__).with_name("troubles.json").read_text("utf-8")):
+        if trouble in _FAILURES:
+            status, lines = _FAILURES[trouble]
+            return _say(*lines, status=status)
     options = _options().parse_args(arguments)
     gpus = _chosen(options.id)
     if not gpus:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import site
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -56,11 +56,11 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
     root = folder / "root"
     root.mkdir(exist_ok=True)
     linux.mount("tmpfs", root, linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    _own_folders(root, folder / "disk")
+    _own_folders(root, folder / "disk", boot.troubles)
     bound = _read_only_folders(root)
     _write_etc(root / "etc", boot, instance)
     _devices(root / "dev")
-    write_programs(root / PROGRAMS.relative_to("/"), boot.gpus)
+    write_programs(root / PROGRAMS.relative_to("/"), boot.gpus, boot.troubles)
     _hide(root, bound, [Path(path) for path in boot.hidden])
     (root / "proc").mkdir()
     linux.mount("proc", root / "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -68,7 +68,9 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
     linux.change_root(root)
 
 
-def write_programs(folder: Path, gpus: Iterable[SimulatedGPU], init: int = 1) -> None:
+def write_programs(
+    folder: Path, gpus: Iterable[SimulatedGPU], troubles: Collection[str] = (), *, init: int = 1
+) -> None:
     """``bin/`` with python3, nvidia-smi, sudo and shutdown: what a guest has first in its PATH.
 
     ``init`` is the process that powers the guest off when it gets the signal POWER_OFF.
@@ -81,26 +83,51 @@ def write_programs(folder: Path, gpus: Iterable[SimulatedGPU], init: int = 1) ->
     shutil.copyfile(Path(nvidia_smi.__file__), folder / "nvidia_smi.py")
     cards = [asdict(gpu) for gpu in gpus]
     (folder / "gpus.json").write_text(dumps(cards), encoding="utf-8")
+    (folder / "troubles.json").write_text(dumps(sorted(troubles)), encoding="utf-8")
     more = f"PYTHONPATH={quote(os.pathsep.join(_foreign_packages()))} " * bool(_foreign_packages())
     python = quote(sys.executable)
     for name in ("python3", "python"):
         _script(programs / name, f'{more}exec {python} "$@"')
+    for name in ("lsmod", "date"):
+        (programs / name).unlink(missing_ok=True)  # of a trouble that is over
     _script(programs / "nvidia-smi", f'exec {python} -IS "${{0%/bin/*}}/nvidia_smi.py" "$@"')
     _script(programs / "sudo", 'while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"')
     (folder / "init.pid").write_text(str(init), encoding="ascii")
     for name in ("shutdown", "poweroff"):
         _script(programs / name, f'exec /bin/kill -{POWER_OFF} "$(cat "${{0%/bin/*}}/init.pid")"')
+    for trouble in troubles:
+        if trouble in _TROUBLED:
+            name, command = _TROUBLED[trouble]
+            _script(programs / name, command)
 
 
-def _own_folders(root: Path, disk: Path) -> None:
+_TROUBLED = {
+    "nouveau": ("lsmod", "echo 'Module                  Size  Used by'; echo 'nouveau 2334720  1'"),
+    "clock": ("date", "exec /usr/bin/date -d '+1 day' \"$@\""),
+    "requiretty": ("sudo", "echo 'sudo: sorry, you must have a tty to run sudo' >&2; exit 1"),
+}
+"""Programs that stand in for what cannot be had in a namespace."""
+
+
+def _own_folders(root: Path, disk: Path, troubles: Collection[str]) -> None:
     for name, mode in (("home", 0o755), ("tmp", 0o1777)):
         (disk / name).mkdir(exist_ok=True)
         (disk / name).chmod(mode)
         (root / name).mkdir()
         linux.bind(disk / name, root / name)
+        if f"{name}-full" in troubles:
+            _fill(disk / name, root / name)
+        if f"{name}-noexec" in troubles:
+            linux.forbid_programs(root / name)
     for name in ("root", "run", "var", "etc", "dev"):
         (root / name).mkdir()
     (root / "var/tmp").symlink_to("/tmp")  # noqa: S108 - the guest's own
+
+
+def _fill(disk: Path, target: Path) -> None:
+    """The same files in a file system without room for more; nothing written there stays."""
+    linux.mount("tmpfs", target, linux.MS_NOSUID | linux.MS_NODEV, "size=64k,mode=1777")
+    shutil.copytree(disk, target, dirs_exist_ok=True)
 
 
 def _read_only_folders(root: Path) -> list[Path]:
@@ -152,7 +179,7 @@ def _bind_read_only(source: Path, target: Path) -> None:
 def _write_etc(etc: Path, boot: Boot, instance: Instance) -> None:
     """Each user twice: where the kernel gives no inner user namespace, the number is 0."""
     users = "".join(
-        f"{name}:x:{number}:{number}::/home/{name}:/bin/sh\n"
+        f"{name}:x:{number}:{number}::/home/{name}:{instance.shell(name)}\n"
         for number in (USER_ID, 0)
         for name in instance.users
     )

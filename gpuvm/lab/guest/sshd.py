@@ -1,4 +1,4 @@
-"""A guest's SSH server: public keys only, commands by ``/bin/sh``, SFTP, terminals.
+"""A guest's SSH server: public keys only, commands by the user's shell, SFTP, terminals.
 
 It is also the parent of every process of the guest that has lost its own, as init is on a real
 machine: process 1 of the PID namespace, or a subreaper where there is none.
@@ -23,7 +23,6 @@ from typing_extensions import override
 from gpuvm.lab.guest.streams import pump_in, pump_out
 
 _LOG = logging.getLogger(__name__)
-_SHELL = "/bin/sh"
 _SETSID = "/usr/bin/setsid"
 _RESET_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _SFTP_VERSION = 3  # what OpenSSH speaks
@@ -31,14 +30,17 @@ _SFTP_VERSION = 3  # what OpenSSH speaks
 
 @dataclass(frozen=True)
 class Machine:
-    """``homes`` maps the users to their folders; ``path`` is their PATH."""
+    """``homes`` maps the users to their folders, ``shells`` to programs; ``path`` is their PATH."""
 
     addresses: tuple[str, ...]
     port: int
     host_key: asyncssh.SSHKey
     homes: Mapping[str, Path]
+    shells: Mapping[str, str]
     path: str
     environment: Mapping[str, str]
+    hangs_up: bool = False
+    """As sshd does past MaxStartups."""
 
 
 async def serve(
@@ -80,6 +82,8 @@ class _Server(asyncssh.SSHServer):
     @override
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        if self._machine.hangs_up:
+            conn.abort()
 
     @override
     def begin_auth(self, username: str) -> bool:
@@ -126,7 +130,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 
     def __init__(self, machine: Machine, children: "_Children", user: str) -> None:
         self._machine, self._children, self._user = machine, children, user
-        self._home = machine.homes[user]
+        self._home, self._shell = machine.homes[user], machine.shells[user]
         self._group: int | None = None
         self._terminal: int | None = None
         super().__init__(
@@ -194,7 +198,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             await pump_in(self.stdin, descriptor)
 
     def _command_line(self) -> list[str]:
-        return [_SHELL, "-l"] if self.command is None else [_SHELL, "-c", self.command]
+        return [self._shell, "-l"] if self.command is None else [self._shell, "-c", self.command]
 
     def _start(
         self, command: list[str], streams: tuple[int, int, int], *, setsid: bool = False
@@ -224,13 +228,18 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         """Its number may soon be another process's: no signal goes there any more."""
         self._group = None
 
+    def _client(self) -> str:
+        (address, port), (_, own) = (self.get_extra_info(k) for k in ("peername", "sockname"))
+        return f"{address} {port} {own}"
+
     def _environment(self) -> dict[str, str]:
         """What sshd gives a session, and nothing of the lab's own environment."""
         own = {
             "HOME": str(self._home),
             "USER": self._user,
             "LOGNAME": self._user,
-            "SHELL": _SHELL,
+            "SHELL": self._shell,
+            "SSH_CLIENT": self._client(),  # by which bash knows that it is to read ~/.bashrc
             "PATH": self._machine.path,
             "LANG": "C.UTF-8",
             **self._machine.environment,

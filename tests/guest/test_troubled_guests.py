@@ -1,0 +1,146 @@
+"""What goes wrong inside guests, one case of the lab each, and what is said of it."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gpuvm import guest
+from gpuvm.errors import NotReady
+from gpuvm.events import Events
+from gpuvm.guest import Endpoint, Expected
+from gpuvm.guest.machine import Trouble, troubles
+from gpuvm.guest.readiness import GPUS, MACHINE, SSH_ANSWERS
+from gpuvm.lab import hypervisor
+from gpuvm.lab.guest.boot import TROUBLES, Boot, SimulatedGPU
+from gpuvm.settings import Context, GuestSettings
+
+ADDRESS = "127.91.0.7"
+P100 = (0x10DE, 0x15F8)
+CARD = SimulatedGPU("Tesla P100-PCIE-16GB", "GPU-1", "00000000:0B:00.0", *P100, 16384, "6.0")
+Start = Callable[..., Endpoint]
+
+
+@pytest.fixture
+def start(tmp_path: Path, context: Context) -> Iterator[Start]:
+    """A guest of the lab with these troubles."""
+    isolation = hypervisor.find_isolation(tmp_path)
+    if not isolation.isolated:
+        pytest.skip(f"no namespaces here: {isolation.reason}")
+    with ExitStack() as cleanup:
+
+        def power_on(*wrong: str) -> Endpoint:
+            with socket.create_server((ADDRESS, 0)) as free:
+                port = free.getsockname()[1]
+            data = guest.user_data(
+                hostname="gpuvm-01",
+                instance_id="uuid-1-generation",
+                user="gpuvm",
+                authorized_keys=(guest.ensure_key_pair(context),),
+            )
+            info = data | {TROUBLES: ", ".join(wrong)}
+            boot = Boot("gpuvm-01", (ADDRESS,), port, True, (CARD,), info, hidden=())
+            machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
+            cleanup.callback(machine.power_off)
+            messages = machine.messages()
+            cleanup.callback(messages.close)  # type: ignore[attr-defined]
+            ready = next(messages, None)
+            assert ready is not None, machine.last_words()
+            return Endpoint(
+                name="gpuvm-01",
+                address=ADDRESS,
+                port=port,
+                user="gpuvm",
+                key_file=context.key_file,
+                host_keys=tuple(ready.host_keys),
+                trust="guestinfo",
+                identity="uuid-1-generation",
+            )
+
+        yield power_on
+
+
+def refused(endpoint: Endpoint, deadline_s: float = 60) -> NotReady:
+    with pytest.raises(NotReady) as caught:
+        guest.wait_ready(lambda: endpoint, Expected((P100,), GuestSettings()), deadline_s, Events())
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seen", "remedy"),
+    [
+        (
+            "nvml-mismatch",
+            (
+                "nvidia-smi ended with status 18: Failed to initialize NVML: Driver/library "
+                "version mismatch"
+            ),
+            "'gpuvm stop' and 'gpuvm start' load the new one",
+        ),
+        ("nouveau", "the driver nouveau is loaded instead of NVIDIA's", "blacklist nouveau"),
+        (
+            "gpu-lost",
+            (
+                "nvidia-smi ended with status 15: Unable to determine the device handle for "
+                "GPU0000:0B:00.0: GPU is lost.  Reboot the system to recover this GPU"
+            ),
+            "'gpuvm stop' and 'gpuvm start' reset it",
+        ),
+    ],
+)
+def test_a_driver_that_fails_is_named_at_once(
+    start: Start, wrong: str, seen: str, remedy: str
+) -> None:
+    error = refused(start(wrong), deadline_s=1000)
+    assert (error.requirement, error.seen) == (GPUS.name, seen)
+    assert remedy in str(error.hint)
+
+
+def test_a_home_without_room_is_not_ready(start: Start) -> None:
+    error = refused(start("home-full"), deadline_s=1000)
+    assert (error.requirement, error.seen) == (MACHINE.name, "its home /home/gpuvm has 0 MiB free")
+    assert "guest.work_dir" in str(error.hint)
+
+
+def test_an_sshd_that_drops_connections(start: Start) -> None:
+    error = refused(start("startups"), deadline_s=1)
+    assert error.requirement == SSH_ANSWERS
+    assert "the port is open, but no SSH answer" in error.seen
+    assert "MaxStartups" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seen", "remedy"),
+    [
+        ("tmp-noexec", "/tmp is mounted noexec", "mount -o remount,exec /tmp"),  # noqa: S108
+        ("home-noexec", "/home/gpuvm is mounted noexec", "mount -o remount,exec /home/gpuvm"),
+        ("clock", "its clock is 24.0 h ahead of this machine's", "chronyd"),
+        ("requiretty", "sudo asks for a terminal", "Defaults:USER !requiretty"),
+    ],
+)
+def test_what_runs_can_do_without_is_a_warning(
+    start: Start, wrong: str, seen: str, remedy: str
+) -> None:
+    (found,) = found_in(start(wrong))
+    assert found.seen.startswith(seen)
+    assert remedy in found.remedy
+    assert not found.prevents
+
+
+def test_a_sound_guest_has_none(start: Start) -> None:
+    endpoint = start()
+    assert found_in(endpoint) == ()
+    with guest.connect(endpoint) as shell:
+        assert shell.run("ls -A /tmp ~", timeout_s=20).stdout.count(".gpuvm-") == 0
+
+
+def test_several_at_once(start: Start) -> None:
+    found = found_in(start("tmp-noexec", "clock", "home-full"))
+    assert sorted(one.prevents for one in found) == [False, False, True]
+
+
+def found_in(endpoint: Endpoint) -> tuple[Trouble, ...]:
+    with guest.connect(endpoint) as shell:
+        return troubles(shell, 30)
