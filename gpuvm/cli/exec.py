@@ -84,6 +84,7 @@ def _on_each(
         try:
             wait(futures)
         except BaseException:
+            running.interrupted = True
             threads.shutdown(wait=False, cancel_futures=True)
             for connected in list(running.connected):  # else Ctrl-C would wait for the command
                 connected.close()
@@ -97,12 +98,15 @@ class _Running:
     shown: bool
     prefixed: bool
     connected: set[Guest] = field(default_factory=set)
+    interrupted: bool = False
 
     def on(self, place: Endpoint) -> Done:
         done = Done(place.name)
         try:
             with guest.connect(place) as machine:
                 self.connected.add(machine)
+                if self.interrupted:
+                    return done
                 done.exit_status = (
                     self._shown(machine) if self.shown else self._gathered(machine, done)
                 )

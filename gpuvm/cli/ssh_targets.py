@@ -17,9 +17,10 @@ from gpuvm.planner import check_readable
 
 def named(session: Session, deployment: str, names: Sequence[str]) -> list[Endpoint]:
     """Each of the VMs once. Raises for the first that cannot be spoken to."""
-    targets.require_key(session.context)
     found = session.vsphere.read_deployment(deployment)
-    return [_running(_find(found, deployment, name), session) for name in dict.fromkeys(names)]
+    places = [_running(_find(found, deployment, name), session) for name in dict.fromkeys(names)]
+    targets.require_key(session.context)
+    return places
 
 
 def chosen(
@@ -28,7 +29,6 @@ def chosen(
     """Those of the names, else every running VM; without both the only one there is."""
     if names:
         return named(session, deployment, names)
-    targets.require_key(session.context)
     there = running(session, deployment)
     if not there:
         raise PreflightRefused(
@@ -37,6 +37,7 @@ def chosen(
         )
     if len(there) > 1 and not every:
         raise Ambiguous("VM", [one.name for one in there], option="--vm, or take all with --all")
+    targets.require_key(session.context)
     return there
 
 

@@ -93,6 +93,13 @@ class _Server(asyncssh.SSHServer):
         return True
 
     @override
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        """Ports may be forwarded, as sshd's AllowTcpForwarding is by default."""
+        return True
+
+    @override
     def session_requested(self) -> "_Session":
         return _Session(self._machine, self._children, self._user)
 
@@ -103,6 +110,11 @@ class _Files(asyncssh.SFTPServer):
     def __init__(self, channel: Any, home: Path) -> None:
         super().__init__(channel)
         self._home = os.fsencode(home)
+
+    @override
+    def exit(self) -> None:
+        """As the status of sshd's sftp-server: without one, scp ends with an error."""
+        self.channel.exit(0)
 
     @override
     def map_path(self, path: bytes) -> bytes:
