@@ -21,7 +21,7 @@ lab: $(INSTALLED)
 	$(BIN)/gpuvm lab up
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not wheel and not soak"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not wheel and not soak and not engines"
 
 soak: $(INSTALLED)
 	$(BIN)/pytest -q -m soak
