@@ -1,6 +1,7 @@
 # make demo    sets up everything it needs and runs the main job in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
 # make soak    all of what the tests take a sample of (kill points); long
+# make engines the files of gpuvm export, read by SkyPilot, dstack and Ray (downloads 600 MB)
 # make check   formatting, lint, types, layers, YAML
 # make light   the checks and the tests that need no lab, in a small environment without TensorFlow
 # make lab     the simulated vCenter alone, in the background
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test soak check light lab lock clean
+.PHONY: demo test soak engines check light lab lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/gpuvm demo
@@ -25,6 +26,9 @@ test: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/pytest -q -m soak
+
+engines: $(INSTALLED)
+	$(BIN)/pytest -q -m engines
 
 check: $(INSTALLED)
 	$(call checks,$(BIN))

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from ssh_servers import Machine
 
 from gpuvm import export, guest
 from gpuvm.export import Engine, Member
 from gpuvm.guest import ssh_config
 from gpuvm.settings import Context
-
-from .ssh_servers import Machine
 
 
 def ask(machine: Machine) -> Member:
