@@ -11,7 +11,7 @@ from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import Stream
 
 GREETING = b"gpuvm-files"
-NOISE_LINES = 1000
+NOISE_LINES = 100_000
 """So many lines may come first: a login script that prints something."""
 LONGEST_LINE = 512 << 20
 """A listing is one line; a million files make about 100 MB."""
@@ -87,7 +87,7 @@ class Conversation:
 
     def greeted(self) -> "Conversation":
         for _ in range(NOISE_LINES):
-            if self.line() == GREETING:
+            if self.line().endswith(GREETING):  # what was printed before may have no line's end
                 return self
         raise GuestError(f"{self.guest.name}: {self._what}: another program answers")
 

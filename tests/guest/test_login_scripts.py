@@ -10,7 +10,6 @@ import pytest
 
 from gpuvm import guest
 from gpuvm.errors import GuestError
-from gpuvm.guest import transfer
 from gpuvm.settings import Context
 
 Server = Any  # tests/guest/conftest.py
@@ -55,8 +54,8 @@ def test_what_a_login_script_prints_is_no_answer(
     assert shell.run("exit 3", timeout_s=20, check=False).exit_status == 3
 
     files: dict[str, Path | bytes] = {"a/b.bin": bytes(range(256)) * 1000, "c": b""}
-    transfer.push(shell, files, "there")
-    arrived = transfer.fetch(shell, "there", tmp_path / "here")
+    guest.push(shell, files, "there")
+    arrived = guest.fetch(shell, "there", tmp_path / "here").files
     assert [file.read_bytes() for file in arrived] == list(files.values())
     out = io.BytesIO()
     shell.pipe("cat there/a/b.bin", io.BytesIO(), out, timeout_s=20)
