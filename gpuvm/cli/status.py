@@ -175,7 +175,7 @@ def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> It
     if against.counted and (vm.index or 0) > against.wanted.vms:
         yield f"one too many: {against.wanted.vms} are wanted"
         return
-    if against.counted and not vm.powered_on:
+    if (against.counted or against.file) and not vm.powered_on:
         yield "it is powered off"
     others = planner.differences(vm, against.wanted, inventory) if against.file else ()
     if others:
