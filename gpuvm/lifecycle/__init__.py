@@ -4,7 +4,7 @@
     result = lifecycle.provision(plan, vsphere, context, events)
     result = lifecycle.teardown(vms, vsphere, events)
 
-Each VM's outcome is kept: one VM's failure does not stop the others.
+One VM's failure does not stop the others; the result holds each VM's outcome.
 """
 
 from gpuvm.lifecycle.clone_request import endpoint

@@ -1,4 +1,4 @@
-"""Which of a guest's addresses count: a report is a belief until SSH has answered there."""
+"""Which of the addresses that a guest reports gpuvm tries over SSH."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from gpuvm.guest import FixedAddress
 
 @dataclass(frozen=True)
 class Awaited:
-    """The fixed address alone where there is one, else those in ``subnet``, else all."""
+    """Accept only the fixed address if there is one, else those in ``subnet``, else all."""
 
     fixed: FixedAddress | None = None
     subnet: IPv4Network | IPv6Network | None = None
 
     def among(self, addresses: Sequence[str]) -> tuple[str, ...]:
-        """Those of ``addresses`` that count, in their order."""
+        """Return the accepted ``addresses``, in their order."""
         if self.fixed is not None:
             wanted = ip_address(self.fixed.address)
             return tuple(a for a in addresses if ip_address(a) == wanted)

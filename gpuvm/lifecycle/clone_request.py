@@ -1,4 +1,4 @@
-"""From a planned step to the one CloneVM_Task that carries everything, and to a guest's address."""
+"""From a planned step to a single CloneVM_Task, and from a VM to its SSH endpoint."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from gpuvm.vsphere import CloneRequest
 
 
 def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> CloneRequest:
-    """The VM as it is wanted; a VM that exists keeps the generation that it was created with."""
+    """Return the VM as the plan wants it; an existing VM keeps its generation."""
     spec = plan.spec
     if step.vm is not None:
         return _of_existing(plan, step, step.vm)
@@ -59,10 +59,10 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
 
 
 def _of_existing(plan: Plan, step: Step, vm: VM) -> CloneRequest:
-    """What is repaired of an existing VM: its size and devices, never what it first booted with.
+    """Return the repairs of an existing VM: size and devices, never its first-boot data.
 
-    A plan that only starts VMs says nothing about sizes, so those are left as they are. Options
-    are those of the VM's own creation spec: gpuvm.yaml may say something else by now.
+    A plan that only starts VMs has no sizes, so they stay as they are. Options come from the VM's
+    own creation spec, because gpuvm.yaml may have changed since.
     """
     own = ClusterSpec.from_creation_spec(vm.creation_spec)
     same_policy = own is not None and own.storage_policy == plan.spec.storage_policy
@@ -90,14 +90,14 @@ def _device_group(spec: ClusterSpec) -> str:
 
 
 def awaited(spec: ClusterSpec, step: Step, context: Context) -> Awaited:
-    """Which addresses of a VM count: its creation spec says whether it has a fixed one."""
+    """Return the addresses to accept for a VM; its creation spec may name a fixed one."""
     own = ClusterSpec.from_creation_spec(step.vm.creation_spec) if step.vm is not None else spec
     fixed = _fixed_address(own, step.index) if own is not None else None
     return Awaited(fixed, context.ssh.subnet)
 
 
 def networked(request: CloneRequest, vm: VM, awaited: Awaited) -> CloneRequest:
-    """With the guest's network configuration, which needs the MAC addresses of the VM as made."""
+    """Add the guest's network configuration, which needs the MAC addresses of the created VM."""
     metadata = vm.extra_config.get(guest.METADATA)
     if awaited.fixed is None or not metadata or not vm.macs:
         return request
@@ -119,9 +119,9 @@ def _fixed_address(spec: ClusterSpec, index: int) -> guest.FixedAddress | None:
 
 
 def endpoint(vm: VM, context: Context) -> guest.Endpoint:
-    """How ``vm`` is reached over SSH; its host keys came over the authenticated vCenter API.
+    """Return the SSH endpoint of ``vm``; its host keys came over the authenticated vCenter API.
 
-    Raises PreflightRefused where none of its addresses is in the context's subnet.
+    Raises PreflightRefused if none of its addresses is in the context's subnet.
     """
     counts = Awaited(subnet=context.ssh.subnet).among(vm.addresses)
     if vm.addresses and not counts:

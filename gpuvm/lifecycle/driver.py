@@ -1,4 +1,4 @@
-"""The driver: runs the stories of a command on one update stream.
+"""Run the stories of a command on one update stream.
 
     async def stop(vm):                        # a story: one VM, top to bottom
         task = await Call("power off", vsphere.start_power_off, vm.moref)
@@ -6,13 +6,13 @@
 
     Driver(vsphere, events).run({"gpuvm-01": stop(first), "gpuvm-02": stop(second)})
 
-A story is a coroutine that awaits small values, the waits below. What goes wrong is raised at its
-``await``: a fault, a lost answer (OutcomeUnknown), a deadline (Late), Ctrl-C (KeyboardInterrupt),
-and a vCenter that is gone for good (VCenterGone), which every story gets to know. Nothing else
-schedules a story, so where a VM stands is where its coroutine stands.
+A story is a coroutine that awaits the small values below. Errors are raised at its ``await``: a
+fault, a lost answer (OutcomeUnknown), a deadline (Late), Ctrl-C (KeyboardInterrupt), and the loss
+of the vCenter (VCenterGone), which every story receives. Nothing else schedules a story, so the
+state of a VM is the position of its coroutine.
 
-All reads of one turn are one round trip, all new tasks one filter; then there is one wait, on one
-``WaitForUpdatesEx`` stream. docs/decisions/0006-stories-on-a-driver.md says why not asyncio.
+Each turn needs one round trip for all reads and one filter for all new tasks, then one wait on the
+single ``WaitForUpdatesEx`` stream. docs/decisions/0006-stories-on-a-driver.md: why not asyncio.
 """
 
 import threading
@@ -42,15 +42,15 @@ T = TypeVar("T")
 Story = Coroutine["Wait[Any]", Any, T]
 
 SOON_S = 1.0
-"""How often a thread that works for a story is looked at while the stream is being waited on."""
+"""How often to check a story's thread while waiting on the stream."""
 
 
 class Late(Exception):
-    """The deadline of what a story awaits has passed."""
+    """The deadline of an awaited value has passed."""
 
 
 class VCenterGone(Exception):
-    """No more calls can be made; ``error`` is why. It is not for a story to go on after it."""
+    """No more calls are possible; ``error`` is why. A story must end when it receives this."""
 
     def __init__(self, error: GpuvmError) -> None:
         super().__init__(str(error))
@@ -58,10 +58,9 @@ class VCenterGone(Exception):
 
 
 class Deadline:
-    """Seconds that something may take, on the monotonic clock.
+    """A time limit in seconds, on the monotonic clock.
 
-    The clock stands still while a task waits for its turn in the vCenter's queue, unless
-    ``counts_queue``.
+    Time that a task spends queued in the vCenter does not count, unless ``counts_queue``.
     """
 
     def __init__(self, limit_s: float, *, counts_queue: bool = False) -> None:
@@ -78,7 +77,7 @@ class Deadline:
         self._queued = not self._counts_queue
 
     def running(self) -> None:
-        """The task got its turn: all of its time is left."""
+        """Start the clock: the task has left the queue."""
         if self._queued:
             self._queued, self._since = False, time.monotonic()
 
@@ -87,7 +86,7 @@ class Deadline:
 
 
 class InThread(Generic[T]):
-    """Blocking work, such as SSH, on a daemon thread, so that Ctrl-C need not wait for it."""
+    """Blocking work, such as SSH, on a daemon thread, so that Ctrl-C does not wait for it."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -104,7 +103,7 @@ class InThread(Generic[T]):
         self._thread.join(timeout_s)
 
     def result(self) -> T:
-        """Raises what the work raised."""
+        """Wait for the work and return its result. Raises what the work raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -113,19 +112,19 @@ class InThread(Generic[T]):
     def _run(self) -> None:
         try:
             self._result.append(self._work())
-        except Exception as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except Exception as error:  # noqa: BLE001 - result() raises it
             self._error = error
 
 
 class Wait(Generic[T]):
-    """What a story awaits; the await returns a T."""
+    """A value that a story awaits; the await returns a T."""
 
     def __await__(self) -> Generator["Wait[T]", T, T]:
         return (yield self)
 
 
 class Call(Wait[T]):
-    """One call to the vCenter, or a few that belong together; raises what ``make`` raises."""
+    """One call to the vCenter, or a few related ones; raises what ``make`` raises."""
 
     def __init__(self, what: str, make: Callable[..., T], *args: object, **options: object) -> None:
         self.what = what
@@ -137,28 +136,28 @@ class Call(Wait[T]):
 
 @dataclass(frozen=True)
 class Read(Wait[VM | None]):
-    """The VM as it is now; None when it does not exist."""
+    """The current state of a VM; None if it does not exist."""
 
     moref: MoRef
 
 
 @dataclass(frozen=True)
 class ReadHolders(Wait[Holders]):
-    """Who holds which GPU of the host now; other hosts may be in the answer too."""
+    """The current holders of the host's GPUs; the answer may include other hosts."""
 
     host: MoRef
 
 
 @dataclass(frozen=True)
 class Diagnose(Wait[Diagnosis | None]):
-    """What a VM that nothing is heard from looks like in vCenter."""
+    """What vCenter shows about a VM that exceeded a deadline; None if it does not exist."""
 
     moref: MoRef
 
 
 @dataclass(frozen=True)
 class End(Wait[MoRef | None]):
-    """The end of a task: the moref of what it made, if anything. Raises its error, and Late."""
+    """The end of a task: the moref of its result, if any. Raises the task's error, and Late."""
 
     task: Task
     stage: str
@@ -187,7 +186,7 @@ class NextVMChange(Wait[VMChanged | None]):
 
 @dataclass(frozen=True)
 class NextHostChange(Wait[HostChanged]):
-    """Like NextVMChange, for a host; the first change says how it is now."""
+    """Like NextVMChange, for a host; the first change is its current state."""
 
     moref: MoRef
     deadline: Deadline
@@ -197,7 +196,7 @@ class NextHostChange(Wait[HostChanged]):
 @dataclass
 class _Running:
     """A story that has not ended. ``since`` is when its wait began; ``missed`` is a change that
-    came while it waited for something else. ``followed`` is what the stream brings it.
+    arrived during another wait. ``followed`` are the objects that the stream watches for it.
     """
 
     name: str
@@ -209,7 +208,7 @@ class _Running:
 
 
 class Driver:
-    """``results`` has what each story returned, ``errors`` what it raised."""
+    """Runs stories; ``results`` are their return values, ``errors`` what they raised, by name."""
 
     def __init__(self, vsphere: VSphere, events: Events) -> None:
         self.vsphere, self.events = vsphere, events
@@ -221,10 +220,10 @@ class Driver:
         self._interrupting = False
 
     def run(self, stories: Mapping[str, Story[T]]) -> dict[str, T]:
-        """Runs the stories to their ends and returns what they returned, in their order.
+        """Run all stories to their end and return their results, in their order.
 
-        Raises the first error that a story raised, after all have ended, and KeyboardInterrupt
-        when every story has been told and has done what it does about it.
+        After all have ended, raises the first error that a story raised, or KeyboardInterrupt if
+        the run was interrupted; every story receives the interrupt first and can clean up.
         """
         self._running = {name: _Running(name, story) for name, story in stories.items()}
         with ExitStack() as opened:
@@ -260,12 +259,12 @@ class Driver:
                     return
                 self._deliver(self._next_changes())
                 self._tick()
-        except GpuvmError as error:  # of the stream or of a shared read: it is nobody's alone
+        except GpuvmError as error:  # from the stream or a shared read: it concerns every story
             self._gone = VCenterGone(error)
             self._loop()
 
     def _next_changes(self) -> Sequence[Change]:
-        """Waits for news, or until something is due; never longer than a thread may be left."""
+        """Wait for changes, at most until the next due time; poll threads every SOON_S."""
         wait_s = max(0.0, min((self._due_s(one) for one in self._running.values()), default=0.0))
         if self._stream is not None and self._stream.follows_any and self._gone is None:
             return self._stream.next_changes(wait_s)
@@ -287,7 +286,7 @@ class Driver:
             due += [SOON_S] if wait.thread is not None else []
         return min(due, default=float("inf"))
 
-    # What came.
+    # Changes from the stream.
 
     def _deliver(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -317,7 +316,7 @@ class Driver:
             self._resume(one, change.result)
 
     def _tick(self) -> None:
-        """What is due without news."""
+        """Resume the stories whose pause, deadline or thread has ended."""
         for one in list(self._running.values()):
             wait, passed_s = one.wait, time.monotonic() - one.since
             deadline = getattr(wait, "deadline", None)
@@ -332,14 +331,14 @@ class Driver:
             ):
                 self._resume(one)
 
-    # What can be answered at once.
+    # Calls and reads.
 
     def _answer(self) -> None:
-        """Answers all that needs no waiting, reads together, until every story waits for news."""
+        """Answer reads, batched, and calls until every story waits for a change or the clock."""
         while True:
             if self._gone is not None:
-                told = [one for one in self._running.values() if _thread(one) is None]
-                self._raise_in(told, self._gone)
+                without_thread = [one for one in self._running.values() if _thread(one) is None]
+                self._raise_in(without_thread, self._gone)
             for one in list(self._running.values()):
                 if one.missed and isinstance(one.wait, (NextVMChange, NextHostChange)):
                     change, one.missed = one.missed, None
@@ -349,7 +348,7 @@ class Driver:
         self._follow()
 
     def _answer_reads(self) -> bool:
-        """One round trip for all stories that await a read of the same kind."""
+        """Answer all stories that await the same kind of read with one round trip."""
         if reads := self._waiting(Read):
             self._share(reads, self._read_vms)
         elif holders := self._waiting(ReadHolders):
@@ -390,7 +389,7 @@ class Driver:
     def _answer_calls(self) -> bool:
         calls = self._waiting(Call)
         for one in calls:
-            assert isinstance(one.wait, Call)  # noqa: S101 - so chosen
+            assert isinstance(one.wait, Call)  # noqa: S101 - _waiting(Call) returns only these
             try:
                 answer = one.wait.answer()
             except GpuvmError as error:
@@ -405,7 +404,7 @@ class Driver:
         return [one for one in self._running.values() if isinstance(one.wait, kind)]
 
     def _follow(self) -> None:
-        """Adds what stories wait for to the stream: a filter for each kind."""
+        """Add the objects that stories wait for to the stream: one filter for each kind."""
         if self._gone is not None:
             return
         tasks = {

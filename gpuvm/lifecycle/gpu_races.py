@@ -1,4 +1,4 @@
-"""Two VMs, one GPU: who else holds it, and where the VM that lost the race may go instead."""
+"""Races for a GPU: which other VM holds it, and where the VM that lost it can go instead."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from gpuvm.vsphere import Holders, VSphere
 
 
 def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
-    """The refusal that names the VM which runs with this step's fixed GPU now, if one does.
+    """Return the refusal that names the VM running with this step's fixed GPU, or None.
 
-    ``own`` is the step's VM: another one of its name may be in another folder.
+    ``own`` is the moref of the step's VM: another folder may have a VM of the same name.
     """
     for gpu in step.gpus:
         for holder in holders.get((gpu.host, gpu.pci_address), ()):
@@ -24,16 +24,16 @@ def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
 
 
 def may_be_lost(error: GpuvmError) -> bool:
-    """At power-on several faults mean, among other things, that somebody was quicker."""
+    """Return whether another VM may have taken the GPU; several power-on faults can mean that."""
     if isinstance(error, TaskFailed):
         return error.no_gpu_left
     return isinstance(error, PreflightRefused)
 
 
 def is_being_taken(vsphere: VSphere, step: Step, own: MoRef, inventory: Inventory) -> bool:
-    """Whether another VM that names the step's GPU, and is off in the inventory, starts now.
+    """Return whether another VM with the step's GPU, powered off in the inventory, is starting.
 
-    A GPU is taken when a power-on begins, and seen to be held only when it has ended.
+    A power-on takes the GPU when it begins, but the VM shows as powered on only when it has ended.
     """
     wanted = {(gpu.host, gpu.pci_address) for gpu in step.gpus}
     named = [h for g in inventory.gpus if (g.host, g.pci_address) in wanted for h in g.holders]
@@ -50,7 +50,10 @@ def elsewhere(
     promised: Collection[tuple[str, str]],
     own: MoRef,
 ) -> Step | None:
-    """Another place, if it was a GPU that was lost and one is free; ``inventory`` is of now."""
+    """Return a step on another GPU if the step's own was lost and one is free, else None.
+
+    ``inventory`` is current; ``promised`` are GPUs (host, PCI address) of the plan's other VMs.
+    """
     if holder_of(step, inventory, own) is None and _is_fixed(step.devices):
         return None
     if not _is_fixed(step.devices):
@@ -59,7 +62,7 @@ def elsewhere(
 
 
 def holder_of(step: Step, inventory: Inventory, own: MoRef) -> PreflightRefused | None:
-    """The refusal that names who runs with the step's GPU, if anybody else does."""
+    """Return the refusal that names the other VM running with the step's GPU, or None."""
     mine = {(gpu.host, gpu.pci_address) for gpu in step.gpus}
     for gpu in inventory.gpus:
         for holder in gpu.holders:
@@ -70,7 +73,7 @@ def holder_of(step: Step, inventory: Inventory, own: MoRef) -> PreflightRefused 
 
 
 def _without(inventory: Inventory, own: MoRef) -> Inventory:
-    """The step's own VM is about to go: what it names is not held by it."""
+    """Return the inventory without the step's own VM as a holder, because it is about to go."""
     hosts = tuple(
         replace(host, gpus=tuple(without_holder(gpu, own) for gpu in host.gpus))
         for host in inventory.hosts

@@ -1,7 +1,7 @@
-"""From power-on to ready: the guest's address, its host keys, and what must be true inside it.
+"""From power-on to ready: the guest's address, its host keys, and the checks inside it.
 
-The VM is watched all the while: one that powers off by itself is noticed at the update that says
-so, which is what ESXi does when a 64-bit MMIO window is too small (Broadcom article 323402).
+The VM is watched meanwhile, so a VM that powers off by itself fails at the update that shows it.
+ESXi does that when a 64-bit MMIO window is too small (Broadcom article 323402).
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from gpuvm.vsphere import VMChanged
 STABLE_S = 1.0
 """How long addresses must stay the same before they are tried."""
 READ_AGAIN_S = 10.0
-"""How often a VM is read whose guest has an address and has not published its host keys."""
+"""How often to read a VM whose guest has an address but no published host keys."""
 
 
 async def first_address(work: Work, job: Job) -> None:
-    """Waits for addresses that count and for the host keys that the guest publishes.
+    """Wait for an accepted address and for the host keys that the guest publishes.
 
-    Raises Stays with PoweredOff as soon as the VM drops, and when the deadline has passed.
+    Raises Stays when the VM powers off (PoweredOff) and when the deadline passes.
     """
     deadline, read_at = Deadline(work.limit_s("address")), 0.0
     try:
@@ -60,7 +60,7 @@ def _use_addresses(job: Job, counting: tuple[str, ...], seen: Seen) -> None:
 
 
 async def _read_guest(work: Work, job: Job) -> None:
-    """What a guest sets in guestinfo may be in no update."""
+    """Read the VM: guestinfo that the guest sets may arrive in no update."""
     try:
         vm = await Read(job.moref)
     except GpuvmError:
@@ -70,7 +70,7 @@ async def _read_guest(work: Work, job: Job) -> None:
 
 
 async def _note_change(work: Work, job: Job, change: VMChanged, waiting_for: str) -> None:
-    """An update may be of a moment before the power-on, so a VM that seems off is read."""
+    """Record a change; an update may predate the power-on, so read a VM that seems off."""
     if change.powered_on:
         job.seen = _seen(work, job.seen, change.addresses, change.host_keys)
         return
@@ -94,7 +94,7 @@ def _seen(
 
 
 async def ready(work: Work, job: Job) -> None:
-    """Waits until the guest meets every requirement; the VM is watched meanwhile."""
+    """Wait until the guest meets every requirement; watch the VM meanwhile."""
     check = InThread(lambda: _check_guest(work, job))
     try:
         with work.events.phase("ready", job.name):

@@ -1,4 +1,4 @@
-"""What the stories of provisioning share: what is known of a VM, and how a stage ends."""
+"""What the stories of provisioning share: the state of a VM, and how a stage ends."""
 
 import contextlib
 import time
@@ -22,10 +22,10 @@ from gpuvm.vsphere import CloneRequest, Task, VSphere
 
 @dataclass
 class Job:
-    """What is known of one VM while its story runs.
+    """The state of one VM while its story runs.
 
-    ``created``: this call made the VM, as its own clone task or the VM's mark has shown. ``task``
-    is one of ours that has not ended. ``goes_to`` is the step that follows its removal.
+    ``created``: this call created the VM; its clone task or the VM's mark proves it. ``task`` is
+    this call's task that has not ended. ``goes_to`` is the step to run after the VM's removal.
     """
 
     step: Step
@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the guest reports; ``since`` when, on the monotonic clock, its addresses are these."""
+    """What the guest reports; ``since`` (monotonic clock) is when its addresses last changed."""
 
     addresses: tuple[str, ...]
     host_keys: tuple[str, ...]
@@ -57,7 +57,7 @@ class Seen:
 
 @dataclass
 class Work:
-    """What the stories of one command share; ``jobs`` are the VMs' present ones, by name."""
+    """What the stories of one command share; ``jobs`` are the VMs' current jobs, by name."""
 
     plan: Plan
     vsphere: VSphere
@@ -79,7 +79,7 @@ class Work:
         return job
 
     def limit_s(self, stage: Stage | str) -> float:
-        """Seconds; ``ready`` has a deadline of its own, inside the check."""
+        """Return the deadline of a stage in seconds; ``ready`` has its own, inside the check."""
         limits = self.plan.spec.deadlines
         match stage:
             case "address":
@@ -90,7 +90,7 @@ class Work:
 
 
 class GivenUp(Exception):
-    """The VM is given up: ``error`` is why; it goes to ``to`` when it has been removed."""
+    """Give up the VM because of ``error``; after its removal, try ``to`` if there is one."""
 
     def __init__(self, error: GpuvmError, to: Step | None = None) -> None:
         super().__init__(str(error))
@@ -98,7 +98,7 @@ class GivenUp(Exception):
 
 
 class Stays(Exception):
-    """The VM stays as it is, to be looked at; ``may_come``: it may exist a little later."""
+    """Keep the failed VM for inspection; ``may_come``: it may still appear later."""
 
     def __init__(self, error: GpuvmError, *, may_come: bool = False) -> None:
         super().__init__(str(error))
@@ -112,7 +112,7 @@ async def run_task(
 
 
 async def end_of(job: Job, task: Task, stage: str, deadline: Deadline) -> MoRef | None:
-    """``job.task`` stays set when the task may still run: on Late and on Ctrl-C."""
+    """Wait for the task; ``job.task`` stays set if it may still run: on Late and on Ctrl-C."""
     job.task = task
     try:
         result = await End(task, stage, deadline)
@@ -126,8 +126,8 @@ async def end_of(job: Job, task: Task, stage: str, deadline: Deadline) -> MoRef 
 async def follow_running(
     work: Work, job: Job, operation: str, stage: str, deadline: Deadline
 ) -> bool:
-    """After a lost answer: whether a task of that kind was found, and has ended well."""
-    work.events.note("looking up what became of it", job.name)
+    """After a lost answer, wait for a running task of that kind; return whether there was one."""
+    work.events.note("no answer: checking the VM's recent tasks", job.name)
     tasks = await Call(f"running {operation}", work.vsphere.running_tasks, job.moref, operation)
     if tasks:
         await End(tasks[0], stage, deadline)

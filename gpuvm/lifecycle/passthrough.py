@@ -1,8 +1,8 @@
-"""Passthrough of a host's GPUs on or off, and the reboot that some hosts need for it.
+"""Turn passthrough of a host's GPUs on or off, with the reboot that some hosts need for it.
 
-vCenter does not say who put a host into maintenance mode. One that was in it stays in it, unless it
-is to leave it; one that this call put into it is taken out again, also when its reboot could not
-begin. A reboot is never forced.
+vCenter does not report who put a host into maintenance mode. A host that is already in it stays in
+it unless ``leave_maintenance`` is set; a host that this call put into it leaves it again, also when
+the reboot could not begin. A reboot is never forced.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,9 +39,9 @@ ENTERING, LEAVING = "maintenance mode", "leaving maintenance mode"
 
 @dataclass(frozen=True)
 class SwitchResult:
-    """What became of one GPU; ``done``: it is as it should be, and in force.
+    """The result for one GPU; ``done``: it has the wanted setting, and the setting is active.
 
-    ``in_maintenance_mode`` is its host's.
+    ``in_maintenance_mode`` is the state of its host.
     """
 
     gpu: GPU
@@ -66,12 +66,12 @@ def switch_passthrough(
     reboot: bool = False,
     leave_maintenance: bool = False,
 ) -> tuple[SwitchResult, ...]:
-    """One host after the other, so that never more than one is away.
+    """Switch passthrough on one host after the other, so that at most one host is down.
 
-    ``read`` gives the inventory of now; ``gpus`` are PCI addresses, all of a host's when there are
-    none. A GPU that a VM runs with is not switched, whichever way. A host that fails does not keep
-    the others from their turn. One that was in maintenance mode stays in it unless it is to leave
-    it. Raises Interrupted on Ctrl-C, saying what the host is then.
+    ``read`` returns the current inventory; ``gpus`` are PCI addresses, empty for all GPUs of a
+    host. A GPU that a running VM uses is not switched, on or off. If a host fails, the next ones
+    still follow. A host already in maintenance mode stays in it unless ``leave_maintenance`` is
+    set. Raises Interrupted on Ctrl-C, with the state of the host.
     """
     results: list[SwitchResult] = []
     for host in hosts:
@@ -97,9 +97,9 @@ def moved_first(
     enabled: bool,
     gpus: Sequence[str] = (),
 ) -> dict[str, tuple[str, ...]]:
-    """By host: the VMs that DRS moves away from it, and not back, before it is rebooted.
+    """Return, by host, the VMs that DRS moves away before the reboot; it does not move them back.
 
-    Hosts that need no reboot are left out, and those that will be refused because a VM stays.
+    Leaves out hosts that need no reboot, and hosts that are refused because a VM stays on them.
     """
     change, found = _Change(enabled, gpus), {}
     for host in hosts:
@@ -115,9 +115,9 @@ def moved_first(
 def choose_hosts(
     names: Sequence[str], inventory: Inventory, gpus: Sequence[str] = ()
 ) -> list[Host]:
-    """The hosts of these names that have one of these GPUs; without either, all that have a GPU.
+    """Return the named hosts that have one of ``gpus``; without names, all hosts with a GPU.
 
-    Raises NotFound for a host, and for a PCI address that none of the hosts has.
+    Raises NotFound for an unknown host, and for a PCI address that none of the hosts has.
     """
     found = [host for host in inventory.hosts if host.gpus]
     if names:
@@ -136,7 +136,7 @@ def choose_hosts(
 
 
 def continue_hint(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
-    """The command that finishes what was begun on the host."""
+    """Return the command that completes the change on the host."""
     verb = "enable" if enabled else "disable"
     only = "".join(f" --gpu {address}" for address in gpus)
     return f"gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance"
@@ -144,13 +144,13 @@ def continue_hint(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class _Change:
-    """What is wanted: passthrough on or off, for these cards of a host or for all."""
+    """The wanted change: passthrough on or off, for some GPUs of a host or for all."""
 
     enabled: bool
     gpus: Sequence[str]
 
     def chosen(self, host: Host) -> list[GPU]:
-        """The named ones, and those that are switched with them: they hang on the same device."""
+        """Return the named GPUs and those that switch with them, on the same dependent device."""
         if not self.gpus:
             return list(host.gpus)
         devices = {gpu.dependent_device for gpu in host.gpus if gpu.pci_address in self.gpus}
@@ -163,7 +163,7 @@ class _Change:
         return gpu.enabled == gpu.active == self.enabled
 
     def needs_reboot(self, host: Host) -> bool:
-        """Whatever is set: the host cannot rebind a card, or one waits for a reboot already."""
+        """Return whether the host cannot rebind a GPU, or already waits for a reboot."""
         return any(
             not self.is_done(gpu) and (gpu.enabled == self.enabled or not host.rebinds)
             for gpu in self.able(host)
@@ -172,7 +172,7 @@ class _Change:
 
 @dataclass
 class _Switching:
-    """One host. ``rebooting``: it went, or may have gone, down."""
+    """The work on one host. ``rebooting``: the host has gone down, or may have."""
 
     host: Host
     vsphere: VSphere
@@ -193,9 +193,9 @@ class _Switching:
 
 
 async def switch(work: _Switching) -> None:
-    """One host: its GPUs switched, and, where that needs one, a reboot in maintenance mode.
+    """Switch the GPUs of one host and, if needed, reboot it in maintenance mode.
 
-    What would be in the way of a reboot is looked for before anything is changed.
+    Checks for whatever prevents a reboot come before the first change.
     """
     try:
         _check(work)
@@ -237,7 +237,7 @@ def _check(work: _Switching) -> None:
 
 
 def _check_unused(host: Host, wrong: Sequence[GPU]) -> None:
-    """A GPU that serves vGPUs, or runs passed through, is taken from nobody."""
+    """Refuse to switch a GPU that running VMs use, as vGPUs or as a whole."""
     users = [
         f"{gpu.pci_address} by {holder.vm}"
         for gpu in wrong
@@ -247,7 +247,7 @@ def _check_unused(host: Host, wrong: Sequence[GPU]) -> None:
     if users:
         raise PreflightRefused(
             f"{host.name}: in use: {', '.join(users)}",
-            hint="stop those VMs first, or name other cards with --gpu",
+            hint="stop those VMs first, or name other GPUs with --gpu",
         )
 
 
@@ -263,7 +263,7 @@ def _incapable(change: _Change, host: Host) -> PreflightRefused | None:
 
 
 async def _set(work: _Switching, wrong: Sequence[GPU]) -> None:
-    """What the host says afterwards counts, so an answer that was lost is no failure yet."""
+    """Switch the GPUs; after a lost answer, the host's state decides whether that failed."""
     if not wrong:
         return
     devices = list(dict.fromkeys(gpu.dependent_device for gpu in wrong))
@@ -300,10 +300,10 @@ def _results(work: _Switching, error: GpuvmError | None = None) -> list[SwitchRe
 
 
 async def _check_reboot(work: _Switching) -> None:
-    """Raises PreflightRefused for a host that cannot be rebooted now.
+    """Raise PreflightRefused for a host that cannot be rebooted now.
 
-    vCenter's own agents are no reason: they go by themselves, or with the others. Nobody runs on a
-    host that is in maintenance mode already.
+    Agent VMs do not prevent a reboot: vCenter powers them off or moves them. A host that is already
+    in maintenance mode runs no VMs.
     """
     residents: tuple[Resident, ...] = ()
     if not work.host.in_maintenance_mode:
@@ -311,14 +311,14 @@ async def _check_reboot(work: _Switching) -> None:
     staying = [f"{vm.name} ({vm.stays})" for vm in residents if vm.stays and not vm.agent]
     if staying:
         raise PreflightRefused(
-            f"{work.host.name} is not rebooted: these VMs run there and are not moved by "
-            f"vCenter: {', '.join(staying)}",
+            f"{work.host.name} is not rebooted: vCenter does not move these running VMs: "
+            f"{', '.join(staying)}",
             hint="stop or move them first; a reboot is never forced",
         )
     if not (await _state(work)).reboots:
         raise PreflightRefused(
-            f"{work.host.name} cannot be rebooted by the vCenter",
-            hint="put it into maintenance mode and reboot it by its console",
+            f"vCenter cannot reboot {work.host.name}",
+            hint="put it into maintenance mode and reboot it from its console",
         )
 
 
@@ -347,7 +347,7 @@ async def _enter_maintenance(work: _Switching) -> None:
 
 
 async def _who_is_left(work: _Switching) -> str | None:
-    """The reason why a host does not get into maintenance mode is nearly always a VM on it."""
+    """Return a hint that names the VMs on the host: they nearly always block maintenance mode."""
     try:
         left = await Call("residents", work.vsphere.residents, work.host)
     except VSphereError:
@@ -365,7 +365,7 @@ async def _leave_maintenance(work: _Switching) -> None:
 
 
 async def _step_back(work: _Switching) -> None:
-    """Undo what was begun; what does not succeed is visible in the host's state afterwards."""
+    """Cancel entering maintenance mode, or leave it; errors show in the host's state afterwards."""
     try:
         for task in await _running(work, ENTERING):
             try:
@@ -385,7 +385,7 @@ async def _change_mode(
     start: Callable[[Host], Task],
     so: Callable[[HostState], bool],
 ) -> None:
-    """Without an answer it is looked for, and never asked for twice."""
+    """Change the mode; after a lost answer, look for the task instead of calling again."""
     try:
         task = await Call(operation, start, work.host)
     except OutcomeUnknown:
@@ -406,7 +406,7 @@ async def _end(work: _Switching, task: Task) -> None:
 
 
 async def _restart(work: _Switching) -> None:
-    """The task ends when the reboot has begun: another boot time says that it is over."""
+    """Reboot: the task ends when the reboot begins, a new boot time shows that it is complete."""
     name, moref = work.host.name, work.host.moref
     deadline = Deadline(REBOOT_S, counts_queue=True)
     work.events.progress(name, "rebooting", 0.0)
@@ -422,12 +422,12 @@ async def _restart(work: _Switching) -> None:
         raise
     except Late:
         raise DeadlinePassed(
-            f"{name} is not back {REBOOT_S:g} s after its reboot", hint="look at its console"
+            f"{name} is not back {REBOOT_S:g} s after its reboot", hint="check its console"
         ) from None
 
 
 async def _start_reboot(work: _Switching) -> Task | None:
-    """If the call is not answered, the host's boot time shows whether it reboots."""
+    """Start the reboot; after a lost answer, the host's boot time shows whether it reboots."""
     work.rebooting = True
     try:
         task: Task = await Call("reboot", work.vsphere.start_reboot, work.host)
@@ -446,12 +446,12 @@ def _is_in_force(work: _Switching, host: HostChanged) -> bool:
 
 
 async def _where(work: _Switching) -> str:
-    """What the host is now, for somebody who interrupted."""
+    """Return the state of the host, for the message after Ctrl-C."""
     name = work.host.name
     try:
         state = await _state(work)
     except (VSphereError, VCenterGone):
-        return f"what {name} does now is not known"
+        return f"the state of {name} is unknown"
     if not state.connected:
         return f"{name} is rebooting, and in maintenance mode"
     return (

@@ -1,7 +1,7 @@
-"""From a spec to a plan: vCenter is read once, and only hosts of the plan are asked for more.
+"""From a spec to a plan: read vCenter once, then query only the hosts of the plan.
 
-A fixed device needs its host's systemId, which is a round trip for each host that is asked. In a
-large cluster most hosts are not part of the plan, so it is made first and they are asked then.
+A fixed device needs its host's systemId, which costs a round trip per host. In a large cluster most
+hosts are not part of the plan, so the plan is made first and its hosts are queried then.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,14 @@ from gpuvm.vsphere import ConfigTargets, VSphere
 
 
 def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) -> Plan:
-    """Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise; touches nothing."""
-    # vGPU sizes and device groups are needed of every host, if at all.
-    everybody = isinstance(spec.accelerator, (VGPU, DeviceGroup))
+    """Return the plan and change nothing.
+
+    Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise.
+    """
+    # vGPU sizes and device groups of every host decide the placement.
+    all_hosts = isinstance(spec.accelerator, (VGPU, DeviceGroup))
     return with_config_targets(
-        read_inventory(spec, vsphere, "all" if everybody else ()),
+        read_inventory(spec, vsphere, "all" if all_hosts else ()),
         vsphere,
         lambda inventory: planner.plan(spec, inventory, scale_down=scale_down),
     )
@@ -31,7 +34,7 @@ def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) 
 def make_start_plan(
     vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory, vsphere: VSphere
 ) -> Plan:
-    """Powers on those of ``vms`` that are off. Raises what ``planner.plan_start`` raises."""
+    """Plan to power on those ``vms`` that are off. Raises what ``planner.plan_start`` raises."""
     if any(isinstance(device, VGPUDevice) for vm in vms for device in vm.devices):
         inventory = vsphere.ask(inventory, [h.name for h in inventory.hosts if not h.unusable])
     return with_config_targets(inventory, vsphere, lambda now: planner.plan_start(vms, spec, now))
@@ -65,7 +68,7 @@ def read_inventory(
 
 
 def read_again(plan: Plan, vsphere: VSphere) -> Inventory:
-    """The inventory of now, of the plan's cluster, with the config target of every host."""
+    """Return the current inventory of the plan's cluster, with every host's config target."""
     return vsphere.read_inventory(
         cluster=plan.cluster.path,
         folder=plan.spec.folder,
@@ -74,7 +77,7 @@ def read_again(plan: Plan, vsphere: VSphere) -> Inventory:
 
 
 def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
-    """Many commands read the inventory, and only a plan cannot do without them."""
+    """Add the storage policies; record an error, because only a plan needs them."""
     try:
         return replace(inventory, policies=vsphere.read_policies())
     except VSphereError as error:
@@ -84,7 +87,7 @@ def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
 def with_config_targets(
     inventory: Inventory, vsphere: VSphere, make: Callable[[Inventory], Plan]
 ) -> Plan:
-    """Plan again as long as the plan uses hosts that were not asked yet."""
+    """Plan again as long as the plan uses hosts that were not queried yet."""
     while True:
         plan = make(inventory)
         to_query = _hosts_to_query(plan)

@@ -1,9 +1,9 @@
-"""provision(): one VM from its step of the plan to ready; each VM at its own pace.
+"""provision(): bring each VM from its step of the plan to ready, independently of the others.
 
     clone -> match_spec (read back, at most one reconfigure) -> power_on -> first_address -> ready
 
-``bring_up`` is the story. A VM that fails before it runs is removed again if this call created it;
-what a fault, a lost answer or a deadline leads to stands in the function that awaited.
+``bring_up`` is the story. A VM that fails before it runs is removed if this call created it. Each
+stage handles its own faults, lost answers and deadlines.
 """
 
 import contextlib
@@ -50,9 +50,9 @@ from gpuvm.settings import Context
 from gpuvm.vsphere import Task, VSphere
 
 CLONE_PAUSES_S, POWER_ON_PAUSES_S = (2.0,), (1.0, 3.0)
-"""Before each next try, after a fault on the way from the vCenter to a host."""
+"""Pause before each retry, after a fault between vCenter and a host."""
 LOOK_S, LOOK_SELDOM_S = 1.0, 10.0
-"""Between two looks at clones that are running: longer each time."""
+"""Pause between two checks for running clones: doubled each time, up to the second value."""
 CANCEL_S = 30.0
 """How long a cancelled clone may take to end."""
 
@@ -66,11 +66,11 @@ def provision(
     until: Until = "ready",
     keep_failed: bool = False,
 ) -> ApplyResult:
-    """Carries out the plan and returns the outcome of each VM.
+    """Apply the plan and return the outcome of each VM.
 
-    A VM that fails before it runs is removed again if this call created it (``keep_failed`` keeps
-    it); one whose guest is not ready stays, to be looked at and continued with.
-    Raises Interrupted on Ctrl-C, naming what is left.
+    A VM that fails before it runs is removed if this call created it, unless ``keep_failed``; one
+    whose guest is not ready is kept, for inspection or to continue with.
+    Raises Interrupted on Ctrl-C, naming the VMs that are left.
     """
     surplus = [step.vm for step in plan.steps if step.action == "remove" and step.vm]
     removed = teardown(surplus, vsphere, events) if surplus else ApplyResult(())
@@ -85,9 +85,9 @@ def provision(
 
 
 async def bring_up(work: Work, job: Job) -> Outcome:
-    """One VM, from its step of the plan to where ``work.until`` says.
+    """Bring one VM from its step of the plan to the state ``work.until``.
 
-    It goes elsewhere once when somebody else was quicker to get its GPU.
+    Replans it once, on another GPU, if another VM took its GPU first.
     """
     tries: Counter[str] = Counter()
     replanned = False
@@ -102,7 +102,7 @@ async def bring_up(work: Work, job: Job) -> Outcome:
                 left = bool(job.moref) and not strangers
                 return _outcome(work, job, given_up.error, left=left)
             replanned = replanned or again is not job.step
-            work.events.note(f"once more on {again.host.name}", job.name)
+            work.events.note(f"retrying on {again.host.name}", job.name)
             job = work.begin(again)
         except Stays as stays:
             return _outcome(work, job, stays.error, left=bool(job.moref) or stays.may_come)
@@ -116,7 +116,7 @@ async def bring_up(work: Work, job: Job) -> Outcome:
 
 
 async def _stages(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
-    """Raises GivenUp and Stays."""
+    """Run the stages that the step needs. Raises GivenUp and Stays."""
     if job.step.action == "create":
         await clone(work, job, tries)
     elif job.step.move_to is not None:
@@ -133,10 +133,10 @@ async def _stages(work: Work, job: Job, tries: Counter[str], *, may_move: bool) 
 
 
 async def clone(work: Work, job: Job, tries: Counter[str]) -> None:
-    """Returns when the VM exists, whatever became of the call's answer.
+    """Clone the VM; return when it exists, even if the call's answer was lost.
 
-    A fault between the vCenter and a host is tried once more. vCenter mostly removes what it had
-    made by then; what it left is found by its mark, and removed first.
+    Retries once after a fault between vCenter and a host. vCenter usually removes the partial VM;
+    if it does not, the VM is found by its mark and removed before the retry.
     """
     while True:
         deadline = Deadline(work.limit_s("clone"))
@@ -179,12 +179,12 @@ async def _start_clone(work: Work, job: Job, deadline: Deadline) -> None:
 
 
 async def _look_for_clone(work: Work, job: Job, error: GpuvmError, deadline: Deadline) -> None:
-    """Submits again only when no clone is running that may be it, and at most once.
+    """Find the VM after a lost answer; submit again at most once, and only if no clone may be it.
 
-    Another gpuvm, or an earlier one that was killed, may have made the VM: that is success.
+    A VM that another gpuvm, or an earlier one that was killed, created is a success.
     """
     resubmitted, pause_s = False, LOOK_S
-    work.events.note("looking up what became of it", job.name)
+    work.events.note("no answer: looking for the clone", job.name)
     while True:
         known = {other.task.moref for other in work.jobs.values() if other.task is not None}
         template = job.request.template
@@ -210,7 +210,7 @@ async def _look_for_clone(work: Work, job: Job, error: GpuvmError, deadline: Dea
 
 
 async def _ended_well_after_cancel(work: Work, job: Job, task: Task) -> bool:
-    """Its end is waited for, so that no VM comes of it unseen; it may be done by then."""
+    """Cancel the clone and wait for its end, because it may still create the VM."""
     try:
         await Call("cancel", work.vsphere.cancel, task)
     except VSphereError:
@@ -227,7 +227,7 @@ async def _ended_well_after_cancel(work: Work, job: Job, task: Task) -> bool:
 
 
 async def _find_created(work: Work, job: Job) -> None:
-    """What a failed clone has left, if anything."""
+    """Find the VM that a failed clone left, if any."""
     if job.moref:
         return
     try:
@@ -239,7 +239,7 @@ async def _find_created(work: Work, job: Job) -> None:
 
 
 async def move(work: Work, job: Job) -> None:
-    """A powered-off VM to another host; its disks stay where they are."""
+    """Move a powered-off VM to another host; its disks stay on their datastores."""
     host, pool = job.step.runs_on.moref, work.plan.cluster.resource_pool
     deadline = Deadline(work.limit_s("move"))
     try:
@@ -258,9 +258,9 @@ async def move(work: Work, job: Job) -> None:
 
 
 async def match_spec(work: Work, job: Job) -> bool:
-    """Reads back what was made; at most one reconfigure repairs the difference.
+    """Read the VM back and repair differences from the spec with at most one reconfigure.
 
-    Returns whether the VM runs already. A VM that is not ours is refused, whatever its name.
+    Returns whether the VM already runs. Refuses a VM that gpuvm does not own.
     """
     looked_up = False
     while True:
@@ -300,7 +300,7 @@ async def _match_spec_once(work: Work, job: Job, deadline: Deadline) -> bool:
 
 
 async def power_on(work: Work, job: Job, tries: Counter[str], *, may_move: bool) -> None:
-    """A fault between the vCenter and a host is tried again; a GPU that is lost is looked into."""
+    """Power on; retry faults between vCenter and a host, and handle a GPU lost to another VM."""
     looked_up = False
     while True:
         deadline = Deadline(work.limit_s("power_on"))
@@ -325,7 +325,7 @@ async def power_on(work: Work, job: Job, tries: Counter[str], *, may_move: bool)
 
 
 async def _power_on_once(work: Work, job: Job, deadline: Deadline) -> None:
-    """Holders are read just before: since the plan another VM may have taken the GPU."""
+    """Check the GPU's holders first: another VM may have taken it since the plan."""
     holders = await ReadHolders(job.step.runs_on.moref)
     taken = gpu_races.taken(job.step, holders, job.moref)
     if taken is not None:
@@ -335,7 +335,7 @@ async def _power_on_once(work: Work, job: Job, deadline: Deadline) -> None:
 
 
 def _may_be_done_already(error: GpuvmError) -> bool:
-    """Faults that say that somebody else did, or does, the very thing."""
+    """Return whether the error may mean that the VM is on, or that a power-on is running."""
     if isinstance(error, TaskFailed):
         return error.fault in ("InvalidPowerState", "TaskInProgress")
     return isinstance(error, OutcomeUnknown)
@@ -346,7 +346,7 @@ async def _start_power_on(work: Work, job: Job, deadline: Deadline) -> None:
 
 
 async def _look_for_power_on(work: Work, job: Job, error: GpuvmError, deadline: Deadline) -> None:
-    work.events.note("looking up what became of it", job.name)
+    work.events.note("checking the VM's power state", job.name)
     now = await Call("power state", lookups.task_or_power_state, work.vsphere, job.moref, job.name)
     if isinstance(now, Task):
         await End(now, "power_on", deadline)
@@ -359,7 +359,7 @@ async def _look_for_power_on(work: Work, job: Job, error: GpuvmError, deadline: 
 async def _gpu_lost(
     work: Work, job: Job, error: GpuvmError, deadline: Deadline, *, may_move: bool
 ) -> GivenUp:
-    """Another VM may have the GPU: once more on a free one, else its holder is named."""
+    """Return GivenUp with a step on a free GPU if another VM took this one, else its holder."""
     while gpu_races.may_be_lost(error):
         own, step = job.moref, job.step
         try:
@@ -380,7 +380,7 @@ async def _gpu_lost(
 
 
 async def _read_placement(work: Work, job: Job) -> None:
-    """Where vCenter chooses host or GPU at power-on, it is read what it chose."""
+    """Read the VM again if vCenter chose its host or GPU at power-on."""
     fixed = any(isinstance(device, PassthroughDevice) for device in job.step.devices)
     dynamic = any(isinstance(device, DynamicDevice) for device in job.step.devices)
     if not dynamic and (fixed or not work.plan.cluster.drs_places):
@@ -389,13 +389,13 @@ async def _read_placement(work: Work, job: Job) -> None:
         job.vm = await Read(job.moref) or job.vm
 
 
-# When something went wrong.
+# Failures.
 
 
 async def _remove(work: Work, job: Job, given_up: GivenUp) -> Step | None:
-    """Removes the VM if this call created it; returns the step to go on with, if there is one.
+    """Remove the VM if this call created it; return the step to continue with, if any.
 
-    A name or an id may have come to mean another VM, so it is read once more, just before.
+    Reads the VM again right before, because its name or moref may now mean another VM.
     """
     if not (job.created and job.moref) or (work.keep_failed and given_up.to is None):
         return None
@@ -410,7 +410,7 @@ async def _remove(work: Work, job: Job, given_up: GivenUp) -> Step | None:
         if now is not None:
             await _destroy(work, job, deadline)
     except VCenterGone as gone:
-        work.events.warning(f"{job.name} may be left: {gone}", job.name)
+        work.events.warning(f"{job.name} may still exist: {gone}", job.name)
         return None
     except (Late, GpuvmError):
         return None
@@ -436,17 +436,17 @@ def _pause_before_retry(
     stage: str,
     pauses_s: tuple[float, ...],
 ) -> float | None:
-    """Only what broke on the way to a host is tried again; a refusal stays one."""
+    """Return the pause before a retry, or None; only faults between vCenter and a host retry."""
     left = pauses_s[tries[stage] :]
     if not left or not isinstance(error, TaskFailed) or not error.transient:
         return None
     tries[stage] += 1
-    work.events.note(f"once more in {left[0]:g} s: {error}", job.name)
+    work.events.note(f"retrying in {left[0]:g} s: {error}", job.name)
     return left[0]
 
 
 async def _cancel_task(work: Work, job: Job) -> None:
-    """On Ctrl-C: stops what can be stopped; what exists carries our mark and is named."""
+    """Cancel the running task on Ctrl-C; the error names the VMs that exist."""
     task = job.task
     if task is not None:
         try:

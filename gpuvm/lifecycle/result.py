@@ -1,4 +1,4 @@
-"""What became of each VM, and of the whole."""
+"""The outcome of each VM and the result of the command."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ State = Literal["ready", "address", "powered-on", "removed", "stopped", "failed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """``changed`` says whether this call did anything to the VM."""
+    """The outcome of one VM; ``changed``: this call changed the VM."""
 
     name: str
     host: str
@@ -23,13 +23,13 @@ class Outcome:
     """PCI addresses on the host."""
     error: GpuvmError | None = None
     left: bool = False
-    """A failed VM that was kept, to look at or to continue with."""
+    """A failed VM that still exists, for inspection or to continue with."""
     warnings: tuple[str, ...] = ()
 
 
 def unreadable_outcome(vm: UnreadableVM) -> Outcome:
-    """It is left as it is: neither ownership nor contents can be verified."""
-    why = PreflightRefused(f"{vm.name} is left: {vm.why}", hint=UNREADABLE_HINT)
+    """Return the failure of an unreadable VM: its ownership and contents cannot be verified."""
+    why = PreflightRefused(f"{vm.name} is not changed: {vm.why}", hint=UNREADABLE_HINT)
     return Outcome(vm.name, vm.host, state="failed", changed=False, error=why, left=True)
 
 
@@ -53,7 +53,7 @@ class ApplyResult:
 
 
 def continue_hint(plan: Plan, *, more: bool) -> str:
-    """After Ctrl-C; ``more`` says that options were given which the plan does not know."""
+    """Return the hint after Ctrl-C; ``more``: the command had options that are not in the plan."""
     changed = plan.spec.model_dump(exclude_defaults=True).keys()
     name = f" --name {plan.spec.name}" if "name" in changed else ""
     again = "run the same command again"

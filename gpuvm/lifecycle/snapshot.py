@@ -1,7 +1,7 @@
-"""create_snapshot(): what linked clones are made from, once, when somebody asks for it.
+"""create_snapshot(): create the snapshot of a template that linked clones need, on request.
 
-A template cannot be snapshotted: it is a VM for that moment, and is never powered on. Its notes say
-so before it becomes one, so that a gpuvm that is killed leaves a template that is still known.
+vCenter cannot snapshot a template, so it becomes a VM meanwhile, and is never powered on. A note on
+it comes first, so that gpuvm can still identify the template if it is killed in between.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ DEADLINE_S = 600.0
 
 
 def missing_snapshot(spec: ClusterSpec, inventory: Inventory) -> tuple[VMTemplate, Host] | None:
-    """The template that has no snapshot for linked clones, and a host where it can be a VM.
+    """Return the template without a snapshot and a host where it can be a VM, or None.
 
-    Raises what ``selection.template`` raises, and PreflightRefused when no host can take it.
+    Raises what ``selection.template`` raises, and PreflightRefused if no host can take it.
     """
     full = spec.model_copy(update={"clone_mode": "full"})
     template = selection.template(full, inventory)
@@ -33,34 +33,34 @@ def missing_snapshot(spec: ClusterSpec, inventory: Inventory) -> tuple[VMTemplat
 
 
 def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSphere) -> None:
-    """Makes the snapshot if there is none; ``host`` is where the template is a VM meanwhile.
+    """Create the snapshot if there is none; ``host`` is where the template is a VM meanwhile.
 
-    Continues where a gpuvm that was killed stopped. Raises what the vCenter says, and Interrupted
-    on Ctrl-C; the template is one again as far as the vCenter lets it.
+    Continues where a killed gpuvm stopped. Raises vCenter's errors, and Interrupted on Ctrl-C,
+    after an attempt to turn the VM into a template again.
     """
     work = _snapshotting(template.moref, template.name, vsphere)
     Driver(vsphere, Events()).run_one(template.name, make_snapshot(work, host.moref, pool))
 
 
 def restore_template(moref: MoRef, name: str, vsphere: VSphere) -> None:
-    """Turn a template that was left a VM into a template again, with or without its snapshot."""
+    """Turn a template that is still a VM into a template again, with or without its snapshot."""
     work = _snapshotting(moref, name, vsphere)
     Driver(vsphere, Events()).run_one(name, restore(work))
 
 
 def restore_templates(vsphere: VSphere, events: Events) -> None:
-    """All that were left VMs, wherever in the vCenter; one that cannot be is reported."""
+    """Restore every template of the vCenter that is still a VM; report those that fail."""
     for moref, name in vsphere.unfinished_templates().items():
         try:
             restore_template(moref, name, vsphere)
         except VSphereError as error:
-            events.warning(f"{name} is a template that was left a VM, and stays one: {error}")
+            events.warning(f"{name} cannot be turned back into a template: {error}")
         else:
             events.note("is a template again", name)
 
 
 def _host_for(template: VMTemplate, inventory: Inventory) -> Host:
-    """Where the template can be a VM: its own host, or another one that reaches its disks."""
+    """Return the host where the template can be a VM: its own, or one that reaches its disks."""
     fitting = [
         host
         for host in inventory.hosts
@@ -91,7 +91,7 @@ def _snapshotting(moref: MoRef, name: str, vsphere: VSphere) -> _Snapshotting:
 
 
 async def make_snapshot(work: _Snapshotting, host: MoRef, pool: MoRef) -> None:
-    """The notes, a VM, the snapshot, a template again; each only if it is not so already."""
+    """Note, convert to a VM, snapshot, convert back; skip each step that is already done."""
     try:
         for last in (False, True):
             if (await _state(work)).has_snapshot:
@@ -101,7 +101,7 @@ async def make_snapshot(work: _Snapshotting, host: MoRef, pool: MoRef) -> None:
             try:
                 await _take(work)
             except VSphereError:
-                # Another gpuvm may have made a template of it again: once more, then.
+                # Another gpuvm may have turned it back into a template: try once more.
                 if last or not (await _state(work)).is_template:
                     raise
     except KeyboardInterrupt:
@@ -177,7 +177,7 @@ async def _mark_as_template(work: _Snapshotting) -> None:
 async def _mark(
     work: _Snapshotting, so: Callable[[TemplateState], bool], mark: Callable[[], None]
 ) -> None:
-    """An error counts if it is not so afterwards."""
+    """Convert; an error counts only if the state is not ``so`` afterwards."""
     if so(await _state(work)):
         return
     try:
@@ -193,7 +193,7 @@ async def _state(work: _Snapshotting) -> TemplateState:
 
 
 async def _follow_running(work: _Snapshotting) -> None:
-    """Wait for snapshot tasks of a killed gpuvm, of another one, or whose answer was lost."""
+    """Wait for running snapshot tasks: another gpuvm's, a killed one's, or after a lost answer."""
     running = await Call("running snapshot", work.vsphere.running_tasks, work.moref, "snapshot")
     for task in running:
         with contextlib.suppress(VSphereError):

@@ -1,4 +1,4 @@
-"""stop(): guests are shut down, or powered off when they do not; GPU and memory are free then."""
+"""stop(): shut down guests, or power them off after a grace period; frees GPUs and memory."""
 
 import time
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def stop(
     unreadable: Sequence[UnreadableVM] = (),
     grace_s: float = GRACE_S,
 ) -> ApplyResult:
-    """Stops those VMs that are ours; one that is off already is done, an unreadable one fails.
+    """Stop gpuvm's own VMs; one that is already off counts as stopped, an unreadable one as failed.
 
-    A guest with VMware Tools gets ``grace_s`` seconds to shut down by itself; 0 pulls the plug.
-    Raises Interrupted on Ctrl-C, naming what may still run.
+    A guest with VMware Tools gets ``grace_s`` seconds to shut down; 0 powers off at once.
+    Raises Interrupted on Ctrl-C, naming the VMs that may still run.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
     running = [vm for vm in ours if vm.powered_on]
@@ -57,10 +57,10 @@ class _Stopping:
 
 
 async def shut_down(work: _Stopping, vm: VM) -> Outcome:
-    """One VM: its guest is asked, and the plug pulled when it takes longer than the grace."""
+    """Shut down one VM's guest; power the VM off if that takes longer than the grace period."""
     deadline, begun = Deadline(DEADLINE_S, counts_queue=True), time.monotonic()
     try:
-        if await _ask(work, vm):
+        if await _request_shutdown(work, vm):
             while (left_s := begun + work.grace_s - time.monotonic()) > 0:
                 change = await NextVMChange(vm.moref, deadline, left_s)
                 if change is not None and not change.powered_on:
@@ -75,22 +75,22 @@ async def shut_down(work: _Stopping, vm: VM) -> Outcome:
         return _failed(vm, gone.error)
 
 
-async def _ask(work: _Stopping, vm: VM) -> bool:
-    """Whether the guest may be going down."""
+async def _request_shutdown(work: _Stopping, vm: VM) -> bool:
+    """Return whether the guest may be shutting down."""
     if not vm.tools_running or work.grace_s <= 0:
         return False
     work.events.progress(vm.name, "shut down", 0.0)
     try:
         await Call("shut down", work.vsphere.shut_down, vm.moref)
     except OutcomeUnknown:
-        work.events.note("looking up what became of it", vm.name)
+        work.events.note("no answer: watching the VM", vm.name)
     except VSphereError:
-        return False  # the guest cannot be asked, or went meanwhile
+        return False  # the guest cannot shut down, or is already off
     return True
 
 
 async def _power_off(work: _Stopping, vm: VM, deadline: Deadline) -> None:
-    """Off, on its way there, or gone altogether: each is what was wanted, whoever did it."""
+    """Power off; a VM that is already off, powering off or gone is a success too."""
     work.events.progress(vm.name, "power off", 0.0)
     task: Task | None = None
     for look in range(LOOKS + 1):

@@ -1,4 +1,4 @@
-"""teardown(): power off, destroy, forget; already gone is success, and twice is quiet."""
+"""teardown(): power off VMs, destroy them, forget their host keys; a missing VM is a success."""
 
 import re
 from collections import Counter
@@ -23,10 +23,10 @@ from gpuvm.vsphere import CloneInFlight, Task, VSphere
 
 DEADLINE_S = 600.0
 LOOKS = 2
-"""How often it is looked up what became of one operation on a VM before its error stands."""
+"""How often to check the outcome of one operation on a VM before its error is final."""
 CLONE_S = 1800.0
 UNNAMED_CLONE_S = 120.0
-"""For a clone of which nobody says what it will be called: it may be somebody else's."""
+"""For a clone whose future name vCenter does not report: it may belong to another deployment."""
 CONTINUE_HINT = "run 'gpuvm teardown' again to continue"
 
 
@@ -39,12 +39,12 @@ def teardown(
     with_disks: bool = False,
     with_templates: bool = False,
 ) -> ApplyResult:
-    """Removes the VMs that are ours, all at once; others are ignored.
+    """Remove gpuvm's own VMs, all at the same time; ignore others.
 
-    A VM with disks that it was not cloned with, and one that is a template by now, is left unless
-    ``with_disks`` or ``with_templates`` says otherwise; of an ``unreadable`` one nobody can tell.
+    A VM with disks that were attached after the clone is kept unless ``with_disks``, one that is a
+    template now unless ``with_templates``, and an ``unreadable`` one always.
 
-    Raises Interrupted on Ctrl-C, naming what is left.
+    Raises Interrupted on Ctrl-C, naming the VMs that are left.
     """
     ours = [vm for vm in vms if vm.ownership == "ours"]
     removing = _Removing(vsphere, events, with_disks, with_templates)
@@ -71,14 +71,14 @@ def teardown(
 
 
 def why_left(vm: VM, *, with_disks: bool, with_templates: bool) -> PreflightRefused | None:
-    """What is in the way of destroying the VM; None when nothing is."""
+    """Return why the VM must not be destroyed, or None."""
     seen = replace(
         vm,
         template=vm.template and not with_templates,
         foreign_disks=() if with_disks else vm.foreign_disks,
     )
     why = lookups.not_its_own(seen)
-    return PreflightRefused(f"{vm.name} is left: {why}", hint=_hint(seen)) if why else None
+    return PreflightRefused(f"{vm.name} is not removed: {why}", hint=_hint(seen)) if why else None
 
 
 def _hint(vm: VM) -> str | None:
@@ -103,7 +103,7 @@ class _Removing:
 
 
 async def remove(work: _Removing, vm: VM) -> Outcome:
-    """One VM: off, read once more, destroyed. Whoever else does part of it is welcome."""
+    """Power off one VM, read it again and destroy it; another client may do part of this."""
     deadline, looks = Deadline(DEADLINE_S, counts_queue=True), Counter[str]()
     powered_on = vm.powered_on
     try:
@@ -120,7 +120,7 @@ async def remove(work: _Removing, vm: VM) -> Outcome:
                 state = await _look(work, vm, deadline) if looks[operation] <= LOOKS else ""
                 if state == "gone":
                     return _removed(work, vm)
-                if not _goes_on(state, error, powered_on=powered_on):
+                if not _may_continue(state, error, powered_on=powered_on):
                     return _left(vm, error)
                 powered_on = state == "on"
     except Late:
@@ -130,7 +130,7 @@ async def remove(work: _Removing, vm: VM) -> Outcome:
 
 
 async def _destroy(work: _Removing, vm: VM, deadline: Deadline) -> Outcome:
-    """Read once more: a disk may have been attached while it was powered off."""
+    """Read the VM again, because a disk may have been attached meanwhile, and destroy it."""
     now = await Read(vm.moref)
     if now is not None:
         why = work.why_left(now)
@@ -140,8 +140,8 @@ async def _destroy(work: _Removing, vm: VM, deadline: Deadline) -> Outcome:
     return _removed(work, vm)
 
 
-def _goes_on(state: str, error: VSphereError, *, powered_on: bool) -> bool:
-    """Whether the VM got on all the same, or it was only the answer that got lost."""
+def _may_continue(state: str, error: VSphereError, *, powered_on: bool) -> bool:
+    """Return whether the power state changed in spite of the error, or only the answer was lost."""
     if isinstance(error, OutcomeUnknown):
         return state in ("on", "off")
     return state == ("off" if powered_on else "on")
@@ -155,9 +155,9 @@ async def _run_task(work: _Removing, vm: VM, operation: str, deadline: Deadline)
 
 
 async def _look(work: _Removing, vm: VM, deadline: Deadline) -> str:
-    """``gone``, ``on`` or ``off``; empty if unknown. A running task is waited for first.
+    """Return ``gone``, ``on`` or ``off``, or an empty string if unknown.
 
-    Tasks first: one that ends meanwhile has left the state that is read after it.
+    Waits for a running task first, so that the state is the one after the task.
     """
     try:
         task = await Call("running tasks", _running, work.vsphere, vm)
@@ -191,7 +191,7 @@ def _left(vm: VM, error: GpuvmError) -> Outcome:
     return Outcome(vm.name, vm.host, "failed", changed=False, gpus=gpus, error=error, left=True)
 
 
-# Clones that have not ended: what a killed gpuvm began becomes a VM later, and would be left.
+# Running clones: one that a killed gpuvm started becomes a VM later, which teardown would miss.
 
 
 def clones_in_flight(vsphere: VSphere, deployment: str) -> list[CloneInFlight]:
@@ -202,9 +202,9 @@ def clones_in_flight(vsphere: VSphere, deployment: str) -> list[CloneInFlight]:
 
 
 def await_clones(clones: Sequence[CloneInFlight], vsphere: VSphere, events: Events) -> None:
-    """Waits until they have ended, however they do. Raises Interrupted on Ctrl-C."""
-    names = ", ".join(one.name or "a clone that may be ours" for one in clones)
-    events.note(f"still being cloned, waiting: {names}")
+    """Wait until the clones have ended, well or not. Raises Interrupted on Ctrl-C."""
+    names = ", ".join(one.name or "a clone that may be gpuvm's" for one in clones)
+    events.note(f"waiting for running clones: {names}")
     stories: dict[str, Story[None]] = {
         one.name or one.task.moref: _await_clone(one, events) for one in clones
     }

@@ -326,7 +326,7 @@ def test_a_vm_that_vcenter_cannot_read_is_never_passed_over(small: CommandLine) 
     partly = small("teardown", "--name", "away", "--yes")
     assert partly.exit_code == 4
     assert "1 of 2 VMs removed" in partly.stdout
-    assert f"error: away-01 is left: {why}" in partly.stderr
+    assert f"error: away-01 is not changed: {why}" in partly.stderr
     _control(small, "/vms/away-01/accessible")
     assert small("teardown", "--name", "away", "--yes").exit_code == 0
 

@@ -74,9 +74,9 @@ def test_no_address_says_what_is_known_of_the_guest(rig: Rig) -> None:
     rig.post("/vms/mute-01/no-ip")
     outcome = _without_address(rig, lambda _: None)
     hint = outcome.error.hint or "" if outcome.error else ""
-    assert "VMware Tools run; " in hint
+    assert "VMware Tools is running; " in hint
     assert "is connected to 'VM Network'" in hint
-    assert "look at its console: open-vm-tools, DHCP" in hint
+    assert "check its console: open-vm-tools, DHCP" in hint
 
 
 def test_no_address_says_that_the_cable_is_out(rig: Rig) -> None:

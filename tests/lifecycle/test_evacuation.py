@@ -104,7 +104,7 @@ def test_a_vm_that_stays_is_named_with_the_reason(
     with site(home, name, worker, **shape) as rig, rig.connect() as connection:
         assert moved(connection, FIRST) == {}
         (card,) = disable(connection, FIRST)
-        assert str(card.error).endswith(f"not moved by vCenter: worker ({why})")
+        assert str(card.error).endswith(f"does not move these running VMs: worker ({why})")
         assert card.gpu.enabled
 
 

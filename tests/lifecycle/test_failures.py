@@ -280,7 +280,7 @@ def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> N
         rig.add(name="wanted-01", power="off")
         (outcome,) = rig.provision(connection, plan).failed
         assert isinstance(outcome.error, PreflightRefused)
-        assert "is not ours" in str(outcome.error)
+        assert "is not managed by gpuvm" in str(outcome.error)
         folder = plan.cluster.vm_folder
         stranger = connection.find_in_folder(folder, "wanted-01")
         assert stranger, "it was not touched"

@@ -73,7 +73,7 @@ def test_another_address_than_the_fixed_one_does_not_count(rig: Rig) -> None:
         rig.post("/vms/dhcp-01/no-network-config")
         (failed,) = rig.provision(connection, plan, until="address").failed
         assert failed.left
-        assert "the address 127.77.201.1 is awaited, it reports 127." in str(failed.error)
+        assert "expected the address 127.77.201.1, the guest reports 127." in str(failed.error)
         assert "cloud-init.log" in str(failed.error and failed.error.hint)
     rig.teardown("dhcp")
 

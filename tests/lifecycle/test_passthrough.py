@@ -152,7 +152,7 @@ def test_the_capable_gpus_of_a_host_are_switched(connection: VSphere) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "why"), [(RIGID, "cannot be rebooted"), (BUSY, "worker (DRS is off)")]
+    ("host", "why"), [(RIGID, "vCenter cannot reboot"), (BUSY, "worker (DRS is off)")]
 )
 def test_nothing_is_set_where_the_reboot_is_refused(
     connection: VSphere, host: str, why: str

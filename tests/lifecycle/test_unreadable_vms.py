@@ -44,7 +44,7 @@ def test_teardown_says_what_it_leaves(rig: Rig) -> None:
             assert result.exit_code is ExitCode.PARTLY_DONE
             (failed,) = result.failed
             assert failed.left
-            assert str(failed.error) == f"{first.name} is left: {hidden.why}"
+            assert str(failed.error) == f"{first.name} is not changed: {hidden.why}"
         (left,) = rig.ours(connection, "lost")
         assert left.powered_on
     rig.teardown("lost")

@@ -259,8 +259,8 @@ def test_a_vm_whose_hardware_is_not_shown_is_left(
     done = lifecycle.teardown(ours, connection, Events(), with_disks=True)
     (outcome,) = done.outcomes
     assert str(outcome.error) == (
-        f"{NAME}-01 is left: vCenter does not show its virtual hardware; "
-        "what else it contains is unknown"
+        f"{NAME}-01 is not removed: vCenter does not show its virtual hardware; "
+        "its other contents are unknown"
     )
 
 
