@@ -131,7 +131,8 @@ def test_report(lab: Lab) -> None:
 
 @pytest.mark.tensorflow
 def test_a_worker_that_dies_ends_the_run(lab: Lab) -> None:
-    program = lab.home / "dies.py"
+    program = lab.home / "dies" / "dies.py"
+    program.parent.mkdir()
     program.write_text(DIES)
     done = lab("run", str(program), "--distributed", timeout_s=120)
     assert done.exit_code == 1
@@ -160,6 +161,10 @@ def test_teardown_twice(lab: Lab) -> None:
 
 
 DIES = """
+# /// script
+# [tool.gpuvm]
+# contract = 1
+# ///
 import argparse, json, os, sys, time
 parser = argparse.ArgumentParser()
 parser.add_argument("--out")
