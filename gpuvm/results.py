@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,48 +28,55 @@ from gpuvm.events import Event, JsonlSink
 from gpuvm.inventory import VCenter
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
-SCHEMA = 1
+SCHEMA: Final = 1
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    """Written by this version, read from any: keys that are missing have a default wherever that
+    is possible, and keys that are not known are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
 
 
 class RunGPU(_Model):
     pci_address: str
-    model: str
-    vendor_id: int
-    device_id: int
+    model: str = "unknown"
+    vendor_id: int | None = None
+    device_id: int | None = None
 
 
 class RunVM(_Model):
-    """``simulated`` is what the guest's nvidia-smi says of its GPUs."""
+    """``role`` is chief, worker or single; ``simulated`` is what its nvidia-smi says of its GPUs.
 
-    name: str
-    index: int
-    host: str
-    address: str
-    role: Literal["chief", "worker", "single"]
-    accelerator: str
+    ``name`` is also the name of its folder in the run, hence nothing that leads elsewhere.
+    """
+
+    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$")
+    index: int = 0
+    host: str = ""
+    address: str | None = None
+    role: str = "single"
+    accelerator: str = "none"
     gpus: tuple[RunGPU, ...] = ()
-    simulated: bool = False
+    simulated: bool | None = False
 
 
 class RunVCenter(_Model):
     name: str
-    url: str
-    version: str
+    url: str = ""
+    version: str = ""
 
 
 class Manifest(_Model):
-    version: int = Field(default=SCHEMA, alias="schema")
+    version: Literal[1] = Field(default=SCHEMA, alias="schema")
     run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workload: str
-    args: tuple[str, ...]
-    distributed: bool
+    args: tuple[str, ...] = ()
+    distributed: bool = False
     vcenter: RunVCenter
-    cluster: str
-    deployment: str
+    cluster: str = ""
+    deployment: str = ""
     operator: str = ""
     """Who started it, as ``user@host``; empty in older records."""
     then: Literal["shutdown"] | None = None
@@ -83,8 +90,9 @@ class Manifest(_Model):
     status: Status = "running"
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    vms: tuple[RunVM, ...]
-    gpuvm_version: str = gpuvm.__version__
+    vms: tuple[RunVM, ...] = ()
+    gpuvm_version: str = ""
+    """The version that wrote it; empty where the record does not say."""
 
 
 class Run:
@@ -180,6 +188,7 @@ def create(
         contract=contract,
         project=project or {},
         vms=tuple(vms),
+        gpuvm_version=gpuvm.__version__,
     )
     if provisioning.exists():
         (folder / "events.jsonl").write_bytes(provisioning.read_bytes())

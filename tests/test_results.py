@@ -115,3 +115,30 @@ def test_unknown_and_broken_runs() -> None:
     (run.dir / "manifest.json").write_text('{"schema": 1}')
     with pytest.raises(BadInput, match=r"manifest\.json: run_id: Field required"):
         results.load(run.run_id)
+
+
+def test_a_record_of_another_version_is_read() -> None:
+    folder = paths.runs_dir() / "mnist-20260101-000000-aaaa"
+    folder.mkdir(parents=True)
+    older = {
+        "run_id": folder.name,
+        "workload": "mnist",
+        "vcenter": {"name": "vc", "colour": "blue"},
+        "started": "2026-01-01T00:00:00Z",
+        "vms": [{"name": "vm-01", "address": None, "simulated": None, "shape": "round"}],
+        "of_tomorrow": True,
+    }
+    (folder / "manifest.json").write_text(json.dumps(older))
+    manifest = results.load(folder.name).manifest
+    assert manifest == read_manifest(folder)
+    assert (manifest.args, manifest.cluster, manifest.gpuvm_version) == ((), "", "")
+    assert (manifest.vms[0].role, manifest.vms[0].address) == ("single", None)
+
+
+def test_a_vm_whose_folder_would_be_elsewhere_is_refused() -> None:
+    run = make()
+    manifest = json.loads((run.dir / "manifest.json").read_text())
+    manifest["vms"][0]["name"] = "../elsewhere"
+    (run.dir / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=r"manifest\.json: vms\.0\.name: String should match"):
+        results.load(run.run_id)

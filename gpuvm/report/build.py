@@ -7,7 +7,6 @@ from gpuvm.report import phases, scores
 from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
 from gpuvm.report.records import (
     Lines,
-    Manifest,
     PhaseEvent,
     Results,
     Timing,
@@ -20,6 +19,7 @@ from gpuvm.report.records import (
 from gpuvm.report.shards import shards
 from gpuvm.report.vms import curves as curves_of
 from gpuvm.report.vms import device_note, since_last_start, vm_report
+from gpuvm.results import Manifest
 
 
 def build(run_dirs: Sequence[Path]) -> ReportData:

@@ -7,7 +7,6 @@ a newer workload stays readable. What is known must be right, or BadInput names 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -16,50 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from gpuvm.errors import BadInput
+from gpuvm.results import Manifest
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class ManifestGPU(_Record):
-    pci_address: str
-    model: str = "unknown"
-
-
-class ManifestVM(_Record):
-    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$")
-    """Also the name of the VM's folder in the run, hence nothing that leads elsewhere."""
-    index: int = 0
-    host: str = ""
-    address: str | None = None
-    role: str = "single"
-    accelerator: str = "none"
-    gpus: tuple[ManifestGPU, ...] = ()
-    simulated: bool | None = None
-
-
-class ManifestVCenter(_Record):
-    name: str
-    url: str = ""
-    version: str = ""
-
-
-class Manifest(_Record):
-    version: Literal[1] = Field(alias="schema")
-    run_id: str
-    workload: str
-    args: tuple[str, ...] = ()
-    distributed: bool = False
-    vcenter: ManifestVCenter
-    cluster: str = ""
-    deployment: str = ""
-    started: datetime
-    ended: datetime | None = None
-    status: Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
-    error: str | None = None
-    vms: tuple[ManifestVM, ...] = ()
-    gpuvm_version: str = ""
 
 
 class PhaseEvent(_Record):

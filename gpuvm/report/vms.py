@@ -13,11 +13,11 @@ from gpuvm.report.records import (
     Compile,
     End,
     Lines,
-    ManifestVM,
     Start,
     Step,
     Timing,
 )
+from gpuvm.results import RunVM
 
 TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 16 * 1024
@@ -25,7 +25,7 @@ _TAIL_BYTES: Final = 16 * 1024
 Kind = TypeVar("Kind")
 
 
-def vm_report(vm: ManifestVM, lines: Lines[Timing], vm_dir: Path, error: str | None) -> VMReport:
+def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, error: str | None) -> VMReport:
     """``error`` is the run's, which names the VM that died first."""
     timings = since_last_start(lines.records)
     start, end = _last(timings, Start), _last(timings, End)
