@@ -36,3 +36,11 @@ def one_line(text: str, *, longest: int | None = None) -> str:
     if longest is not None and len(shown) > longest:
         return f"{shown[: longest - 1]}…"
     return shown
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was, in its largest unit: ``12 min ago``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"

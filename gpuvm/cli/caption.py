@@ -54,9 +54,8 @@ def caption(
     else:
         wanted = spec.load(file, name=deployment)
         with open_session(ctx, context) as session:
-            targets.require_key(session.context)
             inventory = spec_options.read_inventory(session, wanted)
-            member = targets.running(session, inventory, wanted, [on], every=False)[0]
+            member = targets.members(session, inventory, wanted, [on], every=False)[0]
         captions = captioner.on(member.endpoint, session.context.guest, images, beam)
     pairs = [{"image": str(i), "caption": c} for i, c in zip(images, captions, strict=True)]
     if not ctx.ensure_object(State).json:

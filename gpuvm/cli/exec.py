@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest, spec
-from gpuvm.cli import guest_output, output, ssh_targets
+from gpuvm.cli import guest_output, output, targets
 from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -64,7 +64,7 @@ def execute(
         raise BadInput("--all and --vm were both given", hint="name one of them")
     wanted = spec.load(file, name=deployment)
     with open_session(ctx, context, announced=False) as session:
-        places = ssh_targets.chosen(session, wanted.name, vms, every=every)
+        places = targets.endpoints(session, wanted.name, vms, every=every)
     state = ctx.ensure_object(State)
     results = _on_each(places, command[0] if len(command) == 1 else command, shown=not state.json)
     errors = tuple(done.error for done in results if done.error is not None)

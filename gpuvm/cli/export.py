@@ -10,7 +10,7 @@ import typer
 
 from gpuvm import export as engines
 from gpuvm import guest, spec
-from gpuvm.cli import host_blocks, output, ssh_targets
+from gpuvm.cli import host_blocks, output, targets
 from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -58,7 +58,7 @@ def export(
         raise BadInput(f"{to} exists", hint="name another file; gpuvm writes over none")
     wanted = spec.load(file, name=deployment)
     with open_session(ctx, context, announced=False) as session:
-        places = ssh_targets.chosen(session, wanted.name, vms, every=True)
+        places = targets.endpoints(session, wanted.name, vms, every=True)
         known = session.context
     if engine is Engine.SSH:
         places = list(host_blocks.usable(places))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gpuvm.cli import output, ssh_targets
+from gpuvm.cli import output, targets
 from gpuvm.cli.session import Session
 from gpuvm.errors import GpuvmError
 from gpuvm.guest import Endpoint, ssh_config
@@ -13,7 +13,7 @@ def refresh(session: Session, deployment: str) -> None:
     if not ssh_config.is_wanted():
         return
     try:
-        places = list(usable(ssh_targets.running(session, deployment)))
+        places = list(usable(targets.all_endpoints(session, deployment)))
         ssh_config.keep(session.context, deployment, places)
     except (GpuvmError, OSError) as error:
         output.warn(f"the SSH host blocks are as they were: {error}")

@@ -82,16 +82,16 @@ COMMANDS = {
         "runs", "", "List the runs: what runs where, since when, and what it printed last."
     ),
     "attach": Command(
-        "runs",
+        "run_control",
         "attach",
         "Follow a run to its end and fetch its results, from any machine.",
     ),
-    "logs": Command("runs", "logs", "Show what a run has printed so far."),
+    "logs": Command("run_control", "logs", "Show what a run has printed so far."),
     "fetch": Command(
-        "runs", "fetch", "Copy what a run has written so far to runs/RUN on this machine."
+        "run_control", "fetch", "Copy what a run has written so far to runs/RUN on this machine."
     ),
     "cancel": Command(
-        "runs",
+        "run_control",
         "cancel",
         "End a run that is queued or running, in all its guests, and fetch what it wrote.",
     ),

@@ -24,7 +24,7 @@ from gpuvm.cli.options import (
 )
 from gpuvm.cli.output import State
 from gpuvm.cli.progress import RunWatch
-from gpuvm.cli.runs import finish_run
+from gpuvm.cli.run_control import finish_run
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
 from gpuvm.events import Events
@@ -169,9 +169,8 @@ def run(
     wanted = spec.load(file, name=deployment)
     before = results.load(resume) if resume else None
     with open_session(ctx, context) as session:
-        targets.require_key(session.context)
         inventory = spec_options.read_inventory(session, wanted)
-        taking_part = targets.running(
+        taking_part = targets.members(
             session, inventory, wanted, vms, every=distributed or bool(shared)
         )
     if distributed and len(taking_part) < 2:

@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any, NoReturn, cast
 import typer
 
 from gpuvm import guest, spec
-from gpuvm.cli import guest_output, output, ssh_targets
+from gpuvm.cli import guest_output, output, targets
 from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -174,7 +174,7 @@ def _one_guest(
     """
     wanted = spec.load(file, name=deployment)
     with open_session(ctx, context, announced=False) as session:
-        place = ssh_targets.named(session, wanted.name, [name])[0]
+        place = targets.endpoints(session, wanted.name, [name], every=False)[0]
     yield guest.locate(place), session.context
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import spec
-from gpuvm.cli import host_blocks, output, ssh_targets
+from gpuvm.cli import host_blocks, output, targets
 from gpuvm.cli.options import (
     ContextOption,
     DebugOption,
@@ -60,7 +60,7 @@ def ssh_config(
     wanted = spec.load(file, name=deployment)
     state = ctx.ensure_object(State)
     with open_session(ctx, context, announced=not printed) as session:
-        places = list(host_blocks.usable(ssh_targets.running(session, wanted.name)))
+        places = list(host_blocks.usable(targets.all_endpoints(session, wanted.name)))
         known = session.context
     names = [place.name for place in places]
     if printed:

@@ -1,4 +1,9 @@
-"""The running VMs of a deployment that a command works with, and the key that opens them."""
+"""The VMs of a deployment that a command works with, and the key that opens them.
+
+Asked about as a person would: does the VM exist, is it powered on, has it an address, is there a
+key. ``guest.ssh_config.pinned`` and ``guest.locate`` then ask whether the port answers and the key
+is accepted.
+"""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +11,8 @@ from collections.abc import Sequence
 from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
-from gpuvm.errors import NotFound, PreflightRefused
+from gpuvm.errors import Ambiguous, NotFound, PreflightRefused
+from gpuvm.guest import Endpoint
 from gpuvm.inventory import VM, Inventory
 from gpuvm.lifecycle import endpoint
 from gpuvm.runs import Member
@@ -14,16 +20,7 @@ from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
 
 
-def require_key(context: Context) -> None:
-    if not context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
-        raise PreflightRefused(
-            f"no SSH key for these guests: {context.key_file} does not exist and no ssh-agent runs",
-            hint="run from the machine that provisioned, or add your public key to "
-            "ssh.authorized_keys in the context before the VMs are made",
-        )
-
-
-def running(
+def members(
     session: Session,
     inventory: Inventory,
     wanted: ClusterSpec,
@@ -31,30 +28,87 @@ def running(
     *,
     every: bool,
 ) -> list[Member]:
-    """Those of the names; without names all of them, or the first alone."""
-    there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
+    """Those of the names; without names all that are running, or the first of them alone."""
+    ours = inventory.ours(wanted.name)
     hidden = planner.unreadable(wanted.name, inventory).values()
     planner.check_readable([vm for vm in hidden if vm.name in (names or ())])
     for vm in hidden if every and not names else ():
         output.warn(f"{vm.name} takes no part: {vm.why}")
-    if not there:
-        raise PreflightRefused(
-            f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
-        )
-    chosen = _named(there, names) if names else there if every else there[:1]
+    if names:
+        chosen = [_find(ours, wanted.name, name) for name in dict.fromkeys(names)]
+    else:
+        there = _all_running(ours, wanted.name)
+        chosen = there if every else there[:1]
+    places = [_place(vm, session) for vm in chosen]
+    _require_key(session.context)
     return [
-        Member(
-            endpoint=endpoint(vm, session.context),
-            vm=vm,
-            gpus=tuple(gpu for gpu in inventory.gpus if vm.has(gpu)),
-        )
-        for vm in chosen
+        Member(endpoint=place, vm=vm, gpus=tuple(gpu for gpu in inventory.gpus if vm.has(gpu)))
+        for place, vm in zip(places, chosen, strict=True)
     ]
 
 
-def _named(there: Sequence[VM], names: Sequence[str]) -> list[VM]:
-    by_name = {vm.name: vm for vm in there}
-    for name in names:
-        if name not in by_name:
-            raise NotFound("running VM", name, sorted(by_name))
-    return [by_name[name] for name in dict.fromkeys(names)]
+def endpoints(
+    session: Session, deployment: str, names: Sequence[str] | None, *, every: bool
+) -> list[Endpoint]:
+    """Those of the names, else every running VM; without both the only one there is."""
+    found = session.vsphere.read_deployment(deployment)
+    if names:
+        planner.check_readable([vm for vm in found.unreadable if vm.name in names])
+        chosen = [_find(found.ours, deployment, name) for name in dict.fromkeys(names)]
+    else:
+        chosen = _all_running(found.ours, deployment)
+        if len(chosen) > 1 and not every:
+            there = [vm.name for vm in chosen]
+            raise Ambiguous("VM", there, option="--vm, or take all with --all")
+    places = [_place(vm, session) for vm in chosen]
+    _require_key(session.context)
+    return places
+
+
+def all_endpoints(session: Session, deployment: str) -> list[Endpoint]:
+    """Of every running VM; there may be none."""
+    ours = session.vsphere.read_deployment(deployment).ours
+    return [endpoint(vm, session.context) for vm in _running(ours)]
+
+
+def _running(ours: Sequence[VM]) -> list[VM]:
+    """In the order of their numbers."""
+    there = [vm for vm in ours if vm.powered_on and vm.address]
+    return sorted(there, key=lambda vm: vm.index or 0)
+
+
+def _all_running(ours: Sequence[VM], deployment: str) -> list[VM]:
+    there = _running(ours)
+    if not there:
+        makes = "gpuvm start" if ours else "gpuvm provision --hosts N makes some"
+        raise PreflightRefused(f"no VM of '{deployment}' is running", hint=makes)
+    return there
+
+
+def _find(ours: Sequence[VM], deployment: str, name: str) -> VM:
+    for vm in ours:
+        if vm.name == name:
+            return vm
+    there = [vm.name for vm in ours]
+    raise NotFound("VM", name, there, where=f"deployment '{deployment}'")
+
+
+def _place(vm: VM, session: Session) -> Endpoint:
+    """Raises PreflightRefused for a VM that cannot be spoken to."""
+    if not vm.powered_on:
+        raise PreflightRefused(f"{vm.name} is powered off", hint=f"gpuvm start {vm.name}")
+    if not vm.address:
+        tools = "" if vm.tools_running else "; VMware Tools is not running in it yet"
+        raise PreflightRefused(
+            f"{vm.name} has no address yet{tools}", hint="'gpuvm status' shows when it has one"
+        )
+    return endpoint(vm, session.context)
+
+
+def _require_key(context: Context) -> None:
+    if not context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
+        raise PreflightRefused(
+            f"no SSH key for these guests: {context.key_file} does not exist and no ssh-agent runs",
+            hint="run from the machine that provisioned, or add your public key to "
+            "ssh.authorized_keys in the context before the VMs are made",
+        )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from gpuvm.errors import GuestError, GuestUnreachable
 from gpuvm.guest import scripts
 from gpuvm.guest.ssh import Guest
+from gpuvm.text import ago
 
 STDOUT, STDERR = "out/stdout.log", "out/stderr.log"
 MARK = "GPUVM_RUN"
@@ -94,7 +95,7 @@ class Listed:
             for part in (
                 "queued" if self.state == "queued" else "",
                 f"started by {operator}" if operator else "",
-                "" if self.begun_ago_s is None else f"{self.begun_ago_s / 60:.0f} min ago",
+                "" if self.begun_ago_s is None else ago(self.begun_ago_s),
             )
             if part
         )

@@ -20,6 +20,7 @@ from gpuvm.runs.guest_runs import (
     list_runs,
     prune_runs,
     read_logs,
+    state_of,
 )
 from gpuvm.runs.inputs import DATA, Inputs
 from gpuvm.runs.run import Terms, begin_record, run
@@ -47,5 +48,6 @@ __all__ = [
     "prune_runs",
     "read_logs",
     "run",
+    "state_of",
     "sweep",
 ]

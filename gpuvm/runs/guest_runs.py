@@ -63,6 +63,14 @@ def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events
     return sorted(found, key=lambda run: results.when(run.run_id))
 
 
+def state_of(
+    run_id: str, members: Sequence[Member], settings: GuestSettings, events: Events
+) -> RunState | None:
+    """None where no guest knows the run."""
+    found = list_runs(members, settings, events)
+    return next((run for run in found if run.run_id == run_id), None)
+
+
 def _state(run_id: str, by_vm: Mapping[str, Listed]) -> RunState:
     all_of_them = list(by_vm.values())
     last = min(all_of_them, key=lambda one: one.ended_ago_s or 0.0)
@@ -176,11 +184,28 @@ def fetch_run(
 ) -> None:
     """Copy what the run has written so far into its record: what matches one of the patterns.
 
-    What exceeds ``limit_bytes`` in a guest is named in a warning. Raises GuestError.
+    What exceeds ``limit_bytes`` in a guest is named in a warning. A run that has ended meanwhile
+    gets its end into the record. Raises GuestError.
     """
     work = WatchedRun(tuple(members), settings, Distributed(), record, events)
     work.patterns, work.limit_bytes = patterns, limit_bytes
     work.guests.each("fetch", work.fetch_from)
+    if record.manifest.status == "running":
+        _settle(record, state_of(record.run_id, members, settings, events))
+
+
+def _settle(record: results.Run, state: RunState | None) -> None:
+    """A run that ended with nobody watching gets its end into the record."""
+    if state is None or state.state in ("queued", "running"):
+        return
+    if state.state == "lost":
+        record.finish("failed", "its VM was rebooted" if state.rebooted else "it vanished")
+    elif state.state == "failed":
+        record.finish("failed", "it failed with nobody watching")
+    elif state.state == "cancelled":
+        record.finish("cancelled", "cancelled")
+    else:
+        record.finish("succeeded")
 
 
 def cancel_run(

@@ -1,0 +1,91 @@
+"""Finds a run and its VMs: by the record on this machine, else in the guests."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from gpuvm import results, runs, spec
+from gpuvm.cli import spec_options, targets
+from gpuvm.cli.session import Session, open_session
+from gpuvm.errors import BadInput, NotFound, PreflightRefused
+from gpuvm.events import Event, Events
+from gpuvm.results import Run
+from gpuvm.runs import Member
+from gpuvm.text import one_line
+
+
+@dataclass
+class Guests:
+    """The deployment's VMs that are on."""
+
+    session: Session
+    members: list[Member]
+    events: Events
+    warnings: list[str]
+
+    @property
+    def names(self) -> str:
+        return ", ".join(member.name for member in self.members) or "no VM"
+
+    def run(self, wanted: str) -> tuple[Run, list[Member]]:
+        """The run of that id or prefix, and its VMs that are on.
+
+        Raises NotFound, Ambiguous, BadInput and PreflightRefused (none of its VMs is on).
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted):
+            raise BadInput(f"'{one_line(wanted)}' is not a run's id", hint="'gpuvm runs' has them")
+        try:
+            record = results.load(wanted)
+        except NotFound as error:
+            record = self._in_guests(wanted, error)
+        names = {vm.name for vm in record.manifest.vms}
+        members = [member for member in self.members if member.name in names]
+        if not members:
+            raise PreflightRefused(
+                f"none of the run's VMs is on: {', '.join(sorted(names))}",
+                hint=f"what was fetched is in {record.dir}; 'gpuvm start' powers them on",
+            )
+        order = [vm.name for vm in record.manifest.vms]
+        return record, sorted(members, key=lambda member: order.index(member.name))
+
+    def _in_guests(self, wanted: str, error: NotFound) -> Run:
+        known = runs.list_runs(self.members, self.session.context.guest, self.events)
+        found = [run for run in known if run.run_id.startswith(wanted)]
+        exact = [run for run in found if run.run_id == wanted] or found
+        if not exact:
+            everywhere = [*error.existing, *(run.run_id for run in known)]
+            raise NotFound("run", wanted, everywhere[-10:]) from None
+        if len(exact) > 1:
+            raise BadInput(
+                f"several runs begin with '{wanted}': " + ", ".join(run.run_id for run in exact)
+            )
+        return runs.adopt(exact[0])
+
+    def warn_of_missing(self, record: Run, members: Sequence[Member]) -> None:
+        there = {member.name for member in members}
+        for vm in record.manifest.vms:
+            if vm.name not in there:
+                self.events.warning("it takes part in the run and is not on", vm.name)
+
+
+@contextmanager
+def open_guests(
+    ctx: typer.Context, context: str | None, file: Path | None, deployment: str | None
+) -> Iterator[Guests]:
+    """The VMs of the deployment that are on; there may be none."""
+    wanted = spec.load(file, name=deployment)
+    warnings: list[str] = []
+
+    def sink(event: Event) -> None:
+        if event.kind == "warning":
+            warnings.append(f"{event.vm}: {event.text}" if event.vm else str(event.text))
+
+    with open_session(ctx, context) as session:
+        inventory = spec_options.read_inventory(session, wanted)
+        there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
+        members = targets.members(session, inventory, wanted, None, every=True) if there else []
+        yield Guests(session, members, Events(sink), warnings)
