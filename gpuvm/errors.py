@@ -256,13 +256,22 @@ class WorkerDied(RunError):
     """``tail`` holds the last lines of the worker's log."""
 
     def __init__(
-        self, vm: str, exit_status: int | None, tail: Sequence[str], *, rebooted: bool = False
+        self,
+        vm: str,
+        exit_status: int | None,
+        tail: Sequence[str],
+        *,
+        rebooted: bool = False,
+        cancelled: bool = False,
     ) -> None:
         how = "vanished" if exit_status is None else f"ended with status {exit_status}"
         if rebooted:
             how = "ended when the VM was rebooted"
+        if cancelled:
+            how = "was cancelled"
         super().__init__(f"the worker on {vm} {how}")
         self.vm, self.exit_status, self.tail = vm, exit_status, tuple(tail)
+        self.cancelled = cancelled
 
 
 class PortsBlocked(RunError):

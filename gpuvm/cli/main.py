@@ -218,6 +218,10 @@ app = typer.Typer(
 
     gpuvm run captioning --distributed    train over all of them
 
+    gpuvm run ./train.py -- --epochs 3    your own code; what it wrote comes back
+
+    gpuvm runs                            what runs where; attach, logs, fetch, cancel
+
     gpuvm report                          timings, losses, captions
 
     gpuvm stop                            free the GPUs; 'gpuvm start' continues

@@ -160,12 +160,14 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         one_line(row["run_id"]),
         state,
         ", ".join(map(one_line, row["vms"])),
-        "-"
-        if row["started"] is None
-        else ago((datetime.now(UTC) - row["started"]).total_seconds()),
+        _since(row["started"]),
         one_line(row["operator"] or "-", longest=40),
         one_line(row["problem"] if row.get("problem") else row["line"], longest=60),
     )
+
+
+def _since(when: datetime | None) -> str:
+    return "-" if when is None else ago((datetime.now(UTC) - when).total_seconds())
 
 
 def _age(text: str) -> timedelta:

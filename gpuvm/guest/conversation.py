@@ -9,6 +9,7 @@ from typing import Any
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import Stream
+from gpuvm.text import one_line
 
 GREETING = b"gpuvm-files"
 NOISE_LINES = 100_000
@@ -28,11 +29,6 @@ def portable(name: str) -> str:
 
 def local(name: str) -> str:
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
-
-
-def printable(text: str) -> str:
-    """What a guest says, or calls a file, as it may stand in a message for a terminal."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def is_inside(name: str) -> bool:
@@ -63,7 +59,7 @@ class Conversation:
     def checked_answer(self) -> dict[str, Any]:
         answer = self.answer()
         if "error" in answer:
-            why = printable(str(answer["error"]))
+            why = one_line(str(answer["error"]))
             raise GuestError(f"{self.guest.name}: {self._what}: {why}")
         return answer
 

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 
 from gpuvm.errors import GuestError
 from gpuvm.guest import conversation, openssh, scripts
-from gpuvm.guest.conversation import Conversation, is_inside, local, portable, printable
+from gpuvm.guest.conversation import Conversation, is_inside, local, portable
 from gpuvm.guest.progress import Meter, OnProgress
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import CHUNK
+from gpuvm.text import one_line
 
 WORTH_KEEPING = 1 << 20
 """What has come of a file when the connection breaks is kept from this size on."""
@@ -126,7 +127,7 @@ class _Fetch:
                 arrived.append(self._path(file))
         if self._failed:
             more = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
-            raise GuestError(f"{self._talk.guest.name}: {printable(self._failed[0])}{more}")
+            raise GuestError(f"{self._talk.guest.name}: {one_line(self._failed[0])}{more}")
         meter.finish()
         return arrived
 
@@ -185,7 +186,7 @@ class _Fetch:
         except OSError as error:
             where = error.filename or self._path(file)
             self._part(file).unlink(missing_ok=True)
-            why = printable(f"{file.name} cannot be written: {where}: {error.strerror}")
+            why = one_line(f"{file.name} cannot be written: {where}: {error.strerror}")
             raise GuestError(f"{self._talk.guest.name}: {why}") from None
 
     def _path(self, file: _There) -> Path:

@@ -121,12 +121,13 @@ class Alive:
 class Exited:
     """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one.
 
-    ``rebooted``: the guest was rebooted since, which ended it.
+    ``rebooted``: the guest was rebooted since, which ended it; ``cancelled``: an operator ended it.
     """
 
     exit_status: int | None
     age_s: float = 0.0
     rebooted: bool = False
+    cancelled: bool = False
 
 
 def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
@@ -210,7 +211,7 @@ def follow(
     for line in guest.stream(command, silent_s=SILENT_S):
         said = json.loads(line)
         if "exit" in said:
-            yield Exited(said["exit"], said.get("age", 0.0), said.get("rebooted", False))
+            yield _exited(said)
             return
         if "file" in said:
             data = said["data"].encode("utf-8", "surrogateescape")
@@ -222,12 +223,17 @@ def follow(
 
 def mark_project(guest: Guest, python: str, directory: str) -> None:
     """Remember the files of the project's copy, so that ``collect_project`` knows what is new."""
-    guest.run(scripts.command(python, "runs", "mark", directory), timeout_s=600, what="mark")
+    _project_files(guest, python, "mark", directory)
 
 
 def collect_project(guest: Guest, python: str, directory: str) -> None:
     """Put what is new or changed in the project's copy below ``out/project``."""
-    guest.run(scripts.command(python, "runs", "collect", directory), timeout_s=600, what="collect")
+    _project_files(guest, python, "collect", directory)
+
+
+def _project_files(guest: Guest, python: str, verb: str, directory: str) -> None:
+    command = scripts.command(python, "project_files", verb, directory)
+    guest.run(command, timeout_s=600, what=f"{verb} the project's files")
 
 
 def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
@@ -244,6 +250,15 @@ def hold(guest: Guest, python: str, work_dir: str, run: str) -> Iterator[None]:
     with guest.start(command, silent_s=SILENT_S) as held:
         held.line()
         yield
+
+
+def _exited(said: dict[str, Any]) -> Exited:
+    return Exited(
+        said["exit"],
+        said.get("age", 0.0),
+        rebooted=said.get("rebooted", False),
+        cancelled=said.get("cancelled", False),
+    )
 
 
 def end_all(guest: Guest, python: str, mark: str) -> None:

@@ -4,7 +4,6 @@ Modules that it cannot do without are looked for in the guests before anything i
 """
 
 import ast
-import hashlib
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpuvm import digests
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.guest import Guest, scripts
 from gpuvm.paths import resource
@@ -60,7 +60,7 @@ class Workload:
 
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of each file, by its path."""
-        return {name: _sha256(file) for name, file in self.files.items()}
+        return digests.digests(self.files)
 
     @property
     def program(self) -> str:
@@ -155,11 +155,6 @@ def _workload(
     own = {path.partition("/")[0].removesuffix(".py") for path in by_path}
     found = {module for file in files if file.suffix == ".py" for module in needed(file)}
     return Workload(name, root, command, by_path, tuple(sorted(found - own)), declared)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 _CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}

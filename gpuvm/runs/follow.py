@@ -68,6 +68,7 @@ class Outcome:
     at: float
     error: GuestError | None = None
     rebooted: bool = False
+    cancelled: bool = False
 
     @property
     def failed(self) -> bool:
@@ -138,7 +139,9 @@ class Follower:
                 self._heard, self._lost = time.monotonic(), False
                 if isinstance(seen, Exited):
                     ended = self._heard - seen.age_s
-                    return Outcome(seen.exit_status, ended, rebooted=seen.rebooted)
+                    return Outcome(
+                        seen.exit_status, ended, rebooted=seen.rebooted, cancelled=seen.cancelled
+                    )
                 if isinstance(seen, Output):
                     self._take(seen)
                 elif seen.queued:
@@ -266,4 +269,10 @@ def _victim(outcome: Outcome) -> bool:
 def _died(follower: Follower, outcome: Outcome) -> WorkerDied:
     why = [str(outcome.error)] if outcome.error else []
     tail = [*follower.tail(), *why]
-    return WorkerDied(follower.name, outcome.exit_status, tail, rebooted=outcome.rebooted)
+    return WorkerDied(
+        follower.name,
+        outcome.exit_status,
+        tail,
+        rebooted=outcome.rebooted,
+        cancelled=outcome.cancelled,
+    )

@@ -16,10 +16,22 @@ from pydantic import ValidationError
 from gpuvm import results
 from gpuvm.errors import GpuvmError, RunError
 from gpuvm.events import Events
-from gpuvm.guest import Alive, Exited, Guest, Listed, Output, connect, follow, list_processes, prune
+from gpuvm.guest import (
+    Alive,
+    Exited,
+    Guest,
+    Listed,
+    Output,
+    connect,
+    follow,
+    list_processes,
+    prune,
+    prune_store,
+)
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.results import Manifest
 from gpuvm.runs.fan_out import Everywhere, Member
+from gpuvm.runs.inputs import STORE
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
@@ -227,13 +239,18 @@ def cancel_run(
 def prune_runs(
     members: Sequence[Member], settings: GuestSettings, events: Events, *, older_than: timedelta
 ) -> list[tuple[str, str]]:
-    """Remove the folders of runs that ended so long ago; return (VM, run) of each."""
+    """Remove the folders of runs that ended so long ago; return (VM, run) of each.
+
+    Contents that projects and data have not used for so long leave the guests' stores, too.
+    """
     removed: list[tuple[str, str]] = []
 
     def remove(guest: Guest) -> None:
         limit_s = older_than.total_seconds()
         gone = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
         removed.extend((guest.name, run) for run in gone)
+        store, days = f"{settings.work_dir}/{STORE}", older_than / timedelta(days=1)
+        prune_store(guest, store, unused_days=days, python=settings.python)
 
     if members:
         Everywhere(members, events).quietly(remove)

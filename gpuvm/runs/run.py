@@ -33,7 +33,7 @@ from gpuvm.runs import environment, inputs, tf_config
 from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import TIMINGS, Watch
-from gpuvm.runs.inputs import Inputs, in_guest, push_inputs
+from gpuvm.runs.inputs import STORE, Inputs, in_guest, push_inputs
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
@@ -42,8 +42,6 @@ MANIFEST = "run.json"
 """In a run's folder in each guest: what another operator needs to take the run up."""
 REQUIREMENTS = "requirements"
 """Where a requirements file lies that is not part of the project."""
-STORE = "store"
-"""Below the folder of all runs: contents that projects had before, by their hashes."""
 PORT_RETRIES = 3
 QUEUED_START_S = 7 * 24 * 3600.0
 """Start deadline of a worker whose peers may still wait for their guests."""

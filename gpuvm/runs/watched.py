@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, Interrupted
+from gpuvm.errors import GpuvmError, Interrupted, WorkerDied
 from gpuvm.events import Events
 from gpuvm.guest import (
     Guest,
@@ -112,7 +112,8 @@ class WatchedRun:
                     hint=_continue_hint(self.record),
                 ) from None
         except BaseException as error:
-            with self.record.finishing("failed", str(error)):
+            cancelled = isinstance(error, WorkerDied) and error.cancelled
+            with self.record.finishing("cancelled" if cancelled else "failed", str(error)):
                 self.clean_up(cancelled=False)
             raise
         if self.left:

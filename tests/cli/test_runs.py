@@ -102,6 +102,17 @@ def test_one_gpu_one_run_and_the_queue(lab: Lab) -> None:
     assert "it is cancelled" in again.stderr
 
 
+def test_another_operator_cancels_what_this_one_watches(lab: Lab) -> None:
+    run_id = detached(lab)
+    process = lab.start("attach", run_id)
+    assert "hello" in "".join(process.stdout.readline() for _ in range(2))
+    assert lab("cancel", run_id, "--yes").exit_code == 0
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the worker on gpuvm-01 was cancelled" in errors
+    assert state(lab, run_id) == "cancelled"
+
+
 def test_the_operator_is_killed_and_the_run_is_taken_up(lab: Lab) -> None:
     process = lab.start("run", "mine/wait.py", "--vm", "gpuvm-02")
     line = process.stdout.readline() + process.stdout.readline()

@@ -7,6 +7,7 @@ Nothing is deployed: no engine has been seen to run on such guests.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -39,19 +40,13 @@ FULL = Facts(
 
 READ_BY_SKYPILOT = """
 import sys
-from unittest.mock import patch  # the system's ssh reads another ssh_config here, nothing else
-import subprocess
 from sky.ssh_node_pools import utils
 from sky.ssh_node_pools.core import SSHNodePoolManager
-file, config = sys.argv[1:]
+file = sys.argv[1]
 targets = utils.load_ssh_targets(file)
 pool = utils.get_cluster_config(targets, "gpuvm", file)["gpuvm"]
 SSHNodePoolManager()._validate_pool_config(pool)
-real = subprocess.run
-def run(command, **options):
-    return real([command[0], "-F", config, *command[1:]], **options)
-with patch.object(utils.subprocess, "run", run):
-    hosts = utils.prepare_hosts_info("gpuvm", pool)
+hosts = utils.prepare_hosts_info("gpuvm", pool)
 assert [host["ip"] for host in hosts] == ["gpuvm-01", "gpuvm-02"], hosts
 assert all(host["use_ssh_config"] for host in hosts), hosts
 """
@@ -110,7 +105,12 @@ def test_skypilot_reads_its_pool(tmp_path: Path, context: Context, members: list
     python = _environment(tmp_path / "venv", "skypilot")
     ssh_config.keep(context, "gpuvm", [member.endpoint for member in members])
     file = _written(tmp_path, Engine.SKYPILOT, members, context)
-    _reads(python, READ_BY_SKYPILOT, file, str(ssh_config.config_file()), home=tmp_path)
+    # ssh reads the configuration of the account, whatever HOME says: this one reads the test's.
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {ssh_config.config_file()} "$@"\n')
+    ssh.chmod(0o755)
+    _reads(python, READ_BY_SKYPILOT, file, home=tmp_path)
 
 
 def test_dstack_reads_its_fleet(tmp_path: Path, context: Context, members: list[Member]) -> None:

@@ -18,6 +18,18 @@ from gpuvm.lab import hypervisor
 from gpuvm.lab.guest.boot import Boot
 from gpuvm.settings import Context
 
+__all__ = [
+    "context",
+    "events",
+    "guests",
+    "machine",
+    "runner",
+    "server",
+    "three",
+    "told",
+    "wait_for",
+]
+
 ADDRESS = "127.91.0.1"
 
 

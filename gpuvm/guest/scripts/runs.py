@@ -6,8 +6,6 @@
     list WORK           one line for each run
     prune WORK SECONDS  remove the folders of runs that ended so long ago; one line for each
     cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
-    mark DIR            remember the files of the project's copy as they are before the run
-    collect DIR         link those that are new or changed since into out/project
     hold WORK RUN       keep the guest from shutting down until standard input ends
     follow DIR OFFSETS  print what is new in a run's files until its program has ended
 
@@ -36,7 +34,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -286,41 +283,6 @@ def cancel(work: str, run: str) -> None:
     (Path(work) / run / "cancelled").touch()
 
 
-# Results beside the program.
-
-
-def stamps(project: Path) -> dict[str, list[int]]:
-    """Size and times of change of each regular file; bytecode caches are nobody's result."""
-    found = {}
-    for folder, folders, names in os.walk(os.fsencode(project)):
-        folders[:] = [name for name in folders if name != b"__pycache__"]
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118 - bytes
-            entry = os.lstat(path)
-            if stat.S_ISREG(entry.st_mode):
-                below = os.fsdecode(os.path.relpath(path, os.fsencode(project)))
-                found[below] = [entry.st_size, entry.st_mtime_ns, entry.st_ino]
-    return found
-
-
-def mark(directory: str) -> None:
-    folder = Path(directory)
-    leave(str(folder / "files.json"), stamps(folder / "project"))
-
-
-def collect(directory: str) -> None:
-    folder = Path(directory)
-    before = read(folder / "files.json")
-    if before is None:
-        return
-    for name, stamp in stamps(folder / "project").items():
-        if before.get(name) != stamp:
-            link = folder / "out" / "project" / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            os.link(folder / "project" / name, link)
-
-
 # Follow.
 
 
@@ -360,7 +322,8 @@ def ending(folder: Path) -> dict[str, Any] | None:
     for _ in range(2):  # it may end between the two looks
         left = read(folder / "exit_status")
         if left is not None:
-            return {"exit": left["status"], "age": max(0.0, time.time() - left["t"])}
+            age = max(0.0, time.time() - left["t"])
+            return {"exit": left["status"], "age": age, "cancelled": is_cancelled(folder)}
         if alive(folder):
             return None
     return {"exit": None, "rebooted": rebooted(folder)}
@@ -423,11 +386,15 @@ def describe(folder: Path, ahead: list[str]) -> dict[str, Any]:
         "ended": ended and ended["t"],
         "status": ended and ended["status"],
         "rebooted": rebooted(folder),
-        "cancelled": (folder / "cancelled").exists(),
+        "cancelled": is_cancelled(folder),
         "problem": (read(folder / "shutdown_failed") or {}).get("problem"),
         "now": time.time(),
         "line": last_line(folder),
     }
+
+
+def is_cancelled(folder: Path) -> bool:
+    return (folder / "cancelled").exists()
 
 
 def last_line(folder: Path) -> str:
@@ -501,8 +468,6 @@ commands: dict[str, Callable[..., None]] = {
     "list": list_runs,
     "prune": prune,
     "cancel": cancel,
-    "mark": mark,
-    "collect": collect,
     "hold": hold,
     "follow": follow,
 }
