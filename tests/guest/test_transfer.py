@@ -222,7 +222,7 @@ def test_what_did_not_arrive_whole_is_refused(machine: Machine, tmp_path: Path) 
         ((whole, f"0123456789{wrong}"), "what arrived is not what was sent (SHA-256)"),
         ((whole, f"0123456789{changed}"), "it changed while it was fetched"),
         (({"error": "Permission denied"},), "Permission denied"),
-        (({"error": "\033]0;title\a"},), r"\x1b]0;title\x07"),
+        (({"error": "\033]0;title\a\033[2JNo space\x07 left"},), r"No space\x07 left"),
     ):
         answers(machine, listed, *lines)
         with guest.connect(machine.endpoint) as one, pytest.raises(GuestError) as caught:
