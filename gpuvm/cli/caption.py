@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gpuvm import results, runs, spec
-from gpuvm.cli import output, spec_options, targets
-from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm import lifecycle, results, runs
+from gpuvm.cli import output, targets
+from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput
 
 
+@grouped
 def caption(
     ctx: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE…")],
@@ -26,11 +27,8 @@ def caption(
     on: Annotated[
         str | None, typer.Option("--on", help="On this VM instead of here.", metavar="VM")
     ] = None,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Caption pictures with a trained run, on this machine or on a VM.
 
@@ -52,9 +50,9 @@ def caption(
     if on is None:
         captions = captioner.here(images, beam)
     else:
-        wanted = spec.load(file, name=deployment)
-        with open_session(ctx, context) as session:
-            inventory = spec_options.read_inventory(session, wanted)
+        wanted = options.spec()
+        with open_session(ctx, options.context) as session:
+            inventory = lifecycle.read_inventory(wanted, session.vsphere)
             member = targets.members(session, inventory, wanted, [on], every=False)[0]
         captions = captioner.on(member.endpoint, session.context.guest, images, beam)
     pairs = [{"image": str(i), "caption": c} for i, c in zip(images, captions, strict=True)]

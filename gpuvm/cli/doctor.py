@@ -6,24 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import accelerators, doctor, privileges, spec
-from gpuvm.cli import output, spec_options
-from gpuvm.cli.options import (
-    AcceleratorOption,
-    CloneModeOption,
-    ClusterOption,
-    ContextOption,
-    DatastoreOption,
-    DebugOption,
-    FileOption,
-    HostsOption,
-    JsonOption,
-    NameOption,
-    NetworkOption,
-    PerHostOption,
-    PlacementOption,
-    TemplateOption,
-)
+from gpuvm import doctor, lifecycle, privileges, spec
+from gpuvm.cli import output
+from gpuvm.cli.options import SpecOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.doctor import Check, CheckInput, TrialPlan
@@ -34,19 +19,11 @@ from gpuvm.privileges import Wanted
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
 
 
+@grouped
 def run_checks(
     ctx: typer.Context,
-    hosts: HostsOption = None,
-    per_host: PerHostOption = None,
-    accelerator: AcceleratorOption = None,
-    placement: PlacementOption = None,
-    clone_mode: CloneModeOption = None,
-    name: NameOption = None,
-    template: TemplateOption = None,
-    cluster: ClusterOption = None,
-    datastore: DatastoreOption = None,
-    network: NetworkOption = None,
-    file: FileOption = None,
+    *,
+    options: SpecOptions,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -55,9 +32,6 @@ def run_checks(
             metavar="FILE",
         ),
     ] = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Check vCenter, account, template, hosts, GPUs, and the plan itself; change nothing.
 
@@ -72,21 +46,9 @@ def run_checks(
     The report has versions, counts and what is missing: no names, addresses, ids or paths.
     Exit code 0: nothing stands in the way; 3: something does, and each line says what to do.
     """
-    wanted = spec.load(
-        file,
-        name=name,
-        hosts=hosts,
-        per_host=per_host,
-        accelerator=accelerators.parse(accelerator) if accelerator else None,
-        placement=placement,
-        clone_mode=clone_mode,
-        template=template,
-        cluster=cluster,
-        datastore=datastore,
-        network=network,
-    )
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted, query_targets="all")
+    wanted = options.spec()
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
         trial = doctor.make_trial_plan(wanted, inventory)
         given = CheckInput(
             wanted,

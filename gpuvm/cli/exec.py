@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import guest, spec
+from gpuvm import guest
 from gpuvm.cli import guest_output, output, targets
-from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput, CommandFailed, ExitCode, GuestError
@@ -30,6 +30,7 @@ class Done:
     error: GuestError | None = None
 
 
+@grouped
 def execute(
     ctx: typer.Context,
     command: Annotated[
@@ -40,11 +41,8 @@ def execute(
         typer.Option("--vm", help="On this VM; may be repeated.", metavar="NAME"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="On every running VM.")] = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Run a command on one VM, several or all of them at once.
 
@@ -62,8 +60,8 @@ def execute(
     """
     if every and vms:
         raise BadInput("--all and --vm were both given", hint="name one of them")
-    wanted = spec.load(file, name=deployment)
-    with open_session(ctx, context, announced=False) as session:
+    wanted = options.spec()
+    with open_session(ctx, options.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=every)
     state = ctx.ensure_object(State)
     results = _on_each(places, command[0] if len(command) == 1 else command, shown=not state.json)

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from gpuvm import export as engines
-from gpuvm import guest, spec
+from gpuvm import guest
 from gpuvm.cli import host_blocks, output, targets
-from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput, PreflightRefused, SeveralRefused
@@ -22,6 +22,7 @@ from gpuvm.settings import Context
 AT_ONCE = 16
 
 
+@grouped
 def export(
     ctx: typer.Context,
     engine: Annotated[Engine, typer.Argument(help="Whose file to write.", metavar="ENGINE")],
@@ -33,11 +34,8 @@ def export(
         list[str] | None,
         typer.Option("--vm", help="Only this VM; may be repeated.", metavar="NAME"),
     ] = None,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Write the running VMs as SkyPilot's, dstack's or Ray's own file, or as SSH host blocks.
 
@@ -56,8 +54,8 @@ def export(
     """
     if to is not None and to.exists():
         raise BadInput(f"{to} exists", hint="name another file; gpuvm writes over none")
-    wanted = spec.load(file, name=deployment)
-    with open_session(ctx, context, announced=False) as session:
+    wanted = options.spec()
+    with open_session(ctx, options.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=True)
         known = session.context
     if engine is Engine.SSH:

@@ -5,22 +5,20 @@ from typing import Any
 
 import typer
 
-from gpuvm import spec
-from gpuvm.cli import output, spec_options
-from gpuvm.cli.options import ClusterOption, ContextOption, DebugOption, FileOption, JsonOption
+from gpuvm import lifecycle
+from gpuvm.cli import output
+from gpuvm.cli.options import ClusterOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.devices import GPU
 from gpuvm.inventory import Host, Inventory
 
 
+@grouped
 def gpus(
     ctx: typer.Context,
-    cluster: ClusterOption = None,
-    file: FileOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: ClusterOptions,
 ) -> None:
     """List every GPU of the cluster: where it is, what it is, and who holds it.
 
@@ -32,9 +30,9 @@ def gpus(
 
     Whoever made the VM that holds a GPU: it is held, and never taken.
     """
-    wanted = spec.load(file, cluster=cluster)
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted, query_targets="all")
+    wanted = options.spec()
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
     if not ctx.ensure_object(State).json:
         _print_gpus(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))

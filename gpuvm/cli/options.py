@@ -1,14 +1,24 @@
-"""The options that several commands share, each defined once."""
+"""The options that several commands share, each defined once, and the groups they come in.
 
+A command takes a group as one parameter (``grouped``): ``options: DeploymentOptions``.
+"""
+
+import dataclasses
 import enum
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gpuvm import accelerators, spec
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
+from gpuvm.spec import ClusterSpec
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
@@ -146,3 +156,91 @@ FetchLimitOption = Annotated[
         metavar="SIZE",
     ),
 ]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Show Typer the fields of each option group of ``command`` as parameters of their own."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        group = parameter.annotation
+        if not (isinstance(group, type) and dataclasses.is_dataclass(group)):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        fields = inspect.signature(group).parameters.values()
+        groups[parameter.name] = group, [field.name for field in fields]
+        parameters += [field.replace(kind=inspect.Parameter.KEYWORD_ONLY) for field in fields]
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        for name, (group, fields) in groups.items():
+            given[name] = group(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+@dataclass(frozen=True)
+class DeploymentOptions:
+    """Of a command that works with the VMs that there are."""
+
+    file: FileOption = None
+    deployment: NameOption = None
+    context: ContextOption = None
+    json: JsonOption = False
+    debug: DebugOption = False
+
+    def spec(self, **more: Any) -> ClusterSpec:
+        """The spec in the file, with what the options say instead. Raises BadInput."""
+        return spec.load(self.file, name=self.deployment, **more)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Of a command that works with the cluster's hosts."""
+
+    cluster: ClusterOption = None
+    file: FileOption = None
+    context: ContextOption = None
+    json: JsonOption = False
+    debug: DebugOption = False
+
+    def spec(self) -> ClusterSpec:
+        return spec.load(self.file, cluster=self.cluster)
+
+
+@dataclass(frozen=True)
+class SpecOptions:
+    """Of a command that works with the whole spec: each overrides a field of gpuvm.yaml."""
+
+    hosts: HostsOption = None
+    per_host: PerHostOption = None
+    accelerator: AcceleratorOption = None
+    placement: PlacementOption = None
+    clone_mode: CloneModeOption = None
+    file: FileOption = None
+    name: NameOption = None
+    template: TemplateOption = None
+    cluster: ClusterOption = None
+    datastore: DatastoreOption = None
+    network: NetworkOption = None
+    context: ContextOption = None
+    json: JsonOption = False
+    debug: DebugOption = False
+
+    def spec(self) -> ClusterSpec:
+        return spec.load(
+            self.file,
+            name=self.name,
+            hosts=self.hosts,
+            per_host=self.per_host,
+            accelerator=accelerators.parse(self.accelerator) if self.accelerator else None,
+            placement=self.placement,
+            clone_mode=self.clone_mode,
+            template=self.template,
+            cluster=self.cluster,
+            datastore=self.datastore,
+            network=self.network,
+        )

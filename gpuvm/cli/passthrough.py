@@ -2,21 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from gpuvm import lifecycle, spec
-from gpuvm.cli import output, progress, spec_options
+from gpuvm import lifecycle
+from gpuvm.cli import output, progress
 from gpuvm.cli.gpus import gpu_json
-from gpuvm.cli.options import (
-    ClusterOption,
-    ContextOption,
-    DebugOption,
-    FileOption,
-    JsonOption,
-    YesOption,
-)
+from gpuvm.cli.options import ClusterOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput, ExitCode, GpuvmError
@@ -68,29 +62,24 @@ LeaveOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _How:
-    enabled: bool
-    gpus: tuple[str, ...]
-    reboot: bool
-    leave: bool
-    yes: bool
+class SwitchOptions:
+    hosts: Hosts = None
+    every: AllOption = False
+    gpu: GPUOption = None
+    reboot: RebootOption = False
+    leave: LeaveOption = False
+    yes: YesOption = False
+
+    def names(self) -> Sequence[str]:
+        """Of the hosts; none for all of them. Raises BadInput."""
+        if bool(self.hosts) == self.every:
+            raise BadInput("name the hosts, or use --all", hint="'gpuvm gpus' lists them")
+        return self.hosts or ()
 
 
 @app.command("enable")
-def enable(
-    ctx: typer.Context,
-    hosts: Hosts = None,
-    every: AllOption = False,
-    gpu: GPUOption = None,
-    reboot: RebootOption = False,
-    leave: LeaveOption = False,
-    yes: YesOption = False,
-    cluster: ClusterOption = None,
-    file: FileOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def enable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -> None:
     """Give the hosts' GPUs to VMs.
 
     [bold]Examples[/]
@@ -103,26 +92,12 @@ def enable(
 
     A card that a VM runs with, passed through or as vGPU, is not switched.
     """
-    wanted = spec.load(file, cluster=cluster)
-    how = _How(enabled=True, gpus=tuple(gpu or ()), reboot=reboot, leave=leave, yes=yes)
-    _switch(ctx, context, wanted, _named(hosts, every=every), how)
+    _switch(ctx, switch, options, enabled=True)
 
 
 @app.command("disable")
-def disable(
-    ctx: typer.Context,
-    hosts: Hosts = None,
-    every: AllOption = False,
-    gpu: GPUOption = None,
-    reboot: RebootOption = False,
-    leave: LeaveOption = False,
-    yes: YesOption = False,
-    cluster: ClusterOption = None,
-    file: FileOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def disable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -> None:
     """Give the hosts' GPUs back to the hosts, as vGPU needs it.
 
     [bold]Example[/]
@@ -131,54 +106,41 @@ def disable(
 
     A card that a VM runs with, passed through or as vGPU, is not switched.
     """
-    wanted = spec.load(file, cluster=cluster)
-    how = _How(enabled=False, gpus=tuple(gpu or ()), reboot=reboot, leave=leave, yes=yes)
-    _switch(ctx, context, wanted, _named(hosts, every=every), how)
-
-
-def _named(hosts: Sequence[str] | None, *, every: bool) -> Sequence[str]:
-    if bool(hosts) == every:
-        raise BadInput("name the hosts, or use --all", hint="'gpuvm gpus' lists them")
-    return hosts or ()
+    _switch(ctx, switch, options, enabled=False)
 
 
 def _switch(
-    ctx: typer.Context,
-    context: str | None,
-    wanted: spec.ClusterSpec,
-    names: Sequence[str],
-    how: _How,
+    ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions, *, enabled: bool
 ) -> None:
+    names, gpus, wanted = switch.names(), tuple(switch.gpu or ()), options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    command = f"passthrough {'enable' if how.enabled else 'disable'}"
-    with open_session(ctx, context) as session:
-        chosen = lifecycle.choose_hosts(
-            names, spec_options.read_inventory(session, wanted, query_targets="all"), how.gpus
-        )
+    command = f"passthrough {'enable' if enabled else 'disable'}"
+    with open_session(ctx, options.context) as session:
+        vcenter = session.vsphere
+        read = partial(lifecycle.read_inventory, wanted, vcenter, query_targets="all")
+        chosen = lifecycle.choose_hosts(names, read(), gpus)
         question = f"{command} on {', '.join(host.name for host in chosen)}"
-        if how.reboot:
-            moved = lifecycle.moved_first(
-                chosen, session.vsphere, enabled=how.enabled, gpus=how.gpus
-            )
+        if switch.reboot:
+            moved = lifecycle.moved_first(chosen, vcenter, enabled=enabled, gpus=gpus)
             question += f", rebooting them where needed{_moves(moved)}"
         question += "?"
-        if not confirm(session.context, question, yes=how.yes):
+        if not confirm(session.context, question, yes=switch.yes):
             output.declined(ctx, command)
             return
         with progress.shown(events, state):
             switched = lifecycle.switch_passthrough(
                 chosen,
-                session.vsphere,
-                lambda: spec_options.read_inventory(session, wanted, query_targets="all"),
+                vcenter,
+                read,
                 events,
-                enabled=how.enabled,
-                gpus=how.gpus,
-                reboot=how.reboot,
-                leave_maintenance=how.leave,
+                enabled=enabled,
+                gpus=gpus,
+                reboot=switch.reboot,
+                leave_maintenance=switch.leave,
             )
     if not state.json:
-        _print_results(switched, how)
+        _print_results(switched, switch, enabled=enabled)
     data = {
         "changed": any(one.changed for one in switched),
         "gpus": [gpu_json(one.gpu) | _gpu_json(one) for one in switched],
@@ -196,7 +158,9 @@ def _gpu_json(one: SwitchResult) -> dict[str, Any]:
     return {"done": one.done, "host_in_maintenance_mode": one.in_maintenance_mode}
 
 
-def _print_results(switched: Sequence[SwitchResult], how: _How) -> None:
+def _print_results(
+    switched: Sequence[SwitchResult], switch: SwitchOptions, *, enabled: bool
+) -> None:
     rows = [
         (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
         for one in switched
@@ -204,9 +168,9 @@ def _print_results(switched: Sequence[SwitchResult], how: _How) -> None:
     output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
     for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
-        command = lifecycle.continue_hint(host, enabled=how.enabled, gpus=how.gpus)
+        command = lifecycle.continue_hint(host, enabled=enabled, gpus=tuple(switch.gpu or ()))
         output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
-    if pending and not how.reboot:
+    if pending and not switch.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
     elif not any(one.changed or one.error for one in switched):
         output.line("nothing to do: passthrough is in that state already")

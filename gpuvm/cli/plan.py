@@ -2,47 +2,20 @@
 
 import typer
 
-from gpuvm import accelerators, lifecycle, spec
-from gpuvm.cli import output, spec_options
-from gpuvm.cli.options import (
-    AcceleratorOption,
-    CloneModeOption,
-    ClusterOption,
-    ContextOption,
-    DatastoreOption,
-    DebugOption,
-    FileOption,
-    HostsOption,
-    JsonOption,
-    NameOption,
-    NetworkOption,
-    PerHostOption,
-    PlacementOption,
-    ScaleDownOption,
-    TemplateOption,
-)
+from gpuvm import lifecycle
+from gpuvm.cli import output, plan_output
+from gpuvm.cli.options import ScaleDownOption, SpecOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import ExitCode
 
 
+@grouped
 def plan(
     ctx: typer.Context,
-    hosts: HostsOption = None,
-    per_host: PerHostOption = None,
-    accelerator: AcceleratorOption = None,
-    placement: PlacementOption = None,
-    clone_mode: CloneModeOption = None,
+    *,
+    options: SpecOptions,
     scale_down: ScaleDownOption = False,
-    file: FileOption = None,
-    name: NameOption = None,
-    template: TemplateOption = None,
-    cluster: ClusterOption = None,
-    datastore: DatastoreOption = None,
-    network: NetworkOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show what provision would do; touch nothing.
 
@@ -56,23 +29,11 @@ def plan(
 
     Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
     """
-    wanted = spec.load(
-        file,
-        name=name,
-        hosts=hosts,
-        per_host=per_host,
-        accelerator=accelerators.parse(accelerator) if accelerator else None,
-        placement=placement,
-        clone_mode=clone_mode,
-        template=template,
-        cluster=cluster,
-        datastore=datastore,
-        network=network,
-    )
-    with open_session(ctx, context) as session:
+    wanted = options.spec()
+    with open_session(ctx, options.context) as session:
         made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
-        spec_options.show_plan(made)
+        plan_output.show_plan(made)
         output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
-    output.finish(ctx, output.Result("plan", spec_options.plan_json(made), code))
+    output.finish(ctx, output.Result("plan", plan_output.plan_json(made), code))

@@ -5,18 +5,9 @@ from typing import Annotated
 
 import typer
 
-from gpuvm import lifecycle, planner, spec
-from gpuvm.cli import host_blocks, output, progress, spec_options
-from gpuvm.cli.options import (
-    ClusterOption,
-    ContextOption,
-    DebugOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    VMArgument,
-    YesOption,
-)
+from gpuvm import lifecycle, planner
+from gpuvm.cli import host_blocks, output, plan_output, progress
+from gpuvm.cli.options import ClusterOption, DeploymentOptions, VMArgument, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.provision import Until, UntilOption, result_json, show_result
 from gpuvm.cli.session import confirm, open_session
@@ -26,16 +17,14 @@ from gpuvm.inventory import VM, UnreadableVM
 from gpuvm.lifecycle import ApplyResult
 
 
+@grouped
 def start(
     ctx: typer.Context,
     vms: VMArgument = None,
     until: UntilOption = Until.READY,
-    file: FileOption = None,
-    name: NameOption = None,
     cluster: ClusterOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Power on the deployment's VMs that are off, each with a GPU that is free now.
 
@@ -48,17 +37,17 @@ def start(
     A VM whose GPU was taken gets another one of its host; with a dynamic accelerator or vGPUs also
     one of another host. If none is free, the holder is named and nothing is changed.
     """
-    wanted = spec.load(file, name=name, cluster=cluster)
+    wanted = options.spec(cluster=cluster)
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
         planner.check_readable(away)
         plan = lifecycle.make_start_plan(chosen, wanted, inventory, session.vsphere)
         if not state.json:
-            spec_options.show_plan(plan)
+            plan_output.show_plan(plan)
         with progress.shown(events, state):
             result = lifecycle.provision(
                 plan, session.vsphere, session.context, events, until=until.value
@@ -66,10 +55,10 @@ def start(
         host_blocks.refresh(session, wanted.name)
     if not state.json:
         show_result(result)
-    errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("start", result_json(result), result.exit_code, errors))
+    output.finish(ctx, output.Result("start", result_json(result), result.exit_code, result.errors))
 
 
+@grouped
 def stop(
     ctx: typer.Context,
     vms: VMArgument = None,
@@ -77,11 +66,8 @@ def stop(
     now: Annotated[
         bool, typer.Option("--now", help="Power off at once, without asking the guests.")
     ] = False,
-    file: FileOption = None,
-    name: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Shut the deployment's VMs down; their GPUs and reserved memory are free for others then.
 
@@ -93,10 +79,10 @@ def stop(
 
     Disks are kept: 'gpuvm start' powers the VMs on again, each with a GPU that is free then.
     """
-    wanted = spec.load(file, name=name)
+    wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, context) as session:
+    with open_session(ctx, options.context) as session:
         found = session.vsphere.read_deployment(wanted.name)
         chosen, hidden = _named(found.ours, found.unreadable, vms, wanted.name)
         running = [vm for vm in chosen if vm.powered_on]
@@ -112,8 +98,7 @@ def stop(
         host_blocks.refresh(session, wanted.name)
     if not state.json:
         _show_stopped(result)
-    errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("stop", result_json(result), result.exit_code, errors))
+    output.finish(ctx, output.Result("stop", result_json(result), result.exit_code, result.errors))
 
 
 def _named(

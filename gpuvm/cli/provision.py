@@ -6,30 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import accelerators, lifecycle, spec
-from gpuvm.cli import host_blocks, output, progress, spec_options
-from gpuvm.cli.options import (
-    AcceleratorOption,
-    CloneModeOption,
-    ClusterOption,
-    ContextOption,
-    DatastoreOption,
-    DebugOption,
-    FileOption,
-    HostsOption,
-    JsonOption,
-    NameOption,
-    NetworkOption,
-    PerHostOption,
-    PlacementOption,
-    ScaleDownOption,
-    TemplateOption,
-    YesOption,
-)
+from gpuvm import lifecycle
+from gpuvm.cli import host_blocks, output, plan_output, progress
+from gpuvm.cli.options import ScaleDownOption, SpecOptions, YesOption, grouped
 from gpuvm.cli.output import State
-from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.session import Session, confirm, open_session
 from gpuvm.events import Events
 from gpuvm.lifecycle import ApplyResult, Recorder
+from gpuvm.planner import Plan
+from gpuvm.spec import ClusterSpec
 
 
 class Until(enum.StrEnum):
@@ -41,13 +26,11 @@ class Until(enum.StrEnum):
 UntilOption = Annotated[Until, typer.Option("--until", help="How far to take each VM.")]
 
 
+@grouped
 def provision(
     ctx: typer.Context,
-    hosts: HostsOption = None,
-    per_host: PerHostOption = None,
-    accelerator: AcceleratorOption = None,
-    placement: PlacementOption = None,
-    clone_mode: CloneModeOption = None,
+    *,
+    options: SpecOptions,
     scale_down: ScaleDownOption = False,
     yes: YesOption = False,
     until: UntilOption = Until.READY,
@@ -60,15 +43,6 @@ def provision(
             "--create-snapshot", help="Make the template's snapshot for linked clones, if none is."
         ),
     ] = False,
-    file: FileOption = None,
-    name: NameOption = None,
-    template: TemplateOption = None,
-    cluster: ClusterOption = None,
-    datastore: DatastoreOption = None,
-    network: NetworkOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Clone VMs onto the hosts, give each its GPU and wait until they are ready.
 
@@ -84,34 +58,22 @@ def provision(
 
     Running it again with the same spec changes nothing and says so.
     """
-    wanted = spec.load(
-        file,
-        name=name,
-        hosts=hosts,
-        per_host=per_host,
-        accelerator=accelerators.parse(accelerator) if accelerator else None,
-        placement=placement,
-        clone_mode=clone_mode,
-        template=template,
-        cluster=cluster,
-        datastore=datastore,
-        network=network,
-    )
+    wanted = options.spec()
     state = ctx.ensure_object(State)
     record = Recorder()
     events = Events(record)
-    with open_session(ctx, context) as session, contextlib.closing(record):
+    with open_session(ctx, options.context) as session, contextlib.closing(record):
         if create_snapshot:
-            spec_options.ensure_snapshot(session, wanted, yes=yes)
+            _ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):
             plan = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
         if not state.json:
-            spec_options.show_plan(plan)
+            plan_output.show_plan(plan)
         if plan.changes:
             if not confirm(session.context, "Go on?", yes=yes):
                 output.declined(ctx, "provision")
                 return
-            spec_options.restore_template(session, plan)
+            _restore_template(session, plan)
             record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
         with progress.shown(events, state):
             result = lifecycle.provision(
@@ -125,8 +87,27 @@ def provision(
         host_blocks.refresh(session, wanted.name)
     if not state.json:
         show_result(result)
-    errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("provision", result_json(result), result.exit_code, errors))
+    output.finish(
+        ctx, output.Result("provision", result_json(result), result.exit_code, result.errors)
+    )
+
+
+def _ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
+    """Linked clones need a snapshot of the template; one is made if there is none."""
+    inventory = lifecycle.read_inventory(wanted, session.vsphere)
+    missing = lifecycle.missing_snapshot(wanted, inventory)
+    if missing is None:
+        return
+    template, host = missing
+    if confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
+        pool = inventory.cluster.resource_pool
+        lifecycle.create_snapshot(template, host, pool, session.vsphere)
+
+
+def _restore_template(session: Session, plan: Plan) -> None:
+    """One that a gpuvm left as a VM when it was killed is a template again before it is cloned."""
+    if plan.template is not None and plan.template.unfinished:
+        lifecycle.restore_template(plan.template.moref, plan.template.name, session.vsphere)
 
 
 def result_json(result: ApplyResult) -> dict[str, Any]:

@@ -11,17 +11,9 @@ from typing import Annotated
 import typer
 
 from gpuvm import data as data_files
-from gpuvm import results, runs, spec
-from gpuvm.cli import output, spec_options, targets
-from gpuvm.cli.options import (
-    ContextOption,
-    DebugOption,
-    FetchLimitOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    YesOption,
-)
+from gpuvm import lifecycle, results, runs
+from gpuvm.cli import output, targets
+from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.progress import RunWatch
 from gpuvm.cli.run_control import finish_run
@@ -38,6 +30,7 @@ class Then(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
+@grouped
 def run(
     ctx: typer.Context,
     name: Annotated[
@@ -120,11 +113,8 @@ def run(
     ] = False,
     fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
     yes: YesOption = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Push a workload, run it, follow it live, and fetch its logs and timings.
 
@@ -166,10 +156,10 @@ def run(
     distributed = distributed and not shared
     if sweep and shared:
         arguments = sweeps.with_grid(shared, arguments)
-    wanted = spec.load(file, name=deployment)
+    wanted = options.spec()
     before = results.load(resume) if resume else None
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
         taking_part = targets.members(
             session, inventory, wanted, vms, every=distributed or bool(shared)
         )

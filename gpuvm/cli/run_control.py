@@ -8,15 +8,7 @@ from gpuvm import report as reports
 from gpuvm import runs
 from gpuvm.cli import output, run_summary
 from gpuvm.cli.guest_output import show_line
-from gpuvm.cli.options import (
-    ContextOption,
-    DebugOption,
-    FetchLimitOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    YesOption,
-)
+from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.progress import RunWatch
 from gpuvm.cli.run_targets import open_guests
@@ -31,15 +23,13 @@ RunArgument = Annotated[
 ]
 
 
+@grouped
 def attach(
     ctx: typer.Context,
     run: RunArgument,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Without its output.")] = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Follow a run to its end and fetch its results, from any machine.
 
@@ -52,7 +42,7 @@ def attach(
     Ctrl-C asks whether to cancel the run or to leave it running.
     """
     state = ctx.ensure_object(State)
-    with open_guests(ctx, context, file, deployment) as guests:
+    with open_guests(ctx, options) as guests:
         record, members = guests.run(run)
         guests.warn_of_missing(record, members)
     for text in guests.warnings:
@@ -64,6 +54,7 @@ def attach(
     finish_run(ctx, "attach", record, ended=ended)
 
 
+@grouped
 def logs(
     ctx: typer.Context,
     run: RunArgument,
@@ -72,11 +63,8 @@ def logs(
     tail: Annotated[
         int | None, typer.Option("--tail", min=0, help="Only the last N lines.", metavar="N")
     ] = None,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Show what a run has printed so far.
 
@@ -88,7 +76,7 @@ def logs(
     """
     if follow and ctx.ensure_object(State).json:
         raise BadInput("--follow and --json exclude each other")
-    with open_guests(ctx, context, file, deployment) as guests:
+    with open_guests(ctx, options) as guests:
         record, members = guests.run(run)
     if vm is not None:
         members = [member for member in members if member.name == vm]
@@ -108,6 +96,7 @@ def logs(
     output.finish(ctx, output.Result("logs", {"run_id": record.run_id, "lines": lines}))
 
 
+@grouped
 def fetch(
     ctx: typer.Context,
     run: RunArgument,
@@ -116,11 +105,8 @@ def fetch(
         typer.Argument(help="Only files that match, such as '*.csv'.", metavar="[PATTERN]..."),
     ] = None,
     fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Copy what a run has written so far to runs/RUN on this machine.
 
@@ -132,7 +118,7 @@ def fetch(
 
     It works while the run goes on, and after it, until 'gpuvm runs prune' or 'gpuvm teardown'.
     """
-    with open_guests(ctx, context, file, deployment) as guests:
+    with open_guests(ctx, options) as guests:
         record, members = guests.run(run)
         guests.warn_of_missing(record, members)
         runs.fetch_run(
@@ -156,15 +142,13 @@ def fetch(
     output.finish(ctx, output.Result("fetch", data))
 
 
+@grouped
 def cancel(
     ctx: typer.Context,
     run: RunArgument,
     yes: YesOption = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """End a run that is queued or running, in all its guests, and fetch what it wrote.
 
@@ -172,7 +156,7 @@ def cancel(
 
         gpuvm cancel train-20261127-091500-ab12
     """
-    with open_guests(ctx, context, file, deployment) as guests:
+    with open_guests(ctx, options) as guests:
         record, members = guests.run(run)
         settings = guests.session.context.guest
         now = runs.state_of(record.run_id, members, settings, guests.events)

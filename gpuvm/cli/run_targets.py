@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
-from gpuvm import results, runs, spec
-from gpuvm.cli import spec_options, targets
+from gpuvm import lifecycle, results, runs
+from gpuvm.cli import targets
+from gpuvm.cli.options import DeploymentOptions
 from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.events import Event, Events
@@ -73,19 +73,17 @@ class Guests:
 
 
 @contextmanager
-def open_guests(
-    ctx: typer.Context, context: str | None, file: Path | None, deployment: str | None
-) -> Iterator[Guests]:
+def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Guests]:
     """The VMs of the deployment that are on; there may be none."""
-    wanted = spec.load(file, name=deployment)
+    wanted = options.spec()
     warnings: list[str] = []
 
     def sink(event: Event) -> None:
         if event.kind == "warning":
             warnings.append(f"{event.vm}: {event.text}" if event.vm else str(event.text))
 
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
         there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
         members = targets.members(session, inventory, wanted, None, every=True) if there else []
         yield Guests(session, members, Events(sink), warnings)

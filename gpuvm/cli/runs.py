@@ -9,14 +9,7 @@ import typer
 
 from gpuvm import results, runs
 from gpuvm.cli import output
-from gpuvm.cli.options import (
-    ContextOption,
-    DebugOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    YesOption,
-)
+from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.run_targets import open_guests
 from gpuvm.cli.session import confirm
@@ -43,23 +36,21 @@ RECENT = 20
 
 
 @app.callback()
+@grouped
 def list_runs(
     ctx: typer.Context,
     here: Annotated[
         bool, typer.Option("--here", help="Only the records on this machine; asks no vCenter.")
     ] = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     if ctx.invoked_subcommand is not None:
         return
     found: list[RunState] = []
     warnings: list[str] = []
     if not here:
-        with open_guests(ctx, context, file, deployment) as guests:
+        with open_guests(ctx, options) as guests:
             found = runs.list_runs(guests.members, guests.session.context.guest, guests.events)
             warnings = guests.warnings
     rows = _rows(found)
@@ -76,17 +67,15 @@ def list_runs(
 
 
 @app.command()
+@grouped
 def prune(
     ctx: typer.Context,
     older_than: Annotated[
         str, typer.Option("--older-than", help="Such as 12h or 7d.", metavar="AGE")
     ] = "7d",
     yes: YesOption = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Remove ended runs from the guests' disks; what was fetched stays on this machine.
 
@@ -97,7 +86,7 @@ def prune(
         gpuvm runs prune --older-than 0h --yes
     """
     age = _age(older_than)
-    with open_guests(ctx, context, file, deployment) as guests:
+    with open_guests(ctx, options) as guests:
         question = f"Remove runs that ended more than {older_than} ago from {guests.names}?"
         if not confirm(guests.session.context, question, yes=yes):
             output.declined(ctx, "runs prune")

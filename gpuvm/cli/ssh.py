@@ -15,9 +15,9 @@ from typing import IO, Annotated, Any, NoReturn, cast
 
 import typer
 
-from gpuvm import guest, spec
+from gpuvm import guest
 from gpuvm.cli import guest_output, output, targets
-from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, NameOption
+from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput, CommandFailed, GuestUnreachable, PreflightRefused
@@ -33,6 +33,7 @@ ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 VMOfCommand = Annotated[str, typer.Argument(help="The VM's name.", metavar="VM")]
 
 
+@grouped
 def ssh(
     ctx: typer.Context,
     vm: VMOfCommand,
@@ -43,11 +44,8 @@ def ssh(
     tty: Annotated[
         bool, typer.Option("--tty", "-t", help="A terminal for COMMAND, as htop needs one.")
     ] = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Open a shell on a VM, or run a command there, with the system's ssh.
 
@@ -66,7 +64,7 @@ def ssh(
     With --json it connects to nothing, and shows how ssh would be called.
     """
     program = _program("ssh", "openssh-client")
-    with _one_guest(ctx, vm, file, deployment, context) as (place, known):
+    with _one_guest(ctx, vm, options) as (place, known):
         arguments = [program, *ssh_config.arguments(place, known)]
     arguments += ["-t"] if tty else []
     arguments += ["--", place.name, *_as_typed(command or [])]
@@ -76,6 +74,7 @@ def ssh(
     _become(arguments)
 
 
+@grouped
 def cp(
     ctx: typer.Context,
     paths: Annotated[
@@ -85,11 +84,8 @@ def cp(
             metavar="SOURCE... TARGET",
         ),
     ],
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Copy files and folders to a VM, or from one, as scp does.
 
@@ -105,7 +101,7 @@ def cp(
     """
     copy = _read_copy(paths)
     program = _program("scp", "openssh-client")
-    with _one_guest(ctx, copy.vm, file, deployment, context) as (place, known):
+    with _one_guest(ctx, copy.vm, options) as (place, known):
         arguments = [program, "-r", *ssh_config.arguments(place, known), "--", *copy.arguments]
     state = ctx.ensure_object(State)
     done = subprocess.run(
@@ -125,17 +121,15 @@ def cp(
     output.finish(ctx, output.Result("cp", data))
 
 
+@grouped
 def forward(
     ctx: typer.Context,
     vm: VMOfCommand,
     ports: Annotated[
         list[str], typer.Argument(help="The VM's port, or here:there.", metavar="PORT...")
     ],
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Reach ports of a VM, such as Jupyter's or TensorBoard's, from this machine alone.
 
@@ -151,9 +145,9 @@ def forward(
     program = _program("ssh", "openssh-client")
     for here, _ in pairs:
         _check_free(here)
-    with _one_guest(ctx, vm, file, deployment, context) as (place, known):
-        options = ssh_config.arguments(place, known)
-    arguments = [program, "-N", "-S", "none", *options, *ALIVE]
+    with _one_guest(ctx, vm, options) as (place, known):
+        how = ssh_config.arguments(place, known)
+    arguments = [program, "-N", "-S", "none", *how, *ALIVE]
     arguments += ["-oExitOnForwardFailure=yes", "-oBatchMode=yes"]
     arguments += ["-oPermitLocalCommand=yes", f"-oLocalCommand=echo {OPEN}"]
     arguments += [f"-L{LOOPBACK}:{here}:localhost:{there}" for here, there in pairs]
@@ -164,16 +158,14 @@ def forward(
 def _one_guest(
     ctx: typer.Context,
     name: str,
-    file: Path | None,
-    deployment: str | None,
-    context: str | None,
+    options: DeploymentOptions,
 ) -> Iterator[tuple[Endpoint, Context]]:
     """It answers, shows the right host key and accepts ours: what ssh says then is the command's.
 
     Nothing is printed: standard output is the command's.
     """
-    wanted = spec.load(file, name=deployment)
-    with open_session(ctx, context, announced=False) as session:
+    wanted = options.spec()
+    with open_session(ctx, options.context, announced=False) as session:
         place = targets.endpoints(session, wanted.name, [name], every=False)[0]
     yield guest.locate(place), session.context
 

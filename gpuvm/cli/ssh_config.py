@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from gpuvm import spec
 from gpuvm.cli import host_blocks, output, targets
-from gpuvm.cli.options import (
-    ContextOption,
-    DebugOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    YesOption,
-)
+from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import ask, open_session
 from gpuvm.errors import PreflightRefused
@@ -23,17 +15,15 @@ from gpuvm.export import Engine, render
 from gpuvm.guest import ssh_config as blocks
 
 
+@grouped
 def ssh_config(
     ctx: typer.Context,
     yes: YesOption = False,
     printed: Annotated[
         bool, typer.Option("--print", help="Print the host blocks; leave ~/.ssh/config alone.")
     ] = False,
-    file: FileOption = None,
-    deployment: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Let ssh, scp, rsync, git and VS Code know the VMs by their names.
 
@@ -57,9 +47,9 @@ def ssh_config(
         if not ask(question, hint=hint):
             output.declined(ctx, "ssh-config")
             return
-    wanted = spec.load(file, name=deployment)
+    wanted = options.spec()
     state = ctx.ensure_object(State)
-    with open_session(ctx, context, announced=not printed) as session:
+    with open_session(ctx, options.context, announced=not printed) as session:
         places = list(host_blocks.usable(targets.all_endpoints(session, wanted.name)))
         known = session.context
     names = [place.name for place in places]

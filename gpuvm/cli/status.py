@@ -9,17 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest, lifecycle, planner, spec
-from gpuvm.cli import output, spec_options
-from gpuvm.cli.options import (
-    ClusterOption,
-    ContextOption,
-    DebugOption,
-    FileOption,
-    HostsOption,
-    JsonOption,
-    NameOption,
-    PerHostOption,
-)
+from gpuvm.cli import output
+from gpuvm.cli.options import ClusterOption, DeploymentOptions, HostsOption, PerHostOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import GpuvmError
@@ -45,6 +36,7 @@ class Seen:
     drift: tuple[str, ...]
 
 
+@grouped
 def status(
     ctx: typer.Context,
     guests: Annotated[
@@ -52,12 +44,9 @@ def status(
     ] = True,
     hosts: HostsOption = None,
     per_host: PerHostOption = None,
-    name: NameOption = None,
     cluster: ClusterOption = None,
-    file: FileOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Show the deployment's VMs: power, address, GPUs in vCenter and in the guest, and drift.
 
@@ -73,10 +62,12 @@ def status(
     It works from any machine that has the vCenter's credentials; looking into guests needs a key
     that they accept.
     """
-    wanted = spec.load(file, name=name, cluster=cluster, hosts=hosts, per_host=per_host)
-    given = _given(file) if wanted.model_fields_set - {"name", "cluster"} - spec.COUNT else None
-    with open_session(ctx, context) as session:
-        inventory = spec_options.read_inventory(session, wanted)
+    wanted = options.spec(cluster=cluster, hosts=hosts, per_host=per_host)
+    given = (
+        _given(options.file) if wanted.model_fields_set - {"name", "cluster"} - spec.COUNT else None
+    )
+    with open_session(ctx, options.context) as session:
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
     against = Against(wanted, given, counted=bool(wanted.model_fields_set & spec.COUNT))

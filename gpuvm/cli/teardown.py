@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from gpuvm import lifecycle, spec
+from gpuvm import lifecycle
 from gpuvm.cli import host_blocks, output, progress
-from gpuvm.cli.options import (
-    ContextOption,
-    DebugOption,
-    FileOption,
-    JsonOption,
-    NameOption,
-    YesOption,
-)
+from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.provision import result_json
 from gpuvm.cli.session import confirm, open_session
@@ -25,6 +18,7 @@ from gpuvm.inventory import Deployment, MoRef
 from gpuvm.vsphere import CloneInFlight
 
 
+@grouped
 def teardown(
     ctx: typer.Context,
     yes: YesOption = False,
@@ -35,11 +29,8 @@ def teardown(
     with_templates: Annotated[
         bool, typer.Option("--with-templates", help="Also VMs that were made into templates.")
     ] = False,
-    file: FileOption = None,
-    name: NameOption = None,
-    context: ContextOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    options: DeploymentOptions,
 ) -> None:
     """Power off and destroy the deployment's VMs.
 
@@ -56,10 +47,10 @@ def teardown(
     with it, a VM that somebody made into a template, and one whose configuration vCenter cannot
     read are left and named.
     """
-    wanted = spec.load(file, name=name)
+    wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, context) as session:
+    with open_session(ctx, options.context) as session:
         coming = lifecycle.clones_in_flight(session.vsphere, wanted.name)
         found = _beside(session.vsphere.read_deployment(wanted.name), coming)
         left = {
@@ -91,8 +82,7 @@ def teardown(
         gone, all_of_them = len(result.outcomes) - len(result.failed), len(result.outcomes)
         output.line(f"{gone} of {all_of_them} VMs removed")
     data = result_json(result) | {"copies": [vm.name for vm in found.copies]}
-    errors = tuple(o.error for o in result.outcomes if o.error is not None)
-    output.finish(ctx, output.Result("teardown", data, result.exit_code, errors))
+    output.finish(ctx, output.Result("teardown", data, result.exit_code, result.errors))
 
 
 def _beside(found: Deployment, coming: Sequence[CloneInFlight]) -> Deployment:

@@ -42,6 +42,10 @@ class ApplyResult:
         return tuple(o for o in self.outcomes if o.state == "failed")
 
     @property
+    def errors(self) -> tuple[GpuvmError, ...]:
+        return tuple(o.error for o in self.outcomes if o.error is not None)
+
+    @property
     def changed(self) -> bool:
         return any(o.changed for o in self.outcomes)
 

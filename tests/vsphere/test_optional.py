@@ -22,7 +22,7 @@ from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import doctor, lifecycle
 from gpuvm.cli import gpus, status
-from gpuvm.cli.spec_options import plan_json
+from gpuvm.cli.plan_output import plan_json
 from gpuvm.doctor import Check, CheckInput
 from gpuvm.errors import GpuvmError
 from gpuvm.events import Events

@@ -1,42 +1,13 @@
-"""From a spec to a plan, and how a plan is shown: what `plan` and `provision` have in common."""
+"""How a plan is shown, by plan, provision and start."""
 
 from typing import Any
 
-from gpuvm import lifecycle
 from gpuvm.cli import output
-from gpuvm.cli.session import Session, confirm
 from gpuvm.devices import DynamicDevice, VGPUDevice
-from gpuvm.inventory import Inventory, VMTemplate
+from gpuvm.inventory import VMTemplate
 from gpuvm.planner import Plan, Step
-from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import ConfigTargets
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
-
-
-def read_inventory(
-    session: Session, wanted: ClusterSpec, *, query_targets: ConfigTargets = ()
-) -> Inventory:
-    """``query_targets``: hosts to ask for systemIds and device groups, one call each."""
-    return lifecycle.read_inventory(wanted, session.vsphere, query_targets)
-
-
-def ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
-    """Linked clones need a snapshot of the template; one is made if there is none."""
-    inventory = read_inventory(session, wanted)
-    missing = lifecycle.missing_snapshot(wanted, inventory)
-    if missing is None:
-        return
-    template, host = missing
-    if confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
-        pool = inventory.cluster.resource_pool
-        lifecycle.create_snapshot(template, host, pool, session.vsphere)
-
-
-def restore_template(session: Session, plan: Plan) -> None:
-    """One that a gpuvm left as a VM when it was killed is a template again before it is cloned."""
-    if plan.template is not None and plan.template.unfinished:
-        lifecycle.restore_template(plan.template.moref, plan.template.name, session.vsphere)
 
 
 def show_plan(plan: Plan) -> None:
