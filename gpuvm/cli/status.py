@@ -146,7 +146,7 @@ def _inside(session: Session, vms: Sequence[VM]) -> dict[str, Inside]:
 
 def _look(session: Session, vm: VM) -> Inside:
     try:
-        with guest.connect(lifecycle.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
+        with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
     except GpuvmError as error:
         return Inside(f"unknown: {error}")

@@ -12,9 +12,8 @@ from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
 from gpuvm.errors import Ambiguous, NotFound, PreflightRefused
-from gpuvm.guest import Endpoint
+from gpuvm.guest import Endpoint, endpoint
 from gpuvm.inventory import VM, Inventory
-from gpuvm.lifecycle import endpoint
 from gpuvm.runs import Member
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec

@@ -8,6 +8,7 @@ Library errors of paramiko do not leave this package: they become those of gpuvm
 """
 
 from gpuvm.guest import ssh_config
+from gpuvm.guest.addresses import Awaited, endpoint
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.download import Fetched, Left, fetch
@@ -42,6 +43,7 @@ from gpuvm.guest.upload import Files, Pruned, Pushed, prune_store, push, push_by
 __all__ = [
     "METADATA",
     "Alive",
+    "Awaited",
     "Busy",
     "CommandResult",
     "Endpoint",
@@ -68,6 +70,7 @@ __all__ = [
     "collect_project",
     "connect",
     "end_all",
+    "endpoint",
     "ensure_key_pair",
     "fetch",
     "follow",

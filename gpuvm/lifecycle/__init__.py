@@ -7,7 +7,6 @@
 One VM's failure does not stop the others; the result holds each VM's outcome.
 """
 
-from gpuvm.lifecycle.clone_request import endpoint
 from gpuvm.lifecycle.passthrough import (
     SwitchResult,
     choose_hosts,
@@ -40,7 +39,6 @@ __all__ = [
     "clones_in_flight",
     "continue_hint",
     "create_snapshot",
-    "endpoint",
     "make_plan",
     "make_start_plan",
     "missing_snapshot",

@@ -1,12 +1,10 @@
-"""From a planned step to a single CloneVM_Task, and from a VM to its SSH endpoint."""
+"""From a planned step to a single CloneVM_Task."""
 
 from dataclasses import replace
 
 from gpuvm import guest, ownership
 from gpuvm.accelerators import DeviceGroup, DynamicPassthrough
-from gpuvm.errors import PreflightRefused
 from gpuvm.inventory import VM
-from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.planner import Plan, Step
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
@@ -89,14 +87,14 @@ def _device_group(spec: ClusterSpec) -> str:
     return spec.accelerator.group if isinstance(spec.accelerator, DeviceGroup) else ""
 
 
-def awaited(spec: ClusterSpec, step: Step, context: Context) -> Awaited:
+def awaited(spec: ClusterSpec, step: Step, context: Context) -> guest.Awaited:
     """Return the addresses to accept for a VM; its creation spec may name a fixed one."""
     own = ClusterSpec.from_creation_spec(step.vm.creation_spec) if step.vm is not None else spec
     fixed = _fixed_address(own, step.index) if own is not None else None
-    return Awaited(fixed, context.ssh.subnet)
+    return guest.Awaited(fixed, context.ssh.subnet)
 
 
-def networked(request: CloneRequest, vm: VM, awaited: Awaited) -> CloneRequest:
+def networked(request: CloneRequest, vm: VM, awaited: guest.Awaited) -> CloneRequest:
     """Add the guest's network configuration, which needs the MAC addresses of the created VM."""
     metadata = vm.extra_config.get(guest.METADATA)
     if awaited.fixed is None or not metadata or not vm.macs:
@@ -115,28 +113,4 @@ def _fixed_address(spec: ClusterSpec, index: int) -> guest.FixedAddress | None:
         gateway=str(wanted.gateway) if wanted.gateway else None,
         dns=tuple(map(str, wanted.dns)),
         domain=wanted.domain,
-    )
-
-
-def endpoint(vm: VM, context: Context) -> guest.Endpoint:
-    """Return the SSH endpoint of ``vm``; its host keys came over the authenticated vCenter API.
-
-    Raises PreflightRefused if none of its addresses is in the context's subnet.
-    """
-    counts = Awaited(subnet=context.ssh.subnet).among(vm.addresses)
-    if vm.addresses and not counts:
-        raise PreflightRefused(
-            f"{vm.name} has no address in {context.ssh.subnet}: it has {', '.join(vm.addresses)}",
-            hint=f"ssh.subnet in the context {context.name} says which addresses are used",
-        )
-    return guest.Endpoint(
-        name=vm.name,
-        address=counts[0] if counts else "",
-        others=counts[1:],
-        port=context.ssh.port,
-        user=context.ssh.user,
-        key_file=context.key_file,
-        host_keys=vm.host_keys,
-        trust=context.ssh.trust,
-        identity=f"{vm.instance_uuid}-{vm.generation}",
     )

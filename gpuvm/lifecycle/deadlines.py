@@ -3,7 +3,7 @@
 from typing import Literal
 
 from gpuvm.errors import DeadlinePassed
-from gpuvm.lifecycle.addresses import Awaited
+from gpuvm.guest import Awaited
 from gpuvm.vsphere import Diagnosis, NetworkAdapter
 
 Stage = Literal["clone", "move", "configure", "power_on", "address"]

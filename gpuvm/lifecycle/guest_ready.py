@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from gpuvm import guest
 from gpuvm.errors import GpuvmError, PoweredOff, VSphereError
-from gpuvm.lifecycle.clone_request import endpoint
 from gpuvm.lifecycle.driver import Call, Deadline, InThread, Late, NextVMChange, Read
 from gpuvm.lifecycle.job import GivenUp, Job, Seen, Stays, Work, late_error
 from gpuvm.vsphere import VMChanged
@@ -129,4 +128,4 @@ def _where(work: Work, job: Job) -> guest.Endpoint:
     counting = job.expected.among(seen.addresses) if seen else ()
     if seen and counting:
         vm = replace(vm, addresses=counting, host_keys=seen.host_keys or vm.host_keys)
-    return endpoint(vm, work.context)
+    return guest.endpoint(vm, work.context)

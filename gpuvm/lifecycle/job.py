@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from gpuvm import guest
 from gpuvm.errors import DeadlinePassed, GpuvmError
 from gpuvm.events import Events
+from gpuvm.guest import Awaited
 from gpuvm.inventory import VM, MoRef
 from gpuvm.lifecycle import deadlines
-from gpuvm.lifecycle.addresses import Awaited
 from gpuvm.lifecycle.clone_request import awaited, clone_request
 from gpuvm.lifecycle.deadlines import Stage
 from gpuvm.lifecycle.driver import Call, Deadline, Diagnose, End, Pause

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from gpuvm import guest
-from gpuvm.lifecycle.addresses import Awaited
+from gpuvm.guest import Awaited
 from gpuvm.settings import SSH
 from gpuvm.spec import AddressRange
 

@@ -8,8 +8,9 @@ from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.events import Events
+from gpuvm.guest import endpoint
 from gpuvm.lab.description import TemplateDescription, describe
-from gpuvm.lifecycle import endpoint, guest_ready
+from gpuvm.lifecycle import guest_ready
 
 WISHED = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
 
