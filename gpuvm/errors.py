@@ -328,4 +328,4 @@ def _plural(kind: str) -> str:
 def _exists(kind: str, existing: Sequence[str]) -> str:
     if not existing:
         return f"there is no {kind} at all"
-    return "there is: " + ", ".join(sorted(existing)[:20])
+    return "there is: " + ", ".join(sorted(set(existing))[:20])

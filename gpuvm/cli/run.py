@@ -34,12 +34,12 @@ class Then(enum.StrEnum):
 def run(
     ctx: typer.Context,
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="A shipped workload, or the path of a script; with --project any command.",
             metavar="WORKLOAD",
         ),
-    ],
+    ] = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(help="After --: for the program.", metavar="[-- ARGS]...")
     ] = None,
@@ -214,9 +214,12 @@ def run(
 
 
 def _chosen(
-    name: str, arguments: list[str], project: Path | None, requirements: Path | None
+    name: str | None, arguments: list[str], project: Path | None, requirements: Path | None
 ) -> tuple[runs.Workload, list[str]]:
     """The workload and its arguments; those of a command in a project are part of it."""
+    if name is None:
+        what = "its command follows '--'" if project else "name a workload or a script"
+        raise BadInput(f"nothing to run: {what}", hint="'gpuvm run --help' has examples")
     if requirements is not None and not requirements.is_file():
         raise BadInput(f"--requirements {requirements}: no such file")
     if project is None:

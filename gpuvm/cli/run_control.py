@@ -181,7 +181,7 @@ def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) ->
     if not ended:
         if not state.json:
             output.line(
-                f"run {run_id} goes on; 'gpuvm attach {run_id}' follows it, "
+                f"run {run_id} continues in its guests; 'gpuvm attach {run_id}' follows it, "
                 f"'gpuvm cancel {run_id}' ends it"
             )
         left = {"run_id": run_id, "dir": str(record.dir), "status": record.manifest.status}

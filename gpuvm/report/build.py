@@ -42,7 +42,7 @@ def _run(run_dir: Path) -> RunReport:
         for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name))
     )
     names = [vm.name for vm in vms]
-    note, plain = device_note(vms)
+    note, plain = device_note(vms, contract=manifest.contract)
     spans = (
         *phases.run_spans(events.records, manifest.ended.timestamp() if manifest.ended else None),
         *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),

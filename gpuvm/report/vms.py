@@ -141,14 +141,17 @@ def _sum(values: Sequence[float]) -> float | None:
     return sum(values) if values else None
 
 
-def device_note(vms: Sequence[VMReport]) -> tuple[str, bool]:
+def device_note(vms: Sequence[VMReport], *, contract: bool = True) -> tuple[str, bool]:
     """The sentence, and whether it is the plain case: every VM on a real GPU.
 
-    Only the workload's own record of its device counts, not what the VM was given.
+    Only the workload's own record of its device counts, not what the VM was given; a program that
+    keeps no ``contract`` makes none, and that is plain too.
     """
     on: dict[str | None, list[VMReport]] = {}
     for vm in vms:
         on.setdefault(vm.device_kind, []).append(vm)
+    if set(on) <= {None} and not contract:
+        return "A program of your own: it recorded no device.", True
     if set(on) <= {None}:
         return "Nothing recorded which device TensorFlow used.", False
     if len(on) > 1:

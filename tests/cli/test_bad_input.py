@@ -46,6 +46,8 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
         (("plan", "--hots", "1"), "No such option"),
         (("plan", "--accelerator", ""), "--accelerator is empty"),
         (("run", "captionning"), "captioning"),
+        (("run",), "nothing to run: name a workload or a script"),
+        (("run", "--project", "."), "nothing to run: its command follows '--'"),
         (("report", "no-such-run"), "no-such-run"),
         (("context", "use", "elsewhere"), "context 'elsewhere' not found"),
         (("init",), "--vcenter is missing"),

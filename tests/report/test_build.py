@@ -240,6 +240,12 @@ class TestDevice:
         assert note == "Nothing recorded which device TensorFlow used."
         assert not plain
 
+    def test_a_program_of_ones_own(self, run: Any) -> None:
+        run.manifest(contract=False)
+        built = _built(run)
+        assert built.device_note == "A program of your own: it recorded no device."
+        assert built.device_plain
+
 
 class TestShards:
     def test_verified_from_the_lists(self, run: Any) -> None:
