@@ -9,11 +9,12 @@ A manifest is there from the first moment, with status ``running``, and is repla
 """
 
 import getpass
+import json
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,6 +218,14 @@ def load(run_id: str | None = None, *, workloads: Sequence[str] = ()) -> Run:
     return _load(_latest(known, workloads) if run_id is None else _named(known, run_id))
 
 
+def _event(line: str) -> Event | None:
+    """None for what no gpuvm wrote, such as a line that was cut off."""
+    try:
+        return Event(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
 def _named(known: Sequence[str], run_id: str) -> str:
     """The id itself or the only one that begins so."""
     found = [known_id for known_id in known if run_id and known_id.startswith(run_id)]
@@ -278,10 +287,17 @@ class Recorder:
         else:
             self._sink(event)
 
-    def keep(self, file: Path) -> None:
-        """Replaces the record in ``file`` by what was held and what is to come."""
+    def keep(self, file: Path, *, older: Container[str] = ()) -> None:
+        """Replaces the record in ``file`` by what was held and what is to come.
+
+        What it has of the VMs in ``older``, which stay as they are, remains.
+        """
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
         self._sink = JsonlSink(file)
+        for event in map(_event, lines):
+            if event is not None and (event.vm in older or event.name == "plan"):
+                self._sink(event)
         for event in self._held:
             self._sink(event)
         self._held.clear()

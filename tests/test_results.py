@@ -8,7 +8,7 @@ import pytest
 
 from gpuvm import paths, results
 from gpuvm.errors import BadInput, NotFound
-from gpuvm.events import Events
+from gpuvm.events import Event, Events
 from gpuvm.inventory import VCenter
 from gpuvm.report.records import read_events, read_manifest
 
@@ -142,3 +142,26 @@ def test_a_vm_whose_folder_would_be_elsewhere_is_refused() -> None:
     (run.dir / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match=r"manifest\.json: vms\.0\.name: String should match"):
         results.load(run.run_id)
+
+
+def test_a_provisioning_keeps_what_is_recorded_of_vms_that_stay(tmp_path: Path) -> None:
+    file = tmp_path / "gpuvm.jsonl"
+    first = results.Recorder()
+    first.keep(file)
+    for name, vm in (("plan", None), ("clone", "gpuvm-01"), ("clone", "gpuvm-02")):
+        first(Event(1.0, "phase", name, vm, "start"))
+    first.close()
+    with file.open("a") as torn:
+        torn.write('{"t": 2.0, "ki')
+    second = results.Recorder()
+    second(Event(3.0, "phase", "plan", None, "start"))
+    second.keep(file, older={"gpuvm-01"})
+    second(Event(4.0, "phase", "clone", "gpuvm-02", "start"))
+    second.close()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["t"], line["name"], line.get("vm")) for line in lines] == [
+        (1.0, "plan", None),
+        (1.0, "clone", "gpuvm-01"),
+        (3.0, "plan", None),
+        (4.0, "clone", "gpuvm-02"),
+    ]

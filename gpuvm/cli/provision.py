@@ -74,7 +74,9 @@ def provision(
                 output.declined(ctx, "provision")
                 return
             _restore_template(session, plan)
-            record.keep(lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name))
+            file = lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name)
+            stay = {step.name for step in plan.steps if step.action in ("keep", "power-on")}
+            record.keep(file, older=stay)
         with progress.shown(events, state):
             result = lifecycle.provision(
                 plan,

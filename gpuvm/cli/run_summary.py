@@ -1,6 +1,7 @@
 """A report on the terminal: what the HTML page says first, in tables."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gpuvm.report import ReportData, RunReport
+from gpuvm.report import ReportData, RunReport, Score
 from gpuvm.report.format import figure
 
 SAMPLES = 4
@@ -73,11 +74,22 @@ def _vms(run: RunReport) -> Table:
 
 
 def _scores(run: RunReport) -> Table:
-    table = _table("SCORE", "HELD OUT", "IMAGES SHUFFLED", "EXAMPLES")
+    """Columns for what the scores have; under each what it is compared with."""
+    columns: dict[str, Callable[[Score], str]] = {"VALUE": lambda s: figure(s.value)}
+    if len({score.vm for score in run.scores}) > 1:
+        columns["VM"] = lambda s: s.vm
+    if any(score.of for score in run.scores):
+        columns["OF"] = lambda s: s.of or "-"
+    if any(score.shuffled is not None for score in run.scores):
+        columns["IMAGES SHUFFLED"] = lambda s: "-" if s.shuffled is None else figure(s.shuffled)
+    if any(score.examples for score in run.scores):
+        columns["EXAMPLES"] = lambda s: str(s.examples or "-")
+    table = _table("SCORE", *columns)
     for score in run.scores:
-        shuffled = "-" if score.shuffled is None else figure(score.shuffled)
         title = f"{score.title} ({score.decoder})" if score.decoder else score.title
-        table.add_row(title, figure(score.value), shuffled, str(score.examples or "-"))
+        table.add_row(title, *(cell(score) for cell in columns.values()))
+        for one in score.baselines:
+            table.add_row(f"  {escape(one.means)}", figure(one.value), style="dim")
     return table
 
 

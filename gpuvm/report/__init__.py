@@ -7,9 +7,9 @@ report.write_html(data, Path("report.html"))
 from pathlib import Path
 
 from gpuvm.report.build import build
-from gpuvm.report.model import SHUFFLED, ReportData, RunReport
+from gpuvm.report.model import SHUFFLED, ReportData, RunReport, Score
 
-__all__ = ["SHUFFLED", "ReportData", "RunReport", "build", "write_html"]
+__all__ = ["SHUFFLED", "ReportData", "RunReport", "Score", "build", "write_html"]
 
 
 def write_html(data: ReportData, path: Path) -> None:

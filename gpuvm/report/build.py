@@ -1,6 +1,7 @@
 """build(run_dirs) -> ReportData: from the records of runs alone, and only what they say."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from gpuvm.report import phases, scores
@@ -38,13 +39,13 @@ def _run(run_dir: Path) -> RunReport:
     results = {vm.name: read_results(run_dir / vm.name) for vm in manifest.vms}
     timings = {vm: since_last_start(own.records) for vm, own in lines.items()}
     vms = tuple(
-        vm_report(vm, lines[vm.name], run_dir / vm.name, manifest.error)
+        vm_report(vm, lines[vm.name], run_dir / vm.name, manifest)
         for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name))
     )
     names = [vm.name for vm in vms]
     note, plain = device_note(vms, contract=manifest.contract)
     spans = (
-        *phases.run_spans(events.records, manifest.ended.timestamp() if manifest.ended else None),
+        *phases.run_spans(phases.of_run(events.records, manifest), _time(manifest.ended)),
         *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),
     )
     vcenter = manifest.vcenter
@@ -77,6 +78,10 @@ def _run(run_dir: Path) -> RunReport:
         warnings=(*_warned(events), *_diverged(curves), *_incomplete(events, lines)),
         notes=_notes(results),
     )
+
+
+def _time(when: datetime | None) -> float | None:
+    return when.timestamp() if when else None
 
 
 def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:

@@ -205,7 +205,7 @@ _TOLD_APART = 6
 
 _GROUPS: dict[Group, tuple[str, str]] = {
     "provisioning": ("Provisioning", "From the plan until every guest was ready."),
-    "run": ("Run", "What gpuvm did; the workload itself ran during “train”."),
+    "run": ("Run", "What gpuvm did, the program among it."),
     "workload": (
         "Inside the workload",
         "Each VM's own record since its workload started, by its own clock.",

@@ -136,8 +136,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What comes out without what was trained; ``means`` says how, such as by the commonest."""
+
+    means: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Score:
-    """``shuffled`` is the same score with the images shuffled; see SHUFFLED."""
+    """``shuffled`` is the same score with the images shuffled; see SHUFFLED.
+
+    ``of`` names what was scored where there are several things, such as a picture.
+    """
 
     vm: str
     name: str
@@ -147,6 +158,8 @@ class Score:
     split: str | None
     decoder: str | None
     examples: int | None
+    of: str | None = None
+    baselines: tuple[Baseline, ...] = ()
 
     @property
     def explanation(self) -> str | None:

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from gpuvm.report.model import Group, PhaseRow, Span
 from gpuvm.report.records import PhaseEvent, Timing, WorkloadPhase
+from gpuvm.results import Manifest
 
-PROVISIONING = ("plan", "clone", "configure", "power_on", "address", "ready")
+PROVISIONING = ("plan", "clone", "move", "configure", "power_on", "address", "ready")
+SCALE_DOWN = ("stop", "teardown")
 RUN = ("push", "check_network", "train", "fetch")
 WORKLOAD = ("data", "encoder", "features", "train", "evaluate")
 _ORDER: dict[Group, tuple[str, ...]] = {
@@ -18,6 +20,46 @@ _ORDER: dict[Group, tuple[str, ...]] = {
     "run": RUN,
     "workload": WORKLOAD,
 }
+
+
+def of_run(events: Iterable[object], manifest: Manifest) -> list[PhaseEvent]:
+    """The phases that belong to a run: its own, and how the VMs that take part came to be.
+
+    VMs may have been provisioned days apart: of each the last time counts that it was cloned or
+    powered on, moved to the beginning of the latest, so that times compare and no gap is drawn.
+    Phases of other VMs and those of a scale-down are left out.
+    """
+    names = {vm.name for vm in manifest.vms}
+    sessions: list[list[PhaseEvent]] = [[]]
+    own = []
+    for event in events:
+        if not isinstance(event, PhaseEvent) or event.vm not in {None, *names}:
+            continue
+        if event.name in SCALE_DOWN:
+            continue
+        if event.name not in PROVISIONING:
+            own.append(event)
+        elif event.vm is None and event.state == "start":
+            sessions.append([event])
+        else:
+            sessions[-1].append(event)
+    of_vm = {name: _provisioning_of(name, sessions) for name in names}
+    latest = max(of_vm.values(), default=0)
+    zero = [one[0].t if one else 0.0 for one in sessions]
+    moved = [
+        event.model_copy(update={"t": event.t - zero[number] + zero[latest]})
+        for number, one in enumerate(sessions)
+        for event in one
+        if number == (latest if event.vm is None else of_vm[event.vm])
+    ]
+    return [*moved, *own]
+
+
+def _provisioning_of(vm: str, sessions: Sequence[Sequence[PhaseEvent]]) -> int:
+    """The last one that made the VM or powered it on, else the last that looked at it."""
+    seen = {n: {e.name for e in one if e.vm == vm} for n, one in enumerate(sessions)}
+    made = [n for n, names in seen.items() if names & {"clone", "power_on"}]
+    return (made or [n for n, names in seen.items() if names] or [0])[-1]
 
 
 def run_spans(events: Iterable[object], until: float | None = None) -> tuple[Span, ...]:
@@ -71,7 +113,10 @@ def rows(spans: Sequence[Span]) -> tuple[PhaseRow, ...]:
     )
 
 
-def title(name: str) -> str:
+def title(name: str, group: Group = "workload") -> str:
+    """``train`` is the program as gpuvm sees it, and one of the phases that it has inside."""
+    if (group, name) == ("run", "train"):
+        return "Program"
     return name.replace("_", " ").replace("-", " ").capitalize()
 
 
@@ -107,7 +152,7 @@ def _row(group: Group, name: str, spans: Sequence[Span]) -> PhaseRow:
     return PhaseRow(
         group=group,
         name=name,
-        title=title(name),
+        title=title(name, group),
         overall_s=overall if finished else None,
         by_vm=tuple((vm, took) for vm, took in seconds.items() if vm is not None),
         ok=all(own[-1].ok for own in by_vm.values()),

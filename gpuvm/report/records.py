@@ -93,11 +93,15 @@ class ScoreLine(_Timing):
     split: str | None = None
     decoder: str | None = None
     examples: int | None = None
+    of: str | None = None
+    baseline_of: str | None = None
+    means: str | None = None
 
 
 class End(_Timing):
     event: Literal["end"]
     ok: bool
+    steps: int | None = None
     seconds: float | None = None
     weights_sha256: str | None = None
 

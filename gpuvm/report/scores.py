@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from gpuvm.report.model import Sample, Score
+from gpuvm.report.model import Baseline, Sample, Score
 from gpuvm.report.phases import title
 from gpuvm.report.records import Results, SampleRecord, ScoreLine, Timing
 
@@ -33,9 +33,15 @@ def scores(vm: str, timings: Sequence[Timing], results: Results | None) -> tuple
             split=line.split,
             decoder=line.decoder,
             examples=line.examples,
+            of=line.of,
+            baselines=tuple(
+                Baseline(other.means or title(other.name), other.value)
+                for other in last.values()
+                if other.baseline_of == line.name
+            ),
         )
         for line in last.values()
-        if not line.name.endswith(_SHUFFLED)
+        if not line.name.endswith(_SHUFFLED) and line.baseline_of is None
     )
 
 
@@ -67,7 +73,7 @@ def _shuffled(all_: Scores, line: ScoreLine) -> float | None:
 
 def _title(name: str) -> str:
     bleu = re.fullmatch(r"bleu(\d)", name)
-    return f"BLEU-{bleu[1]}" if bleu else title(name)
+    return f"BLEU-{bleu[1]}" if bleu else title(name).replace("Mse ", "MSE, ")
 
 
 def _sample(vm: str, record: SampleRecord, vm_dir: Path) -> Sample:

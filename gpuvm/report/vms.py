@@ -17,7 +17,7 @@ from gpuvm.report.records import (
     Step,
     Timing,
 )
-from gpuvm.results import RunVM
+from gpuvm.results import Manifest, RunVM
 
 TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 16 * 1024
@@ -25,12 +25,13 @@ _TAIL_BYTES: Final = 16 * 1024
 Kind = TypeVar("Kind")
 
 
-def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, error: str | None) -> VMReport:
-    """``error`` is the run's, which names the VM that died first."""
+def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, manifest: Manifest) -> VMReport:
+    """The run's error names the VM that died first."""
     timings = since_last_start(lines.records)
     start, end = _last(timings, Start), _last(timings, End)
     steps = _rated(timings)
-    outcome = _outcome(lines, end)
+    wanted = max((step.steps for step in steps if step.steps is not None), default=None)
+    outcome = _outcome(lines, end, manifest)
     return VMReport(
         name=vm.name,
         index=vm.index,
@@ -47,15 +48,15 @@ def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, error: str | None) 
         keras=start.keras if start else None,
         starts=len(_all(lines.records, Start)),
         rate_phase=steps[0].phase if steps else None,
-        steps=max((step.step for step in steps), default=None),
-        steps_wanted=max((step.steps for step in steps if step.steps is not None), default=None),
+        steps=_reached(steps, wanted, end),
+        steps_wanted=wanted,
         examples_per_second=_median([step.examples_per_second for step in steps]),
         step_seconds=_median([step.step_seconds for step in steps]),
         compile_seconds=_sum([line.seconds for line in _all(timings, Compile)]),
         seconds=end.seconds if end else None,
         last_checkpoint=max((c.step for c in _all(timings, Checkpoint)), default=None),
         weights_sha256=end.weights_sha256 if end else None,
-        died_first=outcome != "finished" and _names(error, vm.name),
+        died_first=outcome != "finished" and _names(manifest.error, vm.name),
         tails=() if outcome == "finished" else _tails(vm_dir),
     )
 
@@ -83,12 +84,21 @@ def curves(vm: str, timings: Sequence[Timing]) -> tuple[Curve, ...]:
     )
 
 
-def _outcome(lines: Lines[Timing], end: End | None) -> Outcome:
+def _outcome(lines: Lines[Timing], end: End | None, manifest: Manifest) -> Outcome:
+    if not lines.records and not manifest.contract and manifest.status == "succeeded":
+        return "finished"  # its exit status said so
     if not lines.records:
         return "no records"
     if end is None:
         return "unfinished"
     return "finished" if end.ok else "failed"
+
+
+def _reached(steps: Sequence[Step], wanted: int | None, end: End | None) -> int | None:
+    """The last step; not each is logged, so that the end's record may know of a later one."""
+    if end is not None and end.ok and wanted is not None and end.steps == wanted:
+        return wanted
+    return max((step.step for step in steps), default=None)
 
 
 def _rated(timings: Sequence[Timing]) -> Sequence[Step]:

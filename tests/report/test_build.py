@@ -107,6 +107,56 @@ def test_phases_per_vm_and_over_all(run: Any) -> None:
     assert all(row.ok for row in rows.values())
 
 
+def test_a_scale_down_before_the_run_is_no_part_of_it(run: Any) -> None:
+    run.phase("clone", "gpuvm-01", -900, 10)
+    run.phase("teardown", "gpuvm-03", -600, 2)
+    run.phase("teardown", None, -600, 2)
+    run.phase("push", "gpuvm-01", 1, 2)
+    built = _built(run)
+    assert [row.name for row in built.phases] == ["clone", "push"]
+    assert max(span.until for span in built.spans if span.group == "run") == report_records.T0 + 3
+
+
+def test_vms_that_were_provisioned_days_apart_are_drawn_side_by_side(run: Any) -> None:
+    day = 86400
+    for begun, vm in ((-2 * day, "gpuvm-01"), (-100, "gpuvm-02")):
+        run.phase("plan", None, begun, 1)
+        run.phase("clone", vm, begun + 1, 10)
+    run.phase("ready", "gpuvm-01", -95, 3)  # looked at again, not made again
+    built = _built(run)
+    rows = {row.name: row for row in built.phases}
+    assert rows["clone"].overall_s == pytest.approx(10)
+    assert rows["plan"].attempts == 1
+    assert "ready" not in rows
+    assert {span.start for span in built.spans if span.name == "clone"} == {report_records.T0 - 99}
+
+
+def test_the_program_is_not_called_as_the_phase_inside_it(run: Any) -> None:
+    run.phase("train", "gpuvm-01", 1, 9)
+    run.start("gpuvm-01")
+    run.timing("gpuvm-01", "phase", 2, name="train", state="start")
+    run.timing("gpuvm-01", "phase", 4, name="train", state="end", seconds=2)
+    assert [row.title for row in _built(run).phases] == ["Program", "Train"]
+
+
+def test_a_baseline_belongs_to_its_score(run: Any) -> None:
+    run.start("gpuvm-01")
+    run.timing("gpuvm-01", "score", name="mse_test", value=0.5, of="content 1, style 5")
+    run.timing(
+        "gpuvm-01", "score", name="mse_mean", value=0.9, baseline_of="mse_test", means="the mean"
+    )
+    (score,) = _built(run).scores
+    assert (score.title, score.of) == ("MSE, test", "content 1, style 5")
+    assert [(one.means, one.value) for one in score.baselines] == [("the mean", 0.9)]
+
+
+def test_all_steps_are_done_where_the_end_says_so(run: Any) -> None:
+    run.start("gpuvm-01")
+    _steps(run, "gpuvm-01", [100, 100])
+    run.timing("gpuvm-01", "end", 99, ok=True, steps=50, seconds=9.0)
+    assert (_built(run).vms[0].steps, _built(run).vms[0].steps_wanted) == (50, 50)
+
+
 def test_a_phase_that_was_begun_again_counts_every_attempt(run: Any) -> None:
     t0 = 1_795_000_000
     for start, seconds, ok in ((0, 3, False), (5, 4, True)):
@@ -245,6 +295,7 @@ class TestDevice:
         built = _built(run)
         assert built.device_note == "A program of your own: it recorded no device."
         assert built.device_plain
+        assert not built.lost, "its exit status was 0"
 
 
 class TestShards:

@@ -144,8 +144,11 @@ def evaluate(session: Session, trainer: Trainer, data: Digits) -> None:
         right = float((predicted == data.test_y).mean())
         often = float((data.test_y == np.bincount(data.train_y).argmax()).mean())
         scores = {"accuracy": right, "accuracy_commonest": often}
+        commonest = {"baseline_of": "accuracy", "means": "always predicting the commonest digit"}
         for name, value in scores.items():
-            session.log("score", name=name, value=value, split="test", examples=len(predicted))
+            more = commonest if name == "accuracy_commonest" else {}
+            of = {"split": "test", "examples": len(predicted)}
+            session.log("score", name=name, value=value, **of, **more)
         samples = _write_samples(session, data, predicted)
     notes = [f"data: {data.origin}", f"always predicting the commonest digit: {often:.3f}"]
     write_results(session.out, NAME, scores, samples, notes)

@@ -14,6 +14,11 @@ from stock.options import Options
 from stock.results import Curve, Results
 
 LOG_EVERY = 50
+BASELINES = {
+    "mse_naive": "repeating the minute before",
+    "mse_mean": "always predicting the mean of the training part",
+}
+"""What predicts without a network, by the name of its score."""
 
 
 def work(session: Session, options: Options, prices: Prices, data: Split) -> EndFields:
@@ -125,8 +130,10 @@ def evaluate(session: Session, trainer: Trainer, prices: Prices, data: Split) ->
         mean = float(np.mean((data.test_y - data.train_y.mean()) ** 2))
         scores = {"mse_test": test, "mse_train": train, "mse_naive": naive, "mse_mean": mean}
         for name, value in scores.items():
-            split = "train" if name == "mse_train" else "test"
-            session.log("score", name=name, value=value, split=split, step=trainer.done)
+            more = {"split": "train" if name == "mse_train" else "test", "step": trainer.done}
+            if name in BASELINES:
+                more |= {"baseline_of": "mse_test", "means": BASELINES[name]}
+            session.log("score", name=name, value=value, **more)
         Results(
             prices.origin,
             scores,

@@ -33,7 +33,10 @@ def work(session: Session, options: Options, pictures: images.Pictures) -> EndFi
         made, steps = paint(transfer, own, options)
     with session.log.phase("evaluate"):
         for name, value in transfer.scores.items():
-            session.log("score", name=name, value=value, split="image")
+            more = {"of": transfer.scored}
+            if name == "style_loss_start":
+                more |= {"baseline_of": "style_loss", "means": "the picture before the first step"}
+            session.log("score", name=name, value=value, **more)
         notes = [network.origin, *pictures.notes, *_missing(made, own, cells)]
         sheet.write_results(session.out, made, cells, transfer.scores, notes)
     return {

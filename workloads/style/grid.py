@@ -23,6 +23,10 @@ class Cell:
         return f"content{self.content:g}-style{self.style:g}"
 
     @property
+    def title(self) -> str:
+        return f"content {self.content:g}, style {self.style:g}"
+
+    @property
     def file(self) -> str:
         return f"samples/{self.name}.png"
 

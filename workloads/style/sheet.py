@@ -29,7 +29,7 @@ def write_results(
     notes: Sequence[str],
 ) -> None:
     """results.json, and samples/sheet.png when the grid ``cells`` has more than one picture."""
-    samples = [sample(c.file, f"content {c.content:g}, style {c.style:g}") for c in made]
+    samples = [sample(c.file, c.title) for c in made]
     if made and len(cells) > 1:
         files = {(c.content, c.style): out / c.file if c in made else None for c in cells}
         contact_sheet(out / "samples" / "sheet.png", files, notes[0][:TITLE_LENGTH])

@@ -21,7 +21,9 @@ PARTS = ("content_loss", "style_loss", "variation")
 
 
 class StyleTransfer:
-    """``scores`` are the losses of the last picture, and its style loss at the start."""
+    """``scores`` are the losses of the last picture and its style loss at the start; ``scored`` is
+    that picture's title.
+    """
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class StyleTransfer:
         self.session, self.options, self.tf = session, options, session.tf
         self.content, self.style = content, style
         self.scores: dict[str, float] = {}
+        self.scored = ""
         self.evaluations = 0
         tf = self.tf
         self._made_with = made_with(network, content, style, options)
@@ -60,6 +63,7 @@ class StyleTransfer:
         optimization = Optimization(self, cell, optimizer, state.done, (before, of))
         optimization.run()
         last = self.evaluate(optimizer.pixels, cell)[2]
+        self.scored = cell.title
         self.scores = dict(zip(PARTS, last, strict=True)) | {"style_loss_start": first[1]}
         self.evaluations += optimizer.evaluations
         self._hash.update(np.ascontiguousarray(optimizer.pixels).tobytes())
