@@ -61,6 +61,9 @@ class RunVM(_Model):
     accelerator: str = "none"
     gpus: tuple[RunGPU, ...] = ()
     simulated: bool | None = False
+    cpus: int = 0
+    memory_gib: float = 0.0
+    """Both 0 in records of older versions."""
 
 
 class RunVCenter(_Model):
@@ -82,6 +85,8 @@ class Manifest(_Model):
     """Who started it, as ``user@host``; empty in older records."""
     then: Literal["shutdown"] | None = None
     """What its guests do when it has ended."""
+    gpus_hidden: bool = False
+    """The program saw no GPU, although its VMs have one (``--compare none``)."""
     contract: bool = True
     """Whether its program keeps the workloads' contract (workloads/README.md)."""
     project: Mapping[str, str] = {}
@@ -166,6 +171,7 @@ def create(
     vms: Sequence[RunVM],
     provisioning: Path,
     then: Literal["shutdown"] | None = None,
+    gpus_hidden: bool = False,
     contract: bool = True,
     project: Mapping[str, str] | None = None,
 ) -> Run:
@@ -186,6 +192,7 @@ def create(
         operator=f"{getpass.getuser()}@{socket.gethostname()}",
         started=started,
         then=then,
+        gpus_hidden=gpus_hidden,
         contract=contract,
         project=project or {},
         vms=tuple(vms),

@@ -120,6 +120,11 @@ COMMANDS = {
         "report",
         "Show a run: phases, rates per VM, losses, scores, samples; write one HTML file.",
     ),
+    "compare": Command(
+        "compare",
+        "compare",
+        "Compare runs of one workload: times, speed-up, scores, and what was not equal.",
+    ),
     "caption": Command(
         "caption", "caption", "Caption pictures with a trained run, on this machine or on a VM."
     ),

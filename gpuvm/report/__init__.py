@@ -7,9 +7,22 @@ report.write_html(data, Path("report.html"))
 from pathlib import Path
 
 from gpuvm.report.build import build
+from gpuvm.report.comparison import Comparison, Ratio, Side, Spread, compare
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport, Score
 
-__all__ = ["SHUFFLED", "ReportData", "RunReport", "Score", "build", "write_html"]
+__all__ = [
+    "SHUFFLED",
+    "Comparison",
+    "Ratio",
+    "ReportData",
+    "RunReport",
+    "Score",
+    "Side",
+    "Spread",
+    "build",
+    "compare",
+    "write_html",
+]
 
 
 def write_html(data: ReportData, path: Path) -> None:

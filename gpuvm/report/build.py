@@ -43,7 +43,7 @@ def _run(run_dir: Path) -> RunReport:
         for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name))
     )
     names = [vm.name for vm in vms]
-    note, plain = device_note(vms, contract=manifest.contract)
+    note, plain = device_note(vms, manifest)
     spans = (
         *phases.run_spans(phases.of_run(events.records, manifest), _time(manifest.ended)),
         *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),
@@ -55,6 +55,8 @@ def _run(run_dir: Path) -> RunReport:
         run_id=manifest.run_id,
         workload=manifest.workload,
         args=manifest.args,
+        project=manifest.project,
+        gpus_hidden=manifest.gpus_hidden,
         distributed=manifest.distributed,
         status=manifest.status,
         status_note=_status_note(manifest, vms),

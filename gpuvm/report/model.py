@@ -10,6 +10,7 @@ ReportData
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,6 +56,8 @@ class VMReport:
     accelerator: str
     gpus: tuple[GPUReport, ...]
     simulated: bool
+    cpus: int
+    memory_gib: float
     outcome: Outcome
     device: str | None = None
     device_name: str | None = None
@@ -233,7 +236,9 @@ class RunReport:
     run_id: str
     workload: str
     args: tuple[str, ...]
+    project: Mapping[str, str]
     distributed: bool
+    gpus_hidden: bool
     status: Status
     status_note: str
     error: str | None

@@ -41,6 +41,8 @@ def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, manifest: Manifest)
         accelerator=vm.accelerator,
         gpus=tuple(GPUReport(gpu.pci_address, gpu.model) for gpu in vm.gpus),
         simulated=bool(vm.simulated),
+        cpus=vm.cpus,
+        memory_gib=vm.memory_gib,
         outcome=outcome,
         device=start.device if start else None,
         device_name=start.device_name if start else None,
@@ -151,19 +153,21 @@ def _sum(values: Sequence[float]) -> float | None:
     return sum(values) if values else None
 
 
-def device_note(vms: Sequence[VMReport], *, contract: bool = True) -> tuple[str, bool]:
+def device_note(vms: Sequence[VMReport], manifest: Manifest) -> tuple[str, bool]:
     """The sentence, and whether it is the plain case: every VM on a real GPU.
 
-    Only the workload's own record of its device counts, not what the VM was given; a program that
-    keeps no ``contract`` makes none, and that is plain too.
+    Only the workload's own record of its device counts, not what the VM was given. A program that
+    keeps no contract makes none, and one that was not to see its GPU is on the CPU: plain too.
     """
     on: dict[str | None, list[VMReport]] = {}
     for vm in vms:
         on.setdefault(vm.device_kind, []).append(vm)
-    if set(on) <= {None} and not contract:
+    if set(on) <= {None} and not manifest.contract:
         return "A program of your own: it recorded no device.", True
     if set(on) <= {None}:
         return "Nothing recorded which device TensorFlow used.", False
+    if manifest.gpus_hidden and set(on) == {"CPU"}:
+        return "TensorFlow ran on the CPU: the GPU was hidden from it, to compare.", True
     if len(on) > 1:
         return _mixed(on), False
     if "GPU" in on:

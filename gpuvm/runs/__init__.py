@@ -10,6 +10,7 @@ declares in its workload.toml.
 from gpuvm.runs import caption, sweep
 from gpuvm.runs.bundle import Workload, find, of_project
 from gpuvm.runs.call import ask
+from gpuvm.runs.declaration import Reference
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import Progress, Watch
 from gpuvm.runs.guest_runs import (
@@ -31,6 +32,7 @@ __all__ = [
     "Inputs",
     "Member",
     "Progress",
+    "Reference",
     "RunState",
     "Terms",
     "Watch",

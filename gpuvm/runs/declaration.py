@@ -52,6 +52,13 @@ class Caption(_Model):
     data: tuple[CaptionData, ...] = ()
 
 
+class Reference(_Model):
+    """What others measured with the like of it, and where they say so."""
+
+    text: str
+    source: str
+
+
 class Declaration(_Model):
     """``contract``: the program takes gpuvm's own arguments and writes its records.
 
@@ -62,6 +69,7 @@ class Declaration(_Model):
     aliases: tuple[str, ...] = ()
     sweep: Sweep | None = None
     caption: Caption | None = None
+    references: tuple[Reference, ...] = ()
 
 
 def read(folder: Path) -> Declaration:

@@ -65,6 +65,8 @@ class Terms:
     """More variables for the program; they may be secret, and are written nowhere."""
     wheelhouse: str | None = None
     """A folder of wheels among the inputs, ``DATA/place``, that requirements come from."""
+    hide_gpus: bool = False
+    """The program sees no GPU."""
     fetch_limit: int | None = LIMIT_BYTES
     """Bytes of each guest's output that are fetched; None for all of it."""
 
@@ -130,6 +132,7 @@ def begin_record(
     *,
     distributed: bool,
     then: Literal["shutdown"] | None = None,
+    gpus_hidden: bool = False,
 ) -> results.Run:
     """The run's folder with its manifest: which VMs take part, with which GPUs, in which role."""
     vcenter = inventory.vcenter
@@ -143,6 +146,7 @@ def begin_record(
         vms=[_run_vm(m, i, distributed=distributed) for i, m in enumerate(members)],
         provisioning=results.provisioning_record(vcenter.instance_uuid, deployment),
         then=then,
+        gpus_hidden=gpus_hidden,
         contract=workload.declaration.contract,
         project=workload.hashes() if workload.own else None,
     )
@@ -187,6 +191,8 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
         address=member.endpoint.address,
         role=role,
         accelerator=member.vm.accelerator,
+        cpus=member.vm.cpus,
+        memory_gib=member.vm.memory_gib,
         gpus=tuple(
             results.RunGPU(
                 pci_address=gpu.pci_address,
@@ -347,6 +353,8 @@ class _Start:
             "GPUVM_WORKERS": str(len(self.work.members)),
             **self.terms.environment,
         }
+        if self.terms.hide_gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = "-1"
         if contract:
             command += ["--out", "out" if self.workload.cwd == "." else "../out"]
         if config is not None:

@@ -1,0 +1,125 @@
+"""gpuvm compare: runs of one workload side by side, and what is faster by how much."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from gpuvm import report as reports
+from gpuvm import results, runs
+from gpuvm.cli import output
+from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm.cli.output import State
+from gpuvm.errors import NotFound
+from gpuvm.report import Comparison, Ratio, Side, Spread
+from gpuvm.report.format import duration, figure
+from gpuvm.runs import Reference
+
+
+def compare(
+    ctx: typer.Context,
+    run_ids: Annotated[
+        list[str], typer.Argument(help="Runs of one workload, by id or prefix.", metavar="RUN...")
+    ],
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare runs of one workload: times, speed-up, scores, and what was not equal.
+
+    [bold]Examples[/]
+
+        gpuvm compare stock-20261124-013000-ab12 stock-20261124-014500-cd34
+
+        gpuvm compare captioning-20261124-01 captioning-20261124-02 --json
+
+    Runs that were made alike are repeats of one side. A speed-up is computed only from runs on the
+    device that was asked for. It reads records only, and needs no vCenter.
+    """
+    finish(ctx, "compare", [results.load(run_id) for run_id in run_ids])
+
+
+def finish(ctx: typer.Context, command: str, records: Sequence[results.Run]) -> None:
+    """Compare the runs, show it, and end the command. Raises BadInput."""
+    found = reports.compare(reports.build([record.dir for record in records]).runs)
+    references = _references(found.workload)
+    if not ctx.ensure_object(State).json:
+        _print_comparison(found, references)
+    data = dataclasses.asdict(found)
+    data["references"] = [one.model_dump() for one in references]
+    output.finish(ctx, output.Result(command, data))
+
+
+def _references(workload: str) -> Sequence[Reference]:
+    try:
+        return runs.find(workload).declaration.references
+    except NotFound:  # a program of one's own
+        return ()
+
+
+def _print_comparison(found: Comparison, references: Sequence[Reference]) -> None:
+    if found.note:
+        output.warn(found.note)
+    ratios = {ratio.side: ratio for ratio in found.ratios}
+    columns: dict[str, Callable[[Side], str]] = {
+        "SIDE": lambda side: side.name,
+        "RUNS": lambda side: str(len(side.runs)),
+        "VMS": lambda side: str(side.vms),
+        "WHOLE RUN": lambda side: _spread(side.whole, duration),
+        "STEP": lambda side: _spread(side.step, lambda seconds: f"{1000 * seconds:.1f} ms"),
+        "EXAMPLES/S": lambda side: _spread(side.examples_per_second, lambda rate: f"{rate:.0f}"),
+        "SPEED-UP": lambda side: _speed_up(ratios.get(side.name)),
+        "TIME SAVED": lambda side: _saved(ratios.get(side.name)),
+    }
+    cells = {title: [cell(side) for side in found.sides] for title, cell in columns.items()}
+    known = {title: column for title, column in cells.items() if set(column) != {"-"}}
+    output.table(list(known), list(zip(*known.values(), strict=True)))
+    for ratio in found.ratios:
+        for line in _remarks(ratio):
+            output.line(f"{ratio.side}: {line}")
+    if any(side.scores for side in found.sides):
+        titles = list(dict.fromkeys(title for side in found.sides for title, _ in side.scores))
+        scores = [
+            (title, *(_spread(dict(side.scores).get(title), figure) for side in found.sides))
+            for title in titles
+        ]
+        output.table(("SCORE", *(side.name for side in found.sides)), scores)
+    if found.equal:
+        output.line(f"equal: {'; '.join(found.equal)}")
+    for line in found.different:
+        output.line(f"not equal: {line}")
+    for one in references:
+        output.line(f"for reference, not measured here: {one.text} ({one.source})")
+
+
+def _speed_up(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "baseline"
+    return "not computed" if ratio.speed_up is None else f"{ratio.speed_up:.2f}x"
+
+
+def _saved(ratio: Ratio | None) -> str:
+    return "-" if ratio is None or ratio.saved is None else f"{ratio.saved:.0f} %"
+
+
+def _remarks(ratio: Ratio) -> list[str]:
+    if ratio.refused:
+        return [f"no speed-up: {ratio.refused}"]
+    lines = []
+    if ratio.step_speed_up is not None:
+        lines.append(f"in the steady state {ratio.step_speed_up:.2f}x (start-up left out)")
+    if ratio.efficiency is not None:
+        lines.append(f"efficiency {100 * ratio.efficiency:.0f} % per VM")
+    if ratio.beyond_spread is None:
+        lines.append("a single run of a side: whether the difference is chance is not known")
+    elif not ratio.beyond_spread:
+        lines.append("the ranges of both sides overlap: the difference may be chance")
+    return lines
+
+
+def _spread(spread: Spread | None, text: Callable[[float], str]) -> str:
+    if spread is None:
+        return "-"
+    if spread.count == 1:
+        return text(spread.median)
+    return f"{text(spread.median)} ({text(spread.low)} to {text(spread.high)})"

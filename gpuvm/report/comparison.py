@@ -1,0 +1,300 @@
+"""Runs of one workload side by side: what is faster, by how much, and whether that can be said.
+
+A speed-up is computed from runs on the device that was asked for, and from no others.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gpuvm.errors import BadInput
+from gpuvm.report.model import RunReport, VMReport
+
+_LONGEST = 60
+"""A longer value is not repeated among what was equal."""
+
+SIMULATED = (
+    "The GPUs are simulated and TensorFlow used the CPU on every side: "
+    "these times are no GPU's, and no speed-up is computed from them."
+)
+
+UNRECORDED = (
+    "The program does not record which device it used: its times are compared as they are, and "
+    "whether a GPU made the difference is not known."
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of repeated measurements, one of each run."""
+
+    low: float
+    median: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs that were made alike. ``whole`` is seconds of the program from its start to its end,
+    ``step`` seconds of a step in the steady state (start-up and compilation left out).
+
+    ``other_device`` says which device its times are of, where that is not the one asked for.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    vms: int
+    on_gpu: bool
+    whole: Spread
+    step: Spread | None
+    examples_per_second: Spread | None
+    scores: tuple[tuple[str, Spread], ...]
+    other_device: str | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``side`` against the baseline; times of more than 1 are faster, ``saved`` is a percentage.
+
+    All are None where ``refused`` says why. ``efficiency`` is the speed-up per VM, where the
+    number of VMs differs. ``beyond_spread``: no run of one side is within the range of the other;
+    None where a side has only one run.
+    """
+
+    side: str
+    speed_up: float | None = None
+    saved: float | None = None
+    step_speed_up: float | None = None
+    efficiency: float | None = None
+    beyond_spread: bool | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``ratios`` are those of each other side against ``baseline``, the name of one."""
+
+    workload: str
+    sides: tuple[Side, ...]
+    baseline: str
+    ratios: tuple[Ratio, ...]
+    equal: tuple[str, ...]
+    different: tuple[str, ...]
+    note: str | None
+    """What has to be known before any number is read."""
+
+
+def compare(runs: Sequence[RunReport]) -> Comparison:
+    """Compare two runs or more of one workload; those that were made alike are repeats.
+
+    Raises BadInput for runs that cannot be compared, with the reason.
+    """
+    _check(runs)
+    groups = _grouped(runs)
+    names = _names(groups)
+    sides = tuple(_side(name, group) for name, group in zip(names, groups, strict=True))
+    base = _baseline(sides)
+    equal, different = _conditions(sides, groups)
+    simulated = all(side.other_device for side in sides if not _without_gpu(side)) and any(
+        vm.simulated for run in runs for vm in run.vms
+    )
+    unrecorded = any(vm.device_kind is None for run in runs for vm in run.vms)
+    return Comparison(
+        workload=runs[0].workload,
+        sides=sides,
+        baseline=base.name,
+        ratios=tuple(_ratio(side, base) for side in sides if side is not base),
+        equal=equal,
+        different=different,
+        note=SIMULATED if simulated else UNRECORDED if unrecorded else None,
+    )
+
+
+def _check(runs: Sequence[RunReport]) -> None:
+    if len({run.run_id for run in runs}) < 2:
+        raise BadInput("a comparison needs two runs or more")
+    workloads = sorted({run.workload for run in runs})
+    if len(workloads) > 1:
+        raise BadInput(
+            f"runs of different programs cannot be compared: {', '.join(workloads)}",
+            hint="name runs of one workload; 'gpuvm runs' lists them",
+        )
+    for run in runs:
+        if run.status != "succeeded":
+            raise BadInput(f"{run.run_id} cannot be compared: it is recorded as {run.status}")
+        if _whole_seconds(run) is None:
+            raise BadInput(f"{run.run_id} cannot be compared: its times are not recorded")
+
+
+def _grouped(runs: Sequence[RunReport]) -> list[list[RunReport]]:
+    """In the order in which they were named; each its own where all were made alike."""
+    alike: dict[tuple[object, ...], list[RunReport]] = {}
+    for run in runs:
+        alike.setdefault(_made_like(run), []).append(run)
+    return list(alike.values()) if len(alike) > 1 else [[run] for run in runs]
+
+
+def _made_like(run: RunReport) -> tuple[object, ...]:
+    conditions = (read(run) for _, read in _CONDITIONS)
+    return (_accelerator(run), len(run.vms), *conditions)
+
+
+def _names(groups: Sequence[Sequence[RunReport]]) -> list[str]:
+    """What tells the sides apart, in a few words: accelerators, else VMs, else run ids."""
+    for name in (_accelerator, _vm_count, lambda run: f"{_accelerator(run)}, {_vm_count(run)}"):
+        names = [name(group[0]) for group in groups]
+        if len(set(names)) == len(names):
+            return names
+    return [group[0].run_id for group in groups]
+
+
+def _vm_count(run: RunReport) -> str:
+    return f"{len(run.vms)} VM{'' if len(run.vms) == 1 else 's'}"
+
+
+def _accelerator(run: RunReport) -> str:
+    if run.gpus_hidden:
+        return "no GPU (hidden)"
+    kinds = sorted({_accelerator_of(vm) for vm in run.vms})
+    return ", ".join(kinds)
+
+
+def _accelerator_of(vm: VMReport) -> str:
+    if vm.accelerator in ("", "none"):
+        return "no GPU"
+    models = sorted({gpu.model for gpu in vm.gpus})
+    return f"{vm.accelerator}: {', '.join(models)}" if models else vm.accelerator
+
+
+def _side(name: str, runs: Sequence[RunReport]) -> Side:
+    scores: dict[str, list[float]] = {}
+    for run in runs:
+        for score in run.scores:
+            decoder = f" ({score.decoder})" if score.decoder else ""
+            scores.setdefault(f"{score.title}{decoder}", []).append(score.value)
+    first = runs[0]
+    return Side(
+        name=name,
+        runs=tuple(run.run_id for run in runs),
+        vms=len(first.vms),
+        on_gpu={vm.device_kind for vm in first.vms} == {"GPU"},
+        whole=_of(_whole_seconds(run) for run in runs) or Spread(0, 0, 0, 0),
+        step=_of(_slowest(run) for run in runs),
+        examples_per_second=_of(_throughput(run) for run in runs),
+        scores=tuple((title, found) for title, of in scores.items() if (found := _of(of))),
+        other_device=next(filter(None, map(_other_device, runs)), None),
+    )
+
+
+def _of(values: Iterable[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(min(known), median(known), max(known), len(known))
+
+
+def _whole_seconds(run: RunReport) -> float | None:
+    program = next((p for p in run.phases if (p.group, p.name) == ("run", "train")), None)
+    return program.overall_s if program and program.overall_s else run.seconds
+
+
+def _slowest(run: RunReport) -> float | None:
+    """All workers wait for the slowest."""
+    return max((vm.step_seconds for vm in run.vms if vm.step_seconds is not None), default=None)
+
+
+def _throughput(run: RunReport) -> float | None:
+    rates = [vm.examples_per_second for vm in run.vms if vm.examples_per_second is not None]
+    return sum(rates) if rates else None
+
+
+def _other_device(run: RunReport) -> str | None:
+    """What to say of a run that did not compute on the device it was meant to."""
+    kinds, hidden = {vm.device_kind for vm in run.vms}, run.gpus_hidden
+    asked = {"CPU" if hidden or vm.accelerator in ("", "none") else "GPU" for vm in run.vms}
+    if kinds == {None}:
+        return None if run.project else "which device it used is not recorded"
+    if any(vm.simulated for vm in run.vms) and "GPU" in asked:
+        return "its GPU is simulated: TensorFlow used the CPU"
+    if kinds != asked:
+        used = ", ".join(sorted(kind or "an unrecorded device" for kind in kinds))
+        return f"it was to use the {', '.join(sorted(asked))}, and used the {used}"
+    return None
+
+
+def _without_gpu(side: Side) -> bool:
+    return side.name.startswith("no GPU")
+
+
+def _baseline(sides: Sequence[Side]) -> Side:
+    """The side without a GPU if one is, else the one with the fewest VMs, else the first named."""
+    without = [side for side in sides if _without_gpu(side)]
+    if without and len(without) < len(sides):
+        return without[0]
+    return min(sides, key=lambda side: side.vms)
+
+
+def _ratio(side: Side, base: Side) -> Ratio:
+    for one in (side, base):
+        if one.other_device:
+            return Ratio(side.name, refused=f"{one.name}: {one.other_device}")
+    speed_up = base.whole.median / side.whole.median if side.whole.median else None
+    step = base.step.median / side.step.median if base.step and side.step else None
+    apart = side.whole.high < base.whole.low or side.whole.low > base.whole.high
+    return Ratio(
+        side=side.name,
+        speed_up=speed_up,
+        saved=None if speed_up is None else 100 * (1 - 1 / speed_up),
+        step_speed_up=step,
+        efficiency=None
+        if speed_up is None or side.vms == base.vms
+        else speed_up / (side.vms / base.vms),
+        beyond_spread=apart if min(side.whole.count, base.whole.count) > 1 else None,
+    )
+
+
+def _versions(read: Callable[[VMReport], str | None]) -> Callable[[RunReport], str]:
+    return lambda run: ", ".join(sorted({read(vm) or "not recorded" for vm in run.vms}))
+
+
+def _digest_of(run: RunReport) -> str:
+    return " ".join(f"{name}:{digest[:8]}" for name, digest in sorted(run.project.items())) or "-"
+
+
+_CONDITIONS: tuple[tuple[str, Callable[[RunReport], str]], ...] = (
+    ("arguments", lambda run: " ".join(run.args) or "none"),
+    ("files of the project", _digest_of),
+    ("distributed", lambda run: "yes" if run.distributed else "no"),
+    ("CPUs", _versions(lambda vm: str(vm.cpus) if vm.cpus else None)),
+    ("memory", _versions(lambda vm: f"{vm.memory_gib:g} GiB" if vm.memory_gib else None)),
+    ("TensorFlow", _versions(lambda vm: vm.tensorflow)),
+    ("Keras", _versions(lambda vm: vm.keras)),
+    ("gpuvm", lambda run: run.gpuvm_version or "not recorded"),
+    ("vCenter", lambda run: run.vcenter.name),
+)
+
+
+def _conditions(
+    sides: Sequence[Side], groups: Sequence[Sequence[RunReport]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was equal, and what was not, each as a line."""
+    equal, different = [], []
+    for name, read in _CONDITIONS:
+        by_side = {side.name: read(group[0]) for side, group in zip(sides, groups, strict=True)}
+        values = set(by_side.values())
+        if len(values) == 1:
+            only = values.pop()
+            if only not in ("-", "not recorded"):
+                equal.append(name if len(only) > _LONGEST else f"{name}: {only}")
+        elif name == "files of the project":
+            different.append("files of the project: " + _changed(groups))
+        else:
+            different.append(f"{name}: " + "; ".join(f"{s} {v}" for s, v in by_side.items()))
+    return tuple(equal), tuple(different)
+
+
+def _changed(groups: Sequence[Sequence[RunReport]]) -> str:
+    files = [group[0].project for group in groups]
+    names = sorted({name for one in files for name in one})
+    return ", ".join(n for n in names if len({one.get(n) for one in files}) > 1)
