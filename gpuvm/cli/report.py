@@ -1,26 +1,50 @@
-"""gpuvm report: a run's timings, losses and captions, on the terminal and as one HTML file."""
+"""gpuvm report: runs' timings, losses and results, on the terminal and as a file."""
 
+import enum
+import json as jsons
+import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gpuvm import paths, results
 from gpuvm import report as reports
-from gpuvm import results
 from gpuvm.cli import output, run_summary
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
+from gpuvm.errors import BadInput
+
+
+class Format(enum.StrEnum):
+    HTML = "html"
+    MD = "md"
+    JSON = "json"
+    CSV = "csv"
 
 
 def report(
     ctx: typer.Context,
-    run_id: Annotated[
-        str | None, typer.Argument(help="The latest run when left out.", metavar="[RUN-ID]")
+    run_ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids or prefixes; the latest run when left out.", metavar="[RUN]..."),
     ] = None,
+    kind: Annotated[
+        Format,
+        typer.Option("--format", help="csv: a row for each logged step. All but html are printed."),
+    ] = Format.HTML,
     html: Annotated[
         Path | None,
-        typer.Option(help="Where the page goes; report.html in the run's folder by default."),
+        typer.Option(
+            "--output",
+            "-o",
+            "--html",
+            help="Where the file goes; default for html: report.html in the run's folder.",
+            metavar="FILE",
+        ),
     ] = None,
+    opened: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -30,16 +54,47 @@ def report(
 
         gpuvm report
 
-        gpuvm report captioning-20261124-013000-ab12 --html /tmp/report.html
+        gpuvm report captioning-20261124-013000-ab12 --open
 
-    It reads the run's records only, so it also works long after the VMs are gone.
+        gpuvm report stock-20261124-01 stock-20261124-02 -o both.html
+
+        gpuvm report --format md | gh issue comment 12 -F -
+
+    It reads the runs' records only, so it also works long after the VMs are gone.
     """
-    record = results.load(run_id)
-    data = reports.build([record.dir])
-    page = html or record.dir / "report.html"
+    if opened and kind is not Format.HTML:
+        raise BadInput("--open: only a page of HTML can be opened")
+    records = [results.load(run_id) for run_id in run_ids] if run_ids else [results.load()]
+    data = reports.build([record.dir for record in records])
+    if kind is not Format.HTML:
+        _write_text(ctx, data, kind, html)
+        return
+    several = len(records) > 1
+    page = html or (paths.runs_dir() if several else records[0].dir) / "report.html"
     reports.write_html(data, page)
     if not ctx.ensure_object(State).json:
         output.stdout.print(run_summary.of(data))
         output.line(f"report: {page}")
+    if opened and not webbrowser.open(page.absolute().as_uri()):
+        output.warn(f"no browser was found; open {page} yourself")
     shown = run_summary.as_json(data) | {"html": str(page)}
     output.finish(ctx, output.Result("report", shown))
+
+
+def _write_text(
+    ctx: typer.Context, data: reports.ReportData, kind: Format, file: Path | None
+) -> None:
+    if kind is Format.JSON:
+        text = jsons.dumps(run_summary.as_json(data), indent=2) + "\n"
+    else:
+        text = reports.markdown(data) if kind is Format.MD else reports.steps_csv(data)
+    state = ctx.ensure_object(State)
+    if file is not None:
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"{file} cannot be written: {error.strerror or error}") from None
+    elif not state.json:
+        sys.stdout.write(text)
+    found = {"format": kind.value, "file": str(file) if file else None, "text": text}
+    output.finish(ctx, output.Result("report", found))

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpuvm.report.build import build
 from gpuvm.report.comparison import Comparison, Ratio, Side, Spread, compare
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport, Score
+from gpuvm.report.text import markdown, steps_csv
 
 __all__ = [
     "SHUFFLED",
@@ -21,6 +22,8 @@ __all__ = [
     "Spread",
     "build",
     "compare",
+    "markdown",
+    "steps_csv",
     "write_html",
 ]
 

@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from gpuvm.report.format import duration, figure
+
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 Group = Literal["provisioning", "run", "workload"]
 Outcome = Literal["finished", "failed", "unfinished", "no records"]
@@ -261,6 +263,16 @@ class RunReport:
     """All workers ended with the same weights; None: not recorded by all of several workers."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """One sentence: what ran where, how it ended, how long it took, what came out."""
+        took = f" in {duration(self.seconds)}" if self.seconds is not None else ""
+        where = f"{len(self.vms)} VMs" if len(self.vms) != 1 else self.vms[0].name
+        how = {"running": "has no recorded end"}.get(self.status, self.status)
+        best = [f"{s.title} {figure(s.value)}" for s in self.scores[:1]]
+        together = " together" if self.distributed else ""
+        return f"{self.workload} on {where}{together} {how}{took}{', '.join(['', *best])}."
 
     @property
     def seconds(self) -> float | None:

@@ -73,7 +73,10 @@ def _shuffled(all_: Scores, line: ScoreLine) -> float | None:
 
 def _title(name: str) -> str:
     bleu = re.fullmatch(r"bleu(\d)", name)
-    return f"BLEU-{bleu[1]}" if bleu else title(name).replace("Mse ", "MSE, ")
+    mse = re.fullmatch(r"mse_(\w+)", name)
+    if mse:
+        return f"MSE ({mse[1]})"
+    return f"BLEU-{bleu[1]}" if bleu else title(name)
 
 
 def _sample(vm: str, record: SampleRecord, vm_dir: Path) -> Sample:

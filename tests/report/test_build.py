@@ -146,7 +146,7 @@ def test_a_baseline_belongs_to_its_score(run: Any) -> None:
         "gpuvm-01", "score", name="mse_mean", value=0.9, baseline_of="mse_test", means="the mean"
     )
     (score,) = _built(run).scores
-    assert (score.title, score.of) == ("MSE, test", "content 1, style 5")
+    assert (score.title, score.of) == ("MSE (test)", "content 1, style 5")
     assert [(one.means, one.value) for one in score.baselines] == [("the mean", 0.9)]
 
 

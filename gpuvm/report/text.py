@@ -1,0 +1,83 @@
+"""The report as Markdown, to paste into an issue, and as CSV, a row for each logged step."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+from gpuvm.report.format import duration, figure, number, when
+from gpuvm.report.model import ReportData, RunReport
+
+STEP_COLUMNS = ("run_id", "vm", "phase", "step", "loss")
+
+
+def markdown(data: ReportData) -> str:
+    """GitHub's Markdown, without pictures."""
+    return "\n\n".join(part for run in data.runs for part in _run(run)) + "\n"
+
+
+def steps_csv(data: ReportData) -> str:
+    """Columns are STEP_COLUMNS; a step without a loss has no row."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(STEP_COLUMNS)
+    for run in data.runs:
+        for curve in run.curves:
+            for step, loss in curve.points:
+                writer.writerow((run.run_id, curve.vm, curve.phase, step, loss))
+    return out.getvalue()
+
+
+def _run(run: RunReport) -> Iterator[str]:
+    yield f"## {run.workload}: {run.status}"
+    yield run.summary
+    yield f"`{run.run_id}`, started {when(run.started)} on {_escaped(run.vcenter.name)}"
+    if run.error:
+        yield f"**Error:** {_escaped(run.error)}"
+    yield f"**{run.device_note}**" if not run.device_plain else run.device_note
+    if run.scores:
+        rows = [
+            (
+                " ".join(filter(None, (score.title, score.decoder, score.of))),
+                score.vm,
+                figure(score.value),
+                "; ".join(f"{figure(one.value)} {one.means}" for one in score.baselines)
+                or (f"{figure(score.shuffled)} shuffled" if score.shuffled is not None else ""),
+            )
+            for score in run.scores
+        ]
+        yield _table(("Score", "VM", "Value", "Compared with"), rows)
+    yield _table(
+        ("VM", "Host", "GPU", "TensorFlow used", "Steps", "Examples/s"),
+        [
+            (
+                vm.name,
+                vm.host,
+                ", ".join(gpu.model for gpu in vm.gpus) or "none",
+                vm.device or "not recorded",
+                "" if vm.steps is None else str(vm.steps),
+                number(vm.examples_per_second),
+            )
+            for vm in run.vms
+        ],
+    )
+    if run.phases:
+        names = [vm.name for vm in run.vms]
+        phases = [
+            (row.title, duration(row.overall_s), *(duration(row.seconds(name)) for name in names))
+            for row in run.phases
+        ]
+        yield _table(("Phase", "Overall", *names), phases)
+    if run.warnings:
+        yield "\n".join(f"- warning: {_escaped(warning)}" for warning in run.warnings)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Text from a guest as data: no markup, no cell of its own."""
+    for mark in "\\`*_[]<>|":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
