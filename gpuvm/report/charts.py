@@ -142,7 +142,7 @@ def _bar(axes: Axes, span: Span, lane: int, shade: str, *, zero: float, per_inch
     else:
         look = {"facecolor": shade, "edgecolor": _ON_BAR, "hatch": "////"}
     axes.barh(lane, length, 0.62, left=start, **look)
-    text = f"{span.name.replace('_', ' ')} {_short(span.seconds)}".strip()
+    text = f"{title(span.name, span.group).lower()} {_short(span.seconds)}".strip()
     room = length / per_inch - 0.1
     if _CHARACTER_IN * len(text) > room:
         text = _short(span.seconds)

@@ -108,6 +108,16 @@ def test_it_shows_the_numbers(finished: Page) -> None:
         assert shown in finished.text
 
 
+def test_a_picture_without_references_is_shown_large(tmp_path: Path) -> None:
+    run = report_records.RunRecords(tmp_path, "stock-20261124-013000-ab12", 1)
+    run.manifest(workload="stock")
+    samples = [{"caption": "the error"}, {"caption": "a circle", "references": ["a circle"]}]
+    run.results("gpuvm-01", samples=samples)
+    page = _page(tmp_path, run.dir)
+    assert [one.get("class") for one in page.all("li")[:2]] == ["large", None]
+    assert "=&#34;" not in page.source, "no attribute is escaped"
+
+
 def test_charts_have_words_in_their_place_and_the_pages_colours(finished: Page) -> None:
     charts = [svg for svg in finished.all("svg") if svg.get("role") == "img"]
     assert len(charts) == 10  # three timelines and two losses, each wide and narrow
