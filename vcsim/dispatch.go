@@ -19,20 +19,20 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	if fault := lab.admitCall(ctx, user, method); fault != nil {
 		return nil, fault
 	}
-	var doomed *faultRule
+	var failing *faultRule
 	if !lab.accounts.isTools(user) {
 		names := lab.callNames(method)
 		if fault := lab.inject(user, method, names); fault != nil {
 			return nil, fault
 		}
-		doomed = lab.doom(user, method, names)
+		failing = lab.taskRule(user, method, names)
 	}
 	if fault := lab.refusesUnreadable(method); fault != nil {
 		return nil, fault
 	}
 	handler := lab.sessionHandler(ctx, method.This)
 	if handler == nil {
-		handler = lab.handler(method.This, doomed)
+		handler = lab.handler(method.This, failing)
 	}
 	if handler == nil || !implements(handler, method.Name) {
 		return nil, nil
@@ -70,8 +70,8 @@ func (lab *Lab) admitCall(ctx *simulator.Context, user string, method *simulator
 }
 
 // handler returns the lab's own implementation of an object's methods, if it has some.
-func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
-	base := methodsOf{lab: lab, self: self, doomed: doomed}
+func (lab *Lab) handler(self ref, failing *faultRule) mo.Reference {
+	base := methodsOf{lab: lab, self: self, failing: failing}
 	switch object := lab.registry.Get(self).(type) {
 	case *simulator.VirtualMachine:
 		return &vmMethods{methodsOf: base, vm: object}
@@ -128,15 +128,15 @@ func (lab *Lab) sessionHandler(ctx *simulator.Context, self ref) mo.Reference {
 // methodsOf is the base of all of them. It opts out of the simulator's locking around a call: the
 // methods lock what they touch, for as long as they touch it.
 type methodsOf struct {
-	lab    *Lab
-	self   ref
-	doomed *faultRule // an injected fault for the task that this call begins
+	lab     *Lab
+	self    ref
+	failing *faultRule // an injected fault for the task that this call begins
 }
 
 // begin starts a task for this call; see Lab.begin.
 func (m methodsOf) begin(ctx *simulator.Context, name, description string, run func(*operation) (types.AnyType, fault)) ref {
-	if m.doomed != nil {
-		run = m.doomed.instead(run)
+	if m.failing != nil {
+		run = m.failing.wrap(run)
 	}
 	return m.lab.begin(ctx, m.self, name, description, run)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// dynamic finds a free active card that fits (R6); the ledger is locked.
+// dynamic finds a free active card that fits (R6); the allocations is locked.
 func (a *admission) dynamic(b *types.VirtualPCIPassthroughDynamicBackingInfo, granted map[int32]grant) (grant, fault) {
 	if hardwareVersion(a.config) < 17 {
 		return grant{}, devicePowerOnFault(message("msg.pciPassthru.ahHardwareVersion", fmt.Sprintf(
@@ -46,7 +46,7 @@ func hardwareVersion(c *types.VirtualMachineConfigInfo) int {
 // in the VM's device, and the graphics device's users.
 func (lab *Lab) showBindings(ctx *simulator.Context, host ref) {
 	h := lab.registry.Get(host).(*simulator.HostSystem)
-	holdings := lab.ledger.holdings(host)
+	holdings := lab.allocations.holdings(host)
 	lab.changeHost(ctx, h, func(m *mo.HostSystem) {
 		m.Config.AssignableHardwareBinding = nil
 		users := map[string][]ref{}
@@ -72,7 +72,7 @@ func (lab *Lab) showBindings(ctx *simulator.Context, host ref) {
 
 // assign shows the card in a dynamic device while the VM runs.
 func (lab *Lab) assign(vm ref, devices []types.BaseVirtualDevice, on bool) []types.BaseVirtualDevice {
-	holding, _ := lab.ledger.of(vm)
+	holding, _ := lab.allocations.of(vm)
 	assigned := make([]types.BaseVirtualDevice, 0, len(devices))
 	for _, device := range devices {
 		if d, ok := device.(*types.VirtualPCIPassthrough); ok {

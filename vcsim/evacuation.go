@@ -27,7 +27,7 @@ func isAgent(config *types.VirtualMachineConfigInfo) bool {
 
 // evacuate is what happens to the VMs of a host that is told to enter maintenance mode (R4).
 func (lab *Lab) evacuate(ctx *simulator.Context, host ref) {
-	for _, holding := range lab.ledger.holdings(host) {
+	for _, holding := range lab.allocations.holdings(host) {
 		vm, ok := lab.registry.Get(holding.vm).(*simulator.VirtualMachine)
 		if !ok {
 			continue

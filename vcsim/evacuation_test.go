@@ -27,7 +27,7 @@ func (r *rig) enters(name string) bool {
 		return true
 	}
 	if _, ok := faultOf(r.T, err).(*types.Timedout); !ok {
-		r.Fatalf("another fault: %s", err)
+		r.Fatalf("unexpected fault: %s", err)
 	}
 	return false
 }
@@ -79,7 +79,7 @@ func TestNothingMovesWithoutAFullyAutomatedDRS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, edit)
 			if name == "vGPU" {
-				r.finish(r.clone("shared", r.vgpuWish("grid_p100-8q")).PowerOn(r.ctx))
+				r.finish(r.clone("shared", r.vgpuSpec("grid_p100-8q")).PowerOn(r.ctx))
 			}
 			if r.enters("esx-01") {
 				t.Error("it was evacuated")

@@ -160,7 +160,7 @@ func (r *faultRule) make() fault {
 
 // doom is inject for what goes wrong inside a task: half way through, vCenter finds out, or only
 // when the work is done, so that what was made is left.
-func (lab *Lab) doom(user string, method *simulator.Method, names []string) *faultRule {
+func (lab *Lab) taskRule(user string, method *simulator.Method, names []string) *faultRule {
 	for _, where := range []string{inTask, after} {
 		if rule, ok := lab.faults.match(where, user, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
 			return &rule
@@ -169,8 +169,8 @@ func (lab *Lab) doom(user string, method *simulator.Method, names []string) *fau
 	return nil
 }
 
-// instead is what a doomed task does where it would have run.
-func (r *faultRule) instead(run func(*operation) (types.AnyType, fault)) func(*operation) (types.AnyType, fault) {
+// instead is what a failing task does where it would have run.
+func (r *faultRule) wrap(run func(*operation) (types.AnyType, fault)) func(*operation) (types.AnyType, fault) {
 	if r.Where != after {
 		return r.fail
 	}

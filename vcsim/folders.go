@@ -63,7 +63,7 @@ func (f *folderMethods) createVM(ctx *simulator.Context, req *types.CreateVM_Tas
 		lab.names.forgetFolder(config.Files.VmPathName)
 		return nil, fault
 	}
-	if fault := lab.takeSpace(ctx, p.datastore, lab.ownDiskBytes(config)); fault != nil {
+	if fault := lab.reserveSpace(ctx, p.datastore, lab.ownDiskBytes(config)); fault != nil {
 		lab.names.forgetFolder(config.Files.VmPathName)
 		return nil, fault
 	}

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// ledger knows what powered-on VMs hold of their hosts: devices and memory. A VM holds from the
+// allocations knows what powered-on VMs hold of their hosts: devices and memory. A VM holds from the
 // moment its power-on passes the checks until it is off.
-type ledger struct {
+type allocations struct {
 	sync.Mutex
 	held map[ref]holding // by VM
 }
@@ -25,38 +25,38 @@ type grant struct {
 	profile *VGPUProfile // nil: the whole card
 }
 
-func newLedger() *ledger {
-	return &ledger{held: map[ref]holding{}}
+func newAllocations() *allocations {
+	return &allocations{held: map[ref]holding{}}
 }
 
-func (l *ledger) release(vm ref) {
+func (l *allocations) release(vm ref) {
 	l.Lock()
 	defer l.Unlock()
 	delete(l.held, vm)
 }
 
 // holdings returns what is held of a host.
-func (l *ledger) holdings(host ref) []holding {
+func (l *allocations) holdings(host ref) []holding {
 	l.Lock()
 	defer l.Unlock()
 	return l.onHost(host)
 }
 
-func (l *ledger) of(vm ref) (holding, bool) {
+func (l *allocations) of(vm ref) (holding, bool) {
 	l.Lock()
 	defer l.Unlock()
 	h, ok := l.held[vm]
 	return h, ok
 }
 
-func (l *ledger) all() map[ref]holding {
+func (l *allocations) all() map[ref]holding {
 	l.Lock()
 	defer l.Unlock()
 	return maps.Clone(l.held)
 }
 
 // onHost is holdings for callers that have the lock.
-func (l *ledger) onHost(host ref) []holding {
+func (l *allocations) onHost(host ref) []holding {
 	var found []holding
 	for _, h := range l.held {
 		if h.host == host {
@@ -67,7 +67,7 @@ func (l *ledger) onHost(host ref) []holding {
 }
 
 // holder returns the VM that holds the whole card; the caller has the lock.
-func (l *ledger) holder(g *gpu) (ref, bool) {
+func (l *allocations) holder(g *gpu) (ref, bool) {
 	for vm, h := range l.held {
 		for _, grant := range h.devices {
 			if grant.gpu == g && grant.profile == nil {
@@ -79,7 +79,7 @@ func (l *ledger) holder(g *gpu) (ref, bool) {
 }
 
 // shares returns the profiles that are placed on a card; the caller has the lock.
-func (l *ledger) shares(g *gpu) []*VGPUProfile {
+func (l *allocations) shares(g *gpu) []*VGPUProfile {
 	var profiles []*VGPUProfile
 	for _, h := range l.held {
 		for _, grant := range h.devices {

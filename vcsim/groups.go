@@ -87,14 +87,14 @@ func (lab *Lab) groupChanges(c *types.VirtualMachineConfigInfo, spec *types.Virt
 		}
 	}
 	keys := map[int32]int32{}
-	for _, wished := range wishedGroups(spec) {
-		group := lab.groupNamed(wished.DeviceGroupName)
-		if group == nil || !group.isMadeOf(added[wished.GroupInstanceKey]) {
+	for _, requested := range requestedGroups(spec) {
+		group := lab.groupNamed(requested.DeviceGroupName)
+		if group == nil || !group.isMadeOf(added[requested.GroupInstanceKey]) {
 			return nil, nil, invalid
 		}
-		own := *wished
+		own := *requested
 		own.GroupInstanceKey = freeGroupKey(groups)
-		keys[wished.GroupInstanceKey] = own.GroupInstanceKey
+		keys[requested.GroupInstanceKey] = own.GroupInstanceKey
 		groups = append(groups, &own)
 	}
 	for key := range added {
@@ -119,7 +119,7 @@ func intoGroups(devices []types.BaseVirtualDevice, keys map[int32]int32) {
 	}
 }
 
-// groupGrants gives each group of the VM one of the host's sets of cards, or says why not; the ledger
+// groupGrants gives each group of the VM one of the host's sets of cards, or says why not; the allocations
 // is locked.
 func (a *admission) groupGrants(granted map[int32]grant) fault {
 	for _, group := range groupsOf(a.config) {
@@ -219,14 +219,14 @@ func groupedDevices(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachin
 	return added, removed
 }
 
-func wishedGroups(spec *types.VirtualMachineConfigSpec) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {
-	var wished []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup
+func requestedGroups(spec *types.VirtualMachineConfigSpec) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {
+	var requested []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup
 	for _, g := range vendorGroups(spec.DeviceGroups) {
 		if g.GroupInstanceKey < 0 {
-			wished = append(wished, g)
+			requested = append(requested, g)
 		}
 	}
-	return wished
+	return requested
 }
 
 func groupsOf(c *types.VirtualMachineConfigInfo) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {

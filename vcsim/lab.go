@@ -44,18 +44,18 @@ type Lab struct {
 	policies     appliedPolicies
 	unregistered unregisteredVMs
 
-	accounts  *accounts
-	calls     *calls
-	faults    *faults
-	sessions  *sessions
-	ledger    *ledger
-	slots     *slots
-	addresses *addresses
-	names     *names
-	macs      *macs
-	boots     *boots
-	guests    *guestSettings
-	tasks     *operations
+	accounts    *accounts
+	calls       *calls
+	faults      *faults
+	sessions    *sessions
+	allocations *allocations
+	slots       *slots
+	addresses   *addresses
+	names       *names
+	macs        *macs
+	bootTimers  *bootTimers
+	guests      *guestSettings
+	tasks       *operations
 
 	collectors  *collectors
 	paths       *paths
@@ -81,14 +81,14 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		calls:       newCalls(),
 		faults:      &faults{},
 		sessions:    newSessions(seconds(d.SessionIdleS)),
-		ledger:      newLedger(),
+		allocations: newAllocations(),
 		slots:       newSlots(),
 		unreadable:  newUnreadable(),
 		hidden:      newHidden(),
 		addresses:   newAddresses(d.AddressBlock),
 		names:       newNames(),
 		macs:        &macs{},
-		boots:       newBoots(),
+		bootTimers:  newBootTimers(),
 		guests:      newGuestSettings(),
 		tasks:       newOperations(),
 		collectors:  newCollectors(),

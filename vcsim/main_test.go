@@ -103,7 +103,7 @@ func TestProgramEndsWithItsParent(t *testing.T) {
 	}
 }
 
-func TestProgramSaysWhatIsWrong(t *testing.T) {
+func TestProgramReportsBadArguments(t *testing.T) {
 	for complaint, spoil := range map[string]func(*program){
 		`unknown field "gpu"`:     func(p *program) { writeFile(t, filepath.Join(p.dir, "site.json"), `{"hosts": [{"gpu": 1}]}`) },
 		"no password for":         func(p *program) { writeFile(t, filepath.Join(p.dir, "passwords.json"), `{}`) },

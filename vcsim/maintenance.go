@@ -37,7 +37,7 @@ func (h *hostMethods) EnterMaintenanceModeTask(ctx *simulator.Context, req *type
 
 func (h *hostMethods) waitEmpty(op *operation, timeout time.Duration) fault {
 	const interval = 50 * time.Millisecond
-	for begun := time.Now(); len(h.lab.ledger.holdings(h.host.Self)) > 0; {
+	for begun := time.Now(); len(h.lab.allocations.holdings(h.host.Self)) > 0; {
 		if timeout > 0 && time.Since(begun) > timeout {
 			return &types.Timedout{}
 		}
@@ -131,7 +131,7 @@ func (lab *Lab) rebootHost(ctx *simulator.Context, host *simulator.HostSystem) {
 
 // powerOffHost: what ran on the host is off. VMs are reached through the inventory, not the host.
 func (lab *Lab) powerOffHost(ctx *simulator.Context, host *simulator.HostSystem, state types.HostSystemConnectionState) {
-	for _, holding := range lab.ledger.holdings(host.Self) {
+	for _, holding := range lab.allocations.holdings(host.Self) {
 		if vm, ok := lab.registry.Get(holding.vm).(*simulator.VirtualMachine); ok {
 			lab.switchOff(ctx, vm)
 		}

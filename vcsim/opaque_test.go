@@ -36,7 +36,7 @@ func TestOpaqueNetworksAreNamedByIDAndType(t *testing.T) {
 
 // onNetwork is a plain clone whose card gets this backing.
 func (r *rig) onNetwork(backing types.BaseVirtualDeviceBackingInfo) types.VirtualMachineCloneSpec {
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	card := &types.VirtualVmxnet3{}
 	card.Key, card.Backing = 4000, backing
 	edit := &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: card}

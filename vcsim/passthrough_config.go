@@ -86,7 +86,7 @@ func hostConfigFault(text string) fault {
 }
 
 func (lab *Lab) deviceInUse(host ref, address string) bool {
-	for _, holding := range lab.ledger.holdings(host) {
+	for _, holding := range lab.allocations.holdings(host) {
 		for _, grant := range holding.devices {
 			if grant.gpu.PCIAddress == address {
 				return true

@@ -70,7 +70,7 @@ func TestPassthroughRefusesForDependents(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Hosts[0].GPUs[1].DependentDevice = "0000:3b:00.0"
 	})
-	holder := r.clone("holder", r.wishOn("esx-01", "0000:af:00.0"))
+	holder := r.clone("holder", r.gpuSpecOn("esx-01", "0000:af:00.0"))
 	r.finish(holder.PowerOn(r.ctx))
 	err := r.updatePassthru("esx-01", types.HostPciPassthruConfig{Id: "0000:3b:00.0"})
 	if err == nil || !strings.Contains(faultOf(t, err).(*types.HostConfigFault).FaultMessage[0].Message, "is in use") {
@@ -86,7 +86,7 @@ func TestPassthroughRefuses(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Hosts[0].GPUs[1].DependentDevice = "0000:3b:00.0"
 	})
-	holder := r.clone("holder", r.wish())
+	holder := r.clone("holder", r.gpuSpec())
 	r.finish(holder.PowerOn(r.ctx))
 	for address, text := range map[string]string{
 		"0000:af:00.0": "depends on 0000:3b:00.0",

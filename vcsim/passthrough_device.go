@@ -26,7 +26,7 @@ func (a *admission) checkConfiguration() fault {
 	return nil
 }
 
-// fixed checks a device that is named by host, address and ids (R5); the ledger is locked.
+// fixed checks a device that is named by host, address and ids (R5); the allocations is locked.
 func (a *admission) fixed(b *types.VirtualPCIPassthroughDeviceBackingInfo, granted map[int32]grant) (grant, fault) {
 	g := a.hardware.gpu(b.Id)
 	if g == nil || b.SystemId != a.hardware.systemID || !sameDeviceID(b.DeviceId, g.DeviceID) || uint16(b.VendorId) != g.VendorID {
@@ -111,8 +111,8 @@ func (a *admission) taken(g *gpu, granted map[int32]grant) bool {
 			return true
 		}
 	}
-	_, held := a.lab.ledger.holder(g)
-	return held || len(a.lab.ledger.shares(g)) > 0
+	_, held := a.lab.allocations.holder(g)
+	return held || len(a.lab.allocations.shares(g)) > 0
 }
 
 // sameDeviceID reads the id as vSphere does: hexadecimal, no 0x. "5624" is 0x5624, not 5624. One that

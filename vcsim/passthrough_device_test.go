@@ -49,7 +49,7 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 			s.Config.ExtraConfig[1].GetOptionValue().Value = "16"
 		}, "PCIPassthru: total number of pages needed (4206594) exceeds limit (4194304)"},
 	} {
-		spec := r.wish()
+		spec := r.gpuSpec()
 		c.spoil(&spec)
 		t.Run(c.name, func(t *testing.T) {
 			sub := *r
@@ -63,9 +63,9 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 }
 
 // A reservation by number is as good as a locked one, and hexadecimal digits may be upper case.
-func TestPowerOnAcceptsOtherRightWays(t *testing.T) {
+func TestPowerOnAcceptsEquivalentConfigurations(t *testing.T) {
 	r := newRig(t)
-	spec := r.wish()
+	spec := r.gpuSpec()
 	backingOf(&spec).DeviceId = "15F8"
 	spec.Config.MemoryReservationLockedToMax = nil
 	spec.Config.MemoryAllocation = &types.ResourceAllocationInfo{Reservation: ptr(int64(8192))}
@@ -75,15 +75,15 @@ func TestPowerOnAcceptsOtherRightWays(t *testing.T) {
 // R5: a card whose BARs fit below 4 GiB needs neither EFI nor 64-bit MMIO.
 func TestSmallBARsFitBelow4GiB(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].GPUs[0].BARsMiB = []int64{16, 256, 32} })
-	spec := r.wish()
+	spec := r.gpuSpec()
 	spec.Config.Firmware, spec.Config.ExtraConfig = "bios", nil
 	r.finish(r.clone("vm", spec).PowerOn(r.ctx))
 }
 
 // R5: two cards need room for both.
-func TestMMIOCountsEveryCard(t *testing.T) {
+func TestMMIOCountsEveryGPU(t *testing.T) {
 	r := newRig(t)
-	spec := r.wish()
+	spec := r.gpuSpec()
 	second := r.attach("esx-01", "0000:af:00.0")
 	second.Device.GetVirtualDevice().Key = -101
 	spec.Config.DeviceChange = append(spec.Config.DeviceChange, second)
@@ -99,16 +99,16 @@ func TestMMIOCountsEveryCard(t *testing.T) {
 // R5: enabled, but not rebooted since.
 func TestPowerOnRefusesInactiveDevice(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].GPUs[0].Passthrough = &Passthrough{Capable: true, Enabled: true} })
-	r.refusesPowerOn(r.clone("vm", r.wish()), "Device 59:0.0 is not a passthrough device")
+	r.refusesPowerOn(r.clone("vm", r.gpuSpec()), "Device 59:0.0 is not a passthrough device")
 }
 
 // R5, R10: two VMs may name the same device; one of them runs with it.
 func TestDeviceHasOneHolder(t *testing.T) {
 	r := newRig(t)
-	first, second := r.clone("first", r.wish()), r.clone("second", r.wish())
+	first, second := r.clone("first", r.gpuSpec()), r.clone("second", r.gpuSpec())
 	r.finish(first.PowerOn(r.ctx))
 	r.refusesPowerOn(second, "Device 59:0.0 is already in use")
-	elsewhere := r.clone("elsewhere", r.wishOn("esx-02", "0000:3b:00.0")) // the same address on another host
+	elsewhere := r.clone("elsewhere", r.gpuSpecOn("esx-02", "0000:3b:00.0")) // the same address on another host
 	r.finish(elsewhere.PowerOn(r.ctx))
 	bound := decode[[]binding](t, r.control("GET", "/bindings", ""))
 	want := binding{VM: "first", Host: "esx-01", PCIAddress: "0000:3b:00.0"}
@@ -124,7 +124,7 @@ func TestDeviceHasOneHolderInARace(t *testing.T) {
 	r := newRig(t)
 	var vms []*object.VirtualMachine
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
-		vms = append(vms, r.clone(name, r.wish()))
+		vms = append(vms, r.clone(name, r.gpuSpec()))
 	}
 	var tasks []*object.Task
 	for _, vm := range vms {
@@ -146,7 +146,7 @@ func TestDeviceHasOneHolderInARace(t *testing.T) {
 // R5: no path to a running VM goes round the checks.
 func TestEveryPathToPowerOnIsChecked(t *testing.T) {
 	r := newRig(t)
-	bad := r.wish()
+	bad := r.gpuSpec()
 	backingOf(&bad).DeviceId = "5624"
 
 	bad.PowerOn = true
@@ -185,7 +185,7 @@ func implementsAnywhere(lab *Lab, method string) bool {
 // The device of a moved VM no longer fits: its systemId is the old host's.
 func TestMovedVMDoesNotStart(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	h := r.host("esx-02")
 	r.finish(vm.Relocate(r.ctx, types.VirtualMachineRelocateSpec{Host: &h}, types.VirtualMachineMovePriorityDefaultPriority))
 	if !strings.HasPrefix(r.readVM(vm, "runtime.host").Runtime.Host.Value, "host-") || *r.readVM(vm, "runtime.host").Runtime.Host != h {

@@ -45,7 +45,7 @@ func (a access) reads(name string) bool {
 
 // accessTo must be asked before the object is locked, because it looks at those above it.
 func (lab *Lab) accessTo(ctx *simulator.Context, self ref) access {
-	if ctx.Session == nil || !lab.accounts.narrow(ctx.Session.UserName) {
+	if ctx.Session == nil || !lab.accounts.restricted(ctx.Session.UserName) {
 		return everything
 	}
 	user := ctx.Session.UserName
@@ -59,11 +59,11 @@ func (lab *Lab) sees(ctx *simulator.Context, self ref) bool {
 // may says whether the user has the privilege on the object. What is no part of the inventory counts
 // as its root, but anybody may look at it.
 func (lab *Lab) may(user, privilege string, object ref) bool {
-	if !lab.accounts.narrow(user) {
+	if !lab.accounts.restricted(user) {
 		return lab.accounts.may(user, privilege)
 	}
 	entity, ok := lab.entityOf(object)
-	system := strings.HasPrefix(privilege, "System.") && privilege != everythingElse
+	system := strings.HasPrefix(privilege, "System.") && privilege != defaultPrivilege
 	if !ok {
 		return system || lab.holds(user, privilege, lab.content().RootFolder, true)
 	}

@@ -101,19 +101,19 @@ func (lab *Lab) policy(id string) *StoragePolicyDescription {
 
 // checkClonePolicies: a clone takes no policy with data services, for its home or for a disk.
 func (lab *Lab) checkClonePolicies(spec *types.VirtualMachineCloneSpec) fault {
-	wished := slices.Clone(spec.Location.Profile)
+	requested := slices.Clone(spec.Location.Profile)
 	for _, disk := range spec.Location.Disk {
-		wished = append(wished, disk.Profile...)
+		requested = append(requested, disk.Profile...)
 	}
 	changes := spec.Location.DeviceChange
 	if spec.Config != nil {
-		wished = append(wished, spec.Config.VmProfile...)
+		requested = append(requested, spec.Config.VmProfile...)
 		changes = append(slices.Clone(changes), spec.Config.DeviceChange...)
 	}
 	for _, change := range changes {
-		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+		requested = append(requested, change.GetVirtualDeviceConfigSpec().Profile...)
 	}
-	for _, id := range profileIDs(wished) {
+	for _, id := range profileIDs(requested) {
 		policy := lab.policy(id)
 		if policy == nil {
 			return &types.InvalidArgument{InvalidProperty: "spec.location.profile"}
@@ -130,11 +130,11 @@ func (lab *Lab) checkClonePolicies(spec *types.VirtualMachineCloneSpec) fault {
 
 // checkPolicies: those with data services are applied before the VM is powered on.
 func (lab *Lab) checkPolicies(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
-	wished := slices.Clone(spec.VmProfile)
+	requested := slices.Clone(spec.VmProfile)
 	for _, change := range spec.DeviceChange {
-		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+		requested = append(requested, change.GetVirtualDeviceConfigSpec().Profile...)
 	}
-	for _, id := range profileIDs(wished) {
+	for _, id := range profileIDs(requested) {
 		policy := lab.policy(id)
 		if policy == nil {
 			return &types.InvalidArgument{InvalidProperty: "configSpec.vmProfile"}

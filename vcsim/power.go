@@ -79,16 +79,16 @@ func (v *vmMethods) needsTools(ctx *simulator.Context) fault {
 }
 
 // powerOn checks, takes its time and switches on. A clone that powers on comes through here too.
-func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref) fault {
+func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, requested *ref) fault {
 	var template bool
 	lab.locked(op.ctx, vm.Self, func() { template = vm.Config.Template })
 	if template {
 		return &types.InvalidState{}
 	}
-	if fault := lab.boots.begin(vm.Self, op.task.Self); fault != nil {
+	if fault := lab.bootTimers.begin(vm.Self, op.task.Self); fault != nil {
 		return fault
 	}
-	defer lab.boots.end(vm.Self)
+	defer lab.bootTimers.end(vm.Self)
 	if fault := lab.expectNot(op.ctx, vm, poweredOn); fault != nil {
 		return fault
 	}
@@ -101,7 +101,7 @@ func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref
 		fault = lab.checkHost(op.ctx, *vm.Runtime.Host) // it may have gone meanwhile
 	}
 	if fault != nil {
-		lab.ledger.release(vm.Self)
+		lab.allocations.release(vm.Self)
 		return fault
 	}
 	lab.switchOn(op.ctx, vm)
@@ -142,7 +142,7 @@ func (lab *Lab) switchOn(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 
 // switchOff publishes that the VM is off, and only then lets go of what it held.
 func (lab *Lab) switchOff(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.boots.stop(vm.Self)
+	lab.bootTimers.stop(vm.Self)
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		m.Runtime.PowerState = poweredOff
 		m.Runtime.BootTime = nil
@@ -155,7 +155,7 @@ func (lab *Lab) switchOff(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 		m.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGray
 		m.Config.Hardware.Device = lab.assign(vm.Self, connect(m.Config.Hardware.Device, false), false)
 	})
-	lab.ledger.release(vm.Self)
+	lab.allocations.release(vm.Self)
 	lab.showBindings(ctx, *vm.Runtime.Host)
 	lab.showMemory(ctx)
 	lab.postPowerEvent(ctx, vm, poweredOff)
@@ -197,7 +197,7 @@ func (lab *Lab) checkReachable(ctx *simulator.Context, vm *simulator.VirtualMach
 func (lab *Lab) showMemory(ctx *simulator.Context) {
 	pool := lab.registry.Get(lab.pool).(*simulator.ResourcePool)
 	var used int64
-	for _, holding := range lab.ledger.all() {
+	for _, holding := range lab.allocations.all() {
 		used += holding.memoryMB << 20
 	}
 	lab.locked(ctx, pool.Self, func() {

@@ -7,8 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// everythingElse stands for the privilege of methods that change something and are not listed.
-const everythingElse = "System.Modify"
+// defaultPrivilege stands for the privilege of methods that change something and are not listed.
+const defaultPrivilege = "System.Modify"
 
 type need struct {
 	privilege string
@@ -94,7 +94,7 @@ func (lab *Lab) needs(method *simulator.Method) []need {
 			return lab.looksAt(method)
 		}
 	}
-	return []need{{everythingElse, method.This}}
+	return []need{{defaultPrivilege, method.This}}
 }
 
 // looksAt: whoever asks an object of the inventory something must see it.

@@ -140,24 +140,24 @@ func (lab *Lab) checkRemovable(ctx *simulator.Context, vm *simulator.VirtualMach
 
 // remove takes the VM out of the inventory, once: of two at the same time the later one fails.
 func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, task ref, files bool) fault {
-	if fault := lab.boots.begin(vm.Self, task); fault != nil {
+	if fault := lab.bootTimers.begin(vm.Self, task); fault != nil {
 		return fault
 	}
-	defer lab.boots.end(vm.Self)
+	defer lab.bootTimers.end(vm.Self)
 	if fault := lab.checkRemovable(ctx, vm); fault != nil {
 		return fault
 	}
 	event := lab.vmEvent(ctx, vm)
 	lab.unregister(ctx, vm)
 	lab.post(ctx, &types.VmRemovedEvent{VmEvent: event})
-	lab.ledger.release(vm.Self)
+	lab.allocations.release(vm.Self)
 	lab.addresses.forget(vm.Self)
 	lab.policies.forget(vm.Self)
 	lab.guests.forget(vm.Self, event.Vm.Name)
 	if files {
 		lab.deleted.add(vm.Config)
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
-		lab.giveSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
+		lab.releaseSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
 		lab.thin.forget(vm.Config)
 	} else {
 		lab.unregistered.keep(vm.Config)

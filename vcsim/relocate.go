@@ -67,10 +67,10 @@ func (lab *Lab) place(ctx *simulator.Context, vm *simulator.VirtualMachine, host
 		m.Config.Template = template
 	})
 	lab.editOwners(ctx, vm, with)
-	lab.ledger.move(vm.Self, host)
+	lab.allocations.move(vm.Self, host)
 }
 
-func (l *ledger) move(vm, host ref) {
+func (l *allocations) move(vm, host ref) {
 	l.Lock()
 	defer l.Unlock()
 	if h, ok := l.held[vm]; ok {

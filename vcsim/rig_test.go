@@ -119,18 +119,18 @@ func (r *rig) vm(self ref) *object.VirtualMachine {
 	return object.NewVirtualMachine(r.client.Client, self)
 }
 
-// wish is a clone with a right passthrough configuration on esx-01; tests spoil it.
-func (r *rig) wish() types.VirtualMachineCloneSpec {
-	return r.wishOn("esx-01", "0000:3b:00.0")
+// spec is a clone with a right passthrough configuration on esx-01; tests spoil it.
+func (r *rig) gpuSpec() types.VirtualMachineCloneSpec {
+	return r.gpuSpecOn("esx-01", "0000:3b:00.0")
 }
 
-func (r *rig) wishOn(host, address string) types.VirtualMachineCloneSpec {
-	return r.wishWith(host, r.attach(host, address))
+func (r *rig) gpuSpecOn(host, address string) types.VirtualMachineCloneSpec {
+	return r.specWith(host, r.attach(host, address))
 }
 
-// wishWith is configured for passthrough; the devices are the caller's.
-func (r *rig) wishWith(host string, changes ...types.BaseVirtualDeviceConfigSpec) types.VirtualMachineCloneSpec {
-	spec := r.plainWish(host)
+// specWith is configured for passthrough; the devices are the caller's.
+func (r *rig) specWith(host string, changes ...types.BaseVirtualDeviceConfigSpec) types.VirtualMachineCloneSpec {
+	spec := r.plainSpec(host)
 	spec.Config = &types.VirtualMachineConfigSpec{
 		NumCPUs: 4, MemoryMB: 8192, MemoryReservationLockedToMax: types.NewBool(true),
 		ExtraConfig: []types.BaseOptionValue{
@@ -142,7 +142,7 @@ func (r *rig) wishWith(host string, changes ...types.BaseVirtualDeviceConfigSpec
 	return spec
 }
 
-func (r *rig) plainWish(host string) types.VirtualMachineCloneSpec {
+func (r *rig) plainSpec(host string) types.VirtualMachineCloneSpec {
 	h, store := r.host(host), r.lab.datastores["store"]
 	return types.VirtualMachineCloneSpec{
 		Location: types.VirtualMachineRelocateSpec{Host: &h, Pool: &r.lab.pool, Datastore: &store},

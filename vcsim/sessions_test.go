@@ -76,7 +76,7 @@ func TestCertificateIsSignedByTheCA(t *testing.T) {
 }
 
 // R13: without a session there is nothing to see.
-func TestNothingWithoutASession(t *testing.T) {
+func TestNothingIsVisibleWithoutASession(t *testing.T) {
 	r := newRig(t)
 	u, err := url.Parse(r.server.url)
 	must(t, err)
@@ -111,14 +111,14 @@ func TestIdleSessionsEnd(t *testing.T) {
 		return true
 	})
 	if _, ok := faultOf(t, r.currentTime()).(*types.NotAuthenticated); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err := methods.GetCurrentTime(r.ctx, tools.Client)
 	must(t, err) // the guests' own session is not touched
 }
 
 // R13: waiting is use.
-func TestWaitingSessionsLiveOn(t *testing.T) {
+func TestWaitingKeepsASessionAlive(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.3 })
 	f := r.follow(r.client, "name")
 	f.next()
@@ -166,10 +166,10 @@ func TestSessionsExpire(t *testing.T) {
 		t.Errorf("%d sessions ended", ended)
 	}
 	if _, ok := faultOf(t, <-waits).(*types.NotAuthenticated); !ok {
-		t.Error("waiting: another fault")
+		t.Error("waiting: unexpected fault")
 	}
 	if _, ok := faultOf(t, r.currentTime()).(*types.NotAuthenticated); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err = methods.GetCurrentTime(r.ctx, tools.Client)
 	must(t, err)
@@ -178,7 +178,7 @@ func TestSessionsExpire(t *testing.T) {
 // R13: who may only look is told what is missing, and on what; nothing happens.
 func TestReadOnlyUser(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	look := r.login("readonly@lab.local")
 	theirs := object.NewVirtualMachine(look.Client, vm.Reference())
 	folder := object.NewFolder(look.Client, r.lab.vmFolder)
@@ -186,7 +186,7 @@ func TestReadOnlyUser(t *testing.T) {
 	for privilege, call := range map[string]func() (*object.Task, error){
 		"VirtualMachine.Interact.PowerOn":            func() (*object.Task, error) { return theirs.PowerOn(r.ctx) },
 		"VirtualMachine.Inventory.Delete":            func() (*object.Task, error) { return theirs.Destroy(r.ctx) },
-		"VirtualMachine.Provisioning.DeployTemplate": func() (*object.Task, error) { return template.Clone(r.ctx, folder, "x", r.plainWish("esx-01")) },
+		"VirtualMachine.Provisioning.DeployTemplate": func() (*object.Task, error) { return template.Clone(r.ctx, folder, "x", r.plainSpec("esx-01")) },
 		"VirtualMachine.Config.Annotation": func() (*object.Task, error) {
 			return theirs.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "x"})
 		},
@@ -215,11 +215,11 @@ func TestMissingPrivilege(t *testing.T) {
 	almost := r.login("nodevices@lab.local")
 	template := object.NewVirtualMachine(almost.Client, r.template().Reference())
 	folder := object.NewFolder(almost.Client, r.lab.vmFolder)
-	_, err := template.Clone(r.ctx, folder, "gpu", r.wish())
+	_, err := template.Clone(r.ctx, folder, "gpu", r.gpuSpec())
 	if f, ok := faultOf(t, err).(*types.NoPermission); !ok || f.PrivilegeId != missing {
 		t.Errorf("%v", err)
 	}
-	task, err := template.Clone(r.ctx, folder, "plain", r.plainWish("esx-01"))
+	task, err := template.Clone(r.ctx, folder, "plain", r.plainSpec("esx-01"))
 	r.finish(task, err)
 
 	manager := object.NewAuthorizationManager(almost.Client)
@@ -250,13 +250,13 @@ func TestCallsAreCounted(t *testing.T) {
 	if counts["administrator@lab.local"]["CurrentTime"] != 3 || len(counts["administrator@lab.local"]) != 1 {
 		t.Errorf("%v", counts)
 	}
-	if counts["tools@lab.local"]["CurrentTime"] != 1 || counts["tools@lab.local"]["Login"] != 1 || counts[nobody]["RetrieveServiceContent"] != 1 {
+	if counts["tools@lab.local"]["CurrentTime"] != 1 || counts["tools@lab.local"]["Login"] != 1 || counts[anonymous]["RetrieveServiceContent"] != 1 {
 		t.Errorf("%v", counts)
 	}
 }
 
 // R11: faults never hit the guests' own user.
-func TestToolsAreSparedFromFaults(t *testing.T) {
+func TestFaultsDoNotAffectTools(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/faults", `{"method": "*", "fault": "InvalidState"}`)
 	if r.currentTime() == nil {

@@ -60,7 +60,7 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	for _, key := range sortedKeys(t.ExtraConfig) {
 		config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: key, Value: t.ExtraConfig[key]})
 	}
-	t.seal(config)
+	t.encrypt(config)
 	config.Annotation = fmt.Sprintf("VM template of the lab: %s", t.GuestID)
 	vm := lab.createVM(ctx, p, config)
 	if t.Snapshot != "" {
@@ -135,13 +135,13 @@ func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) 
 		newDisk(20*gib, path.Dir(config.Files.VmPathName), p.datastore),
 		lab.newCard(0, lab.description.Networks[0]))
 	if g := lab.hosts[p.host].gpu(v.GPU); g != nil && i == 1 {
-		giveGPU(config, g)
+		attachGPU(config, g)
 	}
 	return lab.createVM(ctx, p, config)
 }
 
-// giveGPU configures a fixed passthrough device the right way.
-func giveGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
+// attachGPU configures a fixed passthrough device the right way.
+func attachGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 	device := &types.VirtualPCIPassthrough{}
 	device.Key, device.ControllerKey, device.UnitNumber = 13000, 100, types.NewInt32(18)
 	device.DeviceInfo = &types.Description{Label: "PCI device 0", Summary: g.Name}

@@ -34,7 +34,7 @@ func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine)
 		lab.postCustomizationStarted(ctx, vm)
 	}
 	own := lab.context(ctx.Session)
-	lab.boots.start(vm.Self, delay, func() { lab.guestBooted(own, vm, customization) })
+	lab.bootTimers.start(vm.Self, delay, func() { lab.guestBooted(own, vm, customization) })
 }
 
 // bootedAlready is startGuest for VMs that have been running for long.
@@ -44,7 +44,7 @@ func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachi
 
 // restartGuest is a reboot as seen from outside: Tools stop and come back.
 func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.boots.stop(vm.Self)
+	lab.bootTimers.stop(vm.Self)
 	now := time.Now()
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		m.Guest = guestOff()
@@ -81,7 +81,7 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 	}
 	leased := lab.addresses.lease(vm.Self, found)
 	if lab.guests.has(isolated, name) && len(leased) > 0 {
-		leased[0].address = lab.addresses.outOfReach(leased[0].address)
+		leased[0].address = lab.addresses.unreachable(leased[0].address)
 	}
 	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), leased)
 }

@@ -9,8 +9,8 @@ import (
 
 const newTPM = "replace" // TpmProvisionPolicy: the clone gets a TPM of its own; unset copies it
 
-// seal gives a template's configuration what an encrypted VM has, and a virtual TPM where wished.
-func (t *TemplateDescription) seal(config *types.VirtualMachineConfigInfo) {
+// encrypt gives a template's configuration what an encrypted VM has, and a virtual TPM where requested.
+func (t *TemplateDescription) encrypt(config *types.VirtualMachineConfigInfo) {
 	if t.VTPM || t.Encrypted {
 		config.KeyId = &types.CryptoKeyId{KeyId: uuid.NewString(), ProviderId: &types.KeyProviderId{Id: "lab"}}
 	}

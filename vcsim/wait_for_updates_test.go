@@ -94,14 +94,14 @@ func (f *follower) await(wanted string) []string {
 }
 
 // R10: power, addresses and guestinfo reach everybody who waits for them; so do new and gone VMs.
-func TestUpdatesReachWhoWaits(t *testing.T) {
+func TestUpdatesReachWaitingClients(t *testing.T) {
 	r := newRig(t)
 	tools := r.follow(r.login("tools@lab.local"), "name", "runtime.powerState", "config.extraConfig", "config.hardware.device", "guest.net")
 	product := r.follow(r.client, "runtime.powerState", `config.extraConfig["guestinfo.key"]`, "guest.ipAddress")
 	tools.next()
 	product.next()
 
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	id := vm.Reference().Value
 	tools.await("enter " + id + " name=vm")
 	product.await("enter " + id + " runtime.powerState=poweredOff")
@@ -124,9 +124,9 @@ func TestUpdatesReachWhoWaits(t *testing.T) {
 }
 
 // Only what changed is reported, and only to whom it matters.
-func TestNothingElseIsReported(t *testing.T) {
+func TestOnlyChangesAreReported(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "runtime.powerState", "guest.net", "config.annotation", `config.extraConfig["guestinfo.a"]`)
 	f.next()
 	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{NumCPUs: 2, ExtraConfig: []types.BaseOptionValue{
@@ -148,7 +148,7 @@ func TestNothingElseIsReported(t *testing.T) {
 // A lost answer is repeated; a version from nowhere is refused.
 func TestLostAnswerIsRepeated(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "config.annotation")
 	f.next()
 	before := f.version
@@ -189,7 +189,7 @@ func TestUpdatesAreTruncated(t *testing.T) {
 // Tasks show their progress to who follows them.
 func TestProgressIsReported(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
-	task := r.startClone("vm", r.plainWish("esx-01"))
+	task := r.startClone("vm", r.plainSpec("esx-01"))
 	f := &follower{rig: r, client: r.client, collector: r.client.ServiceContent.PropertyCollector}
 	filter := f.addFilter(types.PropertyFilterSpec{
 		ObjectSet: []types.ObjectSpec{{Obj: task.Reference()}},
@@ -219,7 +219,7 @@ func TestWaitingCanBeCancelled(t *testing.T) {
 	_, err := methods.CancelWaitForUpdates(r.ctx, r.client.Client, &types.CancelWaitForUpdates{This: f.collector})
 	must(t, err)
 	if _, ok := faultOf(t, <-result).(*types.RequestCanceled); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err = methods.DestroyPropertyCollector(r.ctx, r.client.Client, &types.DestroyPropertyCollector{This: f.collector})
 	must(t, err)
@@ -280,7 +280,7 @@ func TestManyVMs(t *testing.T) {
 		}
 	}
 	for i := range 20 {
-		id := r.clone(fmt.Sprint("vm-", i), r.plainWish("esx-01")).Reference().Value
+		id := r.clone(fmt.Sprint("vm-", i), r.plainSpec("esx-01")).Reference().Value
 		for _, change := range f.await(fmt.Sprintf("enter %s name=vm-%d", id, i)) {
 			if !strings.HasPrefix(change, "enter "+id+" ") {
 				t.Errorf("%s, when only %s is new", change, id)
