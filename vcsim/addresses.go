@@ -17,7 +17,7 @@ type addresses struct {
 
 func newAddresses(block string) *addresses {
 	return &addresses{
-		block: netip.MustParsePrefix(block).Masked(), // checked with the description
+		block: netip.MustParsePrefix(block).Masked(), // already checked with the description
 		vms:   map[ref]map[string]netip.Prefix{},
 		used:  map[netip.Addr]bool{},
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R9: the cluster's summary counts what the hosts that are there for VMs have for them.
+// R9: the cluster's summary has the memory for VMs of all usable hosts.
 func TestEffectiveMemory(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].HypervisorGiB = ptr(6.5) })
 	var all int64
@@ -30,7 +30,7 @@ func (r *rig) effectiveMemory() int64 {
 	return m.Summary.GetComputeResourceSummary().EffectiveMemory
 }
 
-// R9: reservations that do not fit into the host are refused; what is freed can be used again.
+// R9: reservations that do not fit into the host are refused; freed memory can be used again.
 func TestMemoryIsFinite(t *testing.T) {
 	r := newRig(t) // 64 GiB a host
 	spec := func() types.VirtualMachineCloneSpec {
@@ -51,7 +51,7 @@ func TestMemoryIsFinite(t *testing.T) {
 	r.finish(r.clone("third", free).PowerOn(r.ctx))
 }
 
-// R9: so is space.
+// R9: disks that do not fit on the datastore are refused.
 func TestDatastoreSpaceIsFinite(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Datastores[0].FreeGiB = ptr(int64(50)) })
 	r.clone("first", r.plainSpec("esx-01"))
@@ -64,7 +64,7 @@ func TestDatastoreSpaceIsFinite(t *testing.T) {
 	}
 }
 
-// R9: a thin disk takes what is used of it, and so does a clone of it, until it is destroyed.
+// R9: a thin disk and its clones take their used space, until they are destroyed.
 func TestThinDisksTakeTheirUsedSpace(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Datastores[0].FreeGiB = ptr(int64(50))

@@ -14,7 +14,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R10: the clone is what the ConfigSpec says, all of it, at once.
+// R10: the whole ConfigSpec is applied to the clone, in one step.
 func TestCloneHonoursTheWholeConfigSpec(t *testing.T) {
 	r := newRig(t)
 	spec := r.gpuSpecOn("esx-02", "0000:3b:00.0")
@@ -59,7 +59,7 @@ func TestCloneHonoursTheWholeConfigSpec(t *testing.T) {
 	}
 }
 
-// R10: cards of its own, disks of its own; the source keeps what it had.
+// R10: the clone gets new MAC addresses and disks; the source is unchanged.
 func TestCloneHasItsOwnMACAddresses(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(2) })
 	seen := map[string]bool{}
@@ -88,7 +88,7 @@ func TestCloneReplacesTakenInstanceUUID(t *testing.T) {
 	}
 }
 
-// A clone of a clone carries its marks but not its identity: somebody's copy.
+// A clone of a clone inherits extraConfig but not the instanceUuid.
 func TestCopyCarriesTheMark(t *testing.T) {
 	r := newRig(t)
 	spec := r.plainSpec("esx-01")
@@ -146,7 +146,7 @@ func freeGiB(r *rig) int64 {
 	return m.Summary.FreeSpace >> 30
 }
 
-// A linked clone takes no space; a full one does, and gives it back.
+// A linked clone takes no space; a full clone does, and frees it when it is destroyed.
 func TestCloneTakesSpace(t *testing.T) {
 	r := newRig(t)
 	full := r.clone("full", r.plainSpec("esx-01"))
@@ -192,7 +192,7 @@ func TestNinthCloneIsQueued(t *testing.T) {
 	}
 }
 
-// A name is taken from the moment a clone begins.
+// A name is reserved from the start of a clone.
 func TestNameIsTakenWhileCloning(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.3 })
 	first := r.startClone("name", r.plainSpec("esx-01"))
@@ -211,7 +211,7 @@ func TestNameIsTakenWhileCloning(t *testing.T) {
 	}
 }
 
-// A running and a queued clone can be cancelled; nothing of them stays.
+// A running and a queued clone can be cancelled, and leave nothing behind.
 func TestCloneCanBeCancelled(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 60 })
 	var tasks []*object.Task
@@ -234,7 +234,8 @@ func TestCloneCanBeCancelled(t *testing.T) {
 	}
 }
 
-// R10: Tools report the VM's own cards, with addresses out of the block; off means silent.
+// R10: Tools report the VM's own network cards with addresses of the block, and nothing when the VM
+// is off.
 func TestGuestReportsItsAddress(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(2) })
 	vm := r.clone("Guest_1", r.plainSpec("esx-01"))
@@ -326,19 +327,19 @@ func countEvents[T any](r *rig, vm ref) int {
 	return n
 }
 
-// A task does not say what its clone will be called; the events of its chain do.
+// A task does not have the clone's name; the events of its chain do.
 func TestEventChainNamesTheClone(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
 	clone := r.clone("first", r.plainSpec("esx-01"))
 	for name, source := range map[string]*object.VirtualMachine{"deployed": r.template(), "cloned": clone} {
 		task, err := source.Clone(r.ctx, objectFolder(r), name, r.plainSpec("esx-01"))
 		must(t, err)
-		var told mo.Task
+		var reported mo.Task
 		r.until("it has begun", func() bool {
-			r.read(task.Reference(), &told, "info")
-			return told.Info.State == types.TaskInfoStateRunning
+			r.read(task.Reference(), &reported, "info")
+			return reported.Info.State == types.TaskInfoStateRunning
 		})
-		events, err := event.NewManager(r.client.Client).QueryEvents(r.ctx, types.EventFilterSpec{EventChainId: told.Info.EventChainId})
+		events, err := event.NewManager(r.client.Client).QueryEvents(r.ctx, types.EventFilterSpec{EventChainId: reported.Info.EventChainId})
 		must(t, err)
 		if len(events) != 1 || targetOf(events[0]) != name {
 			t.Errorf("%s: %+v", name, events)
@@ -357,7 +358,7 @@ func targetOf(e types.BaseEvent) string {
 	return ""
 }
 
-// R10: a clone has its template's memory limit, and cannot reserve more than that.
+// R10: a clone has its template's memory limit, and cannot reserve more.
 func TestReservationCannotExceedTheLimit(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].MemoryLimitGiB = ptr(int64(6)) })
 	f, ok := r.fails(r.startClone("limited", r.gpuSpec()), nil).(*types.InvalidArgument) // of 8 GiB

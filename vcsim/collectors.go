@@ -138,7 +138,7 @@ func (c *collector) note(mark func(*filter) bool) {
 	if matters {
 		select {
 		case c.wake <- struct{}{}:
-		default: // it is awake
+		default: // a wake-up is already pending
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R11: by method and object, so many times, at the call or in the task.
+// R11: faults are injected by method and object, a number of times, at the call or in the task.
 func TestFaultsAreInjected(t *testing.T) {
 	r := newRig(t)
 	vm, other := r.clone("vm", r.plainSpec("esx-01")), r.clone("other", r.plainSpec("esx-01"))
@@ -81,7 +81,7 @@ func TestProbabilityAndDelay(t *testing.T) {
 	}
 }
 
-// R11: the task is accepted, the answer lost; the VM comes into being all the same.
+// R11: the answer is lost, but the VM is created.
 func TestAnswerIsDropped(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/drop-after", `{"method": "CloneVM_Task", "count": 1}`)
@@ -97,7 +97,7 @@ func TestAnswerIsDropped(t *testing.T) {
 	r.clone("next", r.plainSpec("esx-01"))
 }
 
-// R11: the guest's tools run, but DHCP is silent, for running guests and for those to come.
+// R11: Tools run, but the guest gets no address; for running guests and for later ones.
 func TestGuestGetsNoAddress(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -124,7 +124,7 @@ func TestCustomizationFails(t *testing.T) {
 	})
 }
 
-// Arranged before the VM exists, it holds for the VM that gets the name.
+// A problem that is requested before the VM exists applies to the VM that gets the name.
 func TestGuestTroubleBeforeTheVMExists(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/vms/later/no-ip", "")
@@ -199,7 +199,7 @@ func isFault(err error) bool {
 	return errors.As(err, &f)
 }
 
-// For the caller a call that never arrives looks like one whose answer was lost.
+// To the caller a lost call looks like a lost answer.
 func TestALostCallIsNotServed(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -223,7 +223,7 @@ func TestAllVMsAreListed(t *testing.T) {
 	}
 }
 
-// A VM whose files are away shows what vCenter remembers of it, and does nothing.
+// A VM whose files are inaccessible shows its last summary, and refuses operations.
 func TestInaccessibleVMsShowOnlyTheirSummary(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))

@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R8: what a running VM with a passthrough device does not do.
+// R8: operations that a running VM with a passthrough device refuses.
 func TestPassthroughRestrictsOperations(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.gpuSpec())
@@ -35,7 +35,7 @@ func TestPassthroughRestrictsOperations(t *testing.T) {
 	}
 }
 
-// R8: without a device all of it works.
+// R8: without a device all of them work.
 func TestVMsWithoutPCIDevicesAreNotRestricted(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -50,7 +50,7 @@ func TestVMsWithoutPCIDevicesAreNotRestricted(t *testing.T) {
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R8: vGPUs are saved and moved with their VM, to where there is room for them.
+// R8: a VM with vGPUs can be suspended, and moved to a host with space for them.
 func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
 	r := newRig(t, sharing, func(d *Description) {
 		d.Hosts[1].GraphicsType, d.Hosts[1].GPUs[0].Passthrough = "sharedDirect", &Passthrough{Capable: true}

@@ -9,7 +9,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// DRS starts a VM where there is a card for it; a fixed device keeps its VM where it is.
+// DRS starts a VM on a host with a free GPU; a VM with a fixed device stays on its host.
 func TestDRSStartsWhereAGPUIsFree(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.DRS = true })
 	var homes = map[ref]int{}
@@ -44,7 +44,8 @@ func byDHCP() []types.CustomizationAdapterMapping {
 	return []types.CustomizationAdapterMapping{{Adapter: types.CustomizationIPSettings{Ip: &types.CustomizationDhcpIpGenerator{}}}}
 }
 
-// R10: customization sets the address, for as long as the VM exists, and counts the cards.
+// R10: customization sets the address, as long as the VM exists, and needs one setting per network
+// card.
 func TestCustomizationSetsTheAddress(t *testing.T) {
 	r := newRig(t)
 	spec := r.plainSpec("esx-01")
@@ -124,8 +125,8 @@ func TestMetadataSetsTheAddress(t *testing.T) {
 			t.Errorf("%+v", again)
 		}
 		set("second", `{"version": 2, "ethernets": {"b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`)
-		if anew := boot(); len(anew[0].IpAddress) != 0 {
-			t.Errorf("%+v", anew)
+		if rebooted := boot(); len(rebooted[0].IpAddress) != 0 {
+			t.Errorf("%+v", rebooted)
 		}
 	}
 }

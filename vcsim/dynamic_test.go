@@ -16,7 +16,7 @@ func (r *rig) dynamicSpec(label string, ids ...int32) types.VirtualMachineCloneS
 	return spec
 }
 
-// R6: any free card that fits is bound at power-on, shown, and let go at power-off.
+// R6: any free matching GPU is bound at power-on, shown, and released at power-off.
 func TestDynamicPassthrough(t *testing.T) {
 	r := newRig(t)
 	first, second := r.clone("first", r.dynamicSpec("", 5624)), r.clone("second", r.dynamicSpec("", 1, 5624))

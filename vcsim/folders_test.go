@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// However a VM comes into being, the rules hold for it and everybody can read it (R14).
+// However a VM is created, the rules apply to it and clients can read it (R14).
 func TestCreatedVMsFollowTheRules(t *testing.T) {
 	r := newRig(t)
 	h := r.hostSystem("esx-01")
@@ -39,7 +39,7 @@ func TestCreatedVMsFollowTheRules(t *testing.T) {
 	}
 }
 
-// A folder goes with what is in it, unless something in it runs.
+// A folder is destroyed with its contents, unless a VM in it runs.
 func TestFoldersAreDestroyed(t *testing.T) {
 	r := newRig(t)
 	folder, err := objectFolder(r).CreateFolder(r.ctx, "site")
@@ -63,7 +63,7 @@ func TestFoldersAreDestroyed(t *testing.T) {
 	}
 }
 
-// Who waits learns of a new name and of a VM that becomes a template.
+// Waiting clients get updates of a new name and of a conversion to a template.
 func TestRenamesAndTemplatesAreReported(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("old", r.plainSpec("esx-01"))

@@ -5,24 +5,24 @@ import (
 	"sync"
 )
 
-// allocations knows what powered-on VMs hold of their hosts: devices and memory. A VM holds from the
-// moment its power-on passes the checks until it is off.
+// allocations records the devices and memory of their hosts that powered-on VMs hold. A VM holds
+// them from the moment its power-on passes the checks until it is off.
 type allocations struct {
 	sync.Mutex
-	held map[ref]holding // by VM
+	held map[ref]holding // keyed by VM
 }
 
 type holding struct {
 	vm       ref
 	host     ref
-	devices  map[int32]grant // by key of the VM's device
+	devices  map[int32]grant // keyed by the key of the VM's device
 	memoryMB int64
 }
 
-// grant is a card, or for vGPU a part of one.
+// grant is a GPU, or for a vGPU a part of one.
 type grant struct {
 	gpu     *gpu
-	profile *VGPUProfile // nil: the whole card
+	profile *VGPUProfile // nil: the whole GPU
 }
 
 func newAllocations() *allocations {
@@ -35,7 +35,7 @@ func (l *allocations) release(vm ref) {
 	delete(l.held, vm)
 }
 
-// holdings returns what is held of a host.
+// holdings returns what VMs hold on a host.
 func (l *allocations) holdings(host ref) []holding {
 	l.Lock()
 	defer l.Unlock()
@@ -55,7 +55,7 @@ func (l *allocations) all() map[ref]holding {
 	return maps.Clone(l.held)
 }
 
-// onHost is holdings for callers that have the lock.
+// onHost is like holdings, for callers that hold the lock.
 func (l *allocations) onHost(host ref) []holding {
 	var found []holding
 	for _, h := range l.held {
@@ -66,7 +66,7 @@ func (l *allocations) onHost(host ref) []holding {
 	return found
 }
 
-// holder returns the VM that holds the whole card; the caller has the lock.
+// holder returns the VM that holds the whole GPU. The caller holds the lock.
 func (l *allocations) holder(g *gpu) (ref, bool) {
 	for vm, h := range l.held {
 		for _, grant := range h.devices {
@@ -78,7 +78,7 @@ func (l *allocations) holder(g *gpu) (ref, bool) {
 	return ref{}, false
 }
 
-// shares returns the profiles that are placed on a card; the caller has the lock.
+// shares returns the profiles that are placed on a GPU. The caller holds the lock.
 func (l *allocations) shares(g *gpu) []*VGPUProfile {
 	var profiles []*VGPUProfile
 	for _, h := range l.held {

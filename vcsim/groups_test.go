@@ -16,7 +16,7 @@ func linked(d *Description) {
 	}
 }
 
-// groupSpec asks for a group as a client should: by the templates of the host's answer.
+// groupSpec requests a group as a client should: with the device templates of the host's answer.
 func (r *rig) groupSpec(name string) types.VirtualMachineCloneSpec {
 	spec := r.vgpuSpec()
 	spec.Config.ExtraConfig[1] = &types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "64"}
@@ -38,7 +38,7 @@ func (r *rig) groupSpec(name string) types.VirtualMachineCloneSpec {
 	return spec
 }
 
-// a group's cards are given out together, to one VM.
+// A group's GPUs are assigned together, to one VM.
 func TestDeviceGroupIsGrantedWhole(t *testing.T) {
 	r := newRig(t, linked)
 	offered := r.configTarget("esx-01").VendorDeviceGroupInfo
@@ -57,14 +57,14 @@ func TestDeviceGroupIsGrantedWhole(t *testing.T) {
 	r.refusesPowerOn(r.clone("second", r.groupSpec(pair)), "No free devices are left for the device group")
 }
 
-// one vGPU elsewhere is enough for the pair not to be there.
+// One vGPU of another VM is enough to make the pair unavailable.
 func TestDeviceGroupNeedsAllOfItsGPUs(t *testing.T) {
 	r := newRig(t, linked)
 	r.finish(r.clone("single", r.vgpuSpec("grid_p100-4q")).PowerOn(r.ctx))
 	r.refusesPowerOn(r.clone("pair", r.groupSpec(pair)), "No free devices are left")
 }
 
-// a group comes whole and goes whole.
+// A group is added and removed as a whole.
 func TestDeviceGroupIsNeverChanged(t *testing.T) {
 	r := newRig(t, linked)
 	refused := func(name string, spoil func(*types.VirtualMachineConfigSpec)) {

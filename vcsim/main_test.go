@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary be the program, so that the program itself can be tested.
+// TestMain runs the test binary as the program itself, so that it can be tested.
 func TestMain(m *testing.M) {
 	if os.Getenv("GPUVM_VCSIM_RUN") != "" {
 		main()

@@ -57,7 +57,7 @@ func TestMaintenanceWaitsForTheDevicesHolder(t *testing.T) {
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R4: no reboot under running VMs unless forced; then they are down.
+// R4: a reboot with running VMs is refused unless forced; then they are powered off.
 func TestRebootNeedsMaintenanceMode(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.gpuSpec())
@@ -77,7 +77,7 @@ func TestRebootNeedsMaintenanceMode(t *testing.T) {
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R11: VMs on a disconnected host run on, but nobody can tell them anything.
+// R11: VMs on a disconnected host keep running, but cannot be changed.
 func TestDisconnectedHost(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.gpuSpec())
@@ -102,7 +102,7 @@ func TestDisconnectedHost(t *testing.T) {
 	r.finish(vm.PowerOff(r.ctx))
 }
 
-// R11: a host without power takes its VMs down; a clone on its way there fails.
+// R11: a host that loses power takes its VMs down; a clone in progress fails.
 func TestHostLosesPower(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
 	vm := r.clone("vm", r.gpuSpec())
@@ -123,7 +123,7 @@ func TestHostLosesPower(t *testing.T) {
 func TestAHostThatCannotBeRebooted(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[1].NoReboot = true })
 	if r.readHost("esx-02", "capability").Capability.RebootSupported || !r.readHost("esx-01", "capability").Capability.RebootSupported {
-		t.Error("the capability is not told")
+		t.Error("the capability is not reported")
 	}
 	r.finish(r.hostSystem("esx-02").EnterMaintenanceMode(r.ctx, 0, false, nil))
 	if _, ok := r.fails(r.startReboot("esx-02", false), nil).(*types.NotSupported); !ok {

@@ -6,7 +6,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R10: a clone goes to a datastore that its host can write to, and from a host that is there.
+// R10: a clone needs a datastore that its host can write to, and a source on a connected host.
 func TestCloneNeedsAWritableDatastore(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		for _, name := range []string{"one", "kept", "lost", "old"} {

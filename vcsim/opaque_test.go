@@ -7,7 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A card comes to an opaque network by the network's id and type; every other backing is refused.
+// A network card is connected to an opaque network by the network's id and type; other backings are
+// refused.
 func TestOpaqueNetworksAreNamedByIDAndType(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Opaque = []string{"segment"} })
 	id := stableUUID("opaque network", "segment")

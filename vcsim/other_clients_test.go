@@ -52,7 +52,7 @@ func TestTagsAndContentLibraries(t *testing.T) {
 	}
 }
 
-// Nobody gets a session of the REST API without a password of the lab.
+// A session of the REST API needs a password of the lab.
 func TestRESTAPIRequiresAPassword(t *testing.T) {
 	r := newRig(t)
 	client := vapi.NewClient(r.client.Client)
@@ -129,7 +129,7 @@ func TestADeviceWithoutItsID(t *testing.T) {
 	}
 }
 
-// Two clients share a collector: each goes on from the version that it has.
+// Two clients share a collector: each continues from its own version.
 func TestOlderVersionsAreValid(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -166,7 +166,7 @@ func TestOlderVersionsAreValid(t *testing.T) {
 	}
 }
 
-// TaskInProgress names the task that is in the way.
+// TaskInProgress names the other task.
 func TestTaskInProgressNamesTheTask(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.PowerOnS = 1 })
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -189,7 +189,7 @@ func TestTaskInProgressNamesTheTask(t *testing.T) {
 	r.finish(first, nil)
 }
 
-// A VM that runs with a GPU changes its resource pool; it still does not leave its host.
+// A VM that runs with a GPU can be moved to another resource pool, but not to another host.
 func TestRunningGPUVMCanChangePool(t *testing.T) {
 	r := newRig(t)
 	root := object.NewResourcePool(r.client.Client, r.lab.pool)
@@ -216,7 +216,7 @@ func TestRunningGPUVMCanChangePool(t *testing.T) {
 	}
 }
 
-// A VM that was unregistered comes back with its GPU, its disks and its identity.
+// An unregistered VM is registered again with its GPU, its disks and its identity.
 func TestGPUVMCanBeRegisteredAgain(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.gpuSpec())

@@ -19,7 +19,8 @@ func setOption(spec *types.VirtualMachineCloneSpec, key, value string) {
 	spec.Config.ExtraConfig = append(spec.Config.ExtraConfig, &types.OptionValue{Key: key, Value: value})
 }
 
-// R5: every way in which a fixed device can be configured wrongly. The clone itself is accepted.
+// R5: every wrong configuration of a fixed device is refused at power-on. The clone itself is
+// accepted.
 func TestPowerOnRefusesWrongDevices(t *testing.T) {
 	const mismatch = "The systemId does not match the current system or the deviceId, and the vendorId does not match the device currently at 59:0.0"
 	const pages = "PCIPassthru: total number of pages needed (4206594) exceeds limit (917504)"
@@ -62,7 +63,7 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 	}
 }
 
-// A reservation by number is as good as a locked one, and hexadecimal digits may be upper case.
+// A full reservation need not be locked, and hexadecimal digits may be upper case.
 func TestPowerOnAcceptsEquivalentConfigurations(t *testing.T) {
 	r := newRig(t)
 	spec := r.gpuSpec()
@@ -80,7 +81,7 @@ func TestSmallBARsFitBelow4GiB(t *testing.T) {
 	r.finish(r.clone("vm", spec).PowerOn(r.ctx))
 }
 
-// R5: two cards need room for both.
+// R5: two GPUs need MMIO space for both.
 func TestMMIOCountsEveryGPU(t *testing.T) {
 	r := newRig(t)
 	spec := r.gpuSpec()
@@ -119,7 +120,7 @@ func TestDeviceHasOneHolder(t *testing.T) {
 	r.finish(second.PowerOn(r.ctx))
 }
 
-// R5: of many that want it at the same moment, one gets it.
+// R5: of many concurrent power-ons one gets the device.
 func TestDeviceHasOneHolderInARace(t *testing.T) {
 	r := newRig(t)
 	var vms []*object.VirtualMachine
@@ -143,7 +144,7 @@ func TestDeviceHasOneHolderInARace(t *testing.T) {
 	}
 }
 
-// R5: no path to a running VM goes round the checks.
+// R5: every path to a running VM is checked.
 func TestEveryPathToPowerOnIsChecked(t *testing.T) {
 	r := newRig(t)
 	bad := r.gpuSpec()
@@ -182,7 +183,7 @@ func implementsAnywhere(lab *Lab, method string) bool {
 	return slices.ContainsFunc(lab.registry.AllReference(""), func(o mo.Reference) bool { return implements(o, method) })
 }
 
-// The device of a moved VM no longer fits: its systemId is the old host's.
+// The device of a moved VM is no longer valid: its systemId is the old host's.
 func TestMovedVMDoesNotStart(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.gpuSpec())

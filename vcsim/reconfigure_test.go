@@ -41,7 +41,7 @@ func TestReconfigureEditsExtraConfig(t *testing.T) {
 	}
 }
 
-// A client that read an older version is told, not obeyed.
+// A change based on an older version is refused.
 func TestReconfigureChecksTheChangeVersion(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -110,7 +110,7 @@ func TestDestroyNeedsAVMThatIsOff(t *testing.T) {
 	}
 }
 
-// Of a template vCenter takes another name or annotation only (govmomi issue 1430).
+// vCenter changes only the name and the annotation of a template (govmomi issue 1430).
 func TestOnlyNameAndAnnotationOfATemplateChange(t *testing.T) {
 	r := newRig(t)
 	r.finish(r.template().Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "noted"}))

@@ -75,7 +75,7 @@ func TestCertificateIsSignedByTheCA(t *testing.T) {
 	}
 }
 
-// R13: without a session there is nothing to see.
+// R13: without a session nothing is visible.
 func TestNothingIsVisibleWithoutASession(t *testing.T) {
 	r := newRig(t)
 	u, err := url.Parse(r.server.url)
@@ -95,7 +95,7 @@ func TestNothingIsVisibleWithoutASession(t *testing.T) {
 	}
 }
 
-// R13: an idle session ends; one that is used, or waits, does not.
+// R13: an idle session expires; one that is used, or waits, does not.
 func TestIdleSessionsEnd(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.4 })
 	tools := r.login("tools@lab.local")
@@ -117,7 +117,7 @@ func TestIdleSessionsEnd(t *testing.T) {
 	must(t, err) // the guests' own session is not touched
 }
 
-// R13: waiting is use.
+// R13: waiting counts as use.
 func TestWaitingKeepsASessionAlive(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.3 })
 	f := r.follow(r.client, "name")
@@ -141,7 +141,7 @@ func (r *rig) sessionsOf(user string, by *govmomi.Client) []types.UserSession {
 	return slices.DeleteFunc(m.SessionList, func(s types.UserSession) bool { return s.UserName != user })
 }
 
-// R11, R13: all sessions but the guests' can be ended; who waits learns it at once.
+// R11, R13: all sessions except the guests' can be ended; waiting calls fail at once.
 func TestSessionsExpire(t *testing.T) {
 	r := newRig(t)
 	tools := r.login("tools@lab.local")
@@ -175,7 +175,8 @@ func TestSessionsExpire(t *testing.T) {
 	must(t, err)
 }
 
-// R13: who may only look is told what is missing, and on what; nothing happens.
+// R13: a read-only user gets a fault with the missing privilege and the object, and nothing is
+// changed.
 func TestReadOnlyUser(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -208,7 +209,7 @@ func TestReadOnlyUser(t *testing.T) {
 	}
 }
 
-// R13: one missing privilege is enough, and the preflight question is answered truthfully.
+// R13: one missing privilege is enough for a refusal, and privilege queries are answered correctly.
 func TestMissingPrivilege(t *testing.T) {
 	const missing = "VirtualMachine.Config.AddRemoveDevice"
 	r := newRig(t)
@@ -255,7 +256,7 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 }
 
-// R11: faults never hit the guests' own user.
+// R11: faults never affect the guests' own user.
 func TestFaultsDoNotAffectTools(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/faults", `{"method": "*", "fault": "InvalidState"}`)
@@ -267,7 +268,7 @@ func TestFaultsDoNotAffectTools(t *testing.T) {
 	must(t, err)
 }
 
-// The lab keeps its CA over a restart, and the same site is the same site.
+// A restart keeps the CA and the vCenter's identity.
 func TestRestartKeepsIdentity(t *testing.T) {
 	first := newRig(t)
 	certificate, err := serverCertificate(first.dir)
@@ -275,7 +276,7 @@ func TestRestartKeepsIdentity(t *testing.T) {
 	again, err := serverCertificate(first.dir)
 	must(t, err)
 	if !slices.Equal(certificate.Certificate[0], again.Certificate[0]) {
-		t.Error("another certificate")
+		t.Error("different certificate")
 	}
 	second := newRig(t)
 	uuid := func(r *rig) string { return r.client.ServiceContent.About.InstanceUuid }

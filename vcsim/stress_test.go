@@ -12,7 +12,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Several operators at once, and clients that watch and read everything meanwhile. Meant for -race.
+// Several operators work at once, while clients wait for updates and read everything. Meant for
+// -race.
 func TestConcurrentOperations(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].DiskGiB = 1 })
 	stop := make(chan struct{})

@@ -29,7 +29,7 @@ func (r *rig) vgpuSpec(profiles ...string) types.VirtualMachineCloneSpec {
 	return spec
 }
 
-// R7: framebuffer is counted per card, and one card carries one size.
+// R7: framebuffer is counted per GPU, and all vGPUs on a GPU have one size.
 func TestVGPUsShareFramebuffer(t *testing.T) {
 	r := newRig(t, sharing)
 	if types := r.readHost("esx-01", "config.sharedPassthruGpuTypes").Config.SharedPassthruGpuTypes; !slices.Contains(types, "grid_p100-8q") {
@@ -53,7 +53,7 @@ func TestVGPUsShareFramebuffer(t *testing.T) {
 	}
 }
 
-// R7: there is room, but on a card that carries another size.
+// R7: a GPU with enough framebuffer is refused if its vGPUs have another size.
 func TestVGPUNeedsOneSizePerCard(t *testing.T) {
 	r := newRig(t, sharing)
 	r.finish(r.clone("both", r.vgpuSpec("grid_p100-8q", "grid_p100-4q")).PowerOn(r.ctx)) // a card each
@@ -83,7 +83,7 @@ func TestVGPURefuses(t *testing.T) {
 	}
 }
 
-// R7: each card has a graphics type of its own; the host's default says nothing of it.
+// R7: each GPU has its own graphics type, whatever the host's default.
 func TestGraphicsTypeIsPerGPU(t *testing.T) {
 	r := newRig(t, sharing, func(d *Description) {
 		h := &d.Hosts[0]
@@ -104,7 +104,7 @@ func TestGraphicsTypeIsPerGPU(t *testing.T) {
 	}
 }
 
-// R7: a VM that runs with a whole card is no user of a graphics device.
+// R7: graphicsInfo does not list a VM that runs with a whole GPU.
 func TestGraphicsInfoNamesVGPUsOnly(t *testing.T) {
 	r := newRig(t)
 	r.finish(r.clone("whole", r.gpuSpec()).PowerOn(r.ctx))
@@ -115,7 +115,7 @@ func TestGraphicsInfoNamesVGPUsOnly(t *testing.T) {
 	}
 }
 
-// R7: what a vGPU maps depends on its card and its profile.
+// R7: the MMIO space of a vGPU depends on its GPU and its profile.
 func TestLargeVGPUsNeedEFIAndMMIO(t *testing.T) {
 	const pages = "PCIPassthru: total number of pages needed"
 	small := func(d *Description) {

@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// follower waits for updates of all VMs, as the lab's guests and gpuvm itself do.
+// follower waits for updates of all VMs, like the lab's guests and gpuvm itself.
 type follower struct {
 	*rig
 	client    *govmomi.Client
@@ -93,7 +93,8 @@ func (f *follower) await(wanted string) []string {
 	return all
 }
 
-// R10: power, addresses and guestinfo reach everybody who waits for them; so do new and gone VMs.
+// R10: waiting clients get updates of power state, addresses and guestinfo, and of new and removed
+// VMs.
 func TestUpdatesReachWaitingClients(t *testing.T) {
 	r := newRig(t)
 	tools := r.follow(r.login("tools@lab.local"), "name", "runtime.powerState", "config.extraConfig", "config.hardware.device", "guest.net")
@@ -123,7 +124,7 @@ func TestUpdatesReachWaitingClients(t *testing.T) {
 	product.await("leave " + id)
 }
 
-// Only what changed is reported, and only to whom it matters.
+// Only changes are reported, and only to filters that select them.
 func TestOnlyChangesAreReported(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -145,7 +146,7 @@ func TestOnlyChangesAreReported(t *testing.T) {
 	}
 }
 
-// A lost answer is repeated; a version from nowhere is refused.
+// A lost answer is repeated; an unknown version is refused.
 func TestLostAnswerIsRepeated(t *testing.T) {
 	r := newRig(t)
 	vm := r.clone("vm", r.plainSpec("esx-01"))
@@ -166,7 +167,7 @@ func TestLostAnswerIsRepeated(t *testing.T) {
 	}
 }
 
-// Long answers come in parts.
+// Long answers are truncated and continued.
 func TestUpdatesAreTruncated(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/vms", `{"count": 250, "power": "off"}`)
@@ -186,7 +187,7 @@ func TestUpdatesAreTruncated(t *testing.T) {
 	}
 }
 
-// Tasks show their progress to who follows them.
+// Clients get updates of a task's progress.
 func TestProgressIsReported(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
 	task := r.startClone("vm", r.plainSpec("esx-01"))
@@ -267,7 +268,7 @@ func TestRetrieve(t *testing.T) {
 	}
 }
 
-// With a thousand VMs around, a change is still only what changed.
+// With a thousand VMs an update still has only the change.
 func TestManyVMs(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].DiskGiB = 1 })
 	r.control("POST", "/vms", `{"count": 1000}`)
@@ -289,7 +290,8 @@ func TestManyVMs(t *testing.T) {
 	}
 }
 
-// A client that hangs up is not waited for: its next call on the collector is answered at once.
+// A call whose client disconnected ends, so that the next call on the collector is answered at
+// once.
 func TestClientHangsUp(t *testing.T) {
 	r := newRig(t)
 	f := r.follow(r.client, "name")
