@@ -55,7 +55,7 @@ def test_gpus_lists_all_with_their_holders(small: CommandLine) -> None:
     assert "16 GiB" in shown
 
 
-def test_a_gpu_held_by_somebody_else_is_never_taken(small: CommandLine) -> None:
+def test_gpu_held_by_another_vm_is_never_taken(small: CommandLine) -> None:
     refused = small("provision", "--hosts", "3", "--yes")
     assert refused.exit_code == 3
     assert "held by trainer" in refused.stderr
@@ -68,7 +68,7 @@ def test_doctor_finds_nothing_wrong(small: CommandLine) -> None:
     assert {check["level"] for check in healthy["data"]["checks"]} == {"ok"}
 
 
-def test_doctor_writes_an_account_without_names(small: CommandLine) -> None:
+def test_doctor_writes_a_report_without_names(small: CommandLine) -> None:
     done = small("doctor", "--report", "site.json")
     assert done.exit_code == 0, done.stderr
     written = (small.home / "site.json").read_text()
@@ -87,7 +87,7 @@ def test_doctor_names_missing_privileges(small: CommandLine) -> None:
     assert "Host.Config.PciPassthru" in sick.stdout
 
 
-def test_doctor_asks_for_what_the_wish_needs(small: CommandLine) -> None:
+def test_doctor_checks_the_privileges_that_the_spec_needs(small: CommandLine) -> None:
     """Linked clones need a snapshot; the plain wish does not, and fixed addresses need nothing."""
     wish = small.home / "linked.yaml"
     wish.write_text(
@@ -142,7 +142,7 @@ def _as_user(command: CommandLine, user: str) -> Iterator[str]:
         context.write_text(text)
 
 
-def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine) -> None:
+def test_passthrough_reports_its_state_and_reboots_only_with_the_option(small: CommandLine) -> None:
     host = "esx-01.lab.local"
     pending = small("passthrough", "disable", host, "--json").json
     assert pending["exit_code"] == 10
@@ -156,7 +156,7 @@ def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine)
     assert "nothing to do" in again.stdout
 
 
-def test_a_host_that_stays_in_maintenance_mode_says_how_it_leaves_it(small: CommandLine) -> None:
+def test_hint_for_a_host_that_stays_in_maintenance_mode(small: CommandLine) -> None:
     host = "esx-02.lab.local"
     _control(small, f"/hosts/{host}/maintenance")
     stays = small("passthrough", "enable", host, "--reboot")
@@ -174,7 +174,7 @@ def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     assert "nothing to do" not in refused.stdout
 
 
-def test_without_a_terminal_the_question_is_said(tmp_path: Path, simulator: None) -> None:
+def test_without_a_terminal_the_question_is_in_the_error(tmp_path: Path, simulator: None) -> None:
     """With the VMs of others that DRS would move, which nobody has agreed to."""
     command = CommandLine(tmp_path)
     worker = VMDescription(name="worker", host="esx-01.lab.local")
@@ -189,20 +189,20 @@ def test_without_a_terminal_the_question_is_said(tmp_path: Path, simulator: None
         assert command("gpus", "--json").json["data"]["gpus"][0]["passthrough"]["enabled"]
 
 
-def test_a_card_that_is_not_there_is_bad_input(small: CommandLine) -> None:
+def test_unknown_gpu_is_bad_input(small: CommandLine) -> None:
     wrong = small("passthrough", "enable", "esx-01.lab.local", "--gpu", "0000:00:00.0")
     assert wrong.exit_code == 2
     assert "0000:3b:00.0" in wrong.stderr
 
 
-def test_passthrough_wants_hosts_or_all(small: CommandLine) -> None:
+def test_passthrough_requires_hosts_or_all(small: CommandLine) -> None:
     assert small("passthrough", "enable").exit_code == 2
     unknown = small("passthrough", "enable", "nowhere")
     assert unknown.exit_code == 2
     assert "esx-01.lab.local" in unknown.stderr
 
 
-def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
+def test_stop_frees_the_gpus_and_start_continues(small: CommandLine) -> None:
     made = small("provision", "--hosts", "1", "--accelerator", "dynamic", "--until", "address")
     assert made.exit_code == 0, made.stderr
     (vm,) = small("status", "--no-guests", "--json").json["data"]["vms"]
@@ -227,7 +227,7 @@ def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
     assert small("stop").exit_code == 3
 
 
-def test_status_is_against_the_wish(small: CommandLine) -> None:
+def test_status_compares_with_the_spec(small: CommandLine) -> None:
     wish = small.home / "gpuvm.yaml"
     wish.write_text("hosts: 2\n")
     made = small("provision", "--hosts", "1", "--until", "powered-on", "--yes")
@@ -268,7 +268,7 @@ def test_stop_counts_what_it_stopped(small: CommandLine) -> None:
     assert small("teardown").exit_code == 0
 
 
-def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:
+def test_linked_clones_need_a_snapshot_taken_once_on_request(small: CommandLine) -> None:
     refused = small("plan", "--clone-mode", "linked", "--template", "centos7-tensorflow")
     assert refused.exit_code == 3
     assert "--create-snapshot" in refused.stderr
@@ -305,13 +305,13 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
         ("dynamic:device_id=xyz", "is not a hex number"),
     ],
 )
-def test_a_wrong_accelerator_is_one_clear_line(gpuvm: CommandLine, given: str, said: str) -> None:
+def test_wrong_accelerator_is_a_one_line_error(gpuvm: CommandLine, given: str, said: str) -> None:
     refused = gpuvm("plan", "--accelerator", given)
     assert refused.exit_code == 2
     assert said in refused.stderr
 
 
-def test_a_vm_that_vcenter_cannot_read_is_never_passed_over(small: CommandLine) -> None:
+def test_unreadable_vm_is_never_ignored(small: CommandLine) -> None:
     made = small("provision", "--hosts", "2", "--until", "powered-on", "--yes", "--name", "away")
     assert made.exit_code == 0, made.stderr
     _control(small, "/vms/away-01/inaccessible")

@@ -122,18 +122,18 @@ def test_killed_and_run_again(site: Site, moment: Moment) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", moments(MOMENTS), ids=_name)
-def test_killed_at_all_moments(site: Site, moment: Moment) -> None:
+def test_killed_at_every_kill_point(site: Site, moment: Moment) -> None:
     _kill_and_run_again(site, _PLAIN, moment)
 
 
 @pytest.mark.parametrize("name", list(_SNAPSHOT_KILLS)[:4])
-def test_a_killed_snapshot_leaves_a_template_that_is_known(site: Site, name: str) -> None:
+def test_killed_snapshot_leaves_a_recognisable_template(site: Site, name: str) -> None:
     _kill_a_snapshot(site, name)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", list(_SNAPSHOT_KILLS)[4:])
-def test_a_snapshot_killed_at_any_moment(site: Site, name: str) -> None:
+def test_snapshot_killed_at_any_point(site: Site, name: str) -> None:
     _kill_a_snapshot(site, name)
 
 
@@ -154,7 +154,7 @@ def _kill_a_snapshot(site: Site, name: str) -> None:
 
 
 @pytest.mark.parametrize("then", ["provision", "teardown"])
-def test_a_template_that_was_left_a_vm_is_one_again(site: Site, then: str) -> None:
+def test_template_left_as_a_vm_is_converted_back(site: Site, then: str) -> None:
     """Also for commands that want no snapshot."""
     name = f"left-{then}"
     site.kill("MarkAsVirtualMachine", "after", "provision", *LINKED, "--template", name)
@@ -178,7 +178,7 @@ def test_killed_among_linked_clones(site: Site, share: float) -> None:
     ("command", "share", "when"),
     [("stop", 0.5, "sent"), ("start", 0.8, "after"), ("teardown", 0.4, "sent")],
 )
-def test_other_commands_go_on_too(site: Site, command: str, share: float, when: str) -> None:
+def test_other_commands_continue_too(site: Site, command: str, share: float, when: str) -> None:
     _kill_one_that_goes_on(site, command, share, when)
 
 
@@ -186,7 +186,7 @@ def test_other_commands_go_on_too(site: Site, command: str, share: float, when: 
 @pytest.mark.parametrize("share", [n / 10 for n in range(11)])
 @pytest.mark.parametrize("when", ["before", "sent", "after"])
 @pytest.mark.parametrize("command", ["stop", "start", "teardown"])
-def test_other_commands_go_on_at_all_moments(
+def test_other_commands_continue_after_every_kill_point(
     site: Site, command: str, share: float, when: str
 ) -> None:
     _kill_one_that_goes_on(site, command, share, when)

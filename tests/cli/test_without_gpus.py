@@ -40,7 +40,7 @@ def test_gpus_says_that_there_is_none(stock: CommandLine) -> None:
     assert stock("gpus", "--json").json["data"]["gpus"] == []
 
 
-def test_a_plan_with_gpus_is_refused_with_a_way_out(stock: CommandLine) -> None:
+def test_plan_with_gpus_is_refused_with_a_hint(stock: CommandLine) -> None:
     refused = stock("plan", "--template", "tf", "--json").json
     assert refused["exit_code"] == 3
     assert "--accelerator none" in refused["errors"][0]["hint"]
@@ -54,7 +54,7 @@ def test_doctor_says_what_is_missing(stock: CommandLine) -> None:
     assert stock("doctor").exit_code == 3
 
 
-def test_vms_without_a_gpu_are_made_shown_and_removed(stock: CommandLine) -> None:
+def test_vms_without_a_gpu_are_created_shown_and_removed(stock: CommandLine) -> None:
     wish = ("--accelerator", "none", "--hosts", "2")
     made = stock("provision", *wish, "--until", "powered-on", "--yes")
     assert made.exit_code == 0, made.stderr

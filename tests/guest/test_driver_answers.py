@@ -52,7 +52,7 @@ def answer(tmp_path: Path, code: int | None) -> str:
         (None, "the driver library does not load (libcuda.so.1: "),
     ],
 )
-def test_no_gpu_is_said_with_the_drivers_answer(
+def test_missing_gpu_is_reported_with_the_drivers_answer(
     tmp_path: Path, code: int | None, said: str
 ) -> None:
     problem = answer(tmp_path, code)

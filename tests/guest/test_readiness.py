@@ -50,7 +50,7 @@ def test_all_met(machine: Machine, told: Any, events: Events) -> None:
     ]
 
 
-def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events: Events) -> None:
+def test_simulated_gpus_are_recognised_by_name_or_banner(machine: Machine, events: Events) -> None:
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
     machine.nvidia_smi(f"{P100_ROW} (simulated)")
     assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).simulated
@@ -61,7 +61,7 @@ def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events:
         assert guest.query_gpus(one) == Ready((), True, ("Tesla P100-PCIE-16GB",))
 
 
-def test_other_gpus_than_planned_are_said_at_once(machine: Machine, events: Events) -> None:
+def test_other_gpus_than_planned_are_reported_at_once(machine: Machine, events: Events) -> None:
     machine.nvidia_smi("0x1DB610DE, Tesla V100-PCIE-32GB")
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 1000)
     assert error.requirement == GPUS.name
@@ -69,7 +69,7 @@ def test_other_gpus_than_planned_are_said_at_once(machine: Machine, events: Even
     assert "MMIO" in str(error.hint)
 
 
-def test_no_driver_is_said_at_once(machine: Machine, events: Events) -> None:
+def test_missing_driver_is_reported_at_once(machine: Machine, events: Events) -> None:
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 1000)
     assert error.seen == "there is no nvidia-smi: no NVIDIA driver is installed"
 
@@ -80,7 +80,7 @@ def test_fewer_gpus_than_planned_at_the_deadline(machine: Machine, events: Event
     assert error.seen == "expected 10de:15f8, 10de:15f8, the guest has 10de:15f8"
 
 
-def test_a_driver_that_fails_at_the_deadline(machine: Machine, events: Events) -> None:
+def test_driver_failure_at_the_deadline_is_reported(machine: Machine, events: Events) -> None:
     machine.program("nvidia-smi", "echo 'No devices were found'; exit 6")
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 0.5)
     assert error.seen == "nvidia-smi ended with status 6: No devices were found"
@@ -169,7 +169,9 @@ def test_no_ssh(guests: Guests, machine: Machine, events: Events) -> None:
     assert "console" in str(error.hint)
 
 
-def test_who_it_is_is_no_matter_of_time(machine: Machine, events: Events) -> None:
+def test_wrong_host_key_and_refused_login_fail_without_waiting(
+    machine: Machine, events: Events
+) -> None:
     expected = Expected((), GuestSettings())
     unpublished = replace(machine.endpoint, host_keys=())
     with pytest.raises(HostKeyMismatch):
@@ -179,7 +181,7 @@ def test_who_it_is_is_no_matter_of_time(machine: Machine, events: Events) -> Non
         guest.wait_ready(lambda: machine.endpoint, expected, 1000, events)
 
 
-def test_a_connection_that_breaks_is_made_again(machine: Machine) -> None:
+def test_broken_connection_is_reopened(machine: Machine) -> None:
     """As when cloud-init restarts sshd at the first boot."""
     machine.nvidia_smi(P100_ROW)
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))

@@ -63,7 +63,7 @@ def test_tmp_and_home_are_a_guest_s_own(machines: Machines) -> None:
     assert two.run("ps ax").out.count("gpuvm.lab.guest") == 1
 
 
-def test_nothing_of_the_operator_is_in_sight(machines: Machines, tmp_path: Path) -> None:
+def test_files_of_the_operator_are_not_visible(machines: Machines, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("operator's")
     guest = machines.on("one")
@@ -113,7 +113,7 @@ for ready in guest.messages():
 """
 
 
-def test_guests_die_with_a_killed_supervisor(
+def test_guests_end_with_a_killed_supervisor(
     any_machines: Machines, tmp_path: Path, wait_for: Callable[..., None]
 ) -> None:
     boot = any_machines.boot("one")
@@ -176,7 +176,7 @@ def test_an_unprivileged_user_gets_the_same(machines: Machines, tmp_path: Path) 
     assert told[:2] == ["1000 None", "1"]
 
 
-def test_a_kernel_without_namespaces_is_found_out(machines: Machines, tmp_path: Path) -> None:
+def test_kernel_without_namespaces_is_detected(machines: Machines, tmp_path: Path) -> None:
     told = in_user_namespace(
         "echo 0 > /proc/sys/user/max_mnt_namespaces",
         script=UNPRIVILEGED,
@@ -186,9 +186,7 @@ def test_a_kernel_without_namespaces_is_found_out(machines: Machines, tmp_path: 
     assert told[1] == ""
 
 
-def test_a_machine_without_util_linux_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_util_linux_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     isolation = hypervisor.find_isolation(tmp_path)
     assert isolation.reason == "the program unshare of util-linux is missing"

@@ -86,7 +86,7 @@ def test_govc_finds_policies_tags_and_libraries(one_host: Rig) -> None:
     assert "401 Unauthorized" in wrong.run("library.ls").stderr
 
 
-def test_terraform_makes_powers_on_and_destroys(sites: Path) -> None:
+def test_terraform_creates_powers_on_and_destroys(sites: Path) -> None:
     terraform = program("GPUVM_TEST_TERRAFORM", "the program, Terraform or OpenTofu")
     provider = program("GPUVM_TEST_VSPHERE_PROVIDER", "a build of terraform-provider-vsphere")
     with rig_of(sites, "terraform", shape(about=NAMED_AS_REAL)) as rig:

@@ -110,7 +110,7 @@ def test_whole_objects_can_be_read(tmp_path: Path, api_version: str) -> None:
         assert machine.parentVApp is None
 
 
-def test_refusal_tells_its_reason(vcenter: VCenter) -> None:
+def test_refusal_has_its_reason(vcenter: VCenter) -> None:
     si = vcenter.connect()
     host = everything(si, vim.HostSystem)[0]
     machine = finished(clone(si, host, device_id="5624")).result  # decimal: what many get wrong

@@ -52,7 +52,7 @@ def placing(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_dynamic_is_bound_at_power_on_and_held_then(rig: Rig) -> None:
+def test_dynamic_gpu_is_bound_and_held_at_power_on(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="bound", accelerator=DYNAMIC)
         result = rig.provision(connection, plan)
@@ -150,7 +150,7 @@ def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
     shared.teardown("quarters")
 
 
-def test_a_vgpu_that_was_taken_meanwhile_is_planned_once_more(shared: Rig) -> None:
+def test_vgpu_taken_meanwhile_is_planned_again(shared: Rig) -> None:
     whole = {"mode": "vgpu", "profile": "grid_p100-16q"}
     with shared.connect() as connection:
         first = shared.plan(connection, hosts=1, name="first", accelerator=whole)
@@ -176,7 +176,7 @@ def test_drs_chooses_the_host_of_a_dynamic_vm(placing: Rig) -> None:
     placing.teardown("free")
 
 
-def test_the_host_that_drs_chose_at_power_on_is_told(placing: Rig) -> None:
+def test_host_that_drs_chose_is_reported(placing: Rig) -> None:
     """It is not the one that the plan counted on: that one's GPU was taken meanwhile."""
     with placing.connect() as connection:
         plan = placing.plan(connection, hosts=1, name="chosen", accelerator=DYNAMIC)
@@ -218,7 +218,7 @@ def linked(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_a_device_group_comes_whole_and_is_held_whole(linked: Rig) -> None:
+def test_device_group_is_added_and_held_as_a_whole(linked: Rig) -> None:
     wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
     with linked.connect() as connection:
         plan = linked.plan(connection, name="pair", **wish)
@@ -237,7 +237,7 @@ def test_a_device_group_comes_whole_and_is_held_whole(linked: Rig) -> None:
     linked.teardown("pair")
 
 
-def test_a_device_group_that_lost_a_device_is_mended_whole(linked: Rig) -> None:
+def test_device_group_with_a_missing_device_is_replaced_as_a_whole(linked: Rig) -> None:
     wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
     with linked.connect() as connection:
         plan = linked.plan(connection, name="mended", **wish)
@@ -273,7 +273,7 @@ def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
             assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)
 
 
-def test_a_memory_limit_of_the_template_is_not_the_clones(home: Path) -> None:
+def test_memory_limit_of_the_template_is_removed_from_clones(home: Path) -> None:
     """All of the memory is reserved, which a limit below it forbids."""
     template = TemplateDescription(memory_gib=8, memory_limit_gib=4)
     shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
@@ -283,7 +283,7 @@ def test_a_memory_limit_of_the_template_is_not_the_clones(home: Path) -> None:
         assert (vm.memory_gib, vm.memory_locked) == (8, True)
 
 
-def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
+def test_repair_of_cpus_keeps_cores_per_socket_valid(home: Path) -> None:
     """A VM that somebody changed meanwhile is mended as the clone was made."""
     template = TemplateDescription(cpus=8, cores_per_socket=4)
     shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})

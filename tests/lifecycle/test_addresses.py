@@ -29,7 +29,7 @@ FIXED = guest.FixedAddress("10.0.0.5", 24, "10.0.0.1", ("10.0.0.2",), "lab.examp
         ({"first": "2001:db8::1", "last": "2001:db9::1", "prefix": 64}, "is outside"),
     ],
 )
-def test_a_range_that_cannot_be_is_refused(wished: dict[str, Any], complaint: str) -> None:
+def test_impossible_range_is_refused(wished: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         AddressRange.model_validate(wished)
 
@@ -40,7 +40,7 @@ def test_the_third_vm_gets_the_third_address() -> None:
     assert (chosen.address(3), chosen.size) == ("2001:db8::1:0", 12)
 
 
-def test_cards_are_known_by_their_mac() -> None:
+def test_network_adapters_are_identified_by_mac() -> None:
     first_boot = guest.user_data(hostname="vm", instance_id="i-1", user="u", authorized_keys=())
     told = guest.with_network(
         first_boot[guest.METADATA], ("00:50:56:AA:00:01", "00:50:56:aa:00:02"), FIXED

@@ -30,7 +30,7 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
             request.getfixturevalue(name).clear_faults()
 
 
-def test_waiting_for_a_turn_in_the_vcenter_does_not_count(copying: Rig) -> None:
+def test_time_in_the_vcenters_queue_does_not_count(copying: Rig) -> None:
     """The last of ten clones end after four seconds: each had three for itself."""
     with copying.connect() as connection:
         plan = copying.plan(
@@ -58,7 +58,7 @@ def test_a_late_clone_is_cancelled(copying: Rig) -> None:
         assert not copying.ours(connection, "late")
 
 
-def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
+def test_late_clone_that_cannot_be_cancelled_is_reported(copying: Rig) -> None:
     with copying.connect() as connection:
         plan = copying.plan(connection, hosts=1, name="late", deadlines={"clone_s": 0.5})
         copying.fault("CancelTask", "NotSupported")
@@ -70,7 +70,7 @@ def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
     copying.teardown("late")
 
 
-def test_no_address_says_what_is_known_of_the_guest(rig: Rig) -> None:
+def test_no_address_reports_the_state_of_the_guest(rig: Rig) -> None:
     rig.post("/vms/mute-01/no-ip")
     outcome = _without_address(rig, lambda _: None)
     hint = outcome.error.hint or "" if outcome.error else ""
@@ -79,13 +79,13 @@ def test_no_address_says_what_is_known_of_the_guest(rig: Rig) -> None:
     assert "check its console: open-vm-tools, DHCP" in hint
 
 
-def test_no_address_says_that_the_cable_is_out(rig: Rig) -> None:
+def test_no_address_reports_a_disconnected_network_adapter(rig: Rig) -> None:
     outcome = _without_address(rig, lambda _: rig.post("/vms/mute-01/unplug"))
     assert outcome.error
     assert "is NOT connected to 'VM Network'" in (outcome.error.hint or "")
 
 
-def test_no_address_says_that_the_host_is_gone(rig: Rig) -> None:
+def test_no_address_reports_a_disconnected_host(rig: Rig) -> None:
     rig.post("/vms/mute-01/no-ip")
     try:
         outcome = _without_address(

@@ -37,9 +37,7 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_an_answer_that_never_came_is_looked_up(
-    method: str, which: str, request: pytest.FixtureRequest
-) -> None:
+def test_lost_answer_is_looked_up(method: str, which: str, request: pytest.FixtureRequest) -> None:
     """On the slow one the task still runs when it is looked for, on the other it has ended."""
     rig = request.getfixturevalue(which)
     with rig.connect() as connection:
@@ -53,7 +51,7 @@ def test_an_answer_that_never_came_is_looked_up(
     rig.teardown("lost")
 
 
-def test_a_reconfigure_without_an_answer_is_looked_up(rig: Rig) -> None:
+def test_reconfigure_with_a_lost_answer_is_looked_up(rig: Rig) -> None:
     option = {"sched.cpu.latencySensitivity": "high"}
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="mended", extra_config=option)
@@ -129,7 +127,7 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("before", ["configure", "power_on"])
-def test_a_read_that_is_refused_fails_those_who_need_it(rig: Rig, before: str) -> None:
+def test_refused_read_fails_only_the_vms_that_need_it(rig: Rig, before: str) -> None:
     """Between two stages everything that goes on together is read at once."""
     ended = {"configure": "clone", "power_on": "configure"}[before]
     with rig.connect() as connection:
@@ -145,7 +143,7 @@ def test_a_read_that_is_refused_fails_those_who_need_it(rig: Rig, before: str) -
     rig.teardown("unread")
 
 
-def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
+def test_refused_lookup_after_a_lost_race_fails_one_vm(rig: Rig) -> None:
     """The power-on fails, and so does the look at who holds the GPU: the other VM runs."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="blind")
@@ -173,7 +171,7 @@ def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
         ({}, "address", "'gpuvm provision --hosts 2' and the same options, or"),
     ],
 )
-def test_after_an_interruption_it_is_said_how_to_go_on(
+def test_after_an_interruption_the_command_that_continues_is_shown(
     slow: Rig, wish: dict[str, object], until: Until, said: str
 ) -> None:
     def interrupt() -> None:
@@ -199,7 +197,7 @@ def test_after_an_interruption_it_is_said_how_to_go_on(
         ("HostNotConnected", "gpuvm doctor"),
     ],
 )
-def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: str) -> None:
+def test_refused_power_on_removes_the_new_vm(rig: Rig, fault: str, hint: str) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="refused")
         rig.fault("PowerOnVM_Task", fault, where="task", count=3)
@@ -210,7 +208,7 @@ def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: st
         assert not rig.ours(connection, "refused")
 
 
-def test_a_text_that_nobody_knows_is_shown_as_it_is(rig: Rig) -> None:
+def test_unknown_text_is_shown_unchanged(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="unheard")
         text = "an unheard-of reason"
@@ -253,7 +251,7 @@ def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
         slow.post("/hosts/esx-02.lab.local/reconnect")
 
 
-def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
+def test_disconnected_host_fails_only_its_own_clone(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=2, name="away")
         gone = []
@@ -274,7 +272,7 @@ def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
     slow.teardown("away")
 
 
-def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> None:
+def test_name_taken_meanwhile_by_another_vm_is_refused(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="wanted")
         rig.add(name="wanted-01", power="off")
@@ -287,7 +285,7 @@ def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> N
         end(connection, "wanted-01", connection.start_destroy(stranger))
 
 
-def test_a_vm_that_somebody_removed_meanwhile_is_gone(rig: Rig) -> None:
+def test_vm_removed_meanwhile_counts_as_gone(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="vanished"))
         (vm,) = rig.ours(connection, "vanished")
@@ -335,7 +333,7 @@ def _at_once(rig: Rig, *work: tuple[object, object]) -> list[lifecycle.ApplyResu
 @pytest.mark.parametrize(
     "fault", ["HostCommunication", "HostNotReachable", "HostNotConnected", "SystemError"]
 )
-def test_a_sick_host_is_left_out_by_name(rig: Rig, fault: str) -> None:
+def test_host_that_does_not_answer_is_skipped_by_name(rig: Rig, fault: str) -> None:
     """A host agent that hangs answers with runtime faults; the other hosts are as they were."""
     with rig.connect() as connection:
         sick = rig.plan(connection, hosts=1).created[0].host.name

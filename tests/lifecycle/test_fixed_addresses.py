@@ -48,7 +48,7 @@ def test_fixed_addresses_may_be_ipv6(rig: Rig) -> None:
     rig.teardown("six")
 
 
-def test_a_vm_that_was_left_before_its_network_was_set_up_gets_it_at_its_start(rig: Rig) -> None:
+def test_interrupted_vm_gets_its_network_configuration_at_start(rig: Rig) -> None:
     """As when gpuvm is killed between the clone and the reconfiguration."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
@@ -89,7 +89,7 @@ def test_host_keys_that_no_update_brings_are_read(
     silent.teardown("anew")
 
 
-def test_a_second_card_is_tried_where_the_first_does_not_answer(silent: Rig) -> None:
+def test_second_network_adapter_is_tried_if_the_first_does_not_answer(silent: Rig) -> None:
     with silent.connect() as connection:
         silent.post("/vms/two-01/isolated")
         plan = silent.plan(connection, hosts=1, name="two", accelerator={"mode": "none"})

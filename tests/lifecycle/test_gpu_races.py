@@ -50,7 +50,7 @@ BEFORE_OUR_LOOK, AFTER_OUR_LOOK = ("configure", "end"), ("power_on", "start")
 
 
 @pytest.mark.parametrize("moment", [BEFORE_OUR_LOOK, AFTER_OUR_LOOK])
-def test_who_loses_its_gpu_goes_to_a_free_one(pair: Rig, moment: tuple[str, str]) -> None:
+def test_vm_that_loses_its_gpu_moves_to_a_free_one(pair: Rig, moment: tuple[str, str]) -> None:
     with pair.connect() as connection:
         plan = pair.plan(connection, hosts=1, name="loser")
         lost = plan.steps[0].host.name
@@ -65,7 +65,7 @@ def test_who_loses_its_gpu_goes_to_a_free_one(pair: Rig, moment: tuple[str, str]
 
 
 @pytest.mark.parametrize("moment", [BEFORE_OUR_LOOK, AFTER_OUR_LOOK])
-def test_who_loses_the_last_gpu_goes_and_the_holder_is_named(
+def test_vm_that_loses_the_last_gpu_is_removed_and_the_holder_named(
     pair: Rig, moment: tuple[str, str]
 ) -> None:
     with pair.connect() as connection:
@@ -83,7 +83,7 @@ def test_who_loses_the_last_gpu_goes_and_the_holder_is_named(
     _remove(pair, "rival", "neighbour")
 
 
-def test_a_rival_that_is_still_starting_is_named_when_it_runs(slow: Rig) -> None:
+def test_rival_vm_that_is_still_starting_is_named(slow: Rig) -> None:
     """Its power-on has the GPU already, and the VM is not yet seen to be on."""
     with slow.connect() as connection, slow.connect() as other:
         plan = slow.plan(connection, hosts=1, name="loser")
@@ -102,7 +102,7 @@ def test_a_rival_that_is_still_starting_is_named_when_it_runs(slow: Rig) -> None
 
 
 @pytest.mark.parametrize("trouble", ["a refused read", "no answers"])
-def test_a_stranger_of_that_name_survives_a_failed_read(pair: Rig, trouble: str) -> None:
+def test_another_vm_of_that_name_survives_a_failed_read(pair: Rig, trouble: str) -> None:
     """It came after the plan; whose it is cannot be read at the moment when that matters."""
 
     def fail() -> None:
@@ -121,7 +121,7 @@ def test_a_stranger_of_that_name_survives_a_failed_read(pair: Rig, trouble: str)
     _remove(pair, "wanted-01")
 
 
-def test_what_is_not_ours_any_more_is_not_removed(pair: Rig) -> None:
+def test_vm_that_lost_its_mark_is_not_removed(pair: Rig) -> None:
     """Looked at just before the removal: somebody gave the VM another mark meanwhile."""
     with pair.connect() as connection, pair.connect() as other:
         plan = pair.plan(connection, hosts=1, name="remarked")
@@ -139,7 +139,7 @@ def test_what_is_not_ours_any_more_is_not_removed(pair: Rig) -> None:
     pair.teardown("remarked")
 
 
-def test_anothers_clone_of_the_template_is_not_taken_for_ours(slow: Rig) -> None:
+def test_other_clone_of_the_template_is_not_taken_for_the_own_one(slow: Rig) -> None:
     """Our answer is lost while it runs, and it ends a moment before ours does."""
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="mine")
@@ -156,7 +156,7 @@ def test_anothers_clone_of_the_template_is_not_taken_for_ours(slow: Rig) -> None
     _remove(slow, "theirs")
 
 
-def test_anothers_clone_that_fails_is_not_our_failure(slow: Rig) -> None:
+def test_failed_clone_of_another_user_is_ignored(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="mine")
         slow.fault("CloneVM_Task", "NoDiskSpace", object="theirs", where="task", delay_s=1)

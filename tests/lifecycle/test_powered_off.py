@@ -11,7 +11,7 @@ from gpuvm.events import Events
 from gpuvm.lifecycle import Outcome
 
 
-def test_it_is_noticed_while_the_address_is_awaited(rig: Rig) -> None:
+def test_it_is_detected_while_waiting_for_the_address(rig: Rig) -> None:
     """Not at the deadline, which is ten minutes."""
     rig.post("/vms/drop-01/drops")
     with rig.connect() as connection:
@@ -23,7 +23,7 @@ def test_it_is_noticed_while_the_address_is_awaited(rig: Rig) -> None:
     rig.teardown("drop")
 
 
-def test_it_is_noticed_while_the_guest_is_checked(rig: Rig) -> None:
+def test_it_is_detected_while_the_guest_is_checked(rig: Rig) -> None:
     with rig.connect() as connection, rig.connect() as other:
 
         def drop() -> None:

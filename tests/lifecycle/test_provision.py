@@ -74,7 +74,7 @@ def test_gpus_and_their_holders(rig: Any) -> None:
     }
 
 
-def test_equal_addresses_have_each_their_hosts_system_id(rig: Any) -> None:
+def test_equal_addresses_have_their_own_hosts_system_id(rig: Any) -> None:
     with rig.connect() as connection:
         gpus = connection.read_inventory().gpus
     assert len({gpu.pci_address for gpu in gpus}) == 1
@@ -94,7 +94,7 @@ def test_unknown_names(rig: Any, what: str) -> None:
     assert "nowhere" in str(caught.value)
 
 
-def test_a_clone_is_whole_when_it_is_read_back(rig: Any) -> None:
+def test_clone_is_complete_when_it_is_read_back(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="whole")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -113,7 +113,7 @@ def test_a_clone_is_whole_when_it_is_read_back(rig: Any) -> None:
     _teardown(rig, "whole")
 
 
-def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
+def test_differences_are_repaired_by_one_reconfigure(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="mended")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -128,7 +128,7 @@ def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
     _teardown(rig, "mended")
 
 
-def test_options_that_were_asked_for_are_read_back(rig: Any) -> None:
+def test_given_options_are_read_back(rig: Any) -> None:
     """They went with the clone, so nothing is reconfigured; what is not as wished would be."""
     options = {"sched.cpu.latencySensitivity": "high", "disk.EnableUUID": "TRUE", "removed": ""}
     rig.reset_calls()
@@ -141,7 +141,7 @@ def test_options_that_were_asked_for_are_read_back(rig: Any) -> None:
     _teardown(rig, "options")
 
 
-def test_a_start_leaves_what_the_vms_own_wish_does_not_say(rig: Any) -> None:
+def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Any) -> None:
     """gpuvm.yaml may have changed since; a start was not planned to change the VM."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="as-it-was"))
@@ -156,7 +156,7 @@ def test_a_start_leaves_what_the_vms_own_wish_does_not_say(rig: Any) -> None:
     _teardown(rig, "as-it-was")
 
 
-def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:
+def test_manual_copy_is_never_taken_for_an_own_vm(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="copied")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -170,7 +170,7 @@ def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:
         _end(connection, "by-hand", connection.start_destroy(copy.moref))
 
 
-def test_a_fault_is_shown_whole_with_a_hint(rig: Any) -> None:
+def test_fault_is_shown_completely_with_a_hint(rig: Any) -> None:
     """A window that is too small is accepted by the reconfigure and refused at power-on."""
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="faulty")
@@ -184,7 +184,7 @@ def test_a_fault_is_shown_whole_with_a_hint(rig: Any) -> None:
     _teardown(rig, "faulty")
 
 
-def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
+def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
     """Two plans made from one inventory; only the four free GPUs are there to go to."""
     with rig.connect() as connection:
         first, second = _plan(connection, 4, "quick"), _plan(connection, 1, "slow")
@@ -196,7 +196,7 @@ def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
     _teardown(rig, "quick")
 
 
-def test_two_that_lose_their_gpus_go_to_two_other_hosts(rig: Any) -> None:
+def test_two_vms_that_lose_their_gpus_move_to_two_other_hosts(rig: Any) -> None:
     with rig.connect() as connection:
         first, second = _plan(connection, 2, "quick"), _plan(connection, 2, "slow")
         lifecycle.provision(first, connection, rig.context, Events(), until="powered-on")
@@ -210,7 +210,7 @@ def test_two_that_lose_their_gpus_go_to_two_other_hosts(rig: Any) -> None:
     _teardown(rig, "slow")
 
 
-def test_teardown_goes_on_when_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "stopped")
         lifecycle.provision(plan, connection, rig.context, Events(), until="powered-on")
@@ -221,7 +221,7 @@ def test_teardown_goes_on_when_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
         assert connection.read_vms([seen.moref]) == ()
 
 
-def test_teardown_goes_on_when_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "started")
         seen = _clone(connection, clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 A"))
@@ -295,7 +295,7 @@ def test_everything_is_named_by_name_path_or_moref(rig: Rig, kind: str) -> None:
             rig.plan(connection, hosts=1, **{kind: "/Lab/nosuch"})
 
 
-def test_a_name_with_a_slash_is_found_as_people_see_it(rig: Rig) -> None:
+def test_name_with_a_slash_is_found_unescaped(rig: Rig) -> None:
     """A vCenter stores it as %2f; the vSphere Client shows a slash."""
     with rig.connect() as connection:
         cluster = connection._reference(
@@ -310,7 +310,7 @@ def test_a_name_with_a_slash_is_found_as_people_see_it(rig: Rig) -> None:
             cluster.Rename_Task(newName=before)
 
 
-def test_a_template_of_a_name_that_is_there_twice(rig: Rig) -> None:
+def test_ambiguous_template_name(rig: Rig) -> None:
     with rig.connect() as connection:
         one = connection.read_inventory().templates[0]
         top = connection._reference(vim.Folder, connection.read_inventory().cluster.vm_folder)

@@ -231,7 +231,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_good_day(name: str) -> None:
+def test_stories_succeed_without_failures(name: str) -> None:
     scene = SCENES[name]()
     script = Script(scene.world, always=scene.always)
     _play(scene, script)
@@ -240,7 +240,7 @@ def test_a_good_day(name: str) -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("name", SCENES)
-def test_trouble_at_every_await(name: str, trouble: Trouble) -> None:
+def test_every_failure_at_every_await(name: str, trouble: Trouble) -> None:
     """One of the awaits each time, until there are no more."""
     tried, at = 0, 0
     while True:

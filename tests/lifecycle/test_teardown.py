@@ -43,7 +43,7 @@ def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_teardown_looks_up_an_answer_that_never_came(
+def test_teardown_looks_up_a_lost_answer(
     method: str, which: str, request: pytest.FixtureRequest
 ) -> None:
     """On the slow one the task still runs when it is looked for, on the other it has ended."""
@@ -59,9 +59,7 @@ def test_teardown_looks_up_an_answer_that_never_came(
 
 
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_stop_looks_up_an_answer_that_never_came(
-    which: str, request: pytest.FixtureRequest
-) -> None:
+def test_stop_looks_up_a_lost_answer(which: str, request: pytest.FixtureRequest) -> None:
     rig = request.getfixturevalue(which)
     with rig.connect() as connection:
         vms = _running(rig, connection, "halted")
@@ -75,7 +73,7 @@ def test_stop_looks_up_an_answer_that_never_came(
 
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
-def test_a_call_that_never_arrived_is_made_again(rig: Rig, method: str) -> None:
+def test_lost_call_is_repeated(rig: Rig, method: str) -> None:
     with rig.connect() as connection:
         vms = _running(rig, connection, "unheard")
         rig.drop_before(method)
@@ -83,7 +81,7 @@ def test_a_call_that_never_arrived_is_made_again(rig: Rig, method: str) -> None:
         assert not rig.ours(connection, "unheard")
 
 
-def test_a_refusal_is_not_tried_again(rig: Rig) -> None:
+def test_refusal_is_not_retried(rig: Rig) -> None:
     with rig.connect() as connection:
         vms = _running(rig, connection, "stuck")
         rig.fault("PowerOffVM_Task", "HostNotConnected", object="stuck-01", where="task")
@@ -110,7 +108,7 @@ def test_only_clones_of_its_own_names_are_waited_for(slow: Rig) -> None:
     slow.teardown("others")
 
 
-def test_a_clone_of_a_vm_tells_its_name_too(slow: Rig) -> None:
+def test_name_of_a_clone_of_a_vm_is_found_too(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="first")
         request = clone_request(plan, plan.steps[0], slow.context, "ssh-ed25519 A")
@@ -185,7 +183,7 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
         assert not rig.ours(connection, "golden")
 
 
-def test_a_disk_in_its_own_folder_that_the_clone_did_not_have(rig: Rig) -> None:
+def test_disk_added_in_the_vms_folder_is_kept(rig: Rig) -> None:
     """A new data disk goes beside the VM's own where nobody says otherwise."""
     with rig.connect() as connection:
         vm, other = _running(rig, connection, "beside")
@@ -201,7 +199,7 @@ def test_a_disk_in_its_own_folder_that_the_clone_did_not_have(rig: Rig) -> None:
         assert data in rig.deleted_files()
 
 
-def test_a_disk_that_is_attached_on_the_way_is_seen(rig: Rig) -> None:
+def test_disk_attached_during_teardown_is_detected(rig: Rig) -> None:
     data = "[vsanDatastore] datasets/late.vmdk"
     with rig.connect() as connection:
         read_before = _running(rig, connection, "late")

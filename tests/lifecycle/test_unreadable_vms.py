@@ -29,7 +29,7 @@ def _two(rig: Rig, connection: VSphere, name: str) -> list[VM]:
     return rig.ours(connection, name)
 
 
-def test_teardown_says_what_it_leaves(rig: Rig) -> None:
+def test_teardown_reports_what_it_keeps(rig: Rig) -> None:
     with rig.connect() as connection:
         first, second = _two(rig, connection, "lost")
         with _away(rig, first.name):
@@ -50,7 +50,7 @@ def test_teardown_says_what_it_leaves(rig: Rig) -> None:
     rig.teardown("lost")
 
 
-def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
+def test_stop_reports_what_it_cannot_stop(rig: Rig) -> None:
     with rig.connect() as connection:
         first, second = _two(rig, connection, "stays")
         with _away(rig, first.name):
@@ -64,7 +64,7 @@ def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
     rig.teardown("stays")
 
 
-def test_a_plan_does_not_take_it_for_a_strangers(rig: Rig) -> None:
+def test_plan_recognises_its_own_unreadable_vm(rig: Rig) -> None:
     with rig.connect() as connection:
         first, _ = _two(rig, connection, "away")
         with _away(rig, first.name):
@@ -77,7 +77,7 @@ def test_a_plan_does_not_take_it_for_a_strangers(rig: Rig) -> None:
     rig.teardown("away")
 
 
-def test_a_renamed_one_is_known_by_its_uuid(rig: Rig) -> None:
+def test_renamed_vm_is_recognised_by_its_uuid(rig: Rig) -> None:
     with rig.connect() as connection:
         first, _ = _two(rig, connection, "renamed")
         with rig.in_vcenter(first) as machine:
@@ -88,7 +88,7 @@ def test_a_renamed_one_is_known_by_its_uuid(rig: Rig) -> None:
     rig.teardown("renamed")
 
 
-def test_a_stranger_is_nobody_of_ours(rig: Rig) -> None:
+def test_unrelated_vm_is_not_an_own_vm(rig: Rig) -> None:
     """Its instance UUID is another one, whatever it is called."""
     with rig.connect() as connection:
         _two(rig, connection, "own")

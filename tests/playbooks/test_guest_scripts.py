@@ -117,7 +117,7 @@ def test_without_a_host_key_it_fails_and_publishes_nothing(guest: Guest) -> None
     assert guest.calls == []
 
 
-def test_an_empty_key_file_is_passed_over(guest: Guest) -> None:
+def test_empty_key_file_is_skipped(guest: Guest) -> None:
     guest.program("vmware-rpctool")
     key = guest.host_key("ed25519")
     (guest.ssh / "ssh_host_rsa_key.pub").write_text("", encoding="utf-8")

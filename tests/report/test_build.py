@@ -68,7 +68,7 @@ def test_rates_are_medians_of_the_training_steps(run: Any) -> None:
     assert vm.last_checkpoint == 20
 
 
-def test_only_what_follows_the_last_start_counts(run: Any) -> None:
+def test_only_records_after_the_last_start_count(run: Any) -> None:
     run.start("gpuvm-01", 0)
     _steps(run, "gpuvm-01", [1, 1, 1])
     run.start("gpuvm-01", 60)
@@ -78,7 +78,7 @@ def test_only_what_follows_the_last_start_counts(run: Any) -> None:
     assert (vm.steps, vm.examples_per_second) == (10, 500)
 
 
-def test_loss_points_leave_out_what_is_no_number_and_say_so(run: Any) -> None:
+def test_loss_points_that_are_no_number_are_skipped_and_reported(run: Any) -> None:
     run.start("gpuvm-01")
     for step, loss in ((1, 2.0), (2, 1.5), (3, float("nan"))):
         run.timing("gpuvm-01", "step", step, phase="train", step=step, loss=loss)
@@ -107,7 +107,7 @@ def test_phases_per_vm_and_over_all(run: Any) -> None:
     assert all(row.ok for row in rows.values())
 
 
-def test_a_phase_that_was_begun_again_counts_every_attempt(run: Any) -> None:
+def test_restarted_phase_counts_every_attempt(run: Any) -> None:
     t0 = 1_795_000_000
     for start, seconds, ok in ((0, 3, False), (5, 4, True)):
         run.event(t=t0 + start, kind="phase", name="check_network", vm="gpuvm-01", state="start")
@@ -141,7 +141,7 @@ def test_provisioning_that_never_ended_does_not_reach_into_the_run(run: Any) -> 
     assert span.until == span.start
 
 
-def test_the_workloads_own_phases_are_told_by_the_guests_clock(run: Any) -> None:
+def test_phases_of_the_workload_use_the_guests_clock(run: Any) -> None:
     """The second guest's clock is a day off; only differences on one clock are used."""
     for vm, clock, seconds in (("gpuvm-01", 0, 20), ("gpuvm-02", 86_400, 25)):
         run.start(vm, clock)
@@ -183,7 +183,7 @@ def test_scores_of_results_json_are_used_when_no_event_has_any(run: Any) -> None
     assert built.notes == ("hm",)
 
 
-def test_a_picture_outside_the_run_is_not_drawn_in(run: Any, tmp_path: Path) -> None:
+def test_picture_outside_the_run_is_not_embedded(run: Any, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     run.append("gpuvm-01/samples/text.png", "not a picture")
     images = ["../../secret.png", "samples/gone.png", "samples/text.png", None]
@@ -235,7 +235,7 @@ class TestDevice:
         assert note == "TensorFlow ran on the CPU on gpuvm-02, on the GPU on gpuvm-01."
         assert not plain
 
-    def test_nobody_said(self, run: Any) -> None:
+    def test_no_device_recorded(self, run: Any) -> None:
         note, plain = self.note(run, None, None)
         assert note == "Nothing recorded which device TensorFlow used."
         assert not plain
@@ -275,7 +275,7 @@ class TestShards:
         assert shards.disjoint is None
         assert shards.sentence == "Not verified: gpuvm-02 has no shard_ids.txt."
 
-    def test_a_list_that_is_not_the_hashed_one_proves_nothing(self, run: Any) -> None:
+    def test_list_with_a_wrong_hash_verifies_nothing(self, run: Any) -> None:
         run.shard("gpuvm-01", 0, 2, 2, ["a"])
         run.shard("gpuvm-02", 1, 2, 2, ["b"])
         (run.dir / "gpuvm-02/shard_ids.txt").write_text("c\n", encoding="utf-8")
@@ -284,7 +284,7 @@ class TestShards:
         assert not shards.verified
         assert "gpuvm-02 is not the list whose hash it recorded" in shards.sentence
 
-    def test_a_worker_that_recorded_nothing_leaves_it_open(self, run: Any) -> None:
+    def test_worker_without_records_leaves_the_result_unknown(self, run: Any) -> None:
         run.shard("gpuvm-01", 0, 2, 2, ["a"])
         shards = _built(run).shards
         assert shards is not None
@@ -295,14 +295,14 @@ class TestShards:
         assert _built(run).shards is None
 
 
-def test_workers_that_end_with_different_weights_are_told(run: Any) -> None:
+def test_different_final_weights_of_workers_are_reported(run: Any) -> None:
     run.timing("gpuvm-01", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="a")
     assert _built(run).weights_agree is None
     run.timing("gpuvm-02", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="b")
     assert _built(run).weights_agree is False
 
 
-def test_a_failed_run_says_who_died_and_shows_its_last_lines(tmp_path: Path) -> None:
+def test_failed_run_names_the_worker_and_shows_its_last_lines(tmp_path: Path) -> None:
     built = report.build([report_records.failed_run(tmp_path)]).runs[0]
     assert built.status == "failed"
     assert built.status_note == "The run failed; 0 of 4 VMs had finished."
@@ -321,7 +321,7 @@ def test_a_failed_run_says_who_died_and_shows_its_last_lines(tmp_path: Path) -> 
     )
 
 
-def test_gpuvm_1_is_not_taken_for_gpuvm_10(tmp_path: Path) -> None:
+def test_gpuvm_1_and_gpuvm_10_are_distinguished(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 2)
     run.names = ["gpuvm-1", "gpuvm-10"]
     run.manifest(status="failed", error="the worker on gpuvm-10 vanished")
@@ -343,7 +343,7 @@ def test_only_the_end_of_a_long_log_is_read(run: Any) -> None:
         ("succeeded", "Recorded as succeeded, but only 0 of 2 VMs recorded an end."),
     ],
 )
-def test_a_run_without_a_good_end_says_so(run: Any, status: str, said: str) -> None:
+def test_unsuccessful_run_is_marked_in_the_report(run: Any, status: str, said: str) -> None:
     run.manifest(status=status, ended=None)
     built = _built(run)
     assert built.status_note.startswith(said)
@@ -370,7 +370,7 @@ def test_newer_records_stay_readable(run: Any) -> None:
     assert _built(run).vms[0].device == "/device:CPU:0"
 
 
-def test_a_torn_last_line_is_left_out_and_said(run: Any) -> None:
+def test_incomplete_last_line_is_skipped_and_reported(run: Any) -> None:
     run.start("gpuvm-01")
     _steps(run, "gpuvm-01", [100])
     run.append("gpuvm-01/timings.jsonl", '{"t": 1, "event": "step", "loss": 0.')
@@ -442,7 +442,7 @@ def test_several_runs_keep_their_order(tmp_path: Path) -> None:
     assert [run.status for run in built] == ["failed", "succeeded"]
 
 
-def test_the_report_cannot_be_changed(run: Any) -> None:
+def test_report_is_immutable(run: Any) -> None:
     built = _built(run)
     with pytest.raises(dataclasses.FrozenInstanceError):
         built.status = "succeeded"  # type: ignore[misc]

@@ -43,7 +43,7 @@ def sent(told: Told) -> float:
     return 1 - fractions[0]
 
 
-def test_a_folder_goes_on_where_it_broke_off(
+def test_folder_transfer_continues_where_it_broke_off(
     machine: Machine,
     coco: Path,
     events: Events,
@@ -77,7 +77,7 @@ def test_a_folder_goes_on_where_it_broke_off(
         assert (len(machine.children), len(told.events)) == (before[0] + 1, before[1])
 
 
-def test_of_a_folder_that_changed_only_what_is_new_is_sent(
+def test_only_new_contents_of_a_changed_folder_are_sent(
     machine: Machine, coco: Path, events: Events, told: Told
 ) -> None:
     with guest.connect(machine.endpoint) as one:

@@ -52,16 +52,14 @@ def removed(rig: Rig, connection: VSphere, name: str) -> bool:
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_a_disk_of_somebody_else_does_not_stop_a_teardown(rig: Rig) -> None:
+def test_disk_task_of_another_user_does_not_stop_a_teardown(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="beside-a-disk"))
         assert connection.clones_in_flight() == []
         assert removed(rig, connection, "beside-a-disk")
 
 
-def test_a_task_that_failed_without_saying_in_whose_way_does_not_either(
-    rig: Rig, govc: Govc
-) -> None:
+def test_task_in_progress_without_task_does_not_stop_a_teardown(rig: Rig, govc: Govc) -> None:
     """The fault TaskInProgress with the empty task that some simulators send."""
     rig.fault("Destroy_Task", "TaskInProgress", object=STRANGER, where="task")
     assert govc.run("vm.destroy", STRANGER).returncode != 0
@@ -74,9 +72,7 @@ def test_a_task_that_failed_without_saying_in_whose_way_does_not_either(
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_what_cannot_be_decoded_is_left_out_alone(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_undecodable_object_is_skipped(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with rig.connect() as connection, caplog.at_level(logging.DEBUG, "gpuvm"):
         tasks = recent(connection)
         whole = retrieve(
@@ -91,7 +87,7 @@ def test_what_cannot_be_decoded_is_left_out_alone(
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_related_objects_are_read_apart_too(rig: Rig) -> None:
+def test_related_objects_are_read_separately_too(rig: Rig) -> None:
     with rig.connect() as connection:
         content = connection._content
         tasks = recent(connection)
@@ -107,7 +103,7 @@ def test_related_objects_are_read_apart_too(rig: Rig) -> None:
         assert 0 < len([task for task in tasks if "info" not in rows[task]]) < len(tasks)
 
 
-def test_a_failure_of_ours_that_cannot_be_decoded_is_a_failure(rig: Rig) -> None:
+def test_own_failed_task_that_cannot_be_decoded_is_a_failure(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="undecodable"))
         (vm,) = rig.ours(connection, "undecodable")
@@ -127,7 +123,7 @@ def test_a_refusal_that_cannot_be_decoded_is_looked_up(rig: Rig) -> None:
         assert removed(rig, connection, "refused")
 
 
-def test_a_view_is_read_apart(tmp_path: Path) -> None:
+def test_view_is_read_separately(tmp_path: Path) -> None:
     """Govmomi's own simulator sends a ``runtime`` that pyVmomi cannot decode."""
     with (
         stock_vcenter(tmp_path) as stock,

@@ -24,7 +24,7 @@ def function(address: str, device_id: int, name: str, class_id: int, memory: int
     )
 
 
-def test_a_part_of_a_board_is_warned_of_and_single_gpus_are_not(home: Path) -> None:
+def test_warning_for_part_of_a_board_but_not_for_single_gpus(home: Path) -> None:
     modules = [function(a, 0x20B2, "GA100 [A100 SXM4 80GB]", 0x0302, 80) for a in MODULES]
     switches = [function(a, 0x1AF1, "GA100 [A100 NVSwitch]", 0x0680, 1) for a in SWITCHES]
     host = HostDescription(name="hgx-01", memory_gib=2048, gpus=(*modules, *switches))

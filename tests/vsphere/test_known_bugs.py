@@ -44,7 +44,7 @@ def test_each_host_is_asked_for_its_own_devices(rig: Rig) -> None:
     ],
     ids=["fixed", "dynamic", "addresses"],
 )
-def test_a_vm_takes_two_tasks(rig: Rig, wish: dict[str, object]) -> None:
+def test_vm_needs_only_two_tasks(rig: Rig, wish: dict[str, object]) -> None:
     """vhpc-toolkit reconfigures four times at once, Ray takes six tasks and a power cycle, SkyPilot
     reconfigures and customizes at the same time. A fixed address needs one more: it goes by the MAC
     addresses of the cards, which a VM has once it is made.
@@ -102,7 +102,7 @@ def test_a_vm_that_runs_is_not_reconfigured(rig: Rig) -> None:
     rig.teardown("runs")
 
 
-def test_what_runs_is_as_wished(rig: Rig) -> None:
+def test_running_vm_needs_no_change(rig: Rig) -> None:
     """Ansible needs the VM powered off, and so is never idempotent (1576)."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="again"))

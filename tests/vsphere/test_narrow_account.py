@@ -88,7 +88,7 @@ def read(connection: VSphere) -> Inventory:
     return connection.read_inventory(folder=FOLDER)
 
 
-def test_it_sees_its_part_and_is_told_what_it_does_not(connection: VSphere) -> None:
+def test_narrow_account_sees_its_part_and_the_rest_is_reported(connection: VSphere) -> None:
     inventory = read(connection)
     assert len(inventory.hosts) == 4
     assert [one.name for one in inventory.datastores] == ["vsanDatastore"]
@@ -129,7 +129,7 @@ def spec_of(site: Rig) -> list[str]:
     return ["--file", str(file), "--context", context.name]
 
 
-def test_doctor_finds_nothing_in_the_way(site: Rig) -> None:
+def test_doctor_finds_no_problem(site: Rig) -> None:
     """Cancelling, and what is not to be seen, are warnings."""
     done = CliRunner().invoke(app, ["doctor", *spec_of(site), "--json"])
     checks = json.loads(done.stdout)["data"]["checks"]
@@ -145,7 +145,7 @@ def test_a_folder_must_be_named(connection: VSphere) -> None:
     assert "folder:" in (caught.value.hint or "")
 
 
-def test_what_it_may_not_is_refused_by_name(site: Rig, connection: VSphere) -> None:
+def test_missing_privilege_is_refused_by_name(site: Rig, connection: VSphere) -> None:
     trainer = next(h for gpu in read(connection).gpus for h in gpu.holders if h.vm == "trainer")
     with pytest.raises(NoPermission, match=r"VirtualMachine.Interact.PowerOff on trainer"):
         connection.start_power_off(trainer.moref)

@@ -19,7 +19,7 @@ def nsx(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_a_clone_goes_to_an_opaque_network(nsx: Rig) -> None:
+def test_clone_is_connected_to_an_opaque_network(nsx: Rig) -> None:
     with nsx.connect() as connection:
         plan = nsx.plan(connection, name="opaque", hosts=1, network=SEGMENT)
         result = nsx.provision(connection, plan)

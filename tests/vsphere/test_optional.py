@@ -250,7 +250,7 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
         stream.next_changes(1)
 
 
-def test_a_vm_whose_hardware_is_not_shown_is_left(
+def test_vm_with_unreadable_hardware_is_kept(
     site: Rig, hide: Callable[[Any, str, str], None], connection: VSphere
 ) -> None:
     """It may have disks of somebody else by now, which destroying it would delete."""
@@ -264,7 +264,7 @@ def test_a_vm_whose_hardware_is_not_shown_is_left(
     )
 
 
-def test_what_is_refused_is_told_from_what_is_unset(
+def test_refused_and_unset_properties_are_distinguished(
     site: Rig, ids: dict[tuple[str, str], str]
 ) -> None:
     sleeper = ids["VirtualMachine", "sleeper"]

@@ -51,7 +51,7 @@ def test_no_read_hides_its_paths() -> None:
             assert found, f"{name}: {ast.unparse(node)}"
 
 
-def test_an_index_of_what_is_no_list_is_refused() -> None:
+def test_index_into_a_non_list_is_refused() -> None:
     with pytest.raises(ValueError, match=r"config\.hardware"):
         properties.since(vim.VirtualMachine, 'config.hardware["key"]')
 

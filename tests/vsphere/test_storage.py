@@ -81,7 +81,7 @@ def test_a_host_older_than_the_templates_hardware_is_left_out(mixed: Rig) -> Non
     mixed.teardown("newer")
 
 
-def test_a_template_whose_host_is_away_is_no_source(mixed: Rig) -> None:
+def test_template_on_a_disconnected_host_is_refused(mixed: Rig) -> None:
     away = "/hosts/esx-02.lab.local"
     mixed.post(f"{away}/disconnect")
     try:

@@ -34,7 +34,7 @@ def test_a_trained_run_captions_any_picture(trained: Path, beam: str) -> None:
         assert [pair["caption"] for pair in told] == [s["caption"] for s in samples[:3]]
 
 
-def test_a_trained_run_is_scored_again_to_the_same(trained: Path) -> None:
+def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> None:
     done = use("evaluate", "--run", str(trained), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == pytest.approx(greedy(records(trained)))
@@ -60,7 +60,7 @@ def test_bad_input_to_a_trained_run_is_one_line(
 
 
 @pytest.mark.parametrize("mode", [("caption", __file__), ("evaluate",)])
-def test_a_gpu_that_is_not_there_is_an_error(
+def test_missing_gpu_is_an_error(
     trained: Path, monkeypatch: pytest.MonkeyPatch, mode: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
@@ -82,7 +82,7 @@ VGG16 = {"vgg16_weights": "/guest/vgg16.h5", "vgg16_sha256": "ab" * 32}
         ({}, ("--vgg16-weights", __file__), "this run used an encoder of its own"),
     ],
 )
-def test_the_weights_that_a_run_used_are_asked_for(
+def test_weights_of_a_run_are_required(
     trained: Path,
     tmp_path: Path,
     mode: tuple[str, ...],
@@ -97,7 +97,7 @@ def test_the_weights_that_a_run_used_are_asked_for(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_images_that_are_elsewhere_now_are_asked_for(trained: Path, tmp_path: Path) -> None:
+def test_moved_images_must_be_given_again(trained: Path, tmp_path: Path) -> None:
     run = _other(trained, tmp_path, real=True, data="/guest/flickr8k")
     for arguments, said in (
         ((), "the run's images are not at /guest/flickr8k: --data DIR"),

@@ -47,7 +47,7 @@ sys.exit(status)
         ("--stall-s", "0", "--stall-s must be above 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_invalid_options_are_refused(
     tmp_path: Path, name: str, option: str, value: str, said: str
 ) -> None:
     told = Program(name).refused(tmp_path / "out", option, value)
@@ -56,7 +56,7 @@ def test_options_that_make_no_sense_are_refused(
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_there_are_as_many_threads_as_were_asked_for(threads: str) -> None:
+def test_number_of_threads_is_as_configured(threads: str) -> None:
     counted = _run("-c", COUNTED, str(WORKLOADS), threads)
     assert counted.stdout.split() == [threads, threads]
 
@@ -108,7 +108,7 @@ class Config:
         self.grow.append(device)
 
 
-def test_a_gpu_that_is_shared_is_not_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_gpu_is_not_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config()
     distribute = SimpleNamespace(get_strategy=lambda: None)
     monkeypatch.setitem(
@@ -139,7 +139,7 @@ def test_greedy_and_beam_are_two_curves(log: Log, tmp_path: Path) -> None:
     assert found == {"score/bleu4/greedy": 0.5, "score/bleu4/beam3": 0.75, "score/accuracy": 0.25}
 
 
-def test_without_tensorboard_it_says_so_once(
+def test_missing_tensorboard_is_reported_once(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)

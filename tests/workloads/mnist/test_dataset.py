@@ -32,14 +32,14 @@ def _flipped(content: bytes) -> bytes:
     [lambda whole: whole[: len(whole) // 2], _flipped, lambda _: b"", lambda _: b"no archive"],
     ids=["truncated", "flipped", "empty", "text"],
 )
-def test_a_damaged_file_is_said(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_file_is_reported(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = _save(tmp_path / "mnist.npz")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(BadInput, match=r"mnist.npz: not a whole .npz file"):
         dataset.load(str(file))
 
 
-def test_a_single_array_is_no_data_set(tmp_path: Path) -> None:
+def test_single_array_is_not_a_data_set(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(BadInput, match=r"one array \(.npy\), not an .npz file"):
         dataset.load(str(tmp_path / "one.npy"))

@@ -29,20 +29,20 @@ def test_it_learns(whole: Path) -> None:
     assert of(found, "start")[0]["device"] == "/device:CPU:0"
 
 
-def test_it_says_which_digits_they_are(whole: Path) -> None:
+def test_results_name_the_digits_data_set(whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text())
     assert "scikit-learn's digits, 8 x 8 pixels" in results["notes"][0]
     assert all((whole / sample["image"]).exists() for sample in results["samples"])
 
 
-def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
+def test_it_resumes_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
     mnist(tmp_path, *TINY, "--stop-after", "70")
     resumed = mnist(tmp_path, *TINY)
     ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
     out, wish = tmp_path / "out", (*TINY, "--checkpoint-every", "5")
     kill_at(mnist, out, "checkpoint", *wish)
     resumed = mnist(out, *wish)
@@ -134,5 +134,5 @@ def test_another_file_is_another_run(tmp_path: Path) -> None:
     assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *wish)
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_gpu_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in mnist.refused(tmp_path, "--device", "gpu")

@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_it_learns_and_says_how_it_compares(tiny: Path) -> None:
+def test_it_learns_and_reports_a_baseline(tiny: Path) -> None:
     found = records(tiny)
     first, last = of(found, "step")[0], of(found, "step")[-1]
     assert last["mse_train"] < first["mse_train"] / 20
@@ -62,7 +62,7 @@ def _benchmark(program: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("ours", ["one_step", "shipped"])
-def test_it_agrees_with_the_papers_program(compared: Any, ours: str) -> None:
+def test_it_matches_the_papers_program(compared: Any, ours: str) -> None:
     """The same weights and batches, step by step; later the curve is chaotic."""
     assert compared[ours] == pytest.approx(compared["appendix_c"], rel=1e-3)
     assert len(set(compared["appendix_c"])) == 10
@@ -97,7 +97,7 @@ def test_it_ends_where_the_papers_program_does() -> None:
     assert len({test for _, test in (*told["appendix_c"], *told["stock"])}) == 8
 
 
-def test_it_goes_on_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
+def test_it_resumes_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
     """In the middle of an epoch: the order of the examples is that of the seed and the epoch."""
     stock(tmp_path, *TINY, "--device", "cpu", "--stop-after", "40")
     resumed = stock(tmp_path, *TINY, "--device", "cpu")
@@ -106,7 +106,7 @@ def test_it_goes_on_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
     out, wish = tmp_path / "out", (*TINY, "--device", "cpu", "--checkpoint-every", "1")
     kill_at(stock, out, "checkpoint", *wish)
     resumed = stock(out, *wish)
@@ -119,7 +119,9 @@ def test_its_end_is_a_checkpoint_too(tiny: Path) -> None:
     assert of(records(tiny), "checkpoint")[-1]["step"] == of(records(tiny), "end")[-1]["steps"]
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tiny: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
+    tiny: Path, tmp_path: Path
+) -> None:
     stock(tmp_path, *TINY, "--device", "cpu", "--checkpoint-every", "20", "--stop-after", "50")
     kept = tmp_path / "checkpoints"
     next(kept.glob("train-50.data*")).write_bytes(b"half of it")
@@ -162,7 +164,7 @@ def test_scores_say_which_set_they_are_of(tiny: Path) -> None:
     }
 
 
-def test_bf16_is_for_the_curve_alone(tiny: Path, tmp_path: Path) -> None:
+def test_bf16_is_used_for_the_curve_only(tiny: Path, tmp_path: Path) -> None:
     """The result is float32's to the last digit; the curve is within a tenth of it."""
     found = stock(tmp_path, *TINY, "--device", "cpu", "--eval-precision", "bf16")
     exact = records(tiny)
@@ -184,7 +186,7 @@ def test_tensorboard_has_the_error_curve(tiny: Path) -> None:
         assert seen == [(r["step"], pytest.approx(r[name])) for r in of(found, "step")]
 
 
-def test_a_checkpoint_of_another_wish_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_other_options_is_refused(tmp_path: Path) -> None:
     stock(tmp_path, *TINY, "--device", "cpu", "--stop-after", "5")
     said = stock.refused(tmp_path, *TINY, "--device", "cpu", "--seed", "9")
     assert "is of another run" in said
@@ -202,7 +204,7 @@ def test_three_shares_are_one_whole(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_workers_do_not_go_on_from_different_steps(tmp_path: Path) -> None:
+def test_workers_do_not_resume_from_different_steps(tmp_path: Path) -> None:
     """The chief alone has a checkpoint; gpuvm brings it to all."""
     wish = (*TINY, "--device", "cpu", "--no-xla", "--epochs", "1")
     stock(tmp_path / "0", *wish, "--stop-after", "5")
@@ -248,5 +250,5 @@ def test_good_data_of_the_papers_layout_is_read(tmp_path: Path) -> None:
     assert of(found, "end")[0]["ok"] is True
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_gpu_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in stock.refused(tmp_path, *TINY, "--device", "gpu")
