@@ -260,8 +260,8 @@ def test_every_message_of_a_fault_is_reported() -> None:
     messages = [vim.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
     fault = vim.fault.GenericVmConfigFault(reason="x", faultMessage=messages)
     error = task_failed("power on", "gpuvm-01", fault, "Module 'DevicePowerOn' power on failed.")
-    for told in ("DevicePowerOn", reason, "b!"):
-        assert told in str(error)
+    for reported in ("DevicePowerOn", reason, "b!"):
+        assert reported in str(error)
     assert "accelerator.mmio_gib" in (error.hint or "")
 
 

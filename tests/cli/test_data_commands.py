@@ -44,7 +44,7 @@ def test_a_file_put_there_by_hand_is_checked(gpuvm: Gpuvm, cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("data", "fetch", "vgg99"), "data file 'vgg99' not found"),
         (("data", "fetch", "coco"), "coco cannot be fetched: cocodataset.org"),
@@ -54,10 +54,10 @@ def test_a_file_put_there_by_hand_is_checked(gpuvm: Gpuvm, cache: Path) -> None:
         (("run", "style", "--sweep", "--", "--cells=0/2"), "shared out over the VMs already"),
     ],
 )
-def test_bad_input_is_one_line(gpuvm: Gpuvm, arguments: tuple[str, ...], said: str) -> None:
+def test_bad_input_is_one_line(gpuvm: Gpuvm, arguments: tuple[str, ...], message: str) -> None:
     done = gpuvm(*arguments)
     assert done.exit_code == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -106,7 +106,7 @@ def test_run_without_captioner_is_a_one_line_error(gpuvm: Gpuvm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "added"),
+    ("message", "added"),
     [
         ([], GRID),
         (["--size", "32"], GRID),
@@ -118,10 +118,10 @@ def test_run_without_captioner_is_a_one_line_error(gpuvm: Gpuvm) -> None:
         (["--style-weight=3", "--content-weight=1"], []),
     ],
 )
-def test_weights_given_by_the_user_override_the_grid(said: list[str], added: list[str]) -> None:
+def test_weights_given_by_the_user_override_the_grid(message: list[str], added: list[str]) -> None:
     grid = runs.find("style").declaration.sweep
     assert grid is not None
-    assert runs.sweep.with_grid(grid, said) == [*said, *added]
+    assert runs.sweep.with_grid(grid, message) == [*message, *added]
 
 
 def _run(gpuvm: Gpuvm, workload: str, when: str) -> str:

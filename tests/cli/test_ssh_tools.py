@@ -105,9 +105,9 @@ def test_exec_ends_with_ctrl_c(lab: Lab) -> None:
     process = lab.start("exec", "--all", "--", "echo begun; exec sleep 1000")
     assert process.stdout.readline().endswith("begun\n")
     interrupt(process)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
 
 
 def test_cp_round_trip(lab: Lab) -> None:

@@ -37,11 +37,11 @@ def test_interrupted_provision_leaves_marked_vms_and_reports_them(lab: Lab) -> N
     process = lab.start("provision", "--hosts", "2")
     _wait_for_line(process, "cloning")
     interrupt(process)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "gpuvm provision --hosts 2" in said
-    assert "gpuvm teardown" in said
-    assert "Traceback" not in said
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "gpuvm provision --hosts 2" in message
+    assert "gpuvm teardown" in message
+    assert "Traceback" not in message
 
 
 def test_provision_continues_where_it_was_interrupted(lab: Lab) -> None:

@@ -48,17 +48,17 @@ def test_plan_with_gpus_is_refused_with_a_hint(stock: CommandLine) -> None:
 
 def test_doctor_says_what_is_missing(stock: CommandLine) -> None:
     checks = stock("doctor", "--accelerator", "none", "--json").json["data"]["checks"]
-    told = {check["name"]: check["level"] for check in checks}
-    assert told["GPUs"] == "warning"
-    assert told["vCenter"] == "warning", "its API is 6.5"
+    reported = {check["name"]: check["level"] for check in checks}
+    assert reported["GPUs"] == "warning"
+    assert reported["vCenter"] == "warning", "its API is 6.5"
     assert stock("doctor").exit_code == 3
 
 
 def test_vms_without_a_gpu_are_created_shown_and_removed(stock: CommandLine) -> None:
-    wish = ("--accelerator", "none", "--hosts", "2")
-    made = stock("provision", *wish, "--until", "powered-on", "--yes")
+    options = ("--accelerator", "none", "--hosts", "2")
+    made = stock("provision", *options, "--until", "powered-on", "--yes")
     assert made.exit_code == 0, made.stderr
-    assert stock("plan", *wish).exit_code == 0
+    assert stock("plan", *options).exit_code == 0
     status = stock("status", "--json").json["data"]["vms"]
     assert [(vm["vm"], vm["powered_on"], vm["drift"]) for vm in status] == [
         ("gpuvm-01", True, []),

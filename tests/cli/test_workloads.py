@@ -60,8 +60,8 @@ def test_missing_gpu_is_reported_with_the_programs_own_line(lab: Lab) -> None:
     done = lab("run", "mnist", "--", "--device", "gpu")
     assert done.exit_code == 1
     assert "the worker on gpuvm-01 ended with status 2" in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("  gpuvm-01 |")]
-    assert said == ["  gpuvm-01 | mnist: --device gpu: TensorFlow sees no GPU here"]
+    message = [line for line in done.stderr.splitlines() if line.startswith("  gpuvm-01 |")]
+    assert message == ["  gpuvm-01 | mnist: --device gpu: TensorFlow sees no GPU here"]
     assert "Traceback" not in done.stderr
 
 

@@ -29,9 +29,9 @@ def examined(
     inventory: Inventory = SITE,
     missing: Mapping[MoRef, Sequence[str]] | None = None,
     licences: Mapping[str, Licence] | None = None,
-    **wish: Any,
+    **spec_options: Any,
 ) -> list[Check]:
-    spec = ClusterSpec.model_validate(wish)
+    spec = ClusterSpec.model_validate(spec_options)
     trial = doctor.make_trial_plan(spec, inventory)
     given = CheckInput(spec, inventory, trial, missing or {}, "ca", licences)
     return list(doctor.run_checks(given))
@@ -45,8 +45,8 @@ def line(checks: Sequence[Check], name: str) -> str:
     return next(check.text for check in checks if check.name == name)
 
 
-def asked(inventory: Inventory = SITE, **wish: Any) -> privileges.Wanted:
-    spec = ClusterSpec.model_validate(wish)
+def asked(inventory: Inventory = SITE, **spec_options: Any) -> privileges.Wanted:
+    spec = ClusterSpec.model_validate(spec_options)
     used = doctor.make_trial_plan(spec, inventory).used
     return privileges.to_provision(spec, inventory, used)
 
@@ -69,15 +69,15 @@ def test_plan_is_tried_and_reports_each_problem_once() -> None:
 
 
 def test_all_reasons_for_a_refusal_are_reported() -> None:
-    told = of(examined(hosts=3, datastore="nowhere"), "failure")
-    assert [name for name, _ in told] == ["plan", "plan"]
-    assert told[0][1] == "datastore 'nowhere' not found"
+    reported = of(examined(hosts=3, datastore="nowhere"), "failure")
+    assert [name for name, _ in reported] == ["plan", "plan"]
+    assert reported[0][1] == "datastore 'nowhere' not found"
 
 
 def test_skipped_host_is_reported_once() -> None:
     away = replace(SITE, hosts=(host("esx-01", in_maintenance_mode=True), host("esx-02")))
-    told = [check.text for check in examined(away) if "esx-01" in check.text]
-    assert told == ["esx-01 is left out: in maintenance mode"]
+    reported = [check.text for check in examined(away) if "esx-01" in check.text]
+    assert reported == ["esx-01 is left out: in maintenance mode"]
 
 
 def test_a_warning_does_not_hide_the_plans_refusal() -> None:
@@ -111,7 +111,7 @@ def test_privileges_are_checked_on_the_objects_of_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "where", "privilege"),
+    ("spec_options", "where", "privilege"),
     [
         ({}, "folder-1", "VirtualMachine.Config.AddRemoveDevice"),
         ({}, "folder-1", "VirtualMachine.Config.Resource"),
@@ -120,15 +120,15 @@ def test_privileges_are_checked_on_the_objects_of_the_plan() -> None:
         ({"network": "VM Network"}, "folder-1", "VirtualMachine.Config.EditDevice"),
     ],
 )
-def test_privileges_depend_on_the_spec(wish: Any, where: str, privilege: str) -> None:
-    assert privilege in asked(**wish)[where]
+def test_privileges_depend_on_the_spec(spec_options: Any, where: str, privilege: str) -> None:
+    assert privilege in asked(**spec_options)[where]
     assert privilege not in asked(accelerator={"mode": "none"})[where]
 
 
 def test_missing_privileges_are_named_with_their_object() -> None:
     missing = {"folder-1": ("VirtualMachine.Interact.PowerOn",), "pool-1": privileges.POOL}
-    told = dict(of(examined(missing=missing), "failure"))
-    assert told["privileges"] == (
+    reported = dict(of(examined(missing=missing), "failure"))
+    assert reported["privileges"] == (
         "missing: VirtualMachine.Interact.PowerOn on folder /Lab/vm; "
         "Resource.AssignVMToPool on resource pool /Lab/host/GPUs/Resources"
     )
@@ -138,8 +138,8 @@ def test_vms_are_moved_at_start_but_not_under_drs() -> None:
     missing = {"folder-1": privileges.MOVE}
     dynamic = {"accelerator": {"mode": "dynamic"}}
     assert not of(examined(missing=missing), "warning"), "a fixed GPU stays"
-    told = examined(missing=missing, **dynamic)
-    assert of(told, "warning") == [
+    reported = examined(missing=missing, **dynamic)
+    assert of(reported, "warning") == [
         ("privileges", "missing: Resource.ColdMigrate on folder /Lab/vm")
     ]
     drs = replace(SITE, cluster=replace(SITE.cluster, drs_places=True))
@@ -212,11 +212,11 @@ def test_vgpu_driver_is_detected_by_the_offered_profiles() -> None:
     offering = host("esx-01", gpus=(gpu("esx-01", profiles=quarters, **shared),))
     without = host("esx-02", gpus=(gpu("esx-02", **shared),))
     checks = examined(replace(SITE, hosts=(offering, without, host("esx-03"))), accelerator=VGPU)
-    told = [(check.level, check.text) for check in checks if check.name == "vGPU"]
-    assert [level for level, _ in told] == ["ok", "failure", "warning"]
-    assert "offers grid_p100-4q" in told[0][1]
-    assert "no vGPU type is offered" in told[1][1]
-    assert "not known" in told[2][1]
+    reported = [(check.level, check.text) for check in checks if check.name == "vGPU"]
+    assert [level for level, _ in reported] == ["ok", "failure", "warning"]
+    assert "offers grid_p100-4q" in reported[0][1]
+    assert "no vGPU type is offered" in reported[1][1]
+    assert "not known" in reported[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
     assert not of(lenient, "failure"), "another wish does not need it"
 

@@ -87,19 +87,19 @@ def test_first_use_is_kept_for_the_identity(machine: Machine) -> None:
 
 
 def test_first_use_keeps_nothing_when_the_login_fails(machine: Machine, tmp_path: Path) -> None:
-    stranger = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
-    trusting = replace(machine.endpoint, host_keys=(), trust="first-use", key_file=stranger)
+    unknown_key = tmp_path / "stranger"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(unknown_key)
+    trusting = replace(machine.endpoint, host_keys=(), trust="first-use", key_file=unknown_key)
     with pytest.raises(GuestAuthRefused):
         guest.connect(trusting)
     assert not (paths.state_dir() / "host-keys").exists()
 
 
 def test_a_refused_key_stops_at_once(machine: Machine, tmp_path: Path) -> None:
-    stranger = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
+    unknown_key = tmp_path / "stranger"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(unknown_key)
     with pytest.raises(GuestAuthRefused, match=r"not our key for the user 'gpuvm'"):
-        guest.connect(replace(machine.endpoint, key_file=stranger), timeout_s=1000)
+        guest.connect(replace(machine.endpoint, key_file=unknown_key), timeout_s=1000)
     with pytest.raises(GuestAuthRefused, match="'root'"):
         guest.connect(replace(machine.endpoint, user="root"), timeout_s=1000)
 
@@ -135,8 +135,8 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_key_of_the_agent_can_log_in(machine: Machine, agent: Path, tmp_path: Path) -> None:
     subprocess.run(["ssh-add", str(machine.user_key)], check=True, capture_output=True)
     with guest.connect(replace(machine.endpoint, key_file=tmp_path / "none")) as one:
-        told = one.run('echo "agent: $SSH_AUTH_SOCK"', timeout_s=20).stdout
-    assert told == "agent: \n", "and the agent is not forwarded"
+        printed = one.run('echo "agent: $SSH_AUTH_SOCK"', timeout_s=20).stdout
+    assert printed == "agent: \n", "and the agent is not forwarded"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paramiko's socket

@@ -23,8 +23,8 @@ P100_ROW = "0x15F810DE, Tesla P100-PCIE-16GB"
 
 def tensorflow(machine: Machine, device: str, problem: str | None = None) -> GuestSettings:
     """A Python in the guest whose TensorFlow answers so."""
-    told = {"tensorflow": "2.21.0", "device": device, "problem": problem}
-    machine.program("tf", f"echo 'noise from a library'; echo '{json.dumps(told)}'")
+    event_log = {"tensorflow": "2.21.0", "device": device, "problem": problem}
+    machine.program("tf", f"echo 'noise from a library'; echo '{json.dumps(event_log)}'")
     return GuestSettings(python="tf")
 
 
@@ -35,14 +35,14 @@ def not_ready(machine: Machine, expected: Expected, events: Events, deadline_s: 
     return e.value
 
 
-def test_all_met(machine: Machine, told: Any, events: Events) -> None:
+def test_all_met(machine: Machine, event_log: Any, events: Events) -> None:
     machine.nvidia_smi(P100_ROW, P100_ROW)
     expected = Expected((P100, P100), tensorflow(machine, "GPU:0"))
     ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, events)
     assert ready == Ready(
         (), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2, address=machine.address
     )
-    assert told.texts("progress") == [
+    assert event_log.texts("progress") == [
         f"requirement 1 of 4: {SSH_ANSWERS}",
         f"requirement 2 of 4: {MACHINE.name}",
         f"requirement 3 of 4: {GPUS.name}",
@@ -140,13 +140,13 @@ def test_no_tensorflow_is_not_ready_even_with_warn(machine: Machine, events: Eve
 
 
 def test_a_vm_without_gpu_needs_tensorflow_only(
-    machine: Machine, told: Any, events: Events
+    machine: Machine, event_log: Any, events: Events
 ) -> None:
     settings = tensorflow(machine, "CPU:0")
     assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready(
         address=machine.address
     )
-    assert told.texts("progress")[-1] == f"requirement 3 of 3: {COMPUTES.name}"
+    assert event_log.texts("progress")[-1] == f"requirement 3 of 3: {COMPUTES.name}"
     missing = GuestSettings(python="/opt/none/python")
     error = not_ready(machine, Expected((), missing), events, 60)
     assert error.seen == "there is no program /opt/none/python"
@@ -185,11 +185,11 @@ def test_broken_connection_is_reopened(machine: Machine) -> None:
     """As when cloud-init restarts sshd at the first boot."""
     machine.nvidia_smi(P100_ROW)
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
-    said: list[str] = []
+    message: list[str] = []
 
     def cut_once(event: Event) -> None:
-        if event.text and USES_GPU.name in event.text and not said:
-            said.append(event.text)
+        if event.text and USES_GPU.name in event.text and not message:
+            message.append(event.text)
             machine.cut()
 
     ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, Events(cut_once))

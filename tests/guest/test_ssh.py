@@ -61,10 +61,10 @@ def test_no_published_key_is_refused_unless_first_use_is_the_setting(
 
 
 def test_own_key_is_not_accepted(server: Any) -> None:
-    stranger = Context(name="stranger", vcenter="127.0.0.1", user="nobody")
-    guest.ensure_key_pair(stranger)
+    unknown_key = Context(name="stranger", vcenter="127.0.0.1", user="nobody")
+    guest.ensure_key_pair(unknown_key)
     with pytest.raises(GuestAuthRefused):
-        guest.connect(server.endpoint(stranger), timeout_s=5)
+        guest.connect(server.endpoint(unknown_key), timeout_s=5)
 
 
 def test_closed_port_is_unreachable(server: Any, context: Any) -> None:

@@ -187,7 +187,7 @@ def _closing(ssh: SSH) -> Iterator[SSH]:
 
 
 @pytest.fixture
-def stranger() -> KeyPair:
+def unknown_key() -> KeyPair:
     """A key that no guest has been told about."""
     return new_key_pair()
 

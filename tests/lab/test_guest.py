@@ -95,19 +95,19 @@ def test_sftp_begins_at_home(any_machines: Machines) -> None:
     assert guest.run("cat note.txt").out == "by sftp"
 
 
-def test_only_keys_of_the_user_data_can_log_in(machines: Machines, stranger: Any) -> None:
+def test_only_keys_of_the_user_data_can_log_in(machines: Machines, unknown_key: Any) -> None:
     guest = machines.on("one")
     boot, host_key = guest.guest.boot, guest.ready.host_keys[0]
     with (
         pytest.raises(paramiko.AuthenticationException),
-        machines.ssh(boot, host_key, key=stranger),
+        machines.ssh(boot, host_key, key=unknown_key),
     ):
         pass
     with pytest.raises(paramiko.AuthenticationException), machines.ssh(boot, host_key, user="root"):
         pass
     with (
         pytest.raises(paramiko.SSHException, match="Bad host key"),
-        machines.ssh(boot, stranger.public),
+        machines.ssh(boot, unknown_key.public),
     ):
         pass
 

@@ -172,18 +172,18 @@ def setup_flags(setup: tuple[str, ...]) -> list[str]:
 
 def test_an_unprivileged_user_gets_the_same(machines: Machines, tmp_path: Path) -> None:
     port = machines.boot("one").port
-    told = in_user_namespace(script=UNPRIVILEGED, arguments=[str(tmp_path), str(port)])
-    assert told[:2] == ["1000 None", "1"]
+    reported = in_user_namespace(script=UNPRIVILEGED, arguments=[str(tmp_path), str(port)])
+    assert reported[:2] == ["1000 None", "1"]
 
 
 def test_kernel_without_namespaces_is_detected(machines: Machines, tmp_path: Path) -> None:
-    told = in_user_namespace(
+    reported = in_user_namespace(
         "echo 0 > /proc/sys/user/max_mnt_namespaces",
         script=UNPRIVILEGED,
         arguments=[str(tmp_path), "0"],
     )
-    assert "unshare" in told[0]
-    assert told[1] == ""
+    assert "unshare" in reported[0]
+    assert reported[1] == ""
 
 
 def test_missing_util_linux_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

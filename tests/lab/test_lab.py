@@ -36,8 +36,8 @@ def up(tmp_path: Path) -> Iterator[Labs]:
 
     def start(name: str = "lab", **options: Any) -> lab.LabStatus:
         started.append((os.environ["GPUVM_STATE_DIR"], name))
-        wish = lab.LabOptions(name=name, **{"timings": FAST, **options})
-        return lab.up(wish, lifeline=alive)
+        spec = lab.LabOptions(name=name, **{"timings": FAST, **options})
+        return lab.up(spec, lifeline=alive)
 
     yield start
     os.close(lifeline)
@@ -382,16 +382,16 @@ def test_the_supervisor_connects_again(
     command = Path(f"/proc/{record.vcsim.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     os.kill(record.vcsim.pid, signal.SIGKILL)
 
-    def told() -> Any:
+    def reported() -> Any:
         return folder.supervisor()
 
-    wait_for(lambda: not told().connected, "the supervisor misses it")
+    wait_for(lambda: not reported().connected, "the supervisor misses it")
     assert "does not reach the vCenter" in " ".join(lab.status().problems)
     command[command.index("--listen") + 1] = ready.url.split("/")[2]
     command = [part for part in command if part != "--parent-fd" and not part.isdigit()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as again:
-        wait_for(lambda: told().connected, "it is connected again")
-        wait_for(lambda: told().guests == (), "a VM that is gone has no guest")
+        wait_for(lambda: reported().connected, "it is connected again")
+        wait_for(lambda: reported().guests == (), "a VM that is gone has no guest")
         again.terminate()
 
 

@@ -51,13 +51,13 @@ def running(folder: Path, description: Description) -> Iterator[VCenter]:
     names = {user.name: PASSWORD for user in description.users}
     (folder / "passwords.json").write_text(json.dumps(names))
     command = [build.vcsim_binary(), "--state-dir", folder, "--description", folder / "site.json"]
-    lifeline, ours = os.pipe()
+    lifeline, own = os.pipe()
     with ExitStack() as cleanup:
         arguments = [*map(str, command), "--parent-fd", str(lifeline)]
         process = subprocess.Popen(arguments, pass_fds=[lifeline], stderr=subprocess.DEVNULL)
         os.close(lifeline)
         cleanup.callback(process.wait, timeout=20)
-        cleanup.callback(os.close, ours)
+        cleanup.callback(os.close, own)
         ready = folder / "ready.json"
         until(lambda: ready.exists() or process.poll() is not None, "the simulated vCenter answers")
         yield VCenter(folder, json.loads(ready.read_text()), cleanup)

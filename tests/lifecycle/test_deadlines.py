@@ -43,7 +43,7 @@ def test_time_in_the_vcenters_queue_does_not_count(copying: Rig) -> None:
         )
         result = copying.provision(connection, plan)
         assert not result.failed, result
-        assert len(copying.ours(connection, "queue")) == 10
+        assert len(copying.own_vms(connection, "queue")) == 10
     copying.teardown("queue")
 
 
@@ -55,7 +55,7 @@ def test_a_late_clone_is_cancelled(copying: Rig) -> None:
         assert "waited 0.5 s for its clone" in str(outcome.error)
         assert not outcome.left
         assert not connection.clones_in_flight()
-        assert not copying.ours(connection, "late")
+        assert not copying.own_vms(connection, "late")
 
 
 def test_late_clone_that_cannot_be_cancelled_is_reported(copying: Rig) -> None:
@@ -66,7 +66,7 @@ def test_late_clone_that_cannot_be_cancelled_is_reported(copying: Rig) -> None:
         assert isinstance(outcome.error, DeadlinePassed)
         assert outcome.left, "it will exist soon"
         lifecycle.await_clones(lifecycle.clones_in_flight(connection, "late"), connection, Events())
-        assert [vm.name for vm in copying.ours(connection, "late")] == ["late-01"]
+        assert [vm.name for vm in copying.own_vms(connection, "late")] == ["late-01"]
     copying.teardown("late")
 
 

@@ -119,7 +119,7 @@ def test_vgpus_are_moved_where_the_cluster_option_is_set(home: Path, option: boo
     ):
         vgpu = {"mode": "vgpu", "profile": "grid_p100-8q"}
         rig.provision(connection, rig.plan(connection, hosts=1, accelerator=vgpu))
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         (host,) = [h for h in connection.read_inventory().hosts if h.name == vm.host]
         (resident,) = [one for one in connection.residents(host) if not one.agent]
         assert ("vGPU" in resident.stays) is not option
@@ -134,7 +134,7 @@ def test_vgpus_are_moved_where_the_cluster_option_is_set(home: Path, option: boo
             reboot=True,
         )
         assert card.done is option, card.error
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         assert (vm.host != host.name) is option
 
 

@@ -57,7 +57,7 @@ def test_vm_that_loses_its_gpu_moves_to_a_free_one(pair: Rig, moment: tuple[str,
         rival = at(*moment, lambda: pair.add(name="rival", host=lost, gpu=GPU))
         (outcome,) = provision(pair, connection, plan, rival).outcomes
         assert outcome.error is None, outcome
-        (vm,) = pair.ours(connection, "loser")
+        (vm,) = pair.own_vms(connection, "loser")
         assert vm.powered_on
         assert vm.host == outcome.host != lost
     pair.teardown("loser")
@@ -78,7 +78,7 @@ def test_vm_that_loses_the_last_gpu_is_removed_and_the_holder_named(
         assert isinstance(outcome.error, PreflightRefused)
         assert f"{GPU} on {lost} is held by rival" in str(outcome.error)
         assert not outcome.left
-        assert not pair.ours(connection, "loser")
+        assert not pair.own_vms(connection, "loser")
         assert {b["vm"] for b in pair.bindings()} == {"rival", "neighbour"}
     _remove(pair, "rival", "neighbour")
 
@@ -128,14 +128,14 @@ def test_vm_that_lost_its_mark_is_not_removed(pair: Rig) -> None:
         pair.fault("PowerOnVM_Task", "InvalidState", where="task")
 
         def remark() -> None:
-            (vm,) = pair.ours(other, "remarked")
+            (vm,) = pair.own_vms(other, "remarked")
             other.publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
-            while pair.ours(other, "remarked")[0].generation != "another":
+            while pair.own_vms(other, "remarked")[0].generation != "another":
                 pass
 
         (outcome,) = provision(pair, connection, plan, at("power_on", "end", remark)).failed
         assert outcome.left
-        assert [vm.generation for vm in pair.ours(connection, "remarked")] == ["another"]
+        assert [vm.generation for vm in pair.own_vms(connection, "remarked")] == ["another"]
     pair.teardown("remarked")
 
 
@@ -151,7 +151,7 @@ def test_other_clone_of_the_template_is_not_taken_for_the_own_one(slow: Rig) -> 
         result = slow.provision(connection, plan)
         assert not result.failed, result
         assert slow.calls()["CloneVM_Task"] == 2, "theirs and ours"
-        assert [vm.name for vm in slow.ours(connection, "mine")] == ["mine-01"]
+        assert [vm.name for vm in slow.own_vms(connection, "mine")] == ["mine-01"]
     slow.teardown("mine")
     _remove(slow, "theirs")
 
@@ -173,13 +173,13 @@ def test_interrupting_leaves_the_clones_of_others_alone(slow: Rig) -> None:
         theirs = connection.start_clone(_unrelated(slow, plan, "theirs"))
         slow.drop_after("CloneVM_Task")
 
-        told: list[Event] = []
+        reported: list[Event] = []
 
         def interrupt(event: Event) -> None:
-            if told:
+            if reported:
                 raise KeyboardInterrupt
             if event.kind == "note":
-                told.append(event)
+                reported.append(event)
 
         with pytest.raises(Interrupted):
             provision(slow, connection, plan, Events(interrupt))

@@ -18,7 +18,7 @@ def test_it_is_detected_while_waiting_for_the_address(rig: Rig) -> None:
         plan = rig.plan(connection, hosts=1, name="drop")
         (outcome,) = rig.provision(connection, plan, until="address").failed
         _check(outcome, "its address")
-        (vm,) = rig.ours(connection, "drop")
+        (vm,) = rig.own_vms(connection, "drop")
         assert not vm.powered_on, "it stays, to be looked at"
     rig.teardown("drop")
 
@@ -27,7 +27,7 @@ def test_it_is_detected_while_the_guest_is_checked(rig: Rig) -> None:
     with rig.connect() as connection, rig.connect() as other:
 
         def drop() -> None:
-            (vm,) = rig.ours(other, "drop")
+            (vm,) = rig.own_vms(other, "drop")
             end(other, vm.name, other.start_power_off(vm.moref))
 
         plan = rig.plan(connection, hosts=1, name="drop")

@@ -54,8 +54,8 @@ def _provision(rig: Any, name: str, hosts: int = 4) -> dict[str, int]:
 
 def _teardown(rig: Any, name: str) -> None:
     with rig.connect() as connection:
-        ours = [vm for vm in connection.read_marked() if vm.deployment == name]
-        assert not lifecycle.teardown(ours, connection, Events()).failed
+        own = [vm for vm in connection.read_marked() if vm.deployment == name]
+        assert not lifecycle.teardown(own, connection, Events()).failed
 
 
 def _round_trips(calls: dict[str, int]) -> int:
@@ -135,7 +135,7 @@ def test_given_options_are_read_back(rig: Any) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="options", extra_config=options)
         assert not rig.provision(connection, plan).failed
-        (first, _) = rig.ours(connection, "options")
+        (first, _) = rig.own_vms(connection, "options")
         assert first.extra_config["disk.EnableUUID"] == "TRUE"
     assert "ReconfigVM_Task" not in rig.calls()
     _teardown(rig, "options")
@@ -145,9 +145,9 @@ def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Any) -> None:
     """gpuvm.yaml may have changed since; a start was not planned to change the VM."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="as-it-was"))
-        (vm,) = rig.ours(connection, "as-it-was")
+        (vm,) = rig.own_vms(connection, "as-it-was")
         lifecycle.stop([vm], connection, Events(), grace_s=0)
-        (vm,) = rig.ours(connection, "as-it-was")
+        (vm,) = rig.own_vms(connection, "as-it-was")
         today = ClusterSpec(name="as-it-was", extra_config={"disk.EnableUUID": "TRUE"})
         rig.reset_calls()
         start = planner.plan_start([vm], today, connection.read_inventory())
@@ -160,12 +160,12 @@ def test_manual_copy_is_never_taken_for_an_own_vm(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="copied")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
-        ours = _clone(connection, request)
-        by_hand = replace(request, name="by-hand", template=ours.moref, devices=(), extra_config={})
+        own = _clone(connection, request)
+        by_hand = replace(request, name="by-hand", template=own.moref, devices=(), extra_config={})
         copy = _clone(connection, by_hand)
         assert copy.ownership == "copy"
-        result = lifecycle.teardown([ours, copy], connection, Events())
-        assert [o.name for o in result.outcomes] == [ours.name]
+        result = lifecycle.teardown([own, copy], connection, Events())
+        assert [o.name for o in result.outcomes] == [own.name]
         assert {vm.name for vm in connection.read_marked()} >= {"by-hand"}
         _end(connection, "by-hand", connection.start_destroy(copy.moref))
 

@@ -29,7 +29,7 @@ def test_interrupted_clone_is_retried(rig: Rig, where: str) -> None:
         result = rig.provision(connection, plan)
         assert not result.failed, result
         assert rig.calls()["CloneVM_Task"] == 3
-        assert [vm.name for vm in rig.ours(connection, "broken")] == ["broken-01", "broken-02"]
+        assert [vm.name for vm in rig.own_vms(connection, "broken")] == ["broken-01", "broken-02"]
     rig.teardown("broken")
 
 
@@ -52,7 +52,7 @@ def test_leftovers_of_a_failed_clone_are_removed(rig: Rig) -> None:
         (outcome,) = rig.provision(connection, plan).failed
         assert rig.calls()["CloneVM_Task"] == 1
         assert not outcome.left
-        assert not rig.ours(connection, "partial")
+        assert not rig.own_vms(connection, "partial")
 
 
 def test_briefly_disconnected_host_is_retried(rig: Rig) -> None:
@@ -98,4 +98,4 @@ def test_memory_taken_meanwhile_is_not_a_lost_gpu(narrow: Rig) -> None:
         assert re.search(
             r"unreserved memory left: 64\.\d GiB requested, \d+\.\d GiB unreserved", hint
         )
-        assert not narrow.ours(connection, "large"), "neither here nor on the other host"
+        assert not narrow.own_vms(connection, "large"), "neither here nor on the other host"

@@ -38,7 +38,7 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:
     assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
-    return rig.ours(connection, name)
+    return rig.own_vms(connection, name)
 
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
@@ -55,7 +55,7 @@ def test_teardown_looks_up_a_lost_answer(
         result = lifecycle.teardown(vms, connection, Events())
         assert not result.failed, result
         assert rig.calls()[method] == 2, "nothing was submitted twice"
-        assert not rig.ours(connection, "lost")
+        assert not rig.own_vms(connection, "lost")
 
 
 @pytest.mark.parametrize("which", ["rig", "slow"])
@@ -68,7 +68,7 @@ def test_stop_looks_up_a_lost_answer(which: str, request: pytest.FixtureRequest)
         result = lifecycle.stop(vms, connection, Events(), grace_s=0)
         assert not result.failed, result
         assert rig.calls()["PowerOffVM_Task"] == 2, "nothing was submitted twice"
-        assert not any(vm.powered_on for vm in rig.ours(connection, "halted"))
+        assert not any(vm.powered_on for vm in rig.own_vms(connection, "halted"))
     rig.teardown("halted")
 
 
@@ -78,7 +78,7 @@ def test_lost_call_is_repeated(rig: Rig, method: str) -> None:
         vms = _running(rig, connection, "unheard")
         rig.drop_before(method)
         assert not lifecycle.teardown(vms, connection, Events()).failed
-        assert not rig.ours(connection, "unheard")
+        assert not rig.own_vms(connection, "unheard")
 
 
 def test_refusal_is_not_retried(rig: Rig) -> None:
@@ -101,10 +101,10 @@ def test_only_clones_of_its_own_names_are_waited_for(slow: Rig) -> None:
         assert lifecycle.clones_in_flight(connection, "mine") == []
         (coming,) = lifecycle.clones_in_flight(connection, "others")
         assert (coming.name, coming.task) == ("others-01", task)
-        told: list[Event] = []
-        lifecycle.await_clones([coming], connection, Events(told.append))
-        assert [event.vm for event in told if event.name == "done"] == ["others-01"]
-        assert len(slow.ours(connection, "others")) == 1
+        reported: list[Event] = []
+        lifecycle.await_clones([coming], connection, Events(reported.append))
+        assert [event.vm for event in reported if event.name == "done"] == ["others-01"]
+        assert len(slow.own_vms(connection, "others")) == 1
     slow.teardown("others")
 
 
@@ -151,7 +151,7 @@ def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> No
         vm, other = _running(rig, connection, "disks")
         with rig.in_vcenter(vm) as machine:
             _attach(machine, data)
-        vm, other = rig.ours(connection, "disks")
+        vm, other = rig.own_vms(connection, "disks")
         result = lifecycle.teardown([vm, other], connection, Events())
         (failed,) = result.failed
         assert failed.name == vm.name
@@ -159,7 +159,7 @@ def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> No
         assert failed.left
         assert data not in rig.deleted_files()
         assert any(other.name in file for file in rig.deleted_files())
-        (left,) = rig.ours(connection, "disks")
+        (left,) = rig.own_vms(connection, "disks")
         assert left.powered_on, "it is not touched at all"
         assert not lifecycle.teardown([left], connection, Events(), with_disks=True).failed
         assert data in rig.deleted_files()
@@ -171,16 +171,16 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
         assert not lifecycle.stop(vms, connection, Events(), grace_s=0).failed
         with rig.in_vcenter(vms[0]) as machine:
             machine.MarkAsTemplate()
-        vms = rig.ours(connection, "golden")
+        vms = rig.own_vms(connection, "golden")
         assert [vm.template for vm in vms] == [True, False]
         (failed,) = lifecycle.teardown(vms, connection, Events()).failed
         assert failed.name == vms[0].name
         assert "--with-templates" in str(failed.error and failed.error.hint)
         with pytest.raises(PreflightRefused, match="is a VM template now"):
             rig.plan(connection, hosts=1, name="golden")
-        left = rig.ours(connection, "golden")
+        left = rig.own_vms(connection, "golden")
         assert not lifecycle.teardown(left, connection, Events(), with_templates=True).failed
-        assert not rig.ours(connection, "golden")
+        assert not rig.own_vms(connection, "golden")
 
 
 def test_disk_added_in_the_vms_folder_is_kept(rig: Rig) -> None:
@@ -190,7 +190,7 @@ def test_disk_added_in_the_vms_folder_is_kept(rig: Rig) -> None:
         data = f"[vsanDatastore] {vm.name}/{vm.name}_1.vmdk"
         with rig.in_vcenter(vm) as machine:
             _attach(machine, data)
-        vm, other = rig.ours(connection, "beside")
+        vm, other = rig.own_vms(connection, "beside")
         assert (vm.foreign_disks, other.foreign_disks) == ((data,), ())
         (failed,) = lifecycle.teardown([vm, other], connection, Events()).failed
         assert data in str(failed.error)
@@ -208,5 +208,5 @@ def test_disk_attached_during_teardown_is_detected(rig: Rig) -> None:
         (failed,) = lifecycle.teardown(read_before, connection, Events()).failed
         assert failed.name == read_before[0].name
         assert data not in rig.deleted_files()
-        left = rig.ours(connection, "late")
+        left = rig.own_vms(connection, "late")
         assert not lifecycle.teardown(left, connection, Events(), with_disks=True).failed

@@ -26,7 +26,7 @@ def _away(rig: Rig, name: str) -> Iterator[None]:
 
 def _two(rig: Rig, connection: VSphere, name: str) -> list[VM]:
     assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
-    return rig.ours(connection, name)
+    return rig.own_vms(connection, name)
 
 
 def test_teardown_reports_what_it_keeps(rig: Rig) -> None:
@@ -45,7 +45,7 @@ def test_teardown_reports_what_it_keeps(rig: Rig) -> None:
             (failed,) = result.failed
             assert failed.left
             assert str(failed.error) == f"{first.name} is not changed: {hidden.why}"
-        (left,) = rig.ours(connection, "lost")
+        (left,) = rig.own_vms(connection, "lost")
         assert left.powered_on
     rig.teardown("lost")
 
@@ -59,7 +59,7 @@ def test_stop_reports_what_it_cannot_stop(rig: Rig) -> None:
                 found.ours, connection, Events(), unreadable=found.unreadable, grace_s=0
             )
         assert [o.name for o in result.failed] == [first.name]
-        assert [vm.powered_on for vm in rig.ours(connection, "stays")] == [True, False]
+        assert [vm.powered_on for vm in rig.own_vms(connection, "stays")] == [True, False]
         assert second.name in [o.name for o in result.outcomes if o.changed]
     rig.teardown("stays")
 

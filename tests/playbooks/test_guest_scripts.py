@@ -65,8 +65,8 @@ class Guest:
 
     def host_key(self, kind: str, comment: str = "") -> str:
         """Writes a pair as ssh-keygen names it; the public half, without the comment."""
-        ours = ed25519.Ed25519PrivateKey.generate
-        pair = ours() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+        own = ed25519.Ed25519PrivateKey.generate
+        pair = own() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
         private = pair.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.OpenSSH,

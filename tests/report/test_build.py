@@ -157,11 +157,11 @@ def test_phases_of_the_workload_use_the_guests_clock(run: Any) -> None:
 
 
 def test_scores_stand_beside_their_shuffled_counterparts(run: Any) -> None:
-    told = {"split": "held_out", "decoder": "greedy", "examples": 480}
+    reported = {"split": "held_out", "decoder": "greedy", "examples": 480}
     run.start("gpuvm-01")
     for name, value in (("bleu4", 0.9), ("bleu4_shuffled", 0.4), ("exact_match", 0.7)):
-        run.timing("gpuvm-01", "score", 20, name=name, value=value, **told)
-    other = told | {"decoder": "beam3"}
+        run.timing("gpuvm-01", "score", 20, name=name, value=value, **reported)
+    other = reported | {"decoder": "beam3"}
     run.timing("gpuvm-01", "score", 20, name="bleu4", value=0.3, **other)
     run.timing("gpuvm-01", "score", 20, name="bleu4_shuffled", value=0.3, **other)
     scores = {(score.name, score.decoder): score for score in _built(run).scores}
@@ -336,17 +336,17 @@ def test_only_the_end_of_a_long_log_is_read(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         ("interrupted", "The run was interrupted; 0 of 2 VMs had finished."),
         ("running", "No end is recorded: the run is still active, or gpuvm was stopped"),
         ("succeeded", "Recorded as succeeded, but only 0 of 2 VMs recorded an end."),
     ],
 )
-def test_unsuccessful_run_is_marked_in_the_report(run: Any, status: str, said: str) -> None:
+def test_unsuccessful_run_is_marked_in_the_report(run: Any, status: str, message: str) -> None:
     run.manifest(status=status, ended=None)
     built = _built(run)
-    assert built.status_note.startswith(said)
+    assert built.status_note.startswith(message)
     assert built.seconds is None
     assert [vm.outcome for vm in built.vms] == ["no records", "no records"]
 
@@ -384,7 +384,7 @@ def test_incomplete_last_line_is_skipped_and_reported(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"t": 1, "event": "st', "not JSON"),
         ('"step"', "input should be an object"),
@@ -394,18 +394,18 @@ def test_incomplete_last_line_is_skipped_and_reported(run: Any) -> None:
         ('{"t": 1, "event": "score", "name": "x", "value": null}', "value: input should be"),
     ],
 )
-def test_a_corrupt_line_is_named(run: Any, line: str, said: str) -> None:
+def test_a_corrupt_line_is_named(run: Any, line: str, message: str) -> None:
     run.start("gpuvm-01")
     run.append("gpuvm-01/timings.jsonl", "\n" + line + "\n")
     with pytest.raises(BadInput) as caught:
         _built(run)
     file = run.dir / "gpuvm-01/timings.jsonl"
     assert str(caught.value).startswith(f"{file}:3: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "line", "said"),
+    ("change", "line", "message"),
     [
         ({"schema": 2}, 2, "schema: input should be 1"),
         ({"status": "fine"}, 19, "status: input should be"),
@@ -414,7 +414,7 @@ def test_a_corrupt_line_is_named(run: Any, line: str, said: str) -> None:
     ],
 )
 def test_a_wrong_manifest_is_named_with_its_line(
-    run: Any, change: dict[str, Any], line: int, said: str
+    run: Any, change: dict[str, Any], line: int, message: str
 ) -> None:
     manifest = json.loads((run.dir / "manifest.json").read_text(encoding="utf-8"))
     text = json.dumps(manifest | change, indent=2)
@@ -422,7 +422,7 @@ def test_a_wrong_manifest_is_named_with_its_line(
     with pytest.raises(BadInput) as caught:
         _built(run)
     at = str(caught.value)
-    assert at.startswith(f"{run.dir / 'manifest.json'}:{line}: {said}"), at
+    assert at.startswith(f"{run.dir / 'manifest.json'}:{line}: {message}"), at
 
 
 def test_a_manifest_that_is_no_json(run: Any) -> None:

@@ -104,21 +104,21 @@ def test_ctrl_c_shows_how_to_resume_from_a_checkpoint(runner: Runner, machine: M
 
 
 def test_missing_records_of_a_program_are_reported(
-    runner: Runner, machine: Machine, told: Any
+    runner: Runner, machine: Machine, event_log: Any
 ) -> None:
     record = runner("print('hi')", [machine])
-    said = (
+    message = (
         "mine left out what reports are made of: no start record, no step, no end record, "
         "no results.json (workloads/README.md has the contract)"
     )
     assert runner.manifest["status"] == "succeeded"
-    assert runner.manifest["warnings"] == [said]
-    assert told.texts("warning") == [said]
-    assert report.build([record.dir]).runs[0].warnings == (said,)
+    assert runner.manifest["warnings"] == [message]
+    assert event_log.texts("warning") == [message]
+    assert report.build([record.dir]).runs[0].warnings == (message,)
 
 
 def test_program_that_follows_the_contract_gets_no_warning(
-    runner: Runner, three: list[Machine], told: Any
+    runner: Runner, three: list[Machine], event_log: Any
 ) -> None:
     """The chief alone writes results; shares may be empty, and a finished run has no step left."""
     keeps = BEGIN + START + 'say("end", ok=True)\n'
@@ -127,19 +127,21 @@ def test_program_that_follows_the_contract_gets_no_warning(
     runner(TRAINS + chiefs, three, distributed=True)
     runner(keeps + shares, three, more_args={"vm-02": ["--word", "x"]})
     first = runner(KEEPS + keeps.removeprefix(BEGIN) + shares, three[:1])
-    assert told.texts("warning") == []
+    assert event_log.texts("warning") == []
     runner(keeps + shares, three[:1], resume=first)
-    assert told.texts("warning") == []
+    assert event_log.texts("warning") == []
     runner(keeps + 'if me != 1: (options.out / "results.json").write_text("{}")', three)
-    assert "no step" in told.texts("warning")[0]
+    assert "no step" in event_log.texts("warning")[0]
 
 
 def test_vm_with_an_incomplete_result_is_named(
-    runner: Runner, three: list[Machine], told: Any
+    runner: Runner, three: list[Machine], event_log: Any
 ) -> None:
     wrote = '(options.out / "results.json").write_text("{}")\n'
     runner(TRAINS + "if not options.word: " + wrote, three, more_args={"vm-02": ["--word", "x"]})
-    assert "left out what reports are made of: vm-02: no results.json" in told.texts("warning")[0]
+    assert (
+        "left out what reports are made of: vm-02: no results.json" in event_log.texts("warning")[0]
+    )
 
 
 LOOKS = (

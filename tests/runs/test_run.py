@@ -57,7 +57,7 @@ def nothing_runs(machines: Sequence[Machine]) -> bool:
     return not any(machine.processes() for machine in machines)
 
 
-def test_one_vm(runner: Runner, machine: Machine, told: Any, wait_for: Any) -> None:
+def test_one_vm(runner: Runner, machine: Machine, event_log: Any, wait_for: Any) -> None:
     machine.environment["http_proxy"] = "http://127.0.0.1:1"
     record = runner(TRAINS, [machine], "--word", "it's; $HOME")
     assert runner.manifest["status"] == "succeeded"
@@ -246,7 +246,7 @@ if me == 1 and len(tries.read_text().splitlines()) <= LOST * len(peers):
 )
 
 
-def test_lost_port_is_chosen_again(runner: Runner, three: list[Machine], told: Any) -> None:
+def test_lost_port_is_chosen_again(runner: Runner, three: list[Machine], event_log: Any) -> None:
     tries = runner.folder / "tries"
     waits = (
         f"while len(pathlib.Path({str(tries)!r}).read_text().splitlines()) < 6: time.sleep(0.02)"
@@ -255,7 +255,7 @@ def test_lost_port_is_chosen_again(runner: Runner, three: list[Machine], told: A
     runner(source, three, "--word", str(tries), distributed=True)
     tried = [json.loads(line) for line in tries.read_text().splitlines()]
     assert len({tuple(peers) for _, peers in tried}) == 2
-    assert [text for text in told.texts("warning") if "new ones" in text]
+    assert [text for text in event_log.texts("warning") if "new ones" in text]
     assert runner.manifest["status"] == "succeeded"
 
 
@@ -297,7 +297,7 @@ def test_ports_are_distinct_and_all_held_until_all_are_chosen(
         one.close()
 
 
-def test_ports_of_a_range(three: list[Machine], told: Any) -> None:
+def test_ports_of_a_range(three: list[Machine], event_log: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         low = taken.getsockname()[1]
         if low > 65000:

@@ -39,8 +39,8 @@ class Rig:
         """The same vCenter, seen by another of the lab's accounts."""
         passwords = Path(shlex.split(self.context.password_command or "")[1]).parent
         password = json.loads((passwords / "passwords.json").read_text())[user]
-        said = f"echo {shlex.quote(password)}"
-        changed = {"user": user, "password_command": said}
+        command = f"echo {shlex.quote(password)}"
+        changed = {"user": user, "password_command": command}
         return Rig(self.context.model_copy(update=changed), self.control)
 
     def add(self, **vms: Any) -> None:
@@ -100,23 +100,23 @@ class Rig:
 
     # What most tests do.
 
-    def plan(self, connection: VSphere, **wish: Any) -> Plan:
-        return lifecycle.make_plan(ClusterSpec.model_validate(wish), connection)
+    def plan(self, connection: VSphere, **spec_options: Any) -> Plan:
+        return lifecycle.make_plan(ClusterSpec.model_validate(spec_options), connection)
 
     def provision(
         self, connection: VSphere, plan: Plan, until: Until = "powered-on"
     ) -> ApplyResult:
         return lifecycle.provision(plan, connection, self.context, Events(), until=until)
 
-    def ours(self, connection: VSphere, name: str) -> list[VM]:
+    def own_vms(self, connection: VSphere, name: str) -> list[VM]:
         marked = [vm for vm in connection.read_marked() if vm.deployment == name]
         return sorted(marked, key=lambda vm: vm.name)
 
     def teardown(self, name: str) -> None:
         with self.connect() as connection:
-            ours = self.ours(connection, name)
-            assert not lifecycle.teardown(ours, connection, Events()).failed
-            assert not [v for v in self.ours(connection, name) if v.ownership == "ours"]
+            own = self.own_vms(connection, name)
+            assert not lifecycle.teardown(own, connection, Events()).failed
+            assert not [v for v in self.own_vms(connection, name) if v.ownership == "ours"]
 
 
 @contextmanager

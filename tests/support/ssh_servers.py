@@ -179,7 +179,7 @@ class Guests:
 
 async def _serve(machine: Machine, process: "asyncssh.SSHServerProcess[bytes]") -> None:
     """What sshd does with a command: the user's shell, in a session of its own."""
-    (stdin, ours), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
+    (stdin, own), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
     child = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         ["/bin/sh", "-c", process.command or "exit 1"],
         stdin=stdin,
@@ -192,7 +192,7 @@ async def _serve(machine: Machine, process: "asyncssh.SSHServerProcess[bytes]") 
     machine.children.append(child)
     for end in (stdin, stdout, stderr):
         os.close(end)
-    feeding = asyncio.ensure_future(_feed(process, ours))
+    feeding = asyncio.ensure_future(_feed(process, own))
     try:
         with contextlib.suppress(OSError, asyncssh.Error):
             await asyncio.gather(pump_out(out, process.stdout), pump_out(err, process.stderr))
@@ -239,7 +239,7 @@ async def _finish(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @dataclass
-class Told:
+class EventLog:
     """Every event; a sink."""
 
     events: list[Event] = field(default_factory=list)

@@ -18,7 +18,7 @@ from gpuvm.events import Events
 from gpuvm.vsphere import VSphere
 from gpuvm.vsphere.properties import Objects, Related, retrieve, retrieve_all
 
-STRANGER = "trainer"
+UNRELATED = "trainer"
 DISK = "others.vmdk"
 
 
@@ -48,7 +48,7 @@ def recent(connection: VSphere) -> list[Any]:
 
 
 def removed(rig: Rig, connection: VSphere, name: str) -> bool:
-    return not lifecycle.teardown(rig.ours(connection, name), connection, Events()).failed
+    return not lifecycle.teardown(rig.own_vms(connection, name), connection, Events()).failed
 
 
 @pytest.mark.usefixtures("disk_task")
@@ -61,10 +61,10 @@ def test_disk_task_of_another_user_does_not_stop_a_teardown(rig: Rig) -> None:
 
 def test_task_in_progress_without_task_does_not_stop_a_teardown(rig: Rig, govc: Govc) -> None:
     """The fault TaskInProgress with the empty task that some simulators send."""
-    rig.fault("Destroy_Task", "TaskInProgress", object=STRANGER, where="task")
-    assert govc.run("vm.destroy", STRANGER).returncode != 0
+    rig.fault("Destroy_Task", "TaskInProgress", object=UNRELATED, where="task")
+    assert govc.run("vm.destroy", UNRELATED).returncode != 0
     with rig.connect() as connection:
-        (vm,) = govc.json("vm.info", STRANGER)["virtualMachines"]
+        (vm,) = govc.json("vm.info", UNRELATED)["virtualMachines"]
         rig.provision(connection, rig.plan(connection, hosts=1, name="beside-a-failure"))
         assert connection.clones_in_flight() == []
         assert connection.running_tasks(vm["self"]["value"], "destroy") == []
@@ -106,7 +106,7 @@ def test_related_objects_are_read_separately_too(rig: Rig) -> None:
 def test_own_failed_task_that_cannot_be_decoded_is_a_failure(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="undecodable"))
-        (vm,) = rig.ours(connection, "undecodable")
+        (vm,) = rig.own_vms(connection, "undecodable")
         rig.fault("PowerOffVM_Task", "TaskInProgress", object=vm.name, where="task")
         ended = end(connection, vm.name, connection.start_power_off(vm.moref))
         assert isinstance(ended.error, UnreadableAnswer)
@@ -118,7 +118,7 @@ def test_a_refusal_that_cannot_be_decoded_is_looked_up(rig: Rig) -> None:
     """The call itself ends in it: whether it was carried out is not known."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="refused"))
-        (vm,) = rig.ours(connection, "refused")
+        (vm,) = rig.own_vms(connection, "refused")
         rig.fault("PowerOffVM_Task", "TaskInProgress", object=vm.name)
         assert removed(rig, connection, "refused")
 

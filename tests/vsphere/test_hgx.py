@@ -34,9 +34,11 @@ def test_warning_for_part_of_a_board_but_not_for_single_gpus(home: Path) -> None
         assert [gpu.pci_address for gpu in seen.gpus] == list(MODULES)
         assert seen.nvswitches == SWITCHES
         several = {"mode": "passthrough", "count": 2}
-        told = [f.text for f in rig.plan(connection, accelerator=several, memory_gib=512).findings]
-        assert len(told) == 1
-        assert "error 802" in told[0]
+        reported = [
+            f.text for f in rig.plan(connection, accelerator=several, memory_gib=512).findings
+        ]
+        assert len(reported) == 1
+        assert "error 802" in reported[0]
         dynamic = {"mode": "dynamic", "count": 4}
         assert rig.plan(connection, accelerator=dynamic, memory_gib=1024).findings
         assert rig.plan(connection, memory_gib=256).findings == ()

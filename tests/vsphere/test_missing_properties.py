@@ -35,10 +35,10 @@ def test_network_adapter_without_mac_has_no_address() -> None:
 
 
 def test_device_without_details_does_not_exclude_its_host() -> None:
-    told = vim.vm.PciPassthroughInfo(
+    reported = vim.vm.PciPassthroughInfo(
         pciDevice=vim.host.PciDevice(id="0000:3b:00.0"), systemId="system"
     )
-    target = vim.vm.ConfigTarget(pciPassthrough=[vim.vm.PciPassthroughInfo(), told])
+    target = vim.vm.ConfigTarget(pciPassthrough=[vim.vm.PciPassthroughInfo(), reported])
     assert target_of(target).system_ids == {"0000:3b:00.0": "system"}
     assert target_of(vim.vm.ConfigTarget()).system_ids == {}
     assert target_of(None).system_ids == {}

@@ -29,7 +29,7 @@ from gpuvm.vsphere import VSphere
 
 NARROW, FEWER = "narrow@lab.local", "fewer@lab.local"
 FOLDER = "team"
-WISH: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
+SPEC: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
 ON_FOLDER = (*privileges.FOLDER, *privileges.GPU, *privileges.EDIT)
 
 
@@ -107,10 +107,10 @@ def test_narrow_account_sees_its_part_and_the_rest_is_reported(connection: VSphe
 
 
 def test_from_plan_to_teardown(site: Rig, connection: VSphere) -> None:
-    plan = site.plan(connection, name="own", **WISH)
+    plan = site.plan(connection, name="own", **SPEC)
     assert [step.host.name for step in plan.steps] == ["esx-03.lab.local", "esx-04.lab.local"]
     assert not site.provision(connection, plan).failed
-    again = site.plan(connection, name="own", **WISH)
+    again = site.plan(connection, name="own", **SPEC)
     assert not again.changes
     done = CliRunner().invoke(app, ["status", *spec_of(site), "--no-guests", "--json"])
     assert done.exit_code == 0
@@ -123,7 +123,7 @@ def spec_of(site: Rig) -> list[str]:
     folder = Path(os.environ["GPUVM_STATE_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "own.yaml"
-    file.write_text("\n".join(["name: own", *(f"{k}: {v}" for k, v in WISH.items())]))
+    file.write_text("\n".join(["name: own", *(f"{k}: {v}" for k, v in SPEC.items())]))
     context = site.context.model_copy(update={"name": "narrow-account"})
     settings.save(context)
     return ["--file", str(file), "--context", context.name]
@@ -150,4 +150,4 @@ def test_missing_privilege_is_refused_by_name(site: Rig, connection: VSphere) ->
     with pytest.raises(NoPermission, match=r"VirtualMachine.Interact.PowerOff on trainer"):
         connection.start_power_off(trainer.moref)
     with pytest.raises(NotFound, match="archive"):
-        site.plan(connection, name="own", datastore="archive", **WISH)
+        site.plan(connection, name="own", datastore="archive", **SPEC)

@@ -24,7 +24,7 @@ def test_clone_is_connected_to_an_opaque_network(nsx: Rig) -> None:
         plan = nsx.plan(connection, name="opaque", hosts=1, network=SEGMENT)
         result = nsx.provision(connection, plan)
         assert not result.failed, result
-        (vm,) = nsx.ours(connection, "opaque")
+        (vm,) = nsx.own_vms(connection, "opaque")
         (network,) = [n for n in connection.read_inventory().networks if n.name == SEGMENT]
         assert vm.networks == (network.moref,)
         assert network.path == f"/Lab/network/{SEGMENT}"

@@ -109,12 +109,12 @@ def site(home: Path) -> Iterator[Rig]:
     )
     with rig_of(home, NAME, shape) as rig:
         with rig.connect() as connection:
-            made = rig.provision(connection, rig.plan(connection, **wish(hosts=1)))
+            made = rig.provision(connection, rig.plan(connection, **spec_options(hosts=1)))
         assert not made.failed
         yield rig
 
 
-def wish(**changed: Any) -> dict[str, Any]:
+def spec_options(**changed: Any) -> dict[str, Any]:
     pairs = (line.split(": ") for line in SPEC.strip().splitlines())
     return {**dict(pairs), **changed}
 
@@ -150,7 +150,7 @@ class Seen:
         return {(g["host"], g["pci_address"]) for g in sure if not g["host_unusable"]}
 
     @property
-    def said(self) -> set[str]:
+    def message(self) -> set[str]:
         """All that is said beside the facts."""
         drift = (text for vm in self.status.get("vms", ()) for text in vm["drift"])
         findings = (finding["text"] for finding in self.plan.get("findings", ()))
@@ -161,7 +161,7 @@ class Seen:
 
 def seen(connection: VSphere) -> Seen:
     """gpus, plan, doctor and status of one reading; everything else reads the same."""
-    wanted = ClusterSpec.model_validate(wish())
+    wanted = ClusterSpec.model_validate(spec_options())
     try:
         inventory = connection.read_inventory()
     except GpuvmError as error:
@@ -171,8 +171,8 @@ def seen(connection: VSphere) -> Seen:
     made = trial.plan
     plan = plan_json(made) if isinstance(made, Plan) else {}
     against = status.Against(wanted, None, counted=True)
-    told = status.compare(inventory, against, {}).data(against)
-    return Seen(gpus.listed(inventory), plan, told, checks, inventory)
+    reported = status.compare(inventory, against, {}).data(against)
+    return Seen(gpus.listed(inventory), plan, reported, checks, inventory)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def whole(connection: VSphere) -> Seen:
     """What is seen when nothing is hidden."""
     found = seen(connection)
     assert {host for host, _ in found.free} == {"esx-04.lab.local"}
-    assert found.said == {""}
+    assert found.message == {""}
     return found
 
 
@@ -210,7 +210,7 @@ def test_absent(
     found = seen(connection)
     if path != "name":  # for a name the id stands
         assert found.free <= whole.free
-        assert found.said - whole.said or facts(found) == facts(whole)
+        assert found.message - whole.message or facts(found) == facts(whole)
     if found.inventory is not None:
         with suppress(GpuvmError):
             everything_else(connection, found.inventory)
@@ -255,8 +255,8 @@ def test_vm_with_unreadable_hardware_is_kept(
 ) -> None:
     """It may have disks of somebody else by now, which destroying it would delete."""
     hide(vim.VirtualMachine, f"{NAME}-01", "config.hardware.device")
-    ours = site.ours(connection, NAME)
-    done = lifecycle.teardown(ours, connection, Events(), with_disks=True)
+    own = site.own_vms(connection, NAME)
+    done = lifecycle.teardown(own, connection, Events(), with_disks=True)
     (outcome,) = done.outcomes
     assert str(outcome.error) == (
         f"{NAME}-01 is not removed: vCenter does not show its virtual hardware; "
@@ -272,8 +272,8 @@ def test_refused_and_unset_properties_are_distinguished(
         site.post("/hide", {"object": sleeper, "path": "config.hardware", "denied": denied})
         with site.connect() as connection:
             inventory = connection.read_inventory()
-        said = f"sleeper may hold a GPU of esx-02.lab.local: {who} its virtual hardware"
-        assert inventory.notes == (said,)
+        message = f"sleeper may hold a GPU of esx-02.lab.local: {who} its virtual hardware"
+        assert inventory.notes == (message,)
         gpu = next(gpu for gpu in inventory.gpus if gpu.host == "esx-02.lab.local")
         assert gpu.state == "free, unless sleeper has it"
         delete_all(site)

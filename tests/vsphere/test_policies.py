@@ -80,7 +80,7 @@ def test_interrupted_vm_gets_its_policy_before_start(site: Rig) -> None:
     with site.connect() as connection:
         plan = site.plan(connection, name="policed", hosts=1, storage_policy="Host cache")
         assert not site.provision(connection, plan).failed
-        (vm,) = site.ours(connection, "policed")
+        (vm,) = site.own_vms(connection, "policed")
         with site.in_vcenter(vm) as there:
             assert end(connection, "off", Task(there.PowerOffVM_Task()._moId, "off")).error is None
             forgotten = vim.option.OptionValue(key="gpuvm.storage_policy", value="")

@@ -15,10 +15,10 @@ PAST, FUTURE = datetime(2020, 1, 31, tzinfo=UTC), datetime(2999, 1, 31, tzinfo=U
 
 def test_each_host_has_its_own(rig: Rig) -> None:
     with rig.connect() as connection:
-        told = connection.read_licences()
+        reported = connection.read_licences()
         hosts = connection.read_inventory().hosts
-    assert told is not None
-    assert {told[host.moref] for host in hosts} == {Licence("Evaluation Mode")}
+    assert reported is not None
+    assert {reported[host.moref] for host in hosts} == {Licence("Evaluation Mode")}
 
 
 @pytest.mark.parametrize("fault", ["NoPermission", "NotSupported"])

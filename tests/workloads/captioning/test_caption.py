@@ -28,10 +28,10 @@ def test_a_trained_run_captions_any_picture(trained: Path, beam: str) -> None:
     images = [str(trained / sample["image"]) for sample in samples[:3]]
     done = use("caption", *images, "--run", str(trained), "--beam", beam, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [pair["image"] for pair in told] == images
+    reported = json.loads(done.stdout)
+    assert [pair["image"] for pair in reported] == images
     if beam == "3":
-        assert [pair["caption"] for pair in told] == [s["caption"] for s in samples[:3]]
+        assert [pair["caption"] for pair in reported] == [s["caption"] for s in samples[:3]]
 
 
 def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> None:
@@ -42,7 +42,7 @@ def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("caption", "nowhere.png", "--run", "RUN"), "nowhere.png: no such file"),
         (("caption", __file__, "--run", "RUN"), "not an image"),
@@ -51,11 +51,11 @@ def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> 
     ],
 )
 def test_bad_input_to_a_trained_run_is_one_line(
-    trained: Path, arguments: tuple[str, ...], said: str
+    trained: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = use(*(str(trained) if a == "RUN" else a for a in arguments))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -74,7 +74,7 @@ VGG16 = {"vgg16_weights": "/guest/vgg16.h5", "vgg16_sha256": "ab" * 32}
 
 @pytest.mark.parametrize("mode", [("caption", "a.png"), ("evaluate",)])
 @pytest.mark.parametrize(
-    ("about", "arguments", "said"),
+    ("about", "arguments", "message"),
     [
         (VGG16, (), "not at /guest/vgg16.h5: --vgg16-weights FILE.h5 (SHA-256 abab"),
         (VGG16, ("--vgg16-weights", "/nowhere.h5"), "/nowhere.h5: no such file"),
@@ -88,24 +88,24 @@ def test_weights_of_a_run_are_required(
     mode: tuple[str, ...],
     about: dict[str, Any],
     arguments: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     run = _other(trained, tmp_path, **about)
     done = use(*mode, "--run", str(run), *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_moved_images_must_be_given_again(trained: Path, tmp_path: Path) -> None:
     run = _other(trained, tmp_path, real=True, data="/guest/flickr8k")
-    for arguments, said in (
+    for arguments, message in (
         ((), "the run's images are not at /guest/flickr8k: --data DIR"),
         (("--data", "/nowhere"), "/nowhere: no such folder"),
     ):
         done = use("evaluate", "--run", str(run), *arguments)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
 
 

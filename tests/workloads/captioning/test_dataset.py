@@ -129,7 +129,7 @@ ONE_DOG = (
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no captions.json"),
         ("{", "not JSON"),
@@ -137,13 +137,13 @@ ONE_DOG = (
         (ONE_DOG, "image 'a.jpg' is not there"),
     ],
 )
-def test_bad_data_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+def test_bad_data_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "captions.json").write_text(content)
     process = captioning.start(tmp_path / "out", "--data", str(tmp_path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said in errors
+    assert message in errors
     assert len(errors.strip().splitlines()) == 1
 
 
@@ -190,9 +190,9 @@ def _flickr(folder: Path, layout: str) -> None:
 
 @pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
 def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
-    said = captioning.refused(tmp_path, "--vgg16-weights", weights)
-    assert "no such file" in said or "not the weights of a VGG16" in said
-    assert "Traceback" not in said
+    message = captioning.refused(tmp_path, "--vgg16-weights", weights)
+    assert "no such file" in message or "not the weights of a VGG16" in message
+    assert "Traceback" not in message
 
 
 def test_features_are_kept_by_image_and_network(tmp_path: Path) -> None:

@@ -132,9 +132,9 @@ def test_a_checkpoint_of_another_run_is_refused(
     stopped: Path, tmp_path: Path, other: tuple[str, str]
 ) -> None:
     shutil.copytree(stopped, tmp_path / "out")
-    said = captioning.refused(tmp_path / "out", *TINY, *other)
-    assert "is of another run (192 examples" in said
-    assert len(said.strip().splitlines()) == 1
+    message = captioning.refused(tmp_path / "out", *TINY, *other)
+    assert "is of another run (192 examples" in message
+    assert len(message.strip().splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--learning-rate", "0"), "--learning-rate must be more than 0"),
         (("--seed", "-1"), "--seed must be from 0 to 4294967295"),
@@ -154,8 +154,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("trian",), "invalid choice: 'trian'"),
     ],
 )
-def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    assert said in captioning.refused(tmp_path, *arguments)
+def test_bad_arguments_are_refused(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in captioning.refused(tmp_path, *arguments)
 
 
 def test_the_paper_preset_is_the_papers() -> None:

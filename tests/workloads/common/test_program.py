@@ -38,7 +38,7 @@ sys.exit(status)
 
 @pytest.mark.parametrize("name", ["stock", "mnist"])
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--cpu-threads", "-1", "--cpu-threads must be at least 0"),
         ("--checkpoint-every", "0", "--checkpoint-every must be at least 1"),
@@ -48,10 +48,10 @@ sys.exit(status)
     ],
 )
 def test_invalid_options_are_refused(
-    tmp_path: Path, name: str, option: str, value: str, said: str
+    tmp_path: Path, name: str, option: str, value: str, message: str
 ) -> None:
-    told = Program(name).refused(tmp_path / "out", option, value)
-    assert said in told.splitlines()[-1]
+    reported = Program(name).refused(tmp_path / "out", option, value)
+    assert message in reported.splitlines()[-1]
 
 
 @pytest.mark.tensorflow
@@ -63,15 +63,15 @@ def test_number_of_threads_is_as_configured(threads: str) -> None:
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("name", "wish"),
+    ("name", "options"),
     [("stock", ("--epochs", "2")), ("mnist", ())],
     ids=["stock", "mnist"],
 )
 def test_the_quick_preset_stays_below_two_gib(
-    tmp_path: Path, name: str, wish: tuple[str, ...]
+    tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     """The stock epochs are all alike, so two of them show what eight need."""
-    done = _run("-c", PEAK, sys.executable, "-m", name, "--out", str(tmp_path), *wish)
+    done = _run("-c", PEAK, sys.executable, "-m", name, "--out", str(tmp_path), *options)
     found = records(tmp_path)
     assert of(found, "start")[0]["params"]["preset"] == "quick"
     assert of(found, "checkpoint")

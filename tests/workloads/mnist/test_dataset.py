@@ -46,7 +46,7 @@ def test_single_array_is_not_a_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"y_train": np.array(["5"] * 64)}, "y_train holds <U1, not whole numbers"),
         ({"y_test": np.zeros(20)}, "y_test holds float64, not whole numbers"),
@@ -54,7 +54,7 @@ def test_single_array_is_not_a_data_set(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_holds_is_checked(
-    tmp_path: Path, changes: dict[str, np.ndarray], said: str
+    tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         dataset.load(str(_save(tmp_path / "mnist.npz", **changes)))

@@ -26,7 +26,7 @@ def _minutes() -> list[datetime]:
 
 
 @pytest.mark.parametrize(
-    ("position", "date", "said"),
+    ("position", "date", "message"),
     [
         (7, "6", "data.csv:9: DATE 6 is not after the one of the row before"),
         (7, "3", "data.csv:9: DATE 3 is not after"),
@@ -36,11 +36,11 @@ def _minutes() -> list[datetime]:
     ],
 )
 def test_rows_that_are_not_in_time_are_refused(
-    tmp_path: Path, position: int, date: str, said: str
+    tmp_path: Path, position: int, date: str, message: str
 ) -> None:
     dates = [str(n) for n in range(ROWS)]
     dates[position] = date
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         dataset.read_csv(_file(tmp_path, dates))
 
 

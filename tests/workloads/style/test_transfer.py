@@ -64,8 +64,8 @@ def test_style_loss_decreases_and_the_network_is_recorded(made: Path) -> None:
     found = records(made)
     assert score(found, "style_loss") < score(found, "style_loss_start") / 10
     assert of(found, "step")[-1]["loss"] < of(found, "step")[0]["loss"]
-    told = results(made)
-    assert "random weights" in told["notes"][0]
+    reported = results(made)
+    assert "random weights" in reported["notes"][0]
     assert picture(made).std() > 5, "it is a picture, not a colour"
 
 
@@ -115,9 +115,9 @@ def test_it_resumes_from_its_saved_state(tmp_path: Path) -> None:
 
 def test_stopped_grid_names_the_missing_cells(tmp_path: Path) -> None:
     style(tmp_path, *SHORT, *GRID, "--stop-after", "3")
-    told = results(tmp_path)
-    assert told["notes"][-1] == "stopped after 2 of 4 pictures"
-    assert [s["caption"] for s in told["samples"]] == [
+    reported = results(tmp_path)
+    assert reported["notes"][-1] == "stopped after 2 of 4 pictures"
+    assert [s["caption"] for s in reported["samples"]] == [
         "2 of the grid's 4",
         "content 0, style 0",
         "content 0, style 10",
@@ -141,23 +141,23 @@ ENDLESS = ("--size", "32", "--rounds", "1", "--iterations", "1000000", "--device
 
 
 def test_killed_adam_run_resumes_to_the_same_picture(tmp_path: Path) -> None:
-    wish = (*ENDLESS, "--optimizer", "adam", "--save-every", "2")
+    options = (*ENDLESS, "--optimizer", "adam", "--save-every", "2")
     out = tmp_path / "killed"
-    saved = killed_at_a_checkpoint(out, wish)
+    saved = killed_at_a_checkpoint(out, options)
     until = str(done(out) + 4)
-    resumed = style(out, *wish, "--stop-after", until)
+    resumed = style(out, *options, "--stop-after", until)
     assert of(resumed, "step")[0]["step"] > saved
-    whole = style(tmp_path / "whole", *wish, "--stop-after", until)
+    whole = style(tmp_path / "whole", *options, "--stop-after", until)
     assert np.abs(picture(out) - picture(tmp_path / "whole")).max() <= 1
     losses = [of(found, "step")[-1]["loss"] for found in (resumed, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_killed_lbfgs_run_resumes_from_its_picture(tmp_path: Path) -> None:
-    wish = (*ENDLESS, "--save-every", "2")
-    saved = killed_at_a_checkpoint(tmp_path, wish)
+    options = (*ENDLESS, "--save-every", "2")
+    saved = killed_at_a_checkpoint(tmp_path, options)
     before = done(tmp_path)
-    resumed = style(tmp_path, *wish, "--stop-after", str(before + 4))
+    resumed = style(tmp_path, *options, "--stop-after", str(before + 4))
     steps = of(resumed, "step")
     assert saved <= before < steps[0]["step"]
     assert steps[-1]["step"] == before + 4
@@ -169,8 +169,8 @@ def killed_at_a_checkpoint(out: Path, arguments: tuple[str, ...]) -> int:
     out.mkdir(exist_ok=True)
     os.mkfifo(out / "timings.jsonl")
     process = style.start(out, *arguments)
-    with (out / "timings.jsonl").open(encoding="utf-8") as told:
-        found = (json.loads(line) for line in told)
+    with (out / "timings.jsonl").open(encoding="utf-8") as reported:
+        found = (json.loads(line) for line in reported)
         step = next(int(r["step"]) for r in found if r["event"] == "checkpoint")
         process.kill()
     process.communicate(timeout=TIMEOUT_S)
@@ -215,30 +215,34 @@ def test_saved_picture_with_other_options_is_refused(
 ) -> None:
     red = plain(tmp_path / "red.png", "red")
     before = (again / STATE).read_bytes()
-    told = style.refused(again, *TINY, *(part.format(red=red) for part in other))
-    assert f"{STATE} was made with another {what}; it needs another --out" in told
-    assert "Traceback" not in told
+    reported = style.refused(again, *TINY, *(part.format(red=red) for part in other))
+    assert f"{STATE} was made with another {what}; it needs another --out" in reported
+    assert "Traceback" not in reported
     assert (again / STATE).read_bytes() == before
 
 
 def test_picture_records_all_options() -> None:
-    said = {"size": 8, "variation_weight": 3.0, "optimizer": "adam", "iterations": 5}
+    style_options = {"size": 8, "variation_weight": 3.0, "optimizer": "adam", "iterations": 5}
     network = SimpleNamespace(digest=lambda: "n")
     first, second = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
-    wish = transfer.made_with(network, first, second, SimpleNamespace(**said))
+    recorded = transfer.made_with(network, first, second, SimpleNamespace(**style_options))
     others = [
-        transfer.made_with(network, second, second, SimpleNamespace(**said)),
-        transfer.made_with(network, first, first, SimpleNamespace(**said)),
-        transfer.made_with(network, first.reshape(1, 4, 3), second, SimpleNamespace(**said)),
+        transfer.made_with(network, second, second, SimpleNamespace(**style_options)),
+        transfer.made_with(network, first, first, SimpleNamespace(**style_options)),
         transfer.made_with(
-            SimpleNamespace(digest=lambda: "m"), first, second, SimpleNamespace(**said)
+            network, first.reshape(1, 4, 3), second, SimpleNamespace(**style_options)
+        ),
+        transfer.made_with(
+            SimpleNamespace(digest=lambda: "m"), first, second, SimpleNamespace(**style_options)
         ),
         *(
-            transfer.made_with(network, first, second, SimpleNamespace(**said | {name: "other"}))
-            for name in said
+            transfer.made_with(
+                network, first, second, SimpleNamespace(**style_options | {name: "other"})
+            )
+            for name in style_options
         ),
     ]
-    assert all(other != wish for other in others)
+    assert all(other != recorded for other in others)
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, -100, -1])
@@ -307,9 +311,9 @@ def test_empty_share_succeeds_and_is_merged(tmp_path: Path) -> None:
     pair = (*SHORT, "--style-weights", "0:10:2")
     found = style(tmp_path / "none", *pair, "--cells", "3/4")
     assert of(found, "end")[0]["ok"] is True
-    told = results(tmp_path / "none")
-    assert told["samples"] == []
-    assert told["notes"][-1] == "no picture here: this share of the grid's 2 is empty"
+    reported = results(tmp_path / "none")
+    assert reported["samples"] == []
+    assert reported["notes"][-1] == "no picture here: this share of the grid's 2 is empty"
     style(tmp_path / "one", *pair, "--cells", "1/4")
     folders = [str(tmp_path / name) for name in ("none", "one")]
     process = style.start(tmp_path / "all", "--gather", *folders)
@@ -323,13 +327,13 @@ def test_empty_share_succeeds_and_is_merged(tmp_path: Path) -> None:
 
 def test_damaged_results_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
-    told = style.refused(tmp_path / "all", "--gather", str(tmp_path))
-    assert "results.json is damaged" in told
-    assert "Traceback" not in told
+    reported = style.refused(tmp_path / "all", "--gather", str(tmp_path))
+    assert "results.json is damaged" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--content", "nowhere.jpg"), "nowhere.jpg: no such file"),
         (("--content", __file__), "not a picture"),
@@ -349,10 +353,10 @@ def test_damaged_results_are_one_line(tmp_path: Path) -> None:
         (("--device", "gpu"), "sees no GPU"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    told = style.refused(tmp_path, *TINY, *arguments)
-    assert said in told
-    assert "Traceback" not in told
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    reported = style.refused(tmp_path, *TINY, *arguments)
+    assert message in reported
+    assert "Traceback" not in reported
 
 
 def test_a_download_that_fails_says_what_works_offline(tmp_path: Path) -> None:
