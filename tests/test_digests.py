@@ -1,4 +1,4 @@
-"""Digests of local files are computed once, whoever asks, and anew when a file has changed."""
+"""Digests of local files are computed once, and again when a file has changed."""
 
 import hashlib
 import os

@@ -88,7 +88,7 @@ def test_doctor_names_missing_privileges(small: CommandLine) -> None:
 
 
 def test_doctor_checks_the_privileges_that_the_spec_needs(small: CommandLine) -> None:
-    """Linked clones need a snapshot; the plain wish does not, and fixed addresses need nothing."""
+    """Linked clones need the snapshot privileges; the default spec and fixed addresses do not."""
     options = small.home / "linked.yaml"
     options.write_text(
         "clone_mode: linked\n"
@@ -177,7 +177,7 @@ def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
 
 
 def test_without_a_terminal_the_question_is_in_the_error(tmp_path: Path, simulator: None) -> None:
-    """With the VMs of others that DRS would move, which nobody has agreed to."""
+    """DRS would move other users' VMs, which has not been confirmed."""
     command = CommandLine(tmp_path)
     worker = VMDescription(name="worker", host="esx-01.lab.local")
     shape = describe(hosts=2).model_copy(update={"drs": True, "vms": (worker,)})

@@ -47,7 +47,7 @@ class Site:
         return _drive(self.command, which, moment, *arguments)
 
     def calls_of(self, *arguments: str) -> int:
-        """How many calls the command makes when nobody kills it."""
+        """The number of calls of the command when it is not killed."""
         counted = self.run(0, "before", *arguments)
         assert counted.returncode == 0, counted.stderr
         return int(counted.stderr.rsplit("calls: ", 1)[1])
@@ -138,7 +138,7 @@ def test_snapshot_killed_at_any_point(site: Site, name: str) -> None:
 
 
 def _kill_a_snapshot(site: Site, name: str) -> None:
-    """Killed while the template is a VM for the moment: the same command makes what was wished."""
+    """Killed while the template is a VM for the moment: the same command then succeeds."""
     method, when = _SNAPSHOT_KILLS[name]
     options = (*LINKED, "--template", name)
     site.kill(method, when, "provision", *options)
@@ -224,7 +224,7 @@ def _kill_and_run_again(site: Site, options: Sequence[str], moment: Moment) -> N
 
 def _nothing_is_left(site: Site) -> None:
     """Nothing but what was there before, marked or not; a template may have its snapshot now."""
-    assert site.bindings() == ["esx-04.lab.local 0000:3b:00.0"], "the stranger's alone"
+    assert site.bindings() == ["esx-04.lab.local 0000:3b:00.0"], "only that of the unrelated VM"
     assert [_kind(vm) for vm in site.vms()] == [_kind(vm) for vm in site.before]
     reported = site.command("status", "--no-guests", "--json").json["data"]
     assert reported["vms"] == []

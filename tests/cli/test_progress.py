@@ -1,4 +1,4 @@
-"""What is shown of transfers while a run goes on."""
+"""The progress display of transfers during a run."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Runs that go on without their operator, through the command line: left, found, fetched, ended.
+"""Detached runs through the command line: started, found, fetched, cancelled.
 
 Guests of the lab, real processes; no TensorFlow.
 """
@@ -193,7 +193,7 @@ def test_ended_runs_are_pruned_in_the_guests_and_kept_locally(lab: Lab) -> None:
 
 
 def test_a_guest_shuts_down_by_itself_when_its_run_has_ended(lab: Lab) -> None:
-    """With nobody watching; its results are fetched when it is on again."""
+    """Without a connection; the results are fetched when the VM is on again."""
     run_id = detached(lab, "--vm", "gpuvm-02", "--then", "shutdown")
     (copy_of(lab, run_id) / "go").touch()
 

@@ -1,4 +1,4 @@
-"""Against a vCenter without GPUs and without the lab's rules: the simulator as it comes."""
+"""Against a vCenter without GPUs and without the lab's rules: the unmodified simulator."""
 
 import json
 import ssl

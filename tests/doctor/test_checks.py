@@ -59,7 +59,7 @@ def test_a_healthy_site_is_all_ok() -> None:
 
 
 def test_plan_is_tried_and_reports_each_problem_once() -> None:
-    """What another check has named is not said again as the plan's."""
+    """A problem that another check reports is not reported again by the plan check."""
     bios = replace(SITE, templates=(replace(TEMPLATE, firmware="bios"),))
     assert of(examined(bios), "failure") == [
         ("template", "tf: its firmware is bios; Tesla P100 in passthrough needs EFI")
@@ -218,7 +218,7 @@ def test_vgpu_driver_is_detected_by_the_offered_profiles() -> None:
     assert "no vGPU type is offered" in reported[1][1]
     assert "not known" in reported[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
-    assert not of(lenient, "failure"), "another wish does not need it"
+    assert not of(lenient, "failure"), "another spec does not need it"
 
 
 def test_warning_for_a_shared_gpu_that_the_next_reboot_switches() -> None:

@@ -179,7 +179,7 @@ def test_all_addresses_that_were_tried_are_named(machine: Machine) -> None:
 
 
 def test_wrong_host_key_is_reported_if_no_other_address_answers(machine: Machine) -> None:
-    """It says more than that the other one is silent, and is no reason to try for long."""
+    """It is more specific than the other one's missing answer, and no reason to retry for long."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     endpoint = replace(machine.endpoint, host_keys=(other,), others=("127.255.0.9",))
     with pytest.raises(HostKeyMismatch):

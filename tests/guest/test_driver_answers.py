@@ -1,6 +1,6 @@
 """What check_tensorflow.py says where TensorFlow sees no GPU: the driver's own answer, run.
 
-The driver is a library of ours with the three functions that are asked, built here.
+The driver is a library with the three functions that are called, built here.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A user's login shell reads files of its own before every command, and some of them print."""
+"""A user's login shell reads start-up files before every command, and some of them print."""
 
 import io
 import json

@@ -22,7 +22,7 @@ print("done \\u00e9", flush=True)
 print("oops", file=sys.stderr, flush=True)
 sys.exit(7)
 """
-# A program that hides: another fork, a session and a folder of its own, SIGTERM ignored.
+# A program that detaches: another fork, its own session and folder, SIGTERM ignored.
 HIDES = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -145,7 +145,7 @@ def test_stopping_it_stops_the_whole_process_tree(machine: Machine, wait_for: An
 
 
 def test_program_that_ends_without_status_is_reported(machine: Machine) -> None:
-    """As after a reset of the VM: nobody was left to write one."""
+    """As after a reset of the VM: no process was left to write one."""
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program("import os, time; os.kill(os.getppid(), 9)"))
         assert rest(one)[1].exit_status is None

@@ -223,7 +223,7 @@ def test_refused_shutdown_of_a_guest_is_reported(
     def problem() -> str | None:
         return guest.list_processes(one, "python3", "work")[0].problem
 
-    wait_for(lambda: problem() is not None, "it was said")
+    wait_for(lambda: problem() is not None, "the problem is reported")
     assert problem() == "sudo: a password is required"
 
 

@@ -176,7 +176,7 @@ def test_wrong_host_key_and_refused_login_fail_without_waiting(
     unpublished = replace(machine.endpoint, host_keys=())
     with pytest.raises(HostKeyMismatch):
         guest.wait_ready(lambda: unpublished, expected, 1000, events)
-    (machine.home / ".ssh/authorized_keys").write_text(machine.host_keys[0])  # nobody's
+    (machine.home / ".ssh/authorized_keys").write_text(machine.host_keys[0])  # no user's key
     with pytest.raises(GuestAuthRefused):
         guest.wait_ready(lambda: machine.endpoint, expected, 1000, events)
 

@@ -1,4 +1,4 @@
-"""What goes wrong inside guests, one case of the lab each, and what is said of it."""
+"""Problems inside guests, each simulated by the lab, and how they are reported."""
 
 import socket
 from collections.abc import Callable, Iterator

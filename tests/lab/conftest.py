@@ -188,7 +188,7 @@ def _closing(ssh: SSH) -> Iterator[SSH]:
 
 @pytest.fixture
 def unknown_key() -> KeyPair:
-    """A key that no guest has been told about."""
+    """A key that is in no guest's user data."""
     return new_key_pair()
 
 

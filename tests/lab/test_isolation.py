@@ -15,7 +15,7 @@ import pytest
 from gpuvm.lab import hypervisor, processes
 
 Machines = Any  # tests/lab/conftest.py
-# A daemon as daemons are made: two forks and a session of its own.
+# A classic daemon: two forks and a separate session.
 DAEMON = (
     "python3 -c 'import os,sys,time\n"
     "if os.fork() == 0:\n"

@@ -223,7 +223,7 @@ def test_vm_without_user_data_has_no_guest(datacentre: Datacentre) -> None:
 def test_a_lost_host_key_is_published_again(
     datacentre: Datacentre, wait_for: Callable[..., None]
 ) -> None:
-    """A repair of the VM may set guestinfo back to what was wished at its creation."""
+    """A repair of the VM may reset guestinfo to its creation spec."""
     vm = datacentre.clone("one")
     datacentre.power_on(vm)
     _, host_key = datacentre.until_guest(vm)

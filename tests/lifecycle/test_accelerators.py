@@ -107,7 +107,7 @@ def test_stopped_fixed_is_refused_by_name_when_its_gpu_is_taken(rig: Rig) -> Non
 
 
 def test_a_stopped_vm_lends_its_gpu(rig: Rig) -> None:
-    """To another deployment of ours; whoever runs has it then, and is named."""
+    """Another deployment can use it; the VM that runs then holds it, and is named."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=4, name="lender"))
         lifecycle.stop(rig.own_vms(connection, "lender"), connection, Events(), grace_s=0)
@@ -302,7 +302,7 @@ def test_repair_of_cpus_keeps_cores_per_socket_valid(home: Path) -> None:
 
 @pytest.mark.parametrize("default", ["shared", "sharedDirect"])
 def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
-    """The host's default says nothing of a card that has a graphics type of its own."""
+    """The host's default does not apply to a GPU with its own graphics type."""
     shape = describe(hosts=1, gpus_per_host=2, vgpu=True)
     types = ("shared", "sharedDirect")
     gpus = tuple(
@@ -338,7 +338,7 @@ def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
 def test_bios_is_enough_for_small_cards(
     home: Path, gpu: str, accelerator: dict[str, Any], starts: bool
 ) -> None:
-    """Where gpuvm is told that a large card were a small one, the host does not believe it."""
+    """If mmio_gib declares a large GPU small, the host refuses the power-on."""
     template = TemplateDescription(firmware="bios", memory_gib=8)
     shape = describe(hosts=1, gpu=gpu, vgpu=accelerator["mode"] == "vgpu").model_copy(
         update={"timings": QUICK, "templates": (template,)}

@@ -1,4 +1,4 @@
-"""Fixed addresses: what gpuvm.yaml may say, and what cloud-init is told."""
+"""Fixed addresses: valid values in gpuvm.yaml, and the configuration for cloud-init."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What takes too long: what counts as waiting, what is stopped, and what is said."""
+"""Deadlines: what counts as waiting, what is stopped, and what is reported."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

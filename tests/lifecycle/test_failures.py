@@ -128,7 +128,7 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
 
 @pytest.mark.parametrize("before", ["configure", "power_on"])
 def test_refused_read_fails_only_the_vms_that_need_it(rig: Rig, before: str) -> None:
-    """Between two stages everything that goes on together is read at once."""
+    """Between two stages all VMs are read in one call."""
     ended = {"configure": "clone", "power_on": "configure"}[before]
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="unread")

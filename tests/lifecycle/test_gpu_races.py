@@ -140,7 +140,7 @@ def test_vm_that_lost_its_mark_is_not_removed(pair: Rig) -> None:
 
 
 def test_other_clone_of_the_template_is_not_taken_for_the_own_one(slow: Rig) -> None:
-    """Our answer is lost while it runs, and it ends a moment before ours does."""
+    """Our answer is lost while it runs, and it ends shortly before our own clone."""
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="mine")
         slow.reset_calls()
@@ -150,7 +150,7 @@ def test_other_clone_of_the_template_is_not_taken_for_the_own_one(slow: Rig) -> 
         slow.drop_after("CloneVM_Task")
         result = slow.provision(connection, plan)
         assert not result.failed, result
-        assert slow.calls()["CloneVM_Task"] == 2, "theirs and ours"
+        assert slow.calls()["CloneVM_Task"] == 2, "one of each deployment"
         assert [vm.name for vm in slow.own_vms(connection, "mine")] == ["mine-01"]
     slow.teardown("mine")
     _remove(slow, "theirs")

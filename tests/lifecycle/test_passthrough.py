@@ -41,7 +41,7 @@ def site(home: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def connection(site: Rig) -> Iterator[VSphere]:
-    """The plain host is as it was at first, whatever the test made of it."""
+    """The plain host, restored to its initial state after the test."""
     with site.connect() as connection:
         yield connection
         site.clear_faults()

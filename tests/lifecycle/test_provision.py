@@ -32,7 +32,7 @@ def large(home: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def crowded(home: Path) -> Iterator[Rig]:
-    """A vCenter of its own: reading a thousand VMs is slow work for the others."""
+    """A separate vCenter, because reading a thousand VMs would slow down the other tests."""
     shape = describe(hosts=4).model_copy(update={"timings": QUICK})
     with rig_of(home, "crowded", shape) as rig:
         yield rig
@@ -129,7 +129,7 @@ def test_differences_are_repaired_by_one_reconfigure(rig: Any) -> None:
 
 
 def test_given_options_are_read_back(rig: Any) -> None:
-    """They went with the clone, so nothing is reconfigured; what is not as wished would be."""
+    """They are part of the clone, so nothing is reconfigured unless it differs from the spec."""
     options = {"sched.cpu.latencySensitivity": "high", "disk.EnableUUID": "TRUE", "removed": ""}
     rig.reset_calls()
     with rig.connect() as connection:
@@ -192,7 +192,7 @@ def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
         result = lifecycle.provision(second, connection, rig.context, Events(), until="powered-on")
         (outcome,) = result.failed
         assert "held by quick-01" in str(outcome.error)
-        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], "ours went"
+        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], "the own VM is removed"
     _teardown(rig, "quick")
 
 
@@ -257,7 +257,7 @@ def _planning(rig: Any) -> dict[str, int]:
 
 
 def _pages(calls: dict[str, int]) -> int:
-    """A long answer comes in pages: that is all that may grow."""
+    """Only the number of pages of a long answer may grow."""
     return calls.get("ContinueRetrievePropertiesEx", 0)
 
 

@@ -40,7 +40,7 @@ CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
 
 @dataclass
 class Scene:
-    """A story in a world of its own, and what must hold however it ended."""
+    """A story with a simulated inventory, and the conditions that must hold however it ends."""
 
     world: World
     story: Callable[[], Any]
@@ -265,5 +265,5 @@ def _play(scene: Scene, script: Script) -> None:
         result = None
     scene.check(result)
     strangers = {"vm-7", "vm-8"}
-    assert not strangers & set(scene.world.touched), "a stranger's VM was touched"
+    assert not strangers & set(scene.world.touched), "an unrelated VM was changed"
     assert scene.world.vms.get("vm-7", UNRELATED) == UNRELATED

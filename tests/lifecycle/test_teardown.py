@@ -184,7 +184,7 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
 
 
 def test_disk_added_in_the_vms_folder_is_kept(rig: Rig) -> None:
-    """A new data disk goes beside the VM's own where nobody says otherwise."""
+    """By default vCenter creates a new data disk beside the VM's own disks."""
     with rig.connect() as connection:
         vm, other = _running(rig, connection, "beside")
         data = f"[vsanDatastore] {vm.name}/{vm.name}_1.vmdk"

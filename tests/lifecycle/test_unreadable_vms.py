@@ -1,4 +1,4 @@
-"""VMs of ours whose configuration vCenter cannot read: said everywhere, touched nowhere."""
+"""Own VMs whose configuration vCenter cannot read: always reported, never changed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +89,7 @@ def test_renamed_vm_is_recognised_by_its_uuid(rig: Rig) -> None:
 
 
 def test_unrelated_vm_is_not_an_own_vm(rig: Rig) -> None:
-    """Its instance UUID is another one, whatever it is called."""
+    """Its instance UUID differs, even under the same name."""
     with rig.connect() as connection:
         _two(rig, connection, "own")
         rig.add(name="own-03", count=1)

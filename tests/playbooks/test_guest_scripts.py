@@ -1,4 +1,4 @@
-"""The scripts that the playbook puts into a VM template, run for real; only vmware-rpctool is ours.
+"""The scripts that the playbook puts into a VM template, run for real; only vmware-rpctool is a stand-in.
 
 It is a program on PATH that writes down how it was called, as the real one would take it.
 """

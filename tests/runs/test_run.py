@@ -1,4 +1,4 @@
-"""Runs over real guests: how they start, how they end, and what is said of those that do not."""
+"""Runs over real guests: how they start and end, and how failures are reported."""
 
 import json
 import os

@@ -46,7 +46,7 @@ class Program:
         return records(out)
 
     def refused(self, out: Path, *arguments: str) -> str:
-        """It must end with status 2; what it said, one line of it being the reason."""
+        """Run to exit status 2 and return the output, one line of which is the reason."""
         process = self.start(out, *arguments)
         _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 2, errors

@@ -119,7 +119,7 @@ def test_from_plan_to_teardown(site: Rig, connection: VSphere) -> None:
 
 
 def spec_of(site: Rig) -> list[str]:
-    """The wish as a file, and who asks."""
+    """The spec as a file, and the account."""
     folder = Path(os.environ["GPUVM_STATE_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "own.yaml"

@@ -89,7 +89,7 @@ CASES = list(cases())
 
 @pytest.fixture(scope="module")
 def site(home: Path) -> Iterator[Rig]:
-    """gpuvm-01 runs on one host, a stranger's VM on each of two others, and one host is free."""
+    """gpuvm-01 runs on one host, an unrelated VM on each of two others, and one host is free."""
     shape = describe(hosts=4).model_copy(
         update={
             "timings": QUICK,
@@ -151,7 +151,7 @@ class Seen:
 
     @property
     def message(self) -> set[str]:
-        """All that is said beside the facts."""
+        """All notes in addition to the facts."""
         drift = (text for vm in self.status.get("vms", ()) for text in vm["drift"])
         findings = (finding["text"] for finding in self.plan.get("findings", ()))
         checks = (check.text for check in self.doctor if check.level != "ok")
@@ -220,7 +220,7 @@ def facts(one: Seen) -> Any:
     """What the commands state, without the words of doubt."""
     listed = [(g["host"], g["pci_address"], g["free"]) for g in one.gpus.get("gpus", ())]
     steps = [(s["vm"], s["action"], s["host"], s["gpus"]) for s in one.plan.get("steps", ())]
-    words = ("drift", "address")  # no address is what the guest has told so far
+    words = ("drift", "address")  # the guest has not reported an address yet
     vms = [{k: v for k, v in vm.items() if k not in words} for vm in one.status.get("vms", ())]
     return listed, steps, vms, one.status.get("missing"), one.status.get("copies")
 

@@ -1,4 +1,4 @@
-"""Licences are read where the account is told; a refusal is no failure of anything."""
+"""Licences are read if the account may see them; a refusal is not a failure."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which certificates and passwords are good enough, and what is said when they are not."""
+"""Which certificates and passwords are accepted, and the errors for others."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -17,7 +17,7 @@ def _hosts(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def local(home: Path) -> Iterator[Rig]:
-    """Each of five hosts has a datastore of its own; two of them cannot take anything."""
+    """Each of five hosts has its own datastore; two of these cannot be used."""
     stores = [
         DatastoreDescription(name=f"local-{n}", hosts=(h,)) for n, h in enumerate(_hosts(5), 1)
     ]

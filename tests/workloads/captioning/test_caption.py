@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("beam", ["1", "3"])
 def test_a_trained_run_captions_any_picture(trained: Path, beam: str) -> None:
-    """What it says of a picture of its own samples is what it said at the end of the training."""
+    """The captions of its own samples are those from the end of the training."""
     samples = json.loads((trained / "results.json").read_text())["samples"]
     images = [str(trained / sample["image"]) for sample in samples[:3]]
     done = use("caption", *images, "--run", str(trained), "--beam", beam, "--json")

@@ -52,7 +52,7 @@ def test_curve_prediction_and_pictures_are_there(tiny: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compared() -> Any:
-    """Appendix C's program, a port of it that shares nothing with ours, beside ours."""
+    """Compares with a port of appendix C's program that shares no code with the workload."""
     return json.loads(_benchmark("appendix_c.py").splitlines()[-1])
 
 
@@ -115,7 +115,7 @@ def test_killed_run_resumes_from_its_checkpoint(tiny: Path, tmp_path: Path) -> N
 
 
 def test_its_end_is_a_checkpoint_too(tiny: Path) -> None:
-    """A second run of the same wish has nothing left to do."""
+    """A second run with the same options has nothing left to do."""
     assert of(records(tiny), "checkpoint")[-1]["step"] == of(records(tiny), "end")[-1]["steps"]
 
 
@@ -150,7 +150,7 @@ def test_prices_of_another_file_are_another_run(tmp_path: Path) -> None:
 
 
 def test_the_first_step_has_no_rate(tiny: Path) -> None:
-    """Its time is the compiler's, which has a record of its own."""
+    """The first step includes the compiler's time, which has its own record."""
     first, *others = of(records(tiny), "step")
     assert "step_seconds" not in first
     assert "examples_per_second" not in first

@@ -104,7 +104,7 @@ def test_the_gradient_of_one_pixel_does_not_end_lbfgs() -> None:
 
 
 def test_it_resumes_from_its_saved_state(tmp_path: Path) -> None:
-    """Scipy's L-BFGS begins anew from the picture, so the result is as good, not the same."""
+    """Scipy's L-BFGS restarts from the picture, so the result is as good, but not identical."""
     style(tmp_path, *TINY, "--stop-after", "4")
     assert "stopped" not in str(results(tmp_path)["notes"]), "the one picture is there"
     resumed = style(tmp_path, *TINY)
