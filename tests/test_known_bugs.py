@@ -1,4 +1,4 @@
-"""What ten other tools get wrong when they attach a GPU, one test for each (peers, 2.2).
+"""Known bugs of ten other tools that attach GPUs, one test for each (peers, 2.2).
 
 Each test fails for the tool that it names, on the very thing that it is known to get wrong. Those
 that only a vCenter can show are in tests/vsphere/test_known_bugs.py.

@@ -1,4 +1,4 @@
-"""The mark is read from what anybody may have written there."""
+"""The mark is read from extraConfig, which any user may have changed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The records of a run: made at once, replaced whole, found again."""
+"""The records of a run: created at the start, replaced atomically, found again."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Contexts: which vCenter is meant, and that no password is ever kept."""
+"""Contexts: which vCenter is used, and that no password is ever stored."""
 
 from pathlib import Path
 

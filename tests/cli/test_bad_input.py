@@ -1,4 +1,4 @@
-"""Before any vCenter: one clear line, the right exit code, no traceback, nothing written."""
+"""Bad input, before any connection: a one-line error, the right exit code, nothing written."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""gpus, doctor, passthrough, status, start and stop as a user has them, on a lab of two kinds."""
+"""gpus, doctor, passthrough, status, start and stop through the command line, on two labs."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""gpuvm data, gpuvm caption and gpuvm run before any vCenter is asked."""
+"""gpuvm data, gpuvm caption and gpuvm run before any connection to a vCenter."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What guests write never reaches the terminal as commands to it."""
+"""Control characters in the output of guests never reach the terminal."""
 
 import pytest
 

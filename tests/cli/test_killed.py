@@ -1,4 +1,4 @@
-"""Killed at any moment and run again: provision converges, teardown leaves nothing.
+"""Killed at any point and run again: provision converges, teardown leaves nothing.
 
 A sample here; all moments in ``make soak``. The moments are calls to the vCenter, by index, chosen
 with a seed; a killed command's tasks go on in the vCenter, as they do in reality.
@@ -30,7 +30,7 @@ Moment = tuple[int, float, str, str]
 
 @dataclass(frozen=True)
 class Site:
-    """``calls`` says how many each command makes; ``before`` is what there was at the start."""
+    """``calls``: number of calls of each command; ``before``: the initial inventory."""
 
     command: CommandLine
     control: str
@@ -57,7 +57,7 @@ class Site:
         return [vm["vm"] for vm in reported if vm["powered_on"]]
 
     def vms(self) -> list[dict[str, Any]]:
-        """All that there are, whoever made them."""
+        """All VMs, including unrelated ones."""
         return list(_get(f"{self.control}/vms"))
 
     def bindings(self) -> list[str]:
@@ -223,7 +223,7 @@ def _kill_and_run_again(site: Site, options: Sequence[str], moment: Moment) -> N
 
 
 def _nothing_is_left(site: Site) -> None:
-    """Nothing but what was there before, marked or not; a template may have its snapshot now."""
+    """Only what was there before, marked or not; a template may have a snapshot now."""
     assert site.bindings() == ["esx-04.lab.local 0000:3b:00.0"], "only that of the unrelated VM"
     assert [_kind(vm) for vm in site.vms()] == [_kind(vm) for vm in site.before]
     reported = site.command("status", "--no-guests", "--json").json["data"]

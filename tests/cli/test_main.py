@@ -1,4 +1,4 @@
-"""The command line as a whole: it starts at once, and its listing says what the commands say."""
+"""The command line as a whole: a fast start, and a command list that matches the help."""
 
 import json
 import os

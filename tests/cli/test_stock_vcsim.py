@@ -1,4 +1,4 @@
-"""Every command, twice, against govmomi's own simulator with several of everything.
+"""Every command, twice, against govmomi's own simulator with several objects of each kind.
 
 Two datacenters, one of them in a folder; in each two clusters, port groups, datastores, pools.
 """

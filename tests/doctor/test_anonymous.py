@@ -1,4 +1,4 @@
-"""What `gpuvm doctor --report` writes tells a site's shape, and nothing that names it."""
+"""The file of `gpuvm doctor --report` describes a site without any of its names."""
 
 import dataclasses
 import json

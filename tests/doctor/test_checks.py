@@ -1,4 +1,4 @@
-"""What doctor makes of what was read; each case changes one thing of a healthy site."""
+"""The checks of doctor; each case changes one property of a healthy site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -222,7 +222,7 @@ def test_vgpu_driver_is_detected_by_the_offered_profiles() -> None:
 
 
 def test_warning_for_a_shared_gpu_that_the_next_reboot_switches() -> None:
-    """Also while somebody uses it: who reboots the host need not know."""
+    """Also while it is in use, because whoever reboots the host may not know."""
     user = Holder("trainer", powered_on=True, profile="grid_p100-4q")
     going = gpu(
         "esx-01",
@@ -240,7 +240,7 @@ def test_warning_for_a_shared_gpu_that_the_next_reboot_switches() -> None:
 
 
 def test_existing_vms_need_no_template() -> None:
-    """One that is unfit, or whose rights are missing, may be so when nothing is to be made."""
+    """An unsuitable template, or missing privileges on it, do not matter if no VM is created."""
     spec = ClusterSpec()
     made = ownership.instance_uuid(UUID, spec.name, 1)
     vm = VM(

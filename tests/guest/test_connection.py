@@ -1,4 +1,4 @@
-"""Who a guest is and who we are there: host keys, user keys, and guests that do not answer."""
+"""Connections to guests: host keys, user keys, and guests that do not answer."""
 
 import shutil
 import socket

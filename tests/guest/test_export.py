@@ -1,4 +1,4 @@
-"""What guests are asked before they are handed to another engine, over real SSH."""
+"""The checks of guests before an export to another engine, over real SSH."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a guest's GPUs are fit for, from nvidia-smi's XML and the kernel's log."""
+"""The health of a guest's GPUs, from nvidia-smi's XML and the kernel's log."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The system's ssh trusts and logs in exactly as the connection beside it does."""
+"""The system's ssh verifies and authenticates exactly like the paramiko connection."""
 
 import os
 import subprocess

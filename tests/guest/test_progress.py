@@ -1,4 +1,4 @@
-"""What is shown of a transfer."""
+"""The progress display of a transfer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The runs of one guest: who has its GPUs, who waits for them, and what is known of each."""
+"""The runs of one guest: which one has the GPUs, which ones wait, and the state of each."""
 
 import json
 import os

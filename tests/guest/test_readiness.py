@@ -1,4 +1,4 @@
-"""The list of requirements: what is met, what is named when it is not, and what is waited for."""
+"""The list of requirements: which are met, how others are reported, and which are waited for."""
 
 import json
 import sys

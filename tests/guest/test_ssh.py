@@ -1,4 +1,4 @@
-"""Who is let in and who is believed, and that what is sent arrives."""
+"""SSH: authentication, host keys, and complete transfers."""
 
 from pathlib import Path
 from typing import Any

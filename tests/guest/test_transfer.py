@@ -1,4 +1,4 @@
-"""Files to and from guests: whole or not at all, continued where they broke off, never outside."""
+"""Transfers: complete or not at all, continued where they broke off, never outside the target."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def test_tree_round_trip(machine: Machine, tmp_path: Path, carrier: str) -> None
 def cut_at(
     machine: Machine, reports: list[TransferProgress], wait_for: Callable[..., None]
 ) -> Callable[[TransferProgress], None]:
-    """Pulls the cable when half has been counted."""
+    """Drops the connection when half has been transferred."""
 
     def on_progress(progress: TransferProgress) -> None:
         reports.append(progress)

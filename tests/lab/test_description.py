@@ -1,4 +1,4 @@
-"""The lab's shape: the reference deployment, other shapes, and what is wrong with a bad file."""
+"""Descriptions of a lab: the reference deployment, others, and errors in a bad file."""
 
 import json
 from pathlib import Path

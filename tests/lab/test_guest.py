@@ -1,4 +1,4 @@
-"""What a guest is from the inside: SSH, SFTP, disk, GPUs."""
+"""A guest from the inside: SSH, SFTP, disk, GPUs."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Guests share nothing, and nothing of a guest outlives its power (R16 of the lab's rules)."""
+"""Guests are isolated, and none of their processes survives a power-off (R16 of the lab)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Other people's tools work on the lab as on a vCenter, and `gpuvm gpus` shows what they hold.
+"""Other tools work with the lab as with a vCenter; `gpuvm gpus` shows the GPUs they hold.
 
 Govc is built here. Terraform and its provider are in no registry that a build can use as a module,
 and Ansible's collections weigh half a gigabyte: their tests run where they are named.

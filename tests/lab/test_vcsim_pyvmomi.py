@@ -1,4 +1,4 @@
-"""What pyVmomi makes of the simulated vCenter. Its rules have tests of their own, in Go."""
+"""pyVmomi against the simulated vCenter. The simulator's rules have their own tests, in Go."""
 
 import json
 import os

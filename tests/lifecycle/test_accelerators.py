@@ -1,4 +1,4 @@
-"""Each way to attach a GPU, from the plan to what the vCenter bound; and what start makes of it."""
+"""Each way to attach a GPU, from the plan to the binding in vCenter, and at start."""
 
 from collections.abc import Iterator
 from dataclasses import replace

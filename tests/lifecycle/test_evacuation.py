@@ -1,4 +1,4 @@
-"""Hosts that have to be rebooted while VMs run there: who is moved, who stays, and why."""
+"""Hosts that must be rebooted while VMs run there: which VMs are moved, which stay, and why."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

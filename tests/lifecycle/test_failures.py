@@ -71,7 +71,7 @@ def test_reconfigure_with_a_lost_answer_is_looked_up(rig: Rig) -> None:
 
 
 def _set(rig: Rig, connection: VSphere, plan: Plan, vm: VM, options: dict[str, str]) -> None:
-    """As somebody does by hand in the vSphere Client."""
+    """As with a manual change in the vSphere Client."""
     request = clone_request.clone_request(
         plan, replace(plan.steps[0], vm=vm), rig.context, "ssh-ed25519 A"
     )

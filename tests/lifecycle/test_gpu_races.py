@@ -1,4 +1,4 @@
-"""Others are at work in the same vCenter: for one GPU, under one name, from one template."""
+"""Races with other clients of the vCenter: for a GPU, a name, a template."""
 
 from collections.abc import Iterator
 from dataclasses import replace

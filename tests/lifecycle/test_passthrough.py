@@ -1,4 +1,4 @@
-"""Passthrough on and off, and what becomes of a host whose reboot does not go well."""
+"""Enabling and disabling passthrough, and hosts whose reboot fails."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

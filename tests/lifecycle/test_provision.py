@@ -1,4 +1,4 @@
-"""From the inventory to powered-on VMs: what is read, what is asked for, in how many calls."""
+"""From the inventory to powered-on VMs: what is read, what is changed, in how many calls."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -192,7 +192,9 @@ def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
         result = lifecycle.provision(second, connection, rig.context, Events(), until="powered-on")
         (outcome,) = result.failed
         assert "held by quick-01" in str(outcome.error)
-        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], "the own VM is removed"
+        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], (
+            "the own VM is removed"
+        )
     _teardown(rig, "quick")
 
 

@@ -1,4 +1,4 @@
-"""What is tried again: only what broke on the way from the vCenter to a host."""
+"""Retries: only what lost its connection between vCenter and host is tried again."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every story with everything that may go wrong at every await, without a vCenter.
+"""Every story with every failure at every await, without a vCenter.
 
 The cases are generated: a story is played once to count its awaits, and then once for each await
 and each trouble. Whatever happens it must end, with a true account: what it made and did not remove

@@ -1,4 +1,4 @@
-"""The scripts that the playbook puts into a VM template, run for real; only vmware-rpctool is a stand-in.
+"""The scripts that the playbook puts into a VM template, run for real, except vmware-rpctool.
 
 It is a program on PATH that writes down how it was called, as the real one would take it.
 """

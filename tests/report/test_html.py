@@ -1,4 +1,4 @@
-"""report.write_html: one page that is whole by itself, honest and readable without pictures."""
+"""report.write_html: one self-contained page that is readable without pictures."""
 
 import base64
 import re

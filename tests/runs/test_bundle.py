@@ -1,4 +1,4 @@
-"""What a program imports: what the guest must have, and what it may do without."""
+"""The imports of a program: which ones the guest must have, and which are optional."""
 
 from pathlib import Path
 

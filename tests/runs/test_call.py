@@ -1,4 +1,4 @@
-"""A program that is run once in a guest and answers: gpuvm caption --on."""
+"""A program that is run once in a guest for its output: gpuvm caption --on."""
 
 import json
 from pathlib import Path

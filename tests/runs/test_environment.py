@@ -1,4 +1,4 @@
-"""Packages for a run above those of the guest's Python, from wheels; no index is asked."""
+"""Packages for a run in addition to those of the guest's Python, from wheels, without an index."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What goes to the guests with a run, what comes back, and what is then found missing."""
+"""The inputs of a run, its fetched results, and missing records."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which files of a user's project travel, and what is run in their copy."""
+"""Which files of a user's project are sent, and what is run in their copy."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""govc against a simulated vCenter: what somebody does who works beside gpuvm with another tool."""
+"""govc against a simulated vCenter: changes by another tool while gpuvm runs."""
 
 import json
 import os

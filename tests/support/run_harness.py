@@ -1,4 +1,4 @@
-"""Runs as the command line has them, over a test's machines; and programs that they run."""
+"""Runs like those of the command line, on a test's machines, and programs for them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

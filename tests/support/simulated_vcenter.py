@@ -1,4 +1,4 @@
-"""A simulated vCenter for the tests of this folder, and what they ask of it beside the API."""
+"""A simulated vCenter for tests, with its control endpoint."""
 
 import json
 import os
@@ -61,7 +61,7 @@ class Rig:
         self.post("/drop-after", {"method": method, "count": count})
 
     def drop_before(self, method: str) -> None:
-        """The next call never arrives; for its caller that looks the same."""
+        """The next call is lost before it is served, which looks the same to its caller."""
         self.post("/drop-after", {"method": method, "count": 1, "lost": True})
 
     def clear_faults(self) -> None:
@@ -72,7 +72,7 @@ class Rig:
             return list(json.load(answer))
 
     def deleted_files(self) -> list[str]:
-        """The disks that destroyed VMs took with them."""
+        """The disks that were deleted with destroyed VMs."""
         with urllib.request.urlopen(f"{self.control}/deleted-files") as answer:
             return list(json.load(answer))
 
@@ -86,7 +86,7 @@ class Rig:
 
     @contextmanager
     def in_vcenter(self, vm: VM) -> Iterator[Any]:
-        """The VM as somebody sees it who works with vCenter beside gpuvm."""
+        """The VM as another client of the vCenter sees it."""
         host, port = self.context.address
         client = pyvim.SmartConnect(
             host=host,

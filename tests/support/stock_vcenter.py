@@ -1,4 +1,4 @@
-"""govmomi's unmodified simulator, with several objects of each kind and a VM template per datacenter.
+"""govmomi's unmodified simulator: several objects of each kind, a VM template per datacenter.
 
 It has no GPUs and none of the lab's rules: what gpuvm does there owes nothing to the lab.
 """

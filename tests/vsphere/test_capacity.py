@@ -1,4 +1,4 @@
-"""What a host has for VMs, as the vCenter tells it."""
+"""A host's memory for VMs, as vCenter reports it."""
 
 from collections.abc import Iterator
 from pathlib import Path

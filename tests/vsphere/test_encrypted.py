@@ -1,4 +1,4 @@
-"""Templates with a virtual TPM: what clones need, and that they share nothing with each other."""
+"""Templates with a virtual TPM: what clones need, and that they share no secrets."""
 
 from collections.abc import Iterator
 from pathlib import Path

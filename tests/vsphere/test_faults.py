@@ -1,4 +1,4 @@
-"""What is advised for faults as hosts and vCenters report them: by text, else by type."""
+"""Hints for faults of hosts and vCenters: by text, else by type."""
 
 import pytest
 from pyVmomi import vim, vmodl

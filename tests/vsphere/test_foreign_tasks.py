@@ -1,4 +1,4 @@
-"""Answers that pyVmomi cannot decode, most of them about tasks of others: no command fails."""
+"""Answers that pyVmomi cannot decode, mostly tasks of other users: no command fails."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Hosts with an HGX board: its NVSwitches are seen, and no VM is given a part of it silently."""
+"""Hosts with an HGX board: NVSwitches are shown; a plan for part of a board has a warning."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a vCenter leaves out, in pyVmomi's own objects: named or left out, never guessed."""
+"""Unset properties, in pyVmomi's own objects: reported or skipped, never guessed."""
 
 from typing import Any
 

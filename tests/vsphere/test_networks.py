@@ -1,4 +1,4 @@
-"""Networks of NSX: a VM's card comes to one by its id and type, as vCenter wants it."""
+"""NSX networks: an adapter is connected by the network's id and type, as vCenter requires."""
 
 from collections.abc import Iterator
 from pathlib import Path

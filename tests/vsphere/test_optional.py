@@ -1,9 +1,9 @@
 """Optional means optional: each thing that gpuvm reads is absent in turn.
 
 The cases are made from the paths in the source and from pyVmomi's type table: an optional property
-is unset, a required one is refused (which is the only way in which it can be missing), and so is
+is unset, a required one is refused (the only way in which it can be missing), and so is
 everything above them; then whole objects are invisible. No command ends in a Python error, nothing
-that is not seen is taken for free, and what makes a difference is said.
+that is not visible is assumed to be free, and what makes a difference is reported.
 """
 
 import json
@@ -144,7 +144,7 @@ class Seen:
 
     @property
     def free(self) -> set[tuple[str, str]]:
-        """GPUs that are given away without a word of doubt."""
+        """GPUs that are assigned without a warning."""
         listed = self.gpus.get("gpus", ())
         sure = [g for g in listed if g["free"] and not g["may_be_held_by"]]
         return {(g["host"], g["pci_address"]) for g in sure if not g["host_unusable"]}

@@ -1,4 +1,4 @@
-"""A storage policy by its name or id: it comes to the VM's home and to every disk of it."""
+"""A storage policy by name or id is applied to the VM's home and to every disk."""
 
 import json
 import urllib.request
@@ -76,7 +76,7 @@ def test_policy_id_and_name_are_the_same_spec(site: Rig) -> None:
 
 @pytest.mark.usefixtures("torn_down")
 def test_interrupted_vm_gets_its_policy_before_start(site: Rig) -> None:
-    """As after a gpuvm that was killed between clone and reconfigure; a disk of others is left."""
+    """As after gpuvm was killed between clone and reconfigure; a disk of another user is kept."""
     with site.connect() as connection:
         plan = site.plan(connection, name="policed", hosts=1, storage_policy="Host cache")
         assert not site.provision(connection, plan).failed

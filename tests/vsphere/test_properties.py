@@ -1,4 +1,4 @@
-"""Every property path that gpuvm asks for, held against the types that the API declares.
+"""Every property path that gpuvm reads, checked against the declared types of the API.
 
 A vCenter refuses a whole read for one path that its declared types do not have.
 """
@@ -65,7 +65,7 @@ def test_one_place_makes_property_specs() -> None:
 def test_what_is_read_whole() -> None:
     """Data objects whose every field is decoded, so that one unknown value loses all of it.
 
-    Of tasks, which are everybody's, none but who began one, and how one of ours ended.
+    Tasks are of all users: only their initiator is read, and the result of our own.
     """
     whole = {(kind.__name__, path) for _, kind, path in ASKED if _is_data(kind, path)}
     assert whole == {

@@ -1,4 +1,4 @@
-"""Hosts with datastores of their own, and sources that clones cannot come from."""
+"""Hosts with separate datastores, and sources that cannot be cloned."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each vSphere version that is supported, from the plan to nothing left; what it lacks is unset."""
+"""Each supported vSphere version, from plan to teardown; properties that it lacks are unset."""
 
 from collections.abc import Iterator
 from pathlib import Path

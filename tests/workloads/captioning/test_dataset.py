@@ -1,4 +1,4 @@
-"""What captioning learns from: rendered scenes, real images, batches, features."""
+"""The data of captioning: rendered scenes, real images, batches, features."""
 
 import hashlib
 import json

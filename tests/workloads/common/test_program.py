@@ -1,4 +1,4 @@
-"""What every workload does with its options, its threads, its memory and its GPU."""
+"""How every workload handles options, threads, memory and the GPU."""
 
 import subprocess
 import sys

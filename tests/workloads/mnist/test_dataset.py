@@ -1,4 +1,4 @@
-"""An mnist.npz is whole, and what it should be, or one line says what it is not."""
+"""An mnist.npz is complete and valid, or a one-line error says what is wrong."""
 
 from collections.abc import Callable
 from pathlib import Path

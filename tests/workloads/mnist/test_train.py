@@ -1,4 +1,4 @@
-"""mnist: it learns, resumes to the same weights, and says which digits it had."""
+"""mnist: it learns, resumes to the same weights, and names its data set."""
 
 import json
 from pathlib import Path

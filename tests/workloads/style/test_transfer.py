@@ -1,4 +1,4 @@
-"""style: its loss falls, grids are shared out, a stop loses little."""
+"""style: the loss decreases, grids are distributed, an interruption loses little."""
 
 import json
 import os
