@@ -1,11 +1,11 @@
-# make demo    sets up everything it needs and runs the main job in a simulated vCenter
+# make demo    sets up everything it needs and runs the whole workflow in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
-# make soak    all of what the tests take a sample of (kill points); long
-# make engines the files of gpuvm export, read by SkyPilot, dstack and Ray (downloads 600 MB)
+# make soak    all kill points, of which make test takes a sample; takes hours
+# make engines gpuvm export with SkyPilot, dstack and Ray installed (downloads 600 MB)
 # make check   formatting, lint, types, layers, YAML
-# make light   the checks and the tests that need no lab, in a small environment without TensorFlow
+# make light   checks, and the tests that need no lab and no TensorFlow, in a small environment
 # make lab     the simulated vCenter alone, in the background
-# make lock    resolves the dependencies anew
+# make lock    updates the lock files in requirements/
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
 	command -v python$$v >/dev/null && python$$v -c 'import venv, ensurepip' 2>/dev/null \

@@ -20,7 +20,7 @@ if [ ! -L "$root/var/lib/dbus/machine-id" ]; then rm -f "$root/var/lib/dbus/mach
 # Clones make host keys of their own.
 rm -f "$root"/etc/ssh/ssh_host_*
 
-# The network of the machine that this was: cloud-init configures that of the clone.
+# The network configuration of this machine: cloud-init configures that of the clone.
 rm -f "$root"/etc/udev/rules.d/70-persistent-net.rules
 rm -f "$root"/etc/NetworkManager/system-connections/*.nmconnection
 rm -f "$root"/var/lib/NetworkManager/*.lease "$root"/var/lib/NetworkManager/secret_key

@@ -1,4 +1,4 @@
-"""Digests of local files are computed once, whoever asks, and anew when a file has changed."""
+"""Digests of local files are computed once, and again when a file has changed."""
 
 import hashlib
 import os
@@ -21,9 +21,7 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_file_is_read_once_whatever_it_is_called(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_hashed_once_under_any_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digests.digests({"a": file}) == {"a": sha256(b"content")}
 
     def never(*_: object) -> None:
@@ -46,7 +44,7 @@ def test_a_file_that_changed_is_read_again(file: Path) -> None:
     assert digests.digest(file) == sha256(b"another")
 
 
-def test_forgetting_helps_where_size_and_time_show_nothing(file: Path) -> None:
+def test_cleared_cache_detects_changes_that_size_and_time_do_not_show(file: Path) -> None:
     digests.digest(file)
     there = file.stat()
     file.write_bytes(b"another")

@@ -1,4 +1,4 @@
-"""What is wrong in gpuvm.yaml is named with file and line, in one line."""
+"""Errors in gpuvm.yaml are reported with file and line, in one line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ten other tools get wrong when they attach a GPU, one test for each (peers, 2.2).
+"""Known bugs of ten other tools that attach GPUs, one test for each (peers, 2.2).
 
 Each test fails for the tool that it names, on the very thing that it is known to get wrong. Those
 that only a vCenter can show are in tests/vsphere/test_known_bugs.py.
@@ -141,7 +141,7 @@ def test_the_clone_is_not_powered_on_before_it_was_read_back() -> None:
     assert spec_of(snapshot="snapshot-1").location.datastore is not None, "and it drops this"
 
 
-def test_mmio_is_of_the_gpus_not_of_the_vm() -> None:
+def test_mmio_depends_on_the_gpus_not_on_the_vm() -> None:
     """SkyPilot takes twice the VM's memory, Ray always 64, vhpc-toolkit always 256."""
     assert planner.mmio_window_gib([16]) == 64
     assert planner.mmio_window_gib([16, 16, 16]) == 128
@@ -177,7 +177,7 @@ def test_several_vgpus_are_several_devices() -> None:
     assert len({change.device.key for change in changes}) == 2
 
 
-def test_what_is_there_is_counted_not_added_again() -> None:
+def test_existing_vgpus_are_counted() -> None:
     """Ansible's force adds one more each time; its _vgpu_absent is undefined without one."""
     one, two = (VGPUDevice("grid_p100-4q", key=7),), (VGPUDevice("grid_p100-4q"),) * 2
     assert [c.operation for c in pci_devices.changes(one, two)] == ["add"]
@@ -186,7 +186,7 @@ def test_what_is_there_is_counted_not_added_again() -> None:
     assert pci_devices.changes((), ()) == []
 
 
-def test_a_second_card_of_the_same_kind_can_be_reached() -> None:
+def test_second_gpu_of_the_same_kind_is_found() -> None:
     """Terraform's data source returns on the first match (1572)."""
     row = {
         "hardware.pciDevice": [card("0000:3b:00.0"), card("0000:af:00.0")],
@@ -235,7 +235,7 @@ def test_a_changed_device_is_removed_by_its_key() -> None:
     assert added.device.key < 0
 
 
-def test_an_edit_has_the_key_of_what_it_edits() -> None:
+def test_edit_has_the_key_of_its_device() -> None:
     """Packer's has none."""
     changes = spec_of(network=Network("other", "network-1"), nics=(NIC(4000, "VirtualVmxnet3"),))
     (edit,) = [c for c in changes.config.deviceChange if c.operation == "edit"]
@@ -254,14 +254,14 @@ def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
     assert spec_of().config.version is None, "and nothing is upgraded beside it"
 
 
-def test_every_message_of_a_fault_is_told() -> None:
+def test_every_message_of_a_fault_is_reported() -> None:
     """CAPV shows no reason why a VM does not power on (1920): it is in faultMessage only."""
     reason = "PCIPassthru: total number of pages needed (1) exceeds limit (917504)"
     messages = [vim.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
     fault = vim.fault.GenericVmConfigFault(reason="x", faultMessage=messages)
     error = task_failed("power on", "gpuvm-01", fault, "Module 'DevicePowerOn' power on failed.")
-    for told in ("DevicePowerOn", reason, "b!"):
-        assert told in str(error)
+    for reported in ("DevicePowerOn", reason, "b!"):
+        assert reported in str(error)
     assert "accelerator.mmio_gib" in (error.hint or "")
 
 
@@ -276,7 +276,7 @@ def test_every_message_of_a_fault_is_told() -> None:
         (0x0C03, False),
     ],
 )
-def test_not_everything_of_nvidia_is_a_gpu(class_id: int, counts: bool) -> None:
+def test_nvidia_devices_that_are_not_gpus(class_id: int, counts: bool) -> None:
     """A host lists audio functions, USB controllers and NVSwitches of NVIDIA's too; SkyPilot and
     Ray go by names.
     """
@@ -301,7 +301,7 @@ def test_ids_need_not_be_given() -> None:
     assert device.allowed == ((0x10DE, 0x15F9),)
 
 
-def test_a_fixed_device_goes_with_its_host() -> None:
+def test_fixed_device_sets_the_host() -> None:
     """Terraform's error without host_system_id says nothing of it (1918)."""
     esx = host("esx-01", gpu())
     step = planner.plan(ClusterSpec(template="tf"), site(esx)).steps[0]
@@ -311,7 +311,7 @@ def test_a_fixed_device_goes_with_its_host() -> None:
     assert spec_of(devices=step.devices, host=esx.moref).location.host._moId == esx.moref
 
 
-def test_a_vm_that_runs_or_is_elsewhere_is_taken_as_it_is() -> None:
+def test_vm_that_runs_or_moved_is_left_as_it_is() -> None:
     """Ansible wants it powered off, and on the right host, before it does anything (1576)."""
     dynamic = DynamicDevice(((0x10DE, 0x15F8),))
     empty, full = host("esx-01"), host("esx-02", gpu(host="esx-02"))

@@ -1,4 +1,4 @@
-"""The mark is read from what anybody may have written there."""
+"""The mark is read from extraConfig, which any user may have changed."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from gpuvm.ownership import Mark
 MARK = Mark("gpuvm", 7, "digest", "generation", "{}")
 
 
-def test_a_mark_is_read_as_it_was_written() -> None:
+def test_mark_round_trip() -> None:
     assert Mark.read(MARK.extra_config()) == MARK
 
 
 @pytest.mark.parametrize("index", ["", "x", "-1", "1.0", " 1", "²", "9" * 5000])
-def test_an_index_that_is_no_number_is_no_mark(index: str) -> None:
+def test_non_numeric_index_is_no_mark(index: str) -> None:
     assert Mark.read({**MARK.extra_config(), "gpuvm.index": index}) is None

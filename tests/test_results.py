@@ -1,4 +1,4 @@
-"""The records of a run: made at once, replaced whole, found again."""
+"""The records of a run: created at the start, replaced atomically, found again."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def make(workload: str = "captioning", provisioning: Path = Path("none")) -> res
     )
 
 
-def test_a_run_is_on_record_from_its_first_moment() -> None:
+def test_run_is_recorded_from_the_start() -> None:
     run = make()
     assert re.fullmatch(r"captioning-\d{8}-\d{6}-[0-9a-f]{4}", run.run_id)
     manifest = json.loads((paths.runs_dir() / run.run_id / "manifest.json").read_text())
@@ -56,7 +56,7 @@ def test_a_run_is_on_record_from_its_first_moment() -> None:
     assert run.vm_dir("vm-01") == run.dir / "vm-01"
 
 
-def test_a_report_reads_what_is_written() -> None:
+def test_report_reads_written_records() -> None:
     run = make()
     with Events(run.sink).phase("push", "vm-01"):
         pass
@@ -81,7 +81,7 @@ def test_the_phases_of_provisioning_come_first(tmp_path: Path) -> None:
     assert names == ["clone", "push", "push"]
 
 
-def test_a_run_is_finished_even_if_its_last_things_fail() -> None:
+def test_run_is_finished_even_if_its_last_steps_fail() -> None:
     run = make()
     with pytest.raises(OSError, match="disk"), run.finishing("failed", "why"):
         raise OSError("disk")

@@ -1,4 +1,4 @@
-"""Contexts: which vCenter is meant, and that no password is ever kept."""
+"""Contexts: which vCenter is used, and that no password is ever stored."""
 
 from pathlib import Path
 
@@ -35,14 +35,14 @@ def test_nothing_known() -> None:
         settings.load()
 
 
-def test_unknown_name_lists_what_there_is() -> None:
+def test_unknown_name_lists_the_known_ones() -> None:
     settings.save(_context())
     with pytest.raises(NotFound) as caught:
         settings.load("lab")
     assert caught.value.existing == ("prod",)
 
 
-def test_removing_goes_back_to_the_one_before() -> None:
+def test_removing_a_context_restores_the_previous_one() -> None:
     settings.save(_context("prod"))
     settings.save(_context("lab"))
     assert settings.load().name == "lab"
@@ -93,7 +93,7 @@ def test_password_from_command_environment_prompt(monkeypatch: pytest.MonkeyPatc
     assert settings.password(by_command, None) == SecretStr("first")
 
 
-def test_nobody_to_ask() -> None:
+def test_password_without_a_terminal() -> None:
     with pytest.raises(BadInput, match="no terminal"):
         settings.password(_context(), None)
 

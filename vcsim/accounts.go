@@ -21,8 +21,8 @@ type accounts struct {
 	failed  map[string]int // wrong passwords in a row
 }
 
-// lockedAfter wrong passwords in a row nobody logs in any more, as with vCenter's default policy. The
-// five minutes after which vCenter unlocks an account are longer than a lab's test.
+// lockedAfter is the number of wrong passwords in a row that lock an account, as in vCenter's
+// default policy. vCenter unlocks it after five minutes, which is longer than any test of the lab.
 const lockedAfter = 5
 
 func newAccounts(users []UserDescription, passwords map[string]string) *accounts {
@@ -54,19 +54,19 @@ func (a *accounts) validLogin(login *types.Login) bool {
 
 func (a *accounts) isTools(name string) bool { return a.users[name].Role == "tools" }
 
-// narrow says whether the user's permissions are on parts of the inventory only.
-func (a *accounts) narrow(name string) bool { return a.users[name].Role == roleNone }
+// restricted reports whether the user has permissions on parts of the inventory only.
+func (a *accounts) restricted(name string) bool { return a.users[name].Role == roleNone }
 
-// may says whether a user whose role holds for the whole inventory has the privilege.
+// may reports whether a user whose role applies to the whole inventory has the privilege.
 func (a *accounts) may(name, privilege string) bool {
-	if strings.HasPrefix(privilege, "System.") && privilege != everythingElse {
+	if strings.HasPrefix(privilege, "System.") && privilege != defaultPrivilege {
 		return true
 	}
 	user, known := a.users[name]
 	return known && user.Role != "readonly" && !slices.Contains(user.Without, privilege)
 }
 
-// authorize checks a call's privileges; the first missing one is named.
+// authorize checks the privileges for a call and returns a fault that names the first missing one.
 func (lab *Lab) authorize(user string, method *simulator.Method) fault {
 	for _, needed := range lab.needs(method) {
 		if !lab.may(user, needed.privilege, needed.object) {

@@ -10,21 +10,21 @@ import (
 type addresses struct {
 	sync.Mutex
 	block netip.Prefix
-	vms   map[ref]map[string]netip.Prefix // by VM and MAC address
+	vms   map[ref]map[string]netip.Prefix // keyed by VM and MAC address
 	used  map[netip.Addr]bool
 	other uint32 // how many addresses went to unrelated VMs
 }
 
 func newAddresses(block string) *addresses {
 	return &addresses{
-		block: netip.MustParsePrefix(block).Masked(), // checked with the description
+		block: netip.MustParsePrefix(block).Masked(), // already checked with the description
 		vms:   map[ref]map[string]netip.Prefix{},
 		used:  map[netip.Addr]bool{},
 	}
 }
 
-// lease completes the cards with addresses out of the block. A card stays without one when the
-// block is used up, or where it is off its network.
+// lease assigns addresses of the block to the network cards. A card gets none if the block is
+// exhausted or the card is disconnected.
 func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 	a.Lock()
 	defer a.Unlock()
@@ -50,7 +50,7 @@ func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 	return cards
 }
 
-// fix gives cards the addresses that the guest was told to have: they stay for as long as the VM
+// fix gives network cards the fixed addresses configured for the guest. They stay as long as the VM
 // exists.
 func (a *addresses) fix(vm ref, cards []cardInfo, fixed map[int]netip.Prefix) {
 	a.Lock()
@@ -67,7 +67,7 @@ func (a *addresses) fix(vm ref, cards []cardInfo, fixed map[int]netip.Prefix) {
 	}
 }
 
-// unrelated gives addresses that lie outside the block: nothing listens there.
+// unrelated assigns addresses outside the block, where nothing listens.
 func (a *addresses) unrelated(cards []cardInfo) []cardInfo {
 	a.Lock()
 	defer a.Unlock()
@@ -80,8 +80,8 @@ func (a *addresses) unrelated(cards []cardInfo) []cardInfo {
 	return cards
 }
 
-// outOfReach is an address on a network where nobody hears the lab's clients.
-func (a *addresses) outOfReach(address string) string {
+// unreachable returns an address on a network that the lab's clients cannot reach.
+func (a *addresses) unreachable(address string) string {
 	bytes := netip.MustParseAddr(address).As16()
 	return netip.AddrFrom4([4]byte{127, 255, bytes[14], bytes[15]}).String()
 }
@@ -95,8 +95,8 @@ func (a *addresses) forget(vm ref) {
 	delete(a.vms, vm)
 }
 
-// free is the first address that nobody has; .0 and .255 are left out, so that every block of 256
-// in the lab looks like an ordinary network.
+// free returns the first unused address. It skips .0 and .255, so that every block of 256 looks
+// like an ordinary network.
 func (a *addresses) free() (netip.Addr, bool) {
 	base := binary.BigEndian.Uint32(a.block.Addr().AsSlice())
 	for n := uint32(1); n < uint32(1)<<(32-a.block.Bits()); n++ {

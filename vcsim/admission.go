@@ -5,15 +5,15 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// admit is the one gate to power-on: every path to a running VM passes it. It checks the VM's
-// devices and memory against its host and, if all is well, enters them into the ledger.
+// admit decides whether a VM may be powered on; every path to a running VM calls it. It checks the
+// VM's devices and memory against its host and, if they fit, records them in the allocations.
 func (lab *Lab) admit(ctx *simulator.Context, vm *simulator.VirtualMachine) fault {
 	var host ref
 	lab.locked(ctx, vm.Self, func() { host = *vm.Runtime.Host })
 	return lab.admitOn(ctx, vm, host)
 }
 
-// admitOn is the same for a host that the VM is about to be moved to.
+// admitOn is like admit, for a host to which the VM is about to be moved.
 func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref) fault {
 	var config *types.VirtualMachineConfigInfo
 	lab.locked(ctx, vm.Self, func() { config = copied(vm.Config) })
@@ -29,8 +29,8 @@ func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, ho
 	if fault := a.checkConfiguration(); fault != nil {
 		return fault
 	}
-	lab.ledger.Lock()
-	defer lab.ledger.Unlock()
+	lab.allocations.Lock()
+	defer lab.allocations.Unlock()
 	devices, fault := a.grants()
 	if fault != nil {
 		return fault
@@ -38,11 +38,11 @@ func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, ho
 	if fault := a.checkMemory(); fault != nil {
 		return fault
 	}
-	lab.ledger.held[vm.Self] = holding{vm: vm.Self, host: host, devices: devices, memoryMB: a.memoryMB()}
+	lab.allocations.held[vm.Self] = holding{vm: vm.Self, host: host, devices: devices, memoryMB: a.memoryMB()}
 	return nil
 }
 
-// admission is one VM that wants to run on one host.
+// admission is a request to run one VM on one host.
 type admission struct {
 	lab      *Lab
 	vm       ref
@@ -50,10 +50,11 @@ type admission struct {
 	hardware *hardware
 	active   map[string]bool   // PCI address -> passthroughActive
 	labels   map[string]string // PCI address -> hardwareLabel
-	direct   map[string]bool   // PCI address -> its graphics type is sharedDirect
+	direct   map[string]bool   // PCI address -> graphics type is sharedDirect
 }
 
-// grants decides which card each PCI device of the VM gets; the ledger is locked.
+// grants decides which GPU each PCI device of the VM gets. The caller holds the lock of the
+// allocations.
 func (a *admission) grants() (map[int32]grant, fault) {
 	granted := map[int32]grant{}
 	if fault := a.groupGrants(granted); fault != nil {
@@ -83,10 +84,11 @@ func (a *admission) grants() (map[int32]grant, fault) {
 	return granted, nil
 }
 
-// checkMemory: the reservation and the VM's own overhead must fit into what the host has left (R9).
+// checkMemory checks that the reservation and the VM's overhead fit into the host's free memory
+// (R9).
 func (a *admission) checkMemory() fault {
 	free := a.hardware.memoryForVMsMB(a.lab)
-	for _, h := range a.lab.ledger.onHost(a.hardware.self) {
+	for _, h := range a.lab.allocations.onHost(a.hardware.self) {
 		if h.vm != a.vm {
 			free -= h.memoryMB
 		}
@@ -105,18 +107,19 @@ func (a *admission) memoryMB() int64 {
 	return memoryReservationMB(a.config) + overheadMB(a.config)
 }
 
-// overheadMB is what ESXi itself needs to run a VM.
+// overheadMB returns the memory that ESXi itself needs to run a VM.
 func overheadMB(c *types.VirtualMachineConfigInfo) int64 {
 	return 64 + int64(c.Hardware.MemoryMB)/128 + 8*int64(c.Hardware.NumCPU)
 }
 
-// memoryForVMsMB is what the hypervisor leaves of the host.
+// memoryForVMsMB returns the host's memory without the hypervisor's own.
 func (h *hardware) memoryForVMsMB(lab *Lab) int64 {
 	d := lab.description.host(h.name)
 	return d.MemoryGiB<<10 - int64(*d.HypervisorGiB*1024)
 }
 
-// checkHost: nothing is provisioned or started on a host that is not there for it.
+// checkHost checks that the host is connected and not in maintenance mode, as provisioning and
+// power-on require.
 func (lab *Lab) checkHost(ctx *simulator.Context, r ref) fault {
 	host := lab.registry.Get(r).(*simulator.HostSystem)
 	var runtime types.HostRuntimeInfo
@@ -159,7 +162,7 @@ func (lab *Lab) passthruInfo(ctx *simulator.Context, r ref) []*types.HostPciPass
 	return infos
 }
 
-// sharedDirectly reads the graphics type of each card, which goes before the host's default.
+// sharedDirectly reads the graphics type of each GPU, which overrides the host's default.
 func (lab *Lab) sharedDirectly(ctx *simulator.Context, r ref) map[string]bool {
 	host := lab.registry.Get(r).(*simulator.HostSystem)
 	cards := map[string]bool{}

@@ -7,19 +7,19 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// boots holds the timers of booting guests, and which VMs are on their way to power-on.
-type boots struct {
+// bootTimers holds the timers of booting guests, and the VMs that are being powered on.
+type bootTimers struct {
 	sync.Mutex
 	timers   map[ref]*time.Timer
-	starting map[ref]ref // the task that works on the VM
+	starting map[ref]ref // the task that is working on the VM
 }
 
-func newBoots() *boots {
-	return &boots{timers: map[ref]*time.Timer{}, starting: map[ref]ref{}}
+func newBootTimers() *bootTimers {
+	return &bootTimers{timers: map[ref]*time.Timer{}, starting: map[ref]ref{}}
 }
 
-// begin is a fault that names the task which switches the VM on, or removes it, already.
-func (b *boots) begin(vm, task ref) fault {
+// begin returns a TaskInProgress fault if another task is powering the VM on or removing it.
+func (b *bootTimers) begin(vm, task ref) fault {
 	b.Lock()
 	defer b.Unlock()
 	if other, ok := b.starting[vm]; ok {
@@ -29,13 +29,13 @@ func (b *boots) begin(vm, task ref) fault {
 	return nil
 }
 
-func (b *boots) end(vm ref) {
+func (b *bootTimers) end(vm ref) {
 	b.Lock()
 	defer b.Unlock()
 	delete(b.starting, vm)
 }
 
-func (b *boots) start(vm ref, delay time.Duration, booted func()) {
+func (b *bootTimers) start(vm ref, delay time.Duration, booted func()) {
 	b.Lock()
 	defer b.Unlock()
 	var timer *time.Timer
@@ -53,7 +53,7 @@ func (b *boots) start(vm ref, delay time.Duration, booted func()) {
 	b.timers[vm] = timer
 }
 
-func (b *boots) stop(vm ref) {
+func (b *bootTimers) stop(vm ref) {
 	b.Lock()
 	defer b.Unlock()
 	if timer := b.timers[vm]; timer != nil {

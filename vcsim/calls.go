@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// nobody is who calls before a login.
-const nobody = "anonymous"
+// anonymous is the name under which calls before a login are counted.
+const anonymous = "anonymous"
 
-// calls counts by user and method (R12).
+// calls counts calls by user and method (R12).
 type calls struct {
 	sync.Mutex
 	counts map[string]map[string]int
@@ -18,7 +18,7 @@ func newCalls() *calls { return &calls{counts: map[string]map[string]int{}} }
 
 func (c *calls) add(user, method string) {
 	if user == "" {
-		user = nobody
+		user = anonymous
 	}
 	c.Lock()
 	defer c.Unlock()

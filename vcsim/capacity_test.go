@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R9: the cluster's summary counts what the hosts that are there for VMs have for them.
+// R9: the cluster's summary has the memory for VMs of all usable hosts.
 func TestEffectiveMemory(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].HypervisorGiB = ptr(6.5) })
 	var all int64
@@ -30,11 +30,11 @@ func (r *rig) effectiveMemory() int64 {
 	return m.Summary.GetComputeResourceSummary().EffectiveMemory
 }
 
-// R9: reservations that do not fit into the host are refused; what is freed can be used again.
+// R9: reservations that do not fit into the host are refused; freed memory can be used again.
 func TestMemoryIsFinite(t *testing.T) {
 	r := newRig(t) // 64 GiB a host
 	spec := func() types.VirtualMachineCloneSpec {
-		s := r.plainWish("esx-01")
+		s := r.plainSpec("esx-01")
 		s.Config.MemoryMB, s.Config.MemoryReservationLockedToMax = 32<<10, ptr(true)
 		return s
 	}
@@ -46,16 +46,16 @@ func TestMemoryIsFinite(t *testing.T) {
 	}
 	r.finish(first.PowerOff(r.ctx))
 	r.finish(second.PowerOn(r.ctx))
-	free := r.plainWish("esx-01") // without a reservation memory may be overcommitted
+	free := r.plainSpec("esx-01") // without a reservation memory may be overcommitted
 	free.Config.MemoryMB = 60 << 10
 	r.finish(r.clone("third", free).PowerOn(r.ctx))
 }
 
-// R9: so is space.
+// R9: disks that do not fit on the datastore are refused.
 func TestDatastoreSpaceIsFinite(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Datastores[0].FreeGiB = ptr(int64(50)) })
-	r.clone("first", r.plainWish("esx-01"))
-	f, ok := r.fails(r.startClone("second", r.plainWish("esx-01")), nil).(*types.NoDiskSpace)
+	r.clone("first", r.plainSpec("esx-01"))
+	f, ok := r.fails(r.startClone("second", r.plainSpec("esx-01")), nil).(*types.NoDiskSpace)
 	if !ok || f.Datastore != "store" {
 		t.Fatalf("%#v", f)
 	}
@@ -64,17 +64,17 @@ func TestDatastoreSpaceIsFinite(t *testing.T) {
 	}
 }
 
-// R9: a thin disk takes what is used of it, and so does a clone of it, until it is destroyed.
-func TestThinDisksTakeWhatIsUsedOfThem(t *testing.T) {
+// R9: a thin disk and its clones take their used space, until they are destroyed.
+func TestThinDisksTakeTheirUsedSpace(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Datastores[0].FreeGiB = ptr(int64(50))
 		d.Templates[0].DiskUsedGiB = ptr(int64(15))
 	})
 	capacity := r.lab.description.Templates[0].DiskGiB
-	first := r.clone("first", r.plainWish("esx-01"))
-	r.clone("second", r.plainWish("esx-01"))
-	r.clone("third", r.plainWish("esx-01"))
-	if _, ok := r.fails(r.startClone("fourth", r.plainWish("esx-01")), nil).(*types.NoDiskSpace); !ok {
+	first := r.clone("first", r.plainSpec("esx-01"))
+	r.clone("second", r.plainSpec("esx-01"))
+	r.clone("third", r.plainSpec("esx-01"))
+	if _, ok := r.fails(r.startClone("fourth", r.plainSpec("esx-01")), nil).(*types.NoDiskSpace); !ok {
 		t.Error("a fourth one fits")
 	}
 	storage := r.readVM(first, "summary.storage").Summary.Storage
@@ -82,5 +82,5 @@ func TestThinDisksTakeWhatIsUsedOfThem(t *testing.T) {
 		t.Errorf("%+v", storage)
 	}
 	r.finish(first.Destroy(r.ctx))
-	r.clone("fourth", r.plainWish("esx-01"))
+	r.clone("fourth", r.plainSpec("esx-01"))
 }

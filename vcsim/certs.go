@@ -65,7 +65,7 @@ func makeCertificates(dir, certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	// The CA's own key is not kept: nothing but this server is ever signed with it.
+	// The CA's private key is not kept, because it signs only this server's certificate.
 	return errors.Join(
 		writePEM(keyFile, "PRIVATE KEY", keyDER, 0o600),
 		writePEM(certFile, "CERTIFICATE", leafDER, 0o644),
@@ -89,7 +89,7 @@ func serverTemplate() *x509.Certificate {
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
-		panic(err) // the system has no randomness: nothing sensible can follow
+		panic(err) // the system's random source failed
 	}
 	return n
 }

@@ -24,7 +24,7 @@ func (v *vmMethods) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task)
 	return &methods.CloneVM_TaskBody{Res: &types.CloneVM_TaskResponse{Returnval: task}}
 }
 
-// cloning is one CloneVM_Task on its way.
+// cloning is a CloneVM_Task in progress.
 type cloning struct {
 	lab    *Lab
 	op     *operation
@@ -61,7 +61,7 @@ func (c *cloning) run() (types.AnyType, fault) {
 	return vm.Self, nil
 }
 
-// place finds out where the clone goes, and refuses what cannot be.
+// place determines the clone's host, pool, folder and datastore, and checks them.
 func (c *cloning) place() fault {
 	location := c.req.Spec.Location
 	c.to = placement{name: c.req.Name, host: *c.from.Runtime.Host, pool: location.Pool, template: c.req.Spec.Template}
@@ -125,7 +125,7 @@ func (c *cloning) placeDisks() fault {
 	return c.checkPassthrough()
 }
 
-// checkSource: the disks are read by the host that the source is registered on.
+// checkSource checks the host that the source is registered on, because that host reads the disks.
 func (c *cloning) checkSource() fault {
 	if _, away := c.lab.checkHost(c.op.ctx, *c.from.Runtime.Host).(*types.HostNotConnected); away {
 		return &types.InvalidHostState{Host: c.from.Runtime.Host}
@@ -133,7 +133,8 @@ func (c *cloning) checkSource() fault {
 	return nil
 }
 
-// checkPassthrough: a fixed device belongs to one host, so a VM that has one is not cloned elsewhere.
+// checkPassthrough refuses to clone a VM with a fixed device to another host, because the device
+// belongs to one host.
 func (c *cloning) checkPassthrough() fault {
 	if c.from.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn && len(fixedDevices(c.from.Config)) > 0 {
 		return &types.InvalidPowerState{
@@ -146,7 +147,7 @@ func (c *cloning) checkPassthrough() fault {
 	return c.checkSource()
 }
 
-// copy waits for a place on both hosts, lets the time pass and makes the VM.
+// copy waits for a provisioning slot on both hosts, takes the configured time and creates the VM.
 func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	hosts := []ref{*c.from.Runtime.Host, c.to.host}
 	if !c.lab.slots.acquire(c.op.cancelled, hosts...) {
@@ -162,9 +163,9 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 		return nil, fault
 	}
 	bytes := c.lab.ownDiskBytes(config)
-	if fault = c.lab.takeSpace(c.op.ctx, c.to.datastore, bytes); fault == nil {
+	if fault = c.lab.reserveSpace(c.op.ctx, c.to.datastore, bytes); fault == nil {
 		if fault = c.transfer(); fault != nil {
-			c.lab.giveSpace(c.op.ctx, c.to.datastore, bytes)
+			c.lab.releaseSpace(c.op.ctx, c.to.datastore, bytes)
 		}
 	}
 	if fault != nil {
@@ -180,7 +181,7 @@ func (c *cloning) copy() (*simulator.VirtualMachine, fault) {
 	return vm, nil
 }
 
-// transfer is the time that a clone takes; its host may go away meanwhile.
+// transfer takes the time of a clone. The host may disconnect meanwhile.
 func (c *cloning) transfer() fault {
 	if fault := c.op.work(seconds(c.lab.description.Timings.CloneS), 0, 95); fault != nil {
 		return fault
@@ -188,7 +189,7 @@ func (c *cloning) transfer() fault {
 	return c.lab.checkHost(c.op.ctx, c.to.host)
 }
 
-// configure derives the clone's configuration: the source's, then what the spec changes.
+// configure returns the clone's configuration: the source's, with the changes of the spec.
 func (c *cloning) configure() (*types.VirtualMachineConfigInfo, fault) {
 	config := copied(c.from.Config)
 	config.Name = c.to.name
@@ -208,7 +209,7 @@ func (c *cloning) configure() (*types.VirtualMachineConfigInfo, fault) {
 	specs := []*types.VirtualMachineConfigSpec{{DeviceChange: nicsAndDisks(c.req.Spec.Location.DeviceChange)}}
 	if spec := c.req.Spec.Config; spec != nil {
 		own := *spec
-		own.Name = "" // CloneVM_Task's name counts
+		own.Name = "" // the name is an argument of CloneVM_Task
 		own.InstanceUuid = c.lab.freeInstanceUUID(own.InstanceUuid)
 		specs = append(specs, &own)
 	}
@@ -221,12 +222,13 @@ func (c *cloning) configure() (*types.VirtualMachineConfigInfo, fault) {
 	return config, nil
 }
 
-// inherited is the source's extraConfig as a clone has it: all of it, but for the file names.
+// inherited returns the source's extraConfig for a clone: all keys, except those with file names.
 func inherited(options []types.BaseOptionValue, name string) []types.BaseOptionValue {
 	return mergeOptions(options, []types.BaseOptionValue{&types.OptionValue{Key: "nvram", Value: name + ".nvram"}})
 }
 
-// nicsAndDisks: in a RelocateSpec vCenter honours changes of network cards and disks only.
+// nicsAndDisks returns the changes that vCenter honours in a RelocateSpec: those of network cards
+// and disks.
 func nicsAndDisks(changes []types.BaseVirtualDeviceConfigSpec) []types.BaseVirtualDeviceConfigSpec {
 	return slices.DeleteFunc(slices.Clone(changes), func(change types.BaseVirtualDeviceConfigSpec) bool {
 		switch change.GetVirtualDeviceConfigSpec().Device.(type) {
@@ -237,19 +239,19 @@ func nicsAndDisks(changes []types.BaseVirtualDeviceConfigSpec) []types.BaseVirtu
 	})
 }
 
-// freeInstanceUUID returns the wished id unless a VM has it already: vCenter then takes another one.
-func (lab *Lab) freeInstanceUUID(wished string) string {
-	if wished == "" {
+// freeInstanceUUID returns the requested id, or a new one if a VM already has it, as vCenter does.
+func (lab *Lab) freeInstanceUUID(requested string) string {
+	if requested == "" {
 		return ""
 	}
 	for _, vm := range lab.allVMs() {
 		var taken bool
-		lab.locked(lab.context(nil), vm.Self, func() { taken = strings.EqualFold(vm.Config.InstanceUuid, wished) })
+		lab.locked(lab.context(nil), vm.Self, func() { taken = strings.EqualFold(vm.Config.InstanceUuid, requested) })
 		if taken {
 			return uuid.NewString()
 		}
 	}
-	return strings.ToLower(wished)
+	return strings.ToLower(requested)
 }
 
 func (lab *Lab) allVMs() []*simulator.VirtualMachine {

@@ -14,12 +14,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R10: the clone is what the ConfigSpec says, all of it, at once.
+// R10: the whole ConfigSpec is applied to the clone, in one step.
 func TestCloneHonoursTheWholeConfigSpec(t *testing.T) {
 	r := newRig(t)
-	spec := r.wishOn("esx-02", "0000:3b:00.0")
-	wished := uuid.NewString()
-	spec.Config.InstanceUuid = wished
+	spec := r.gpuSpecOn("esx-02", "0000:3b:00.0")
+	requested := uuid.NewString()
+	spec.Config.InstanceUuid = requested
 	spec.Config.Annotation = "made by a test"
 	spec.Config.Firmware = "bios"
 	spec.Config.Version = "vmx-20"
@@ -35,7 +35,7 @@ func TestCloneHonoursTheWholeConfigSpec(t *testing.T) {
 	c := m.Config
 	for what, same := range map[string]bool{
 		"name":         m.Name == "whole" && c.Name == "whole" && m.Summary.Config.Name == "whole",
-		"uuid":         c.InstanceUuid == wished && c.Uuid != "",
+		"uuid":         c.InstanceUuid == requested && c.Uuid != "",
 		"annotation":   c.Annotation == "made by a test" && m.Summary.Config.Annotation == c.Annotation,
 		"firmware":     c.Firmware == "bios",
 		"version":      c.Version == "vmx-20",
@@ -59,11 +59,11 @@ func TestCloneHonoursTheWholeConfigSpec(t *testing.T) {
 	}
 }
 
-// R10: cards of its own, disks of its own; the source keeps what it had.
+// R10: the clone gets new MAC addresses and disks; the source is unchanged.
 func TestCloneHasItsOwnMACAddresses(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(2) })
 	seen := map[string]bool{}
-	for _, vm := range []*object.VirtualMachine{r.template(), r.clone("a", r.plainWish("esx-01")), r.clone("b", r.plainWish("esx-01"))} {
+	for _, vm := range []*object.VirtualMachine{r.template(), r.clone("a", r.plainSpec("esx-01")), r.clone("b", r.plainSpec("esx-01"))} {
 		for _, card := range r.lab.cards(r.readVM(vm, "config.hardware.device").Config) {
 			if seen[card.mac] {
 				t.Errorf("%s twice", card.mac)
@@ -79,7 +79,7 @@ func TestCloneHasItsOwnMACAddresses(t *testing.T) {
 // R10: a taken instanceUuid is replaced.
 func TestCloneReplacesTakenInstanceUUID(t *testing.T) {
 	r := newRig(t)
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Config.InstanceUuid = uuid.NewString()
 	first := r.readVM(r.clone("first", spec), "config.instanceUuid").Config.InstanceUuid
 	second := r.readVM(r.clone("second", spec), "config.instanceUuid").Config.InstanceUuid
@@ -88,14 +88,14 @@ func TestCloneReplacesTakenInstanceUUID(t *testing.T) {
 	}
 }
 
-// A clone of a clone carries its marks but not its identity: somebody's copy.
+// A clone of a clone inherits extraConfig but not the instanceUuid.
 func TestCopyCarriesTheMark(t *testing.T) {
 	r := newRig(t)
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Config.InstanceUuid = uuid.NewString()
 	setOption(&spec, "gpuvm.cluster", "demo")
 	original := r.clone("original", spec)
-	task, err := original.Clone(r.ctx, object.NewFolder(r.client.Client, r.lab.vmFolder), "copy", r.plainWish("esx-01"))
+	task, err := original.Clone(r.ctx, object.NewFolder(r.client.Client, r.lab.vmFolder), "copy", r.plainSpec("esx-01"))
 	r.finish(task, err)
 	copy := r.lab.vmNamed("copy").Config
 	if option(copy, "gpuvm.cluster") != "demo" || copy.InstanceUuid == spec.Config.InstanceUuid {
@@ -105,8 +105,8 @@ func TestCopyCarriesTheMark(t *testing.T) {
 
 func TestCloneRefuses(t *testing.T) {
 	r := newRig(t)
-	r.clone("taken", r.plainWish("esx-01"))
-	other := r.clone("other", r.plainWish("esx-01"))
+	r.clone("taken", r.plainSpec("esx-01"))
+	other := r.clone("other", r.plainSpec("esx-01"))
 	for name, c := range map[string]struct {
 		spoil func(*types.VirtualMachineCloneSpec)
 		want  types.BaseMethodFault
@@ -126,7 +126,7 @@ func TestCloneRefuses(t *testing.T) {
 			s.Snapshot = &vm
 		}, &types.InvalidArgument{}},
 	} {
-		spec := r.plainWish("esx-01")
+		spec := r.plainSpec("esx-01")
 		c.spoil(&spec)
 		if f := r.fails(r.startClone(name, spec), nil); fmt.Sprintf("%T", f) != fmt.Sprintf("%T", c.want) {
 			t.Errorf("%s: %T", name, f)
@@ -146,11 +146,11 @@ func freeGiB(r *rig) int64 {
 	return m.Summary.FreeSpace >> 30
 }
 
-// A linked clone takes no space; a full one does, and gives it back.
+// A linked clone takes no space; a full clone does, and frees it when it is destroyed.
 func TestCloneTakesSpace(t *testing.T) {
 	r := newRig(t)
-	full := r.clone("full", r.plainWish("esx-01"))
-	linked := r.plainWish("esx-01")
+	full := r.clone("full", r.plainSpec("esx-01"))
+	linked := r.plainSpec("esx-01")
 	linked.Location.DiskMoveType = "createNewChildDiskBacking"
 	linked.Snapshot = r.readVM(r.template(), "snapshot").Snapshot.CurrentSnapshot
 	child := r.clone("linked", linked)
@@ -172,7 +172,7 @@ func TestNinthCloneIsQueued(t *testing.T) {
 	})
 	var tasks []*object.Task
 	for i := range 10 {
-		tasks = append(tasks, r.startClone(fmt.Sprint("vm-", i), r.plainWish("esx-02")))
+		tasks = append(tasks, r.startClone(fmt.Sprint("vm-", i), r.plainSpec("esx-02")))
 	}
 	states := map[types.TaskInfoState]int{}
 	r.until("eight run", func() bool {
@@ -192,11 +192,11 @@ func TestNinthCloneIsQueued(t *testing.T) {
 	}
 }
 
-// A name is taken from the moment a clone begins.
+// A name is reserved from the start of a clone.
 func TestNameIsTakenWhileCloning(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.3 })
-	first := r.startClone("name", r.plainWish("esx-01"))
-	second := r.startClone("name", r.plainWish("esx-02"))
+	first := r.startClone("name", r.plainSpec("esx-01"))
+	second := r.startClone("name", r.plainSpec("esx-02"))
 	failures := 0
 	for _, task := range []*object.Task{first, second} {
 		if err := task.Wait(r.ctx); err != nil {
@@ -211,19 +211,19 @@ func TestNameIsTakenWhileCloning(t *testing.T) {
 	}
 }
 
-// A running and a queued clone can be cancelled; nothing of them stays.
+// A running and a queued clone can be cancelled, and leave nothing behind.
 func TestCloneCanBeCancelled(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 60 })
 	var tasks []*object.Task
 	for i := range 9 {
-		tasks = append(tasks, r.startClone(fmt.Sprint("vm-", i), r.plainWish("esx-01")))
+		tasks = append(tasks, r.startClone(fmt.Sprint("vm-", i), r.plainSpec("esx-01")))
 	}
 	for _, task := range tasks {
 		must(t, task.Cancel(r.ctx))
 	}
 	for _, task := range tasks {
 		if _, ok := r.fails(task, nil).(*types.RequestCanceled); !ok {
-			t.Error("another fault")
+			t.Error("unexpected fault")
 		}
 	}
 	if free := freeGiB(r); free != 500 {
@@ -234,10 +234,11 @@ func TestCloneCanBeCancelled(t *testing.T) {
 	}
 }
 
-// R10: Tools report the VM's own cards, with addresses out of the block; off means silent.
+// R10: Tools report the VM's own network cards with addresses of the block, and nothing when the VM
+// is off.
 func TestGuestReportsItsAddress(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].NICs = ptr(2) })
-	vm := r.clone("Guest_1", r.plainWish("esx-01"))
+	vm := r.clone("Guest_1", r.plainSpec("esx-01"))
 	if g := r.readVM(vm, "guest").Guest; g.ToolsRunningStatus != toolsNotRunning || len(g.Net) != 0 || g.IpAddress != "" {
 		t.Errorf("a guest that is off says %+v", g)
 	}
@@ -298,7 +299,7 @@ func TestAddressesLeaveOutTheEndsOfABlock(t *testing.T) {
 // Customization happens at the first power-on, once, with events.
 func TestCustomization(t *testing.T) {
 	r := newRig(t)
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Customization = &types.CustomizationSpec{
 		Identity:      &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "tf01"}, Domain: "lab.local"},
 		NicSettingMap: byDHCP(),
@@ -326,19 +327,19 @@ func countEvents[T any](r *rig, vm ref) int {
 	return n
 }
 
-// A task does not say what its clone will be called; the events of its chain do.
-func TestTheChainOfACloneTellsItsName(t *testing.T) {
+// A task does not have the clone's name; the events of its chain do.
+func TestEventChainNamesTheClone(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
-	clone := r.clone("first", r.plainWish("esx-01"))
+	clone := r.clone("first", r.plainSpec("esx-01"))
 	for name, source := range map[string]*object.VirtualMachine{"deployed": r.template(), "cloned": clone} {
-		task, err := source.Clone(r.ctx, objectFolder(r), name, r.plainWish("esx-01"))
+		task, err := source.Clone(r.ctx, objectFolder(r), name, r.plainSpec("esx-01"))
 		must(t, err)
-		var told mo.Task
+		var reported mo.Task
 		r.until("it has begun", func() bool {
-			r.read(task.Reference(), &told, "info")
-			return told.Info.State == types.TaskInfoStateRunning
+			r.read(task.Reference(), &reported, "info")
+			return reported.Info.State == types.TaskInfoStateRunning
 		})
-		events, err := event.NewManager(r.client.Client).QueryEvents(r.ctx, types.EventFilterSpec{EventChainId: told.Info.EventChainId})
+		events, err := event.NewManager(r.client.Client).QueryEvents(r.ctx, types.EventFilterSpec{EventChainId: reported.Info.EventChainId})
 		must(t, err)
 		if len(events) != 1 || targetOf(events[0]) != name {
 			t.Errorf("%s: %+v", name, events)
@@ -357,17 +358,17 @@ func targetOf(e types.BaseEvent) string {
 	return ""
 }
 
-// R10: a clone has its template's memory limit, and cannot reserve more than that.
-func TestReservationsDoNotExceedTheLimit(t *testing.T) {
+// R10: a clone has its template's memory limit, and cannot reserve more.
+func TestReservationCannotExceedTheLimit(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].MemoryLimitGiB = ptr(int64(6)) })
-	f, ok := r.fails(r.startClone("limited", r.wish()), nil).(*types.InvalidArgument) // of 8 GiB
+	f, ok := r.fails(r.startClone("limited", r.gpuSpec()), nil).(*types.InvalidArgument) // of 8 GiB
 	if !ok || f.InvalidProperty != "configSpec.memoryAllocation.limit" {
 		t.Errorf("%#v", f)
 	}
-	free := r.wish()
+	free := r.gpuSpec()
 	free.Config.MemoryAllocation = &types.ResourceAllocationInfo{Limit: ptr(int64(-1))}
 	r.finish(r.clone("free", free).PowerOn(r.ctx))
-	small := r.wish()
+	small := r.gpuSpec()
 	small.Config.MemoryMB = 6 << 10
 	r.clone("small", small)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// cloneDevices is what a clone gets of its source's devices: cards with addresses of their own,
-// disks with ids and files of their own.
+// cloneDevices copies the source's devices for a clone: network cards get new MAC addresses, disks
+// new ids and files.
 func (lab *Lab) cloneDevices(source []types.BaseVirtualDevice, dir string) []types.BaseVirtualDevice {
 	devices := slices.Clone(source)
 	for i, device := range devices {
@@ -40,7 +40,7 @@ func moveDisk(disk *types.VirtualDisk, dir string) {
 	}
 }
 
-// newDisk is a disk of the template or of an unrelated VM.
+// newDisk returns a disk for a template or an unrelated VM.
 func newDisk(bytes int64, dir string, datastore ref) *types.VirtualDisk {
 	disk := &types.VirtualDisk{CapacityInBytes: bytes, CapacityInKB: bytes >> 10}
 	disk.Key, disk.ControllerKey, disk.UnitNumber = 2000, 1000, types.NewInt32(0)
@@ -53,7 +53,7 @@ func newDisk(bytes int64, dir string, datastore ref) *types.VirtualDisk {
 	return disk
 }
 
-// newCard is a network card on the named network.
+// newCard returns a network card on the named network.
 func (lab *Lab) newCard(number int32, network string) types.BaseVirtualDevice {
 	card := &types.VirtualVmxnet3{}
 	card.Key, card.ControllerKey, card.UnitNumber = 4000+number, 100, types.NewInt32(7+number)
@@ -80,7 +80,7 @@ func (lab *Lab) networksOf(devices []types.BaseVirtualDevice) []ref {
 	return networks
 }
 
-// connect shows cards as connected while the VM is on.
+// connect sets the network cards' connected state to that of the VM.
 func connect(devices []types.BaseVirtualDevice, on bool) []types.BaseVirtualDevice {
 	devices = slices.Clone(devices)
 	for i, device := range devices {

@@ -9,7 +9,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// cloudInit is what a guest's cloud-init reads of guestinfo.metadata (its VMware data source).
+// cloudInit is the part of guestinfo.metadata that the guests' cloud-init reads (its VMware data
+// source).
 type cloudInit struct {
 	InstanceID string    `yaml:"instance-id"`
 	Network    yaml.Node `yaml:"network"`
@@ -29,13 +30,13 @@ type netplan struct {
 	} `yaml:"ethernets"`
 }
 
-// readsGuestinfo: cloud-init takes the first data source that has anything, and guestinfo comes
-// before a customization specification, which it then never sees.
+// readsGuestinfo reports whether cloud-init uses guestinfo. It uses the first data source that has
+// data, and guestinfo comes before a customization specification, which is then never read.
 func readsGuestinfo(c *types.VirtualMachineConfigInfo) bool {
 	return option(c, "guestinfo.metadata") != "" || option(c, "guestinfo.userdata") != ""
 }
 
-// metadataOf is nil where there is none, or none that can be read.
+// metadataOf returns the metadata, or nil if there is none or it cannot be read.
 func metadataOf(c *types.VirtualMachineConfigInfo) *cloudInit {
 	text := decoded(option(c, "guestinfo.metadata"), option(c, "guestinfo.metadata.encoding"))
 	m := &cloudInit{}
@@ -45,7 +46,7 @@ func metadataOf(c *types.VirtualMachineConfigInfo) *cloudInit {
 	return m
 }
 
-// plan is the network configuration; nil where the metadata has none.
+// plan returns the network configuration, or nil if the metadata has none.
 func (m *cloudInit) plan() *netplan {
 	p := &netplan{}
 	var err error
@@ -63,8 +64,8 @@ func (m *cloudInit) plan() *netplan {
 	return p
 }
 
-// give sorts the cards: those with fixed addresses, those that ask DHCP, and those that stay silent
-// because the plan does not know them.
+// give returns the fixed addresses of the network cards, and the cards without an address because
+// the plan does not name them. All others use DHCP.
 func (p *netplan) give(cards []cardInfo) (fixed map[int]netip.Prefix, silent map[int]bool) {
 	fixed, silent = map[int]netip.Prefix{}, map[int]bool{}
 	for i, card := range cards {

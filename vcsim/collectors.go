@@ -10,9 +10,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// The simulator's own PropertyCollector reads everything anew for every change of anything. The lab
-// has many VMs, several clients that wait, and tasks that report progress: it keeps, for each
-// collector, which objects matter and which properties of them changed.
+// The simulator's own PropertyCollector reads everything again after every change. The lab has many
+// VMs, several waiting clients, and tasks that report progress. So it keeps, for each collector,
+// the selected objects and their changed properties.
 
 // collectors are the property collectors of all sessions.
 type collectors struct {
@@ -20,26 +20,26 @@ type collectors struct {
 	sessions map[string]map[ref]*collector
 }
 
-// collector is one PropertyCollector. Its mutex guards what changes reach it by; calls is held for
-// the whole of a WaitForUpdatesEx, since vCenter answers one at a time.
+// collector is one PropertyCollector. Its mutex guards the fields that changes are reported
+// through; calls is held during a whole WaitForUpdatesEx, because vCenter answers one at a time.
 type collector struct {
 	self     ref
 	calls    sync.Mutex
 	mutex    sync.Mutex
 	filters  []*filter
-	wake     chan struct{} // something that matters may have changed
+	wake     chan struct{} // a selected object may have changed
 	canceled chan fault
 
 	version int
-	pending []filterUpdate // found already, not sent yet
-	sent    []*updateSet   // the last answers, each with the version after it: what clients of older ones get
+	pending []filterUpdate // found, not sent yet
+	sent    []*updateSet   // the last answers, each with its version, for clients that have an older version
 }
 
 func newCollectors() *collectors {
 	return &collectors{sessions: map[string]map[ref]*collector{}}
 }
 
-// get returns a session's collector; the one of the service content is there from the start.
+// get returns a session's collector. The one of the service content always exists.
 func (c *collectors) get(session string, self, singleton ref) *collector {
 	c.Lock()
 	defer c.Unlock()
@@ -77,7 +77,7 @@ func (c *collectors) destroy(session string, self ref) {
 	}
 }
 
-// endSession drops a session's collectors; who waits on one learns that the session is over.
+// endSession removes a session's collectors; calls that wait on them fail.
 func (c *collectors) endSession(session string) {
 	c.Lock()
 	ended := c.sessions[session]
@@ -88,7 +88,7 @@ func (c *collectors) endSession(session string) {
 	}
 }
 
-// filter finds the filter of a session, and the collector that it belongs to.
+// filter returns a session's filter and its collector.
 func (c *collectors) filter(session string, self ref) (*collector, *filter) {
 	c.Lock()
 	defer c.Unlock()
@@ -122,12 +122,12 @@ func (c *collectors) each(f func(*collector)) {
 func (c *collector) cancel(reason fault) {
 	select {
 	case c.canceled <- reason:
-	default: // cancelled already
+	default: // already cancelled
 	}
 }
 
-// note tells the filters of a change; it is called while the changed object is locked, so it only
-// takes notes.
+// note records a change in the filters. It is called while the changed object is locked, so it does
+// nothing else.
 func (c *collector) note(mark func(*filter) bool) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -138,12 +138,12 @@ func (c *collector) note(mark func(*filter) bool) {
 	if matters {
 		select {
 		case c.wake <- struct{}{}:
-		default: // it is awake
+		default: // a wake-up is already pending
 		}
 	}
 }
 
-// listener hears of every change in the registry.
+// listener is called for every change in the registry.
 type listener struct {
 	Self       ref
 	collectors *collectors
@@ -151,10 +151,10 @@ type listener struct {
 
 func (l *listener) Reference() types.ManagedObjectReference { return l.Self }
 
-// PutObject: a new object matters to filters that select by traversal.
+// PutObject marks filters that select by traversal, because they may select the new object.
 func (l *listener) PutObject(_ *simulator.Context, object mo.Reference) {
 	if object.Reference().Type == "Task" {
-		return // nobody finds a task by traversal before some list of recent tasks has changed
+		return // no traversal finds a task before a list of recent tasks has changed
 	}
 	l.collectors.each(func(c *collector) { c.note((*filter).objectCreated) })
 }
@@ -172,7 +172,8 @@ func (l *listener) RemoveObject(_ *simulator.Context, self ref) {
 	})
 }
 
-// touches says whether a change of one property path shows in another: the same, above or below.
+// touches reports whether a change of one property path affects another: the same one, one above or
+// one below.
 func touches(changed, followed string) bool {
 	below := func(a, b string) bool {
 		return strings.HasPrefix(a, b) && (len(a) == len(b) || a[len(b)] == '.' || a[len(b)] == '[')

@@ -8,8 +8,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// applySpec makes vm what the spec asks for, the whole of it or, with a fault, nothing: vm is the
-// copy that changeVM or a clone works on. CloneVM_Task and ReconfigVM_Task share it (R10).
+// applySpec applies the whole spec to vm, or nothing if it returns a fault: vm is the copy that
+// changeVM or a clone works on. CloneVM_Task and ReconfigVM_Task share it (R10).
 func (lab *Lab) applySpec(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
 	c := vm.Config
 	if fault := checkSpec(c, spec); fault != nil {
@@ -65,8 +65,8 @@ func checkSpec(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConf
 	return nil
 }
 
-// checkSockets: "the CPU count must be a multiple of the cores per socket"; what the spec leaves out
-// stays as it is, so a clone has its template's cores per socket.
+// checkSockets checks that the CPU count is a multiple of the cores per socket. Unset fields of the
+// spec do not change anything, so a clone has its template's cores per socket.
 func checkSockets(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) fault {
 	cpus, cores := c.Hardware.NumCPU, c.Hardware.NumCoresPerSocket
 	if spec.NumCPUs != 0 {
@@ -79,7 +79,8 @@ func checkSockets(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineC
 	return nil
 }
 
-// checkLimit: no more memory can be reserved than the VM may use; a clone has its template's limit.
+// checkLimit checks that the reservation is within the memory limit. A clone has its template's
+// limit.
 func checkLimit(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) fault {
 	next := *c
 	replace(&next.MemoryReservationLockedToMax, spec.MemoryReservationLockedToMax)
@@ -93,7 +94,7 @@ func checkLimit(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineCon
 	return nil
 }
 
-// keepsPassthrough says whether the VM had a PCI device before the spec and has it afterwards.
+// keepsPassthrough reports whether the VM has a PCI device both before and after the spec.
 func keepsPassthrough(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) bool {
 	removed := map[int32]bool{}
 	for _, change := range spec.DeviceChange {
@@ -173,7 +174,8 @@ func applyHardware(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachine
 	replace(&c.MemoryAffinity, spec.MemoryAffinity)
 }
 
-// applyAllocation keeps what a partial allocation leaves out. A locked reservation follows the size.
+// applyAllocation keeps the fields that a partial allocation does not set. A locked reservation
+// follows the memory size.
 func applyAllocation(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) {
 	c.CpuAllocation = mergeAllocation(c.CpuAllocation, spec.CpuAllocation)
 	c.MemoryAllocation = mergeAllocation(c.MemoryAllocation, spec.MemoryAllocation)
@@ -198,7 +200,7 @@ func mergeAllocation(old, spec *types.ResourceAllocationInfo) *types.ResourceAll
 	return &next
 }
 
-// mergeOptions sets keys, and removes those that are set to the empty string, as vCenter does.
+// mergeOptions sets keys, and removes those with an empty value, as vCenter does.
 func mergeOptions(options, changes []types.BaseOptionValue) []types.BaseOptionValue {
 	merged := slices.Clone(options)
 	for _, change := range changes {
@@ -227,7 +229,7 @@ func option(c *types.VirtualMachineConfigInfo, key string) string {
 	return ""
 }
 
-// memoryReservationMB is what the VM takes from its host for itself, overhead apart.
+// memoryReservationMB returns the VM's memory reservation, without overhead.
 func memoryReservationMB(c *types.VirtualMachineConfigInfo) int64 {
 	if isTrue(c.MemoryReservationLockedToMax) {
 		return int64(c.Hardware.MemoryMB)

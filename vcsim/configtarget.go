@@ -9,13 +9,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// browserMethods adds the devices that can be passed through to what the simulator tells.
+// browserMethods adds the passthrough devices to the simulator's answer.
 type browserMethods struct {
 	methodsOf
 	browser *simulator.EnvironmentBrowser
 }
 
-// QueryConfigTarget tells a host's devices with that host's systemId; without a host, everybody's (R2).
+// QueryConfigTarget returns a host's devices with that host's systemId; without a host, those of
+// all hosts (R2).
 func (b *browserMethods) QueryConfigTarget(ctx *simulator.Context, req *types.QueryConfigTarget) soap.HasFault {
 	hosts := b.lab.hostRefs
 	if req.Host != nil {

@@ -11,11 +11,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// viewMethods makes container views that are computed when they are read, with every list locked
-// while it is. The simulator's walk the inventory without locks for every object that is made.
+// viewMethods creates container views that are computed when they are read, with each list locked
+// while it is read. The simulator's views walk the inventory without locks whenever an object is
+// created.
 type viewMethods struct{ methodsOf }
 
-// containerView lives in its session's registry; it is not told of changes.
+// containerView lives in its session's registry and gets no updates.
 type containerView struct {
 	mo.ContainerView
 	lab *Lab
@@ -45,7 +46,7 @@ func (v *containerView) DestroyView(ctx *simulator.Context, _ *types.DestroyView
 	return &methods.DestroyViewBody{Res: &types.DestroyViewResponse{}}
 }
 
-// Get is the view as it is now.
+// Get returns the view with its current contents.
 func (v *containerView) Get() mo.Reference {
 	now := v.ContainerView
 	now.View = nil
@@ -83,7 +84,7 @@ func (w *viewWalk) includes(child ref) bool {
 	return object != nil && slices.ContainsFunc(w.view.Type, func(name string) bool { return isA(managed(object).Type(), name) })
 }
 
-// children are what an inventory object contains.
+// children returns the objects that an inventory object contains.
 func (w *viewWalk) children(container ref) []ref {
 	object := w.view.lab.registry.Get(container)
 	if object == nil {
@@ -113,7 +114,7 @@ func (w *viewWalk) children(container ref) []ref {
 	return children
 }
 
-// isEntity says whether views can be made of this type.
+// isEntity reports whether views can select this type.
 func isEntity(name string) bool {
 	if name == "ManagedEntity" {
 		return true

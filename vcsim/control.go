@@ -12,7 +12,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// controlHandler is the endpoint for tests: what no client of a vCenter can see or do (R11, R12).
+// controlHandler is the endpoint for tests. It offers what no client of a vCenter can see or do
+// (R11, R12).
 func (lab *Lab) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.calls.read()) })
@@ -77,7 +78,7 @@ func (lab *Lab) addVMs(w http.ResponseWriter, r *http.Request) {
 	reply(w, done)
 }
 
-// actOnVM arranges trouble for a guest; but for the last three, the VM may come later.
+// actOnVM simulates a problem of a guest. Except for the last three, the VM need not exist yet.
 func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 	name, action := r.PathValue("name"), r.PathValue("action")
 	vm := lab.vmNamed(name)
@@ -146,7 +147,7 @@ func (lab *Lab) vmNamed(name string) *simulator.VirtualMachine {
 	return nil
 }
 
-// listed is a VM or template, whoever made it and wherever it is.
+// listed is a VM or template, in any folder.
 type listed struct {
 	Name      string `json:"name"`
 	Template  bool   `json:"template"`
@@ -177,7 +178,7 @@ func countSnapshots(trees []types.VirtualMachineSnapshotTree) int {
 	return n
 }
 
-// binding is a card of a running VM.
+// binding is a GPU of a running VM.
 type binding struct {
 	VM         string `json:"vm"`
 	Host       string `json:"host"`
@@ -187,7 +188,7 @@ type binding struct {
 
 func (lab *Lab) bindings() []binding {
 	bindings := []binding{}
-	for vm, holding := range lab.ledger.all() {
+	for vm, holding := range lab.allocations.all() {
 		for _, grant := range holding.devices {
 			b := binding{VM: lab.nameOf(vm), Host: grant.gpu.host.name, PCIAddress: grant.gpu.PCIAddress}
 			if grant.profile != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R11: by method and object, so many times, at the call or in the task.
+// R11: faults are injected by method and object, a number of times, at the call or in the task.
 func TestFaultsAreInjected(t *testing.T) {
 	r := newRig(t)
-	vm, other := r.clone("vm", r.plainWish("esx-01")), r.clone("other", r.plainWish("esx-01"))
+	vm, other := r.clone("vm", r.plainSpec("esx-01")), r.clone("other", r.plainSpec("esx-01"))
 	r.control("POST", "/faults", `{"method": "PowerOnVM_Task", "object": "vm", "fault": "HostCommunication", "message": "the wire is cut", "count": 2}`)
 	for range 2 {
 		_, err := vm.PowerOn(r.ctx)
@@ -34,13 +34,13 @@ func TestFaultsAreInjected(t *testing.T) {
 		t.Errorf("%+v", rules)
 	}
 
-	r.control("POST", "/faults", `{"method": "CloneVM_Task", "object": "doomed", "fault": "NoDiskSpace", "where": "task"}`)
-	if _, ok := r.fails(r.startClone("doomed", r.plainWish("esx-01")), nil).(*types.NoDiskSpace); !ok {
-		t.Error("another fault")
+	r.control("POST", "/faults", `{"method": "CloneVM_Task", "object": "failing", "fault": "NoDiskSpace", "where": "task"}`)
+	if _, ok := r.fails(r.startClone("failing", r.plainSpec("esx-01")), nil).(*types.NoDiskSpace); !ok {
+		t.Error("unexpected fault")
 	}
-	r.clone("fine", r.plainWish("esx-01"))
+	r.clone("fine", r.plainSpec("esx-01"))
 	r.control("DELETE", "/faults", "")
-	r.clone("doomed", r.plainWish("esx-01"))
+	r.clone("failing", r.plainSpec("esx-01"))
 }
 
 func TestFaultRulesAreChecked(t *testing.T) {
@@ -81,12 +81,12 @@ func TestProbabilityAndDelay(t *testing.T) {
 	}
 }
 
-// R11: the task is accepted, the answer lost; the VM comes into being all the same.
+// R11: the answer is lost, but the VM is created.
 func TestAnswerIsDropped(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/drop-after", `{"method": "CloneVM_Task", "count": 1}`)
 	folder := r.template()
-	_, err := folder.Clone(r.ctx, objectFolder(r), "vm", r.plainWish("esx-01"))
+	_, err := folder.Clone(r.ctx, objectFolder(r), "vm", r.plainSpec("esx-01"))
 	if err == nil {
 		t.Fatal("there was an answer")
 	}
@@ -94,13 +94,13 @@ func TestAnswerIsDropped(t *testing.T) {
 		t.Fatalf("the answer was a fault: %s", err)
 	}
 	r.until("the clone is there", func() bool { return r.lab.vmNamed("vm") != nil })
-	r.clone("next", r.plainWish("esx-01"))
+	r.clone("next", r.plainSpec("esx-01"))
 }
 
-// R11: the guest's tools run, but DHCP is silent, for running guests and for those to come.
+// R11: Tools run, but the guest gets no address; for running guests and for later ones.
 func TestGuestGetsNoAddress(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.control("POST", "/vms/vm/no-ip", "")
 	r.finish(vm.PowerOn(r.ctx))
 	r.until("tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
@@ -111,7 +111,7 @@ func TestGuestGetsNoAddress(t *testing.T) {
 
 func TestCustomizationFails(t *testing.T) {
 	r := newRig(t)
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Customization = &types.CustomizationSpec{
 		Identity:      &types.CustomizationLinuxPrep{HostName: &types.CustomizationFixedName{Name: "x"}},
 		NicSettingMap: byDHCP(),
@@ -124,11 +124,11 @@ func TestCustomizationFails(t *testing.T) {
 	})
 }
 
-// Arranged before the VM exists, it holds for the VM that gets the name.
-func TestGuestTroubleCanBeArrangedBefore(t *testing.T) {
+// A problem that is requested before the VM exists applies to the VM that gets the name.
+func TestGuestTroubleBeforeTheVMExists(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/vms/later/no-ip", "")
-	vm := r.clone("later", r.plainWish("esx-01"))
+	vm := r.clone("later", r.plainSpec("esx-01"))
 	r.finish(vm.PowerOn(r.ctx))
 	r.until("tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
 	if ip := r.readVM(vm, "guest").Guest.IpAddress; ip != "" {
@@ -140,8 +140,8 @@ func TestGuestTroubleCanBeArrangedBefore(t *testing.T) {
 func TestTaskFailsAfterItsWork(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/faults", `{"method": "CloneVM_Task", "object": "half", "fault": "NoDiskSpace", "where": "after"}`)
-	if _, ok := r.fails(r.startClone("half", r.plainWish("esx-01")), nil).(*types.NoDiskSpace); !ok {
-		t.Error("another fault")
+	if _, ok := r.fails(r.startClone("half", r.plainSpec("esx-01")), nil).(*types.NoDiskSpace); !ok {
+		t.Error("unexpected fault")
 	}
 	if r.lab.vmNamed("half") == nil {
 		t.Error("nothing is left of it")
@@ -150,7 +150,7 @@ func TestTaskFailsAfterItsWork(t *testing.T) {
 
 func TestNetworkCardIsUnplugged(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.finish(vm.PowerOn(r.ctx))
 	r.until("tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
 	r.control("POST", "/vms/vm/unplug", "")
@@ -172,7 +172,7 @@ func TestUnrelatedVMsAreAdded(t *testing.T) {
 	if n := len(r.lab.allVMs()); n != 32 {
 		t.Errorf("%d VMs", n)
 	}
-	r.refusesPowerOn(r.clone("late", r.wishOn("esx-02", "0000:3b:00.0")), "already in use")
+	r.refusesPowerOn(r.clone("late", r.gpuSpecOn("esx-02", "0000:3b:00.0")), "already in use")
 	status, answer := r.tryControl("POST", "/vms", `{"name": "second", "host": "esx-02", "gpu": "0000:3b:00.0"}`)
 	if status != http.StatusBadRequest || !strings.Contains(string(answer), "in use") {
 		t.Errorf("%d %s", status, answer)
@@ -182,7 +182,7 @@ func TestUnrelatedVMsAreAdded(t *testing.T) {
 	}
 }
 
-func TestControlEndpointSaysWhatItDoesNotKnow(t *testing.T) {
+func TestControlEndpointRejectsUnknownNames(t *testing.T) {
 	r := newRig(t)
 	for path, status := range map[string]int{
 		"/hosts/esx-09/disconnect": http.StatusNotFound, "/hosts/esx-01/explode": http.StatusNotFound,
@@ -199,10 +199,10 @@ func isFault(err error) bool {
 	return errors.As(err, &f)
 }
 
-// For the caller a call that never arrives looks like one whose answer was lost.
+// To the caller a lost call looks like a lost answer.
 func TestALostCallIsNotServed(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.control("POST", "/drop-after", `{"method": "PowerOnVM_Task", "count": 1, "lost": true}`)
 	if _, err := vm.PowerOn(r.ctx); err == nil {
 		t.Error("there was an answer")
@@ -215,7 +215,7 @@ func TestALostCallIsNotServed(t *testing.T) {
 
 func TestAllVMsAreListed(t *testing.T) {
 	r := newRig(t)
-	r.finish(r.clone("running", r.plainWish("esx-01")).PowerOn(r.ctx))
+	r.finish(r.clone("running", r.plainSpec("esx-01")).PowerOn(r.ctx))
 	vms := decode[[]listed](t, r.control("GET", "/vms", ""))
 	want := []listed{{Name: "running", PoweredOn: true}, {Name: "template", Template: true, Snapshots: 1}}
 	if !slices.Equal(vms, want) {
@@ -223,10 +223,10 @@ func TestAllVMsAreListed(t *testing.T) {
 	}
 }
 
-// A VM whose files are away shows what vCenter remembers of it, and does nothing.
-func TestInaccessibleVMsShowTheirSummaryAlone(t *testing.T) {
+// A VM whose files are inaccessible shows its last summary, and refuses operations.
+func TestInaccessibleVMsShowOnlyTheirSummary(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	read := func() mo.VirtualMachine {
 		var m mo.VirtualMachine
 		must(t, vm.Properties(r.ctx, vm.Reference(), []string{"name", "config", "guest", "runtime.connectionState", "summary.config.instanceUuid"}, &m))

@@ -10,15 +10,17 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// customize keeps a specification for the next power-on. Until it has been applied the VM's network
-// cards are off: vCenter clears startConnected, and the guest's own agent switches them on again.
+// customize keeps a specification for the next power-on. Until it has been applied, the VM's
+// network cards are disconnected: vCenter clears startConnected, and the agent in the guest
+// connects them again.
 func (lab *Lab) customize(ctx *simulator.Context, vm *simulator.VirtualMachine, spec *types.CustomizationSpec) {
 	lab.guests.customize(vm.Self, spec)
 	lab.connectCards(ctx, vm, false)
 }
 
-// pendingCustomization is what the guest applies now; nil where there is none, or where cloud-init has
-// guestinfo and so never sees it: then it stays pending, and the cards stay off.
+// pendingCustomization returns the customization that the guest applies now. It is nil if there is
+// none, or if cloud-init uses guestinfo and never sees it: it then stays pending, and the network
+// cards stay disconnected.
 func (lab *Lab) pendingCustomization(ctx *simulator.Context, vm *simulator.VirtualMachine) *types.CustomizationSpec {
 	swallowed := false
 	lab.locked(ctx, vm.Self, func() { swallowed = readsGuestinfo(vm.Config) })
@@ -28,7 +30,7 @@ func (lab *Lab) pendingCustomization(ctx *simulator.Context, vm *simulator.Virtu
 	return lab.guests.take(vm.Self)
 }
 
-// connectCards switches all of a VM's network cards, at power-on and now.
+// connectCards connects or disconnects all network cards of a VM, now and at power-on.
 func (lab *Lab) connectCards(ctx *simulator.Context, vm *simulator.VirtualMachine, on bool) {
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		devices := slices.Clone(m.Config.Hardware.Device)
@@ -46,7 +48,7 @@ func (lab *Lab) connectCards(ctx *simulator.Context, vm *simulator.VirtualMachin
 	})
 }
 
-// checkCustomization: one setting for each network card, no more and no fewer.
+// checkCustomization checks that there is exactly one setting for each network card.
 func (lab *Lab) checkCustomization(spec *types.CustomizationSpec, config *types.VirtualMachineConfigInfo) fault {
 	if spec == nil {
 		return nil
@@ -58,7 +60,7 @@ func (lab *Lab) checkCustomization(spec *types.CustomizationSpec, config *types.
 	return &types.NicSettingMismatch{NumberOfNicsInSpec: int32(mapped), NumberOfNicsInVM: int32(actual)}
 }
 
-// fixedAddresses are those that the customization gives, by the position of the card.
+// fixedAddresses returns the addresses in the customization, by the position of the network card.
 func fixedAddresses(spec *types.CustomizationSpec) map[int]netip.Prefix {
 	fixed := map[int]netip.Prefix{}
 	for i, mapping := range spec.NicSettingMap {

@@ -9,8 +9,8 @@ import (
 
 type datacenterMethods struct{ methodsOf }
 
-// PowerOnMultiVMTask begins one power-on per VM: the same gate as everywhere. As in vCenter the task
-// itself succeeds whatever becomes of them.
+// PowerOnMultiVMTask starts one power-on per VM, with the same checks. As in vCenter, the task
+// itself succeeds even if they fail.
 func (d *datacenterMethods) PowerOnMultiVMTask(ctx *simulator.Context, req *types.PowerOnMultiVM_Task) soap.HasFault {
 	task := d.begin(ctx, "PowerOnMultiVM_Task", "Datacenter.powerOnVm",
 		func(op *operation) (types.AnyType, fault) {
@@ -43,7 +43,7 @@ func (*datastoreMethods) RefreshDatastore(*simulator.Context, *types.RefreshData
 
 type taskMethods struct{ methodsOf }
 
-// CancelTask asks the operation to stop; the task ends with RequestCanceled when it has.
+// CancelTask requests the operation to stop; its task then fails with RequestCanceled.
 func (t *taskMethods) CancelTask(ctx *simulator.Context, _ *types.CancelTask) soap.HasFault {
 	if t.lab.requestCancel(t.self) {
 		return &methods.CancelTaskBody{Res: &types.CancelTaskResponse{}}

@@ -8,8 +8,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// takeSpace reserves space on a datastore (R9).
-func (lab *Lab) takeSpace(ctx *simulator.Context, datastore ref, bytes int64) fault {
+// reserveSpace reserves space on a datastore (R9).
+func (lab *Lab) reserveSpace(ctx *simulator.Context, datastore ref, bytes int64) fault {
 	store := lab.registry.Get(datastore).(*simulator.Datastore)
 	var full bool
 	lab.locked(ctx, datastore, func() {
@@ -23,13 +23,13 @@ func (lab *Lab) takeSpace(ctx *simulator.Context, datastore ref, bytes int64) fa
 	return nil
 }
 
-func (lab *Lab) giveSpace(ctx *simulator.Context, datastore ref, bytes int64) {
+func (lab *Lab) releaseSpace(ctx *simulator.Context, datastore ref, bytes int64) {
 	store := lab.registry.Get(datastore).(*simulator.Datastore)
 	lab.locked(ctx, datastore, func() { lab.setFreeSpace(ctx, store, store.Summary.FreeSpace+bytes) })
 }
 
 func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore, bytes int64) {
-	info := *store.Info.(*types.LocalDatastoreInfo) // all of the lab's datastores are made this way
+	info := *store.Info.(*types.LocalDatastoreInfo) // all datastores of the lab are created with this type
 	info.FreeSpace = bytes
 	lab.registry.Update(ctx, store, []types.PropertyChange{
 		{Name: "summary.freeSpace", Val: bytes},
@@ -37,7 +37,8 @@ func (lab *Lab) setFreeSpace(ctx *simulator.Context, store *simulator.Datastore,
 	})
 }
 
-// ownDiskBytes is what the VM's disks take: a thin one what is used of it, a linked clone's nothing.
+// ownDiskBytes returns the space that the VM's disks take: a thin disk its used space, a linked
+// clone's disk nothing.
 func (lab *Lab) ownDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
 	var sum int64
 	for _, disk := range disksOf(c) {
@@ -48,8 +49,8 @@ func (lab *Lab) ownDiskBytes(c *types.VirtualMachineConfigInfo) int64 {
 	return sum
 }
 
-// storage: committed is what the disks take with those that they are linked to, uncommitted what
-// they may still grow by.
+// storage returns the storage summary: committed is the space of the disks and their parents,
+// uncommitted the space by which they may still grow.
 func (lab *Lab) storage(c *types.VirtualMachineConfigInfo) *types.VirtualMachineStorageSummary {
 	summary := &types.VirtualMachineStorageSummary{Timestamp: time.Now(), Unshared: lab.ownDiskBytes(c)}
 	for _, disk := range disksOf(c) {
@@ -77,10 +78,10 @@ func fileOf(disk *types.VirtualDisk) string {
 	return ""
 }
 
-// thinDisks knows what is used of disks that take no more than that.
+// thinDisks knows the used space of thin disks.
 type thinDisks struct {
 	mutex sync.Mutex
-	bytes map[string]int64 // by file
+	bytes map[string]int64 // keyed by file
 }
 
 func (t *thinDisks) make(disk *types.VirtualDisk, used int64) {
@@ -97,7 +98,7 @@ func (t *thinDisks) set(file string, used int64) {
 	t.bytes[file] = used
 }
 
-// copy: a copied disk is as its source.
+// copy makes a copied disk thin if its source is.
 func (t *thinDisks) copy(source, file string) {
 	if used, thin := t.of(source); thin {
 		t.set(file, used)
@@ -126,7 +127,8 @@ func (t *thinDisks) forget(c *types.VirtualMachineConfigInfo) {
 	}
 }
 
-// deletedFiles are the disks that went with destroyed VMs: every attached one, whoever attached it.
+// deletedFiles lists the disks that were deleted with destroyed VMs, including disks that were
+// attached later.
 type deletedFiles struct {
 	mutex sync.Mutex
 	names []string

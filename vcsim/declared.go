@@ -11,10 +11,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A vCenter follows a property path through the types that its API declares, whatever an object
-// holds at run time: `configurationEx.drsConfig` of a cluster is refused, because configurationEx is
-// declared as a type without a drsConfig. A path that is unknown, or newer than the vCenter, is
-// InvalidProperty of the whole call, not a missing value of one object.
+// A vCenter resolves a property path through the declared types of its API, not through the
+// object's types at run time: `configurationEx.drsConfig` of a cluster is refused, because
+// configurationEx is declared as a type without a drsConfig. A path that is unknown, or newer than
+// the vCenter, fails the whole call with InvalidProperty; it is not a missing value of one object.
 
 // newerProperties has a line for every property that came after vSphere 6.7: its type and name, and
 // the API version. newer_properties.py prints it.
@@ -31,7 +31,7 @@ var newer = sync.OnceValue(func() map[string][]int {
 	return found
 })
 
-// paths knows which property paths a vCenter of one API version has.
+// paths knows the property paths of a vCenter with one API version.
 type paths struct {
 	version []int
 	checked sync.Map // pathOf -> bool
@@ -44,7 +44,7 @@ type pathOf struct {
 
 func newPaths(version string) *paths { return &paths{version: numbers(version)} }
 
-// check refuses the first path of a filter that a vCenter does not have.
+// check returns InvalidProperty for the first path of a filter that the vCenter does not have.
 func (p *paths) check(spec *types.PropertyFilterSpec) fault {
 	for i := range spec.PropSet {
 		kind := kindOf(spec.PropSet[i].Type)
@@ -104,8 +104,8 @@ func (p *paths) follow(kind reflect.Type, dotted string) (reflect.Type, bool) {
 	return kind, true
 }
 
-// declared is the data object that a field's Go type stands for: behind a pointer, or the one that
-// an interface such as BaseComputeResourceConfigInfo is named after.
+// declared returns the data object type for a field's Go type: the type behind a pointer, or the
+// one that an interface such as BaseComputeResourceConfigInfo is named after.
 func declared(kind reflect.Type) reflect.Type {
 	for kind.Kind() == reflect.Pointer {
 		kind = kind.Elem()
@@ -127,7 +127,8 @@ func fieldOf(kind reflect.Type, name string) (reflect.StructField, bool) {
 	return field, ok && !field.Anonymous
 }
 
-// owner is the name of the type that declares a field: the type itself, or one that it extends.
+// owner returns the name of the type that declares a field: the type itself, or one that it
+// extends.
 func owner(kind reflect.Type, field reflect.StructField) string {
 	for _, index := range field.Index[:len(field.Index)-1] {
 		kind = kind.Field(index).Type
@@ -135,7 +136,7 @@ func owner(kind reflect.Type, field reflect.StructField) string {
 	return kind.Name()
 }
 
-// kindOf is the managed object type of that name; nil if no client of the lab can ask for it.
+// kindOf returns the managed object type of that name, or nil if no client of the lab can read it.
 func kindOf(name string) reflect.Type {
 	for _, kind := range managedKinds {
 		if kind.Name() == name {

@@ -1,6 +1,6 @@
 package main
 
-// fill puts the reference deployment's values where the document says nothing.
+// fill sets missing fields to the values of the reference deployment.
 func (d *Description) fill() {
 	orElse(&d.About.Name, "gpuvm lab: simulated vCenter Server")
 	orElse(&d.About.Version, "8.0.3")

@@ -21,7 +21,7 @@ type Description struct {
 	Cluster      string                     `json:"cluster"`
 	DRS          bool                       `json:"drs"`
 	Automation   string                     `json:"drs_automation"`
-	VGPUsMove    bool                       `json:"vgpu_evacuation"` // by DRS, for maintenance mode
+	VGPUsMove    bool                       `json:"vgpu_evacuation"` // DRS moves them when a host enters maintenance mode
 	Networks     []string                   `json:"networks"`
 	Opaque       []string                   `json:"opaque_networks"`
 	AddressBlock string                     `json:"address_block"`
@@ -32,12 +32,12 @@ type Description struct {
 	VMs          []VMDescription            `json:"vms"`
 	Timings      Timings                    `json:"timings"`
 
-	GuestinfoUpdates *bool             `json:"guestinfo_updates"` // whether updates bring what guests set
+	GuestinfoUpdates *bool             `json:"guestinfo_updates"` // whether updates include what guests set
 	Users            []UserDescription `json:"users"`
 	SessionIdleS     float64           `json:"session_idle_s"`
 
 	Permissions []PermissionDescription `json:"permissions"`
-	Locale      string                  `json:"locale"` // of sessions that ask for none; English where it is empty
+	Locale      string                  `json:"locale"` // of sessions that request none; English if empty
 }
 
 type AboutDescription struct {
@@ -52,9 +52,9 @@ type DatastoreDescription struct {
 	CapacityGiB int64  `json:"capacity_gib"`
 	FreeGiB     *int64 `json:"free_gib"`
 
-	Hosts       []string `json:"hosts"` // that have it mounted; all of them where it is empty
+	Hosts       []string `json:"hosts"` // that have it mounted; all if empty
 	ReadOnlyOn  []string `json:"read_only_on"`
-	LostOn      []string `json:"lost_on"` // these hosts have lost all paths to it
+	LostOn      []string `json:"lost_on"` // hosts that have lost all paths to it
 	Maintenance bool     `json:"maintenance"`
 }
 
@@ -71,8 +71,8 @@ type HostDescription struct {
 	CPUCores            int              `json:"cpu_cores"`
 	CPUMHz              int              `json:"cpu_mhz"`
 	MemoryGiB           int64            `json:"memory_gib"`
-	HypervisorGiB       *float64         `json:"hypervisor_gib"` // what ESXi keeps for itself
-	Version             string           `json:"version"`        // of its ESXi; the vCenter's where it is empty
+	HypervisorGiB       *float64         `json:"hypervisor_gib"` // memory that ESXi reserves for itself
+	Version             string           `json:"version"`        // of its ESXi; the vCenter's if empty
 	SystemUUID          string           `json:"system_uuid"`
 	GraphicsType        string           `json:"graphics_type"`
 	RebindWithoutReboot bool             `json:"rebind_without_reboot"`
@@ -97,7 +97,7 @@ type GPUDescription struct {
 	Passthrough     *Passthrough  `json:"passthrough"`
 	DependentDevice string        `json:"dependent_device"`
 	HardwareLabel   string        `json:"hardware_label"`
-	GraphicsType    string        `json:"graphics_type"` // the host's, unless it is said
+	GraphicsType    string        `json:"graphics_type"` // the host's if empty
 	VGPUProfiles    []VGPUProfile `json:"vgpu_profiles"`
 }
 
@@ -117,14 +117,14 @@ type TemplateDescription struct {
 	GuestID         string            `json:"guest_id"`
 	Firmware        string            `json:"firmware"`
 	VTPM            bool              `json:"vtpm"`      // it has a virtual TPM, and is encrypted for it
-	Encrypted       bool              `json:"encrypted"` // its files are
+	Encrypted       bool              `json:"encrypted"` // its files are encrypted
 	HardwareVersion string            `json:"hardware_version"`
 	CPUs            int32             `json:"cpus"`
 	CoresPerSocket  int32             `json:"cores_per_socket"`
-	MemoryLimitGiB  *int64            `json:"memory_limit_gib"` // it may not use more; none without
+	MemoryLimitGiB  *int64            `json:"memory_limit_gib"` // no limit if unset
 	MemoryGiB       int64             `json:"memory_gib"`
 	DiskGiB         int64             `json:"disk_gib"`
-	DiskUsedGiB     *int64            `json:"disk_used_gib"` // it is thin, and takes no more
+	DiskUsedGiB     *int64            `json:"disk_used_gib"` // used space of a thin disk; the disk is thick if unset
 	Host            string            `json:"host"`
 	Datastore       string            `json:"datastore"`
 	NICs            *int              `json:"nics"`
@@ -132,8 +132,8 @@ type TemplateDescription struct {
 	ExtraConfig     map[string]string `json:"extra_config"`
 }
 
-// VMDescription stands for Count machines that have nothing to do with gpuvm; {i} in the name is
-// the number of each, from 1. A GPU goes to the first of them only: it has one holder.
+// VMDescription describes Count VMs that are unrelated to gpuvm; {i} in the name is the number of
+// each, from 1. Only the first of them gets the GPU, because a GPU has one holder.
 type VMDescription struct {
 	Name      string `json:"name"`
 	Count     *int   `json:"count"`
@@ -142,18 +142,18 @@ type VMDescription struct {
 	GPU       string `json:"gpu"`
 	MemoryGiB int64  `json:"memory_gib"`
 	CPUs      int32  `json:"cpus"`
-	DRS       string `json:"drs"`   // of this VM, other than its cluster's
-	Agent     bool   `json:"agent"` // vSphere Cluster Services; {uuid} in the name is one of its own
+	DRS       string `json:"drs"`   // of this VM; overrides its cluster's
+	Agent     bool   `json:"agent"` // vSphere Cluster Services; {uuid} in the name is a new UUID
 }
 
-// automationLevels are DRS's, as drs_automation and a VM's own drs name them.
+// automationLevels are the values of drs_automation and of a VM's drs.
 var automationLevels = []string{
 	string(types.DrsBehaviorFullyAutomated), string(types.DrsBehaviorPartiallyAutomated), string(types.DrsBehaviorManual),
 }
 
 const drsDisabled = "disabled" // for one VM
 
-// Timings says in seconds how long the simulated operations take.
+// Timings are the durations of the simulated operations, in seconds.
 type Timings struct {
 	CloneS         float64 `json:"clone_s"`
 	PowerOnS       float64 `json:"power_on_s"`
@@ -251,7 +251,7 @@ func (d *Description) check() error {
 	return nil
 }
 
-// checkPermission: the entity itself may come later.
+// checkPermission checks the role and the principal. The entity need not exist yet.
 func (d *Description) checkPermission(p *PermissionDescription) error {
 	if !slices.Contains([]string{"", "noaccess", "view", "readonly"}, p.Role) {
 		return fmt.Errorf("role '%s' is none of noaccess, view, readonly", p.Role)
@@ -296,7 +296,7 @@ func (h *HostDescription) cardTypes() []string {
 	return kinds
 }
 
-// profile is nil where the card has none of that name.
+// profile returns the GPU's profile of that name, or nil.
 func (g *GPUDescription) profile(name string) *VGPUProfile {
 	for i := range g.VGPUProfiles {
 		if g.VGPUProfiles[i].Name == name {

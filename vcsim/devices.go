@@ -9,8 +9,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// deviceChanges applies deviceChange to a list of devices and returns the new list. Nothing that was
-// passed in is edited. Additions get keys as ESXi gives them: 2000 disks, 4000 cards, 13000 PCI.
+// deviceChanges applies deviceChange to a list of devices and returns the new list. It does not
+// modify its arguments. Added devices get keys as on ESXi: 2000 for disks, 4000 for network cards,
+// 13000 for PCI devices.
 func (lab *Lab) deviceChanges(devices []types.BaseVirtualDevice, changes []types.BaseVirtualDeviceConfigSpec) ([]types.BaseVirtualDevice, fault) {
 	devices = slices.Clone(devices)
 	keys := map[int32]int32{}
@@ -47,7 +48,7 @@ func (lab *Lab) deviceChanges(devices []types.BaseVirtualDevice, changes []types
 	return devices, nil
 }
 
-// addedDevice completes a device that a client describes: key, label, controller, MAC address.
+// addedDevice completes a device from a client's spec: key, label, controller, MAC address.
 func (lab *Lab) addedDevice(devices []types.BaseVirtualDevice, device types.BaseVirtualDevice, keys map[int32]int32) types.BaseVirtualDevice {
 	device = cloneDevice(device)
 	d := device.GetVirtualDevice()
@@ -102,7 +103,7 @@ func (lab *Lab) completeCard(card *types.VirtualEthernetCard) {
 	lab.completeBacking(card)
 }
 
-// completeBacking accepts a network by name or by reference and fills in the other.
+// completeBacking accepts a network by name or by reference and sets the other.
 func (lab *Lab) completeBacking(card *types.VirtualEthernetCard) {
 	backing, ok := card.Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
 	if !ok {
@@ -138,7 +139,7 @@ func passthroughSummary(backing types.BaseVirtualDeviceBackingInfo) string {
 	return ""
 }
 
-// editedDevice takes what the client sent and keeps what it left out.
+// editedDevice applies the fields that the client set and keeps the others.
 func (lab *Lab) editedDevice(old, edited types.BaseVirtualDevice) types.BaseVirtualDevice {
 	device := cloneDevice(edited)
 	d, was := device.GetVirtualDevice(), old.GetVirtualDevice()
@@ -192,7 +193,7 @@ type macs struct {
 	last uint32
 }
 
-// next returns an address out of vCenter's own range that no other VM has.
+// next returns an unused MAC address of vCenter's own range.
 func (m *macs) next() string {
 	m.Lock()
 	defer m.Unlock()

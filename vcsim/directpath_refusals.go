@@ -9,8 +9,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// What DirectPath I/O forbids (R8): suspend, snapshots with memory, moving while powered on. A VM with
-// vGPUs only is suspended and moved like any other; vCenter says so in sharedGpuCapabilities.
+// What DirectPath I/O does not allow (R8): suspend, snapshots with memory, vMotion. A VM with vGPUs
+// only can be suspended and moved like any other; vCenter reports this in sharedGpuCapabilities.
 
 func (v *vmMethods) SuspendVMTask(ctx *simulator.Context, _ *types.SuspendVM_Task) soap.HasFault {
 	task := v.begin(ctx, "SuspendVM_Task", "VirtualMachine.suspend",
@@ -56,7 +56,8 @@ func (v *vmMethods) CreateSnapshotTask(ctx *simulator.Context, req *types.Create
 	return v.vm.CreateSnapshotTask(ctx, req)
 }
 
-// isTemplate: a template has to become a VM again before a snapshot can be taken of it.
+// isTemplate reports whether the VM is a template, which must be converted to a VM before a
+// snapshot can be taken.
 func (v *vmMethods) isTemplate(ctx *simulator.Context) bool {
 	var template bool
 	v.lab.locked(ctx, v.vm.Self, func() { template = v.vm.Config.Template })
@@ -71,7 +72,7 @@ func (v *vmMethods) CreateSnapshotExTask(ctx *simulator.Context, req *types.Crea
 	return v.vm.CreateSnapshotExTask(ctx, req)
 }
 
-// RelocateVMTask: a running VM with a whole card stays where it is; others move.
+// RelocateVMTask refuses to move a running VM with a whole GPU.
 func (v *vmMethods) RelocateVMTask(ctx *simulator.Context, req *types.RelocateVM_Task) soap.HasFault {
 	task := v.begin(ctx, "RelocateVM_Task", "VirtualMachine.relocate",
 		func(op *operation) (types.AnyType, fault) {
@@ -101,7 +102,7 @@ func (v *vmMethods) runsWithDevice(ctx *simulator.Context) bool {
 	return v.lab.powerState(ctx, v.vm) == poweredOn && v.lab.hasPCIDevice(ctx, v.vm)
 }
 
-// pinned says whether the VM has a whole card, fixed or dynamic: what it holds cannot be saved.
+// pinned reports whether the VM has a whole GPU, fixed or dynamic, whose state cannot be saved.
 func (lab *Lab) pinned(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	var pinned bool
 	lab.locked(ctx, vm.Self, func() {
@@ -113,7 +114,7 @@ func (lab *Lab) pinned(ctx *simulator.Context, vm *simulator.VirtualMachine) boo
 	return pinned
 }
 
-// hasPCIDevice says whether the VM has a passthrough device of any kind, vGPUs among them.
+// hasPCIDevice reports whether the VM has a passthrough device of any kind, including vGPUs.
 func (lab *Lab) hasPCIDevice(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	var has bool
 	lab.locked(ctx, vm.Self, func() { has = len(passthroughDevices(vm.Config)) > 0 })

@@ -8,10 +8,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R8: what a running VM with a passthrough device does not do.
-func TestPassthroughForbids(t *testing.T) {
+// R8: operations that a running VM with a passthrough device refuses.
+func TestPassthroughRestrictsOperations(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
 	h := r.host("esx-02")
 	for name, start := range map[string]func() (*object.Task, error){
@@ -31,14 +31,14 @@ func TestPassthroughForbids(t *testing.T) {
 	}
 	again := types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{r.attach("esx-01", "0000:af:00.0")}}
 	if _, ok := r.fails(vm.Reconfigure(r.ctx, again)).(*types.InvalidPowerState); !ok {
-		t.Error("hot-add: another fault")
+		t.Error("hot-add: unexpected fault")
 	}
 }
 
-// R8: without a device all of it works.
-func TestOrdinaryVMsDoAllOfIt(t *testing.T) {
+// R8: without a device all of them work.
+func TestVMsWithoutPCIDevicesAreNotRestricted(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.finish(vm.PowerOn(r.ctx))
 	h := r.host("esx-02")
 	r.finish(vm.CreateSnapshot(r.ctx, "s", "", true, false))
@@ -50,7 +50,7 @@ func TestOrdinaryVMsDoAllOfIt(t *testing.T) {
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R8: vGPUs are saved and moved with their VM, to where there is room for them.
+// R8: a VM with vGPUs can be suspended, and moved to a host with space for them.
 func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
 	r := newRig(t, sharing, func(d *Description) {
 		d.Hosts[1].GraphicsType, d.Hosts[1].GPUs[0].Passthrough = "sharedDirect", &Passthrough{Capable: true}
@@ -58,7 +58,7 @@ func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
 	})
 	vms := make([]*object.VirtualMachine, 3)
 	for i := range vms {
-		vms[i] = r.clone(string(rune('a'+i)), r.vgpuWish("grid_p100-8q"))
+		vms[i] = r.clone(string(rune('a'+i)), r.vgpuSpec("grid_p100-8q"))
 		r.finish(vms[i].PowerOn(r.ctx))
 	}
 	move := func(vm *object.VirtualMachine) (*object.Task, error) {
@@ -70,7 +70,7 @@ func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
 	r.finish(move(vms[0]))
 	r.finish(move(vms[1]))
 	if _, ok := r.fails(move(vms[2])).(*types.InsufficientGraphicsResourcesFault); !ok {
-		t.Error("a third vGPU on a full card: another fault")
+		t.Error("a third vGPU on a full card: unexpected fault")
 	}
 	for i, want := range []string{"esx-02", "esx-02", "esx-01"} {
 		if host := *r.readVM(vms[i], "runtime.host").Runtime.Host; host != r.host(want) {
@@ -82,6 +82,6 @@ func TestVGPUsAreSuspendedAndMoved(t *testing.T) {
 		t.Errorf("esx-02's card is used by %v", users)
 	}
 	if _, ok := r.fails(vms[0].CreateSnapshot(r.ctx, "s", "", true, false)).(*types.GenericVmConfigFault); !ok {
-		t.Error("snapshot with memory: another fault")
+		t.Error("snapshot with memory: unexpected fault")
 	}
 }

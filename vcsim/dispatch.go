@@ -10,8 +10,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// dispatch sees every call before the simulator serves it: it counts (R12), asks for a session and
-// privileges (R13), injects faults (R11), and hands methods that have rules to the lab's own code.
+// dispatch handles every call before the simulator: it counts it (R12), checks session and
+// privileges (R13), injects faults (R11), and passes methods that have rules to the lab's own code.
 func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.Reference, fault) {
 	method.This = lab.typed(method.This)
 	user := lab.callerOf(ctx, method)
@@ -19,31 +19,31 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	if fault := lab.admitCall(ctx, user, method); fault != nil {
 		return nil, fault
 	}
-	var doomed *faultRule
+	var failing *faultRule
 	if !lab.accounts.isTools(user) {
 		names := lab.callNames(method)
 		if fault := lab.inject(user, method, names); fault != nil {
 			return nil, fault
 		}
-		doomed = lab.doom(user, method, names)
+		failing = lab.taskRule(user, method, names)
 	}
 	if fault := lab.refusesUnreadable(method); fault != nil {
 		return nil, fault
 	}
 	handler := lab.sessionHandler(ctx, method.This)
 	if handler == nil {
-		handler = lab.handler(method.This, doomed)
+		handler = lab.handler(method.This, failing)
 	}
 	if handler == nil || !implements(handler, method.Name) {
 		return nil, nil
 	}
-	// The simulator prefers what the session knows under this reference; under this one it knows
-	// nothing, and takes the handler. The body of the call keeps the true reference.
+	// The simulator prefers an object of the session with this reference. Under the empty reference
+	// there is none, so it uses the handler. The body of the call keeps the real reference.
 	method.This = ref{Type: "gpuvm." + method.This.Type, Value: method.This.Value}
 	return handler, nil
 }
 
-// callerOf names who calls; a login counts for who wants to log in.
+// callerOf returns the user who calls; for a login, the user who wants to log in.
 func (lab *Lab) callerOf(ctx *simulator.Context, method *simulator.Method) string {
 	if login, ok := method.Body.(*types.Login); ok {
 		return login.UserName
@@ -55,7 +55,7 @@ func (lab *Lab) callerOf(ctx *simulator.Context, method *simulator.Method) strin
 	return ctx.Session.UserName
 }
 
-// admitCall asks for a session, and for the privileges that the call needs.
+// admitCall checks the session, and the privileges that the call needs.
 func (lab *Lab) admitCall(ctx *simulator.Context, user string, method *simulator.Method) fault {
 	if ctx.Session == nil {
 		return checkAnonymous(method)
@@ -69,9 +69,9 @@ func (lab *Lab) admitCall(ctx *simulator.Context, user string, method *simulator
 	return nil
 }
 
-// handler returns the lab's own implementation of an object's methods, if it has some.
-func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
-	base := methodsOf{lab: lab, self: self, doomed: doomed}
+// handler returns the lab's own implementation of an object's methods, or nil.
+func (lab *Lab) handler(self ref, failing *faultRule) mo.Reference {
+	base := methodsOf{lab: lab, self: self, failing: failing}
 	switch object := lab.registry.Get(self).(type) {
 	case *simulator.VirtualMachine:
 		return &vmMethods{methodsOf: base, vm: object}
@@ -105,7 +105,8 @@ func (lab *Lab) handler(self ref, doomed *faultRule) mo.Reference {
 	return nil
 }
 
-// sessionHandler returns the implementation of what belongs to a session: collectors and filters.
+// sessionHandler returns the implementation of objects that belong to a session: collectors and
+// filters.
 func (lab *Lab) sessionHandler(ctx *simulator.Context, self ref) mo.Reference {
 	key := ""
 	if ctx.Session != nil {
@@ -125,18 +126,18 @@ func (lab *Lab) sessionHandler(ctx *simulator.Context, self ref) mo.Reference {
 	return nil
 }
 
-// methodsOf is the base of all of them. It opts out of the simulator's locking around a call: the
-// methods lock what they touch, for as long as they touch it.
+// methodsOf is embedded in all of them. It opts out of the simulator's locking around a call: the
+// methods lock what they access, only while they access it.
 type methodsOf struct {
-	lab    *Lab
-	self   ref
-	doomed *faultRule // an injected fault for the task that this call begins
+	lab     *Lab
+	self    ref
+	failing *faultRule // an injected fault for the task that this call starts
 }
 
 // begin starts a task for this call; see Lab.begin.
 func (m methodsOf) begin(ctx *simulator.Context, name, description string, run func(*operation) (types.AnyType, fault)) ref {
-	if m.doomed != nil {
-		run = m.doomed.instead(run)
+	if m.failing != nil {
+		run = m.failing.wrap(run)
 	}
 	return m.lab.begin(ctx, m.self, name, description, run)
 }
@@ -145,7 +146,8 @@ func (m methodsOf) Reference() types.ManagedObjectReference { return m.self }
 func (methodsOf) Lock()                                     {}
 func (methodsOf) Unlock()                                   {}
 
-// implements follows the simulator's naming: PowerOnVM_Task is PowerOnVMTask.
+// implements reports whether the handler has the method. As in the simulator, PowerOnVM_Task is
+// named PowerOnVMTask.
 func implements(handler mo.Reference, method string) bool {
 	name := strings.ToUpper(method[:1]) + method[1:]
 	if task, ok := strings.CutSuffix(name, "_Task"); ok {
@@ -154,8 +156,8 @@ func implements(handler mo.Reference, method string) bool {
 	return reflect.ValueOf(handler).MethodByName(name).IsValid()
 }
 
-// checkAnonymous lets through what a client needs to log in. A real vCenter, unlike the simulator,
-// shows nothing of its inventory without a session.
+// checkAnonymous allows the calls that a client needs to log in. A real vCenter, unlike the
+// simulator, shows nothing of its inventory without a session.
 func checkAnonymous(method *simulator.Method) fault {
 	switch method.Name {
 	case "Login", "LoginByToken", "LoginExtensionByCertificate", "CloneSession", "RetrieveServiceContent", "RetrieveInternalContent":

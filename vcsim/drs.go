@@ -4,8 +4,8 @@ import (
 	"github.com/vmware/govmomi/simulator"
 )
 
-// startElsewhere is DRS's initial placement: a VM whose own host has no room or no card for it is
-// started on the first host that has. A fixed device ties a VM to its host.
+// startElsewhere is DRS's initial placement: if a VM's own host has not enough memory or no free
+// GPU for it, it is started on the first host that has. A VM with a fixed device stays on its host.
 func (lab *Lab) startElsewhere(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	var home ref
 	var pool *ref

@@ -9,19 +9,19 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// DRS starts a VM where there is a card for it; a fixed device keeps its VM where it is.
-func TestDRSStartsWhereACardIsFree(t *testing.T) {
+// DRS starts a VM on a host with a free GPU; a VM with a fixed device stays on its host.
+func TestDRSStartsWhereAGPUIsFree(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.DRS = true })
 	var homes = map[ref]int{}
 	for _, name := range []string{"first", "second", "third"} {
-		vm := r.clone(name, r.dynamicWish("", 5624))
+		vm := r.clone(name, r.dynamicSpec("", 5624))
 		r.finish(vm.PowerOn(r.ctx))
 		homes[*r.readVM(vm, "runtime.host").Runtime.Host]++
 	}
 	if homes[r.host("esx-01")] != 2 || len(homes) != 2 {
 		t.Errorf("they run on %v", homes)
 	}
-	fixed := r.clone("fixed", r.wishOn("esx-01", "0000:3b:00.0"))
+	fixed := r.clone("fixed", r.gpuSpecOn("esx-01", "0000:3b:00.0"))
 	r.refusesPowerOn(fixed, "already in use")
 	if host := *r.readVM(fixed, "runtime.host").Runtime.Host; host != r.host("esx-01") {
 		t.Errorf("it was moved to %v", host)
@@ -44,12 +44,13 @@ func byDHCP() []types.CustomizationAdapterMapping {
 	return []types.CustomizationAdapterMapping{{Adapter: types.CustomizationIPSettings{Ip: &types.CustomizationDhcpIpGenerator{}}}}
 }
 
-// R10: customization sets the address, for as long as the VM exists, and counts the cards.
+// R10: customization sets the address, as long as the VM exists, and needs one setting per network
+// card.
 func TestCustomizationSetsTheAddress(t *testing.T) {
 	r := newRig(t)
-	wish := r.plainWish("esx-01")
-	wish.Customization = customized("127.77.9.9")
-	vm := r.clone("fixed", wish)
+	spec := r.plainSpec("esx-01")
+	spec.Customization = customized("127.77.9.9")
+	vm := r.clone("fixed", spec)
 	for range 2 {
 		r.finish(vm.PowerOn(r.ctx))
 		r.until("the address is there", func() bool {
@@ -58,8 +59,8 @@ func TestCustomizationSetsTheAddress(t *testing.T) {
 		})
 		r.finish(vm.PowerOff(r.ctx))
 	}
-	wish.Customization = customized("127.77.9.9", "127.77.9.10")
-	fault := r.fails(r.startClone("two", wish), nil)
+	spec.Customization = customized("127.77.9.9", "127.77.9.10")
+	fault := r.fails(r.startClone("two", spec), nil)
 	if mismatch, ok := fault.(*types.NicSettingMismatch); !ok || mismatch.NumberOfNicsInVM != 1 {
 		t.Errorf("%T", fault)
 	}
@@ -67,12 +68,12 @@ func TestCustomizationSetsTheAddress(t *testing.T) {
 
 // A3: cloud-init that has guestinfo never sees a customization specification, and the cards that
 // vCenter switched off for it stay off.
-func TestGuestinfoSwallowsACustomization(t *testing.T) {
+func TestGuestinfoReplacesCustomization(t *testing.T) {
 	r := newRig(t)
-	wish := r.plainWish("esx-01")
-	wish.Customization = customized("127.77.9.9")
-	wish.Config.ExtraConfig = []types.BaseOptionValue{&types.OptionValue{Key: "guestinfo.metadata", Value: `{"instance-id": "i"}`}}
-	vm := r.clone("fixed", wish)
+	spec := r.plainSpec("esx-01")
+	spec.Customization = customized("127.77.9.9")
+	spec.Config.ExtraConfig = []types.BaseOptionValue{&types.OptionValue{Key: "guestinfo.metadata", Value: `{"instance-id": "i"}`}}
+	vm := r.clone("fixed", spec)
 	r.finish(vm.PowerOn(r.ctx))
 	r.until("Tools run", func() bool { return r.readVM(vm, "guest").Guest.ToolsRunningStatus == toolsRunning })
 	m := r.readVM(vm, "guest", "config")
@@ -92,7 +93,7 @@ func TestMetadataSetsTheAddress(t *testing.T) {
 		"plain": `{"version": 2, "ethernets": {"a": {"match": {"macaddress": "FIRST"}, "addresses": ["127.77.9.9/16"]}, "b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`,
 		"ipv6":  `{"version": 2, "ethernets": {"a": {"match": {"macaddress": "FIRST"}, "addresses": ["2001:db8::9/64"]}, "b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`,
 	} {
-		vm := r.clone(name, r.plainWish("esx-01"))
+		vm := r.clone(name, r.plainSpec("esx-01"))
 		macs := []string{}
 		for _, card := range r.lab.cards(r.readVM(vm, "config").Config) {
 			macs = append(macs, card.mac)
@@ -124,8 +125,8 @@ func TestMetadataSetsTheAddress(t *testing.T) {
 			t.Errorf("%+v", again)
 		}
 		set("second", `{"version": 2, "ethernets": {"b": {"match": {"macaddress": "SECOND"}, "dhcp4": true}}}`)
-		if anew := boot(); len(anew[0].IpAddress) != 0 {
-			t.Errorf("%+v", anew)
+		if rebooted := boot(); len(rebooted[0].IpAddress) != 0 {
+			t.Errorf("%+v", rebooted)
 		}
 	}
 }

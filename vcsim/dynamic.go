@@ -10,7 +10,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// dynamic finds a free active card that fits (R6); the ledger is locked.
+// dynamic returns a free, active GPU that matches (R6). The caller holds the lock of the
+// allocations.
 func (a *admission) dynamic(b *types.VirtualPCIPassthroughDynamicBackingInfo, granted map[int32]grant) (grant, fault) {
 	if hardwareVersion(a.config) < 17 {
 		return grant{}, devicePowerOnFault(message("msg.pciPassthru.ahHardwareVersion", fmt.Sprintf(
@@ -25,7 +26,7 @@ func (a *admission) dynamic(b *types.VirtualPCIPassthroughDynamicBackingInfo, gr
 		fmt.Sprintf("AH Failed to find a suitable device for pciPassthru%d.", len(granted))))
 }
 
-// allows compares ids as numbers; ids that the client leaves out match anything.
+// allows compares ids as numbers; ids that the client does not set match any device.
 func allows(b *types.VirtualPCIPassthroughDynamicBackingInfo, g *gpu) bool {
 	for _, d := range b.AllowedDevice {
 		if d.VendorId == int32(g.VendorID) && d.DeviceId == int32(g.DeviceID) &&
@@ -38,21 +39,21 @@ func allows(b *types.VirtualPCIPassthroughDynamicBackingInfo, g *gpu) bool {
 }
 
 func hardwareVersion(c *types.VirtualMachineConfigInfo) int {
-	n, _ := strconv.Atoi(strings.TrimPrefix(c.Version, "vmx-")) // not a number: version 0, too old
+	n, _ := strconv.Atoi(strings.TrimPrefix(c.Version, "vmx-")) // version 0, too old, if it is not a number
 	return n
 }
 
-// showBindings publishes which VM has which card: assignableHardwareBinding on the host, assignedId
-// in the VM's device, and the graphics device's users.
+// showBindings publishes which VM has which GPU: assignableHardwareBinding on the host, assignedId
+// in the VM's device, and the VMs of the graphics device.
 func (lab *Lab) showBindings(ctx *simulator.Context, host ref) {
 	h := lab.registry.Get(host).(*simulator.HostSystem)
-	holdings := lab.ledger.holdings(host)
+	holdings := lab.allocations.holdings(host)
 	lab.changeHost(ctx, h, func(m *mo.HostSystem) {
 		m.Config.AssignableHardwareBinding = nil
 		users := map[string][]ref{}
 		for _, holding := range holdings {
 			for _, grant := range holding.devices {
-				if grant.profile != nil { // a whole card is no graphics device of the host
+				if grant.profile != nil { // a whole GPU is not a graphics device of the host
 					users[grant.gpu.PCIAddress] = append(users[grant.gpu.PCIAddress], holding.vm)
 				}
 				if lab.atLeast("7.0") && grant.profile == nil {
@@ -70,9 +71,9 @@ func (lab *Lab) showBindings(ctx *simulator.Context, host ref) {
 	})
 }
 
-// assign shows the card in a dynamic device while the VM runs.
+// assign shows the assigned GPU in a dynamic device while the VM runs.
 func (lab *Lab) assign(vm ref, devices []types.BaseVirtualDevice, on bool) []types.BaseVirtualDevice {
-	holding, _ := lab.ledger.of(vm)
+	holding, _ := lab.allocations.of(vm)
 	assigned := make([]types.BaseVirtualDevice, 0, len(devices))
 	for _, device := range devices {
 		if d, ok := device.(*types.VirtualPCIPassthrough); ok {

@@ -12,7 +12,7 @@ import (
 
 const agentManager, agentType = "com.vmware.vim.eam", "cluster-agent"
 
-// addAgent makes one as vCenter does: tiny, and without a network card.
+// addAgent creates an agent VM as vCenter does: tiny, and without a network card.
 func (lab *Lab) addAgent(ctx *simulator.Context, p placement) *simulator.VirtualMachine {
 	config := newConfig(p.name, "other4xLinux64Guest", "efi", "vmx-11", 1, 128)
 	config.ManagedBy = &types.ManagedByInfo{ExtensionKey: agentManager, Type: agentType}
@@ -25,9 +25,9 @@ func isAgent(config *types.VirtualMachineConfigInfo) bool {
 	return config.ManagedBy != nil && config.ManagedBy.ExtensionKey == agentManager
 }
 
-// evacuate is what happens to the VMs of a host that is told to enter maintenance mode (R4).
+// evacuate moves VMs away from a host that enters maintenance mode (R4).
 func (lab *Lab) evacuate(ctx *simulator.Context, host ref) {
-	for _, holding := range lab.ledger.holdings(host) {
+	for _, holding := range lab.allocations.holdings(host) {
 		vm, ok := lab.registry.Get(holding.vm).(*simulator.VirtualMachine)
 		if !ok {
 			continue
@@ -45,7 +45,7 @@ func (lab *Lab) evacuate(ctx *simulator.Context, host ref) {
 	}
 }
 
-// moveAway takes the first host that admits the VM; false if none does.
+// moveAway moves the VM to the first host that admits it. It returns false if none does.
 func (lab *Lab) moveAway(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	var home ref
 	var pool *ref
@@ -55,7 +55,8 @@ func (lab *Lab) moveAway(ctx *simulator.Context, vm *simulator.VirtualMachine) b
 	})
 }
 
-// drsMoves: DRS is fully automated for this VM, which is not tied to its host; vGPUs are moved on demand.
+// drsMoves reports whether DRS moves this VM: it is fully automated for it, and the VM is not
+// pinned. VMs with vGPUs are moved only if the description says so.
 func (lab *Lab) drsMoves(ctx *simulator.Context, vm *simulator.VirtualMachine) bool {
 	stays := lab.hasPCIDevice(ctx, vm) && !lab.description.VGPUsMove
 	if !lab.description.DRS || stays || lab.pinned(ctx, vm) {
@@ -73,7 +74,7 @@ func (lab *Lab) drsMoves(ctx *simulator.Context, vm *simulator.VirtualMachine) b
 	return enabled && level == types.DrsBehaviorFullyAutomated
 }
 
-// overrideDRS gives one VM a level of its own.
+// overrideDRS sets the automation level of one VM.
 func (lab *Lab) overrideDRS(ctx *simulator.Context, vm ref, level string) {
 	override := types.ClusterDrsVmConfigInfo{Key: vm, Enabled: types.NewBool(level != drsDisabled)}
 	if level != drsDisabled {
@@ -88,7 +89,7 @@ func (lab *Lab) overrideDRS(ctx *simulator.Context, vm ref, level string) {
 	})
 }
 
-// restartAgents: an agent that had to go, and found no other host, comes back with its own.
+// restartAgents powers on the agents that were powered off because there was no other host.
 func (lab *Lab) restartAgents(ctx *simulator.Context, host *simulator.HostSystem) {
 	var vms []ref
 	lab.locked(ctx, host.Self, func() { vms = host.Vm })

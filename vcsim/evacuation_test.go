@@ -7,7 +7,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// populated: on esx-01 an agent and ordinary VMs, one of which DRS is told to leave alone.
+// populated has an agent and ordinary VMs on esx-01, one of which is excluded from DRS.
 func populated(drs bool, level string) func(*Description) {
 	return func(d *Description) {
 		d.DRS, d.Automation = drs, level
@@ -27,7 +27,7 @@ func (r *rig) enters(name string) bool {
 		return true
 	}
 	if _, ok := faultOf(r.T, err).(*types.Timedout); !ok {
-		r.Fatalf("another fault: %s", err)
+		r.Fatalf("unexpected fault: %s", err)
 	}
 	return false
 }
@@ -45,7 +45,7 @@ func (r *rig) agent() string {
 	return ""
 }
 
-// R4: a fully automated DRS empties the host; after its reboot nothing comes back by itself.
+// R4: fully automated DRS evacuates the host; after its reboot no VM is moved back.
 func TestDRSEvacuatesAHost(t *testing.T) {
 	r := newRig(t, populated(true, "fullyAutomated"))
 	if !r.enters("esx-01") {
@@ -58,7 +58,8 @@ func TestDRSEvacuatesAHost(t *testing.T) {
 	}
 }
 
-// R4: where DRS only recommends, or is off, or is told so for a VM, somebody has to act.
+// R4: VMs are not moved where DRS is partially automated, manual or off, for the cluster or for a
+// VM.
 func TestNothingMovesWithoutAFullyAutomatedDRS(t *testing.T) {
 	for name, edit := range map[string]func(*Description){
 		"off":    populated(false, "fullyAutomated"),
@@ -79,7 +80,7 @@ func TestNothingMovesWithoutAFullyAutomatedDRS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, edit)
 			if name == "vGPU" {
-				r.finish(r.clone("shared", r.vgpuWish("grid_p100-8q")).PowerOn(r.ctx))
+				r.finish(r.clone("shared", r.vgpuSpec("grid_p100-8q")).PowerOn(r.ctx))
 			}
 			if r.enters("esx-01") {
 				t.Error("it was evacuated")
@@ -88,8 +89,8 @@ func TestNothingMovesWithoutAFullyAutomatedDRS(t *testing.T) {
 	}
 }
 
-// Agents go by themselves since 8.0.3, one that finds no other host comes back with its own. Before
-// that they needed DRS, and before 7.0.1 there were none.
+// Agents leave by themselves since 8.0.3; one without another host is powered on again afterwards.
+// Before that they needed DRS, and before 7.0.1 there were none.
 func TestAgentsOfClusterServices(t *testing.T) {
 	only := func(version string, hosts int) func(*Description) {
 		return func(d *Description) {

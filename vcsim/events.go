@@ -34,7 +34,8 @@ func (lab *Lab) vmEvent(ctx *simulator.Context, vm *simulator.VirtualMachine) ty
 	return e
 }
 
-// postCloning tells the name of the VM that is coming, which the task does not: they share a chain.
+// postCloning posts an event with the new VM's name, which the task does not have. Both have the
+// same chain id.
 func (lab *Lab) postCloning(op *operation, source *simulator.VirtualMachine, req *types.CloneVM_Task) {
 	from := lab.vmEvent(op.ctx, source)
 	var event types.BaseEvent
@@ -64,7 +65,7 @@ func (lab *Lab) postClonedEvents(ctx *simulator.Context, source, vm *simulator.V
 
 func (lab *Lab) postPowerEvent(ctx *simulator.Context, vm *simulator.VirtualMachine, state types.VirtualMachinePowerState) {
 	if ctx.Session == lab.root.Session {
-		return // the VMs that are there from the start have no history
+		return // the initial VMs have no history
 	}
 	event := lab.vmEvent(ctx, vm)
 	if state == poweredOn {

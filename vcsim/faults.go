@@ -13,13 +13,13 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// faultRule says which calls fail, and how (R11). A rule without a fault only delays.
+// faultRule defines which calls fail, and how (R11). A rule without a fault only delays.
 type faultRule struct {
 	Method      string  `json:"method"`
 	Object      string  `json:"object,omitempty"`
 	Fault       string  `json:"fault,omitempty"`
 	Message     string  `json:"message,omitempty"`
-	Count       int     `json:"count,omitempty"`       // 0: for ever
+	Count       int     `json:"count,omitempty"`       // 0: without limit
 	Probability float64 `json:"probability,omitempty"` // 0: always
 	DelayS      float64 `json:"delay_s,omitempty"`
 	Where       string  `json:"where,omitempty"` // call: refused at once; task: the task fails; after: when its work is done
@@ -38,8 +38,8 @@ type faults struct {
 	drops []*dropRule
 }
 
-// dropRule: the next calls of a method are served, then the connection is cut without an answer; a
-// call that is lost never arrives.
+// dropRule cuts the connection, without an answer, after the next calls of a method have been
+// served. A lost call is not served at all.
 type dropRule struct {
 	Method string `json:"method"`
 	Count  int    `json:"count"`
@@ -89,7 +89,7 @@ func (f *faults) drop(rule dropRule) {
 	f.drops = append(f.drops, &rule)
 }
 
-// dropped says whether this call's answer is to be thrown away, and whether the call is too.
+// dropped reports whether this call's answer is dropped, and whether the call itself is lost.
 func (f *faults) dropped(method string) (answer, call bool) {
 	f.Lock()
 	defer f.Unlock()
@@ -110,8 +110,8 @@ func (f *faults) dropping() bool {
 	return len(f.drops) > 0
 }
 
-// match returns the rule for a call and counts it as used. Before a login nobody knows whose call it
-// is, and it may be the guests': such a call is only hit by a rule that names its method.
+// match returns the rule for a call and counts it as used. Before a login the caller is unknown and
+// may be a guest, so only a rule that names the method matches such a call.
 func (f *faults) match(where, user, method string, names []string) (faultRule, bool) {
 	f.Lock()
 	defer f.Unlock()
@@ -137,7 +137,7 @@ func (f *faults) match(where, user, method string, names []string) (faultRule, b
 	return faultRule{}, false
 }
 
-// inject delays or fails a call as the rules say.
+// inject delays or fails a call according to the rules.
 func (lab *Lab) inject(user string, method *simulator.Method, names []string) fault {
 	rule, ok := lab.faults.match(atCall, user, method.Name, names)
 	if !ok {
@@ -153,14 +153,14 @@ func (lab *Lab) inject(user string, method *simulator.Method, names []string) fa
 func (r *faultRule) make() fault {
 	f, err := newFault(r.Fault, r.Message)
 	if err != nil {
-		panic(err) // it could be made when the rule came
+		panic(err) // it could be created when the rule was added
 	}
 	return f
 }
 
-// doom is inject for what goes wrong inside a task: half way through, vCenter finds out, or only
-// when the work is done, so that what was made is left.
-func (lab *Lab) doom(user string, method *simulator.Method, names []string) *faultRule {
+// taskRule returns the rule for a fault inside a task: half way through, or after the work is done,
+// so that what it created is left.
+func (lab *Lab) taskRule(user string, method *simulator.Method, names []string) *faultRule {
 	for _, where := range []string{inTask, after} {
 		if rule, ok := lab.faults.match(where, user, method.Name, names); ok && strings.HasSuffix(method.Name, "_Task") {
 			return &rule
@@ -169,8 +169,8 @@ func (lab *Lab) doom(user string, method *simulator.Method, names []string) *fau
 	return nil
 }
 
-// instead is what a doomed task does where it would have run.
-func (r *faultRule) instead(run func(*operation) (types.AnyType, fault)) func(*operation) (types.AnyType, fault) {
+// wrap returns the function of a failing task instead of its original one.
+func (r *faultRule) wrap(run func(*operation) (types.AnyType, fault)) func(*operation) (types.AnyType, fault) {
 	if r.Where != after {
 		return r.fail
 	}
@@ -190,7 +190,8 @@ func (r *faultRule) fail(op *operation) (types.AnyType, fault) {
 	return nil, r.make()
 }
 
-// callNames are the names under which a rule can mean this call: its object's, and a clone's new one.
+// callNames returns the names by which a rule can select this call: its object's, and a clone's new
+// name.
 func (lab *Lab) callNames(method *simulator.Method) []string {
 	names := []string{method.This.Value, lab.nameOf(method.This)}
 	if clone, ok := method.Body.(*types.CloneVM_Task); ok {
@@ -199,7 +200,7 @@ func (lab *Lab) callNames(method *simulator.Method) []string {
 	return names
 }
 
-// newFault makes a fault by the name of its type, with the text where vCenter puts one.
+// newFault creates a fault by the name of its type, with the text in the field that vCenter uses.
 func newFault(name, text string) (fault, error) {
 	kind, ok := types.TypeFunc()(strings.TrimPrefix(name, "vim25:"))
 	if !ok {

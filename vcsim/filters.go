@@ -10,19 +10,19 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// filter is one PropertyFilter. What changes it was told of is guarded by its collector's mutex; the
-// objects that it reports belong to the WaitForUpdatesEx that runs.
+// filter is one PropertyFilter. The recorded changes are guarded by its collector's mutex; the
+// reported objects belong to the running WaitForUpdatesEx.
 type filter struct {
 	self    ref
 	spec    types.PropertyFilterSpec
-	watched map[ref]bool            // objects whose changes matter: true if selection depends on them
+	watched map[ref]bool            // objects to follow; true if the selection depends on them
 	dirty   map[ref]map[string]bool // changed properties, by object
-	stale   bool                    // the selection itself must be made again
+	stale   bool                    // the selection must be repeated
 
 	objects map[ref]*reported
 }
 
-// reported is what the client knows of an object: for each property a hash of its last value.
+// reported is the state of an object that the client has: a hash of each property's last value.
 type reported struct {
 	paths  []string
 	hashes map[string]uint64
@@ -69,14 +69,14 @@ func (f *filter) objectRemoved(self ref) bool {
 	return false
 }
 
-// take hands over the notes on changes and begins new ones; the collector's mutex is held.
+// take returns the recorded changes and resets them. The caller holds the collector's mutex.
 func (f *filter) take() (dirty map[ref]map[string]bool, stale bool) {
 	dirty, stale = f.dirty, f.stale
 	f.dirty, f.stale = map[ref]map[string]bool{}, false
 	return dirty, stale
 }
 
-// updates compares the inventory with what the client knows.
+// updates compares the inventory with the state that the client has.
 func (f *filter) updates(lab *Lab, ctx *simulator.Context, c *collector) ([]objectUpdate, fault) {
 	c.mutex.Lock()
 	dirty, stale := f.take()
@@ -101,7 +101,7 @@ func (f *filter) updates(lab *Lab, ctx *simulator.Context, c *collector) ([]obje
 	return updates, nil
 }
 
-// reselect makes the selection again: who is new enters, who is gone leaves.
+// reselect repeats the selection: new objects enter, missing ones leave.
 func (f *filter) reselect(lab *Lab, ctx *simulator.Context, c *collector) ([]objectUpdate, fault) {
 	watched := map[ref]bool{}
 	watch := func(self ref, depends bool) {
@@ -112,7 +112,7 @@ func (f *filter) reselect(lab *Lab, ctx *simulator.Context, c *collector) ([]obj
 	}
 	selected, fault := lab.selectObjects(ctx, &f.spec, func(self ref) { watch(self, true) })
 	if _, gone := fault.(*types.ManagedObjectNotFound); gone {
-		selected = nil // the start object was there when the filter was made, and has gone since
+		selected = nil // the start object has been removed since the filter was created
 	} else if fault != nil {
 		return nil, fault
 	}
@@ -141,7 +141,8 @@ func (f *filter) reselect(lab *Lab, ctx *simulator.Context, c *collector) ([]obj
 	return updates, nil
 }
 
-// entered reports all properties of an object for the first time; nil if none of it is wanted.
+// entered reports all properties of an object for the first time. It returns nil if the filter has
+// none of them.
 func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpdate {
 	update := &objectUpdate{Kind: types.ObjectUpdateKindEnter, Obj: self}
 	known := &reported{hashes: map[string]uint64{}}
@@ -172,7 +173,7 @@ func (f *filter) entered(lab *Lab, ctx *simulator.Context, self ref) *objectUpda
 	return update
 }
 
-// modified reports the properties whose value is another than the one reported last.
+// modified reports the properties whose value differs from the one reported last.
 func (f *filter) modified(lab *Lab, ctx *simulator.Context, self ref, known *reported, names map[string]bool) *objectUpdate {
 	update := &objectUpdate{Kind: types.ObjectUpdateKindModify, Obj: self}
 	may := lab.accessTo(ctx, self)
@@ -217,7 +218,8 @@ func encodeChange(name string, value any) (rawXML, uint64) {
 	return rawXML{text}, maphash.String(hashSeed, text)
 }
 
-// withholds: where the description says so, what a running guest sets in extraConfig is in no update.
+// withholds reports whether an update must not have this property: with guestinfo_updates false,
+// what a running guest sets in extraConfig is in no update.
 func (lab *Lab) withholds(object mo.Reference, name string) bool {
 	vm, ok := object.(*simulator.VirtualMachine)
 	running := ok && vm.Runtime.PowerState == poweredOn

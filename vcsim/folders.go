@@ -11,8 +11,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// folderMethods make VMs from nothing and remove whole folders: whatever way a VM comes into being,
-// it is one of the lab's.
+// folderMethods create VMs and remove whole folders, so that VMs follow the rules however they were
+// created.
 type folderMethods struct {
 	methodsOf
 	folder *simulator.Folder
@@ -63,7 +63,7 @@ func (f *folderMethods) createVM(ctx *simulator.Context, req *types.CreateVM_Tas
 		lab.names.forgetFolder(config.Files.VmPathName)
 		return nil, fault
 	}
-	if fault := lab.takeSpace(ctx, p.datastore, lab.ownDiskBytes(config)); fault != nil {
+	if fault := lab.reserveSpace(ctx, p.datastore, lab.ownDiskBytes(config)); fault != nil {
 		lab.names.forgetFolder(config.Files.VmPathName)
 		return nil, fault
 	}
@@ -83,7 +83,7 @@ func (lab *Lab) datastoreOfPath(files *types.VirtualMachineFileInfo) ref {
 	return ref{}
 }
 
-// DestroyTask removes the folder with all VMs in it; one that runs keeps everything.
+// DestroyTask removes the folder with all VMs in it. If one of them runs, nothing is removed.
 func (f *folderMethods) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) soap.HasFault {
 	task := f.begin(ctx, "Destroy_Task", "Folder.destroy", func(op *operation) (types.AnyType, fault) {
 		op.started()
@@ -96,7 +96,7 @@ func (f *folderMethods) destroy(op *operation) fault {
 	ctx := op.ctx
 	parent, ok := f.lab.registry.Get(*f.folder.Parent).(*simulator.Folder)
 	if !ok {
-		return &types.NotSupported{} // one of a data centre's own folders
+		return &types.NotSupported{} // one of a datacenter's root folders
 	}
 	walk := &viewWalk{view: &containerView{lab: f.lab}, ctx: ctx, seen: map[ref]bool{}}
 	walk.view.Recursive = true
@@ -134,7 +134,7 @@ func (lab *Lab) split(content []ref) (vms []*simulator.VirtualMachine, others []
 	return vms, others
 }
 
-// checkName: a name is there once in a folder.
+// checkName checks that the name is unique in the folder.
 func (lab *Lab) checkName(ctx *simulator.Context, folder ref, name string) fault {
 	f := lab.registry.Get(folder).(*simulator.Folder)
 	var children []ref

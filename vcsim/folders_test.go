@@ -8,8 +8,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// However a VM comes into being, the rules hold for it and everybody can read it (R14).
-func TestVMsFromNothing(t *testing.T) {
+// However a VM is created, the rules apply to it and clients can read it (R14).
+func TestCreatedVMsFollowTheRules(t *testing.T) {
 	r := newRig(t)
 	h := r.hostSystem("esx-01")
 	pool := object.NewResourcePool(r.client.Client, r.lab.pool)
@@ -27,31 +27,31 @@ func TestVMsFromNothing(t *testing.T) {
 	}
 	r.refusesPowerOn(vm, "memory reservation")
 	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.DuplicateName); !ok {
-		t.Error("the same name: another fault")
+		t.Error("the same name: unexpected fault")
 	}
 	spec.Name, spec.Firmware = "other", "uefi"
 	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.InvalidArgument); !ok {
-		t.Error("no such firmware: another fault")
+		t.Error("no such firmware: unexpected fault")
 	}
 	spec.Files.VmPathName = "[none]"
 	if _, ok := r.fails(objectFolder(r).CreateVM(r.ctx, spec, pool, h)).(*types.InvalidVmConfig); !ok {
-		t.Error("no such datastore: another fault")
+		t.Error("no such datastore: unexpected fault")
 	}
 }
 
-// A folder goes with what is in it, unless something in it runs.
+// A folder is destroyed with its contents, unless a VM in it runs.
 func TestFoldersAreDestroyed(t *testing.T) {
 	r := newRig(t)
 	folder, err := objectFolder(r).CreateFolder(r.ctx, "site")
 	must(t, err)
 	inner, err := folder.CreateFolder(r.ctx, "inner")
 	must(t, err)
-	task, err := r.template().Clone(r.ctx, inner, "vm", r.plainWish("esx-01"))
+	task, err := r.template().Clone(r.ctx, inner, "vm", r.plainSpec("esx-01"))
 	r.finish(task, err)
 	vm := r.vm(r.lab.vmNamed("vm").Self)
 	r.finish(vm.PowerOn(r.ctx))
 	if _, ok := r.fails(folder.Destroy(r.ctx)).(*types.InvalidPowerState); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	r.finish(vm.PowerOff(r.ctx))
 	r.finish(folder.Destroy(r.ctx))
@@ -59,14 +59,14 @@ func TestFoldersAreDestroyed(t *testing.T) {
 		t.Error("something is left")
 	}
 	if _, ok := r.fails(objectFolder(r).Destroy(r.ctx)).(*types.NotSupported); !ok {
-		t.Error("the data centre's own folder: another fault")
+		t.Error("the data centre's own folder: unexpected fault")
 	}
 }
 
-// Who waits learns of a new name and of a VM that becomes a template.
+// Waiting clients get updates of a new name and of a conversion to a template.
 func TestRenamesAndTemplatesAreReported(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("old", r.plainWish("esx-01"))
+	vm := r.clone("old", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "name", "config.template", "summary.config.name", "resourcePool")
 	f.next()
 	id := vm.Reference().Value
@@ -75,7 +75,7 @@ func TestRenamesAndTemplatesAreReported(t *testing.T) {
 		t.Errorf("%v", changes)
 	}
 	if _, ok := r.fails(vm.Rename(r.ctx, "template")).(*types.DuplicateName); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	must(t, vm.MarkAsTemplate(r.ctx))
 	f.await("modify " + id + " config.template=true")

@@ -5,58 +5,58 @@ import (
 	"sync"
 )
 
-// ledger knows what powered-on VMs hold of their hosts: devices and memory. A VM holds from the
-// moment its power-on passes the checks until it is off.
-type ledger struct {
+// allocations records the devices and memory of their hosts that powered-on VMs hold. A VM holds
+// them from the moment its power-on passes the checks until it is off.
+type allocations struct {
 	sync.Mutex
-	held map[ref]holding // by VM
+	held map[ref]holding // keyed by VM
 }
 
 type holding struct {
 	vm       ref
 	host     ref
-	devices  map[int32]grant // by key of the VM's device
+	devices  map[int32]grant // keyed by the key of the VM's device
 	memoryMB int64
 }
 
-// grant is a card, or for vGPU a part of one.
+// grant is a GPU, or for a vGPU a part of one.
 type grant struct {
 	gpu     *gpu
-	profile *VGPUProfile // nil: the whole card
+	profile *VGPUProfile // nil: the whole GPU
 }
 
-func newLedger() *ledger {
-	return &ledger{held: map[ref]holding{}}
+func newAllocations() *allocations {
+	return &allocations{held: map[ref]holding{}}
 }
 
-func (l *ledger) release(vm ref) {
+func (l *allocations) release(vm ref) {
 	l.Lock()
 	defer l.Unlock()
 	delete(l.held, vm)
 }
 
-// holdings returns what is held of a host.
-func (l *ledger) holdings(host ref) []holding {
+// holdings returns what VMs hold on a host.
+func (l *allocations) holdings(host ref) []holding {
 	l.Lock()
 	defer l.Unlock()
 	return l.onHost(host)
 }
 
-func (l *ledger) of(vm ref) (holding, bool) {
+func (l *allocations) of(vm ref) (holding, bool) {
 	l.Lock()
 	defer l.Unlock()
 	h, ok := l.held[vm]
 	return h, ok
 }
 
-func (l *ledger) all() map[ref]holding {
+func (l *allocations) all() map[ref]holding {
 	l.Lock()
 	defer l.Unlock()
 	return maps.Clone(l.held)
 }
 
-// onHost is holdings for callers that have the lock.
-func (l *ledger) onHost(host ref) []holding {
+// onHost is like holdings, for callers that hold the lock.
+func (l *allocations) onHost(host ref) []holding {
 	var found []holding
 	for _, h := range l.held {
 		if h.host == host {
@@ -66,8 +66,8 @@ func (l *ledger) onHost(host ref) []holding {
 	return found
 }
 
-// holder returns the VM that holds the whole card; the caller has the lock.
-func (l *ledger) holder(g *gpu) (ref, bool) {
+// holder returns the VM that holds the whole GPU. The caller holds the lock.
+func (l *allocations) holder(g *gpu) (ref, bool) {
 	for vm, h := range l.held {
 		for _, grant := range h.devices {
 			if grant.gpu == g && grant.profile == nil {
@@ -78,8 +78,8 @@ func (l *ledger) holder(g *gpu) (ref, bool) {
 	return ref{}, false
 }
 
-// shares returns the profiles that are placed on a card; the caller has the lock.
-func (l *ledger) shares(g *gpu) []*VGPUProfile {
+// shares returns the profiles that are placed on a GPU. The caller holds the lock.
+func (l *allocations) shares(g *gpu) []*VGPUProfile {
 	var profiles []*VGPUProfile
 	for _, h := range l.held {
 		for _, grant := range h.devices {

@@ -7,11 +7,11 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// DeviceGroupDescription is a vendor device group: cards that are given out together, because a link
-// connects them. Several of one name on a host are as many that can be had.
+// DeviceGroupDescription is a vendor device group: GPUs that are assigned together, because a link
+// connects them. Several with the same name on a host can be assigned that many times.
 type DeviceGroupDescription struct {
 	Name    string   `json:"name"`
-	Profile string   `json:"profile"` // a vGPU of each card; without, the whole cards
+	Profile string   `json:"profile"` // a vGPU of each GPU; the whole GPUs if empty
 	GPUs    []string `json:"gpus"`    // PCI addresses
 }
 
@@ -33,7 +33,7 @@ func (h *HostDescription) checkGroups() error {
 	return nil
 }
 
-// addGroups tells which groups a host offers, once each, with a template of every device.
+// addGroups adds the groups that a host offers, once each, with a template of every device.
 func (lab *Lab) addGroups(target *types.ConfigTarget, h *hardware, cards map[string]bool) {
 	for _, group := range h.groups {
 		known := slices.ContainsFunc(target.VendorDeviceGroupInfo, func(i types.VirtualMachineVendorDeviceGroupInfo) bool {
@@ -73,8 +73,9 @@ func (d *DeviceGroupDescription) component(h *hardware, i int) types.VirtualMach
 	}
 }
 
-// groupChanges applies the rules of device groups to a spec: a group comes whole, goes whole, and is
-// never changed. It returns the VM's groups afterwards and the keys that the new ones get.
+// groupChanges applies the rules of device groups to a spec: a group is added as a whole, removed
+// as a whole, and never changed. It returns the VM's groups afterwards and the keys of the new
+// ones.
 func (lab *Lab) groupChanges(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) (*types.VirtualMachineVirtualDeviceGroups, map[int32]int32, fault) {
 	invalid := &types.InvalidArgument{InvalidProperty: "configSpec.deviceGroups"}
 	added, removed := groupedDevices(c, spec)
@@ -87,14 +88,14 @@ func (lab *Lab) groupChanges(c *types.VirtualMachineConfigInfo, spec *types.Virt
 		}
 	}
 	keys := map[int32]int32{}
-	for _, wished := range wishedGroups(spec) {
-		group := lab.groupNamed(wished.DeviceGroupName)
-		if group == nil || !group.isMadeOf(added[wished.GroupInstanceKey]) {
+	for _, requested := range requestedGroups(spec) {
+		group := lab.groupNamed(requested.DeviceGroupName)
+		if group == nil || !group.isMadeOf(added[requested.GroupInstanceKey]) {
 			return nil, nil, invalid
 		}
-		own := *wished
+		own := *requested
 		own.GroupInstanceKey = freeGroupKey(groups)
-		keys[wished.GroupInstanceKey] = own.GroupInstanceKey
+		keys[requested.GroupInstanceKey] = own.GroupInstanceKey
 		groups = append(groups, &own)
 	}
 	for key := range added {
@@ -105,7 +106,7 @@ func (lab *Lab) groupChanges(c *types.VirtualMachineConfigInfo, spec *types.Virt
 	return asGroups(groups), keys, nil
 }
 
-// intoGroups gives the devices that were added with a temporary group key the real one.
+// intoGroups replaces the temporary group keys of added devices with the real ones.
 func intoGroups(devices []types.BaseVirtualDevice, keys map[int32]int32) {
 	for i, device := range devices {
 		info := device.GetVirtualDevice().DeviceGroupInfo
@@ -119,8 +120,8 @@ func intoGroups(devices []types.BaseVirtualDevice, keys map[int32]int32) {
 	}
 }
 
-// groupGrants gives each group of the VM one of the host's sets of cards, or says why not; the ledger
-// is locked.
+// groupGrants assigns one of the host's sets of GPUs to each group of the VM, or returns a fault.
+// The caller holds the lock of the allocations.
 func (a *admission) groupGrants(granted map[int32]grant) fault {
 	for _, group := range groupsOf(a.config) {
 		members := membersOf(a.config, group.GroupInstanceKey)
@@ -148,7 +149,7 @@ func (a *admission) groupGrants(granted map[int32]grant) fault {
 	return nil
 }
 
-// hasFree: every card of the set has room for its part.
+// hasFree reports whether every GPU of the set has space for its part.
 func (a *admission) hasFree(d *DeviceGroupDescription, granted map[int32]grant) bool {
 	for _, address := range d.GPUs {
 		g := a.hardware.gpu(address)
@@ -178,7 +179,7 @@ func (lab *Lab) groupNamed(name string) *DeviceGroupDescription {
 	return nil
 }
 
-// isMadeOf: the devices are exactly the group's, one of each sequence id.
+// isMadeOf reports whether the devices are exactly those of the group, one of each sequence id.
 func (d *DeviceGroupDescription) isMadeOf(devices []*types.VirtualPCIPassthrough) bool {
 	seen := map[int32]bool{}
 	for _, device := range devices {
@@ -195,7 +196,8 @@ func (d *DeviceGroupDescription) isMadeOf(devices []*types.VirtualPCIPassthrough
 	return len(devices) == len(d.GPUs)
 }
 
-// groupedDevices are the devices that a spec adds by group key, and how many it removes of each group.
+// groupedDevices returns the devices that a spec adds, by group key, and how many it removes from
+// each group.
 func groupedDevices(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) (map[int32][]*types.VirtualPCIPassthrough, map[int32]int) {
 	added, removed := map[int32][]*types.VirtualPCIPassthrough{}, map[int32]int{}
 	for _, change := range spec.DeviceChange {
@@ -219,14 +221,14 @@ func groupedDevices(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachin
 	return added, removed
 }
 
-func wishedGroups(spec *types.VirtualMachineConfigSpec) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {
-	var wished []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup
+func requestedGroups(spec *types.VirtualMachineConfigSpec) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {
+	var requested []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup
 	for _, g := range vendorGroups(spec.DeviceGroups) {
 		if g.GroupInstanceKey < 0 {
-			wished = append(wished, g)
+			requested = append(requested, g)
 		}
 	}
-	return wished
+	return requested
 }
 
 func groupsOf(c *types.VirtualMachineConfigInfo) []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup {
@@ -257,7 +259,7 @@ func asGroups(groups []*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup
 	return all
 }
 
-// membersOf are the devices of a group in their order.
+// membersOf returns the devices of a group in order.
 func membersOf(c *types.VirtualMachineConfigInfo, key int32) []*types.VirtualPCIPassthrough {
 	var members []*types.VirtualPCIPassthrough
 	for _, d := range passthroughDevices(c) {

@@ -16,9 +16,9 @@ func linked(d *Description) {
 	}
 }
 
-// groupWish asks for a group as a client should: by the templates of the host's answer.
-func (r *rig) groupWish(name string) types.VirtualMachineCloneSpec {
-	spec := r.vgpuWish()
+// groupSpec requests a group as a client should: with the device templates of the host's answer.
+func (r *rig) groupSpec(name string) types.VirtualMachineCloneSpec {
+	spec := r.vgpuSpec()
 	spec.Config.ExtraConfig[1] = &types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: "64"}
 	spec.Config.DeviceGroups = &types.VirtualMachineVirtualDeviceGroups{
 		DeviceGroup: []types.BaseVirtualMachineVirtualDeviceGroupsDeviceGroup{
@@ -38,38 +38,38 @@ func (r *rig) groupWish(name string) types.VirtualMachineCloneSpec {
 	return spec
 }
 
-// a group's cards are given out together, to one VM.
+// A group's GPUs are assigned together, to one VM.
 func TestDeviceGroupIsGrantedWhole(t *testing.T) {
 	r := newRig(t, linked)
 	offered := r.configTarget("esx-01").VendorDeviceGroupInfo
 	if len(offered) != 1 || len(offered[0].ComponentDeviceInfo) != 2 || len(r.configTarget("esx-02").VendorDeviceGroupInfo) != 0 {
 		t.Fatalf("%+v", offered)
 	}
-	first := r.clone("first", r.groupWish(pair))
+	first := r.clone("first", r.groupSpec(pair))
 	r.finish(first.PowerOn(r.ctx))
-	if held := r.lab.ledger.holdings(r.host("esx-01")); len(held) != 1 || len(held[0].devices) != 2 {
+	if held := r.lab.allocations.holdings(r.host("esx-01")); len(held) != 1 || len(held[0].devices) != 2 {
 		t.Errorf("%+v", held)
 	}
 	devices := passthroughDevices(r.readVM(first, "config").Config)
 	if len(devices) != 2 || devices[0].DeviceGroupInfo.GroupInstanceKey != 0 {
 		t.Errorf("%+v", devices)
 	}
-	r.refusesPowerOn(r.clone("second", r.groupWish(pair)), "No free devices are left for the device group")
+	r.refusesPowerOn(r.clone("second", r.groupSpec(pair)), "No free devices are left for the device group")
 }
 
-// one vGPU elsewhere is enough for the pair not to be there.
-func TestDeviceGroupNeedsAllOfItsCards(t *testing.T) {
+// One vGPU of another VM is enough to make the pair unavailable.
+func TestDeviceGroupNeedsAllOfItsGPUs(t *testing.T) {
 	r := newRig(t, linked)
-	r.finish(r.clone("single", r.vgpuWish("grid_p100-4q")).PowerOn(r.ctx))
-	r.refusesPowerOn(r.clone("pair", r.groupWish(pair)), "No free devices are left")
+	r.finish(r.clone("single", r.vgpuSpec("grid_p100-4q")).PowerOn(r.ctx))
+	r.refusesPowerOn(r.clone("pair", r.groupSpec(pair)), "No free devices are left")
 }
 
-// a group comes whole and goes whole.
+// A group is added and removed as a whole.
 func TestDeviceGroupIsNeverChanged(t *testing.T) {
 	r := newRig(t, linked)
 	refused := func(name string, spoil func(*types.VirtualMachineConfigSpec)) {
 		t.Helper()
-		spec := r.groupWish(pair)
+		spec := r.groupSpec(pair)
 		spoil(spec.Config)
 		if f, ok := r.fails(r.startClone(name, spec), nil).(*types.InvalidArgument); !ok || f.InvalidProperty != "configSpec.deviceGroups" {
 			t.Errorf("%s: %#v", name, f)
@@ -80,7 +80,7 @@ func TestDeviceGroupIsNeverChanged(t *testing.T) {
 	refused("unknown", func(s *types.VirtualMachineConfigSpec) {
 		s.DeviceGroups.DeviceGroup[0].(*types.VirtualMachineVirtualDeviceGroupsVendorDeviceGroup).DeviceGroupName = "Nvidia:8"
 	})
-	vm := r.clone("whole", r.groupWish(pair))
+	vm := r.clone("whole", r.groupSpec(pair))
 	devices := passthroughDevices(r.readVM(vm, "config").Config)
 	removal := func(n int) types.VirtualMachineConfigSpec {
 		spec := types.VirtualMachineConfigSpec{}

@@ -6,8 +6,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// guestSettings is what a guest is going to do: pending customization, and what the control endpoint
-// asked for, which goes by name since it may be asked before the VM exists.
+// guestSettings holds the pending customizations of guests, and the problems requested through the
+// control endpoint. These are keyed by name, because the VM need not exist yet.
 type guestSettings struct {
 	sync.Mutex
 	pending map[ref]*types.CustomizationSpec
@@ -15,18 +15,18 @@ type guestSettings struct {
 	ordered map[string]map[guestTrouble]bool
 }
 
-// guestTrouble is what the control endpoint can order for a guest, by the name it has there.
+// guestTrouble is a problem of a guest that the control endpoint can simulate, by its name there.
 type guestTrouble string
 
 const (
 	noIP               guestTrouble = "no-ip"
-	isolated           guestTrouble = "isolated"          // the first card's network is out of everybody's reach
-	noNetworkConfig    guestTrouble = "no-network-config" // its cloud-init leaves the network alone
+	isolated           guestTrouble = "isolated"          // the address of the first network card is unreachable
+	noNetworkConfig    guestTrouble = "no-network-config" // its cloud-init does not configure the network
 	failsCustomization guestTrouble = "fail-customization"
 	drops              guestTrouble = "drops" // it powers off by itself when it boots
 )
 
-// instance is what cloud-init did at the first boot of an instance id; it does it once.
+// instance is what cloud-init did at the first boot of an instance id, which it does once.
 type instance struct {
 	id   string
 	plan *netplan
@@ -45,7 +45,7 @@ func (g *guestSettings) customize(vm ref, spec *types.CustomizationSpec) {
 	g.pending[vm] = spec
 }
 
-// take returns the pending customization: it happens at the first power-on, once.
+// take returns and removes the pending customization, which is applied once, at the first power-on.
 func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
 	g.Lock()
 	defer g.Unlock()
@@ -54,8 +54,8 @@ func (g *guestSettings) take(vm ref) *types.CustomizationSpec {
 	return spec
 }
 
-// network is what the guest's cloud-init has set up: at the first boot of an instance, and as then
-// ever after.
+// network returns the network configuration of the guest's cloud-init, which does not change after
+// the first boot of an instance.
 func (g *guestSettings) network(vm ref, name string, metadata *cloudInit) *netplan {
 	g.Lock()
 	defer g.Unlock()

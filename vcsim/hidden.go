@@ -12,14 +12,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// hidden is what a test takes away, object by object: properties that are unset for everybody, or
-// refused to everybody; and whole objects, which are in no list then.
+// hidden holds what a test hides, object by object: properties that are unset, or refused, for all
+// users; and whole objects, which are then in no list.
 type hidden struct {
 	mutex sync.RWMutex
 	rules map[ref][]hiddenPath
 }
 
-// hiddenPath is one property with all that is below it; an empty path is the object itself.
+// hiddenPath is one property with everything below it. An empty path is the object itself.
 type hiddenPath struct {
 	path   string
 	denied bool
@@ -39,13 +39,13 @@ func (h *hidden) clear() {
 	h.rules = map[ref][]hiddenPath{}
 }
 
-// object says whether the whole object is hidden.
+// object reports whether the whole object is hidden.
 func (h *hidden) object(self ref) bool {
 	found, _ := h.find(self, "")
 	return found
 }
 
-// find says whether the property is hidden, and whether it is refused then.
+// find reports whether the property is hidden, and whether reading it is refused.
 func (h *hidden) find(self ref, name string) (found, denied bool) {
 	h.mutex.RLock()
 	defer h.mutex.RUnlock()
@@ -58,7 +58,7 @@ func (h *hidden) find(self ref, name string) (found, denied bool) {
 	return false, false
 }
 
-// hideRequest is POST /hide: without a path the object itself is hidden.
+// hideRequest is the body of POST /hide. Without a path the object itself is hidden.
 type hideRequest struct {
 	Object string `json:"object"`
 	Path   string `json:"path"`

@@ -9,7 +9,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// R11: what a test hides is unset, or refused, with all that is below it; and given back.
+// R11: a hidden property is unset, or refused, with everything below it, until it is shown again.
 func TestPropertiesAreHidden(t *testing.T) {
 	r := newRig(t)
 	host := r.host("esx-01")

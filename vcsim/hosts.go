@@ -10,11 +10,11 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// hardware is what a host has bolted in: fixed, while its configuration lives in the inventory.
+// hardware is the fixed hardware of a host; its configuration is in the inventory.
 type hardware struct {
 	name     string
 	self     ref
-	systemID string // ESXi's own id, not the one of the mainboard: only QueryConfigTarget tells it
+	systemID string // ESXi's own id, not the mainboard's; only QueryConfigTarget returns it
 	gpus     []*gpu
 	groups   []DeviceGroupDescription
 	rebind   bool
@@ -35,7 +35,7 @@ func (h *hardware) gpu(address string) *gpu {
 	return nil
 }
 
-// display is the address as ESXi's messages write it: decimal bus, slot and function.
+// display returns the address as ESXi's messages show it: decimal bus, slot and function.
 func (g *gpu) display() string { return displayAddress(g.PCIAddress) }
 
 func displayAddress(address string) string {
@@ -48,13 +48,13 @@ func splitAddress(address string) (bus, slot, function uint8) {
 		return 0, 0, 0
 	}
 	parse := func(s string) uint8 {
-		n, _ := strconv.ParseUint(s, 16, 8) // the pattern has been checked
+		n, _ := strconv.ParseUint(s, 16, 8) // already checked against the pattern
 		return uint8(n)
 	}
 	return parse(address[5:7]), parse(address[8:10]), parse(address[11:])
 }
 
-// equip makes the simulator's stock host the one of the description (R1).
+// equip turns a stock host of the simulator into the host of the description (R1).
 func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
 	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, noReboot: d.NoReboot, groups: d.DeviceGroups}
 	for _, g := range d.GPUs {
@@ -69,7 +69,7 @@ func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
 	lab.addHostManagers(host)
 }
 
-// systemID has ESXi's format: 8-8-4-12 hex digits.
+// systemID returns an id in ESXi's format: 8-8-4-12 hexadecimal digits.
 func systemID(seed string) string {
 	sum := sha1.Sum([]byte("gpuvm-lab/system/" + seed))
 	return fmt.Sprintf("%x-%x-%x-%x", sum[0:4], sum[4:8], sum[8:10], sum[10:16])
@@ -102,8 +102,8 @@ func describeMachine(host *simulator.HostSystem, d *HostDescription) {
 	host.Summary.ManagementServerIp = "127.0.0.1"
 }
 
-// describeDevices lists the GPUs between a bridge and a network card: a client that takes the first
-// device, or does not expect negative ids, shall notice.
+// describeDevices lists the GPUs between a bridge and a NIC, so that a client fails if it takes the
+// first device or does not expect negative ids.
 func describeDevices(host *simulator.HostSystem, h *hardware) {
 	info := *host.Hardware
 	info.PciDevice = []types.HostPciDevice{
@@ -144,10 +144,11 @@ func (g *gpu) device() types.HostPciDevice {
 	return d
 }
 
-// A card's graphics type: all VMs share it through the hypervisor, or each has a vGPU.
+// The graphics types of a GPU: shared by all VMs through the hypervisor, or with a vGPU for each
+// VM.
 const shared, sharedDirect = "shared", "sharedDirect"
 
-// cardTypesOf are the graphics types of the description, by PCI address.
+// cardTypesOf returns the graphics types of the description, keyed by PCI address.
 func cardTypesOf(d *HostDescription) map[string]string {
 	kinds := map[string]string{}
 	for _, g := range d.GPUs {
@@ -158,8 +159,8 @@ func cardTypesOf(d *HostDescription) map[string]string {
 	return kinds
 }
 
-// describeGraphics shows the cards as graphics devices, with their memory, and the vGPU profiles of
-// those that are shared directly. A card that is not among kinds has the host's default.
+// describeGraphics lists the GPUs as graphics devices, with their memory, and the vGPU profiles of
+// those that are shared directly. A GPU that is not in kinds has the host's default.
 func describeGraphics(host *simulator.HostSystem, h *hardware, usual string, kinds map[string]string) {
 	config := &types.HostGraphicsConfig{
 		HostDefaultGraphicsType: usual, SharedPassthruAssignmentPolicy: "performance",
@@ -205,7 +206,7 @@ func describeGraphics(host *simulator.HostSystem, h *hardware, usual string, kin
 	}
 }
 
-// profilesOf are the distinct vGPU profiles of the cards.
+// profilesOf returns the distinct vGPU profiles of the GPUs.
 func profilesOf(gpus []*gpu) []VGPUProfile {
 	var profiles []VGPUProfile
 	seen := map[string]bool{}
@@ -232,7 +233,7 @@ func (lab *Lab) describeCapability(host *simulator.HostSystem, h *hardware) {
 	host.Capability = &capability
 }
 
-// hostManager stands for HostPciPassthruSystem and HostGraphicsManager, which the simulator lacks.
+// hostManager implements HostPciPassthruSystem and HostGraphicsManager, which the simulator lacks.
 func (lab *Lab) addHostManagers(host *simulator.HostSystem) {
 	passthru := &mo.HostPciPassthruSystem{PciPassthruInfo: host.Config.PciPassthruInfo}
 	passthru.Self = ref{Type: "HostPciPassthruSystem", Value: "pciPassthruSystem-" + host.Self.Value}

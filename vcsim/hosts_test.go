@@ -37,7 +37,7 @@ func TestHostsAreDescribed(t *testing.T) {
 	}
 }
 
-func TestDescriptionRefusesWhatItDoesNotKnow(t *testing.T) {
+func TestDescriptionRejectsUnknownValues(t *testing.T) {
 	for text, complaint := range map[string]string{
 		`{"hosts": [{"name": "a", "gpu": []}]}`:                                      `unknown field "gpu"`,
 		`{"hosts": []}`:                                                              "at least one",

@@ -18,10 +18,10 @@ import (
 
 const gib = int64(1) << 30
 
-// build makes the inventory that the description asks for, before anybody can connect.
+// build creates the inventory of the description, before clients can connect.
 func (lab *Lab) build(files string) error {
 	d := lab.description
-	esx.HostSystem.Config.Product.Version = lab.knownVersion() // what hosts offer follows from it
+	esx.HostSystem.Config.Product.Version = lab.knownVersion() // the hosts' capabilities depend on it
 	ctx, instance := simulator.NewServiceInstance(simulator.NewContext(), vpx.ServiceContent, vpx.RootFolder)
 	lab.service = simulator.New(ctx, instance)
 	lab.root, lab.registry = ctx, ctx.Map
@@ -49,7 +49,7 @@ func (lab *Lab) build(files string) error {
 	return nil
 }
 
-// content names the singletons: property collector, task manager and so on.
+// content sets the references to the singletons: property collector, task manager and so on.
 func (lab *Lab) content() *types.ServiceContent {
 	return &lab.registry.Get(vim25.ServiceInstance).(*simulator.ServiceInstance).Content
 }
@@ -66,7 +66,7 @@ func about(d *Description) types.AboutInfo {
 	return a
 }
 
-// hypervisor is the ESXi that goes with the vCenter.
+// hypervisor returns the version of ESXi that matches the vCenter.
 func hypervisor(d AboutDescription) types.AboutInfo {
 	a := esx.HostSystem.Config.Product
 	a.Version, a.Build, a.ApiVersion = d.Version, d.Build, d.APIVersion
@@ -74,7 +74,8 @@ func hypervisor(d AboutDescription) types.AboutInfo {
 	return a
 }
 
-// knownVersion is the newest version of ESXi that the simulator knows and the lab has reached.
+// knownVersion returns the newest version of ESXi that the simulator knows and that is not above
+// the lab's.
 func (lab *Lab) knownVersion() string {
 	for _, version := range []string{"8.0.2", "8.0.0", "7.0.2", "7.0.0", "6.7.2"} {
 		if lab.atLeast(version) {
@@ -84,7 +85,7 @@ func (lab *Lab) knownVersion() string {
 	return "6.7.0"
 }
 
-// builder talks to the simulator as a client does, where the simulator can do it.
+// builder uses the simulator's API as a client does, where it has what is needed.
 type builder struct {
 	lab        *Lab
 	client     *vim25.Client
@@ -116,7 +117,8 @@ func (b *builder) addDatacenter() error {
 	return nil
 }
 
-// configureDRS after the fact: the simulator makes every cluster with DRS on.
+// configureDRS sets DRS after the cluster has been created, because the simulator always enables
+// it.
 func (b *builder) configureDRS(d *Description) {
 	cluster := b.lab.registry.Get(b.cluster.Reference()).(*simulator.ClusterComputeResource)
 	config := cluster.ConfigurationEx.(*types.ClusterConfigInfoEx)
@@ -125,7 +127,7 @@ func (b *builder) configureDRS(d *Description) {
 	if d.VGPUsMove {
 		config.DrsConfig.Option = []types.BaseOptionValue{&types.OptionValue{Key: "VgpuMMAutomationTimeoutSecs", Value: "-1"}}
 	}
-	cluster.Configuration.DrsConfig = config.DrsConfig // the older property, whose type declares it
+	cluster.Configuration.DrsConfig = config.DrsConfig // the older property, whose type declares drsConfig
 	config.DasConfig = withoutHA()
 	config.DpmConfigInfo = &types.ClusterDpmConfigInfo{Enabled: types.NewBool(false), DefaultDpmBehavior: types.DpmBehaviorManual}
 	config.VsanConfigInfo = &types.VsanClusterConfigInfo{
@@ -135,7 +137,7 @@ func (b *builder) configureDRS(d *Description) {
 	cluster.Configuration.DasConfig = config.DasConfig
 }
 
-// withoutHA is a cluster's vSphere HA, switched off: it is there in every vCenter.
+// withoutHA returns the configuration of disabled vSphere HA, which every cluster of a vCenter has.
 func withoutHA() types.ClusterDasConfigInfo {
 	return types.ClusterDasConfigInfo{
 		Enabled:                 types.NewBool(false),
@@ -152,7 +154,7 @@ func withoutHA() types.ClusterDasConfigInfo {
 	}
 }
 
-// addNetworks gives the data centre's first network its name and puts the others beside it.
+// addNetworks names the datacenter's first network and adds the others.
 func (b *builder) addNetworks() error {
 	registry := b.lab.registry
 	datacenter := registry.Get(b.lab.datacenter).(*simulator.Datacenter)
@@ -207,7 +209,7 @@ func (b *builder) addHosts() error {
 	return nil
 }
 
-// addDatastores mounts every datastore on its hosts, on all of them as a shared one.
+// addDatastores mounts every datastore on its hosts; one without hosts is mounted on all of them.
 func (b *builder) addDatastores(files string) error {
 	if err := os.RemoveAll(files); err != nil {
 		return err
@@ -229,7 +231,7 @@ func (b *builder) addDatastores(files string) error {
 			if err != nil {
 				return fmt.Errorf("datastore %s: %w", d.Name, err)
 			}
-			if _, mounted := b.lab.datastores[d.Name]; !mounted { // later mounts return nothing
+			if _, mounted := b.lab.datastores[d.Name]; !mounted { // only the first mount returns the datastore
 				b.lab.datastores[d.Name] = store.Reference()
 			}
 		}
@@ -251,7 +253,7 @@ func (b *builder) sizeDatastore(d *DatastoreDescription) {
 	info.Timestamp = types.NewTime(time.Now())
 }
 
-// summarizeCluster writes the sums that clients read instead of asking every host.
+// summarizeCluster sets the sums that clients read instead of reading every host.
 func (lab *Lab) summarizeCluster() {
 	cluster := lab.registry.Get(lab.cluster).(*simulator.ClusterComputeResource)
 	sum := cluster.Summary.GetComputeResourceSummary()
@@ -275,7 +277,7 @@ func (lab *Lab) summarizeCluster() {
 	}
 }
 
-// effectiveMemoryMB is what the hosts that are there for VMs have for them, and how many those are.
+// effectiveMemoryMB returns the memory for VMs of all usable hosts, and the number of these hosts.
 func (lab *Lab) effectiveMemoryMB() (memory int64, hosts int32) {
 	for _, self := range lab.hostRefs {
 		runtime := lab.registry.Get(self).(*simulator.HostSystem).Runtime
@@ -288,7 +290,7 @@ func (lab *Lab) effectiveMemoryMB() (memory int64, hosts int32) {
 	return memory, hosts
 }
 
-// updateCapacity publishes what a host's coming or going changes of the cluster's summary.
+// updateCapacity updates the cluster's summary after a host became usable or unusable.
 func (lab *Lab) updateCapacity(ctx *simulator.Context) {
 	memory, hosts := lab.effectiveMemoryMB()
 	lab.locked(ctx, lab.cluster, func() {

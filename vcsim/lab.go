@@ -14,22 +14,22 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Short names for what appears in almost every signature.
+// Short names for types in almost every signature.
 type (
 	ref   = types.ManagedObjectReference
 	fault = types.BaseMethodFault
 )
 
-// Lab is one simulated data centre: govmomi's inventory plus what the rules need to know.
+// Lab is one simulated data centre: govmomi's inventory and the state that the rules need.
 //
-// Locks: an object of the inventory is locked through the registry (locked, update); what the lab
-// keeps beside it is in parts with a mutex of their own. A part never takes an inventory lock
-// while it holds its own.
+// Locks: an object of the inventory is locked through the registry (locked, update). The lab's own
+// state is in parts, each with its own mutex. A part never takes an inventory lock while it holds
+// its own mutex.
 type Lab struct {
 	description *Description
 	service     *simulator.Service
 	registry    *simulator.Registry
-	root        *simulator.Context // the context that requests and operations are copied from
+	root        *simulator.Context // the context of which requests and operations get copies
 
 	datacenter   ref
 	cluster      ref
@@ -39,23 +39,23 @@ type Lab struct {
 	hostRefs     []ref             // in the order of the description
 	datastores   map[string]ref
 	networks     map[string]ref
-	opaque       map[string]opaqueNetwork // by id
+	opaque       map[string]opaqueNetwork // keyed by id
 	thin         thinDisks
 	policies     appliedPolicies
 	unregistered unregisteredVMs
 
-	accounts  *accounts
-	calls     *calls
-	faults    *faults
-	sessions  *sessions
-	ledger    *ledger
-	slots     *slots
-	addresses *addresses
-	names     *names
-	macs      *macs
-	boots     *boots
-	guests    *guestSettings
-	tasks     *operations
+	accounts    *accounts
+	calls       *calls
+	faults      *faults
+	sessions    *sessions
+	allocations *allocations
+	slots       *slots
+	addresses   *addresses
+	names       *names
+	macs        *macs
+	bootTimers  *bootTimers
+	guests      *guestSettings
+	tasks       *operations
 
 	collectors  *collectors
 	paths       *paths
@@ -66,10 +66,10 @@ type Lab struct {
 	deleted    deletedFiles
 	unreadable *unreadable
 	hidden     *hidden
-	adding     sync.Mutex // one creation of unrelated VMs at a time
+	adding     sync.Mutex // serializes the creation of unrelated VMs
 }
 
-// newLab builds the inventory; files is the folder in which datastores keep their (empty) files.
+// newLab builds the inventory; files is the folder for the datastores' (empty) files.
 func newLab(d *Description, passwords map[string]string, files string) (*Lab, error) {
 	lab := &Lab{
 		description: d,
@@ -81,14 +81,14 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 		calls:       newCalls(),
 		faults:      &faults{},
 		sessions:    newSessions(seconds(d.SessionIdleS)),
-		ledger:      newLedger(),
+		allocations: newAllocations(),
 		slots:       newSlots(),
 		unreadable:  newUnreadable(),
 		hidden:      newHidden(),
 		addresses:   newAddresses(d.AddressBlock),
 		names:       newNames(),
 		macs:        &macs{},
-		boots:       newBoots(),
+		bootTimers:  newBootTimers(),
 		guests:      newGuestSettings(),
 		tasks:       newOperations(),
 		collectors:  newCollectors(),
@@ -105,8 +105,8 @@ func newLab(d *Description, passwords map[string]string, files string) (*Lab, er
 	return lab, nil
 }
 
-// context returns a context of its own for work that outlives the request that began it; without a
-// session it is the lab's own work.
+// context returns a new context for work that outlives its request. Without a session it is for the
+// lab's own work.
 func (lab *Lab) context(session *simulator.Session) *simulator.Context {
 	ctx := *lab.root
 	if session != nil {
@@ -115,14 +115,15 @@ func (lab *Lab) context(session *simulator.Session) *simulator.Context {
 	return &ctx
 }
 
-// listenURL is where the simulator believes it listens; a user in it switches its login check on.
+// listenURL returns the URL on which the simulator assumes that it listens. The user in it enables
+// the simulator's login check.
 func listenURL(endpoint *url.URL) *url.URL {
 	u := *endpoint
 	u.User = url.UserPassword("nobody", uuid.NewString())
 	return &u
 }
 
-// atLeast compares with the API version that the lab speaks.
+// atLeast reports whether the lab's API version is at least this one.
 func (lab *Lab) atLeast(version string) bool {
 	return slices.Compare(numbers(lab.description.About.APIVersion), numbers(version)) >= 0
 }
@@ -130,13 +131,13 @@ func (lab *Lab) atLeast(version string) bool {
 func numbers(version string) []int {
 	var n []int
 	for _, part := range strings.Split(version, ".") {
-		i, _ := strconv.Atoi(part) // checked with the description
+		i, _ := strconv.Atoi(part) // already checked with the description
 		n = append(n, i)
 	}
 	return n
 }
 
-// stableUUID is the same for the same name, so that a restarted lab is the same lab.
+// stableUUID returns the same UUID for the same name, so that a restarted lab keeps its identity.
 func stableUUID(kind, name string) string {
 	return uuid.NewHash(sha1.New(), uuid.NameSpaceURL, []byte("gpuvm-lab/"+kind+"/"+name), 5).String()
 }

@@ -10,16 +10,16 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Whatever is in the inventory is read and encoded by other goroutines at any time. Hence two habits:
-// an object is changed under its lock only, and slices and devices in it are replaced, never edited.
+// Other goroutines may read and encode any object of the inventory at any time. Hence two rules: an
+// object is changed under its lock only, and slices and devices in it are replaced, never modified.
 
 // locked runs f while the object is locked.
 func (lab *Lab) locked(ctx *simulator.Context, obj mo.Reference, f func()) {
 	lab.registry.WithLock(ctx, obj.Reference(), f)
 }
 
-// changeVM lets f edit a copy of the VM's state and publishes what differs, property by property.
-// f must replace slices, maps and devices instead of editing them.
+// changeVM lets f modify a copy of the VM's state and publishes the differences, property by
+// property. f must replace slices, maps and devices instead of modifying them.
 func (lab *Lab) changeVM(ctx *simulator.Context, vm *simulator.VirtualMachine, f func(*mo.VirtualMachine)) {
 	lab.locked(ctx, vm.Self, func() {
 		next := copyVM(&vm.VirtualMachine)
@@ -32,7 +32,7 @@ func (lab *Lab) changeVM(ctx *simulator.Context, vm *simulator.VirtualMachine, f
 	})
 }
 
-// copyVM copies what changeVM's callers edit; deeper data is shared and must be replaced.
+// copyVM copies what changeVM's callers modify. Deeper data is shared and must be replaced.
 func copyVM(vm *mo.VirtualMachine) mo.VirtualMachine {
 	next := *vm
 	next.Config = copied(vm.Config)
@@ -50,7 +50,7 @@ func copied[T any](p *T) *T {
 	return &c
 }
 
-// changeHost is changeVM for hosts.
+// changeHost is like changeVM, for hosts.
 func (lab *Lab) changeHost(ctx *simulator.Context, host *simulator.HostSystem, f func(*mo.HostSystem)) {
 	lab.locked(ctx, host.Self, func() {
 		next := host.HostSystem
@@ -58,7 +58,7 @@ func (lab *Lab) changeHost(ctx *simulator.Context, host *simulator.HostSystem, f
 		f(&next)
 		changes := apply("", reflect.ValueOf(&host.HostSystem).Elem(), reflect.ValueOf(next), nil)
 		for _, change := range changes {
-			if strings.HasPrefix(change.Name, "runtime.") { // the simulator keeps one runtime for both
+			if strings.HasPrefix(change.Name, "runtime.") { // in the simulator both share one runtime
 				changes = append(changes, types.PropertyChange{Name: "summary." + change.Name, Val: change.Val})
 			}
 		}
@@ -74,9 +74,9 @@ var (
 	refType  = reflect.TypeOf(ref{})
 )
 
-// apply sets the properties of object that differ in next, and lists them as deep as clients name
-// them (config.hardware.device). What did not change is not written, so that nobody who reads it
-// without a lock is disturbed.
+// apply sets the properties of object that differ in next, and returns them as deep as clients name
+// them (config.hardware.device). Unchanged properties are not written, because they may be read
+// without a lock.
 func apply(prefix string, object, next reflect.Value, changes []types.PropertyChange) []types.PropertyChange {
 	for i := range object.NumField() {
 		field := object.Type().Field(i)

@@ -110,7 +110,8 @@ func readPasswords(dir string, users []UserDescription) (map[string]string, erro
 	return passwords, nil
 }
 
-// announce writes ready.json in one step: who waits for it never reads half of it.
+// announce writes ready.json atomically, so that a process that waits for it never reads an
+// incomplete file.
 func announce(dir string, lab *Lab, server *server) error {
 	data, err := json.MarshalIndent(map[string]any{
 		"url":         server.url,
@@ -135,7 +136,7 @@ func watchSignals(stopped chan<- string) {
 	stopped <- (<-signals).String()
 }
 
-// watchParent notices the end of the process that holds the other end of the pipe.
+// watchParent calls the function when the process that holds the other end of the pipe ends.
 func watchParent(fd int, stopped chan<- string) {
 	if fd < 0 {
 		return

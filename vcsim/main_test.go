@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary be the program, so that the program itself can be tested.
+// TestMain runs the test binary as the program itself, so that it can be tested.
 func TestMain(m *testing.M) {
 	if os.Getenv("GPUVM_VCSIM_RUN") != "" {
 		main()
@@ -103,7 +103,7 @@ func TestProgramEndsWithItsParent(t *testing.T) {
 	}
 }
 
-func TestProgramSaysWhatIsWrong(t *testing.T) {
+func TestProgramReportsBadArguments(t *testing.T) {
 	for complaint, spoil := range map[string]func(*program){
 		`unknown field "gpu"`:     func(p *program) { writeFile(t, filepath.Join(p.dir, "site.json"), `{"hosts": [{"gpu": 1}]}`) },
 		"no password for":         func(p *program) { writeFile(t, filepath.Join(p.dir, "passwords.json"), `{}`) },

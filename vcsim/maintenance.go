@@ -16,8 +16,8 @@ type hostMethods struct {
 	host *simulator.HostSystem
 }
 
-// EnterMaintenanceModeTask waits until no VM runs on the host. Where DRS is fully automated it moves
-// what can be moved, once; what stays has to be stopped or moved by somebody.
+// EnterMaintenanceModeTask waits until no VM runs on the host. Where DRS is fully automated it
+// moves the VMs that can be moved, once. The others have to be powered off or moved by a client.
 func (h *hostMethods) EnterMaintenanceModeTask(ctx *simulator.Context, req *types.EnterMaintenanceMode_Task) soap.HasFault {
 	task := h.begin(ctx, "EnterMaintenanceMode_Task", "HostSystem.enterMaintenanceMode",
 		func(op *operation) (types.AnyType, fault) {
@@ -37,7 +37,7 @@ func (h *hostMethods) EnterMaintenanceModeTask(ctx *simulator.Context, req *type
 
 func (h *hostMethods) waitEmpty(op *operation, timeout time.Duration) fault {
 	const interval = 50 * time.Millisecond
-	for begun := time.Now(); len(h.lab.ledger.holdings(h.host.Self)) > 0; {
+	for begun := time.Now(); len(h.lab.allocations.holdings(h.host.Self)) > 0; {
 		if timeout > 0 && time.Since(begun) > timeout {
 			return &types.Timedout{}
 		}
@@ -62,7 +62,8 @@ func (h *hostMethods) ExitMaintenanceModeTask(ctx *simulator.Context, _ *types.E
 	return &methods.ExitMaintenanceMode_TaskBody{Res: &types.ExitMaintenanceMode_TaskResponse{Returnval: task}}
 }
 
-// RebootHostTask ends when the reboot has begun, as vCenter's does; the host is away for reboot_s.
+// RebootHostTask ends when the reboot has started, as in vCenter. The host is disconnected for
+// reboot_s.
 func (h *hostMethods) RebootHostTask(ctx *simulator.Context, req *types.RebootHost_Task) soap.HasFault {
 	task := h.begin(ctx, "RebootHost_Task", "HostSystem.reboot",
 		func(op *operation) (types.AnyType, fault) {
@@ -117,8 +118,8 @@ func (lab *Lab) checkReachableHost(ctx *simulator.Context, host *simulator.HostS
 	return nil
 }
 
-// rebootHost takes the host away, its running VMs with it, and brings it back with every
-// passthrough setting in force.
+// rebootHost disconnects the host, powers off its VMs, and connects it again with every passthrough
+// setting active.
 func (lab *Lab) rebootHost(ctx *simulator.Context, host *simulator.HostSystem) {
 	lab.powerOffHost(ctx, host, types.HostSystemConnectionStateNotResponding)
 	own := lab.context(ctx.Session)
@@ -129,9 +130,9 @@ func (lab *Lab) rebootHost(ctx *simulator.Context, host *simulator.HostSystem) {
 	})
 }
 
-// powerOffHost: what ran on the host is off. VMs are reached through the inventory, not the host.
+// powerOffHost powers off the host and the VMs that ran on it.
 func (lab *Lab) powerOffHost(ctx *simulator.Context, host *simulator.HostSystem, state types.HostSystemConnectionState) {
-	for _, holding := range lab.ledger.holdings(host.Self) {
+	for _, holding := range lab.allocations.holdings(host.Self) {
 		if vm, ok := lab.registry.Get(holding.vm).(*simulator.VirtualMachine); ok {
 			lab.switchOff(ctx, vm)
 		}
@@ -146,7 +147,8 @@ func (lab *Lab) powerOffHost(ctx *simulator.Context, host *simulator.HostSystem,
 	lab.connectVMs(ctx, host, types.VirtualMachineConnectionStateDisconnected)
 }
 
-// connectHost connects or disconnects; VMs on a disconnected host run on, but cannot be reached.
+// connectHost connects or disconnects a host. VMs on a disconnected host keep running, but cannot
+// be changed.
 func (lab *Lab) connectHost(ctx *simulator.Context, host *simulator.HostSystem, connected bool) {
 	vmState := types.VirtualMachineConnectionStateDisconnected
 	lab.changeHost(ctx, host, func(m *mo.HostSystem) {

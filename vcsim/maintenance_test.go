@@ -35,35 +35,35 @@ func (r *rig) reboot(name string, force bool) {
 // R4: maintenance mode waits for the VM that holds a device; a timeout ends the wait.
 func TestMaintenanceWaitsForTheDevicesHolder(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
 	if _, ok := r.fails(r.hostSystem("esx-01").EnterMaintenanceMode(r.ctx, 1, false, nil)).(*types.Timedout); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	task, err := r.hostSystem("esx-01").EnterMaintenanceMode(r.ctx, 0, false, nil)
 	must(t, err)
 	r.finish(vm.PowerOff(r.ctx))
 	must(t, task.Wait(r.ctx))
 	if _, ok := r.fails(vm.PowerOn(r.ctx)).(*types.InvalidState); !ok {
-		t.Error("power-on in maintenance mode: another fault")
+		t.Error("power-on in maintenance mode: unexpected fault")
 	}
-	if _, ok := r.fails(r.startClone("more", r.plainWish("esx-01")), nil).(*types.InvalidState); !ok {
-		t.Error("clone in maintenance mode: another fault")
+	if _, ok := r.fails(r.startClone("more", r.plainSpec("esx-01")), nil).(*types.InvalidState); !ok {
+		t.Error("clone in maintenance mode: unexpected fault")
 	}
 	if _, ok := r.fails(r.hostSystem("esx-01").EnterMaintenanceMode(r.ctx, 0, false, nil)).(*types.InvalidState); !ok {
-		t.Error("maintenance mode twice: another fault")
+		t.Error("maintenance mode twice: unexpected fault")
 	}
 	r.finish(r.hostSystem("esx-01").ExitMaintenanceMode(r.ctx, 0))
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R4: no reboot under running VMs unless forced; then they are down.
+// R4: a reboot with running VMs is refused unless forced; then they are powered off.
 func TestRebootNeedsMaintenanceMode(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
 	if _, ok := r.fails(r.startReboot("esx-01", false), nil).(*types.InvalidState); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	before := time.Now()
 	r.reboot("esx-01", true)
@@ -77,10 +77,10 @@ func TestRebootNeedsMaintenanceMode(t *testing.T) {
 	r.finish(vm.PowerOn(r.ctx))
 }
 
-// R11: VMs on a disconnected host run on, but nobody can tell them anything.
+// R11: VMs on a disconnected host keep running, but cannot be changed.
 func TestDisconnectedHost(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
 	r.control("POST", "/hosts/esx-01/disconnect", "")
 	for name, task := range map[string]func() (*object.Task, error){
@@ -88,10 +88,10 @@ func TestDisconnectedHost(t *testing.T) {
 		"reconfigure": func() (*object.Task, error) {
 			return vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "x"})
 		},
-		"clone": func() (*object.Task, error) { return r.startClone("other", r.plainWish("esx-01")), nil },
+		"clone": func() (*object.Task, error) { return r.startClone("other", r.plainSpec("esx-01")), nil },
 	} {
 		if _, ok := r.fails(task()).(*types.HostNotConnected); !ok {
-			t.Errorf("%s: another fault", name)
+			t.Errorf("%s: unexpected fault", name)
 		}
 	}
 	m := r.readVM(vm, "runtime")
@@ -102,15 +102,15 @@ func TestDisconnectedHost(t *testing.T) {
 	r.finish(vm.PowerOff(r.ctx))
 }
 
-// R11: a host without power takes its VMs down; a clone on its way there fails.
+// R11: a host that loses power takes its VMs down; a clone in progress fails.
 func TestHostLosesPower(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
-	clone := r.startClone("late", r.plainWish("esx-01"))
+	clone := r.startClone("late", r.plainSpec("esx-01"))
 	r.control("POST", "/hosts/esx-01/power-off", "")
 	if _, ok := r.fails(clone, nil).(*types.HostNotConnected); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	if state, _ := vm.PowerState(r.ctx); state != poweredOff || len(r.lab.bindings()) != 0 {
 		t.Errorf("the VM is %s and holds %v", state, r.lab.bindings())
@@ -123,10 +123,10 @@ func TestHostLosesPower(t *testing.T) {
 func TestAHostThatCannotBeRebooted(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[1].NoReboot = true })
 	if r.readHost("esx-02", "capability").Capability.RebootSupported || !r.readHost("esx-01", "capability").Capability.RebootSupported {
-		t.Error("the capability is not told")
+		t.Error("the capability is not reported")
 	}
 	r.finish(r.hostSystem("esx-02").EnterMaintenanceMode(r.ctx, 0, false, nil))
 	if _, ok := r.fails(r.startReboot("esx-02", false), nil).(*types.NotSupported); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 }

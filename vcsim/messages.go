@@ -9,8 +9,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// describe is the text that vCenter shows for a fault: task errors and SOAP faults carry it. The
-// simulator leaves it empty or writes the name of the Go type.
+// describe returns vCenter's text for a fault, for task errors and SOAP faults. The simulator
+// leaves it empty or uses the name of the Go type.
 func describe(f fault) string {
 	switch x := f.(type) {
 	case *types.GenericVmConfigFault:
@@ -44,7 +44,7 @@ func describe(f fault) string {
 	return name
 }
 
-// reasons is all that a fault says.
+// reasons returns all messages of a fault.
 func reasons(f fault) string {
 	texts := []string{describe(f)}
 	for _, m := range f.GetMethodFault().FaultMessage {

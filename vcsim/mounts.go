@@ -9,12 +9,13 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// mountedOn says whether the description has the datastore on this host; on all where it names none.
+// mountedOn reports whether the description mounts the datastore on this host. Without hosts it is
+// mounted on all.
 func (d *DatastoreDescription) mountedOn(host string) bool {
 	return len(d.Hosts) == 0 || slices.Contains(d.Hosts, host)
 }
 
-// mount writes how each host has the datastore, which the simulator's own entries do not say.
+// mount sets how each host has mounted the datastore, which the simulator does not do.
 func (lab *Lab) mount(store *simulator.Datastore, d *DatastoreDescription) {
 	store.Host = nil
 	for _, host := range lab.hostRefs {
@@ -41,8 +42,8 @@ func (lab *Lab) mount(store *simulator.Datastore, d *DatastoreDescription) {
 	}
 }
 
-// checkDatastore: a host writes to what it has mounted, and nothing new goes to a datastore that is
-// being emptied.
+// checkDatastore checks that the host can write to the datastore, and that the datastore is not in
+// maintenance mode.
 func (lab *Lab) checkDatastore(ctx *simulator.Context, host, datastore ref) fault {
 	store, ok := lab.registry.Get(datastore).(*simulator.Datastore)
 	if !ok {
@@ -65,8 +66,8 @@ func (lab *Lab) checkDatastore(ctx *simulator.Context, host, datastore ref) faul
 	return &types.InaccessibleDatastore{InvalidDatastore: types.InvalidDatastore{Datastore: &datastore, Name: name}}
 }
 
-// newestHardware is the newest virtual hardware that each release of ESXi runs (VMware's article
-// 1003746); the newest that is not above the version counts.
+// newestHardware is the newest virtual hardware of each release of ESXi (VMware's article 1003746).
+// The newest release that is not above the version applies.
 var newestHardware = []struct {
 	version  string
 	hardware int
@@ -74,7 +75,7 @@ var newestHardware = []struct {
 	{"6.5", 13}, {"6.7.0", 15}, {"7.0.0", 17}, {"7.0.1", 18}, {"7.0.2", 19}, {"8.0.0", 20}, {"8.0.2", 21}, {"9.0.0", 22},
 }
 
-// checkHardware: a host runs no VM whose virtual hardware is newer than itself.
+// checkHardware checks that the VM's virtual hardware is not newer than the host supports.
 func (lab *Lab) checkHardware(ctx *simulator.Context, host ref, config *types.VirtualMachineConfigInfo) fault {
 	h := lab.registry.Get(host).(*simulator.HostSystem)
 	var version string

@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// opaqueNetwork is one that something else than vCenter manages, such as an NSX segment.
+// opaqueNetwork is a network that is not managed by vCenter, such as an NSX segment.
 type opaqueNetwork struct {
 	self ref
 	name string
@@ -34,8 +34,8 @@ func (b *builder) addOpaqueNetworks(datacenter *simulator.Datacenter, folder *si
 	return nil
 }
 
-// checkBacking: a card comes to an opaque network by the network's id and type, not by its name or
-// reference, and to no other network in that way.
+// checkBacking checks that a network card names an opaque network by id and type, and any other
+// network by name or reference.
 func (lab *Lab) checkBacking(device types.BaseVirtualDevice, index int) fault {
 	invalid := &types.InvalidDeviceBacking{InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: int32(index)}}
 	switch backing := device.GetVirtualDevice().Backing.(type) {
@@ -54,7 +54,7 @@ func (lab *Lab) checkBacking(device types.BaseVirtualDevice, index int) fault {
 	return nil
 }
 
-// networkOf is the network that a card is on, by name and reference; empty if it is on none.
+// networkOf returns the name and reference of a card's network, or empty values if it has none.
 func (lab *Lab) networkOf(card *types.VirtualEthernetCard) (string, *ref) {
 	switch backing := card.Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:

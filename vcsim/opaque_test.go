@@ -7,7 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A card comes to an opaque network by the network's id and type; every other backing is refused.
+// A network card is connected to an opaque network by the network's id and type; other backings are
+// refused.
 func TestOpaqueNetworksAreNamedByIDAndType(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Opaque = []string{"segment"} })
 	id := stableUUID("opaque network", "segment")
@@ -36,7 +37,7 @@ func TestOpaqueNetworksAreNamedByIDAndType(t *testing.T) {
 
 // onNetwork is a plain clone whose card gets this backing.
 func (r *rig) onNetwork(backing types.BaseVirtualDeviceBackingInfo) types.VirtualMachineCloneSpec {
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	card := &types.VirtualVmxnet3{}
 	card.Key, card.Backing = 4000, backing
 	edit := &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: card}

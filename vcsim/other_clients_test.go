@@ -52,8 +52,8 @@ func TestTagsAndContentLibraries(t *testing.T) {
 	}
 }
 
-// Nobody gets a session of the REST API without a password of the lab.
-func TestTheRESTAPIAsksForAPassword(t *testing.T) {
+// A session of the REST API needs a password of the lab.
+func TestRESTAPIRequiresAPassword(t *testing.T) {
 	r := newRig(t)
 	client := vapi.NewClient(r.client.Client)
 	if err := client.Login(r.ctx, url.UserPassword("administrator@lab.local", "wrong")); err == nil {
@@ -77,7 +77,7 @@ func TestTheRESTAPIAsksForAPassword(t *testing.T) {
 }
 
 // Policies are at /pbm, where govmomi looks for them, with what is applied where.
-func TestPoliciesOfAnotherClient(t *testing.T) {
+func TestStoragePoliciesByGovmomi(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Policies = []StoragePolicyDescription{{Name: "plain", ID: "1"}, {Name: "cache", ID: "2"}}
 	})
@@ -88,7 +88,7 @@ func TestPoliciesOfAnotherClient(t *testing.T) {
 	if id != "2" {
 		t.Errorf("cache is %s", id)
 	}
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Location.Profile = []types.BaseVirtualMachineProfileSpec{&types.VirtualMachineDefinedProfileSpec{ProfileId: "1"}}
 	vm := r.clone("vm", spec)
 	for kind, want := range map[string]int{vm.Reference().Value: 1, vm.Reference().Value + ":2000": 0} {
@@ -103,7 +103,7 @@ func TestPoliciesOfAnotherClient(t *testing.T) {
 // Every network card has an allocation, which Terraform's provider reads without looking.
 func TestCardsHaveAnAllocation(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	for _, vm := range []*object.VirtualMachine{vm, r.template()} {
 		cards := object.VirtualDeviceList(r.readVM(vm, "config").Config.Hardware.Device).SelectByType(&types.VirtualVmxnet3{})
 		if len(cards) == 0 {
@@ -121,7 +121,7 @@ func TestCardsHaveAnAllocation(t *testing.T) {
 // Terraform's provider leaves the deviceId out, and vCenter starts its VMs.
 func TestADeviceWithoutItsID(t *testing.T) {
 	r := newRig(t)
-	spec := r.wish()
+	spec := r.gpuSpec()
 	backingOf(&spec).DeviceId = ""
 	r.finish(r.clone("vm", spec).PowerOn(r.ctx))
 	if bound := r.lab.bindings(); len(bound) != 1 || bound[0].VM != "vm" {
@@ -129,10 +129,10 @@ func TestADeviceWithoutItsID(t *testing.T) {
 	}
 }
 
-// Two clients share a collector: each goes on from the version that it has.
+// Two clients share a collector: each continues from its own version.
 func TestOlderVersionsAreValid(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "config.annotation")
 	f.next()
 	oldest := f.version
@@ -166,16 +166,16 @@ func TestOlderVersionsAreValid(t *testing.T) {
 	}
 }
 
-// TaskInProgress names the task that is in the way.
+// TaskInProgress names the other task.
 func TestTaskInProgressNamesTheTask(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.PowerOnS = 1 })
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	first, err := vm.PowerOn(r.ctx)
 	must(t, err)
 	r.until("it is being powered on", func() bool {
-		r.lab.boots.Lock()
-		defer r.lab.boots.Unlock()
-		return len(r.lab.boots.starting) > 0
+		r.lab.bootTimers.Lock()
+		defer r.lab.bootTimers.Unlock()
+		return len(r.lab.bootTimers.starting) > 0
 	})
 	for what, start := range map[string]func() (*object.Task, error){
 		"power on": func() (*object.Task, error) { return vm.PowerOn(r.ctx) },
@@ -189,13 +189,13 @@ func TestTaskInProgressNamesTheTask(t *testing.T) {
 	r.finish(first, nil)
 }
 
-// A VM that runs with a GPU changes its resource pool; it still does not leave its host.
-func TestAGPUVMChangesItsPool(t *testing.T) {
+// A VM that runs with a GPU can be moved to another resource pool, but not to another host.
+func TestRunningGPUVMCanChangePool(t *testing.T) {
 	r := newRig(t)
 	root := object.NewResourcePool(r.client.Client, r.lab.pool)
 	pool, err := root.Create(r.ctx, "learning", types.DefaultResourceConfigSpec())
 	must(t, err)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.PowerOn(r.ctx))
 	into := pool.Reference()
 	r.finish(vm.Relocate(r.ctx, types.VirtualMachineRelocateSpec{Pool: &into}, types.VirtualMachineMovePriorityDefaultPriority))
@@ -216,21 +216,21 @@ func TestAGPUVMChangesItsPool(t *testing.T) {
 	}
 }
 
-// A VM that was unregistered comes back with its GPU, its disks and its identity.
-func TestAGPUVMIsRegisteredAgain(t *testing.T) {
+// An unregistered VM is registered again with its GPU, its disks and its identity.
+func TestGPUVMCanBeRegisteredAgain(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	before := r.readVM(vm, "config").Config
 	folder, pool, host := objectFolder(r), object.NewResourcePool(r.client.Client, r.lab.pool), object.NewHostSystem(r.client.Client, r.host("esx-01"))
 	register := func(name string) (*object.Task, error) {
 		return folder.RegisterVM(r.ctx, before.Files.VmPathName, name, false, pool, host)
 	}
 	if _, ok := r.fails(register("twice")).(*types.AlreadyExists); !ok {
-		t.Error("one that is registered: another fault")
+		t.Error("one that is registered: unexpected fault")
 	}
 	must(t, vm.Unregister(r.ctx))
 	if _, ok := r.fails(register("template")).(*types.DuplicateName); !ok {
-		t.Error("a name that is taken: another fault")
+		t.Error("a name that is taken: unexpected fault")
 	}
 	task, err := register("")
 	must(t, err)
@@ -248,9 +248,9 @@ func TestAGPUVMIsRegisteredAgain(t *testing.T) {
 	r.finish(again.PowerOff(r.ctx))
 	r.finish(again.Destroy(r.ctx))
 	if _, ok := r.fails(register("")).(*types.NotFound); !ok {
-		t.Error("one that was destroyed: another fault")
+		t.Error("one that was destroyed: unexpected fault")
 	}
 	if _, ok := r.fails(folder.RegisterVM(r.ctx, "[nowhere] vm/vm.vmx", "", false, pool, host)).(*types.InvalidDatastorePath); !ok {
-		t.Error("no datastore: another fault")
+		t.Error("no datastore: unexpected fault")
 	}
 }

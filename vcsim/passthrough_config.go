@@ -17,8 +17,8 @@ type passthruMethods struct {
 	system *mo.HostPciPassthruSystem
 }
 
-// UpdatePassthruConfig sets what is wanted. It is in force at once only where the host can rebind
-// devices and the caller wants it; elsewhere after a reboot.
+// UpdatePassthruConfig enables or disables passthrough. It takes effect at once only if the host
+// can rebind devices and the caller requests it, else after a reboot.
 func (p *passthruMethods) UpdatePassthruConfig(ctx *simulator.Context, req *types.UpdatePassthruConfig) soap.HasFault {
 	host := p.lab.hostOfManager(p.self)
 	infos := p.lab.passthruInfo(ctx, host.Self)
@@ -44,7 +44,7 @@ func (lab *Lab) hostOfManager(manager ref) *simulator.HostSystem {
 			return host
 		}
 	}
-	return nil // a manager is never without its host
+	return nil // a manager always has a host
 }
 
 func (lab *Lab) checkPassthruConfig(ctx *simulator.Context, host *simulator.HostSystem,
@@ -67,7 +67,8 @@ func (lab *Lab) checkPassthruConfig(ctx *simulator.Context, host *simulator.Host
 	return hostConfigFault("There is no device " + config.Id + ".")
 }
 
-// checkUnused: with a device all that depend on it are switched, and none of them from under a VM.
+// checkUnused checks that no running VM uses the device or one that depends on it, because they are
+// switched together.
 func (lab *Lab) checkUnused(host *simulator.HostSystem, infos []*types.HostPciPassthruInfo,
 	config *types.HostPciPassthruConfig) fault {
 	for _, info := range infos {
@@ -86,7 +87,7 @@ func hostConfigFault(text string) fault {
 }
 
 func (lab *Lab) deviceInUse(host ref, address string) bool {
-	for _, holding := range lab.ledger.holdings(host) {
+	for _, holding := range lab.allocations.holdings(host) {
 		for _, grant := range holding.devices {
 			if grant.gpu.PCIAddress == address {
 				return true
@@ -114,7 +115,7 @@ func (lab *Lab) configurePassthru(ctx *simulator.Context, host *simulator.HostSy
 	})
 }
 
-// activatePassthru is what a reboot does.
+// activatePassthru activates the pending configuration, as a reboot does.
 func (lab *Lab) activatePassthru(ctx *simulator.Context, host *simulator.HostSystem) {
 	lab.changePassthru(ctx, host, func(info *types.HostPciPassthruInfo) { info.PassthruActive = info.PassthruEnabled })
 }
@@ -147,14 +148,14 @@ func (lab *Lab) changePassthru(ctx *simulator.Context, host *simulator.HostSyste
 	})
 }
 
-// graphicsMethods change how a host shares its cards (R7).
+// graphicsMethods change how a host shares its GPUs (R7).
 type graphicsMethods struct {
 	methodsOf
 	manager *mo.HostGraphicsManager
 }
 
-// UpdateGraphicsConfig sets the host's default graphics type, and those of the cards that are named:
-// the others get the default. Profiles appear or vanish with it.
+// UpdateGraphicsConfig sets the host's default graphics type, and that of the named GPUs; the
+// others get the default. The offered profiles change accordingly.
 func (g *graphicsMethods) UpdateGraphicsConfig(ctx *simulator.Context, req *types.UpdateGraphicsConfig) soap.HasFault {
 	body := &methods.UpdateGraphicsConfigBody{}
 	kind, kinds := req.Config.HostDefaultGraphicsType, typesOf(req.Config.DeviceType)

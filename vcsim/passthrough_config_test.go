@@ -27,7 +27,7 @@ func (r *rig) passthruInfoOf(host, address string) *types.HostPciPassthruInfo {
 	return nil
 }
 
-// R3: what is enabled is active after a reboot, and a device in use stays enabled.
+// R3: an enabled device is active after a reboot, and a device in use stays enabled.
 func TestPassthroughChangesAtReboot(t *testing.T) {
 	r := newRig(t)
 	must(t, r.updatePassthru("esx-01", types.HostPciPassthruConfig{Id: "0000:3b:00.0", PassthruEnabled: false, ApplyNow: ptr(true)}))
@@ -50,7 +50,7 @@ func TestPassthroughChangesAtReboot(t *testing.T) {
 	}
 }
 
-// R3: at once, where the host can rebind and the caller wants it.
+// R3: changes are immediate where the host can rebind and the caller requests it.
 func TestPassthroughChangesAtOnceWhereItCan(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[1].RebindWithoutReboot = true })
 	off := types.HostPciPassthruConfig{Id: "0000:3b:00.0", ApplyNow: ptr(false)}
@@ -70,7 +70,7 @@ func TestPassthroughRefusesForDependents(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Hosts[0].GPUs[1].DependentDevice = "0000:3b:00.0"
 	})
-	holder := r.clone("holder", r.wishOn("esx-01", "0000:af:00.0"))
+	holder := r.clone("holder", r.gpuSpecOn("esx-01", "0000:af:00.0"))
 	r.finish(holder.PowerOn(r.ctx))
 	err := r.updatePassthru("esx-01", types.HostPciPassthruConfig{Id: "0000:3b:00.0"})
 	if err == nil || !strings.Contains(faultOf(t, err).(*types.HostConfigFault).FaultMessage[0].Message, "is in use") {
@@ -81,12 +81,12 @@ func TestPassthroughRefusesForDependents(t *testing.T) {
 	}
 }
 
-// R3: a function that hangs on another one is configured through that one, together with it.
+// R3: a function that depends on another one is configured through that one.
 func TestPassthroughRefuses(t *testing.T) {
 	r := newRig(t, func(d *Description) {
 		d.Hosts[0].GPUs[1].DependentDevice = "0000:3b:00.0"
 	})
-	holder := r.clone("holder", r.wish())
+	holder := r.clone("holder", r.gpuSpec())
 	r.finish(holder.PowerOn(r.ctx))
 	for address, text := range map[string]string{
 		"0000:af:00.0": "depends on 0000:3b:00.0",

@@ -9,12 +9,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// below4GiBPages is the hole for devices under 4 GiB, 3.5 GiB in pages of 4 KiB.
+// below4GiBPages is the address space for devices below 4 GiB: 3.5 GiB in pages of 4 KiB.
 const below4GiBPages = 917504
 
 const mibPages = 256
 
-// checkConfiguration looks at what a VM with passthrough devices needs whatever card it gets (R5).
+// checkConfiguration checks what a VM with passthrough devices needs for any GPU (R5).
 func (a *admission) checkConfiguration() fault {
 	if len(passthroughDevices(a.config)) == 0 {
 		return nil
@@ -26,7 +26,8 @@ func (a *admission) checkConfiguration() fault {
 	return nil
 }
 
-// fixed checks a device that is named by host, address and ids (R5); the ledger is locked.
+// fixed checks a device that is given by host, address and ids (R5). The caller holds the lock of
+// the allocations.
 func (a *admission) fixed(b *types.VirtualPCIPassthroughDeviceBackingInfo, granted map[int32]grant) (grant, fault) {
 	g := a.hardware.gpu(b.Id)
 	if g == nil || b.SystemId != a.hardware.systemID || !sameDeviceID(b.DeviceId, g.DeviceID) || uint16(b.VendorId) != g.VendorID {
@@ -45,12 +46,12 @@ func (a *admission) fixed(b *types.VirtualPCIPassthroughDeviceBackingInfo, grant
 	return a.whole(g, granted)
 }
 
-// whole grants a card if its BARs and those of the cards before it have room (R5).
+// whole grants a GPU if there is space for its BARs and those of the previous GPUs (R5).
 func (a *admission) whole(g *gpu, granted map[int32]grant) (grant, fault) {
 	return a.mapped(grant{gpu: g}, granted)
 }
 
-// mapped lets a grant pass if what it maps, and the grants before it, has room (R5, R7).
+// mapped accepts a grant if there is space for what it and the previous grants map (R5, R7).
 func (a *admission) mapped(wanted grant, granted map[int32]grant) (grant, fault) {
 	needed := wanted.pages()
 	for _, other := range granted {
@@ -63,7 +64,7 @@ func (a *admission) mapped(wanted grant, granted map[int32]grant) (grant, fault)
 	return wanted, nil
 }
 
-// pages of a vGPU are those of its own BARs: a large one maps its framebuffer, others 256 MiB.
+// pages returns the pages of a vGPU's BARs: a large one maps its framebuffer, others 256 MiB.
 func (g grant) pages() int64 {
 	if g.profile == nil {
 		return g.gpu.pages()
@@ -75,15 +76,16 @@ func (g grant) pages() int64 {
 	return (bar+48)*mibPages + 2
 }
 
-// isLarge: NVIDIA's C-series has large BARs whatever the size, the others as their framebuffer has.
+// isLarge reports whether a vGPU has large BARs: always for NVIDIA's C-series, else depending on
+// the framebuffer.
 func (p *VGPUProfile) isLarge() bool {
 	return computeSeries.MatchString(p.Name) || p.FramebufferGiB >= 16
 }
 
 var computeSeries = regexp.MustCompile(`-\d+(-\d+)?c(me)?$`)
 
-// pageLimit is the room for BARs. Above 4 GiB there is some only with EFI firmware, 64-bit MMIO
-// switched on, and a size given; large BARs do not fit below.
+// pageLimit returns the address space for BARs. There is space above 4 GiB only with EFI firmware,
+// 64-bit MMIO and its size set; large BARs do not fit below 4 GiB.
 func (a *admission) pageLimit() int64 {
 	on := strings.EqualFold(option(a.config, "pciPassthru.use64bitMMIO"), "TRUE")
 	size, err := strconv.ParseInt(option(a.config, "pciPassthru.64bitMMIOSizeGB"), 10, 32)
@@ -93,7 +95,7 @@ func (a *admission) pageLimit() int64 {
 	return max(size*1024*mibPages, below4GiBPages)
 }
 
-// pages is what a card maps: its BARs and two pages of its own.
+// pages returns what a GPU maps: its BARs and two more pages.
 func (g *gpu) pages() int64 { return g.mmioMiB()*mibPages + 2 }
 
 func (g *gpu) mmioMiB() int64 {
@@ -104,19 +106,20 @@ func (g *gpu) mmioMiB() int64 {
 	return sum
 }
 
-// taken: another VM runs with the card or with a part of it, or this VM names it twice.
+// taken reports whether another VM runs with the GPU or with a part of it, or this VM names it
+// twice.
 func (a *admission) taken(g *gpu, granted map[int32]grant) bool {
 	for _, other := range granted {
 		if other.gpu == g {
 			return true
 		}
 	}
-	_, held := a.lab.ledger.holder(g)
-	return held || len(a.lab.ledger.shares(g)) > 0
+	_, held := a.lab.allocations.holder(g)
+	return held || len(a.lab.allocations.shares(g)) > 0
 }
 
-// sameDeviceID reads the id as vSphere does: hexadecimal, no 0x. "5624" is 0x5624, not 5624. One that
-// was left out is not compared: Terraform's provider leaves all of them out, and its VMs start.
+// sameDeviceID parses the id as vSphere does: hexadecimal, without 0x. "5624" is 0x5624, not 5624.
+// An empty id is not compared: Terraform's provider sets no ids, and its VMs start.
 func sameDeviceID(text string, id uint16) bool {
 	if text == "" {
 		return true
@@ -125,8 +128,8 @@ func sameDeviceID(text string, id uint16) bool {
 	return err == nil && uint16(n) == id
 }
 
-// devicePowerOnFault is how vCenter wraps what a device refuses: a generic text, and the reason
-// among the fault's messages.
+// devicePowerOnFault wraps a device's refusal as vCenter does: a generic text, with the reason in
+// the fault's messages.
 func devicePowerOnFault(reason types.LocalizableMessage) fault {
 	const generic = "Module 'DevicePowerOn' power on failed."
 	f := &types.GenericVmConfigFault{Reason: generic}
@@ -152,7 +155,7 @@ func passthroughDevices(c *types.VirtualMachineConfigInfo) []*types.VirtualPCIPa
 	return devices
 }
 
-// fixedDevices are the devices that tie a VM to its host.
+// fixedDevices returns the devices that bind a VM to its host.
 func fixedDevices(c *types.VirtualMachineConfigInfo) []*types.VirtualPCIPassthrough {
 	var devices []*types.VirtualPCIPassthrough
 	for _, d := range passthroughDevices(c) {

@@ -19,7 +19,8 @@ func setOption(spec *types.VirtualMachineCloneSpec, key, value string) {
 	spec.Config.ExtraConfig = append(spec.Config.ExtraConfig, &types.OptionValue{Key: key, Value: value})
 }
 
-// R5: every way in which a fixed device can be configured wrongly. The clone itself is accepted.
+// R5: every wrong configuration of a fixed device is refused at power-on. The clone itself is
+// accepted.
 func TestPowerOnRefusesWrongDevices(t *testing.T) {
 	const mismatch = "The systemId does not match the current system or the deviceId, and the vendorId does not match the device currently at 59:0.0"
 	const pages = "PCIPassthru: total number of pages needed (4206594) exceeds limit (917504)"
@@ -49,7 +50,7 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 			s.Config.ExtraConfig[1].GetOptionValue().Value = "16"
 		}, "PCIPassthru: total number of pages needed (4206594) exceeds limit (4194304)"},
 	} {
-		spec := r.wish()
+		spec := r.gpuSpec()
 		c.spoil(&spec)
 		t.Run(c.name, func(t *testing.T) {
 			sub := *r
@@ -62,10 +63,10 @@ func TestPowerOnRefusesWrongDevices(t *testing.T) {
 	}
 }
 
-// A reservation by number is as good as a locked one, and hexadecimal digits may be upper case.
-func TestPowerOnAcceptsOtherRightWays(t *testing.T) {
+// A full reservation need not be locked, and hexadecimal digits may be upper case.
+func TestPowerOnAcceptsEquivalentConfigurations(t *testing.T) {
 	r := newRig(t)
-	spec := r.wish()
+	spec := r.gpuSpec()
 	backingOf(&spec).DeviceId = "15F8"
 	spec.Config.MemoryReservationLockedToMax = nil
 	spec.Config.MemoryAllocation = &types.ResourceAllocationInfo{Reservation: ptr(int64(8192))}
@@ -75,15 +76,15 @@ func TestPowerOnAcceptsOtherRightWays(t *testing.T) {
 // R5: a card whose BARs fit below 4 GiB needs neither EFI nor 64-bit MMIO.
 func TestSmallBARsFitBelow4GiB(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].GPUs[0].BARsMiB = []int64{16, 256, 32} })
-	spec := r.wish()
+	spec := r.gpuSpec()
 	spec.Config.Firmware, spec.Config.ExtraConfig = "bios", nil
 	r.finish(r.clone("vm", spec).PowerOn(r.ctx))
 }
 
-// R5: two cards need room for both.
-func TestMMIOCountsEveryCard(t *testing.T) {
+// R5: two GPUs need MMIO space for both.
+func TestMMIOCountsEveryGPU(t *testing.T) {
 	r := newRig(t)
-	spec := r.wish()
+	spec := r.gpuSpec()
 	second := r.attach("esx-01", "0000:af:00.0")
 	second.Device.GetVirtualDevice().Key = -101
 	spec.Config.DeviceChange = append(spec.Config.DeviceChange, second)
@@ -99,16 +100,16 @@ func TestMMIOCountsEveryCard(t *testing.T) {
 // R5: enabled, but not rebooted since.
 func TestPowerOnRefusesInactiveDevice(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Hosts[0].GPUs[0].Passthrough = &Passthrough{Capable: true, Enabled: true} })
-	r.refusesPowerOn(r.clone("vm", r.wish()), "Device 59:0.0 is not a passthrough device")
+	r.refusesPowerOn(r.clone("vm", r.gpuSpec()), "Device 59:0.0 is not a passthrough device")
 }
 
 // R5, R10: two VMs may name the same device; one of them runs with it.
 func TestDeviceHasOneHolder(t *testing.T) {
 	r := newRig(t)
-	first, second := r.clone("first", r.wish()), r.clone("second", r.wish())
+	first, second := r.clone("first", r.gpuSpec()), r.clone("second", r.gpuSpec())
 	r.finish(first.PowerOn(r.ctx))
 	r.refusesPowerOn(second, "Device 59:0.0 is already in use")
-	elsewhere := r.clone("elsewhere", r.wishOn("esx-02", "0000:3b:00.0")) // the same address on another host
+	elsewhere := r.clone("elsewhere", r.gpuSpecOn("esx-02", "0000:3b:00.0")) // the same address on another host
 	r.finish(elsewhere.PowerOn(r.ctx))
 	bound := decode[[]binding](t, r.control("GET", "/bindings", ""))
 	want := binding{VM: "first", Host: "esx-01", PCIAddress: "0000:3b:00.0"}
@@ -119,12 +120,12 @@ func TestDeviceHasOneHolder(t *testing.T) {
 	r.finish(second.PowerOn(r.ctx))
 }
 
-// R5: of many that want it at the same moment, one gets it.
+// R5: of many concurrent power-ons one gets the device.
 func TestDeviceHasOneHolderInARace(t *testing.T) {
 	r := newRig(t)
 	var vms []*object.VirtualMachine
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
-		vms = append(vms, r.clone(name, r.wish()))
+		vms = append(vms, r.clone(name, r.gpuSpec()))
 	}
 	var tasks []*object.Task
 	for _, vm := range vms {
@@ -143,10 +144,10 @@ func TestDeviceHasOneHolderInARace(t *testing.T) {
 	}
 }
 
-// R5: no path to a running VM goes round the checks.
+// R5: every path to a running VM is checked.
 func TestEveryPathToPowerOnIsChecked(t *testing.T) {
 	r := newRig(t)
-	bad := r.wish()
+	bad := r.gpuSpec()
 	backingOf(&bad).DeviceId = "5624"
 
 	bad.PowerOn = true
@@ -182,10 +183,10 @@ func implementsAnywhere(lab *Lab, method string) bool {
 	return slices.ContainsFunc(lab.registry.AllReference(""), func(o mo.Reference) bool { return implements(o, method) })
 }
 
-// The device of a moved VM no longer fits: its systemId is the old host's.
+// The device of a moved VM is no longer valid: its systemId is the old host's.
 func TestMovedVMDoesNotStart(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	h := r.host("esx-02")
 	r.finish(vm.Relocate(r.ctx, types.VirtualMachineRelocateSpec{Host: &h}, types.VirtualMachineMovePriorityDefaultPriority))
 	if !strings.HasPrefix(r.readVM(vm, "runtime.host").Runtime.Host.Value, "host-") || *r.readVM(vm, "runtime.host").Runtime.Host != h {

@@ -9,31 +9,31 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Roles on parts of the inventory, for accounts with the role "none" (R13). The permission on an
-// object itself holds there; else the nearest one above that propagates. A VM is below its folder and
-// below its resource pool, and has what it gets from either. Without System.View an object is in no
-// list and nothing can be done with it; without System.Read most of its properties are refused.
+// Roles on parts of the inventory, for accounts with the role "none" (R13). A permission on the
+// object itself applies, else the nearest propagating one above it. A VM inherits from its folder
+// and from its resource pool. Without System.View an object is in no list and cannot be used;
+// without System.Read most of its properties are refused.
 
-// PermissionDescription gives a principal a role on an entity, which is named as people do: by name,
-// by inventory path, or "/" for the root folder.
+// PermissionDescription gives a principal a role on an entity, given by name, by inventory path, or
+// as "/" for the root folder.
 type PermissionDescription struct {
 	Principal  string   `json:"principal"`
 	Entity     string   `json:"entity"`
 	Role       string   `json:"role"`       // noaccess, view, readonly, or empty with Privileges of its own
-	Privileges []string `json:"privileges"` // beside System.*, which every role but view has
+	Privileges []string `json:"privileges"` // in addition to System.*, which every role except view has
 	Propagate  bool     `json:"propagate"`
 }
 
 const roleNone = "none"
 
-// viewed are the properties for which System.View is enough, by the API reference.
+// viewed are the properties for which the API reference requires only System.View.
 var viewed = []string{
 	"name", "parent", "value", "availableField", "customValue", "effectiveRole", "tag", "childType", "childEntity",
 	"vmFolder", "hostFolder", "datastoreFolder", "networkFolder", "host", "resourcePool", "environmentBrowser",
 	"owner", "datastore", "network",
 }
 
-// access is what a caller may see of one object.
+// access is what a caller may read of one object.
 type access struct{ view, read bool }
 
 var everything = access{true, true}
@@ -43,9 +43,9 @@ func (a access) reads(name string) bool {
 	return a.read || a.view && slices.Contains(viewed, first)
 }
 
-// accessTo must be asked before the object is locked, because it looks at those above it.
+// accessTo must be called before the object is locked, because it reads the objects above it.
 func (lab *Lab) accessTo(ctx *simulator.Context, self ref) access {
-	if ctx.Session == nil || !lab.accounts.narrow(ctx.Session.UserName) {
+	if ctx.Session == nil || !lab.accounts.restricted(ctx.Session.UserName) {
 		return everything
 	}
 	user := ctx.Session.UserName
@@ -56,21 +56,21 @@ func (lab *Lab) sees(ctx *simulator.Context, self ref) bool {
 	return !lab.hidden.object(self) && lab.accessTo(ctx, self).view
 }
 
-// may says whether the user has the privilege on the object. What is no part of the inventory counts
-// as its root, but anybody may look at it.
+// may reports whether the user has the privilege on the object. Objects outside the inventory are
+// treated as its root, but every user may read them.
 func (lab *Lab) may(user, privilege string, object ref) bool {
-	if !lab.accounts.narrow(user) {
+	if !lab.accounts.restricted(user) {
 		return lab.accounts.may(user, privilege)
 	}
 	entity, ok := lab.entityOf(object)
-	system := strings.HasPrefix(privilege, "System.") && privilege != everythingElse
+	system := strings.HasPrefix(privilege, "System.") && privilege != defaultPrivilege
 	if !ok {
 		return system || lab.holds(user, privilege, lab.content().RootFolder, true)
 	}
 	return lab.holds(user, privilege, entity, true)
 }
 
-// holds looks at the object itself, where every permission counts, and then upwards.
+// holds checks the object itself, where every permission applies, and then the objects above it.
 func (lab *Lab) holds(user, privilege string, entity ref, itself bool) bool {
 	for i := range lab.description.Permissions {
 		p := &lab.description.Permissions[i]
@@ -134,7 +134,7 @@ func (lab *Lab) parentOf(self ref) *ref {
 	return parent
 }
 
-// above are the objects that an object inherits permissions from.
+// above returns the objects from which an object inherits permissions.
 func (lab *Lab) above(self ref) []ref {
 	var parents []ref
 	if parent := lab.parentOf(self); parent != nil {
@@ -150,11 +150,11 @@ func (lab *Lab) above(self ref) []ref {
 	return parents
 }
 
-// extended are the types that others extend, in whose name clients may call an object.
+// extended are the base types by which clients may refer to an object.
 var extended = []string{"ManagedEntity", "ComputeResource", "Network", "ResourcePool"}
 
-// typed is the reference with the type that its object has: vCenter goes by the id, and clients may
-// call anything a ManagedEntity, or a cluster a ComputeResource.
+// typed returns the reference with its object's own type. vCenter uses the id only, so clients may
+// use ManagedEntity for any object, or ComputeResource for a cluster.
 func (lab *Lab) typed(self ref) ref {
 	if !slices.Contains(extended, self.Type) || lab.registry.Get(self) != nil {
 		return self
@@ -167,7 +167,7 @@ func (lab *Lab) typed(self ref) ref {
 	return self
 }
 
-// entityOf is the object of the inventory that something belongs to.
+// entityOf returns the inventory object to which an object belongs.
 func (lab *Lab) entityOf(self ref) (ref, bool) {
 	self = lab.typed(self)
 	switch object := lab.registry.Get(self).(type) {
@@ -180,7 +180,7 @@ func (lab *Lab) entityOf(self ref) (ref, bool) {
 	case *simulator.Task:
 		var entity *types.ManagedObjectReference
 		lab.locked(lab.context(nil), self, func() { entity = object.Info.Entity })
-		if entity != nil && lab.registry.Get(*entity) != nil { // a destroy's is gone by its end
+		if entity != nil && lab.registry.Get(*entity) != nil { // the object of a Destroy_Task no longer exists at its end
 			return *entity, true
 		}
 	}

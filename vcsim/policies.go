@@ -17,8 +17,8 @@ import (
 
 const viewPolicies = "StorageProfile.View"
 
-// policyService is a service of its own at /pbm, or /pbm/sdk, whose callers show the vCenter's session
-// in a SOAP header. It is govmomi's simulator of it, with the lab's policies.
+// policyService is the storage policy service at /pbm and /pbm/sdk, whose callers send the
+// vCenter's session in a SOAP header. It is govmomi's simulator with the lab's policies.
 func (lab *Lab) policyService() *simulator.Registry {
 	r := pbmsimulator.New()
 	manager := ref{Type: "PbmProfileProfileManager", Value: "ProfileManager"}
@@ -36,7 +36,8 @@ func (lab *Lab) policyService() *simulator.Registry {
 	return r
 }
 
-// profileManager has the lab's policies instead of the simulator's, and knows where they are applied.
+// profileManager serves the lab's policies instead of the simulator's, and knows where they are
+// applied.
 type profileManager struct {
 	*pbmsimulator.ProfileManager
 	lab *Lab
@@ -68,7 +69,7 @@ func (m *profileManager) PbmRetrieveContent(req *pbmtypes.PbmRetrieveContent) so
 	return &pbm.PbmRetrieveContentBody{Res: res}
 }
 
-// PbmQueryAssociatedProfile names what is applied to a VM's home, or to a disk, as "vm-12:2000".
+// PbmQueryAssociatedProfile returns the policy of a VM's home, or of a disk, such as "vm-12:2000".
 func (m *profileManager) PbmQueryAssociatedProfile(req *pbmtypes.PbmQueryAssociatedProfile) soap.HasFault {
 	res := &pbmtypes.PbmQueryAssociatedProfileResponse{Returnval: m.applied(req.Entity)}
 	return &pbm.PbmQueryAssociatedProfileBody{Res: res}
@@ -99,21 +100,21 @@ func (lab *Lab) policy(id string) *StoragePolicyDescription {
 	return nil
 }
 
-// checkClonePolicies: a clone takes no policy with data services, for its home or for a disk.
+// checkClonePolicies refuses policies with data services in a clone, for its home or for a disk.
 func (lab *Lab) checkClonePolicies(spec *types.VirtualMachineCloneSpec) fault {
-	wished := slices.Clone(spec.Location.Profile)
+	requested := slices.Clone(spec.Location.Profile)
 	for _, disk := range spec.Location.Disk {
-		wished = append(wished, disk.Profile...)
+		requested = append(requested, disk.Profile...)
 	}
 	changes := spec.Location.DeviceChange
 	if spec.Config != nil {
-		wished = append(wished, spec.Config.VmProfile...)
+		requested = append(requested, spec.Config.VmProfile...)
 		changes = append(slices.Clone(changes), spec.Config.DeviceChange...)
 	}
 	for _, change := range changes {
-		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+		requested = append(requested, change.GetVirtualDeviceConfigSpec().Profile...)
 	}
-	for _, id := range profileIDs(wished) {
+	for _, id := range profileIDs(requested) {
 		policy := lab.policy(id)
 		if policy == nil {
 			return &types.InvalidArgument{InvalidProperty: "spec.location.profile"}
@@ -128,13 +129,13 @@ func (lab *Lab) checkClonePolicies(spec *types.VirtualMachineCloneSpec) fault {
 	return nil
 }
 
-// checkPolicies: those with data services are applied before the VM is powered on.
+// checkPolicies refuses policies with data services on a running VM.
 func (lab *Lab) checkPolicies(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
-	wished := slices.Clone(spec.VmProfile)
+	requested := slices.Clone(spec.VmProfile)
 	for _, change := range spec.DeviceChange {
-		wished = append(wished, change.GetVirtualDeviceConfigSpec().Profile...)
+		requested = append(requested, change.GetVirtualDeviceConfigSpec().Profile...)
 	}
-	for _, id := range profileIDs(wished) {
+	for _, id := range profileIDs(requested) {
 		policy := lab.policy(id)
 		if policy == nil {
 			return &types.InvalidArgument{InvalidProperty: "configSpec.vmProfile"}
@@ -156,7 +157,7 @@ func profileIDs(specs []types.BaseVirtualMachineProfileSpec) []string {
 	return ids
 }
 
-// appliedPolicies knows what is applied where: no property of a VM says so.
+// appliedPolicies records which policy is applied where, because no property of a VM shows it.
 type appliedPolicies struct {
 	mutex sync.Mutex
 	of    map[ref]*vmPolicies
@@ -191,7 +192,7 @@ func (a *appliedPolicies) apply(vm ref, home []types.BaseVirtualMachineProfileSp
 	}
 }
 
-// on is the policy of a disk, by its key, or without one of the VM's home.
+// on returns the policy of a disk, by its key, or without a key that of the VM's home.
 func (a *appliedPolicies) on(vm ref, disk string) string {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()

@@ -22,13 +22,13 @@ func TestPoliciesWithDataServices(t *testing.T) {
 		"config":      func(s *types.VirtualMachineCloneSpec) { s.Config.VmProfile = profile("2") },
 		"not a known": func(s *types.VirtualMachineCloneSpec) { s.Location.Profile = profile("3") },
 	} {
-		spec := r.plainWish("esx-01")
+		spec := r.plainSpec("esx-01")
 		edit(&spec)
 		if refused, ok := r.fails(r.startClone("refused", spec), nil).(*types.InvalidArgument); !ok {
 			t.Errorf("%s: %#v", what, refused)
 		}
 	}
-	spec := r.plainWish("esx-01")
+	spec := r.plainSpec("esx-01")
 	spec.Location.Profile = profile("1")
 	vm := r.clone("accepted", spec)
 	if applied := r.lab.policies.list(r.lab); len(applied) != 1 || applied[0].Home != "1" || len(applied[0].Disks) != 0 {

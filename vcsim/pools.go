@@ -10,13 +10,13 @@ import (
 // poolMethods are the methods of a resource pool that the simulator does not have.
 type poolMethods struct{ methodsOf }
 
-// MoveIntoResourcePool: a VM changes its pool without leaving its host, whatever it holds there.
+// MoveIntoResourcePool moves a VM to another pool on the same host, even if it holds devices there.
 func (p *poolMethods) MoveIntoResourcePool(ctx *simulator.Context, req *types.MoveIntoResourcePool) soap.HasFault {
 	var vms []*simulator.VirtualMachine
 	for _, r := range req.List {
 		vm, ok := p.lab.registry.Get(r).(*simulator.VirtualMachine)
 		if !ok {
-			return refusedMove(&types.ManagedObjectNotFound{Obj: r}) // pools in pools are not moved
+			return refusedMove(&types.ManagedObjectNotFound{Obj: r}) // moving pools is not simulated
 		}
 		if isTemplate(p.lab, ctx, vm) {
 			return refusedMove(&types.NotSupported{})

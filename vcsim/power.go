@@ -34,7 +34,7 @@ func (v *vmMethods) PowerOffVMTask(ctx *simulator.Context, _ *types.PowerOffVM_T
 	return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: task}}
 }
 
-// ResetVMTask keeps the VM's devices: it is never off for anybody else.
+// ResetVMTask keeps the VM's devices, because the VM is not powered off.
 func (v *vmMethods) ResetVMTask(ctx *simulator.Context, _ *types.ResetVM_Task) soap.HasFault {
 	task := v.begin(ctx, "ResetVM_Task", "VirtualMachine.reset",
 		func(op *operation) (types.AnyType, fault) {
@@ -65,7 +65,7 @@ func (v *vmMethods) RebootGuest(ctx *simulator.Context, _ *types.RebootGuest) so
 	return &methods.RebootGuestBody{Res: &types.RebootGuestResponse{}}
 }
 
-// needsTools: what asks the guest works only while VMware Tools runs in it.
+// needsTools returns a fault unless VMware Tools runs in the guest.
 func (v *vmMethods) needsTools(ctx *simulator.Context) fault {
 	if fault := v.lab.expect(ctx, v.vm, poweredOn, poweredOn); fault != nil {
 		return fault
@@ -78,17 +78,17 @@ func (v *vmMethods) needsTools(ctx *simulator.Context) fault {
 	return nil
 }
 
-// powerOn checks, takes its time and switches on. A clone that powers on comes through here too.
-func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref) fault {
+// powerOn checks the VM, takes the configured time and powers it on, also for a clone with powerOn.
+func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, requested *ref) fault {
 	var template bool
 	lab.locked(op.ctx, vm.Self, func() { template = vm.Config.Template })
 	if template {
 		return &types.InvalidState{}
 	}
-	if fault := lab.boots.begin(vm.Self, op.task.Self); fault != nil {
+	if fault := lab.bootTimers.begin(vm.Self, op.task.Self); fault != nil {
 		return fault
 	}
-	defer lab.boots.end(vm.Self)
+	defer lab.bootTimers.end(vm.Self)
 	if fault := lab.expectNot(op.ctx, vm, poweredOn); fault != nil {
 		return fault
 	}
@@ -98,10 +98,10 @@ func (lab *Lab) powerOn(op *operation, vm *simulator.VirtualMachine, wished *ref
 	}
 	fault := op.work(seconds(lab.description.Timings.PowerOnS), 0, 95)
 	if fault == nil {
-		fault = lab.checkHost(op.ctx, *vm.Runtime.Host) // it may have gone meanwhile
+		fault = lab.checkHost(op.ctx, *vm.Runtime.Host) // it may have disconnected meanwhile
 	}
 	if fault != nil {
-		lab.ledger.release(vm.Self)
+		lab.allocations.release(vm.Self)
 		return fault
 	}
 	lab.switchOn(op.ctx, vm)
@@ -123,7 +123,7 @@ func (lab *Lab) powerOff(op *operation, vm *simulator.VirtualMachine) fault {
 	return nil
 }
 
-// switchOn publishes that an admitted VM runs; its guest is silent yet.
+// switchOn publishes that an admitted VM is powered on, before its guest reports anything.
 func (lab *Lab) switchOn(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	now := time.Now()
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
@@ -140,9 +140,9 @@ func (lab *Lab) switchOn(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	lab.postPowerEvent(ctx, vm, poweredOn)
 }
 
-// switchOff publishes that the VM is off, and only then lets go of what it held.
+// switchOff publishes that the VM is powered off, and then releases what it held.
 func (lab *Lab) switchOff(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.boots.stop(vm.Self)
+	lab.bootTimers.stop(vm.Self)
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		m.Runtime.PowerState = poweredOff
 		m.Runtime.BootTime = nil
@@ -155,7 +155,7 @@ func (lab *Lab) switchOff(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 		m.Summary.QuickStats.GuestHeartbeatStatus = types.ManagedEntityStatusGray
 		m.Config.Hardware.Device = lab.assign(vm.Self, connect(m.Config.Hardware.Device, false), false)
 	})
-	lab.ledger.release(vm.Self)
+	lab.allocations.release(vm.Self)
 	lab.showBindings(ctx, *vm.Runtime.Host)
 	lab.showMemory(ctx)
 	lab.postPowerEvent(ctx, vm, poweredOff)
@@ -167,7 +167,8 @@ func (lab *Lab) powerState(ctx *simulator.Context, vm *simulator.VirtualMachine)
 	return state
 }
 
-// expect returns InvalidPowerState unless the VM is in this state; wanted is what the fault names.
+// expect returns InvalidPowerState unless the VM is in this state; wanted is the state that the
+// fault names.
 func (lab *Lab) expect(ctx *simulator.Context, vm *simulator.VirtualMachine, state, wanted types.VirtualMachinePowerState) fault {
 	if now := lab.powerState(ctx, vm); now != state {
 		return &types.InvalidPowerState{RequestedState: wanted, ExistingState: now}
@@ -182,7 +183,7 @@ func (lab *Lab) expectNot(ctx *simulator.Context, vm *simulator.VirtualMachine, 
 	return nil
 }
 
-// checkReachable: a VM on a host that does not answer cannot be told anything.
+// checkReachable checks that the VM's host is connected.
 func (lab *Lab) checkReachable(ctx *simulator.Context, vm *simulator.VirtualMachine) fault {
 	host := lab.registry.Get(*vm.Runtime.Host).(*simulator.HostSystem)
 	var state types.HostSystemConnectionState
@@ -193,11 +194,11 @@ func (lab *Lab) checkReachable(ctx *simulator.Context, vm *simulator.VirtualMach
 	return nil
 }
 
-// showMemory publishes in the resource pool what reservations leave.
+// showMemory publishes the unreserved memory in the resource pool.
 func (lab *Lab) showMemory(ctx *simulator.Context) {
 	pool := lab.registry.Get(lab.pool).(*simulator.ResourcePool)
 	var used int64
-	for _, holding := range lab.ledger.all() {
+	for _, holding := range lab.allocations.all() {
 		used += holding.memoryMB << 20
 	}
 	lab.locked(ctx, pool.Self, func() {

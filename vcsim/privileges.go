@@ -7,8 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// everythingElse stands for the privilege of methods that change something and are not listed.
-const everythingElse = "System.Modify"
+// defaultPrivilege stands for the privilege of methods that change something and are not listed.
+const defaultPrivilege = "System.Modify"
 
 type need struct {
 	privilege string
@@ -67,7 +67,7 @@ var methodPrivileges = map[string]string{
 	"CustomFieldsManager.AddCustomFieldDef":        "Global.ManageCustomFields",
 }
 
-// harmless are the beginnings of methods that only look, or keep the caller's own session.
+// harmless are the prefixes of methods that only read, or affect only the caller's session.
 var harmless = []string{
 	"Retrieve", "Query", "Find", "Fetch", "Has", "Wait", "Check", "Continue", "Read", "List", "Get", "Current",
 	"CreateFilter", "CreatePropertyCollector", "CreateContainerView", "CreateListView", "CreateInventoryView",
@@ -78,7 +78,7 @@ var harmless = []string{
 	"ValidateMigration", "RefreshDatastore", "RefreshStorageInfo",
 }
 
-// needs lists what a call asks for, in the order in which vCenter would complain.
+// needs lists the privileges for a call, in the order in which vCenter checks them.
 func (lab *Lab) needs(method *simulator.Method) []need {
 	switch request := method.Body.(type) {
 	case *types.CloneVM_Task:
@@ -94,10 +94,10 @@ func (lab *Lab) needs(method *simulator.Method) []need {
 			return lab.looksAt(method)
 		}
 	}
-	return []need{{everythingElse, method.This}}
+	return []need{{defaultPrivilege, method.This}}
 }
 
-// looksAt: whoever asks an object of the inventory something must see it.
+// looksAt returns the privilege to see the object, which every call on an inventory object needs.
 func (lab *Lab) looksAt(method *simulator.Method) []need {
 	if _, ok := lab.entityOf(method.This); ok && method.Name != "Fetch" {
 		return []need{{"System.View", method.This}}
@@ -137,7 +137,7 @@ func (lab *Lab) cloneNeeds(request *types.CloneVM_Task) []need {
 	return needs
 }
 
-// specNeeds: what a ConfigSpec needs depends on what it changes.
+// specNeeds returns the privileges for a ConfigSpec, which depend on what it changes.
 func specNeeds(object ref, spec *types.VirtualMachineConfigSpec) []need {
 	const config = "VirtualMachine.Config."
 	var needs []need

@@ -13,8 +13,8 @@ import (
 	"github.com/vmware/govmomi/vim25/xml"
 )
 
-// rawXML is a piece of the answer that was encoded while its object was locked. Encoding at once is
-// what makes it safe to answer without a lock, and cheaper than copying first.
+// rawXML is a part of the answer that was encoded while its object was locked. This makes it safe
+// to send the answer without a lock, and is cheaper than copying first.
 type rawXML struct {
 	Inner string `xml:",innerxml"`
 }
@@ -22,7 +22,7 @@ type rawXML struct {
 // managed returns the managed object of the API inside an object of the inventory.
 func managed(object mo.Reference) reflect.Value {
 	value := reflect.ValueOf(object).Elem()
-	for path.Base(value.Type().PkgPath()) != "mo" { // the simulator's types begin with the API's
+	for path.Base(value.Type().PkgPath()) != "mo" { // the simulator's types embed the API's
 		value = value.Field(0)
 		if value.Kind() == reflect.Pointer {
 			value = value.Elem()
@@ -31,19 +31,20 @@ func managed(object mo.Reference) reflect.Value {
 	return value
 }
 
-// find returns an object as the caller's session sees it: views and the like belong to a session.
+// find returns an object in the context of the caller's session, to which views and similar objects
+// belong.
 func find(ctx *simulator.Context, self ref) mo.Reference {
 	if ctx.Session == nil {
 		return ctx.Map.Get(self)
 	}
 	object := ctx.Session.Get(self)
-	if of, ok := object.(interface{ Get() mo.Reference }); ok { // history collectors keep theirs apart
+	if of, ok := object.(interface{ Get() mo.Reference }); ok { // history collectors return another object
 		return of.Get()
 	}
 	return object
 }
 
-// isA says whether an object of this type answers to the name: its own, or one that it extends.
+// isA reports whether an object's type has this name or extends a type of this name.
 func isA(object reflect.Type, name string) bool {
 	if object.Name() == name || name == "ManagedObject" {
 		return true
@@ -52,8 +53,8 @@ func isA(object reflect.Type, name string) bool {
 	return ok && field.Anonymous
 }
 
-// readProperty reads a property by its path, ready for encoding; nil if it is unset. The object is
-// locked by the caller. An unknown path is InvalidProperty.
+// readProperty returns a property by its path, ready for encoding, or nil if it is unset. The
+// caller holds the object's lock. An unknown path is InvalidProperty.
 func readProperty(object reflect.Value, name string) (any, fault) {
 	invalid := &types.InvalidProperty{Name: name}
 	var field mo.Field
@@ -76,7 +77,8 @@ func readProperty(object reflect.Value, name string) (any, fault) {
 	return wrapped(item), nil
 }
 
-// descend follows a dotted path; an invalid Value means unset, false that there is no such path.
+// descend follows a dotted path. An invalid Value means that it is unset, false that there is no
+// such path.
 func descend(value reflect.Value, dotted string) (reflect.Value, bool) {
 	kind := value.Type()
 	for name := range strings.SplitSeq(dotted, ".") {
@@ -91,7 +93,7 @@ func descend(value reflect.Value, dotted string) (reflect.Value, bool) {
 			}
 		}
 		if kind.Kind() == reflect.Interface {
-			return reflect.Value{}, true // unset, and what could be in it is open
+			return reflect.Value{}, true // unset, so the rest of the path cannot be checked
 		}
 		if kind.Kind() != reflect.Struct {
 			return reflect.Value{}, false
@@ -115,7 +117,7 @@ func deref(value reflect.Value) reflect.Value {
 	return value.Elem() // invalid if nil
 }
 
-// itemOf finds the element of a list by its key.
+// itemOf returns the element of a list with the key.
 func itemOf(list reflect.Value, key any) reflect.Value {
 	if !list.IsValid() || list.Kind() != reflect.Slice {
 		return reflect.Value{}
@@ -132,7 +134,7 @@ func itemOf(list reflect.Value, key any) reflect.Value {
 	return reflect.Value{}
 }
 
-// wrapped gives lists the type that the API gives them; nil stands for an unset property.
+// wrapped gives lists their type in the API. It returns nil for an unset property.
 func wrapped(value reflect.Value) any {
 	value = deref(value)
 	if !value.IsValid() || (value.Kind() == reflect.String && value.Len() == 0) {
@@ -154,14 +156,14 @@ func wrapped(value reflect.Value) any {
 	}
 	kind, ok := types.TypeFunc()("ArrayOf" + name)
 	if !ok {
-		panic("there is no ArrayOf" + name) // every list of the API has one
+		panic("there is no ArrayOf" + name) // every list type of the API has one
 	}
 	array := reflect.New(kind)
 	array.Elem().FieldByName(name).Set(value)
 	return array.Interface()
 }
 
-// allProperties are the names of what an object has, for a filter that asks for everything.
+// allProperties returns the names of an object's properties, for a filter with all set.
 func allProperties(object reflect.Type) []string {
 	var names []string
 	for i := range object.NumField() {
@@ -177,13 +179,13 @@ func allProperties(object reflect.Type) []string {
 	return names
 }
 
-// encode returns the content of an element: what stands between its tags.
+// encode returns the content of an element, without its tags.
 func encode(value any) string {
 	var buffer bytes.Buffer
 	encoder := xml.NewEncoder(&buffer)
 	start := xml.StartElement{Name: xml.Name{Local: "x"}}
 	if err := encoder.EncodeElement(value, start); err != nil {
-		panic(fmt.Sprintf("%T cannot be encoded: %s", value, err)) // a type of the API always can
+		panic(fmt.Sprintf("%T cannot be encoded: %s", value, err)) // types of the API can always be encoded
 	}
 	text := buffer.String()
 	return text[len("<x>") : len(text)-len("</x>")]

@@ -9,8 +9,8 @@ import (
 // hostSlots is how many provisioning operations vCenter runs on a host at once; more are queued.
 const hostSlots = 8
 
-// slots hands out the places, first come first served. An operation takes all its hosts' places in
-// one step, so that two operations never wait for each other.
+// slots grants provisioning slots, first come first served. An operation takes the slots of all its
+// hosts in one step, so that two operations never wait for each other.
 type slots struct {
 	mutex sync.Mutex
 	moved *sync.Cond
@@ -26,7 +26,7 @@ func newSlots() *slots {
 	return s
 }
 
-// acquire waits for a place on each host; false if given up before there was one.
+// acquire waits for a slot on each host. It returns false if the operation was cancelled before.
 func (s *slots) acquire(givenUp func() bool, hosts ...ref) bool {
 	slices.SortFunc(hosts, func(a, b ref) int { return strings.Compare(a.Value, b.Value) })
 	t := &ticket{hosts: slices.Compact(hosts)}
@@ -57,14 +57,15 @@ func (s *slots) release(hosts ...ref) {
 	s.moved.Broadcast()
 }
 
-// wake lets those who wait look whether they were given up.
+// wake makes waiting operations check whether they were cancelled.
 func (s *slots) wake() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.moved.Broadcast()
 }
 
-// isTurn: every host has a place, and nobody who came earlier waits for one of these hosts.
+// isTurn reports whether every host has a free slot and no earlier operation waits for one of these
+// hosts.
 func (s *slots) isTurn(t *ticket) bool {
 	for _, host := range t.hosts {
 		if s.used[host] >= hostSlots {

@@ -16,7 +16,7 @@ type vmMethods struct {
 	vm *simulator.VirtualMachine
 }
 
-// ReconfigVMTask changes everything or nothing.
+// ReconfigVMTask applies the whole spec or nothing.
 func (v *vmMethods) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	task := v.begin(ctx, "ReconfigVM_Task", "VirtualMachine.reconfigure",
 		func(op *operation) (types.AnyType, fault) {
@@ -62,13 +62,14 @@ func (lab *Lab) reconfigure(ctx *simulator.Context, vm *simulator.VirtualMachine
 	return result
 }
 
-// onlyNamed: of a template only the name and the annotation can be changed.
+// onlyNamed reports whether the spec changes only the name and the annotation, as a template
+// allows.
 func onlyNamed(spec types.VirtualMachineConfigSpec) bool {
 	spec.Name, spec.Annotation, spec.ChangeVersion = "", "", ""
 	return reflect.DeepEqual(spec, types.VirtualMachineConfigSpec{})
 }
 
-// checkReconfigure refuses what a template, or a running VM, does not take.
+// checkReconfigure refuses changes that a template, or a running VM, does not allow.
 func checkReconfigure(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpec) fault {
 	if vm.Config.Template && !onlyNamed(*spec) {
 		return &types.NotSupported{}
@@ -91,7 +92,7 @@ func checkReconfigure(vm *mo.VirtualMachine, spec *types.VirtualMachineConfigSpe
 	return nil
 }
 
-// DestroyTask removes the VM from the inventory and gives back what it took.
+// DestroyTask removes the VM from the inventory and releases its resources.
 func (v *vmMethods) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) soap.HasFault {
 	task := v.begin(ctx, "Destroy_Task", "VirtualMachine.destroy",
 		func(op *operation) (types.AnyType, fault) {
@@ -107,7 +108,7 @@ func (v *vmMethods) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) s
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task}}
 }
 
-// UnregisterVM waits for its task, as clients of vCenter see one there too.
+// UnregisterVM waits for its task, because clients of vCenter see a task too.
 func (v *vmMethods) UnregisterVM(ctx *simulator.Context, _ *types.UnregisterVM) soap.HasFault {
 	body := &methods.UnregisterVMBody{}
 	ended := make(chan fault, 1)
@@ -138,26 +139,26 @@ func (lab *Lab) checkRemovable(ctx *simulator.Context, vm *simulator.VirtualMach
 	return lab.checkReachable(ctx, vm)
 }
 
-// remove takes the VM out of the inventory, once: of two at the same time the later one fails.
+// remove removes the VM from the inventory. Of two concurrent calls the later one fails.
 func (lab *Lab) remove(ctx *simulator.Context, vm *simulator.VirtualMachine, task ref, files bool) fault {
-	if fault := lab.boots.begin(vm.Self, task); fault != nil {
+	if fault := lab.bootTimers.begin(vm.Self, task); fault != nil {
 		return fault
 	}
-	defer lab.boots.end(vm.Self)
+	defer lab.bootTimers.end(vm.Self)
 	if fault := lab.checkRemovable(ctx, vm); fault != nil {
 		return fault
 	}
 	event := lab.vmEvent(ctx, vm)
 	lab.unregister(ctx, vm)
 	lab.post(ctx, &types.VmRemovedEvent{VmEvent: event})
-	lab.ledger.release(vm.Self)
+	lab.allocations.release(vm.Self)
 	lab.addresses.forget(vm.Self)
 	lab.policies.forget(vm.Self)
 	lab.guests.forget(vm.Self, event.Vm.Name)
 	if files {
 		lab.deleted.add(vm.Config)
 		lab.names.forgetFolder(vm.Config.Files.VmPathName)
-		lab.giveSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
+		lab.releaseSpace(ctx, vm.Datastore[0], lab.ownDiskBytes(vm.Config))
 		lab.thin.forget(vm.Config)
 	} else {
 		lab.unregistered.keep(vm.Config)

@@ -8,7 +8,7 @@ import (
 
 func TestReconfigureIsAllOrNothing(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	bad := types.VirtualMachineConfigSpec{
 		Annotation: "changed", NumCPUs: 2,
 		DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
@@ -16,7 +16,7 @@ func TestReconfigureIsAllOrNothing(t *testing.T) {
 		}},
 	}
 	if _, ok := r.fails(vm.Reconfigure(r.ctx, bad)).(*types.InvalidDeviceSpec); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	if c := r.readVM(vm, "config").Config; c.Annotation == "changed" || c.Hardware.NumCPU == 2 {
 		t.Errorf("half of it was done: %+v", c)
@@ -25,7 +25,7 @@ func TestReconfigureIsAllOrNothing(t *testing.T) {
 
 func TestReconfigureEditsExtraConfig(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	set := func(key, value string) {
 		r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{
 			ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: key, Value: value}},
@@ -41,34 +41,34 @@ func TestReconfigureEditsExtraConfig(t *testing.T) {
 	}
 }
 
-// A client that read an older version is told, not obeyed.
+// A change based on an older version is refused.
 func TestReconfigureChecksTheChangeVersion(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	version := r.readVM(vm, "config.changeVersion").Config.ChangeVersion
 	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{ChangeVersion: version, Annotation: "first"}))
 	if _, ok := r.fails(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{ChangeVersion: version, Annotation: "second"})).(*types.ConcurrentAccess); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 }
 
 // The reservation stays locked while a passthrough device needs it; it follows the memory's size.
 func TestReservationFollowsMemory(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{MemoryMB: 16384}))
 	if c := r.readVM(vm, "config").Config; *c.MemoryAllocation.Reservation != 16384 {
 		t.Errorf("%d MB are reserved", *c.MemoryAllocation.Reservation)
 	}
 	unlock := types.VirtualMachineConfigSpec{MemoryReservationLockedToMax: ptr(false)}
 	if _, ok := r.fails(vm.Reconfigure(r.ctx, unlock)).(*types.InvalidArgument); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 }
 
 func TestRunningVMsHardwareIsFixed(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.finish(vm.PowerOn(r.ctx))
 	for name, spec := range map[string]types.VirtualMachineConfigSpec{
 		"cpus":     {NumCPUs: 16},
@@ -77,7 +77,7 @@ func TestRunningVMsHardwareIsFixed(t *testing.T) {
 		"gpu":      {DeviceChange: []types.BaseVirtualDeviceConfigSpec{r.attach("esx-01", "0000:3b:00.0")}}, // R8
 	} {
 		if _, ok := r.fails(vm.Reconfigure(r.ctx, spec)).(*types.InvalidPowerState); !ok {
-			t.Errorf("%s: another fault", name)
+			t.Errorf("%s: unexpected fault", name)
 		}
 	}
 	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "this may change"}))
@@ -85,17 +85,17 @@ func TestRunningVMsHardwareIsFixed(t *testing.T) {
 
 func TestDestroyNeedsAVMThatIsOff(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	r.finish(vm.PowerOn(r.ctx))
 	if _, ok := r.fails(vm.Destroy(r.ctx)).(*types.InvalidPowerState); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	if _, ok := r.fails(vm.PowerOn(r.ctx)).(*types.InvalidPowerState); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	r.finish(vm.PowerOff(r.ctx))
 	if _, ok := r.fails(vm.PowerOff(r.ctx)).(*types.InvalidPowerState); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	r.finish(vm.Destroy(r.ctx))
 	_, err := vm.Destroy(r.ctx)
@@ -110,8 +110,8 @@ func TestDestroyNeedsAVMThatIsOff(t *testing.T) {
 	}
 }
 
-// Of a template vCenter takes another name or annotation only (govmomi issue 1430).
-func TestATemplateTakesNameAndAnnotationOnly(t *testing.T) {
+// vCenter changes only the name and the annotation of a template (govmomi issue 1430).
+func TestOnlyNameAndAnnotationOfATemplateChange(t *testing.T) {
 	r := newRig(t)
 	r.finish(r.template().Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "noted"}))
 	if c := r.readVM(r.template(), "config").Config; c.Annotation != "noted" {
@@ -121,6 +121,6 @@ func TestATemplateTakesNameAndAnnotationOnly(t *testing.T) {
 		ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: "guestinfo.a", Value: "1"}},
 	}
 	if _, ok := r.fails(r.template().Reconfigure(r.ctx, extra)).(*types.NotSupported); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// register puts a complete VM into the lists of its host, pool, datastore, networks and folder.
+// register adds a complete VM to the lists of its host, pool, datastore, networks and folder.
 func (lab *Lab) register(ctx *simulator.Context, vm *simulator.VirtualMachine, folder ref) {
 	add := func(list []ref) []ref { return append(slices.Clone(list), vm.Self) }
 	lab.editOwners(ctx, vm, add)
 	f := lab.registry.Get(folder).(*simulator.Folder)
 	lab.locked(ctx, folder, func() {
-		f.ChildEntity = add(f.ChildEntity) // before Put, for the views that look for it there
+		f.ChildEntity = add(f.ChildEntity) // before Put, because views look for it there
 		lab.registry.PutEntity(f, vm)
 		lab.registry.Update(ctx, f, []types.PropertyChange{{Name: "childEntity", Val: f.ChildEntity}})
 	})
@@ -65,8 +65,8 @@ func (lab *Lab) editList(ctx *simulator.Context, owner mo.Reference, name string
 	})
 }
 
-// names keeps VM names unique within a folder from the first moment of a clone, and folders unique
-// on a datastore.
+// names keeps VM names unique within a folder from the start of a clone, and folders unique on a
+// datastore.
 type names struct {
 	sync.Mutex
 	pending map[string]bool
@@ -77,7 +77,7 @@ func newNames() *names {
 	return &names{pending: map[string]bool{}, folders: map[string]bool{}}
 }
 
-// claim reserves a name in a folder; false if another clone is making it just now.
+// claim reserves a name in a folder. It returns false if another clone in progress has the name.
 func (n *names) claim(folder ref, name string) bool {
 	n.Lock()
 	defer n.Unlock()
@@ -95,7 +95,7 @@ func (n *names) release(folder ref, name string) {
 	delete(n.pending, folder.Value+"/"+name)
 }
 
-// folder returns a folder name on the datastore that no VM uses.
+// folder returns an unused folder name on the datastore.
 func (n *names) folder(datastore, name string) string {
 	n.Lock()
 	defer n.Unlock()

@@ -9,9 +9,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// relocate moves a VM to another host or pool of the cluster. Its datastore is mounted there too, so
-// nothing is copied; a fixed device comes along in the configuration and no longer fits. A running VM
-// has to be admitted there: its memory and its vGPUs need room.
+// relocate moves a VM to another host or pool of the cluster. Its datastore is mounted there too,
+// so nothing is copied. A fixed device stays in the configuration and is no longer valid. A running
+// VM must be admitted there: its memory and its vGPUs must fit.
 func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool *ref) fault {
 	ctx := op.ctx
 	if host == nil {
@@ -42,7 +42,7 @@ func (lab *Lab) relocate(op *operation, vm *simulator.VirtualMachine, host, pool
 	return lab.migrate(ctx, vm, *host, pool)
 }
 
-// migrate moves a running VM with all that it holds; nothing changes where it is not admitted.
+// migrate moves a running VM with its allocations. If the VM is not admitted, nothing changes.
 func (lab *Lab) migrate(ctx *simulator.Context, vm *simulator.VirtualMachine, host ref, pool *ref) fault {
 	from := *vm.Runtime.Host
 	if fault := lab.admitOn(ctx, vm, host); fault != nil {
@@ -67,10 +67,10 @@ func (lab *Lab) place(ctx *simulator.Context, vm *simulator.VirtualMachine, host
 		m.Config.Template = template
 	})
 	lab.editOwners(ctx, vm, with)
-	lab.ledger.move(vm.Self, host)
+	lab.allocations.move(vm.Self, host)
 }
 
-func (l *ledger) move(vm, host ref) {
+func (l *allocations) move(vm, host ref) {
 	l.Lock()
 	defer l.Unlock()
 	if h, ok := l.held[vm]; ok {

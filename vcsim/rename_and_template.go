@@ -8,7 +8,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Renaming and turning into templates: the simulator does it, but tells nobody who waits for it.
+// The simulator can rename VMs and convert them to templates, but does not report it to waiting
+// clients.
 
 func (v *vmMethods) RenameTask(ctx *simulator.Context, req *types.Rename_Task) soap.HasFault {
 	task := v.begin(ctx, "Rename_Task", "VirtualMachine.rename", func(op *operation) (types.AnyType, fault) {

@@ -9,13 +9,14 @@ import (
 	vapi "github.com/vmware/govmomi/vapi/simulator"
 )
 
-// The REST API beside the vSphere API: sessions, tags and content libraries are govmomi's simulator
-// of it. gpuvm does not use it; Terraform, Packer and govc do.
+// The REST API: sessions, tags and content libraries are served by govmomi's simulator of it. gpuvm
+// does not use it; Terraform, Packer and govc do.
 
-// restUser is who the REST API's simulator is towards the vSphere API: it deploys from libraries.
+// restUser is the account with which the REST API's simulator uses the vSphere API, to deploy from
+// libraries.
 const restUser = "rest@gpuvm-vcsim"
 
-// addRestUser makes the account, with a password that nobody else has.
+// addRestUser creates the account with a random password.
 func (a *accounts) addRestUser() string {
 	password := uuid.NewString()
 	a.users[restUser] = UserDescription{Name: restUser, Role: "admin"}
@@ -23,7 +24,7 @@ func (a *accounts) addRestUser() string {
 	return password
 }
 
-// serveREST puts it beside the vSphere API.
+// serveREST serves it on the address of the vSphere API.
 func (lab *Lab) serveREST(mux *http.ServeMux, endpoint *url.URL) {
 	own := *endpoint
 	own.User = url.UserPassword(restUser, lab.accounts.addRestUser())
@@ -33,8 +34,8 @@ func (lab *Lab) serveREST(mux *http.ServeMux, endpoint *url.URL) {
 	}
 }
 
-// onlyPasswords refuses the two ways to a session that the simulator lets in without looking: a
-// signed token, and JSON-RPC. vCenter checks both, and the lab has nothing to check them with.
+// onlyPasswords refuses two kinds of login that the simulator accepts without checking: a signed
+// token, and JSON-RPC. vCenter checks both, and the lab cannot.
 func onlyPasswords(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := strings.HasPrefix(r.Header.Get("Authorization"), "SIGN ")

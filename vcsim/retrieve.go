@@ -10,7 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// The answers are the API's, but for the properties, which are encoded already.
+// The answers have the API's types, except for the properties, which are already encoded.
 
 type objectContent struct {
 	Obj        ref                     `xml:"obj"`
@@ -55,8 +55,7 @@ type ContinueRetrievePropertiesExResponse struct {
 	Returnval *retrieveResult `xml:"returnval"`
 }
 
-// FetchResponse of an unset property is empty (R14: the simulator answers with something that no
-// client can read).
+// FetchResponse of an unset property is empty (R14: clients cannot decode the simulator's answer).
 type FetchResponse struct{ rawXML }
 
 type fetched struct {
@@ -68,7 +67,7 @@ func (b *retrieveBody) Fault() *soap.Fault   { return b.Fault_ }
 func (b *continueBody) Fault() *soap.Fault   { return b.Fault_ }
 func (b *fetchBody) Fault() *soap.Fault      { return b.Fault_ }
 
-// collectorMethods are a PropertyCollector's; collector is the lab's own state of it.
+// collectorMethods are the methods of a PropertyCollector; collector is its state.
 type collectorMethods struct {
 	methodsOf
 	collector *collector
@@ -104,7 +103,7 @@ func (c *collectorMethods) RetrieveProperties(ctx *simulator.Context, req *types
 	return &retrieveBody{Res: &RetrievePropertiesResponse{Returnval: objects}}
 }
 
-// Fetch reads one property of one object; pyVmomi calls it for every attribute. The type of the
+// Fetch reads one property of one object. pyVmomi calls it for every attribute. The type of the
 // request is internal to the simulator.
 func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFault {
 	fields := reflect.ValueOf(request).Elem()
@@ -130,7 +129,8 @@ func (c *collectorMethods) Fetch(ctx *simulator.Context, request any) soap.HasFa
 	return &fetchBody{Res: response}
 }
 
-// retrieve reads what the specs ask for; an object of several specs is one in the answer.
+// retrieve reads the objects and properties of the specs. An object in several specs is returned
+// once.
 func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]objectContent, fault) {
 	var contents []objectContent
 	at := map[ref]int{}
@@ -159,7 +159,8 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 	return contents, nil
 }
 
-// contentOf reads one object; not ok if it is gone or the spec wants nothing of it.
+// contentOf reads one object. It returns false if the object is gone or the spec selects none of
+// its properties.
 func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
 	content := objectContent{Obj: self}
 	ok := false
@@ -190,7 +191,7 @@ func missing(name string, f fault) types.MissingProperty {
 	return types.MissingProperty{Path: name, Fault: types.LocalizedMethodFault{Fault: f, LocalizedMessage: describe(f)}}
 }
 
-// pages keeps the rest of answers that a client wants in parts.
+// pages keeps the rest of answers that a client reads in pages.
 type pages struct {
 	sync.Mutex
 	rest map[string]rest

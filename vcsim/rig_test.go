@@ -27,7 +27,7 @@ import (
 
 const testPassword = "correct horse"
 
-// rig is a lab that really listens, and a client of it: the tests go over TLS and SOAP as everybody.
+// rig is a listening lab with a client: the tests use TLS and SOAP like every client.
 type rig struct {
 	*testing.T
 	lab    *Lab
@@ -38,7 +38,7 @@ type rig struct {
 	keys   *sync.Map // each client's session
 }
 
-// twoHosts is the smallest site with neighbours; all operations take no time.
+// twoHosts is the smallest site with more than one host; all operations take no time.
 const twoHosts = `{
  "address_block": "127.78.0.0/24",
  "hosts": [
@@ -119,18 +119,18 @@ func (r *rig) vm(self ref) *object.VirtualMachine {
 	return object.NewVirtualMachine(r.client.Client, self)
 }
 
-// wish is a clone with a right passthrough configuration on esx-01; tests spoil it.
-func (r *rig) wish() types.VirtualMachineCloneSpec {
-	return r.wishOn("esx-01", "0000:3b:00.0")
+// gpuSpec is a clone with a correct passthrough configuration on esx-01, which tests modify.
+func (r *rig) gpuSpec() types.VirtualMachineCloneSpec {
+	return r.gpuSpecOn("esx-01", "0000:3b:00.0")
 }
 
-func (r *rig) wishOn(host, address string) types.VirtualMachineCloneSpec {
-	return r.wishWith(host, r.attach(host, address))
+func (r *rig) gpuSpecOn(host, address string) types.VirtualMachineCloneSpec {
+	return r.specWith(host, r.attach(host, address))
 }
 
-// wishWith is configured for passthrough; the devices are the caller's.
-func (r *rig) wishWith(host string, changes ...types.BaseVirtualDeviceConfigSpec) types.VirtualMachineCloneSpec {
-	spec := r.plainWish(host)
+// specWith is configured for passthrough, with the caller's devices.
+func (r *rig) specWith(host string, changes ...types.BaseVirtualDeviceConfigSpec) types.VirtualMachineCloneSpec {
+	spec := r.plainSpec(host)
 	spec.Config = &types.VirtualMachineConfigSpec{
 		NumCPUs: 4, MemoryMB: 8192, MemoryReservationLockedToMax: types.NewBool(true),
 		ExtraConfig: []types.BaseOptionValue{
@@ -142,7 +142,7 @@ func (r *rig) wishWith(host string, changes ...types.BaseVirtualDeviceConfigSpec
 	return spec
 }
 
-func (r *rig) plainWish(host string) types.VirtualMachineCloneSpec {
+func (r *rig) plainSpec(host string) types.VirtualMachineCloneSpec {
 	h, store := r.host(host), r.lab.datastores["store"]
 	return types.VirtualMachineCloneSpec{
 		Location: types.VirtualMachineRelocateSpec{Host: &h, Pool: &r.lab.pool, Datastore: &store},
@@ -280,7 +280,7 @@ func (r *rig) readHost(name string, properties ...string) mo.HostSystem {
 	return m
 }
 
-// until waits for a condition; the test's own deadline ends a wait that is in vain.
+// until waits for a condition, at most until the test's deadline.
 func (r *rig) until(what string, condition func() bool) {
 	r.Helper()
 	deadline := time.After(20 * time.Second)

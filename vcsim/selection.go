@@ -7,14 +7,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// selection is the outcome of a filter's object set: which objects, in the order in which they were
-// found, and on which objects the outcome depends.
+// selection is the result of a filter's object set: the objects in the order in which they were
+// found, and the objects on which the result depends.
 type selection struct {
 	ctx     *simulator.Context
 	lab     *Lab
 	objects []ref
 	seen    map[ref]bool
-	watch   func(ref) // told of every object before it is read, so that no change is missed
+	watch   func(ref) // called for every object before it is read, so that no change is missed
 	names   map[string]*types.TraversalSpec
 	visited map[visit]bool
 }
@@ -24,8 +24,8 @@ type visit struct {
 	spec   *types.TraversalSpec
 }
 
-// selectObjects runs a filter's object set. A missing start object is ManagedObjectNotFound, unless
-// the client said that it does not mind.
+// selectObjects evaluates a filter's object set. A missing start object is ManagedObjectNotFound,
+// unless the client set reportMissingObjectsInResults.
 func (lab *Lab) selectObjects(ctx *simulator.Context, spec *types.PropertyFilterSpec, watch func(ref)) ([]ref, fault) {
 	s := &selection{ctx: ctx, lab: lab, seen: map[ref]bool{}, watch: watch,
 		names: map[string]*types.TraversalSpec{}, visited: map[visit]bool{}}
@@ -69,7 +69,7 @@ func (s *selection) add(object ref) {
 	}
 }
 
-// follow goes from an object along the traversals that fit its type.
+// follow follows the traversals that match the object's type.
 func (s *selection) follow(from ref, specs []types.BaseSelectionSpec) fault {
 	for _, spec := range specs {
 		traversal, ok := spec.(*types.TraversalSpec)
@@ -125,7 +125,7 @@ func (s *selection) references(from ref, traversal *types.TraversalSpec) []ref {
 	return refs
 }
 
-// pathsFor are the properties that a filter wants of an object.
+// pathsFor returns the properties of an object that a filter selects.
 func pathsFor(spec *types.PropertyFilterSpec, object reflect.Type) (paths []string, wanted bool) {
 	seen := map[string]bool{}
 	for i := range spec.PropSet {

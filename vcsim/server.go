@@ -49,7 +49,7 @@ func listen(lab *Lab, o options) (*server, error) {
 	return s, nil
 }
 
-// listenLoopback: the control endpoint asks for no password, so nobody else may reach it.
+// listenLoopback listens on a loopback address only, because the control endpoint has no password.
 func listenLoopback(address string) (net.Listener, error) {
 	resolved, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -61,8 +61,8 @@ func listenLoopback(address string) (net.Listener, error) {
 	return net.ListenTCP("tcp", resolved)
 }
 
-// unlessHandshake logs all but clients that refuse the certificate, or only look whether the port is
-// open.
+// unlessHandshake logs all errors except those of clients that refuse the certificate, or only
+// check whether the port is open.
 type unlessHandshake struct{}
 
 func (unlessHandshake) Write(line []byte) (int, error) {
@@ -76,7 +76,7 @@ func endpoint(l net.Listener) *url.URL {
 	return &url.URL{Scheme: "https", Host: l.Addr().String(), Path: "/sdk"}
 }
 
-// close ends both listeners; long WaitForUpdatesEx calls are not waited for.
+// close closes both listeners, without waiting for long WaitForUpdatesEx calls.
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()

@@ -10,14 +10,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// sessions knows when each session was last used: a call that waits is use (R13).
+// sessions records when each session was last used. A waiting call counts as use (R13).
 type sessions struct {
 	sync.Mutex
 	idle    time.Duration
 	waiting map[string]int
 	last    map[string]time.Time
 	known   map[string]*simulator.Session
-	locales map[string]string // of those that chose another one than at their login
+	locales map[string]string // of sessions that changed it after their login
 }
 
 func newSessions(idle time.Duration) *sessions {
@@ -90,8 +90,8 @@ func (lab *Lab) expireIdleSessions() {
 	}
 }
 
-// endSessions ends those that the condition picks; the guests' own sessions live on. It returns how
-// many it ended.
+// endSessions ends the sessions that match the condition, except the guests' own, and returns their
+// number.
 func (lab *Lab) endSessions(picked func(*types.UserSession) bool) int {
 	manager := lab.registry.SessionManager()
 	view := lab.root.Session.Get(manager.Self).(*simulator.SessionManager)
@@ -108,8 +108,8 @@ func (lab *Lab) endSessions(picked func(*types.UserSession) bool) int {
 	return ended
 }
 
-// endSession logs a session out on its behalf, so that its views go with it. A session that never
-// made a call has none, and is just terminated.
+// endSession logs a session out, which removes its views. A session that never made a call has
+// none, and is terminated.
 func (lab *Lab) endSession(manager *simulator.SessionManager, key string) bool {
 	lab.sessions.Lock()
 	known := lab.sessions.known[key]
@@ -127,7 +127,7 @@ func (lab *Lab) forgetSession(key string) {
 	lab.sessions.forget(key)
 }
 
-// sessionMethods closes the doors that the simulator leaves open: only a password logs in.
+// sessionMethods allows login by password only; the simulator has other ways.
 type sessionMethods struct{ methodsOf }
 
 func (s *sessionMethods) LoginByToken(*simulator.Context, *types.LoginByToken) soap.HasFault {
@@ -142,14 +142,14 @@ func (s *sessionMethods) ImpersonateUser(*simulator.Context, *types.ImpersonateU
 	return &methods.ImpersonateUserBody{Fault_: loginRefused()}
 }
 
-// Login: who asks for no locale gets the server's.
+// Login checks the password. A session without a locale gets the server's.
 func (s *sessionMethods) Login(ctx *simulator.Context, req *types.Login) soap.HasFault {
 	own := *req
 	orElse(&own.Locale, s.lab.description.Locale)
 	return s.lab.registry.SessionManager().Login(ctx, &own)
 }
 
-// SetLocale is of this session alone; the simulator does not know it.
+// SetLocale sets the locale of this session. The simulator does not have it.
 func (s *sessionMethods) SetLocale(ctx *simulator.Context, req *types.SetLocale) soap.HasFault {
 	s.lab.sessions.setLocale(ctx.Session.Key, req.Locale)
 	return &methods.SetLocaleBody{Res: &types.SetLocaleResponse{}}
@@ -160,7 +160,7 @@ func loginRefused() *soap.Fault {
 	return simulator.Fault(describe(f), f)
 }
 
-// authorizationMethods answer truthfully what the asking user may do.
+// authorizationMethods answer which privileges a user has.
 type authorizationMethods struct{ methodsOf }
 
 func (a *authorizationMethods) HasPrivilegeOnEntities(ctx *simulator.Context, req *types.HasPrivilegeOnEntities) soap.HasFault {
@@ -182,7 +182,7 @@ func (a *authorizationMethods) HasPrivilegeOnEntity(ctx *simulator.Context, req 
 	return &hasPrivilegeBody{Res: &HasPrivilegeOnEntityResponse{Returnval: granted}}
 }
 
-// hasPrivilegeBody is here because govmomi's own leaves every false out.
+// hasPrivilegeBody exists because govmomi's own omits every false.
 type hasPrivilegeBody struct {
 	Res *HasPrivilegeOnEntityResponse `xml:"HasPrivilegeOnEntityResponse,omitempty"`
 }
@@ -215,7 +215,8 @@ func (a *authorizationMethods) availability(user string, entities []ref, privile
 	return result
 }
 
-// userOf finds who a session belongs to; an unknown session may nothing.
+// userOf returns the user of a session, or an empty name, which has no privileges, for an unknown
+// one.
 func (a *authorizationMethods) userOf(ctx *simulator.Context, session string) string {
 	if ctx.Session.Key == session {
 		return ctx.Session.UserName

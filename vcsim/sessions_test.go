@@ -75,8 +75,8 @@ func TestCertificateIsSignedByTheCA(t *testing.T) {
 	}
 }
 
-// R13: without a session there is nothing to see.
-func TestNothingWithoutASession(t *testing.T) {
+// R13: without a session nothing is visible.
+func TestNothingIsVisibleWithoutASession(t *testing.T) {
 	r := newRig(t)
 	u, err := url.Parse(r.server.url)
 	must(t, err)
@@ -95,7 +95,7 @@ func TestNothingWithoutASession(t *testing.T) {
 	}
 }
 
-// R13: an idle session ends; one that is used, or waits, does not.
+// R13: an idle session expires; one that is used, or waits, does not.
 func TestIdleSessionsEnd(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.4 })
 	tools := r.login("tools@lab.local")
@@ -111,14 +111,14 @@ func TestIdleSessionsEnd(t *testing.T) {
 		return true
 	})
 	if _, ok := faultOf(t, r.currentTime()).(*types.NotAuthenticated); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err := methods.GetCurrentTime(r.ctx, tools.Client)
 	must(t, err) // the guests' own session is not touched
 }
 
-// R13: waiting is use.
-func TestWaitingSessionsLiveOn(t *testing.T) {
+// R13: waiting counts as use.
+func TestWaitingKeepsASessionAlive(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.SessionIdleS = 0.3 })
 	f := r.follow(r.client, "name")
 	f.next()
@@ -141,7 +141,7 @@ func (r *rig) sessionsOf(user string, by *govmomi.Client) []types.UserSession {
 	return slices.DeleteFunc(m.SessionList, func(s types.UserSession) bool { return s.UserName != user })
 }
 
-// R11, R13: all sessions but the guests' can be ended; who waits learns it at once.
+// R11, R13: all sessions except the guests' can be ended; waiting calls fail at once.
 func TestSessionsExpire(t *testing.T) {
 	r := newRig(t)
 	tools := r.login("tools@lab.local")
@@ -166,19 +166,20 @@ func TestSessionsExpire(t *testing.T) {
 		t.Errorf("%d sessions ended", ended)
 	}
 	if _, ok := faultOf(t, <-waits).(*types.NotAuthenticated); !ok {
-		t.Error("waiting: another fault")
+		t.Error("waiting: unexpected fault")
 	}
 	if _, ok := faultOf(t, r.currentTime()).(*types.NotAuthenticated); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err = methods.GetCurrentTime(r.ctx, tools.Client)
 	must(t, err)
 }
 
-// R13: who may only look is told what is missing, and on what; nothing happens.
+// R13: a read-only user gets a fault with the missing privilege and the object, and nothing is
+// changed.
 func TestReadOnlyUser(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	look := r.login("readonly@lab.local")
 	theirs := object.NewVirtualMachine(look.Client, vm.Reference())
 	folder := object.NewFolder(look.Client, r.lab.vmFolder)
@@ -186,7 +187,7 @@ func TestReadOnlyUser(t *testing.T) {
 	for privilege, call := range map[string]func() (*object.Task, error){
 		"VirtualMachine.Interact.PowerOn":            func() (*object.Task, error) { return theirs.PowerOn(r.ctx) },
 		"VirtualMachine.Inventory.Delete":            func() (*object.Task, error) { return theirs.Destroy(r.ctx) },
-		"VirtualMachine.Provisioning.DeployTemplate": func() (*object.Task, error) { return template.Clone(r.ctx, folder, "x", r.plainWish("esx-01")) },
+		"VirtualMachine.Provisioning.DeployTemplate": func() (*object.Task, error) { return template.Clone(r.ctx, folder, "x", r.plainSpec("esx-01")) },
 		"VirtualMachine.Config.Annotation": func() (*object.Task, error) {
 			return theirs.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "x"})
 		},
@@ -208,18 +209,18 @@ func TestReadOnlyUser(t *testing.T) {
 	}
 }
 
-// R13: one missing privilege is enough, and the preflight question is answered truthfully.
+// R13: one missing privilege is enough for a refusal, and privilege queries are answered correctly.
 func TestMissingPrivilege(t *testing.T) {
 	const missing = "VirtualMachine.Config.AddRemoveDevice"
 	r := newRig(t)
 	almost := r.login("nodevices@lab.local")
 	template := object.NewVirtualMachine(almost.Client, r.template().Reference())
 	folder := object.NewFolder(almost.Client, r.lab.vmFolder)
-	_, err := template.Clone(r.ctx, folder, "gpu", r.wish())
+	_, err := template.Clone(r.ctx, folder, "gpu", r.gpuSpec())
 	if f, ok := faultOf(t, err).(*types.NoPermission); !ok || f.PrivilegeId != missing {
 		t.Errorf("%v", err)
 	}
-	task, err := template.Clone(r.ctx, folder, "plain", r.plainWish("esx-01"))
+	task, err := template.Clone(r.ctx, folder, "plain", r.plainSpec("esx-01"))
 	r.finish(task, err)
 
 	manager := object.NewAuthorizationManager(almost.Client)
@@ -250,13 +251,13 @@ func TestCallsAreCounted(t *testing.T) {
 	if counts["administrator@lab.local"]["CurrentTime"] != 3 || len(counts["administrator@lab.local"]) != 1 {
 		t.Errorf("%v", counts)
 	}
-	if counts["tools@lab.local"]["CurrentTime"] != 1 || counts["tools@lab.local"]["Login"] != 1 || counts[nobody]["RetrieveServiceContent"] != 1 {
+	if counts["tools@lab.local"]["CurrentTime"] != 1 || counts["tools@lab.local"]["Login"] != 1 || counts[anonymous]["RetrieveServiceContent"] != 1 {
 		t.Errorf("%v", counts)
 	}
 }
 
-// R11: faults never hit the guests' own user.
-func TestToolsAreSparedFromFaults(t *testing.T) {
+// R11: faults never affect the guests' own user.
+func TestFaultsDoNotAffectTools(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/faults", `{"method": "*", "fault": "InvalidState"}`)
 	if r.currentTime() == nil {
@@ -267,7 +268,7 @@ func TestToolsAreSparedFromFaults(t *testing.T) {
 	must(t, err)
 }
 
-// The lab keeps its CA over a restart, and the same site is the same site.
+// A restart keeps the CA and the vCenter's identity.
 func TestRestartKeepsIdentity(t *testing.T) {
 	first := newRig(t)
 	certificate, err := serverCertificate(first.dir)
@@ -275,7 +276,7 @@ func TestRestartKeepsIdentity(t *testing.T) {
 	again, err := serverCertificate(first.dir)
 	must(t, err)
 	if !slices.Equal(certificate.Certificate[0], again.Certificate[0]) {
-		t.Error("another certificate")
+		t.Error("different certificate")
 	}
 	second := newRig(t)
 	uuid := func(r *rig) string { return r.client.ServiceContent.About.InstanceUuid }

@@ -18,7 +18,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// apiHandler serves the vSphere API: the simulator, with what HTTP needs around it.
+// apiHandler serves the vSphere API: the simulator behind HTTP.
 func (lab *Lab) apiHandler(endpoint *url.URL) http.Handler {
 	lab.service.Listen = listenURL(endpoint)
 	manager := lab.registry.SessionManager()
@@ -75,8 +75,8 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer.body) // the client may be gone
 }
 
-// requests lets a call know of its HTTP request, which the simulator keeps to itself: a client that
-// hangs up while it waits must not be waited for. The session's cookie carries the request's number.
+// requests makes the HTTP request available to a call, which the simulator does not, so that a
+// waiting call ends when its client disconnects. The session cookie includes the request's number.
 type requests struct {
 	sync.Mutex
 	last    int
@@ -85,7 +85,7 @@ type requests struct {
 
 func newRequests() *requests { return &requests{running: map[string]context.Context{}} }
 
-// begin marks the request; the returned function ends it.
+// begin registers the request. The returned function removes it.
 func (q *requests) begin(r *http.Request, session string) func() {
 	q.Lock()
 	defer q.Unlock()
@@ -100,7 +100,7 @@ func (q *requests) begin(r *http.Request, session string) func() {
 	}
 }
 
-// enter is where the simulator asks for the session's key.
+// enter is called by the simulator to get the session's key.
 func (q *requests) enter(ctx *simulator.Context) string {
 	session, number, _ := strings.Cut(simulator.HTTPCookie(ctx), "|")
 	q.Lock()
@@ -111,7 +111,7 @@ func (q *requests) enter(ctx *simulator.Context) string {
 	return session
 }
 
-// answer keeps what the simulator answers until it is complete.
+// answer buffers the simulator's answer until it is complete.
 type answer struct {
 	header http.Header
 	status int
@@ -151,7 +151,7 @@ var (
 	privilegeRef = regexp.MustCompile(`(?s)<privilegeId>(.*?)</privilegeId>`)
 )
 
-// explain fills in the text of a fault where the simulator leaves it empty: vCenter never does.
+// explain sets the text of a fault where the simulator leaves it empty, which vCenter never does.
 func explain(envelope []byte) []byte {
 	const empty = "<faultstring></faultstring>"
 	if !bytes.Contains(envelope, []byte(empty)) {
@@ -182,7 +182,7 @@ func explainType(name string, envelope []byte) string {
 	return name
 }
 
-// serveVersions tells clients which versions of the API they may speak.
+// serveVersions returns the versions of the API that clients may use.
 func (lab *Lab) serveVersions(w http.ResponseWriter, _ *http.Request) {
 	lab.calls.add("", "vimServiceVersions")
 	version := lab.description.About.APIVersion

@@ -11,11 +11,12 @@ import (
 
 	"github.com/vmware/govmomi/simulator"
 
-	_ "github.com/vmware/govmomi/pbm/simulator"  // storage policies, which vcsim serves too
-	_ "github.com/vmware/govmomi/vapi/simulator" // tags and content libraries, likewise
+	_ "github.com/vmware/govmomi/pbm/simulator"  // storage policies, as in vcsim
+	_ "github.com/vmware/govmomi/vapi/simulator" // tags and content libraries, as in vcsim
 )
 
-// stockInventory is how many of each kind --stock has, with vcsim's own flags and defaults.
+// stockInventory is the number of objects of each kind with --stock, with vcsim's own flags and
+// defaults.
 type stockInventory struct {
 	datacenters, clusters, folders, pools, portgroups, datastores int
 }
@@ -35,8 +36,8 @@ func (i *stockInventory) apply(model *simulator.Model) {
 	model.Pool, model.Portgroup, model.Datastore = i.pools, i.portgroups, i.datastores
 }
 
-// runStock serves govmomi's simulator as it comes: a vCenter without GPUs and without this
-// program's rules, for tests of what gpuvm does against one.
+// runStock serves govmomi's unmodified simulator, a vCenter without GPUs and without this program's
+// rules, for tests of gpuvm against it.
 func runStock(o options) error {
 	certificate, err := serverCertificate(o.stateDir)
 	if err != nil {
@@ -62,7 +63,7 @@ func runStock(o options) error {
 	if err := os.WriteFile(filepath.Join(o.stateDir, "ready.json"), data, 0o644); err != nil {
 		return err
 	}
-	fmt.Println(server.URL) // whoever started it waits for this line
+	fmt.Println(server.URL) // the process that started it waits for this line
 	stopped := make(chan string, 2)
 	go watchSignals(stopped)
 	go watchParent(o.parentFD, stopped)

@@ -12,8 +12,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Several operators at once, and clients that watch and read everything meanwhile. Meant for -race.
-func TestManyAtOnce(t *testing.T) {
+// Several operators work at once, while clients wait for updates and read everything. Meant for
+// -race.
+func TestConcurrentOperations(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].DiskGiB = 1 })
 	stop := make(chan struct{})
 	var watchers, operators sync.WaitGroup
@@ -57,7 +58,7 @@ func (r *rig) lifeOf(name string) {
 		}
 		return err == nil
 	}
-	if !run(template.Clone(r.ctx, object.NewFolder(client.Client, r.lab.vmFolder), name, r.wish())) {
+	if !run(template.Clone(r.ctx, object.NewFolder(client.Client, r.lab.vmFolder), name, r.gpuSpec())) {
 		r.Errorf("%s was not cloned", name)
 		return
 	}

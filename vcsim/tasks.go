@@ -17,11 +17,11 @@ import (
 // taskLife is how long vCenter keeps a task after its end.
 const taskLife = 10 * time.Minute
 
-// operation is a task that takes time: it queues, reports progress and can be cancelled. The stock
-// tasks hold their object's lock from start to end; these hold none while they wait.
+// operation is a task that takes time: it is queued, reports progress and can be cancelled. The
+// simulator's tasks hold their object's lock from start to end; these hold none while they wait.
 type operation struct {
 	lab    *Lab
-	ctx    *simulator.Context // its own, for the locks it takes
+	ctx    *simulator.Context // its own, because locks belong to a context
 	task   *simulator.Task
 	cancel chan struct{}
 	once   sync.Once
@@ -38,11 +38,11 @@ func newOperations() *operations {
 	return &operations{running: map[ref]*operation{}}
 }
 
-// begin starts run as a task on entity and returns the task at once. The task shows as queued until
-// run calls started.
+// begin starts run as a task on entity and returns the task at once. The task is queued until run
+// calls started.
 func (lab *Lab) begin(ctx *simulator.Context, entity ref, name, description string,
 	run func(*operation) (types.AnyType, fault)) ref {
-	number := 1_000_000 + lab.tasks.count.Add(1) // out of the way of the simulator's own numbers
+	number := 1_000_000 + lab.tasks.count.Add(1) // above the simulator's own numbers
 	task := simulator.CreateTask(entity, name, nil)
 	task.Self = ref{Type: "Task", Value: fmt.Sprintf("task-%d", number)}
 	task.Info.Key, task.Info.Task = task.Self.Value, task.Self
@@ -92,7 +92,7 @@ func (op *operation) execute(run func(*operation) (types.AnyType, fault)) {
 	time.AfterFunc(taskLife, func() { op.lab.forgetTask(op.task) })
 }
 
-// safely turns a programming error into a failed task: one bad call does not end the data centre.
+// safely turns a panic into a failed task, so that one call does not end the program.
 func (op *operation) safely(run func(*operation) (types.AnyType, fault)) (result types.AnyType, f fault) {
 	defer func() {
 		if problem := recover(); problem != nil {
@@ -111,8 +111,8 @@ func (op *operation) started() {
 	})
 }
 
-// work lets the time pass and reports progress on the way: from the first to the last percentage in
-// at most twenty steps. It returns RequestCanceled if the task was cancelled meanwhile.
+// work waits and reports progress from the first to the last percentage, in at most twenty steps.
+// It returns RequestCanceled if the task was cancelled meanwhile.
 func (op *operation) work(duration time.Duration, from, to int32) fault {
 	const shortest = 20 * time.Millisecond
 	steps := min(max(duration/shortest, 1), 20)
@@ -141,7 +141,8 @@ func (op *operation) update(changes []types.PropertyChange) {
 	op.lab.registry.AtomicUpdate(op.ctx, op.task, changes)
 }
 
-// requestCancel asks a running operation to stop; the operation ends with RequestCanceled itself.
+// requestCancel requests a running operation to stop. The operation itself then fails with
+// RequestCanceled.
 func (lab *Lab) requestCancel(task ref) bool {
 	lab.tasks.Lock()
 	op := lab.tasks.running[task]
@@ -155,7 +156,7 @@ func (lab *Lab) requestCancel(task ref) bool {
 	return true
 }
 
-// forgetTask removes an old task, from the lists of recent ones too.
+// forgetTask removes an old task, also from the lists of recent tasks.
 func (lab *Lab) forgetTask(task *simulator.Task) {
 	ctx := lab.context(nil)
 	remove := func(list []ref) []ref {

@@ -60,7 +60,7 @@ func (lab *Lab) addTemplate(t *TemplateDescription) error {
 	for _, key := range sortedKeys(t.ExtraConfig) {
 		config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: key, Value: t.ExtraConfig[key]})
 	}
-	t.seal(config)
+	t.encrypt(config)
 	config.Annotation = fmt.Sprintf("VM template of the lab: %s", t.GuestID)
 	vm := lab.createVM(ctx, p, config)
 	if t.Snapshot != "" {
@@ -87,13 +87,13 @@ func (lab *Lab) addSnapshot(ctx *simulator.Context, vm *simulator.VirtualMachine
 	})
 }
 
-// addUnrelated adds VMs that have nothing to do with gpuvm. They are light: no task, no event, no
-// wait; a powered-on one holds its GPU and its memory as any other VM does.
+// addUnrelated adds VMs that are unrelated to gpuvm, without task, event or delay. A powered-on one
+// holds its GPU and its memory like any other VM.
 func (lab *Lab) addUnrelated(v *VMDescription) error {
 	lab.adding.Lock()
 	defer lab.adding.Unlock()
 	if v.Agent && !lab.atLeast("7.0.1") {
-		return nil // before that there were none
+		return nil // older versions have none
 	}
 	ctx := lab.context(nil)
 	for i := 1; i <= *v.Count; i++ {
@@ -135,13 +135,13 @@ func (lab *Lab) addUnrelatedVM(ctx *simulator.Context, v *VMDescription, i int) 
 		newDisk(20*gib, path.Dir(config.Files.VmPathName), p.datastore),
 		lab.newCard(0, lab.description.Networks[0]))
 	if g := lab.hosts[p.host].gpu(v.GPU); g != nil && i == 1 {
-		giveGPU(config, g)
+		attachGPU(config, g)
 	}
 	return lab.createVM(ctx, p, config)
 }
 
-// giveGPU configures a fixed passthrough device the right way.
-func giveGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
+// attachGPU adds a correctly configured fixed passthrough device.
+func attachGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 	device := &types.VirtualPCIPassthrough{}
 	device.Key, device.ControllerKey, device.UnitNumber = 13000, 100, types.NewInt32(18)
 	device.DeviceInfo = &types.Description{Label: "PCI device 0", Summary: g.Name}
@@ -157,7 +157,7 @@ func giveGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 		&types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: fmt.Sprint(2 * powerOfTwo(g.mmioMiB()/1024))})
 }
 
-// defaultHardware is what a VM made on this host has.
+// defaultHardware returns the virtual hardware version of a VM that is created on this host.
 func (lab *Lab) defaultHardware(host ref) string {
 	return fmt.Sprintf("vmx-%d", min(newestFor(lab.description.host(lab.hosts[host].name).Version), 20))
 }

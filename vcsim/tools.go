@@ -15,7 +15,8 @@ const (
 	toolsNotRunning = string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
 )
 
-// guestOff is what vCenter knows of a guest whose Tools do not report: that they are installed.
+// guestOff is vCenter's information on a guest whose Tools do not report: only that they are
+// installed.
 func guestOff() *types.GuestInfo {
 	return &types.GuestInfo{
 		ToolsStatus: types.VirtualMachineToolsStatusToolsNotRunning, ToolsRunningStatus: toolsNotRunning,
@@ -25,7 +26,8 @@ func guestOff() *types.GuestInfo {
 	}
 }
 
-// startGuest lets the guest boot: after boot_s, and customization_s if there is one, Tools report.
+// startGuest boots the guest: Tools report after boot_s, and after customization_s with a
+// customization.
 func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	delay := seconds(lab.description.Timings.BootS)
 	customization := lab.pendingCustomization(ctx, vm)
@@ -34,17 +36,17 @@ func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine)
 		lab.postCustomizationStarted(ctx, vm)
 	}
 	own := lab.context(ctx.Session)
-	lab.boots.start(vm.Self, delay, func() { lab.guestBooted(own, vm, customization) })
+	lab.bootTimers.start(vm.Self, delay, func() { lab.guestBooted(own, vm, customization) })
 }
 
-// bootedAlready is startGuest for VMs that have been running for long.
+// bootedAlready is like startGuest, for VMs that have been running before.
 func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(lab.cards(vm.Config)))
 }
 
-// restartGuest is a reboot as seen from outside: Tools stop and come back.
+// restartGuest reboots the guest: Tools stop and report again later.
 func (lab *Lab) restartGuest(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.boots.stop(vm.Self)
+	lab.bootTimers.stop(vm.Self)
 	now := time.Now()
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		m.Guest = guestOff()
@@ -81,17 +83,17 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 	}
 	leased := lab.addresses.lease(vm.Self, found)
 	if lab.guests.has(isolated, name) && len(leased) > 0 {
-		leased[0].address = lab.addresses.outOfReach(leased[0].address)
+		leased[0].address = lab.addresses.unreachable(leased[0].address)
 	}
 	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), leased)
 }
 
-// reportGuest publishes what Tools in a running guest report (R10).
+// reportGuest publishes what VMware Tools in a running guest report (R10).
 func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, hostName string, leased []cardInfo) {
 	silent := lab.guests.has(noIP, lab.nameOf(vm.Self))
 	lab.changeVM(ctx, vm, func(m *mo.VirtualMachine) {
 		if m.Runtime.PowerState != poweredOn {
-			return // it went off in this very moment
+			return // it was powered off meanwhile
 		}
 		m.Guest.ToolsStatus = types.VirtualMachineToolsStatusToolsOk
 		m.Guest.ToolsRunningStatus = toolsRunning
@@ -112,7 +114,8 @@ func (lab *Lab) reportGuest(ctx *simulator.Context, vm *simulator.VirtualMachine
 	})
 }
 
-// hostName: customization sets one, cloud-init's metadata does, else it is the VM's name.
+// hostName returns the name that the customization or cloud-init's metadata sets, else the VM's
+// name.
 func (lab *Lab) hostName(vm *simulator.VirtualMachine, customization *types.CustomizationSpec) string {
 	name := vm.Name
 	if customization != nil {
@@ -125,7 +128,7 @@ func (lab *Lab) hostName(vm *simulator.VirtualMachine, customization *types.Cust
 	return strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 }
 
-// cardInfo is a network card of a VM and the address that it got.
+// cardInfo is a network card of a VM with its address.
 type cardInfo struct {
 	key     int32
 	mac     string
@@ -149,8 +152,8 @@ func (lab *Lab) cards(c *types.VirtualMachineConfigInfo) []cardInfo {
 	return found
 }
 
-// report is the card as Tools see it: its link-local IPv6 address is there at once, the other one
-// only if DHCP gave one.
+// report returns the network card as Tools report it: always with its link-local IPv6 address, and
+// with an IPv4 address if it has one.
 func (c *cardInfo) report(silent bool) types.GuestNicInfo {
 	nic := types.GuestNicInfo{Network: c.network, MacAddress: c.mac, Connected: c.connected, DeviceConfigId: c.key}
 	config := &types.NetIpConfigInfo{}
@@ -178,7 +181,7 @@ func linkLocal(mac string) string {
 	return fmt.Sprintf("fe80::%x:%xff:fe%02x:%x", uint16(b[0]^2)<<8|uint16(b[1]), b[2], b[3], uint16(b[4])<<8|uint16(b[5]))
 }
 
-// dropAddress takes the address of a guest that runs already.
+// dropAddress removes the address of a running guest.
 func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 	lab.changeVM(lab.context(nil), vm, func(m *mo.VirtualMachine) {
 		if m.Guest.ToolsRunningStatus != toolsRunning {
@@ -191,8 +194,8 @@ func (lab *Lab) dropAddress(vm *simulator.VirtualMachine) {
 	})
 }
 
-// unplug takes a VM's network cards off their network, now and at power-on, as an edit in the vSphere
-// Client does; DHCP is not heard then.
+// unplug disconnects a VM's network cards, now and at power-on, as in the vSphere Client. They get
+// no address then.
 func (lab *Lab) unplug(vm *simulator.VirtualMachine) {
 	lab.guests.order(noIP, lab.nameOf(vm.Self))
 	lab.connectCards(lab.context(nil), vm, false)

@@ -7,10 +7,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-const newTPM = "replace" // TpmProvisionPolicy: the clone gets a TPM of its own; unset copies it
+const newTPM = "replace" // TpmProvisionPolicy: the clone gets a new TPM; if unset, the TPM is copied
 
-// seal gives a template's configuration what an encrypted VM has, and a virtual TPM where wished.
-func (t *TemplateDescription) seal(config *types.VirtualMachineConfigInfo) {
+// encrypt marks a template's configuration as encrypted, and adds a virtual TPM where requested.
+func (t *TemplateDescription) encrypt(config *types.VirtualMachineConfigInfo) {
 	if t.VTPM || t.Encrypted {
 		config.KeyId = &types.CryptoKeyId{KeyId: uuid.NewString(), ProviderId: &types.KeyProviderId{Id: "lab"}}
 	}
@@ -25,7 +25,7 @@ func freshTPM() *types.VirtualTPM {
 	return tpm
 }
 
-// replaceTPM is what the policy says of a clone's devices.
+// replaceTPM returns a clone's devices with a new TPM.
 func replaceTPM(devices []types.BaseVirtualDevice) []types.BaseVirtualDevice {
 	replaced := slices.Clone(devices)
 	for i, device := range replaced {

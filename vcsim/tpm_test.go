@@ -17,20 +17,20 @@ func TestEncryptedTemplates(t *testing.T) {
 		d.Users = append(d.Users, UserDescription{Name: "plain@lab.local", Role: "admin", Without: []string{"Cryptographer.Clone"}})
 	})
 	template := r.certificate(r.template())
-	wish := r.plainWish("esx-01")
-	if copied := r.certificate(r.clone("copied", wish)); !bytes.Equal(copied, template) {
+	spec := r.plainSpec("esx-01")
+	if copied := r.certificate(r.clone("copied", spec)); !bytes.Equal(copied, template) {
 		t.Error("an unset policy gives a clone a TPM of its own")
 	}
-	wish.TpmProvisionPolicy = newTPM
-	if own := r.certificate(r.clone("own", wish)); bytes.Equal(own, template) {
+	spec.TpmProvisionPolicy = newTPM
+	if own := r.certificate(r.clone("own", spec)); bytes.Equal(own, template) {
 		t.Error("the clone has the template's TPM")
 	}
-	wish.TpmProvisionPolicy = "none"
-	if _, ok := r.fails(r.startClone("bad", wish), nil).(*types.InvalidArgument); !ok {
-		t.Error("another fault")
+	spec.TpmProvisionPolicy = "none"
+	if _, ok := r.fails(r.startClone("bad", spec), nil).(*types.InvalidArgument); !ok {
+		t.Error("unexpected fault")
 	}
 	plain := object.NewVirtualMachine(r.login("plain@lab.local").Client, r.template().Reference())
-	_, err := plain.Clone(r.ctx, object.NewFolder(plain.Client(), r.lab.vmFolder), "refused", r.plainWish("esx-01"))
+	_, err := plain.Clone(r.ctx, object.NewFolder(plain.Client(), r.lab.vmFolder), "refused", r.plainSpec("esx-01"))
 	if f, ok := faultOf(t, err).(*types.NoPermission); !ok || f.PrivilegeId != "Cryptographer.Clone" {
 		t.Errorf("%v", err)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// unreadable are the VMs whose host or datastore is away. vCenter lists them with what it remembers
-// in their summary, shows nothing of their configuration and guest, and does nothing with them.
+// unreadable are the VMs whose host or datastore is inaccessible. vCenter lists them with their
+// last summary, does not show their configuration and guest, and refuses operations on them.
 type unreadable struct {
 	mutex sync.RWMutex
 	vms   map[ref]bool
@@ -40,8 +40,8 @@ func (u *unreadable) hides(self ref, path string) bool {
 	return false
 }
 
-// propertyOf is readProperty for an object that may have nothing to show, or not to everybody; it is
-// locked by the caller, who has asked for the access before that.
+// propertyOf is like readProperty, for an object that may be unreadable or hidden from the user.
+// The caller holds the object's lock, and called accessTo before locking it.
 func (lab *Lab) propertyOf(may access, self ref, object reflect.Value, name string) (any, fault) {
 	if !may.reads(name) {
 		return nil, refusedToRead(self)
@@ -57,7 +57,7 @@ func (lab *Lab) propertyOf(may access, self ref, object reflect.Value, name stri
 	return readProperty(object, name)
 }
 
-// setReadable takes a VM's files away from vCenter, or gives them back.
+// setReadable makes a VM's files inaccessible to vCenter, or accessible again.
 func (lab *Lab) setReadable(ctx *simulator.Context, vm *simulator.VirtualMachine, readable bool) {
 	state := types.VirtualMachineConnectionStateConnected
 	if !readable {
@@ -70,7 +70,8 @@ func (lab *Lab) setReadable(ctx *simulator.Context, vm *simulator.VirtualMachine
 	})
 }
 
-// refusesUnreadable: all that can be done with such a VM is to take it out of the inventory.
+// refusesUnreadable returns InvalidState for every task on such a VM, and for ShutdownGuest.
+// UnregisterVM still works.
 func (lab *Lab) refusesUnreadable(method *simulator.Method) fault {
 	works := strings.HasSuffix(method.Name, "_Task") || method.Name == "ShutdownGuest"
 	if works && lab.unreadable.has(method.This) {

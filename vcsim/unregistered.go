@@ -11,8 +11,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// unregisteredVMs stand for the .vmx files that UnregisterVM leaves on the datastores, by their path:
-// what RegisterVM_Task brings back. The simulated datastores hold no such files.
+// unregisteredVMs stand for the .vmx files that UnregisterVM leaves on the datastores, keyed by
+// path, for RegisterVM_Task. The simulated datastores have no such files.
 type unregisteredVMs struct {
 	sync.Mutex
 	configs map[string]*types.VirtualMachineConfigInfo
@@ -27,7 +27,7 @@ func (u *unregisteredVMs) keep(config *types.VirtualMachineConfigInfo) {
 	u.configs[config.Files.VmPathName] = config
 }
 
-// take is given each of them once.
+// take returns the VM of a file and removes it.
 func (u *unregisteredVMs) take(file string) *types.VirtualMachineConfigInfo {
 	u.Lock()
 	defer u.Unlock()
@@ -36,7 +36,7 @@ func (u *unregisteredVMs) take(file string) *types.VirtualMachineConfigInfo {
 	return config
 }
 
-// RegisterVMTask brings a VM that was unregistered back, with its devices; it is another object.
+// RegisterVMTask registers an unregistered VM again, with its devices. It is a new object.
 func (f *folderMethods) RegisterVMTask(ctx *simulator.Context, req *types.RegisterVM_Task) soap.HasFault {
 	task := f.begin(ctx, "RegisterVM_Task", "Folder.registerVm", func(op *operation) (types.AnyType, fault) {
 		op.started()
@@ -100,7 +100,8 @@ func (lab *Lab) poolOf(r *ref) (*simulator.ResourcePool, bool) {
 	return pool, ok
 }
 
-// noSuchVM tells a file that a VM of the inventory uses from one that is not there.
+// noSuchVM returns one fault for a file that a VM of the inventory uses, and another for a missing
+// file.
 func (lab *Lab) noSuchVM(file string) fault {
 	for _, object := range lab.registry.All("VirtualMachine") {
 		vm, ok := object.(*simulator.VirtualMachine)

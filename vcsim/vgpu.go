@@ -4,7 +4,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// shared places a vGPU on a card that has room for it (R7); the ledger is locked.
+// shared places a vGPU on a GPU with enough free framebuffer (R7). The caller holds the lock of the
+// allocations.
 func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, granted map[int32]grant) (grant, fault) {
 	known, offered := false, false
 	for _, g := range a.hardware.gpus {
@@ -32,12 +33,13 @@ func (a *admission) shared(b *types.VirtualPCIPassthroughVmiopBackingInfo, grant
 	return grant{}, &types.InsufficientGraphicsResourcesFault{}
 }
 
-// fits: the card is not passed through, all vGPUs on it have one size, and framebuffer is left.
+// fits reports whether the GPU is not passed through, all its vGPUs have the same size, and enough
+// framebuffer is free.
 func (a *admission) fits(g *gpu, profile *VGPUProfile, granted map[int32]grant) bool {
-	if _, held := a.lab.ledger.holder(g); held || a.active[g.PCIAddress] {
+	if _, held := a.lab.allocations.holder(g); held || a.active[g.PCIAddress] {
 		return false
 	}
-	placed := a.lab.ledger.shares(g)
+	placed := a.lab.allocations.shares(g)
 	for _, other := range granted {
 		if other.gpu == g && other.profile != nil {
 			placed = append(placed, other.profile)

@@ -15,7 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// placement says where a VM goes.
+// placement is where a VM is placed.
 type placement struct {
 	name      string
 	host      ref
@@ -25,8 +25,8 @@ type placement struct {
 	template  bool
 }
 
-// createVM makes a VM with this configuration and puts it into the inventory in one step: nobody
-// ever sees half of it. It is powered off.
+// createVM creates a powered-off VM with this configuration and adds it to the inventory in one
+// step, so that no client sees an incomplete VM.
 func (lab *Lab) createVM(ctx *simulator.Context, p placement, config *types.VirtualMachineConfigInfo) *simulator.VirtualMachine {
 	vm := &simulator.VirtualMachine{VirtualMachine: lab.blankVM(p, config)}
 	vm.DataSets = map[string]*simulator.DataSet{}
@@ -70,7 +70,7 @@ func (lab *Lab) blankVM(p placement, config *types.VirtualMachineConfigInfo) mo.
 	return vm
 }
 
-// summarize makes vm.summary repeat what the rest of the VM says.
+// summarize updates vm.summary from the VM's other properties.
 func summarize(vm *mo.VirtualMachine) {
 	c := vm.Config
 	vm.Summary.Runtime = vm.Runtime
@@ -109,7 +109,7 @@ func vmCapability() types.VirtualMachineCapability {
 	}
 }
 
-// newConfig is the configuration of a VM without disk and network cards.
+// newConfig returns the configuration of a VM without disks and network cards.
 func newConfig(name, guestID, firmware, version string, cpus int32, memoryMB int64) *types.VirtualMachineConfigInfo {
 	none := types.DefaultResourceConfigSpec()
 	now := time.Now()
@@ -148,7 +148,7 @@ func (lab *Lab) setFiles(c *types.VirtualMachineConfigInfo, datastore ref) {
 		VmPathName: dir + "/" + c.Name + ".vmx", SnapshotDirectory: dir, SuspendDirectory: dir, LogDirectory: dir,
 	}
 	c.DatastoreUrl = []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: store.Name, Url: store.Summary.Url}}
-	// The simulator's snapshots write files there; without the folder they would fail.
+	// The simulator's snapshots write files there and would fail without the folder.
 	_ = os.MkdirAll(filepath.Join(store.Summary.Url, filepath.FromSlash(folder)), 0o700)
 }
 
@@ -162,8 +162,8 @@ func guestFullName(id string) string {
 	return strings.TrimSuffix(id, "Guest")
 }
 
-// defaultDevices are the controllers that every VM has. The objects are shared between VMs, which
-// is safe because devices are never edited; the PCI controller lists each VM's own devices.
+// defaultDevices returns the controllers that every VM has. The objects are shared between VMs,
+// which is safe because devices are never modified. The PCI controller lists each VM's own devices.
 func defaultDevices() []types.BaseVirtualDevice {
 	devices := slices.Clone(esx.VirtualDevice)
 	for i, device := range devices {

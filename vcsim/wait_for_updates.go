@@ -11,13 +11,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// mostUpdates is how many objects vCenter puts into one answer when the client sets no limit.
+// mostUpdates is the number of objects in one answer of vCenter when the client sets no limit.
 const mostUpdates = 100
 
-// keptAnswers is how far back a client's version may lie: vCenter's own limit is not documented.
+// keptAnswers is how many answers old a client's version may be. vCenter's own limit is not
+// documented.
 const keptAnswers = 64
 
-// gathering is how long a waiting call lets changes come together before it answers.
+// gathering is how long a waiting call collects changes before it answers.
 const gathering = 10 * time.Millisecond
 
 type objectUpdate struct {
@@ -137,7 +138,7 @@ func (f *filterMethods) DestroyPropertyFilter(*simulator.Context, *types.Destroy
 }
 
 type waitOptions struct {
-	patience time.Duration // 0: look once; negative: for ever
+	patience time.Duration // 0: do not wait; negative: without limit
 	most     int
 }
 
@@ -155,9 +156,9 @@ func optionsOf(options *types.WaitOptions) waitOptions {
 	return o
 }
 
-// wait answers with what changed since the version, waiting for it if nothing did; nil when the
-// client's patience is over. An older version is answered with the set that came after it: that client
-// lost an answer, or several of one session use the collector, each with a version of its own.
+// wait returns the changes since the version, and waits if there are none. It returns nil when
+// maxWaitSeconds is over. For an older version it returns the set that followed it: the client lost
+// an answer, or several clients of one session use the collector, each with its own version.
 func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o waitOptions) (*updateSet, fault) {
 	c.calls.Lock()
 	defer c.calls.Unlock()
@@ -189,7 +190,7 @@ func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o wai
 			return nil, reason
 		case <-over:
 			return nil, nil
-		case <-ctx.Done(): // the client hung up
+		case <-ctx.Done(): // the client disconnected
 			return nil, &types.RequestCanceled{}
 		case <-c.wake:
 			time.Sleep(gathering)
@@ -197,7 +198,7 @@ func (c *collector) wait(lab *Lab, ctx *simulator.Context, version string, o wai
 	}
 }
 
-// restart forgets what the client was told.
+// restart discards the state that the client has.
 func (c *collector) restart() {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -206,7 +207,7 @@ func (c *collector) restart() {
 	}
 	c.pending = nil
 	select {
-	case <-c.canceled: // meant a call that is over
+	case <-c.canceled: // it was meant for an earlier call
 	default:
 	}
 }
@@ -227,7 +228,7 @@ func (c *collector) gather(lab *Lab, ctx *simulator.Context) fault {
 	return nil
 }
 
-// after is what was answered to those who had this version.
+// after returns the answer that was sent to clients with this version.
 func (c *collector) after(version string) *updateSet {
 	number, err := strconv.Atoi(version)
 	if err != nil || number < 1 {
@@ -242,7 +243,7 @@ func (c *collector) after(version string) *updateSet {
 	return nil
 }
 
-// send takes at most so many objects of what is pending.
+// send returns at most the given number of pending objects.
 func (c *collector) send(most int) *updateSet {
 	c.version++
 	set := &updateSet{Version: strconv.Itoa(c.version)}
@@ -274,7 +275,7 @@ func (lab *Lab) createFilter(session string, c *collector, spec types.PropertyFi
 	c.filters = append(c.filters, newFilter(self, spec))
 	select {
 	case c.wake <- struct{}{}:
-	default: // it is awake
+	default: // a wake-up is already pending
 	}
 	return self
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// follower waits for updates of all VMs, as the lab's guests and gpuvm itself do.
+// follower waits for updates of all VMs, like the lab's guests and gpuvm itself.
 type follower struct {
 	*rig
 	client    *govmomi.Client
@@ -93,15 +93,16 @@ func (f *follower) await(wanted string) []string {
 	return all
 }
 
-// R10: power, addresses and guestinfo reach everybody who waits for them; so do new and gone VMs.
-func TestUpdatesReachWhoWaits(t *testing.T) {
+// R10: waiting clients get updates of power state, addresses and guestinfo, and of new and removed
+// VMs.
+func TestUpdatesReachWaitingClients(t *testing.T) {
 	r := newRig(t)
 	tools := r.follow(r.login("tools@lab.local"), "name", "runtime.powerState", "config.extraConfig", "config.hardware.device", "guest.net")
 	product := r.follow(r.client, "runtime.powerState", `config.extraConfig["guestinfo.key"]`, "guest.ipAddress")
 	tools.next()
 	product.next()
 
-	vm := r.clone("vm", r.wish())
+	vm := r.clone("vm", r.gpuSpec())
 	id := vm.Reference().Value
 	tools.await("enter " + id + " name=vm")
 	product.await("enter " + id + " runtime.powerState=poweredOff")
@@ -123,10 +124,10 @@ func TestUpdatesReachWhoWaits(t *testing.T) {
 	product.await("leave " + id)
 }
 
-// Only what changed is reported, and only to whom it matters.
-func TestNothingElseIsReported(t *testing.T) {
+// Only changes are reported, and only to filters that select them.
+func TestOnlyChangesAreReported(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "runtime.powerState", "guest.net", "config.annotation", `config.extraConfig["guestinfo.a"]`)
 	f.next()
 	r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{NumCPUs: 2, ExtraConfig: []types.BaseOptionValue{
@@ -145,10 +146,10 @@ func TestNothingElseIsReported(t *testing.T) {
 	}
 }
 
-// A lost answer is repeated; a version from nowhere is refused.
+// A lost answer is repeated; an unknown version is refused.
 func TestLostAnswerIsRepeated(t *testing.T) {
 	r := newRig(t)
-	vm := r.clone("vm", r.plainWish("esx-01"))
+	vm := r.clone("vm", r.plainSpec("esx-01"))
 	f := r.follow(r.client, "config.annotation")
 	f.next()
 	before := f.version
@@ -166,7 +167,7 @@ func TestLostAnswerIsRepeated(t *testing.T) {
 	}
 }
 
-// Long answers come in parts.
+// Long answers are truncated and continued.
 func TestUpdatesAreTruncated(t *testing.T) {
 	r := newRig(t)
 	r.control("POST", "/vms", `{"count": 250, "power": "off"}`)
@@ -186,10 +187,10 @@ func TestUpdatesAreTruncated(t *testing.T) {
 	}
 }
 
-// Tasks show their progress to who follows them.
+// Clients get updates of a task's progress.
 func TestProgressIsReported(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Timings.CloneS = 0.5 })
-	task := r.startClone("vm", r.plainWish("esx-01"))
+	task := r.startClone("vm", r.plainSpec("esx-01"))
 	f := &follower{rig: r, client: r.client, collector: r.client.ServiceContent.PropertyCollector}
 	filter := f.addFilter(types.PropertyFilterSpec{
 		ObjectSet: []types.ObjectSpec{{Obj: task.Reference()}},
@@ -219,7 +220,7 @@ func TestWaitingCanBeCancelled(t *testing.T) {
 	_, err := methods.CancelWaitForUpdates(r.ctx, r.client.Client, &types.CancelWaitForUpdates{This: f.collector})
 	must(t, err)
 	if _, ok := faultOf(t, <-result).(*types.RequestCanceled); !ok {
-		t.Error("another fault")
+		t.Error("unexpected fault")
 	}
 	_, err = methods.DestroyPropertyCollector(r.ctx, r.client.Client, &types.DestroyPropertyCollector{This: f.collector})
 	must(t, err)
@@ -267,7 +268,7 @@ func TestRetrieve(t *testing.T) {
 	}
 }
 
-// With a thousand VMs around, a change is still only what changed.
+// With a thousand VMs an update still has only the change.
 func TestManyVMs(t *testing.T) {
 	r := newRig(t, func(d *Description) { d.Templates[0].DiskGiB = 1 })
 	r.control("POST", "/vms", `{"count": 1000}`)
@@ -280,7 +281,7 @@ func TestManyVMs(t *testing.T) {
 		}
 	}
 	for i := range 20 {
-		id := r.clone(fmt.Sprint("vm-", i), r.plainWish("esx-01")).Reference().Value
+		id := r.clone(fmt.Sprint("vm-", i), r.plainSpec("esx-01")).Reference().Value
 		for _, change := range f.await(fmt.Sprintf("enter %s name=vm-%d", id, i)) {
 			if !strings.HasPrefix(change, "enter "+id+" ") {
 				t.Errorf("%s, when only %s is new", change, id)
@@ -289,7 +290,8 @@ func TestManyVMs(t *testing.T) {
 	}
 }
 
-// A client that hangs up is not waited for: its next call on the collector is answered at once.
+// A call whose client disconnected ends, so that the next call on the collector is answered at
+// once.
 func TestClientHangsUp(t *testing.T) {
 	r := newRig(t)
 	f := r.follow(r.client, "name")

@@ -1,4 +1,4 @@
-"""The command line as a user has it: a process of its own, with a home of its own."""
+"""The command line as a user runs it: a separate process with its own home directory."""
 
 from collections.abc import Iterator
 from pathlib import Path

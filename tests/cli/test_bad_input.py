@@ -1,4 +1,4 @@
-"""Before any vCenter: one clear line, the right exit code, no traceback, nothing written."""
+"""Bad input, before any connection: a one-line error, the right exit code, nothing written."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("frobnicate",), "No such command"),
         (("plan", "--hosts", "0"), "--hosts"),
@@ -55,10 +55,10 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
         (("lab", "up", "--gpu", "voodoo2"), "voodoo2"),
     ],
 )
-def test_bad_input(gpuvm: Gpuvm, arguments: tuple[str, ...], said: str) -> None:
+def test_bad_input(gpuvm: Gpuvm, arguments: tuple[str, ...], message: str) -> None:
     done = gpuvm(*arguments)
     assert done.exit_code == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(gpuvm.home.glob("**/*.yaml")), "nothing is written"
 

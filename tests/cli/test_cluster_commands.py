@@ -1,4 +1,4 @@
-"""gpus, doctor, passthrough, status, start and stop as a user has them, on a lab of two kinds."""
+"""gpus, doctor, passthrough, status, start and stop through the command line, on two labs."""
 
 import json
 import urllib.request
@@ -47,15 +47,15 @@ def _lab(command: CommandLine, shape: str) -> Iterator[CommandLine]:
 
 
 def test_gpus_lists_all_with_their_holders(small: CommandLine) -> None:
-    told = small("gpus", "--json").json["data"]["gpus"]
-    assert [gpu["state"] for gpu in told] == ["free", "free", "held by trainer (powered on)"]
-    assert told[0]["device_id"] == "15f8"
+    reported = small("gpus", "--json").json["data"]["gpus"]
+    assert [gpu["state"] for gpu in reported] == ["free", "free", "held by trainer (powered on)"]
+    assert reported[0]["device_id"] == "15f8"
     shown = small("gpus").stdout
     assert "held by trainer (powered on)" in shown
     assert "16 GiB" in shown
 
 
-def test_a_gpu_held_by_somebody_else_is_never_taken(small: CommandLine) -> None:
+def test_gpu_held_by_another_vm_is_never_taken(small: CommandLine) -> None:
     refused = small("provision", "--hosts", "3", "--yes")
     assert refused.exit_code == 3
     assert "held by trainer" in refused.stderr
@@ -68,7 +68,7 @@ def test_doctor_finds_nothing_wrong(small: CommandLine) -> None:
     assert {check["level"] for check in healthy["data"]["checks"]} == {"ok"}
 
 
-def test_doctor_writes_an_account_without_names(small: CommandLine) -> None:
+def test_doctor_writes_a_report_without_names(small: CommandLine) -> None:
     done = small("doctor", "--report", "site.json")
     assert done.exit_code == 0, done.stderr
     written = (small.home / "site.json").read_text()
@@ -87,24 +87,24 @@ def test_doctor_names_missing_privileges(small: CommandLine) -> None:
     assert "Host.Config.PciPassthru" in sick.stdout
 
 
-def test_doctor_asks_for_what_the_wish_needs(small: CommandLine) -> None:
-    """Linked clones need a snapshot; the plain wish does not, and fixed addresses need nothing."""
-    wish = small.home / "linked.yaml"
-    wish.write_text(
+def test_doctor_checks_the_privileges_that_the_spec_needs(small: CommandLine) -> None:
+    """Linked clones need the snapshot privileges; the default spec and fixed addresses do not."""
+    options = small.home / "linked.yaml"
+    options.write_text(
         "clone_mode: linked\n"
         "addresses: {first: 10.0.0.1, last: 10.0.0.9, prefix: 24}\n"
         "accelerator: {mode: none}\n"
     )
     with _as_user(small, "plain@lab.local") as password:
         plain = small("doctor", "--accelerator", "none", GPUVM_PASSWORD=password)
-        more = small("doctor", "--file", str(wish), GPUVM_PASSWORD=password)
+        more = small("doctor", "--file", str(options), GPUVM_PASSWORD=password)
     assert plain.exit_code == 0, plain.stdout
     assert more.exit_code == 3
     assert f"missing: {', '.join(NOT_PLAIN)} on centos7-tensorflow" in more.stdout
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "options",
     [
         ("--accelerator", "vgpu:grid_p100-4q"),
         ("--clone-mode", "linked"),
@@ -115,9 +115,11 @@ def test_doctor_asks_for_what_the_wish_needs(small: CommandLine) -> None:
         ("--datastore", "nowhere"),
     ],
 )
-def test_doctor_fails_where_the_plan_is_refused(small: CommandLine, wish: tuple[str, ...]) -> None:
-    refused = small("plan", *wish, "--json").json
-    sick = small("doctor", *wish, "--json").json
+def test_doctor_fails_where_the_plan_is_refused(
+    small: CommandLine, options: tuple[str, ...]
+) -> None:
+    refused = small("plan", *options, "--json").json
+    sick = small("doctor", *options, "--json").json
     assert refused["exit_code"] in (2, 3)
     assert sick["exit_code"] == 3
     failures = [c for c in sick["data"]["checks"] if c["level"] == "failure"]
@@ -142,7 +144,7 @@ def _as_user(command: CommandLine, user: str) -> Iterator[str]:
         context.write_text(text)
 
 
-def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine) -> None:
+def test_passthrough_reports_its_state_and_reboots_only_with_the_option(small: CommandLine) -> None:
     host = "esx-01.lab.local"
     pending = small("passthrough", "disable", host, "--json").json
     assert pending["exit_code"] == 10
@@ -156,15 +158,15 @@ def test_passthrough_says_what_is_and_reboots_only_when_told(small: CommandLine)
     assert "nothing to do" in again.stdout
 
 
-def test_a_host_that_stays_in_maintenance_mode_says_how_it_leaves_it(small: CommandLine) -> None:
+def test_hint_for_a_host_that_stays_in_maintenance_mode(small: CommandLine) -> None:
     host = "esx-02.lab.local"
     _control(small, f"/hosts/{host}/maintenance")
     stays = small("passthrough", "enable", host, "--reboot")
     assert stays.exit_code == 0
     command = f"gpuvm passthrough enable {host} --reboot --leave-maintenance"
     assert command in stays.stderr
-    told = small(*command.split()[1:], "--json").json
-    assert [gpu["host_in_maintenance_mode"] for gpu in told["data"]["gpus"]] == [False]
+    reported = small(*command.split()[1:], "--json").json
+    assert [gpu["host_in_maintenance_mode"] for gpu in reported["data"]["gpus"]] == [False]
 
 
 def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
@@ -174,8 +176,8 @@ def test_a_host_with_running_vms_is_never_rebooted(small: CommandLine) -> None:
     assert "nothing to do" not in refused.stdout
 
 
-def test_without_a_terminal_the_question_is_said(tmp_path: Path, simulator: None) -> None:
-    """With the VMs of others that DRS would move, which nobody has agreed to."""
+def test_without_a_terminal_the_question_is_in_the_error(tmp_path: Path, simulator: None) -> None:
+    """DRS would move other users' VMs, which has not been confirmed."""
     command = CommandLine(tmp_path)
     worker = VMDescription(name="worker", host="esx-01.lab.local")
     shape = describe(hosts=2).model_copy(update={"drs": True, "vms": (worker,)})
@@ -189,20 +191,20 @@ def test_without_a_terminal_the_question_is_said(tmp_path: Path, simulator: None
         assert command("gpus", "--json").json["data"]["gpus"][0]["passthrough"]["enabled"]
 
 
-def test_a_card_that_is_not_there_is_bad_input(small: CommandLine) -> None:
+def test_unknown_gpu_is_bad_input(small: CommandLine) -> None:
     wrong = small("passthrough", "enable", "esx-01.lab.local", "--gpu", "0000:00:00.0")
     assert wrong.exit_code == 2
     assert "0000:3b:00.0" in wrong.stderr
 
 
-def test_passthrough_wants_hosts_or_all(small: CommandLine) -> None:
+def test_passthrough_requires_hosts_or_all(small: CommandLine) -> None:
     assert small("passthrough", "enable").exit_code == 2
     unknown = small("passthrough", "enable", "nowhere")
     assert unknown.exit_code == 2
     assert "esx-01.lab.local" in unknown.stderr
 
 
-def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
+def test_stop_frees_the_gpus_and_start_continues(small: CommandLine) -> None:
     made = small("provision", "--hosts", "1", "--accelerator", "dynamic", "--until", "address")
     assert made.exit_code == 0, made.stderr
     (vm,) = small("status", "--no-guests", "--json").json["data"]["vms"]
@@ -227,15 +229,15 @@ def test_stop_frees_and_start_goes_on(small: CommandLine) -> None:
     assert small("stop").exit_code == 3
 
 
-def test_status_is_against_the_wish(small: CommandLine) -> None:
-    wish = small.home / "gpuvm.yaml"
-    wish.write_text("hosts: 2\n")
+def test_status_compares_with_the_spec(small: CommandLine) -> None:
+    options = small.home / "gpuvm.yaml"
+    options.write_text("hosts: 2\n")
     made = small("provision", "--hosts", "1", "--until", "powered-on", "--yes")
     assert made.exit_code == 0, made.stderr
     try:
-        told = small("status", "--no-guests", "--json").json["data"]
-        assert told["missing"] == ["gpuvm-02"]
-        assert told["vms"][0]["drift"] == []
+        reported = small("status", "--no-guests", "--json").json["data"]
+        assert reported["missing"] == ["gpuvm-02"]
+        assert reported["vms"][0]["drift"] == []
         assert "it is missing" in small("status", "--no-guests").stdout
         assert (
             small("status", "--no-guests", "--hosts", "1", "--json").json["data"]["missing"] == []
@@ -251,9 +253,9 @@ def test_status_is_against_the_wish(small: CommandLine) -> None:
             f"created from a different spec than {other}: cpus not given, now 2",
         ]
     finally:
-        wish.unlink()
-    told = small("status", "--no-guests", "--json").json["data"]
-    assert (told["wanted"], told["missing"], told["vms"][0]["drift"]) == (None, [], [])
+        options.unlink()
+    reported = small("status", "--no-guests", "--json").json["data"]
+    assert (reported["wanted"], reported["missing"], reported["vms"][0]["drift"]) == (None, [], [])
     assert small("teardown", "--yes").exit_code == 0
 
 
@@ -268,25 +270,25 @@ def test_stop_counts_what_it_stopped(small: CommandLine) -> None:
     assert small("teardown").exit_code == 0
 
 
-def test_linked_clones_need_a_snapshot_that_is_made_once_on_request(small: CommandLine) -> None:
+def test_linked_clones_need_a_snapshot_taken_once_on_request(small: CommandLine) -> None:
     refused = small("plan", "--clone-mode", "linked", "--template", "centos7-tensorflow")
     assert refused.exit_code == 3
     assert "--create-snapshot" in refused.stderr
-    wish = ("--clone-mode", "linked", "--create-snapshot", "--until", "powered-on", "--yes")
-    made = small("provision", *wish)
+    options = ("--clone-mode", "linked", "--create-snapshot", "--until", "powered-on", "--yes")
+    made = small("provision", *options)
     assert made.exit_code == 0, made.stderr
     assert "linked clone" in made.stdout
-    assert small("provision", *wish).exit_code == 0
+    assert small("provision", *options).exit_code == 0
     assert "1 snapshots" in small("doctor").stdout
     assert small("teardown").exit_code == 0
 
 
 def test_vgpus_several_per_card(shared: CommandLine) -> None:
-    wish = ("--per-host", "2", "--accelerator", "vgpu:grid_p100-8q", "--until", "address")
-    made = shared("provision", *wish)
+    options = ("--per-host", "2", "--accelerator", "vgpu:grid_p100-8q", "--until", "address")
+    made = shared("provision", *options)
     assert made.exit_code == 0, made.stderr
-    told = shared("gpus", "--json").json["data"]["gpus"][0]
-    assert told["state"] == "shared as vGPU, 0 of grid_p100-8q left"
+    reported = shared("gpus", "--json").json["data"]["gpus"][0]
+    assert reported["state"] == "shared as vGPU, 0 of grid_p100-8q left"
     more = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-8q")
     assert more.exit_code == 3
     other = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-3q")
@@ -295,7 +297,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "complaint"),
     [
         ("warp", "dynamic, vgpu:PROFILE, device-group:NAME, none"),
         ("vgpu", "profile: field required"),
@@ -305,20 +307,24 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
         ("dynamic:device_id=xyz", "is not a hex number"),
     ],
 )
-def test_a_wrong_accelerator_is_one_clear_line(gpuvm: CommandLine, given: str, said: str) -> None:
+def test_wrong_accelerator_is_a_one_line_error(
+    gpuvm: CommandLine, given: str, complaint: str
+) -> None:
     refused = gpuvm("plan", "--accelerator", given)
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert complaint in refused.stderr
 
 
-def test_a_vm_that_vcenter_cannot_read_is_never_passed_over(small: CommandLine) -> None:
+def test_unreadable_vm_is_never_ignored(small: CommandLine) -> None:
     made = small("provision", "--hosts", "2", "--until", "powered-on", "--yes", "--name", "away")
     assert made.exit_code == 0, made.stderr
     _control(small, "/vms/away-01/inaccessible")
     why = "it is inaccessible: vCenter cannot read its configuration"
-    told = small("status", "--name", "away", "--hosts", "2", "--no-guests", "--json").json["data"]
-    assert [(vm["vm"], vm["why"]) for vm in told["unreadable"]] == [("away-01", why)]
-    assert told["missing"] == []
+    reported = small("status", "--name", "away", "--hosts", "2", "--no-guests", "--json").json[
+        "data"
+    ]
+    assert [(vm["vm"], vm["why"]) for vm in reported["unreadable"]] == [("away-01", why)]
+    assert reported["missing"] == []
     assert why in small("status", "--name", "away", "--no-guests").stdout
     refused = small("plan", "--hosts", "2", "--name", "away")
     assert (refused.exit_code, f"error: away-01: {why}" in refused.stderr) == (3, True)

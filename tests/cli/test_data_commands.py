@@ -1,4 +1,4 @@
-"""gpuvm data, gpuvm caption and gpuvm run before any vCenter is asked."""
+"""gpuvm data, gpuvm caption and gpuvm run before any connection to a vCenter."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_file_put_there_by_hand_is_checked(gpuvm: Gpuvm, cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("data", "fetch", "vgg99"), "data file 'vgg99' not found"),
         (("data", "fetch", "coco"), "coco cannot be fetched: cocodataset.org"),
@@ -54,14 +54,14 @@ def test_a_file_put_there_by_hand_is_checked(gpuvm: Gpuvm, cache: Path) -> None:
         (("run", "style", "--sweep", "--", "--cells=0/2"), "shared out over the VMs already"),
     ],
 )
-def test_bad_input_is_one_line(gpuvm: Gpuvm, arguments: tuple[str, ...], said: str) -> None:
+def test_bad_input_is_one_line(gpuvm: Gpuvm, arguments: tuple[str, ...], message: str) -> None:
     done = gpuvm(*arguments)
     assert done.exit_code == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_network_it_says_where_to_put_the_file(gpuvm: Gpuvm, cache: Path) -> None:
+def test_without_a_network_the_target_path_is_shown(gpuvm: Gpuvm, cache: Path) -> None:
     nowhere = {"https_proxy": "http://127.0.0.1:9", "GPUVM_CACHE_DIR": str(cache)}
     done = gpuvm("data", "fetch", "mnist", **nowhere)
     assert done.exit_code == 1
@@ -84,7 +84,7 @@ def test_caption_takes_the_latest_run_of_captioning(gpuvm: Gpuvm) -> None:
     assert "has no trained captioner" in nobody.stderr, "before any vCenter is asked"
 
 
-def test_a_run_that_sees_with_vgg16_says_what_it_needs(gpuvm: Gpuvm, cache: Path) -> None:
+def test_run_with_vgg16_features_names_the_weights_it_needs(gpuvm: Gpuvm, cache: Path) -> None:
     run_id = _run(gpuvm, "captioning", "20260101-000000-aaaa")
     model = gpuvm.home / "runs" / run_id / "gpuvm-01"
     model.mkdir()
@@ -96,7 +96,7 @@ def test_a_run_that_sees_with_vgg16_says_what_it_needs(gpuvm: Gpuvm, cache: Path
     assert "gpuvm data fetch vgg16" in done.stderr
 
 
-def test_a_run_that_has_no_captioner_is_one_line(gpuvm: Gpuvm) -> None:
+def test_run_without_captioner_is_a_one_line_error(gpuvm: Gpuvm) -> None:
     (gpuvm.home / "bus.png").touch()
     for workload in ("captioning", "stock_prediction", "mine"):
         run_id = _run(gpuvm, workload, "20260101-000000-aaaa")
@@ -106,7 +106,7 @@ def test_a_run_that_has_no_captioner_is_one_line(gpuvm: Gpuvm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "added"),
+    ("message", "added"),
     [
         ([], GRID),
         (["--size", "32"], GRID),
@@ -118,10 +118,10 @@ def test_a_run_that_has_no_captioner_is_one_line(gpuvm: Gpuvm) -> None:
         (["--style-weight=3", "--content-weight=1"], []),
     ],
 )
-def test_the_users_own_weights_win(said: list[str], added: list[str]) -> None:
+def test_weights_given_by_the_user_override_the_grid(message: list[str], added: list[str]) -> None:
     grid = runs.find("style").declaration.sweep
     assert grid is not None
-    assert runs.sweep.with_grid(grid, said) == [*said, *added]
+    assert runs.sweep.with_grid(grid, message) == [*message, *added]
 
 
 def _run(gpuvm: Gpuvm, workload: str, when: str) -> str:

@@ -1,4 +1,4 @@
-"""What guests write never reaches the terminal as commands to it."""
+"""Control characters in the output of guests never reach the terminal."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_printable(raw: str, shown: str) -> None:
     assert printable(raw) == shown
 
 
-def test_nothing_that_a_terminal_obeys_is_left() -> None:
+def test_no_control_characters_are_left() -> None:
     every = "".join(map(chr, range(0xA0)))
     for first in every:
         for text in (first + every, f"\x1b{first}[31m\x1b", f"\x1b]{first}\x1b\x1b["):
@@ -34,7 +34,7 @@ def test_nothing_that_a_terminal_obeys_is_left() -> None:
             assert all(c >= " " and not "\x7f" <= c < "\xa0" for c in left)
 
 
-def test_lines_come_whole_whatever_the_pieces_are() -> None:
+def test_lines_are_complete_however_they_are_split() -> None:
     data = "Schöne\r\nZeile 10%\rZeile 100%\nEnde".encode()
     for size in range(1, len(data) + 1):
         seen: list[str] = []
@@ -45,7 +45,7 @@ def test_lines_come_whole_whatever_the_pieces_are() -> None:
         assert seen == ["Schöne", "Zeile 10%", "Zeile 100%", "Ende"]
 
 
-def test_a_line_without_an_end_is_shown_in_pieces() -> None:
+def test_line_without_newline_is_shown_in_pieces() -> None:
     seen: list[str] = []
     lines = Lines(seen.append)
     for _ in range(3):

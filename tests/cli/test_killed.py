@@ -1,4 +1,4 @@
-"""Killed at any moment and run again: provision converges, teardown leaves nothing.
+"""Killed at any point and run again: provision converges, teardown leaves nothing.
 
 A sample here; all moments in ``make soak``. The moments are calls to the vCenter, by index, chosen
 with a seed; a killed command's tasks go on in the vCenter, as they do in reality.
@@ -21,8 +21,8 @@ from gpuvm.lab.description import TemplateDescription, VMDescription, describe
 
 SEED, MOMENTS, SAMPLE = 20261124, 50, 4
 HOSTS = 3
-WISH = ("--hosts", str(HOSTS), "--until", "powered-on", "--yes")
-LINKED = (*WISH, "--clone-mode", "linked", "--create-snapshot")
+SPEC = ("--hosts", str(HOSTS), "--until", "powered-on", "--yes")
+LINKED = (*SPEC, "--clone-mode", "linked", "--create-snapshot")
 DRIVER = Path(__file__).parent.parent / "support" / "killed_cli.py"
 
 Moment = tuple[int, float, str, str]
@@ -30,7 +30,7 @@ Moment = tuple[int, float, str, str]
 
 @dataclass(frozen=True)
 class Site:
-    """``calls`` says how many each command makes; ``before`` is what there was at the start."""
+    """``calls``: number of calls of each command; ``before``: the initial inventory."""
 
     command: CommandLine
     control: str
@@ -47,17 +47,17 @@ class Site:
         return _drive(self.command, which, moment, *arguments)
 
     def calls_of(self, *arguments: str) -> int:
-        """How many calls the command makes when nobody kills it."""
+        """The number of calls of the command when it is not killed."""
         counted = self.run(0, "before", *arguments)
         assert counted.returncode == 0, counted.stderr
         return int(counted.stderr.rsplit("calls: ", 1)[1])
 
-    def ours(self) -> list[str]:
-        told = self.command("status", "--no-guests", "--json").json["data"]["vms"]
-        return [vm["vm"] for vm in told if vm["powered_on"]]
+    def own_vms(self) -> list[str]:
+        reported = self.command("status", "--no-guests", "--json").json["data"]["vms"]
+        return [vm["vm"] for vm in reported if vm["powered_on"]]
 
     def vms(self) -> list[dict[str, Any]]:
-        """All that there are, whoever made them."""
+        """All VMs, including unrelated ones."""
         return list(_get(f"{self.control}/vms"))
 
     def bindings(self) -> list[str]:
@@ -82,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[
     assert command("lab", "down").exit_code == 0
 
 
-_PLAIN = (*WISH, "--template", "plain")
+_PLAIN = (*SPEC, "--template", "plain")
 _SAID = {
     "provision": _PLAIN,
     "stop": ("--yes", "--now"),
@@ -122,31 +122,31 @@ def test_killed_and_run_again(site: Site, moment: Moment) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", moments(MOMENTS), ids=_name)
-def test_killed_at_all_moments(site: Site, moment: Moment) -> None:
+def test_killed_at_every_kill_point(site: Site, moment: Moment) -> None:
     _kill_and_run_again(site, _PLAIN, moment)
 
 
 @pytest.mark.parametrize("name", list(_SNAPSHOT_KILLS)[:4])
-def test_a_killed_snapshot_leaves_a_template_that_is_known(site: Site, name: str) -> None:
+def test_killed_snapshot_leaves_a_recognisable_template(site: Site, name: str) -> None:
     _kill_a_snapshot(site, name)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", list(_SNAPSHOT_KILLS)[4:])
-def test_a_snapshot_killed_at_any_moment(site: Site, name: str) -> None:
+def test_snapshot_killed_at_any_point(site: Site, name: str) -> None:
     _kill_a_snapshot(site, name)
 
 
 def _kill_a_snapshot(site: Site, name: str) -> None:
-    """Killed while the template is a VM for the moment: the same command makes what was wished."""
+    """Killed while the template is a VM for the moment: the same command then succeeds."""
     method, when = _SNAPSHOT_KILLS[name]
-    wish = (*LINKED, "--template", name)
-    site.kill(method, when, "provision", *wish)
+    options = (*LINKED, "--template", name)
+    site.kill(method, when, "provision", *options)
     seen = site.command("plan", "--hosts", "1", "--template", name, "--json")
     assert seen.exit_code == 10, seen.stderr
-    again = site.command("provision", *wish)
+    again = site.command("provision", *options)
     assert again.exit_code == 0, again.stderr
-    assert len(site.ours()) == HOSTS
+    assert len(site.own_vms()) == HOSTS
     assert site.command("teardown", "--yes").exit_code == 0
     (template,) = [vm for vm in site.vms() if vm["name"] == name]
     assert template == {"name": name, "template": True, "powered_on": False, "snapshots": 1}
@@ -154,12 +154,12 @@ def _kill_a_snapshot(site: Site, name: str) -> None:
 
 
 @pytest.mark.parametrize("then", ["provision", "teardown"])
-def test_a_template_that_was_left_a_vm_is_one_again(site: Site, then: str) -> None:
+def test_template_left_as_a_vm_is_converted_back(site: Site, then: str) -> None:
     """Also for commands that want no snapshot."""
     name = f"left-{then}"
     site.kill("MarkAsVirtualMachine", "after", "provision", *LINKED, "--template", name)
-    wish = {"provision": (*WISH, "--template", name), "teardown": ("--yes",)}
-    done = site.command(then, *wish[then])
+    options = {"provision": (*SPEC, "--template", name), "teardown": ("--yes",)}
+    done = site.command(then, *options[then])
     assert done.exit_code == 0, done.stderr
     assert site.command("teardown", "--yes").exit_code == 0
     _nothing_is_left(site)
@@ -168,17 +168,17 @@ def test_a_template_that_was_left_a_vm_is_one_again(site: Site, then: str) -> No
 @pytest.mark.parametrize("share", [0.6])
 def test_killed_among_linked_clones(site: Site, share: float) -> None:
     """There is a snapshot already, so that there are as many calls as with full clones."""
-    wish = (*LINKED, "--template", "linked")
-    assert site.command("provision", *wish).exit_code == 0
+    options = (*LINKED, "--template", "linked")
+    assert site.command("provision", *options).exit_code == 0
     assert site.command("teardown", "--yes").exit_code == 0
-    _kill_and_run_again(site, wish, (0, share, "sent", "on"))
+    _kill_and_run_again(site, options, (0, share, "sent", "on"))
 
 
 @pytest.mark.parametrize(
     ("command", "share", "when"),
     [("stop", 0.5, "sent"), ("start", 0.8, "after"), ("teardown", 0.4, "sent")],
 )
-def test_other_commands_go_on_too(site: Site, command: str, share: float, when: str) -> None:
+def test_other_commands_continue_too(site: Site, command: str, share: float, when: str) -> None:
     _kill_one_that_goes_on(site, command, share, when)
 
 
@@ -186,7 +186,7 @@ def test_other_commands_go_on_too(site: Site, command: str, share: float, when: 
 @pytest.mark.parametrize("share", [n / 10 for n in range(11)])
 @pytest.mark.parametrize("when", ["before", "sent", "after"])
 @pytest.mark.parametrize("command", ["stop", "start", "teardown"])
-def test_other_commands_go_on_at_all_moments(
+def test_other_commands_continue_after_every_kill_point(
     site: Site, command: str, share: float, when: str
 ) -> None:
     _kill_one_that_goes_on(site, command, share, when)
@@ -199,7 +199,7 @@ def _kill_one_that_goes_on(site: Site, command: str, share: float, when: str) ->
     site.kill(_call(site, command, share), when, command, *_SAID[command])
     again = site.command(command, *_SAID[command])
     assert again.exit_code == 0, again.stderr
-    assert len(site.ours()) == (HOSTS if command == "start" else 0)
+    assert len(site.own_vms()) == (HOSTS if command == "start" else 0)
     assert site.command("teardown", "--yes").exit_code == 0
     _nothing_is_left(site)
 
@@ -209,13 +209,13 @@ def _call(site: Site, command: str, share: float) -> int:
     return 4 + round(share * (site.calls[command] - 8))
 
 
-def _kill_and_run_again(site: Site, wish: Sequence[str], moment: Moment) -> None:
+def _kill_and_run_again(site: Site, options: Sequence[str], moment: Moment) -> None:
     _, share, when, then = moment
-    site.kill(_call(site, "provision", share), when, "provision", *wish)
+    site.kill(_call(site, "provision", share), when, "provision", *options)
     if then == "on":
-        again = site.command("provision", *wish)
+        again = site.command("provision", *options)
         assert again.exit_code == 0, again.stderr
-        assert site.ours() == [f"gpuvm-{n:02d}" for n in range(1, HOSTS + 1)]
+        assert site.own_vms() == [f"gpuvm-{n:02d}" for n in range(1, HOSTS + 1)]
         assert len(set(site.bindings())) == len(site.bindings()) == HOSTS + 1
     gone = site.command("teardown", "--yes")
     assert gone.exit_code == 0, gone.stderr
@@ -223,12 +223,12 @@ def _kill_and_run_again(site: Site, wish: Sequence[str], moment: Moment) -> None
 
 
 def _nothing_is_left(site: Site) -> None:
-    """Nothing but what was there before, marked or not; a template may have its snapshot now."""
-    assert site.bindings() == ["esx-04.lab.local 0000:3b:00.0"], "the stranger's alone"
+    """Only what was there before, marked or not; a template may have a snapshot now."""
+    assert site.bindings() == ["esx-04.lab.local 0000:3b:00.0"], "only that of the unrelated VM"
     assert [_kind(vm) for vm in site.vms()] == [_kind(vm) for vm in site.before]
-    told = site.command("status", "--no-guests", "--json").json["data"]
-    assert told["vms"] == []
-    assert told["copies"] == []
+    reported = site.command("status", "--no-guests", "--json").json["data"]
+    assert reported["vms"] == []
+    assert reported["copies"] == []
 
 
 def _kind(vm: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line as a whole: it starts at once, and its listing says what the commands say."""
+"""The command line as a whole: a fast start, and a command list that matches the help."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_it_starts_without_what_only_commands_need(
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_the_listing_says_what_the_command_says(name: str) -> None:
+def test_command_list_shows_the_first_line_of_each_help(name: str) -> None:
     help_text = main._load(name).help or ""
     assert help_text.strip().split("\n")[0] == main.COMMANDS[name].summary
     assert "[bold]Example" in help_text

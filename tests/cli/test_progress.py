@@ -1,4 +1,4 @@
-"""What is shown of transfers while a run goes on."""
+"""The progress display of transfers during a run."""
 
 import io
 
@@ -26,7 +26,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     return out.getvalue()
 
 
-def test_a_line_at_each_tenth_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_progress_is_a_line_per_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(monkeypatch, terminal=False).splitlines()
     assert lines[0] == "  vm-02: coco: 1.0 GiB of 4.0 GiB are there already"
     assert [line for line in lines if "vm-01" in line] == [

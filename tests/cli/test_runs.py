@@ -1,4 +1,4 @@
-"""Runs that go on without their operator, through the command line: left, found, fetched, ended.
+"""Detached runs through the command line: started, found, fetched, cancelled.
 
 Guests of the lab, real processes; no TensorFlow.
 """
@@ -63,7 +63,7 @@ def detached(lab: Lab, *options: str) -> str:
     return str(done.json["data"]["run_id"])
 
 
-def test_left_found_and_fetched_by_a_machine_that_knows_nothing_of_it(lab: Lab) -> None:
+def test_detached_run_is_found_and_fetched_from_another_machine(lab: Lab) -> None:
     run_id = detached(lab)
     assert state(lab, run_id) == "running"
     away = lab.home / "runs.away"
@@ -113,7 +113,7 @@ def test_another_operator_cancels_what_this_one_watches(lab: Lab) -> None:
     assert state(lab, run_id) == "cancelled"
 
 
-def test_the_operator_is_killed_and_the_run_is_taken_up(lab: Lab) -> None:
+def test_run_of_a_killed_operator_can_be_attached(lab: Lab) -> None:
     process = lab.start("run", "mine/wait.py", "--vm", "gpuvm-02")
     line = process.stdout.readline() + process.stdout.readline()
     run_id = line.split("run ")[1].split(":")[0]
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line(lab: Lab, arguments: tuple[str, ...], problem: st
     assert "Traceback" not in done.stderr
 
 
-def test_what_has_ended_is_pruned_in_the_guests_and_kept_here(lab: Lab) -> None:
+def test_ended_runs_are_pruned_in_the_guests_and_kept_locally(lab: Lab) -> None:
     done = lab("runs", "prune", "--older-than", "0m", "--yes", "--json")
     assert done.exit_code == 0, done.stderr
     assert {pair["vm"] for pair in done.json["data"]["removed"]} == {"gpuvm-01", "gpuvm-02"}
@@ -193,7 +193,7 @@ def test_what_has_ended_is_pruned_in_the_guests_and_kept_here(lab: Lab) -> None:
 
 
 def test_a_guest_shuts_down_by_itself_when_its_run_has_ended(lab: Lab) -> None:
-    """With nobody watching; its results are fetched when it is on again."""
+    """Without a connection; the results are fetched when the VM is on again."""
     run_id = detached(lab, "--vm", "gpuvm-02", "--then", "shutdown")
     (copy_of(lab, run_id) / "go").touch()
 

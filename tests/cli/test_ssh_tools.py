@@ -24,7 +24,7 @@ def test_the_tools_are_there() -> None:
     assert not missing, f"apt-get install openssh-client rsync git: {missing}"
 
 
-def test_before_there_is_a_vm(lab: Lab) -> None:
+def test_without_any_vm(lab: Lab) -> None:
     done = lab("exec", "--all", "--", "true")
     assert done.exit_code == 3
     assert "no VM of 'gpuvm' is running" in done.stderr
@@ -39,13 +39,13 @@ def test_provision(lab: Lab) -> None:
     assert not (lab.home / ".ssh").exists(), "nobody asked for host blocks"
 
 
-def test_ssh_runs_a_command_and_ends_as_it_does(lab: Lab) -> None:
+def test_ssh_runs_a_command_and_returns_its_exit_status(lab: Lab) -> None:
     done = lab("ssh", "gpuvm-02", "--", "hostname; echo to-stderr >&2; exit 7")
     assert (done.exit_code, done.stdout) == (7, "gpuvm-02\n"), done.stderr
     assert done.stderr == "to-stderr\n"
 
 
-def test_ssh_hands_several_arguments_over_as_they_are(lab: Lab) -> None:
+def test_ssh_passes_several_arguments_unchanged(lab: Lab) -> None:
     done = lab("ssh", "gpuvm-01", "--", "printf", "%s|", "a  b", "*", "$HOME")
     assert done.stdout == "a  b|*|$HOME|", done.stderr
 
@@ -91,7 +91,7 @@ def test_exec_without_a_choice_asks_for_one(lab: Lab) -> None:
     assert lab("exec", "--all", "--vm", "gpuvm-01", "--", "true").exit_code == 2
 
 
-def test_control_characters_of_a_guest_are_not_obeyed(lab: Lab) -> None:
+def test_control_characters_of_a_guest_are_escaped(lab: Lab) -> None:
     bad = r"printf '\033]0;title\007\033[2Jred\033[31m\033c bell\007 \302\233m\n' | tee /dev/stderr"
     done = lab("exec", "--all", "--", bad)
     assert done.exit_code == 0
@@ -105,12 +105,12 @@ def test_exec_ends_with_ctrl_c(lab: Lab) -> None:
     process = lab.start("exec", "--all", "--", "echo begun; exec sleep 1000")
     assert process.stdout.readline().endswith("begun\n")
     interrupt(process)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
 
 
-def test_cp_there_and_back(lab: Lab) -> None:
+def test_cp_round_trip(lab: Lab) -> None:
     folder = lab.home / "project"
     (folder / "deep").mkdir(parents=True)
     (folder / "a file.txt").write_text("one")
@@ -248,7 +248,7 @@ def test_export_never_writes_over_a_file(lab: Lab) -> None:
     assert "Host gpuvm-02 gpuvm-02.lab" in (lab.home / "blocks").read_text()
 
 
-def test_stop_takes_the_block_away_and_start_brings_it_back(lab: Lab) -> None:
+def test_stop_removes_the_host_block_and_start_restores_it(lab: Lab) -> None:
     assert lab("stop", "gpuvm-02", "--yes").exit_code == 0
     assert _blocks(lab) == ["gpuvm-01"]
     done = lab("ssh", "gpuvm-02")

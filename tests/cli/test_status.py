@@ -1,4 +1,4 @@
-"""Drift that one look at vCenter cannot show: too many VMs, and GPUs that guests do not see."""
+"""Drift beyond single VMs in vCenter: surplus VMs, and GPUs that guests do not see."""
 
 from pathlib import Path
 

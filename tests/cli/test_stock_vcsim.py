@@ -1,4 +1,4 @@
-"""Every command, twice, against govmomi's own simulator with several of everything.
+"""Every command, twice, against govmomi's own simulator with several objects of each kind.
 
 Two datacenters, one of them in a folder; in each two clusters, port groups, datastores, pools.
 """
@@ -67,7 +67,7 @@ def test_a_command_that_changes_nothing_answers_the_same_twice(
     assert first == second
 
 
-def test_vms_are_made_stopped_started_and_removed_each_twice(site: Site) -> None:
+def test_vms_are_created_stopped_started_and_removed_each_twice(site: Site) -> None:
     wanted = (*WITHOUT_GPU, "--hosts", "2", "--until", "powered-on", "--yes")
     made, again = site.twice("provision", *wanted, codes=(0, 0))
     assert [vm["changed"] for vm in made["data"]["vms"]] == [True, True]
@@ -91,7 +91,7 @@ def test_vms_are_made_stopped_started_and_removed_each_twice(site: Site) -> None
     assert none["data"]["vms"] == []
 
 
-def test_a_command_line_says_how_many_there_should_be(site: Site, tmp_path: Path) -> None:
+def test_options_define_how_many_vms_there_should_be(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text(f"hosts: 2\ncluster: {CLUSTER}\n")
     shown = site.gpuvm("status", "-f", str(file), "--json").json["data"]
@@ -99,12 +99,12 @@ def test_a_command_line_says_how_many_there_should_be(site: Site, tmp_path: Path
     assert site.gpuvm("status", *HERE, "--json").json["data"]["wanted"] is None
 
 
-def test_a_template_of_another_datacenter_is_not_one_of_several(site: Site) -> None:
+def test_template_of_another_datacenter_is_not_a_candidate(site: Site) -> None:
     plan = site.gpuvm("plan", *WITHOUT_GPU, "--json").json
     assert plan["data"]["template"] == TEMPLATE.rsplit("/", 1)[1]
 
 
-def test_what_a_plan_shows_is_what_its_options_take(site: Site) -> None:
+def test_names_shown_by_a_plan_are_valid_options(site: Site) -> None:
     shown = site.gpuvm("plan", *WITHOUT_GPU, "--network", "DC0_DVPG1").stdout
     assert f"clone of {TEMPLATE} in {CLUSTER} on LocalDS_1 and DC0_DVPG1" in shown
     named = ("--template", TEMPLATE, "--network", "/DC0/network/DC0_DVPG1")
@@ -122,7 +122,7 @@ def test_a_template_whose_network_no_host_has_is_refused(site: Site, name: str) 
     assert moved.exit_code == 10, moved.stderr
 
 
-def test_every_choice_that_is_listed_can_be_typed(site: Site) -> None:
+def test_every_listed_choice_is_accepted(site: Site) -> None:
     refused = site.gpuvm("plan", "--accelerator", "none", "--json").json
     choices = refused["errors"][0]["message"].removeprefix("several clusters fit: ").split(", ")
     assert len(choices) == 4

@@ -33,18 +33,18 @@ def test_plan_shows_and_stops(lab: Lab) -> None:
     assert lab("plan", "--hosts", "4", "--json").json["data"]["changes"] == 4
 
 
-def test_interrupted_provision_leaves_marked_vms_and_says_so(lab: Lab) -> None:
+def test_interrupted_provision_leaves_marked_vms_and_reports_them(lab: Lab) -> None:
     process = lab.start("provision", "--hosts", "2")
     _wait_for_line(process, "cloning")
     interrupt(process)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "gpuvm provision --hosts 2" in said
-    assert "gpuvm teardown" in said
-    assert "Traceback" not in said
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "gpuvm provision --hosts 2" in message
+    assert "gpuvm teardown" in message
+    assert "Traceback" not in message
 
 
-def test_provision_goes_on_where_it_was_interrupted(lab: Lab) -> None:
+def test_provision_continues_where_it_was_interrupted(lab: Lab) -> None:
     envelope = lab("provision", "--hosts", "4", "--json").json
     assert envelope["exit_code"] == 0, envelope
     vms = envelope["data"]["vms"]
@@ -54,14 +54,14 @@ def test_provision_goes_on_where_it_was_interrupted(lab: Lab) -> None:
     assert len({vm["address"] for vm in vms}) == 4
 
 
-def test_again_changes_nothing_and_says_so(lab: Lab) -> None:
+def test_second_call_changes_nothing_and_reports_it(lab: Lab) -> None:
     done = lab("provision", "--hosts", "4")
     assert done.exit_code == 0
     assert "nothing to do" in done.stdout
     assert lab("plan", "--hosts", "4").exit_code == 0
 
 
-def test_shrinking_is_refused_without_a_word(lab: Lab) -> None:
+def test_removing_vms_needs_scale_down(lab: Lab) -> None:
     done = lab("provision", "--hosts", "2")
     assert done.exit_code == 3
     assert "--scale-down" in done.stderr
@@ -73,7 +73,7 @@ def test_more_hosts_than_gpus_shows_who_holds_them(lab: Lab) -> None:
     assert "held by gpuvm-01 (powered on)" in done.stderr
 
 
-def test_unknown_names_say_what_exists(lab: Lab) -> None:
+def test_unknown_names_list_existing_ones(lab: Lab) -> None:
     for option, exists in (
         ("--template", "centos7-tensorflow"),
         ("--cluster", "GPU-Cluster"),
@@ -141,7 +141,7 @@ def test_a_worker_that_dies_ends_the_run(lab: Lab) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_teardown_needs_a_word_without_a_terminal(lab: Lab) -> None:
+def test_teardown_needs_yes_without_a_terminal(lab: Lab) -> None:
     careful = _context_with(lab, "careful", confirm=True)
     done = lab("teardown", "--context", careful)
     assert done.exit_code == 2

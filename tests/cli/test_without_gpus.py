@@ -1,4 +1,4 @@
-"""Against a vCenter without GPUs and without the lab's rules: the simulator as it comes."""
+"""Against a vCenter without GPUs and without the lab's rules: the unmodified simulator."""
 
 import json
 import ssl
@@ -40,7 +40,7 @@ def test_gpus_says_that_there_is_none(stock: CommandLine) -> None:
     assert stock("gpus", "--json").json["data"]["gpus"] == []
 
 
-def test_a_plan_with_gpus_is_refused_with_a_way_out(stock: CommandLine) -> None:
+def test_plan_with_gpus_is_refused_with_a_hint(stock: CommandLine) -> None:
     refused = stock("plan", "--template", "tf", "--json").json
     assert refused["exit_code"] == 3
     assert "--accelerator none" in refused["errors"][0]["hint"]
@@ -48,17 +48,17 @@ def test_a_plan_with_gpus_is_refused_with_a_way_out(stock: CommandLine) -> None:
 
 def test_doctor_says_what_is_missing(stock: CommandLine) -> None:
     checks = stock("doctor", "--accelerator", "none", "--json").json["data"]["checks"]
-    told = {check["name"]: check["level"] for check in checks}
-    assert told["GPUs"] == "warning"
-    assert told["vCenter"] == "warning", "its API is 6.5"
+    reported = {check["name"]: check["level"] for check in checks}
+    assert reported["GPUs"] == "warning"
+    assert reported["vCenter"] == "warning", "its API is 6.5"
     assert stock("doctor").exit_code == 3
 
 
-def test_vms_without_a_gpu_are_made_shown_and_removed(stock: CommandLine) -> None:
-    wish = ("--accelerator", "none", "--hosts", "2")
-    made = stock("provision", *wish, "--until", "powered-on", "--yes")
+def test_vms_without_a_gpu_are_created_shown_and_removed(stock: CommandLine) -> None:
+    options = ("--accelerator", "none", "--hosts", "2")
+    made = stock("provision", *options, "--until", "powered-on", "--yes")
     assert made.exit_code == 0, made.stderr
-    assert stock("plan", *wish).exit_code == 0
+    assert stock("plan", *options).exit_code == 0
     status = stock("status", "--json").json["data"]["vms"]
     assert [(vm["vm"], vm["powered_on"], vm["drift"]) for vm in status] == [
         ("gpuvm-01", True, []),

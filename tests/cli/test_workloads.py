@@ -37,13 +37,13 @@ def test_on_one_vm(lab: Lab, name: str) -> None:
     assert [vm["name"] for vm in _manifest(data)["vms"]] == ["gpuvm-01"]
 
 
-def test_style_and_a_sweep_over_one_vm_alone(lab: Lab) -> None:
+def test_style_and_a_sweep_over_one_vm(lab: Lab) -> None:
     data = _run(lab, "style", "--sweep", "--vm", "gpuvm-02")
     assert data["scores"]
     assert _captions(Path(data["dir"]) / "gpuvm-02") == {"content 0, style 5", "content 1, style 5"}
 
 
-def test_a_sweep_of_two_cells_gathers_one_sheet(lab: Lab) -> None:
+def test_sweep_of_two_cells_makes_one_contact_sheet(lab: Lab) -> None:
     done = lab("run", "style", "--sweep", "--", *TINY["style"])
     assert done.exit_code == 0, done.stderr
     assert "contact sheet:" in done.stderr
@@ -56,12 +56,12 @@ def test_a_sweep_of_two_cells_gathers_one_sheet(lab: Lab) -> None:
     assert manifest["warnings"] == []
 
 
-def test_a_gpu_that_is_not_there_is_the_guests_own_line(lab: Lab) -> None:
+def test_missing_gpu_is_reported_with_the_programs_own_line(lab: Lab) -> None:
     done = lab("run", "mnist", "--", "--device", "gpu")
     assert done.exit_code == 1
     assert "the worker on gpuvm-01 ended with status 2" in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("  gpuvm-01 |")]
-    assert said == ["  gpuvm-01 | mnist: --device gpu: TensorFlow sees no GPU here"]
+    message = [line for line in done.stderr.splitlines() if line.startswith("  gpuvm-01 |")]
+    assert message == ["  gpuvm-01 | mnist: --device gpu: TensorFlow sees no GPU here"]
     assert "Traceback" not in done.stderr
 
 

@@ -57,7 +57,9 @@ def test_it_is_fetched_once_with_progress(published: list[str]) -> None:
     assert named.place == f"{hashlib.sha256(CONTENT).hexdigest()[:24]}/mnist.npz"
 
 
-def test_another_hash_is_thrown_away(published: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_with_a_wrong_hash_is_deleted(
+    published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = replace(data.KNOWN["mnist"], digest="md5:0")
     monkeypatch.setitem(data.KNOWN, "mnist", wrong)
     with pytest.raises(GpuvmError, match="its hash is not md5:0"):
@@ -102,7 +104,7 @@ def test_an_option_and_its_file_in_one_word(tmp_path: Path, published: list[str]
         data.resolve("--data=@./nowhere.csv")
 
 
-def test_a_folder_is_named_by_its_names_and_contents(tmp_path: Path, published: list[str]) -> None:
+def test_folder_hash_depends_on_names_and_contents(tmp_path: Path, published: list[str]) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a.jpg").write_text("a")
@@ -132,7 +134,7 @@ def test_a_folder_is_named_by_its_names_and_contents(tmp_path: Path, published: 
         data.resolve(f"@{tmp_path / 'empty'}")
 
 
-def test_what_was_put_there_by_hand_is_checked_once(
+def test_manually_placed_file_is_checked_once(
     published: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = data.KNOWN["mnist"]
@@ -156,7 +158,7 @@ def test_what_was_put_there_by_hand_is_checked_once(
     assert published == [], "it is right, so nothing is asked for"
 
 
-def test_a_broken_note_of_hashes_only_costs_time(published: list[str], tmp_path: Path) -> None:
+def test_corrupt_hash_cache_is_rebuilt(published: list[str], tmp_path: Path) -> None:
     file = data.fetch("mnist", Events())
     for note in (tmp_path / "cache" / "digests").iterdir():
         note.write_text("[1, 2")
@@ -164,7 +166,7 @@ def test_a_broken_note_of_hashes_only_costs_time(published: list[str], tmp_path:
     assert file.exists()
 
 
-def test_what_cannot_be_fetched_says_how_it_is_had(published: list[str]) -> None:
+def test_data_that_cannot_be_downloaded_explains_how_to_get_it(published: list[str]) -> None:
     for name, own in data.BY_HAND.items():
         with pytest.raises(BadInput, match=f"{name} cannot be fetched") as caught:
             data.fetch(name, Events())

@@ -1,4 +1,4 @@
-"""What `gpuvm doctor --report` writes tells a site's shape, and nothing that names it."""
+"""The file of `gpuvm doctor --report` describes a site without any of its names."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_no_text_of_the_site_is_in_it(rig: Rig) -> None:
         account = doctor.anonymous(given, doctor.run_checks(given))
         written = json.dumps(account)
         named = {t for t in _texts(inventory) if len(t) > 3} - VOCABULARY
-        assert len(named) > 50, "the site has names that could be told"
+        assert len(named) > 50, "the site has names that could leak"
         assert not [text for text in named if text in written]
         assert rig.context.user not in written
         shapes = account["cluster"]["gpus"]

@@ -1,4 +1,4 @@
-"""What doctor makes of what was read; each case changes one thing of a healthy site."""
+"""The checks of doctor; each case changes one property of a healthy site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,9 +29,9 @@ def examined(
     inventory: Inventory = SITE,
     missing: Mapping[MoRef, Sequence[str]] | None = None,
     licences: Mapping[str, Licence] | None = None,
-    **wish: Any,
+    **spec_options: Any,
 ) -> list[Check]:
-    spec = ClusterSpec.model_validate(wish)
+    spec = ClusterSpec.model_validate(spec_options)
     trial = doctor.make_trial_plan(spec, inventory)
     given = CheckInput(spec, inventory, trial, missing or {}, "ca", licences)
     return list(doctor.run_checks(given))
@@ -45,8 +45,8 @@ def line(checks: Sequence[Check], name: str) -> str:
     return next(check.text for check in checks if check.name == name)
 
 
-def asked(inventory: Inventory = SITE, **wish: Any) -> privileges.Wanted:
-    spec = ClusterSpec.model_validate(wish)
+def asked(inventory: Inventory = SITE, **spec_options: Any) -> privileges.Wanted:
+    spec = ClusterSpec.model_validate(spec_options)
     used = doctor.make_trial_plan(spec, inventory).used
     return privileges.to_provision(spec, inventory, used)
 
@@ -58,8 +58,8 @@ def test_a_healthy_site_is_all_ok() -> None:
     assert "2 clones of tf need 86 GiB" in line(checks, "datastore")
 
 
-def test_the_plan_is_tried_and_speaks_once() -> None:
-    """What another check has named is not said again as the plan's."""
+def test_plan_is_tried_and_reports_each_problem_once() -> None:
+    """A problem that another check reports is not reported again by the plan check."""
     bios = replace(SITE, templates=(replace(TEMPLATE, firmware="bios"),))
     assert of(examined(bios), "failure") == [
         ("template", "tf: its firmware is bios; Tesla P100 in passthrough needs EFI")
@@ -68,16 +68,16 @@ def test_the_plan_is_tried_and_speaks_once() -> None:
     assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")
 
 
-def test_all_that_stands_in_the_plans_way_is_said() -> None:
-    told = of(examined(hosts=3, datastore="nowhere"), "failure")
-    assert [name for name, _ in told] == ["plan", "plan"]
-    assert told[0][1] == "datastore 'nowhere' not found"
+def test_all_reasons_for_a_refusal_are_reported() -> None:
+    reported = of(examined(hosts=3, datastore="nowhere"), "failure")
+    assert [name for name, _ in reported] == ["plan", "plan"]
+    assert reported[0][1] == "datastore 'nowhere' not found"
 
 
-def test_a_host_that_is_left_out_is_said_once() -> None:
+def test_skipped_host_is_reported_once() -> None:
     away = replace(SITE, hosts=(host("esx-01", in_maintenance_mode=True), host("esx-02")))
-    told = [check.text for check in examined(away) if "esx-01" in check.text]
-    assert told == ["esx-01 is left out: in maintenance mode"]
+    reported = [check.text for check in examined(away) if "esx-01" in check.text]
+    assert reported == ["esx-01 is left out: in maintenance mode"]
 
 
 def test_a_warning_does_not_hide_the_plans_refusal() -> None:
@@ -99,7 +99,7 @@ def test_the_datastore_is_that_of_the_hosts_that_the_plan_uses() -> None:
     assert not of(examined(apart), "failure")
 
 
-def test_privileges_are_asked_on_what_the_plan_uses() -> None:
+def test_privileges_are_checked_on_the_objects_of_the_plan() -> None:
     other = replace(
         SITE,
         templates=(TEMPLATE, replace(TEMPLATE, name="other", moref="vm-2")),
@@ -111,7 +111,7 @@ def test_privileges_are_asked_on_what_the_plan_uses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "where", "privilege"),
+    ("spec_options", "where", "privilege"),
     [
         ({}, "folder-1", "VirtualMachine.Config.AddRemoveDevice"),
         ({}, "folder-1", "VirtualMachine.Config.Resource"),
@@ -120,33 +120,33 @@ def test_privileges_are_asked_on_what_the_plan_uses() -> None:
         ({"network": "VM Network"}, "folder-1", "VirtualMachine.Config.EditDevice"),
     ],
 )
-def test_the_wish_says_which_privileges(wish: Any, where: str, privilege: str) -> None:
-    assert privilege in asked(**wish)[where]
+def test_privileges_depend_on_the_spec(spec_options: Any, where: str, privilege: str) -> None:
+    assert privilege in asked(**spec_options)[where]
     assert privilege not in asked(accelerator={"mode": "none"})[where]
 
 
 def test_missing_privileges_are_named_with_their_object() -> None:
     missing = {"folder-1": ("VirtualMachine.Interact.PowerOn",), "pool-1": privileges.POOL}
-    told = dict(of(examined(missing=missing), "failure"))
-    assert told["privileges"] == (
+    reported = dict(of(examined(missing=missing), "failure"))
+    assert reported["privileges"] == (
         "missing: VirtualMachine.Interact.PowerOn on folder /Lab/vm; "
         "Resource.AssignVMToPool on resource pool /Lab/host/GPUs/Resources"
     )
 
 
-def test_moving_is_for_start_and_not_for_drs() -> None:
+def test_vms_are_moved_at_start_but_not_under_drs() -> None:
     missing = {"folder-1": privileges.MOVE}
     dynamic = {"accelerator": {"mode": "dynamic"}}
     assert not of(examined(missing=missing), "warning"), "a fixed GPU stays"
-    told = examined(missing=missing, **dynamic)
-    assert of(told, "warning") == [
+    reported = examined(missing=missing, **dynamic)
+    assert of(reported, "warning") == [
         ("privileges", "missing: Resource.ColdMigrate on folder /Lab/vm")
     ]
     drs = replace(SITE, cluster=replace(SITE.cluster, drs_places=True))
     assert not of(examined(drs, missing, **dynamic), "warning")
 
 
-def test_what_cannot_be_asked_is_said() -> None:
+def test_unchecked_privileges_are_reported() -> None:
     several = replace(SITE, networks=(*SITE.networks, Network("other", "net-2")))
     assert line(examined(several), "privileges").endswith("not known which: template's network")
 
@@ -168,7 +168,7 @@ def test_licences() -> None:
     assert "cannot be known" in line(with_vgpu, "vGPU licence")
 
 
-def test_licences_that_are_not_told_stand_in_nobodys_way() -> None:
+def test_licences_that_cannot_be_read_are_no_failure() -> None:
     assert ("licences", "unknown: this account may not read it") in of(examined(), "ok")
 
 
@@ -206,23 +206,23 @@ def test_an_old_host_under_a_new_vcenter() -> None:
     ]
 
 
-def test_a_vgpu_driver_shows_by_what_its_host_offers() -> None:
+def test_vgpu_driver_is_detected_by_the_offered_profiles() -> None:
     shared = {"enabled": False, "active": False, "shared_direct": True}
     quarters = (VGPUProfile("grid_p100-4q", 4),)
     offering = host("esx-01", gpus=(gpu("esx-01", profiles=quarters, **shared),))
     without = host("esx-02", gpus=(gpu("esx-02", **shared),))
     checks = examined(replace(SITE, hosts=(offering, without, host("esx-03"))), accelerator=VGPU)
-    told = [(check.level, check.text) for check in checks if check.name == "vGPU"]
-    assert [level for level, _ in told] == ["ok", "failure", "warning"]
-    assert "offers grid_p100-4q" in told[0][1]
-    assert "no vGPU type is offered" in told[1][1]
-    assert "not known" in told[2][1]
+    reported = [(check.level, check.text) for check in checks if check.name == "vGPU"]
+    assert [level for level, _ in reported] == ["ok", "failure", "warning"]
+    assert "offers grid_p100-4q" in reported[0][1]
+    assert "no vGPU type is offered" in reported[1][1]
+    assert "not known" in reported[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
-    assert not of(lenient, "failure"), "another wish does not need it"
+    assert not of(lenient, "failure"), "another spec does not need it"
 
 
-def test_a_shared_gpu_that_the_next_reboot_takes_is_a_warning() -> None:
-    """Also while somebody uses it: who reboots the host need not know."""
+def test_warning_for_a_shared_gpu_that_the_next_reboot_switches() -> None:
+    """Also while it is in use, because whoever reboots the host may not know."""
     user = Holder("trainer", powered_on=True, profile="grid_p100-4q")
     going = gpu(
         "esx-01",
@@ -239,8 +239,8 @@ def test_a_shared_gpu_that_the_next_reboot_takes_is_a_warning() -> None:
     assert "passthrough disable esx-01 --gpu 0000:3b:00.0" in (warning.hint or "")
 
 
-def test_what_is_there_already_needs_no_template() -> None:
-    """One that is unfit, or whose rights are missing, may be so when nothing is to be made."""
+def test_existing_vms_need_no_template() -> None:
+    """An unsuitable template, or missing privileges on it, do not matter if no VM is created."""
     spec = ClusterSpec()
     made = ownership.instance_uuid(UUID, spec.name, 1)
     vm = VM(

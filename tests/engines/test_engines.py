@@ -105,7 +105,7 @@ def test_skypilot_reads_its_pool(tmp_path: Path, context: Context, members: list
     python = _environment(tmp_path / "venv", "skypilot")
     ssh_config.keep(context, "gpuvm", [member.endpoint for member in members])
     file = _written(tmp_path, Engine.SKYPILOT, members, context)
-    # ssh reads the configuration of the account, whatever HOME says: this one reads the test's.
+    # ssh reads the configuration of the account, not of HOME: this one reads the test's.
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {ssh_config.config_file()} "$@"\n')

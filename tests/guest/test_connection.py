@@ -1,4 +1,4 @@
-"""Who a guest is and who we are there: host keys, user keys, and guests that do not answer."""
+"""Connections to guests: host keys, user keys, and guests that do not answer."""
 
 import shutil
 import socket
@@ -28,7 +28,7 @@ Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 
-def test_a_command_runs_and_tells_the_truth(machine: Machine) -> None:
+def test_command_returns_its_output_and_exit_status(machine: Machine) -> None:
     with guest.connect(machine.endpoint) as one:
         done = one.run("echo out; echo err >&2; exit 7", timeout_s=20, check=False)
         assert (done.exit_status, done.stdout, done.stderr) == (7, "out\n", "err\n")
@@ -43,9 +43,7 @@ def test_a_failing_command_is_named_with_its_last_line(machine: Machine) -> None
     assert e.value.exit_status == 3
 
 
-def test_a_command_that_takes_too_long_is_ended_in_the_guest_too(
-    machine: Machine, wait_for: Any
-) -> None:
+def test_timed_out_command_is_killed_in_the_guest(machine: Machine, wait_for: Any) -> None:
     with guest.connect(machine.endpoint) as one:
         with pytest.raises(GuestError, match=r"'sleep 1000' was not done in 0\.2 s"):
             one.run(["sleep", "1000"], timeout_s=0.2)
@@ -65,7 +63,7 @@ def test_no_published_host_key_is_refused(machine: Machine) -> None:
     assert "first-use" in str(e.value.hint)
 
 
-def test_any_of_several_published_keys_will_do(guests: Guests) -> None:
+def test_any_of_several_published_keys_is_accepted(guests: Guests) -> None:
     machine = guests.on("many", key_types=("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"))
     for key in machine.host_keys:
         with guest.connect(replace(machine.endpoint, host_keys=(f"{key} a comment",))) as one:
@@ -89,19 +87,19 @@ def test_first_use_is_kept_for_the_identity(machine: Machine) -> None:
 
 
 def test_first_use_keeps_nothing_when_the_login_fails(machine: Machine, tmp_path: Path) -> None:
-    stranger = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
-    trusting = replace(machine.endpoint, host_keys=(), trust="first-use", key_file=stranger)
+    unknown_key = tmp_path / "stranger"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(unknown_key)
+    trusting = replace(machine.endpoint, host_keys=(), trust="first-use", key_file=unknown_key)
     with pytest.raises(GuestAuthRefused):
         guest.connect(trusting)
     assert not (paths.state_dir() / "host-keys").exists()
 
 
 def test_a_refused_key_stops_at_once(machine: Machine, tmp_path: Path) -> None:
-    stranger = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
+    unknown_key = tmp_path / "stranger"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(unknown_key)
     with pytest.raises(GuestAuthRefused, match=r"not our key for the user 'gpuvm'"):
-        guest.connect(replace(machine.endpoint, key_file=stranger), timeout_s=1000)
+        guest.connect(replace(machine.endpoint, key_file=unknown_key), timeout_s=1000)
     with pytest.raises(GuestAuthRefused, match="'root'"):
         guest.connect(replace(machine.endpoint, user="root"), timeout_s=1000)
 
@@ -134,23 +132,21 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     process.wait()
 
 
-def test_a_key_of_the_agent_comes_in(machine: Machine, agent: Path, tmp_path: Path) -> None:
+def test_key_of_the_agent_can_log_in(machine: Machine, agent: Path, tmp_path: Path) -> None:
     subprocess.run(["ssh-add", str(machine.user_key)], check=True, capture_output=True)
     with guest.connect(replace(machine.endpoint, key_file=tmp_path / "none")) as one:
-        told = one.run('echo "agent: $SSH_AUTH_SOCK"', timeout_s=20).stdout
-    assert told == "agent: \n", "and the agent is not forwarded"
+        printed = one.run('echo "agent: $SSH_AUTH_SOCK"', timeout_s=20).stdout
+    assert printed == "agent: \n", "and the agent is not forwarded"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paramiko's socket
-def test_an_agent_that_is_gone_does_no_harm(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_agent_is_ignored(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nonexistent/agent")
     with guest.connect(machine.endpoint):
         pass
 
 
-def test_a_closed_port_and_a_silent_one_are_told_apart(machine: Machine) -> None:
+def test_refused_and_unanswered_connections_are_distinguished(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     closed = replace(machine.endpoint, address="127.0.0.1", port=port)
@@ -182,8 +178,8 @@ def test_all_addresses_that_were_tried_are_named(machine: Machine) -> None:
         assert f"({address}:{machine.port}): the port is closed" in str(caught.value)
 
 
-def test_a_wrong_host_key_is_said_where_no_other_address_answers(machine: Machine) -> None:
-    """It says more than that the other one is silent, and is no reason to try for long."""
+def test_wrong_host_key_is_reported_if_no_other_address_answers(machine: Machine) -> None:
+    """It is more specific than the other one's missing answer, and no reason to retry for long."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     endpoint = replace(machine.endpoint, host_keys=(other,), others=("127.255.0.9",))
     with pytest.raises(HostKeyMismatch):
@@ -213,7 +209,7 @@ def _hang_up(server: socket.socket) -> None:
     server.accept()[0].close()
 
 
-def test_tried_again_until_it_answers(guests: Guests) -> None:
+def test_retried_until_it_answers(guests: Guests) -> None:
     machine = guests.on("late")
     closed = guests.on("later")
     guests.stop(closed)

@@ -1,6 +1,6 @@
 """What check_tensorflow.py says where TensorFlow sees no GPU: the driver's own answer, run.
 
-The driver is a library of ours with the three functions that are asked, built here.
+The driver is a library with the three functions that are called, built here.
 """
 
 import json
@@ -39,22 +39,22 @@ def answer(tmp_path: Path, code: int | None) -> str:
         timeout=300,
         check=True,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["device"] == "CPU:0"
-    return str(told["problem"])
+    event_log = json.loads(done.stdout.splitlines()[-1])
+    assert event_log["device"] == "CPU:0"
+    return str(event_log["problem"])
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (802, "the driver answers with CUDA error 802, system not yet initialized"),
         (None, "the driver library does not load (libcuda.so.1: "),
     ],
 )
-def test_no_gpu_is_said_with_the_drivers_answer(
-    tmp_path: Path, code: int | None, said: str
+def test_missing_gpu_is_reported_with_the_drivers_answer(
+    tmp_path: Path, code: int | None, message: str
 ) -> None:
     problem = answer(tmp_path, code)
     assert "sees no GPU: " in problem
-    assert said in problem
+    assert message in problem

@@ -1,4 +1,4 @@
-"""What guests are asked before they are handed to another engine, over real SSH."""
+"""The checks of guests before an export to another engine, over real SSH."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def ask(machine: Machine) -> Member:
         return Member(connected.endpoint, export.ask(connected, "python3"))
 
 
-def test_a_bare_guest_serves_no_engine(machine: Machine) -> None:
+def test_guest_without_requirements_is_refused_for_every_engine(machine: Machine) -> None:
     for name in ("sudo", "docker", "nvidia-ctk", "nvidia-smi"):
         machine.program(name, "exit 1")
     member = ask(machine)
@@ -30,7 +30,7 @@ def test_a_bare_guest_serves_no_engine(machine: Machine) -> None:
     assert not export.missing(Engine.SSH, [member])
 
 
-def test_what_is_there_is_seen(machine: Machine) -> None:
+def test_requirements_are_detected(machine: Machine) -> None:
     machine.program("sudo", 'test "$1" = -n && shift && exec "$@"')
     machine.program("docker", "test $1 = info")
     machine.program("nvidia-ctk", "exit 0")

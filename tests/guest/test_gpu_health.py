@@ -1,4 +1,4 @@
-"""What a guest's GPUs are fit for, from nvidia-smi's XML and the kernel's log."""
+"""The health of a guest's GPUs, from nvidia-smi's XML and the kernel's log."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_processes_on_the_gpus(machine: Machine, one: Guest) -> None:
     ]
 
 
-def test_a_guest_without_nvidia_smi_has_nothing_to_say(machine: Machine, one: Guest) -> None:
+def test_guest_without_nvidia_smi_reports_no_health(machine: Machine, one: Guest) -> None:
     machine.program("nvidia-smi", "echo 'No devices were found'; exit 6")
     assert look_at_gpus(one, "python3") == ([], [])
     machine.program("nvidia-smi", "echo '<nvidia_smi_log>'")

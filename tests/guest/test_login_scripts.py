@@ -1,4 +1,4 @@
-"""A user's login shell reads files of its own before every command, and some of them print."""
+"""A user's login shell reads start-up files before every command, and some of them print."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def test_the_guest_uses_the_shell_of_the_user_data(shell: guest.Guest) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_what_a_login_script_prints_is_no_answer(
+def test_login_script_output_is_not_an_answer(
     shell: guest.Guest, script: str, tmp_path: Path
 ) -> None:
     start_with(shell, script)
@@ -62,7 +62,7 @@ def test_what_a_login_script_prints_is_no_answer(
     assert out.getvalue() == files["a/b.bin"]
 
 
-def test_python_programs_answer_all_the_same(shell: guest.Guest) -> None:
+def test_python_scripts_work_with_a_login_script(shell: guest.Guest) -> None:
     start_with(shell, SCRIPTS["a notice"])
     command = guest.scripts.command("python3", "missing_imports", "json", "no_such_module")
     assert shell.run(command, timeout_s=60).stdout.split() == ["no_such_module"]
@@ -79,7 +79,7 @@ def test_a_shell_that_ends_before_the_command_is_named(shell: guest.Guest, way: 
         ask[way]()
 
 
-def test_the_run_is_told_apart_from_what_the_script_says(shell: guest.Guest) -> None:
+def test_login_script_output_is_separated_from_the_run(shell: guest.Guest) -> None:
     """One that prints only while a run's output is there, as after a first check."""
     start_with(shell, "ls ~/gpuvm-runs >/dev/null 2>&1 && echo Welcome")
     shell.run(["mkdir", "gpuvm-runs"], timeout_s=20)

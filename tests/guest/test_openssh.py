@@ -1,4 +1,4 @@
-"""The system's ssh trusts and logs in exactly as the connection beside it does."""
+"""The system's ssh verifies and authenticates exactly like the paramiko connection."""
 
 import os
 import subprocess
@@ -56,7 +56,7 @@ def test_another_host_key_is_refused(server: openssh.Server) -> None:
 
 
 @pytest.mark.usefixtures("agent")
-def test_no_agent_is_asked(server: openssh.Server, tmp_path: Path) -> None:
+def test_no_agent_is_used(server: openssh.Server, tmp_path: Path) -> None:
     """A key that only an agent has carries transfers over the connection that it opened."""
     endpoint = replace(server.endpoint, key_file=made_key(tmp_path / "another"))
     with carrier.opened(endpoint, server.host_key, "echo in", 20) as stream:

@@ -22,7 +22,7 @@ print("done \\u00e9", flush=True)
 print("oops", file=sys.stderr, flush=True)
 sys.exit(7)
 """
-# A program that hides: another fork, a session and a folder of its own, SIGTERM ignored.
+# A program that detaches: another fork, its own session and folder, SIGTERM ignored.
 HIDES = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -68,7 +68,7 @@ def rest(one: Any, offsets: dict[str, int] | None = None) -> tuple[dict[str, byt
     raise AssertionError("following ends with how it ended")
 
 
-def test_it_outlives_the_connection_and_is_followed_on_from_where_it_broke(
+def test_it_survives_a_broken_connection_and_following_continues(
     machine: Machine,
 ) -> None:
     with guest.connect(machine.endpoint) as one:
@@ -95,7 +95,7 @@ def test_it_outlives_the_connection_and_is_followed_on_from_where_it_broke(
         ("import os; os.abort()", 134),
     ],
 )
-def test_the_exit_status_is_true(machine: Machine, source: str, status: int) -> None:
+def test_exit_status_is_correct(machine: Machine, source: str, status: int) -> None:
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program(source))
         assert rest(one)[1].exit_status == status
@@ -128,7 +128,7 @@ def test_bytes_come_as_they_are(machine: Machine) -> None:
         assert rest(one)[0][STDOUT] == bytes(range(256)) * 1024
 
 
-def test_ending_it_ends_the_whole_tree(machine: Machine, wait_for: Any) -> None:
+def test_stopping_it_stops_the_whole_process_tree(machine: Machine, wait_for: Any) -> None:
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program(HIDES))
         other = program("import time; time.sleep(1000)", directory="runs/two", mark="mark-2")
@@ -144,14 +144,14 @@ def test_ending_it_ends_the_whole_tree(machine: Machine, wait_for: Any) -> None:
         wait_for(lambda: not machine.processes(), "nothing is left")
 
 
-def test_a_program_that_vanishes_without_a_status_is_told(machine: Machine) -> None:
-    """As after a reset of the VM: nobody was left to write one."""
+def test_program_that_ends_without_status_is_reported(machine: Machine) -> None:
+    """As after a reset of the VM: no process was left to write one."""
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program("import os, time; os.kill(os.getppid(), 9)"))
         assert rest(one)[1].exit_status is None
 
 
-def test_a_silent_program_is_still_there(machine: Machine) -> None:
+def test_program_without_output_is_still_followed(machine: Machine) -> None:
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program(SAYS_AND_WAITS))
         offsets = until(one, b"begun")
@@ -161,7 +161,7 @@ def test_a_silent_program_is_still_there(machine: Machine) -> None:
         assert next(item for item in following if isinstance(item, Exited)).exit_status == 7
 
 
-def test_what_was_never_launched_cannot_be_followed(machine: Machine) -> None:
+def test_unlaunched_process_cannot_be_followed(machine: Machine) -> None:
     """It is no broken connection, which would be tried again."""
     with guest.connect(machine.endpoint) as one, pytest.raises(CommandFailed, match="runs/one"):
         rest(one)

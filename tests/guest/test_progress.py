@@ -1,4 +1,4 @@
-"""What is shown of a transfer."""
+"""The progress display of a transfer."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from gpuvm.guest.progress import size
 GIB = 1 << 30
 
 
-def test_the_rate_is_that_of_what_moves() -> None:
+def test_rate_counts_transferred_bytes_only() -> None:
     """What was there already makes nothing faster."""
     progress = TransferProgress(done=3 * GIB, whole=11 * GIB, there=1 * GIB, seconds=20.0)
     assert progress.rate == pytest.approx(GIB / 10)
@@ -17,7 +17,7 @@ def test_the_rate_is_that_of_what_moves() -> None:
     assert str(progress) == "3.0 GiB of 11.0 GiB, 102 MiB/s, 80 s left"
 
 
-def test_nothing_is_foretold_before_anything_has_moved() -> None:
+def test_no_time_left_is_shown_before_data_was_sent() -> None:
     assert str(TransferProgress(GIB, 2 * GIB, GIB, 5.0)) == "1.0 GiB of 2.0 GiB"
     assert str(TransferProgress(0, 0, 0, 0.0)) == "0 bytes of 0 bytes"
     assert TransferProgress(0, 0, 0, 0.0).fraction == 1

@@ -1,4 +1,4 @@
-"""The runs of one guest: who has its GPUs, who waits for them, and what is known of each."""
+"""The runs of one guest: which one has the GPUs, which ones wait, and the state of each."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_runs_in_the_queue_start_in_order_without_their_operator(
     end(machine, C)
 
 
-def test_nobody_overtakes_the_queue(machine: Machine, one: Guest) -> None:
+def test_queue_is_first_come_first_served(machine: Machine, one: Guest) -> None:
     launch(one, A)
     launch(one, B, gpu="queue")
     assert launch(one, C) == Busy(B)
@@ -105,7 +105,7 @@ def test_a_cancelled_run_leaves_the_queue(machine: Machine, one: Guest, wait_for
     end(machine, C)
 
 
-def test_a_cancelled_run_that_runs_is_ended(machine: Machine, one: Guest, wait_for: Any) -> None:
+def test_cancelling_a_running_run_stops_it(machine: Machine, one: Guest, wait_for: Any) -> None:
     launch(one, A)
     wait_for(lambda: started(machine) == [A], "a runs")
     guest.cancel(one, "python3", "work", A)
@@ -113,7 +113,7 @@ def test_a_cancelled_run_that_runs_is_ended(machine: Machine, one: Guest, wait_f
     assert (seen.state, seen.exit_status, seen.cancelled) == ("ended", 143, True)
 
 
-def test_an_open_provisional_place_holds_back_those_behind_it(
+def test_provisional_queue_place_blocks_later_runs(
     machine: Machine, one: Guest, wait_for: Any
 ) -> None:
     first = guest.take_place(one, "python3", "work", A)
@@ -127,7 +127,7 @@ def test_an_open_provisional_place_holds_back_those_behind_it(
     end(machine, A)
 
 
-def test_a_provisional_place_whose_operator_went_away_is_given_up(
+def test_provisional_queue_place_of_a_lost_operator_is_released(
     machine: Machine, one: Guest, wait_for: Any
 ) -> None:
     guest.take_place(one, "python3", "work", A)
@@ -213,7 +213,7 @@ def test_the_guest_shuts_down_when_its_last_run_has_ended(
     wait_for(lambda: off.exists() and off.read_text() == "-n shutdown -h now ", "it shut down")
 
 
-def test_a_guest_that_may_not_shut_down_says_so(
+def test_refused_shutdown_of_a_guest_is_reported(
     machine: Machine, one: Guest, wait_for: Any
 ) -> None:
     for name in ("sudo", "systemctl"):
@@ -223,7 +223,7 @@ def test_a_guest_that_may_not_shut_down_says_so(
     def problem() -> str | None:
         return guest.list_processes(one, "python3", "work")[0].problem
 
-    wait_for(lambda: problem() is not None, "it was said")
+    wait_for(lambda: problem() is not None, "the problem is reported")
     assert problem() == "sudo: a password is required"
 
 

@@ -1,4 +1,4 @@
-"""The list of requirements: what is met, what is named when it is not, and what is waited for."""
+"""The list of requirements: which are met, how others are reported, and which are waited for."""
 
 import json
 import sys
@@ -23,8 +23,8 @@ P100_ROW = "0x15F810DE, Tesla P100-PCIE-16GB"
 
 def tensorflow(machine: Machine, device: str, problem: str | None = None) -> GuestSettings:
     """A Python in the guest whose TensorFlow answers so."""
-    told = {"tensorflow": "2.21.0", "device": device, "problem": problem}
-    machine.program("tf", f"echo 'noise from a library'; echo '{json.dumps(told)}'")
+    event_log = {"tensorflow": "2.21.0", "device": device, "problem": problem}
+    machine.program("tf", f"echo 'noise from a library'; echo '{json.dumps(event_log)}'")
     return GuestSettings(python="tf")
 
 
@@ -35,14 +35,14 @@ def not_ready(machine: Machine, expected: Expected, events: Events, deadline_s: 
     return e.value
 
 
-def test_all_met(machine: Machine, told: Any, events: Events) -> None:
+def test_all_met(machine: Machine, event_log: Any, events: Events) -> None:
     machine.nvidia_smi(P100_ROW, P100_ROW)
     expected = Expected((P100, P100), tensorflow(machine, "GPU:0"))
     ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, events)
     assert ready == Ready(
         (), simulated=False, gpu_names=("Tesla P100-PCIE-16GB",) * 2, address=machine.address
     )
-    assert told.texts("progress") == [
+    assert event_log.texts("progress") == [
         f"requirement 1 of 4: {SSH_ANSWERS}",
         f"requirement 2 of 4: {MACHINE.name}",
         f"requirement 3 of 4: {GPUS.name}",
@@ -50,7 +50,7 @@ def test_all_met(machine: Machine, told: Any, events: Events) -> None:
     ]
 
 
-def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events: Events) -> None:
+def test_simulated_gpus_are_recognised_by_name_or_banner(machine: Machine, events: Events) -> None:
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
     machine.nvidia_smi(f"{P100_ROW} (simulated)")
     assert guest.wait_ready(lambda: machine.endpoint, expected, 60, events).simulated
@@ -61,7 +61,7 @@ def test_simulated_gpus_are_known_by_name_or_by_banner(machine: Machine, events:
         assert guest.query_gpus(one) == Ready((), True, ("Tesla P100-PCIE-16GB",))
 
 
-def test_other_gpus_than_planned_are_said_at_once(machine: Machine, events: Events) -> None:
+def test_other_gpus_than_planned_are_reported_at_once(machine: Machine, events: Events) -> None:
     machine.nvidia_smi("0x1DB610DE, Tesla V100-PCIE-32GB")
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 1000)
     assert error.requirement == GPUS.name
@@ -69,7 +69,7 @@ def test_other_gpus_than_planned_are_said_at_once(machine: Machine, events: Even
     assert "MMIO" in str(error.hint)
 
 
-def test_no_driver_is_said_at_once(machine: Machine, events: Events) -> None:
+def test_missing_driver_is_reported_at_once(machine: Machine, events: Events) -> None:
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 1000)
     assert error.seen == "there is no nvidia-smi: no NVIDIA driver is installed"
 
@@ -80,7 +80,7 @@ def test_fewer_gpus_than_planned_at_the_deadline(machine: Machine, events: Event
     assert error.seen == "expected 10de:15f8, 10de:15f8, the guest has 10de:15f8"
 
 
-def test_a_driver_that_fails_at_the_deadline(machine: Machine, events: Events) -> None:
+def test_driver_failure_at_the_deadline_is_reported(machine: Machine, events: Events) -> None:
     machine.program("nvidia-smi", "echo 'No devices were found'; exit 6")
     error = not_ready(machine, Expected((P100,), GuestSettings()), events, 0.5)
     assert error.seen == "nvidia-smi ended with status 6: No devices were found"
@@ -140,13 +140,13 @@ def test_no_tensorflow_is_not_ready_even_with_warn(machine: Machine, events: Eve
 
 
 def test_a_vm_without_gpu_needs_tensorflow_only(
-    machine: Machine, told: Any, events: Events
+    machine: Machine, event_log: Any, events: Events
 ) -> None:
     settings = tensorflow(machine, "CPU:0")
     assert guest.wait_ready(lambda: machine.endpoint, Expected((), settings), 60, events) == Ready(
         address=machine.address
     )
-    assert told.texts("progress")[-1] == f"requirement 3 of 3: {COMPUTES.name}"
+    assert event_log.texts("progress")[-1] == f"requirement 3 of 3: {COMPUTES.name}"
     missing = GuestSettings(python="/opt/none/python")
     error = not_ready(machine, Expected((), missing), events, 60)
     assert error.seen == "there is no program /opt/none/python"
@@ -169,25 +169,27 @@ def test_no_ssh(guests: Guests, machine: Machine, events: Events) -> None:
     assert "console" in str(error.hint)
 
 
-def test_who_it_is_is_no_matter_of_time(machine: Machine, events: Events) -> None:
+def test_wrong_host_key_and_refused_login_fail_without_waiting(
+    machine: Machine, events: Events
+) -> None:
     expected = Expected((), GuestSettings())
     unpublished = replace(machine.endpoint, host_keys=())
     with pytest.raises(HostKeyMismatch):
         guest.wait_ready(lambda: unpublished, expected, 1000, events)
-    (machine.home / ".ssh/authorized_keys").write_text(machine.host_keys[0])  # nobody's
+    (machine.home / ".ssh/authorized_keys").write_text(machine.host_keys[0])  # no user's key
     with pytest.raises(GuestAuthRefused):
         guest.wait_ready(lambda: machine.endpoint, expected, 1000, events)
 
 
-def test_a_connection_that_breaks_is_made_again(machine: Machine) -> None:
+def test_broken_connection_is_reopened(machine: Machine) -> None:
     """As when cloud-init restarts sshd at the first boot."""
     machine.nvidia_smi(P100_ROW)
     expected = Expected((P100,), tensorflow(machine, "GPU:0"))
-    said: list[str] = []
+    message: list[str] = []
 
     def cut_once(event: Event) -> None:
-        if event.text and USES_GPU.name in event.text and not said:
-            said.append(event.text)
+        if event.text and USES_GPU.name in event.text and not message:
+            message.append(event.text)
             machine.cut()
 
     ready = guest.wait_ready(lambda: machine.endpoint, expected, 60, Events(cut_once))

@@ -1,4 +1,4 @@
-"""Who is let in and who is believed, and that what is sent arrives."""
+"""SSH: authentication, host keys, and complete transfers."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def test_a_command_and_its_status(server: Any, context: Any) -> None:
     assert caught.value.exit_status == 3
 
 
-def test_large_streams_both_ways(server: Any, context: Any, tmp_path: Path) -> None:
+def test_large_streams_in_both_directions(server: Any, context: Any, tmp_path: Path) -> None:
     content = bytes(range(256)) * 8192
     with guest.connect(server.endpoint(context)) as machine:
         guest.push(machine, {"data/a.bin": content, "b.txt": b"b"}, "run/out")
@@ -60,14 +60,14 @@ def test_no_published_key_is_refused_unless_first_use_is_the_setting(
         guest.connect(server.endpoint(context, host_keys=()), timeout_s=5)
 
 
-def test_our_key_is_not_accepted(server: Any) -> None:
-    stranger = Context(name="stranger", vcenter="127.0.0.1", user="nobody")
-    guest.ensure_key_pair(stranger)
+def test_own_key_is_not_accepted(server: Any) -> None:
+    unknown_key = Context(name="stranger", vcenter="127.0.0.1", user="nobody")
+    guest.ensure_key_pair(unknown_key)
     with pytest.raises(GuestAuthRefused):
-        guest.connect(server.endpoint(stranger), timeout_s=5)
+        guest.connect(server.endpoint(unknown_key), timeout_s=5)
 
 
-def test_nobody_answers(server: Any, context: Any) -> None:
+def test_closed_port_is_unreachable(server: Any, context: Any) -> None:
     with pytest.raises(GuestUnreachable, match="port is closed"):
         guest.connect(server.endpoint(context, port=1), timeout_s=0.1)
 

@@ -1,4 +1,4 @@
-"""Files to and from guests: whole or not at all, continued where they broke off, never outside."""
+"""Transfers: complete or not at all, continued where they broke off, never outside the target."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def big(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_tree_goes_there_and_comes_back(machine: Machine, tmp_path: Path, carrier: str) -> None:
+def test_tree_round_trip(machine: Machine, tmp_path: Path, carrier: str) -> None:
     big = os.urandom(3_000_000)
     (tmp_path / "local").write_bytes(big)
     names = ["a/b/c.txt", "with space", "with 'quote'", 'back\\slash"', "new\nline", "é", "-dash"]
@@ -64,7 +64,7 @@ def test_a_tree_goes_there_and_comes_back(machine: Machine, tmp_path: Path, carr
 def cut_at(
     machine: Machine, reports: list[TransferProgress], wait_for: Callable[..., None]
 ) -> Callable[[TransferProgress], None]:
-    """Pulls the cable when half has been counted."""
+    """Drops the connection when half has been transferred."""
 
     def on_progress(progress: TransferProgress) -> None:
         reports.append(progress)
@@ -75,7 +75,7 @@ def cut_at(
     return on_progress
 
 
-def test_a_push_goes_on_where_it_broke_off(
+def test_push_continues_where_it_broke_off(
     machine: Machine,
     big: Path,
     carrier: str,
@@ -95,7 +95,7 @@ def test_a_push_goes_on_where_it_broke_off(
     assert sorted(file.name for file in (machine.home / "run").iterdir()) == ["big", "small"]
 
 
-def test_a_fetch_goes_on_where_it_broke_off(
+def test_fetch_continues_where_it_broke_off(
     machine: Machine,
     tmp_path: Path,
     carrier: str,
@@ -120,7 +120,9 @@ def test_a_fetch_goes_on_where_it_broke_off(
     assert [file.name for file in here.iterdir()] == ["big"]
 
 
-def test_the_beginning_of_an_older_file_is_not_taken(machine: Machine, tmp_path: Path) -> None:
+def test_partial_transfer_of_an_older_file_is_not_continued(
+    machine: Machine, tmp_path: Path
+) -> None:
     """The guest compares its hash with that of its own file."""
     (machine.home / "out").mkdir()
     (machine.home / "out/log").write_text("a new beginning, and a new end")
@@ -187,7 +189,7 @@ def answers(machine: Machine, *lines: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "sub/x", "..", "", "a//b", "a\0b"])
-def test_no_name_leads_out_of_the_folder(machine: Machine, tmp_path: Path, name: str) -> None:
+def test_names_cannot_escape_the_folder(machine: Machine, tmp_path: Path, name: str) -> None:
     here = tmp_path / "here"
     here.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -209,7 +211,7 @@ def test_no_name_leads_out_of_the_folder(machine: Machine, tmp_path: Path, name:
     assert not (tmp_path / "x").exists()
 
 
-def test_what_did_not_arrive_whole_is_refused(machine: Machine, tmp_path: Path) -> None:
+def test_incomplete_transfer_is_refused(machine: Machine, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     (here / "log").write_text("what was fetched before")
@@ -248,7 +250,7 @@ def test_links_are_not_followed_and_a_file_may_have_two_names(
     assert (tmp_path / "here/same").read_text() == "kept"
 
 
-def test_failing_transfers_say_why(machine: Machine, tmp_path: Path) -> None:
+def test_failed_transfers_report_the_reason(machine: Machine, tmp_path: Path) -> None:
     (machine.home / "file").touch()
     with guest.connect(machine.endpoint) as one:
         with pytest.raises(GuestError, match=r"^one: fetch nowhere: nowhere: No such file or dir"):
@@ -271,7 +273,7 @@ def test_a_login_script_may_print(machine: Machine, tmp_path: Path) -> None:
         assert guest.fetch(one, "out", tmp_path / "here").files == (tmp_path / "here/a",)
 
 
-def test_what_cannot_be_read_here_is_said_before_anything_is_sent(
+def test_unreadable_local_files_are_reported_before_anything_is_sent(
     machine: Machine, tmp_path: Path
 ) -> None:
     with guest.connect(machine.endpoint) as one:
@@ -336,7 +338,7 @@ def test_a_write_that_fails_in_the_guest_leaves_nothing(
     assert [file for file in (machine.home / "run").rglob("*") if file.is_file()] == []
 
 
-def test_a_full_disk_is_said_before_anything_is_sent(machine: Machine, big: Path) -> None:
+def test_full_disk_is_reported_before_anything_is_sent(machine: Machine, big: Path) -> None:
     small_disk = f"mount -t tmpfs -o size=2m small {machine.home}/small"
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
@@ -439,7 +441,7 @@ def test_data_is_linked_and_read_only(machine: Machine) -> None:
     assert (repaired.sent, seen.read_text()) == (1, "a")
 
 
-def test_a_hash_that_is_not_right_is_refused(machine: Machine) -> None:
+def test_wrong_hash_is_refused(machine: Machine) -> None:
     """As after a crash of the guest in the middle of a file."""
     digest = hashlib.sha256(b"right").hexdigest()
     (machine.home / "store").mkdir()

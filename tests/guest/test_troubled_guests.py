@@ -1,4 +1,4 @@
-"""What goes wrong inside guests, one case of the lab each, and what is said of it."""
+"""Problems inside guests, each simulated by the lab, and how they are reported."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def refused(endpoint: Endpoint, deadline_s: float = 60) -> NotReady:
         ),
     ],
 )
-def test_a_driver_that_fails_is_named_at_once(
+def test_driver_failure_is_reported_at_once(
     start: Start, wrong: str, seen: str, remedy: str
 ) -> None:
     error = refused(start(wrong), deadline_s=1000)
@@ -98,7 +98,7 @@ def test_a_driver_that_fails_is_named_at_once(
     assert remedy in str(error.hint)
 
 
-def test_a_home_without_room_is_not_ready(start: Start) -> None:
+def test_full_home_directory_is_not_ready(start: Start) -> None:
     error = refused(start("home-full"), deadline_s=1000)
     assert (error.requirement, error.seen) == (MACHINE.name, "its home /home/gpuvm has 0 MiB free")
     assert "guest.work_dir" in str(error.hint)
@@ -120,7 +120,7 @@ def test_an_sshd_that_drops_connections(start: Start) -> None:
         ("requiretty", "sudo asks for a terminal", "Defaults:USER !requiretty"),
     ],
 )
-def test_what_runs_can_do_without_is_a_warning(
+def test_optional_requirement_is_a_warning(
     start: Start, wrong: str, seen: str, remedy: str
 ) -> None:
     (found,) = found_in(start(wrong))
@@ -129,7 +129,7 @@ def test_what_runs_can_do_without_is_a_warning(
     assert not found.prevents
 
 
-def test_a_sound_guest_has_none(start: Start) -> None:
+def test_healthy_guest_has_no_problems(start: Start) -> None:
     endpoint = start()
     assert found_in(endpoint) == ()
     with guest.connect(endpoint) as shell:

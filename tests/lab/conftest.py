@@ -187,8 +187,8 @@ def _closing(ssh: SSH) -> Iterator[SSH]:
 
 
 @pytest.fixture
-def stranger() -> KeyPair:
-    """A key that no guest has been told about."""
+def unknown_key() -> KeyPair:
+    """A key that is in no guest's user data."""
     return new_key_pair()
 
 

@@ -32,7 +32,7 @@ def test_only_loopback_blocks(block: str) -> None:
         addresses.reserve(block)
 
 
-def test_a_port_that_is_taken_is_passed_over() -> None:
+def test_used_port_is_skipped() -> None:
     block = addresses.reserve("127.89.0.0/16")
     with socket.socket() as other:
         other.bind(("127.89.0.1", block.free_port()))

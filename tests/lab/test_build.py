@@ -48,7 +48,7 @@ def test_builds_once_and_again_when_a_source_changes(source: Path) -> None:
     assert (said_by(first), said_by(second)) == ("one", "two")
 
 
-def test_a_go_test_does_not_cause_a_build(source: Path) -> None:
+def test_go_test_files_do_not_cause_a_build(source: Path) -> None:
     before = build.content_hash(source)
     (source / "main_test.go").write_text("package main\n")
     assert build.content_hash(source) == before
@@ -82,7 +82,7 @@ def test_a_failed_build_leaves_nothing_and_says_why(source: Path, cache: Path) -
     assert [path.name for path in (cache / "vcsim").iterdir()] == [".lock"]
 
 
-def test_no_toolchain_says_what_to_install(
+def test_missing_toolchain_is_reported_with_a_hint(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -93,7 +93,7 @@ def test_no_toolchain_says_what_to_install(
     assert "gpuvm[lab]" in raised.value.hint
 
 
-def test_an_old_go_on_path_is_passed_over_for_the_wheel(
+def test_old_go_on_path_is_skipped_for_the_wheel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "go"
@@ -108,7 +108,7 @@ def test_an_old_go_on_path_is_passed_over_for_the_wheel(
         build.toolchain((99, 0))
 
 
-def test_an_unreachable_registry_is_named_with_a_way_out(
+def test_unreachable_registry_is_reported_with_a_hint(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOPROXY", "off")

@@ -62,7 +62,7 @@ def test_keys_for_all_and_the_default_user(disk: Path) -> None:
         ({}, "not a #cloud-config"),
     ],
 )
-def test_bad_user_data_boots_and_is_said_on_the_console(
+def test_bad_user_data_boots_and_is_reported_on_the_console(
     disk: Path, guestinfo: dict[str, str], complaint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -1,4 +1,4 @@
-"""The lab's shape: the reference deployment, other shapes, and what is wrong with a bad file."""
+"""Descriptions of a lab: the reference deployment, others, and errors in a bad file."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_many_hosts_and_gpus() -> None:
     assert lab.vms[0].count == 200
 
 
-def test_json_keeps_whole_numbers_and_leaves_out_what_is_not_said() -> None:
+def test_json_keeps_integers_and_omits_unset_fields() -> None:
     document = json.loads(describe().to_json())
     host = document["hosts"][0]
     assert isinstance(host["memory_gib"], int)
@@ -41,7 +41,7 @@ def test_json_keeps_whole_numbers_and_leaves_out_what_is_not_said() -> None:
 
 
 @pytest.mark.parametrize("counts", [{"hosts": 0}, {"gpus_per_host": -1}, {"vms": -1}])
-def test_counts_that_make_no_sense(counts: dict[str, int]) -> None:
+def test_invalid_counts(counts: dict[str, int]) -> None:
     with pytest.raises(BadInput):
         describe(**counts)  # type: ignore[arg-type]
 
@@ -66,7 +66,7 @@ def test_the_catalogue_finds_a_card_by_its_ids() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_an_own_shape_from_yaml(tmp_path: Path) -> None:
+def test_description_from_yaml(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(
         "hosts:\n- name: one\n  memory_gib: 64\n- name: two\n"
@@ -92,14 +92,16 @@ def test_an_own_shape_from_yaml(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_shape_is_named_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
+def test_bad_description_is_reported_with_its_position(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(text)
     with pytest.raises(BadInput, match=complaint):
         read_description(file)
 
 
-def test_the_documented_example_and_models_are_true(tmp_path: Path) -> None:
+def test_documented_example_and_models_are_correct(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text()
     file = tmp_path / "documented.yaml"
     file.write_text(text.split("```yaml\n")[1].split("```")[0])

@@ -1,4 +1,4 @@
-"""What a guest is from the inside: SSH, SFTP, disk, GPUs."""
+"""A guest from the inside: SSH, SFTP, disk, GPUs."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ Machines = Any  # tests/lab/conftest.py
 C4_QUERY = "nvidia-smi --query-gpu=pci.device_id,pci.bus_id,name,memory.total --format=csv,noheader"
 
 
-def test_commands_end_as_they_end(any_machines: Machines) -> None:
+def test_exit_status_is_that_of_the_command(any_machines: Machines) -> None:
     guest = any_machines.on("one")
     assert guest.run("echo out; echo err >&2; exit 7").status == 7
     done = guest.run("cat; echo err >&2", stdin=b"typed in")
@@ -48,7 +48,7 @@ def test_large_streams_arrive_whole(any_machines: Machines) -> None:
     assert (len(both.out), len(both.err)) == (8_000_000, 8_000_000)
 
 
-def test_input_that_nobody_reads_does_not_hang(machines: Machines) -> None:
+def test_unread_input_does_not_hang(machines: Machines) -> None:
     done = machines.on("one").run("exec 0<&-; echo done", stdin=bytes(8 << 20))
     assert (done.status, done.out) == (0, "done\n")
 
@@ -95,19 +95,19 @@ def test_sftp_begins_at_home(any_machines: Machines) -> None:
     assert guest.run("cat note.txt").out == "by sftp"
 
 
-def test_only_the_keys_of_the_user_data_come_in(machines: Machines, stranger: Any) -> None:
+def test_only_keys_of_the_user_data_can_log_in(machines: Machines, unknown_key: Any) -> None:
     guest = machines.on("one")
     boot, host_key = guest.guest.boot, guest.ready.host_keys[0]
     with (
         pytest.raises(paramiko.AuthenticationException),
-        machines.ssh(boot, host_key, key=stranger),
+        machines.ssh(boot, host_key, key=unknown_key),
     ):
         pass
     with pytest.raises(paramiko.AuthenticationException), machines.ssh(boot, host_key, user="root"):
         pass
     with (
         pytest.raises(paramiko.SSHException, match="Bad host key"),
-        machines.ssh(boot, stranger.public),
+        machines.ssh(boot, unknown_key.public),
     ):
         pass
 

@@ -24,14 +24,14 @@ def test_known_cards_have_the_driver_s_name() -> None:
     assert (first.bus_id, second.bus_id) == ("00000000:0B:00.0", "00000000:13:00.0")
 
 
-def test_a_card_keeps_its_uuid_in_another_vm_and_has_another_on_another_host() -> None:
+def test_gpu_uuid_is_per_host_and_independent_of_the_vm() -> None:
     (one,) = guest_gpus.in_guest(describe(), [device("15f8")], "vm-1")
     _, same = guest_gpus.in_guest(describe(), [device("1eb8"), device("15f8")], "vm-1")
     (other,) = guest_gpus.in_guest(describe(), [device("15f8", system_id="host-2")], "vm-1")
     assert one.uuid == same.uuid != other.uuid
 
 
-def test_a_card_that_only_the_description_knows() -> None:
+def test_gpu_known_only_from_the_description() -> None:
     document = json.loads(describe(hosts=1).to_json())
     document["hosts"][0]["gpus"][0] |= {"device_id": 0x2901, "name": "B200", "memory_gib": 180}
     (card,) = guest_gpus.in_guest(Description.model_validate(document), [device("2901")], "vm-1")

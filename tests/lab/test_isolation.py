@@ -1,4 +1,4 @@
-"""Guests share nothing, and nothing of a guest outlives its power (R16 of the lab's rules)."""
+"""Guests are isolated, and none of their processes survives a power-off (R16 of the lab)."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from gpuvm.lab import hypervisor, processes
 
 Machines = Any  # tests/lab/conftest.py
-# A daemon as daemons are made: two forks and a session of its own.
+# A classic daemon: two forks and a separate session.
 DAEMON = (
     "python3 -c 'import os,sys,time\n"
     "if os.fork() == 0:\n"
@@ -63,7 +63,7 @@ def test_tmp_and_home_are_a_guest_s_own(machines: Machines) -> None:
     assert two.run("ps ax").out.count("gpuvm.lab.guest") == 1
 
 
-def test_nothing_of_the_operator_is_in_sight(machines: Machines, tmp_path: Path) -> None:
+def test_files_of_the_operator_are_not_visible(machines: Machines, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("operator's")
     guest = machines.on("one")
@@ -113,7 +113,7 @@ for ready in guest.messages():
 """
 
 
-def test_guests_die_with_a_killed_supervisor(
+def test_guests_end_with_a_killed_supervisor(
     any_machines: Machines, tmp_path: Path, wait_for: Callable[..., None]
 ) -> None:
     boot = any_machines.boot("one")
@@ -172,23 +172,21 @@ def setup_flags(setup: tuple[str, ...]) -> list[str]:
 
 def test_an_unprivileged_user_gets_the_same(machines: Machines, tmp_path: Path) -> None:
     port = machines.boot("one").port
-    told = in_user_namespace(script=UNPRIVILEGED, arguments=[str(tmp_path), str(port)])
-    assert told[:2] == ["1000 None", "1"]
+    reported = in_user_namespace(script=UNPRIVILEGED, arguments=[str(tmp_path), str(port)])
+    assert reported[:2] == ["1000 None", "1"]
 
 
-def test_a_kernel_without_namespaces_is_found_out(machines: Machines, tmp_path: Path) -> None:
-    told = in_user_namespace(
+def test_kernel_without_namespaces_is_detected(machines: Machines, tmp_path: Path) -> None:
+    reported = in_user_namespace(
         "echo 0 > /proc/sys/user/max_mnt_namespaces",
         script=UNPRIVILEGED,
         arguments=[str(tmp_path), "0"],
     )
-    assert "unshare" in told[0]
-    assert told[1] == ""
+    assert "unshare" in reported[0]
+    assert reported[1] == ""
 
 
-def test_a_machine_without_util_linux_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_util_linux_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     isolation = hypervisor.find_isolation(tmp_path)
     assert isolation.reason == "the program unshare of util-linux is missing"

@@ -36,8 +36,8 @@ def up(tmp_path: Path) -> Iterator[Labs]:
 
     def start(name: str = "lab", **options: Any) -> lab.LabStatus:
         started.append((os.environ["GPUVM_STATE_DIR"], name))
-        wish = lab.LabOptions(name=name, **{"timings": FAST, **options})
-        return lab.up(wish, lifeline=alive)
+        spec = lab.LabOptions(name=name, **{"timings": FAST, **options})
+        return lab.up(spec, lifeline=alive)
 
     yield start
     os.close(lifeline)
@@ -212,7 +212,7 @@ def test_a_guest_follows_its_vm(datacentre: Datacentre, wait_for: Callable[..., 
     assert list((lab.status().state_dir / "guests").iterdir()) == []
 
 
-def test_a_vm_without_user_data_is_none_of_the_lab_s_business(datacentre: Datacentre) -> None:
+def test_vm_without_user_data_has_no_guest(datacentre: Datacentre) -> None:
     datacentre.power_on(datacentre.clone("other", gpus=False, guest=False))
     vm = datacentre.clone("one", host=1)
     datacentre.power_on(vm)
@@ -223,7 +223,7 @@ def test_a_vm_without_user_data_is_none_of_the_lab_s_business(datacentre: Datace
 def test_a_lost_host_key_is_published_again(
     datacentre: Datacentre, wait_for: Callable[..., None]
 ) -> None:
-    """A repair of the VM may set guestinfo back to what was wished at its creation."""
+    """A repair of the VM may reset guestinfo to its creation spec."""
     vm = datacentre.clone("one")
     datacentre.power_on(vm)
     _, host_key = datacentre.until_guest(vm)
@@ -236,7 +236,7 @@ def test_a_lost_host_key_is_published_again(
     wait_for(lambda: read_back() == (host_key,), "the key is there again")
 
 
-def test_a_guest_that_ends_by_itself_is_said(
+def test_guest_that_exits_is_reported(
     datacentre: Datacentre, wait_for: Callable[..., None]
 ) -> None:
     vm = datacentre.clone("one")
@@ -256,7 +256,7 @@ def test_a_guest_that_ends_by_itself_is_said(
     assert lab.status().problems == ()
 
 
-def test_without_namespaces_the_status_says_so(
+def test_without_namespaces_the_status_shows_it(
     up: Labs,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -315,7 +315,7 @@ def test_two_labs_of_different_names_in_one_state_folder(up: Labs) -> None:
     assert settings.current() == "one"
 
 
-def test_a_killed_supervisor_takes_its_guests_along_and_up_mends_it(
+def test_killed_supervisor_ends_its_guests_and_lab_up_restarts_it(
     datacentre: Datacentre, wait_for: Callable[..., None], up: Labs
 ) -> None:
     vm = datacentre.clone("one")
@@ -353,7 +353,7 @@ def test_down_after_everything_was_killed(
     assert processes_of(lab_folder("lab").path) == []
 
 
-def test_up_after_the_vcenter_was_killed_starts_afresh(
+def test_up_after_the_vcenter_was_killed_starts_a_new_one(
     up: Labs, wait_for: Callable[..., None]
 ) -> None:
     first = up(hosts=1)
@@ -382,16 +382,16 @@ def test_the_supervisor_connects_again(
     command = Path(f"/proc/{record.vcsim.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     os.kill(record.vcsim.pid, signal.SIGKILL)
 
-    def told() -> Any:
+    def reported() -> Any:
         return folder.supervisor()
 
-    wait_for(lambda: not told().connected, "the supervisor misses it")
+    wait_for(lambda: not reported().connected, "the supervisor misses it")
     assert "does not reach the vCenter" in " ".join(lab.status().problems)
     command[command.index("--listen") + 1] = ready.url.split("/")[2]
     command = [part for part in command if part != "--parent-fd" and not part.isdigit()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as again:
-        wait_for(lambda: told().connected, "it is connected again")
-        wait_for(lambda: told().guests == (), "a VM that is gone has no guest")
+        wait_for(lambda: reported().connected, "it is connected again")
+        wait_for(lambda: reported().guests == (), "a VM that is gone has no guest")
         again.terminate()
 
 
@@ -405,7 +405,7 @@ def test_the_lab_ends_with_its_lifeline(wait_for: Callable[..., None]) -> None:
     assert lab.down() is True
 
 
-def test_another_shape_is_refused(up: Labs, tmp_path: Path) -> None:
+def test_lab_up_with_other_options_is_refused(up: Labs, tmp_path: Path) -> None:
     up(hosts=1)
     with pytest.raises(LabError, match=r"another shape \(1 hosts, 1 GPUs\)") as raised:
         lab.up(lab.LabOptions(hosts=2, timings=FAST))
@@ -414,7 +414,7 @@ def test_another_shape_is_refused(up: Labs, tmp_path: Path) -> None:
     assert lab.status().running
 
 
-def test_an_own_description(up: Labs, tmp_path: Path) -> None:
+def test_own_description_file(up: Labs, tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text("hosts: [{name: a}, {name: b}]\naddress_block: 127.120.0.0/16\n")
     status = up(description=file)
@@ -432,7 +432,7 @@ def test_an_own_description(up: Labs, tmp_path: Path) -> None:
         ({"address_block": "10.0.0.0/8"}, "is not an address block"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, Any], complaint: str) -> None:
+def test_invalid_options(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadInput, match=complaint):
         lab.up(replace(lab.LabOptions(), **options))
     assert files_below(paths.state_dir()) == []

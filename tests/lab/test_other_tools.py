@@ -1,4 +1,4 @@
-"""Other people's tools work on the lab as on a vCenter, and `gpuvm gpus` shows what they hold.
+"""Other tools work with the lab as with a vCenter; `gpuvm gpus` shows the GPUs they hold.
 
 Govc is built here. Terraform and its provider are in no registry that a build can use as a module,
 and Ansible's collections weigh half a gigabyte: their tests run where they are named.
@@ -86,7 +86,7 @@ def test_govc_finds_policies_tags_and_libraries(one_host: Rig) -> None:
     assert "401 Unauthorized" in wrong.run("library.ls").stderr
 
 
-def test_terraform_makes_powers_on_and_destroys(sites: Path) -> None:
+def test_terraform_creates_powers_on_and_destroys(sites: Path) -> None:
     terraform = program("GPUVM_TEST_TERRAFORM", "the program, Terraform or OpenTofu")
     provider = program("GPUVM_TEST_VSPHERE_PROVIDER", "a build of terraform-provider-vsphere")
     with rig_of(sites, "terraform", shape(about=NAMED_AS_REAL)) as rig:

@@ -1,4 +1,4 @@
-"""What pyVmomi makes of the simulated vCenter. Its rules have tests of their own, in Go."""
+"""pyVmomi against the simulated vCenter. The simulator's rules have their own tests, in Go."""
 
 import json
 import os
@@ -51,13 +51,13 @@ def running(folder: Path, description: Description) -> Iterator[VCenter]:
     names = {user.name: PASSWORD for user in description.users}
     (folder / "passwords.json").write_text(json.dumps(names))
     command = [build.vcsim_binary(), "--state-dir", folder, "--description", folder / "site.json"]
-    lifeline, ours = os.pipe()
+    lifeline, own = os.pipe()
     with ExitStack() as cleanup:
         arguments = [*map(str, command), "--parent-fd", str(lifeline)]
         process = subprocess.Popen(arguments, pass_fds=[lifeline], stderr=subprocess.DEVNULL)
         os.close(lifeline)
         cleanup.callback(process.wait, timeout=20)
-        cleanup.callback(os.close, ours)
+        cleanup.callback(os.close, own)
         ready = folder / "ready.json"
         until(lambda: ready.exists() or process.poll() is not None, "the simulated vCenter answers")
         yield VCenter(folder, json.loads(ready.read_text()), cleanup)
@@ -110,7 +110,7 @@ def test_whole_objects_can_be_read(tmp_path: Path, api_version: str) -> None:
         assert machine.parentVApp is None
 
 
-def test_refusal_tells_its_reason(vcenter: VCenter) -> None:
+def test_refusal_has_its_reason(vcenter: VCenter) -> None:
     si = vcenter.connect()
     host = everything(si, vim.HostSystem)[0]
     machine = finished(clone(si, host, device_id="5624")).result  # decimal: what many get wrong

@@ -1,4 +1,4 @@
-"""Each way to attach a GPU, from the plan to what the vCenter bound; and what start makes of it."""
+"""Each way to attach a GPU, from the plan to the binding in vCenter, and at start."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,12 +52,12 @@ def placing(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_dynamic_is_bound_at_power_on_and_held_then(rig: Rig) -> None:
+def test_dynamic_gpu_is_bound_and_held_at_power_on(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="bound", accelerator=DYNAMIC)
         result = rig.provision(connection, plan)
         assert not result.failed, result
-        (first, _) = rig.ours(connection, "bound")
+        (first, _) = rig.own_vms(connection, "bound")
         (device,) = first.devices
         assert isinstance(device, DynamicDevice)
         assert device.allowed == ((0x10DE, 0x15F8),)
@@ -70,15 +70,15 @@ def test_dynamic_is_bound_at_power_on_and_held_then(rig: Rig) -> None:
 def test_stopped_dynamic_starts_on_another_host_when_its_own_is_taken(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="moved", accelerator=DYNAMIC))
-        (vm,) = rig.ours(connection, "moved")
+        (vm,) = rig.own_vms(connection, "moved")
         assert not lifecycle.stop([vm], connection, Events()).failed
         rig.provision(connection, rig.plan(connection, hosts=1, name="quicker"))
-        (stopped,) = rig.ours(connection, "moved")
+        (stopped,) = rig.own_vms(connection, "moved")
         spec = ClusterSpec(name="moved")
         plan = planner.plan_start([stopped], spec, connection.read_inventory())
         assert plan.steps[0].move_to is not None
         assert not rig.provision(connection, plan).failed
-        (started,) = rig.ours(connection, "moved")
+        (started,) = rig.own_vms(connection, "moved")
         assert started.powered_on
         assert started.host != vm.host
     rig.teardown("moved")
@@ -88,10 +88,10 @@ def test_stopped_dynamic_starts_on_another_host_when_its_own_is_taken(rig: Rig) 
 def test_stopped_fixed_is_refused_by_name_when_its_gpu_is_taken(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="fixed"))
-        (vm,) = rig.ours(connection, "fixed")
+        (vm,) = rig.own_vms(connection, "fixed")
         lifecycle.stop([vm], connection, Events())
         rig.add(name="grabber", host=vm.host, gpu="0000:3b:00.0")
-        (stopped,) = rig.ours(connection, "fixed")
+        (stopped,) = rig.own_vms(connection, "fixed")
         with pytest.raises(Unplaceable, match="held by grabber"):
             planner.plan_start([stopped], ClusterSpec(name="fixed"), connection.read_inventory())
         grabber = connection.find_in_folder(
@@ -102,19 +102,19 @@ def test_stopped_fixed_is_refused_by_name_when_its_gpu_is_taken(rig: Rig) -> Non
         inventory = connection.read_inventory()
         again = planner.plan_start([stopped], ClusterSpec(name="fixed"), inventory)
         assert not rig.provision(connection, again).failed
-        assert rig.ours(connection, "fixed")[0].powered_on
+        assert rig.own_vms(connection, "fixed")[0].powered_on
     rig.teardown("fixed")
 
 
 def test_a_stopped_vm_lends_its_gpu(rig: Rig) -> None:
-    """To another deployment of ours; whoever runs has it then, and is named."""
+    """Another deployment can use it; the VM that runs then holds it, and is named."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=4, name="lender"))
-        lifecycle.stop(rig.ours(connection, "lender"), connection, Events(), grace_s=0)
+        lifecycle.stop(rig.own_vms(connection, "lender"), connection, Events(), grace_s=0)
         plan = rig.plan(connection, hosts=1, name="borrower")
         assert "is also assigned to lender-01, which is powered off" in plan.findings[0].text
         assert not rig.provision(connection, plan).failed
-        stopped, spec = rig.ours(connection, "lender"), ClusterSpec(name="lender")
+        stopped, spec = rig.own_vms(connection, "lender"), ClusterSpec(name="lender")
         with pytest.raises(Unplaceable, match="held by borrower-01"):
             planner.plan_start(stopped, spec, connection.read_inventory())
     rig.teardown("borrower")
@@ -140,8 +140,8 @@ def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
             connection, hosts=2, per_host=4, name="quarters", memory_gib=16, accelerator=QUARTER
         )
         assert not shared.provision(connection, plan).failed
-        ours = shared.ours(connection, "quarters")
-        assert [vm.devices for vm in ours] == [(VGPUDevice("grid_p100-4q"),)] * 8
+        own = shared.own_vms(connection, "quarters")
+        assert [vm.devices for vm in own] == [(VGPUDevice("grid_p100-4q"),)] * 8
         states = {gpu.state for gpu in connection.read_inventory().gpus}
         assert states == {"shared as vGPU, 0 of grid_p100-4q left"}
         with pytest.raises(Unplaceable, match="grid_p100-4q left"):
@@ -150,7 +150,7 @@ def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
     shared.teardown("quarters")
 
 
-def test_a_vgpu_that_was_taken_meanwhile_is_planned_once_more(shared: Rig) -> None:
+def test_vgpu_taken_meanwhile_is_planned_again(shared: Rig) -> None:
     whole = {"mode": "vgpu", "profile": "grid_p100-16q"}
     with shared.connect() as connection:
         first = shared.plan(connection, hosts=1, name="first", accelerator=whole)
@@ -171,19 +171,19 @@ def test_drs_chooses_the_host_of_a_dynamic_vm(placing: Rig) -> None:
         request = clone_request(plan, plan.steps[0], placing.context, "ssh-ed25519 A")
         assert request.host is None
         assert not placing.provision(connection, plan).failed
-        hosts = {vm.host for vm in placing.ours(connection, "free")}
+        hosts = {vm.host for vm in placing.own_vms(connection, "free")}
         assert hosts == {"esx-02.lab.local", "esx-03.lab.local"}
     placing.teardown("free")
 
 
-def test_the_host_that_drs_chose_at_power_on_is_told(placing: Rig) -> None:
+def test_host_that_drs_chose_is_reported(placing: Rig) -> None:
     """It is not the one that the plan counted on: that one's GPU was taken meanwhile."""
     with placing.connect() as connection:
         plan = placing.plan(connection, hosts=1, name="chosen", accelerator=DYNAMIC)
         counted_on = plan.steps[0].host.name
         placing.add(name="quicker", host=counted_on, gpu="0000:3b:00.0")
         (outcome,) = placing.provision(connection, plan).outcomes
-        (vm,) = placing.ours(connection, "chosen")
+        (vm,) = placing.own_vms(connection, "chosen")
         assert outcome.host == vm.host != counted_on
         assert outcome.gpus == vm.pci_addresses
         folder = plan.cluster.vm_folder
@@ -218,14 +218,14 @@ def linked(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_a_device_group_comes_whole_and_is_held_whole(linked: Rig) -> None:
-    wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
+def test_device_group_is_added_and_held_as_a_whole(linked: Rig) -> None:
+    spec_options = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
     with linked.connect() as connection:
-        plan = linked.plan(connection, name="pair", **wish)
+        plan = linked.plan(connection, name="pair", **spec_options)
         assert plan.steps[0].host.name == "esx-02.lab.local"
         result = linked.provision(connection, plan)
         assert not result.failed, result
-        (vm,) = linked.ours(connection, "pair")
+        (vm,) = linked.own_vms(connection, "pair")
         assert [d.sequence for d in vm.devices if isinstance(d, VGPUDevice)] == [1, 2]
         assert vm.accelerator == "device-group"
         assert planner.drift(vm, connection.read_inventory()) == ()
@@ -233,29 +233,29 @@ def test_a_device_group_comes_whole_and_is_held_whole(linked: Rig) -> None:
             gpu.pci_address for gpu in plan.steps[0].gpus
         }
         with pytest.raises(Unplaceable, match="a free device group"):
-            linked.plan(connection, name="another", **wish)
+            linked.plan(connection, name="another", **spec_options)
     linked.teardown("pair")
 
 
-def test_a_device_group_that_lost_a_device_is_mended_whole(linked: Rig) -> None:
-    wish = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
+def test_device_group_with_a_missing_device_is_replaced_as_a_whole(linked: Rig) -> None:
+    spec_options = {"hosts": 1, "accelerator": {"mode": "device-group", "group": PAIR}}
     with linked.connect() as connection:
-        plan = linked.plan(connection, name="mended", **wish)
+        plan = linked.plan(connection, name="mended", **spec_options)
         linked.provision(connection, plan)
-        (vm,) = linked.ours(connection, "mended")
+        (vm,) = linked.own_vms(connection, "mended")
         assert not lifecycle.stop([vm], connection, Events(), grace_s=0).failed
-        (vm,) = linked.ours(connection, "mended")
+        (vm,) = linked.own_vms(connection, "mended")
         request = clone_request(plan, replace(plan.steps[0], vm=vm), linked.context, "")
         end(
             connection,
             "bare",
             connection.start_repair(vm, replace(request, devices=(), device_group="")),
         )
-        (bare,) = linked.ours(connection, "mended")
+        (bare,) = linked.own_vms(connection, "mended")
         assert bare.devices == ()
         ended = end(connection, "whole", connection.start_repair(bare, request))
         assert ended.error is None
-        (vm,) = linked.ours(connection, "mended")
+        (vm,) = linked.own_vms(connection, "mended")
         assert len(vm.devices) == 2
         assert connection.start_repair(vm, request) is None
     linked.teardown("mended")
@@ -269,40 +269,40 @@ def test_cpus_that_the_templates_sockets_do_not_divide(home: Path) -> None:
         for cpus, cores in ((6, 2), (4, 4)):
             plan = rig.plan(connection, hosts=1, name=f"cpus-{cpus}", cpus=cpus)
             assert not rig.provision(connection, plan).failed
-            (vm,) = rig.ours(connection, f"cpus-{cpus}")
+            (vm,) = rig.own_vms(connection, f"cpus-{cpus}")
             assert (vm.cpus, vm.cores_per_socket) == (cpus, cores)
 
 
-def test_a_memory_limit_of_the_template_is_not_the_clones(home: Path) -> None:
+def test_memory_limit_of_the_template_is_removed_from_clones(home: Path) -> None:
     """All of the memory is reserved, which a limit below it forbids."""
     template = TemplateDescription(memory_gib=8, memory_limit_gib=4)
     shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
     with rig_of(home, "limited", shape) as rig, rig.connect() as connection:
         assert not rig.provision(connection, rig.plan(connection)).failed
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         assert (vm.memory_gib, vm.memory_locked) == (8, True)
 
 
-def test_a_repair_of_cpus_keeps_the_sockets_whole(home: Path) -> None:
+def test_repair_of_cpus_keeps_cores_per_socket_valid(home: Path) -> None:
     """A VM that somebody changed meanwhile is mended as the clone was made."""
     template = TemplateDescription(cpus=8, cores_per_socket=4)
     shape = describe(hosts=1).model_copy(update={"timings": QUICK, "templates": (template,)})
     with rig_of(home, "repair", shape) as rig, rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, cpus=6)
         assert not rig.provision(connection, plan).failed
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         end(connection, "off", connection.start_power_off(vm.moref))
         changed = vim.vm.ConfigSpec(numCPUs=8, numCoresPerSocket=8)
         task = connection._vm(vm.moref).ReconfigVM_Task(spec=changed)
         end(connection, "changed", Task(task._moId, "reconfigure"))
         assert not rig.provision(connection, rig.plan(connection, hosts=1, cpus=6)).failed
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         assert (vm.cpus, vm.cores_per_socket) == (6, 2)
 
 
 @pytest.mark.parametrize("default", ["shared", "sharedDirect"])
 def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
-    """The host's default says nothing of a card that has a graphics type of its own."""
+    """The host's default does not apply to a GPU with its own graphics type."""
     shape = describe(hosts=1, gpus_per_host=2, vgpu=True)
     types = ("shared", "sharedDirect")
     gpus = tuple(
@@ -317,12 +317,12 @@ def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
         assert plain.state == "passthrough not enabled"
         assert offering.shared_direct
         assert "grid_p100-16q" in {profile.name for profile in offering.profiles}
-        wish = {"accelerator": {"mode": "vgpu", "profile": "grid_p100-16q"}}
-        plan = rig.plan(connection, **wish)
+        spec_options = {"accelerator": {"mode": "vgpu", "profile": "grid_p100-16q"}}
+        plan = rig.plan(connection, **spec_options)
         assert [gpu.pci_address for gpu in plan.steps[0].gpus] == [offering.pci_address]
         assert not rig.provision(connection, plan).failed
         with pytest.raises(Unplaceable):
-            rig.plan(connection, name="more", **wish)
+            rig.plan(connection, name="more", **spec_options)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_sharing_is_each_cards_own(home: Path, default: str) -> None:
 def test_bios_is_enough_for_small_cards(
     home: Path, gpu: str, accelerator: dict[str, Any], starts: bool
 ) -> None:
-    """Where gpuvm is told that a large card were a small one, the host does not believe it."""
+    """If mmio_gib declares a large GPU small, the host refuses the power-on."""
     template = TemplateDescription(firmware="bios", memory_gib=8)
     shape = describe(hosts=1, gpu=gpu, vgpu=accelerator["mode"] == "vgpu").model_copy(
         update={"timings": QUICK, "templates": (template,)}

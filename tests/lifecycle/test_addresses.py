@@ -1,4 +1,4 @@
-"""Fixed addresses: what gpuvm.yaml may say, and what cloud-init is told."""
+"""Fixed addresses: valid values in gpuvm.yaml, and the configuration for cloud-init."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ FIXED = guest.FixedAddress("10.0.0.5", 24, "10.0.0.1", ("10.0.0.2",), "lab.examp
 
 
 @pytest.mark.parametrize(
-    ("wished", "complaint"),
+    ("requested", "complaint"),
     [
         ({"first": "10.0.0.9", "last": "10.0.0.1", "prefix": 24}, "comes before"),
         ({"first": "10.0.0.1", "last": "10.0.1.9", "prefix": 24}, "last 10.0.1.9 is outside"),
@@ -29,23 +29,23 @@ FIXED = guest.FixedAddress("10.0.0.5", 24, "10.0.0.1", ("10.0.0.2",), "lab.examp
         ({"first": "2001:db8::1", "last": "2001:db9::1", "prefix": 64}, "is outside"),
     ],
 )
-def test_a_range_that_cannot_be_is_refused(wished: dict[str, Any], complaint: str) -> None:
+def test_impossible_range_is_refused(requested: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
-        AddressRange.model_validate(wished)
+        AddressRange.model_validate(requested)
 
 
 def test_the_third_vm_gets_the_third_address() -> None:
-    wished = {"first": "2001:db8::fffe", "last": "2001:db8::1:9", "prefix": 64}
-    chosen = AddressRange.model_validate(wished)
+    requested = {"first": "2001:db8::fffe", "last": "2001:db8::1:9", "prefix": 64}
+    chosen = AddressRange.model_validate(requested)
     assert (chosen.address(3), chosen.size) == ("2001:db8::1:0", 12)
 
 
-def test_cards_are_known_by_their_mac() -> None:
+def test_network_adapters_are_identified_by_mac() -> None:
     first_boot = guest.user_data(hostname="vm", instance_id="i-1", user="u", authorized_keys=())
-    told = guest.with_network(
+    reports = guest.with_network(
         first_boot[guest.METADATA], ("00:50:56:AA:00:01", "00:50:56:aa:00:02"), FIXED
     )
-    metadata = json.loads(base64.b64decode(told))
+    metadata = json.loads(base64.b64decode(reports))
     assert (metadata["instance-id"], metadata["local-hostname"]) == ("i-1", "vm")
     assert metadata["network.encoding"] == "base64"
     assert json.loads(base64.b64decode(metadata["network"])) == {
@@ -67,7 +67,7 @@ def test_cards_are_known_by_their_mac() -> None:
             },
         },
     }
-    assert guest.with_network(told, ("00:50:56:aa:00:01", "00:50:56:aa:00:02"), FIXED) == told
+    assert guest.with_network(reports, ("00:50:56:aa:00:01", "00:50:56:aa:00:02"), FIXED) == reports
 
 
 @pytest.mark.parametrize(

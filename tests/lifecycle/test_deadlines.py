@@ -1,4 +1,4 @@
-"""What takes too long: what counts as waiting, what is stopped, and what is said."""
+"""Deadlines: what counts as waiting, what is stopped, and what is reported."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
             request.getfixturevalue(name).clear_faults()
 
 
-def test_waiting_for_a_turn_in_the_vcenter_does_not_count(copying: Rig) -> None:
+def test_time_in_the_vcenters_queue_does_not_count(copying: Rig) -> None:
     """The last of ten clones end after four seconds: each had three for itself."""
     with copying.connect() as connection:
         plan = copying.plan(
@@ -43,7 +43,7 @@ def test_waiting_for_a_turn_in_the_vcenter_does_not_count(copying: Rig) -> None:
         )
         result = copying.provision(connection, plan)
         assert not result.failed, result
-        assert len(copying.ours(connection, "queue")) == 10
+        assert len(copying.own_vms(connection, "queue")) == 10
     copying.teardown("queue")
 
 
@@ -55,10 +55,10 @@ def test_a_late_clone_is_cancelled(copying: Rig) -> None:
         assert "waited 0.5 s for its clone" in str(outcome.error)
         assert not outcome.left
         assert not connection.clones_in_flight()
-        assert not copying.ours(connection, "late")
+        assert not copying.own_vms(connection, "late")
 
 
-def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
+def test_late_clone_that_cannot_be_cancelled_is_reported(copying: Rig) -> None:
     with copying.connect() as connection:
         plan = copying.plan(connection, hosts=1, name="late", deadlines={"clone_s": 0.5})
         copying.fault("CancelTask", "NotSupported")
@@ -66,11 +66,11 @@ def test_a_late_clone_that_cannot_be_cancelled_is_named(copying: Rig) -> None:
         assert isinstance(outcome.error, DeadlinePassed)
         assert outcome.left, "it will exist soon"
         lifecycle.await_clones(lifecycle.clones_in_flight(connection, "late"), connection, Events())
-        assert [vm.name for vm in copying.ours(connection, "late")] == ["late-01"]
+        assert [vm.name for vm in copying.own_vms(connection, "late")] == ["late-01"]
     copying.teardown("late")
 
 
-def test_no_address_says_what_is_known_of_the_guest(rig: Rig) -> None:
+def test_no_address_reports_the_state_of_the_guest(rig: Rig) -> None:
     rig.post("/vms/mute-01/no-ip")
     outcome = _without_address(rig, lambda _: None)
     hint = outcome.error.hint or "" if outcome.error else ""
@@ -79,13 +79,13 @@ def test_no_address_says_what_is_known_of_the_guest(rig: Rig) -> None:
     assert "check its console: open-vm-tools, DHCP" in hint
 
 
-def test_no_address_says_that_the_cable_is_out(rig: Rig) -> None:
+def test_no_address_reports_a_disconnected_network_adapter(rig: Rig) -> None:
     outcome = _without_address(rig, lambda _: rig.post("/vms/mute-01/unplug"))
     assert outcome.error
     assert "is NOT connected to 'VM Network'" in (outcome.error.hint or "")
 
 
-def test_no_address_says_that_the_host_is_gone(rig: Rig) -> None:
+def test_no_address_reports_a_disconnected_host(rig: Rig) -> None:
     rig.post("/vms/mute-01/no-ip")
     try:
         outcome = _without_address(

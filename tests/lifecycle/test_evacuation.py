@@ -1,4 +1,4 @@
-"""Hosts that have to be rebooted while VMs run there: who is moved, who stays, and why."""
+"""Hosts that must be rebooted while VMs run there: which VMs are moved, which stay, and why."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ def running(connection: VSphere, host: str) -> list[str]:
     return [vm.name for vm in connection.residents(one) if not vm.agent]
 
 
-def test_agents_of_vcenter_keep_no_host_from_its_reboot(home: Path) -> None:
+def test_agents_of_vcenter_do_not_prevent_a_reboot(home: Path) -> None:
     """The usual lab, without DRS: each host that has an agent is rebooted."""
     with site(home, "agents") as rig, rig.connect() as connection:
         (agent,) = connection.residents(connection.read_inventory().hosts[0])
@@ -62,7 +62,7 @@ def test_agents_of_vcenter_keep_no_host_from_its_reboot(home: Path) -> None:
         assert not card.in_maintenance_mode
 
 
-def test_drs_moves_what_it_can_and_the_rest_is_named(home: Path) -> None:
+def test_drs_moves_what_it_can_and_other_vms_are_named(home: Path) -> None:
     vms = (
         VMDescription(name="worker", host=FIRST),
         VMDescription(name="trainer", host=SECOND, gpu=GPU),
@@ -97,7 +97,7 @@ def test_drs_moves_what_it_can_and_the_rest_is_named(home: Path) -> None:
         ("alone", {"drs": True, "hosts": 1}, "no other host of the cluster can take it"),
     ],
 )
-def test_a_vm_that_stays_is_named_with_the_reason(
+def test_vm_that_cannot_be_moved_is_named_with_the_reason(
     home: Path, name: str, shape: dict[str, Any], why: str
 ) -> None:
     worker = VMDescription(name="worker", host=FIRST)
@@ -109,7 +109,7 @@ def test_a_vm_that_stays_is_named_with_the_reason(
 
 
 @pytest.mark.parametrize("option", [False, True])
-def test_vgpus_are_moved_where_the_cluster_is_told_so(home: Path, option: bool) -> None:
+def test_vgpus_are_moved_where_the_cluster_option_is_set(home: Path, option: bool) -> None:
     """The host's second card is switched, while a VM runs with a vGPU of the first."""
     shape = describe(hosts=2, gpus_per_host=2, vgpu=True)
     changes = {"timings": QUICK, "drs": True, "vgpu_evacuation": option}
@@ -119,7 +119,7 @@ def test_vgpus_are_moved_where_the_cluster_is_told_so(home: Path, option: bool) 
     ):
         vgpu = {"mode": "vgpu", "profile": "grid_p100-8q"}
         rig.provision(connection, rig.plan(connection, hosts=1, accelerator=vgpu))
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         (host,) = [h for h in connection.read_inventory().hosts if h.name == vm.host]
         (resident,) = [one for one in connection.residents(host) if not one.agent]
         assert ("vGPU" in resident.stays) is not option
@@ -134,11 +134,11 @@ def test_vgpus_are_moved_where_the_cluster_is_told_so(home: Path, option: bool) 
             reboot=True,
         )
         assert card.done is option, card.error
-        (vm,) = rig.ours(connection, "gpuvm")
+        (vm,) = rig.own_vms(connection, "gpuvm")
         assert (vm.host != host.name) is option
 
 
-def test_a_host_that_does_not_get_empty_says_who_is_left(home: Path) -> None:
+def test_host_that_cannot_be_evacuated_names_its_vms(home: Path) -> None:
     """Before 8.0.3 agents need DRS, too; that is known when the task has failed, and not before."""
     about = About(version="7.0.3", api_version="7.0.3.0")
     with site(home, "left", about=about) as rig, rig.connect() as connection:

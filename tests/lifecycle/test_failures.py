@@ -37,9 +37,7 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_an_answer_that_never_came_is_looked_up(
-    method: str, which: str, request: pytest.FixtureRequest
-) -> None:
+def test_lost_answer_is_looked_up(method: str, which: str, request: pytest.FixtureRequest) -> None:
     """On the slow one the task still runs when it is looked for, on the other it has ended."""
     rig = request.getfixturevalue(which)
     with rig.connect() as connection:
@@ -49,31 +47,31 @@ def test_an_answer_that_never_came_is_looked_up(
         result = rig.provision(connection, plan)
         assert not result.failed, result
         assert rig.calls()[method] == 2, "nothing was submitted twice"
-        assert [vm.name for vm in rig.ours(connection, "lost")] == ["lost-01", "lost-02"]
+        assert [vm.name for vm in rig.own_vms(connection, "lost")] == ["lost-01", "lost-02"]
     rig.teardown("lost")
 
 
-def test_a_reconfigure_without_an_answer_is_looked_up(rig: Rig) -> None:
+def test_reconfigure_with_a_lost_answer_is_looked_up(rig: Rig) -> None:
     option = {"sched.cpu.latencySensitivity": "high"}
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="mended", extra_config=option)
         rig.provision(connection, plan)
-        (vm,) = rig.ours(connection, "mended")
+        (vm,) = rig.own_vms(connection, "mended")
         lifecycle.stop([vm], connection, Events())
         _set(rig, connection, plan, vm, {"sched.cpu.latencySensitivity": "low"})
         rig.drop_after("ReconfigVM_Task")
-        (stopped,) = rig.ours(connection, "mended")
+        (stopped,) = rig.own_vms(connection, "mended")
         start = planner.plan_start(
             [stopped], ClusterSpec(name="mended"), connection.read_inventory()
         )
         assert not rig.provision(connection, start).failed
-        (again,) = rig.ours(connection, "mended")
+        (again,) = rig.own_vms(connection, "mended")
         assert again.extra_config.items() >= option.items()
     rig.teardown("mended")
 
 
 def _set(rig: Rig, connection: VSphere, plan: Plan, vm: VM, options: dict[str, str]) -> None:
-    """As somebody does by hand in the vSphere Client."""
+    """As with a manual change in the vSphere Client."""
     request = clone_request.clone_request(
         plan, replace(plan.steps[0], vm=vm), rig.context, "ssh-ed25519 A"
     )
@@ -129,8 +127,8 @@ def test_one_vms_failure_is_its_own(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("before", ["configure", "power_on"])
-def test_a_read_that_is_refused_fails_those_who_need_it(rig: Rig, before: str) -> None:
-    """Between two stages everything that goes on together is read at once."""
+def test_refused_read_fails_only_the_vms_that_need_it(rig: Rig, before: str) -> None:
+    """Between two stages all VMs are read in one call."""
     ended = {"configure": "clone", "power_on": "configure"}[before]
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="unread")
@@ -141,11 +139,11 @@ def test_a_read_that_is_refused_fails_those_who_need_it(rig: Rig, before: str) -
         assert all("reading properties" in str(o.error) for o in result.failed)
         assert not any(o.left for o in result.failed)
         failed = {o.name for o in result.failed}
-        assert not failed & {vm.name for vm in rig.ours(connection, "unread")}, "removed again"
+        assert not failed & {vm.name for vm in rig.own_vms(connection, "unread")}, "removed again"
     rig.teardown("unread")
 
 
-def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
+def test_refused_lookup_after_a_lost_race_fails_one_vm(rig: Rig) -> None:
     """The power-on fails, and so does the look at who holds the GPU: the other VM runs."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="blind")
@@ -156,12 +154,12 @@ def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
         (outcome,) = result.failed
         assert isinstance(outcome.error, TaskFailed)
         assert outcome.error.fault == "GenericVmConfigFault"
-        assert [vm.name for vm in rig.ours(connection, "blind")] == ["blind-01"], "removed again"
+        assert [vm.name for vm in rig.own_vms(connection, "blind")] == ["blind-01"], "removed again"
     rig.teardown("blind")
 
 
 @pytest.mark.parametrize(
-    ("wish", "until", "said"),
+    ("spec_options", "until", "complaint"),
     [
         ({}, "ready", "'gpuvm provision --hosts 2', or remove them with 'gpuvm teardown'"),
         (
@@ -173,19 +171,19 @@ def test_a_lost_race_whose_look_is_refused_is_one_vms_failure(rig: Rig) -> None:
         ({}, "address", "'gpuvm provision --hosts 2' and the same options, or"),
     ],
 )
-def test_after_an_interruption_it_is_said_how_to_go_on(
-    slow: Rig, wish: dict[str, object], until: Until, said: str
+def test_after_an_interruption_the_command_that_continues_is_shown(
+    slow: Rig, spec_options: dict[str, object], until: Until, complaint: str
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with slow.connect() as connection:
-        plan = slow.plan(connection, hosts=2, **wish)
+        plan = slow.plan(connection, hosts=2, **spec_options)
         with pytest.raises(Interrupted) as caught:
             lifecycle.provision(
                 plan, connection, slow.context, at("clone", "start", interrupt), until=until
             )
-        assert said in (caught.value.hint or "")
+        assert complaint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_after_an_interruption_it_is_said_how_to_go_on(
         ("HostNotConnected", "gpuvm doctor"),
     ],
 )
-def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: str) -> None:
+def test_refused_power_on_removes_the_new_vm(rig: Rig, fault: str, hint: str) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="refused")
         rig.fault("PowerOnVM_Task", fault, where="task", count=3)
@@ -207,17 +205,17 @@ def test_a_refused_power_on_removes_what_was_made(rig: Rig, fault: str, hint: st
         assert isinstance(outcome.error, TaskFailed)
         assert outcome.error.fault == fault
         assert hint in (outcome.error.hint or "")
-        assert not rig.ours(connection, "refused")
+        assert not rig.own_vms(connection, "refused")
 
 
-def test_a_text_that_nobody_knows_is_shown_as_it_is(rig: Rig) -> None:
+def test_unknown_text_is_shown_unchanged(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="unheard")
         text = "an unheard-of reason"
         rig.fault("PowerOnVM_Task", "GenericVmConfigFault", where="task", message=text)
         (outcome,) = rig.provision(connection, plan).failed
         assert text in str(outcome.error)
-        assert not rig.ours(connection, "unheard")
+        assert not rig.own_vms(connection, "unheard")
 
 
 def test_keep_failed_keeps_it(rig: Rig) -> None:
@@ -228,7 +226,7 @@ def test_keep_failed_keeps_it(rig: Rig) -> None:
             plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
         )
         assert result.failed[0].left
-        assert len(rig.ours(connection, "kept")) == 1
+        assert len(rig.own_vms(connection, "kept")) == 1
     rig.teardown("kept")
 
 
@@ -239,7 +237,7 @@ def test_a_missing_privilege_is_named(rig: Rig) -> None:
         (outcome,) = weak.provision(connection, plan).failed
         assert isinstance(outcome.error, NoPermission)
         assert outcome.error.privilege == "VirtualMachine.Config.AddRemoveDevice"
-        assert not rig.ours(strong, "weak")
+        assert not rig.own_vms(strong, "weak")
 
 
 def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
@@ -253,7 +251,7 @@ def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
         slow.post("/hosts/esx-02.lab.local/reconnect")
 
 
-def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
+def test_disconnected_host_fails_only_its_own_clone(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=2, name="away")
         gone = []
@@ -274,7 +272,7 @@ def test_a_host_that_goes_away_during_the_clone_fails_alone(slow: Rig) -> None:
     slow.teardown("away")
 
 
-def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> None:
+def test_name_taken_meanwhile_by_another_vm_is_refused(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="wanted")
         rig.add(name="wanted-01", power="off")
@@ -282,15 +280,15 @@ def test_a_name_that_was_taken_meanwhile_by_a_stranger_is_refused(rig: Rig) -> N
         assert isinstance(outcome.error, PreflightRefused)
         assert "is not managed by gpuvm" in str(outcome.error)
         folder = plan.cluster.vm_folder
-        stranger = connection.find_in_folder(folder, "wanted-01")
-        assert stranger, "it was not touched"
-        end(connection, "wanted-01", connection.start_destroy(stranger))
+        unrelated = connection.find_in_folder(folder, "wanted-01")
+        assert unrelated, "it was not touched"
+        end(connection, "wanted-01", connection.start_destroy(unrelated))
 
 
-def test_a_vm_that_somebody_removed_meanwhile_is_gone(rig: Rig) -> None:
+def test_vm_removed_meanwhile_counts_as_gone(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="vanished"))
-        (vm,) = rig.ours(connection, "vanished")
+        (vm,) = rig.own_vms(connection, "vanished")
         lifecycle.stop([vm], connection, Events())
         end(connection, "vanished", connection.start_destroy(vm.moref))
         assert not lifecycle.teardown([vm], connection, Events()).failed
@@ -304,9 +302,9 @@ def test_two_operators_with_one_name_make_each_vm_once(slow: Rig) -> None:
         first, second = (slow.plan(c, hosts=2, name="both") for c in (one, two))
         results = _at_once(slow, (one, first), (two, second))
         assert not [o for result in results for o in result.failed], results
-        ours = slow.ours(one, "both")
-        assert [vm.name for vm in ours] == ["both-01", "both-02"]
-        assert all(vm.powered_on and vm.ownership == "ours" for vm in ours)
+        own = slow.own_vms(one, "both")
+        assert [vm.name for vm in own] == ["both-01", "both-02"]
+        assert all(vm.powered_on and vm.ownership == "ours" for vm in own)
     slow.teardown("both")
 
 
@@ -314,13 +312,17 @@ def test_two_operators_with_two_names_never_share_a_gpu(slow: Rig) -> None:
     with slow.connect() as one, slow.connect() as two:
         first, second = slow.plan(one, hosts=2, name="left"), slow.plan(two, hosts=2, name="right")
         results = _at_once(slow, (one, first), (two, second))
-        running = [vm for name in ("left", "right") for vm in slow.ours(one, name) if vm.powered_on]
+        running = [
+            vm for name in ("left", "right") for vm in slow.own_vms(one, name) if vm.powered_on
+        ]
         assert len(running) == 2
         assert len({vm.host for vm in running}) == 2
         losers = [o for result in results for o in result.failed]
         assert len(losers) == 2
         assert all("is held by" in str(o.error) for o in losers), losers
-        assert len([*slow.ours(one, "left"), *slow.ours(one, "right")]) == 2, "losers are removed"
+        assert len([*slow.own_vms(one, "left"), *slow.own_vms(one, "right")]) == 2, (
+            "losers are removed"
+        )
     slow.teardown("left")
     slow.teardown("right")
 
@@ -335,7 +337,7 @@ def _at_once(rig: Rig, *work: tuple[object, object]) -> list[lifecycle.ApplyResu
 @pytest.mark.parametrize(
     "fault", ["HostCommunication", "HostNotReachable", "HostNotConnected", "SystemError"]
 )
-def test_a_sick_host_is_left_out_by_name(rig: Rig, fault: str) -> None:
+def test_host_that_does_not_answer_is_skipped_by_name(rig: Rig, fault: str) -> None:
     """A host agent that hangs answers with runtime faults; the other hosts are as they were."""
     with rig.connect() as connection:
         sick = rig.plan(connection, hosts=1).created[0].host.name

@@ -12,7 +12,7 @@ from gpuvm.guest import endpoint
 from gpuvm.lab.description import TemplateDescription, describe
 from gpuvm.lifecycle import guest_ready
 
-WISHED = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
+REQUESTED = {"first": "127.77.200.1", "last": "127.77.200.9", "prefix": 16}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def silent(home: Path) -> Iterator[Rig]:
 
 def test_fixed_addresses_come_from_the_range(rig: Rig) -> None:
     with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=2, name="fixed-ip", addresses=WISHED)
+        plan = rig.plan(connection, hosts=2, name="fixed-ip", addresses=REQUESTED)
         rig.reset_calls()
         result = rig.provision(connection, plan, until="address")
         assert [o.address for o in result.outcomes] == ["127.77.200.1", "127.77.200.2"]
@@ -36,41 +36,41 @@ def test_fixed_addresses_come_from_the_range(rig: Rig) -> None:
 
 
 def test_fixed_addresses_may_be_ipv6(rig: Rig) -> None:
-    wished = {
+    requested = {
         "first": "2001:db8::a",
         "last": "2001:db8::1f",
         "prefix": 64,
         "gateway": "2001:db8::1",
     }
     with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=2, name="six", addresses=wished)
+        plan = rig.plan(connection, hosts=2, name="six", addresses=requested)
         result = rig.provision(connection, plan, until="address")
         assert [o.address for o in result.outcomes] == ["2001:db8::a", "2001:db8::b"]
     rig.teardown("six")
 
 
-def test_a_vm_that_was_left_before_its_network_was_set_up_gets_it_at_its_start(rig: Rig) -> None:
+def test_interrupted_vm_gets_its_network_configuration_at_start(rig: Rig) -> None:
     """As when gpuvm is killed between the clone and the reconfiguration."""
     with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
+        plan = rig.plan(connection, hosts=1, name="cut", addresses=REQUESTED)
         rig.fault("ReconfigVM_Task", "InvalidState")
         result = lifecycle.provision(plan, connection, rig.context, Events(), keep_failed=True)
         assert result.failed
-        (vm,) = rig.ours(connection, "cut")
+        (vm,) = rig.own_vms(connection, "cut")
         assert not vm.powered_on
-        again = rig.plan(connection, hosts=1, name="cut", addresses=WISHED)
+        again = rig.plan(connection, hosts=1, name="cut", addresses=REQUESTED)
         result = rig.provision(connection, again, until="address")
         assert [o.address for o in result.outcomes] == ["127.77.200.1"]
-        assert not rig.plan(connection, hosts=1, name="cut", addresses=WISHED).changes
+        assert not rig.plan(connection, hosts=1, name="cut", addresses=REQUESTED).changes
     rig.teardown("cut")
 
 
 def test_another_address_than_the_fixed_one_does_not_count(rig: Rig) -> None:
     """As with a template whose cloud-init leaves the network alone."""
-    wished = {**WISHED, "first": "127.77.201.1", "last": "127.77.201.1"}
+    requested = {**REQUESTED, "first": "127.77.201.1", "last": "127.77.201.1"}
     deadlines = {"address_s": 3}
     with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=1, name="dhcp", addresses=wished, deadlines=deadlines)
+        plan = rig.plan(connection, hosts=1, name="dhcp", addresses=requested, deadlines=deadlines)
         rig.post("/vms/dhcp-01/no-network-config")
         (failed,) = rig.provision(connection, plan, until="address").failed
         assert failed.left
@@ -90,13 +90,13 @@ def test_host_keys_that_no_update_brings_are_read(
     silent.teardown("anew")
 
 
-def test_a_second_card_is_tried_where_the_first_does_not_answer(silent: Rig) -> None:
+def test_second_network_adapter_is_tried_if_the_first_does_not_answer(silent: Rig) -> None:
     with silent.connect() as connection:
         silent.post("/vms/two-01/isolated")
         plan = silent.plan(connection, hosts=1, name="two", accelerator={"mode": "none"})
         (outcome,) = silent.provision(connection, plan, until="ready").outcomes
         assert outcome.error is None, outcome
-        (vm,) = silent.ours(connection, "two")
+        (vm,) = silent.own_vms(connection, "two")
         assert len(vm.addresses) == 2
         assert vm.addresses[0].startswith("127.255."), "it goes nowhere"
         assert outcome.address == vm.addresses[1]

@@ -1,4 +1,4 @@
-"""Others are at work in the same vCenter: for one GPU, under one name, from one template."""
+"""Races with other clients of the vCenter: for a GPU, a name, a template."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,14 +50,14 @@ BEFORE_OUR_LOOK, AFTER_OUR_LOOK = ("configure", "end"), ("power_on", "start")
 
 
 @pytest.mark.parametrize("moment", [BEFORE_OUR_LOOK, AFTER_OUR_LOOK])
-def test_who_loses_its_gpu_goes_to_a_free_one(pair: Rig, moment: tuple[str, str]) -> None:
+def test_vm_that_loses_its_gpu_moves_to_a_free_one(pair: Rig, moment: tuple[str, str]) -> None:
     with pair.connect() as connection:
         plan = pair.plan(connection, hosts=1, name="loser")
         lost = plan.steps[0].host.name
         rival = at(*moment, lambda: pair.add(name="rival", host=lost, gpu=GPU))
         (outcome,) = provision(pair, connection, plan, rival).outcomes
         assert outcome.error is None, outcome
-        (vm,) = pair.ours(connection, "loser")
+        (vm,) = pair.own_vms(connection, "loser")
         assert vm.powered_on
         assert vm.host == outcome.host != lost
     pair.teardown("loser")
@@ -65,7 +65,7 @@ def test_who_loses_its_gpu_goes_to_a_free_one(pair: Rig, moment: tuple[str, str]
 
 
 @pytest.mark.parametrize("moment", [BEFORE_OUR_LOOK, AFTER_OUR_LOOK])
-def test_who_loses_the_last_gpu_goes_and_the_holder_is_named(
+def test_vm_that_loses_the_last_gpu_is_removed_and_the_holder_named(
     pair: Rig, moment: tuple[str, str]
 ) -> None:
     with pair.connect() as connection:
@@ -78,12 +78,12 @@ def test_who_loses_the_last_gpu_goes_and_the_holder_is_named(
         assert isinstance(outcome.error, PreflightRefused)
         assert f"{GPU} on {lost} is held by rival" in str(outcome.error)
         assert not outcome.left
-        assert not pair.ours(connection, "loser")
+        assert not pair.own_vms(connection, "loser")
         assert {b["vm"] for b in pair.bindings()} == {"rival", "neighbour"}
     _remove(pair, "rival", "neighbour")
 
 
-def test_a_rival_that_is_still_starting_is_named_when_it_runs(slow: Rig) -> None:
+def test_rival_vm_that_is_still_starting_is_named(slow: Rig) -> None:
     """Its power-on has the GPU already, and the VM is not yet seen to be on."""
     with slow.connect() as connection, slow.connect() as other:
         plan = slow.plan(connection, hosts=1, name="loser")
@@ -102,7 +102,7 @@ def test_a_rival_that_is_still_starting_is_named_when_it_runs(slow: Rig) -> None
 
 
 @pytest.mark.parametrize("trouble", ["a refused read", "no answers"])
-def test_a_stranger_of_that_name_survives_a_failed_read(pair: Rig, trouble: str) -> None:
+def test_another_vm_of_that_name_survives_a_failed_read(pair: Rig, trouble: str) -> None:
     """It came after the plan; whose it is cannot be read at the moment when that matters."""
 
     def fail() -> None:
@@ -121,26 +121,26 @@ def test_a_stranger_of_that_name_survives_a_failed_read(pair: Rig, trouble: str)
     _remove(pair, "wanted-01")
 
 
-def test_what_is_not_ours_any_more_is_not_removed(pair: Rig) -> None:
+def test_vm_that_lost_its_mark_is_not_removed(pair: Rig) -> None:
     """Looked at just before the removal: somebody gave the VM another mark meanwhile."""
     with pair.connect() as connection, pair.connect() as other:
         plan = pair.plan(connection, hosts=1, name="remarked")
         pair.fault("PowerOnVM_Task", "InvalidState", where="task")
 
         def remark() -> None:
-            (vm,) = pair.ours(other, "remarked")
+            (vm,) = pair.own_vms(other, "remarked")
             other.publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
-            while pair.ours(other, "remarked")[0].generation != "another":
+            while pair.own_vms(other, "remarked")[0].generation != "another":
                 pass
 
         (outcome,) = provision(pair, connection, plan, at("power_on", "end", remark)).failed
         assert outcome.left
-        assert [vm.generation for vm in pair.ours(connection, "remarked")] == ["another"]
+        assert [vm.generation for vm in pair.own_vms(connection, "remarked")] == ["another"]
     pair.teardown("remarked")
 
 
-def test_anothers_clone_of_the_template_is_not_taken_for_ours(slow: Rig) -> None:
-    """Our answer is lost while it runs, and it ends a moment before ours does."""
+def test_other_clone_of_the_template_is_not_taken_for_the_own_one(slow: Rig) -> None:
+    """Our answer is lost while it runs, and it ends shortly before our own clone."""
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="mine")
         slow.reset_calls()
@@ -150,13 +150,13 @@ def test_anothers_clone_of_the_template_is_not_taken_for_ours(slow: Rig) -> None
         slow.drop_after("CloneVM_Task")
         result = slow.provision(connection, plan)
         assert not result.failed, result
-        assert slow.calls()["CloneVM_Task"] == 2, "theirs and ours"
-        assert [vm.name for vm in slow.ours(connection, "mine")] == ["mine-01"]
+        assert slow.calls()["CloneVM_Task"] == 2, "one of each deployment"
+        assert [vm.name for vm in slow.own_vms(connection, "mine")] == ["mine-01"]
     slow.teardown("mine")
     _remove(slow, "theirs")
 
 
-def test_anothers_clone_that_fails_is_not_our_failure(slow: Rig) -> None:
+def test_failed_clone_of_another_user_is_ignored(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="mine")
         slow.fault("CloneVM_Task", "NoDiskSpace", object="theirs", where="task", delay_s=1)
@@ -173,13 +173,13 @@ def test_interrupting_leaves_the_clones_of_others_alone(slow: Rig) -> None:
         theirs = connection.start_clone(_unrelated(slow, plan, "theirs"))
         slow.drop_after("CloneVM_Task")
 
-        told: list[Event] = []
+        reported: list[Event] = []
 
         def interrupt(event: Event) -> None:
-            if told:
+            if reported:
                 raise KeyboardInterrupt
             if event.kind == "note":
-                told.append(event)
+                reported.append(event)
 
         with pytest.raises(Interrupted):
             provision(slow, connection, plan, Events(interrupt))

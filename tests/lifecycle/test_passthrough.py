@@ -1,4 +1,4 @@
-"""Passthrough on and off, and what becomes of a host whose reboot does not go well."""
+"""Enabling and disabling passthrough, and hosts whose reboot fails."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def site(home: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def connection(site: Rig) -> Iterator[VSphere]:
-    """The plain host is as it was at first, whatever the test made of it."""
+    """The plain host, restored to its initial state after the test."""
     with site.connect() as connection:
         yield connection
         site.clear_faults()
@@ -79,7 +79,7 @@ def _switch(
 
 
 @pytest.mark.parametrize("where", ["call", "task"])
-def test_a_reboot_that_does_not_begin_leaves_no_maintenance_mode(
+def test_failed_reboot_leaves_no_maintenance_mode(
     site: Rig, connection: VSphere, where: str
 ) -> None:
     site.fault("RebootHost_Task", "HostCommunication", where=where)
@@ -90,7 +90,7 @@ def test_a_reboot_that_does_not_begin_leaves_no_maintenance_mode(
     assert all(one.done for one in _switch(connection, PLAIN))
 
 
-def test_a_refused_maintenance_mode_is_no_reboot(site: Rig, connection: VSphere) -> None:
+def test_refused_maintenance_mode_prevents_the_reboot(site: Rig, connection: VSphere) -> None:
     site.fault("EnterMaintenanceMode_Task", "Timedout", where="task")
     site.reset_calls()
     (first, _) = _switch(connection, PLAIN)
@@ -107,12 +107,12 @@ def test_an_administrators_maintenance_mode_stays(site: Rig, connection: VSphere
     assert all(one.done and not one.in_maintenance_mode for one in switched)
 
 
-def test_an_interrupt_before_the_reboot_takes_it_back(connection: VSphere) -> None:
+def test_interrupt_before_the_reboot_reverts_it(connection: VSphere) -> None:
     with pytest.raises(Interrupted, match=f"{PLAIN} is not in maintenance mode"):
         _switch(connection, PLAIN, sink=_interrupting("rebooting"))
 
 
-def test_an_interrupt_during_the_reboot_says_how_to_go_on(site: Rig, connection: VSphere) -> None:
+def test_interrupt_during_the_reboot_shows_how_to_continue(site: Rig, connection: VSphere) -> None:
     site.drop_after("RebootHost_Task")
     with pytest.raises(Interrupted) as caught:
         _switch(connection, PLAIN, sink=_interrupting("note"))
@@ -187,7 +187,7 @@ def test_only_the_named_card_is_switched(connection: VSphere) -> None:
     assert [gpu.enabled for gpu in _host(connection, PLAIN).gpus] == [False, True]
 
 
-def test_a_card_that_serves_vgpus_is_not_switched(home: Path) -> None:
+def test_gpu_with_vgpus_is_not_switched(home: Path) -> None:
     """Neither gpuvm nor the host itself takes it from the VM that runs with it."""
     shape = describe(hosts=1, vgpu=True).model_copy(update={"timings": QUICK})
     with rig_of(home, "serving", shape) as rig, rig.connect() as connection:
@@ -204,7 +204,7 @@ def test_a_card_that_serves_vgpus_is_not_switched(home: Path) -> None:
             connection.switch_passthrough(host, [card.gpu.dependent_device], enabled=True)
 
 
-def test_cards_that_depend_on_one_device_are_switched_together(home: Path) -> None:
+def test_dependent_devices_are_switched_together(home: Path) -> None:
     """Naming one card is naming all that go with it, and a VM that runs with any keeps them."""
     shape = describe(hosts=1, gpus_per_host=2)
     (first, second) = shape.hosts[0].gpus

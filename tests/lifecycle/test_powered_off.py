@@ -11,23 +11,23 @@ from gpuvm.events import Events
 from gpuvm.lifecycle import Outcome
 
 
-def test_it_is_noticed_while_the_address_is_awaited(rig: Rig) -> None:
+def test_it_is_detected_while_waiting_for_the_address(rig: Rig) -> None:
     """Not at the deadline, which is ten minutes."""
     rig.post("/vms/drop-01/drops")
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="drop")
         (outcome,) = rig.provision(connection, plan, until="address").failed
         _check(outcome, "its address")
-        (vm,) = rig.ours(connection, "drop")
+        (vm,) = rig.own_vms(connection, "drop")
         assert not vm.powered_on, "it stays, to be looked at"
     rig.teardown("drop")
 
 
-def test_it_is_noticed_while_the_guest_is_checked(rig: Rig) -> None:
+def test_it_is_detected_while_the_guest_is_checked(rig: Rig) -> None:
     with rig.connect() as connection, rig.connect() as other:
 
         def drop() -> None:
-            (vm,) = rig.ours(other, "drop")
+            (vm,) = rig.own_vms(other, "drop")
             end(other, vm.name, other.start_power_off(vm.moref))
 
         plan = rig.plan(connection, hosts=1, name="drop")

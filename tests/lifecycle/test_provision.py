@@ -1,4 +1,4 @@
-"""From the inventory to powered-on VMs: what is read, what is asked for, in how many calls."""
+"""From the inventory to powered-on VMs: what is read, what is changed, in how many calls."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +32,7 @@ def large(home: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def crowded(home: Path) -> Iterator[Rig]:
-    """A vCenter of its own: reading a thousand VMs is slow work for the others."""
+    """A separate vCenter, because reading a thousand VMs would slow down the other tests."""
     shape = describe(hosts=4).model_copy(update={"timings": QUICK})
     with rig_of(home, "crowded", shape) as rig:
         yield rig
@@ -54,8 +54,8 @@ def _provision(rig: Any, name: str, hosts: int = 4) -> dict[str, int]:
 
 def _teardown(rig: Any, name: str) -> None:
     with rig.connect() as connection:
-        ours = [vm for vm in connection.read_marked() if vm.deployment == name]
-        assert not lifecycle.teardown(ours, connection, Events()).failed
+        own = [vm for vm in connection.read_marked() if vm.deployment == name]
+        assert not lifecycle.teardown(own, connection, Events()).failed
 
 
 def _round_trips(calls: dict[str, int]) -> int:
@@ -74,7 +74,7 @@ def test_gpus_and_their_holders(rig: Any) -> None:
     }
 
 
-def test_equal_addresses_have_each_their_hosts_system_id(rig: Any) -> None:
+def test_equal_addresses_have_their_own_hosts_system_id(rig: Any) -> None:
     with rig.connect() as connection:
         gpus = connection.read_inventory().gpus
     assert len({gpu.pci_address for gpu in gpus}) == 1
@@ -94,7 +94,7 @@ def test_unknown_names(rig: Any, what: str) -> None:
     assert "nowhere" in str(caught.value)
 
 
-def test_a_clone_is_whole_when_it_is_read_back(rig: Any) -> None:
+def test_clone_is_complete_when_it_is_read_back(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="whole")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -113,7 +113,7 @@ def test_a_clone_is_whole_when_it_is_read_back(rig: Any) -> None:
     _teardown(rig, "whole")
 
 
-def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
+def test_differences_are_repaired_by_one_reconfigure(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="mended")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -128,26 +128,26 @@ def test_what_differs_is_mended_by_one_reconfigure(rig: Any) -> None:
     _teardown(rig, "mended")
 
 
-def test_options_that_were_asked_for_are_read_back(rig: Any) -> None:
-    """They went with the clone, so nothing is reconfigured; what is not as wished would be."""
+def test_given_options_are_read_back(rig: Any) -> None:
+    """They are part of the clone, so nothing is reconfigured unless it differs from the spec."""
     options = {"sched.cpu.latencySensitivity": "high", "disk.EnableUUID": "TRUE", "removed": ""}
     rig.reset_calls()
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="options", extra_config=options)
         assert not rig.provision(connection, plan).failed
-        (first, _) = rig.ours(connection, "options")
+        (first, _) = rig.own_vms(connection, "options")
         assert first.extra_config["disk.EnableUUID"] == "TRUE"
     assert "ReconfigVM_Task" not in rig.calls()
     _teardown(rig, "options")
 
 
-def test_a_start_leaves_what_the_vms_own_wish_does_not_say(rig: Any) -> None:
+def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Any) -> None:
     """gpuvm.yaml may have changed since; a start was not planned to change the VM."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="as-it-was"))
-        (vm,) = rig.ours(connection, "as-it-was")
+        (vm,) = rig.own_vms(connection, "as-it-was")
         lifecycle.stop([vm], connection, Events(), grace_s=0)
-        (vm,) = rig.ours(connection, "as-it-was")
+        (vm,) = rig.own_vms(connection, "as-it-was")
         today = ClusterSpec(name="as-it-was", extra_config={"disk.EnableUUID": "TRUE"})
         rig.reset_calls()
         start = planner.plan_start([vm], today, connection.read_inventory())
@@ -156,21 +156,21 @@ def test_a_start_leaves_what_the_vms_own_wish_does_not_say(rig: Any) -> None:
     _teardown(rig, "as-it-was")
 
 
-def test_a_copy_by_hand_is_never_ours(rig: Any) -> None:
+def test_manual_copy_is_never_taken_for_an_own_vm(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="copied")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
-        ours = _clone(connection, request)
-        by_hand = replace(request, name="by-hand", template=ours.moref, devices=(), extra_config={})
+        own = _clone(connection, request)
+        by_hand = replace(request, name="by-hand", template=own.moref, devices=(), extra_config={})
         copy = _clone(connection, by_hand)
         assert copy.ownership == "copy"
-        result = lifecycle.teardown([ours, copy], connection, Events())
-        assert [o.name for o in result.outcomes] == [ours.name]
+        result = lifecycle.teardown([own, copy], connection, Events())
+        assert [o.name for o in result.outcomes] == [own.name]
         assert {vm.name for vm in connection.read_marked()} >= {"by-hand"}
         _end(connection, "by-hand", connection.start_destroy(copy.moref))
 
 
-def test_a_fault_is_shown_whole_with_a_hint(rig: Any) -> None:
+def test_fault_is_shown_completely_with_a_hint(rig: Any) -> None:
     """A window that is too small is accepted by the reconfigure and refused at power-on."""
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="faulty")
@@ -184,7 +184,7 @@ def test_a_fault_is_shown_whole_with_a_hint(rig: Any) -> None:
     _teardown(rig, "faulty")
 
 
-def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
+def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
     """Two plans made from one inventory; only the four free GPUs are there to go to."""
     with rig.connect() as connection:
         first, second = _plan(connection, 4, "quick"), _plan(connection, 1, "slow")
@@ -192,11 +192,13 @@ def test_a_gpu_that_was_taken_meanwhile_names_its_holder(rig: Any) -> None:
         result = lifecycle.provision(second, connection, rig.context, Events(), until="powered-on")
         (outcome,) = result.failed
         assert "held by quick-01" in str(outcome.error)
-        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], "ours went"
+        assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], (
+            "the own VM is removed"
+        )
     _teardown(rig, "quick")
 
 
-def test_two_that_lose_their_gpus_go_to_two_other_hosts(rig: Any) -> None:
+def test_two_vms_that_lose_their_gpus_move_to_two_other_hosts(rig: Any) -> None:
     with rig.connect() as connection:
         first, second = _plan(connection, 2, "quick"), _plan(connection, 2, "slow")
         lifecycle.provision(first, connection, rig.context, Events(), until="powered-on")
@@ -210,7 +212,7 @@ def test_two_that_lose_their_gpus_go_to_two_other_hosts(rig: Any) -> None:
     _teardown(rig, "slow")
 
 
-def test_teardown_goes_on_when_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "stopped")
         lifecycle.provision(plan, connection, rig.context, Events(), until="powered-on")
@@ -221,7 +223,7 @@ def test_teardown_goes_on_when_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
         assert connection.read_vms([seen.moref]) == ()
 
 
-def test_teardown_goes_on_when_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "started")
         seen = _clone(connection, clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 A"))
@@ -257,7 +259,7 @@ def _planning(rig: Any) -> dict[str, int]:
 
 
 def _pages(calls: dict[str, int]) -> int:
-    """A long answer comes in pages: that is all that may grow."""
+    """Only the number of pages of a long answer may grow."""
     return calls.get("ContinueRetrievePropertiesEx", 0)
 
 
@@ -295,7 +297,7 @@ def test_everything_is_named_by_name_path_or_moref(rig: Rig, kind: str) -> None:
             rig.plan(connection, hosts=1, **{kind: "/Lab/nosuch"})
 
 
-def test_a_name_with_a_slash_is_found_as_people_see_it(rig: Rig) -> None:
+def test_name_with_a_slash_is_found_unescaped(rig: Rig) -> None:
     """A vCenter stores it as %2f; the vSphere Client shows a slash."""
     with rig.connect() as connection:
         cluster = connection._reference(
@@ -310,7 +312,7 @@ def test_a_name_with_a_slash_is_found_as_people_see_it(rig: Rig) -> None:
             cluster.Rename_Task(newName=before)
 
 
-def test_a_template_of_a_name_that_is_there_twice(rig: Rig) -> None:
+def test_ambiguous_template_name(rig: Rig) -> None:
     with rig.connect() as connection:
         one = connection.read_inventory().templates[0]
         top = connection._reference(vim.Folder, connection.read_inventory().cluster.vm_folder)

@@ -1,4 +1,4 @@
-"""What is tried again: only what broke on the way from the vCenter to a host."""
+"""Retries: only what lost its connection between vCenter and host is tried again."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def no_faults(rig: Rig) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("where", ["task", "after"])
-def test_a_clone_that_broke_on_its_way_is_made_once_more(rig: Rig, where: str) -> None:
+def test_interrupted_clone_is_retried(rig: Rig, where: str) -> None:
     """Also when it left a VM behind: that one goes first."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="broken")
@@ -29,11 +29,11 @@ def test_a_clone_that_broke_on_its_way_is_made_once_more(rig: Rig, where: str) -
         result = rig.provision(connection, plan)
         assert not result.failed, result
         assert rig.calls()["CloneVM_Task"] == 3
-        assert [vm.name for vm in rig.ours(connection, "broken")] == ["broken-01", "broken-02"]
+        assert [vm.name for vm in rig.own_vms(connection, "broken")] == ["broken-01", "broken-02"]
     rig.teardown("broken")
 
 
-def test_a_clone_is_made_once_more_only_once(rig: Rig) -> None:
+def test_clone_is_retried_only_once(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="broken")
         rig.reset_calls()
@@ -43,7 +43,7 @@ def test_a_clone_is_made_once_more_only_once(rig: Rig) -> None:
         assert not outcome.left
 
 
-def test_what_a_failed_clone_left_is_removed(rig: Rig) -> None:
+def test_leftovers_of_a_failed_clone_are_removed(rig: Rig) -> None:
     """A full datastore will not be less full a moment later."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=1, name="partial")
@@ -52,10 +52,10 @@ def test_what_a_failed_clone_left_is_removed(rig: Rig) -> None:
         (outcome,) = rig.provision(connection, plan).failed
         assert rig.calls()["CloneVM_Task"] == 1
         assert not outcome.left
-        assert not rig.ours(connection, "partial")
+        assert not rig.own_vms(connection, "partial")
 
 
-def test_a_host_that_is_away_for_a_moment_is_tried_again(rig: Rig) -> None:
+def test_briefly_disconnected_host_is_retried(rig: Rig) -> None:
     """The other VM need not wait for that."""
     with rig.connect() as connection:
         plan = rig.plan(connection, hosts=2, name="moment")
@@ -84,7 +84,7 @@ def narrow(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_memory_that_was_taken_meanwhile_is_no_lost_gpu(narrow: Rig) -> None:
+def test_memory_taken_meanwhile_is_not_a_lost_gpu(narrow: Rig) -> None:
     """Going elsewhere is for lost GPUs; here the numbers are what helps."""
     with narrow.connect() as connection:
         plan = narrow.plan(connection, hosts=1, name="large", memory_gib=64)
@@ -98,4 +98,4 @@ def test_memory_that_was_taken_meanwhile_is_no_lost_gpu(narrow: Rig) -> None:
         assert re.search(
             r"unreserved memory left: 64\.\d GiB requested, \d+\.\d GiB unreserved", hint
         )
-        assert not narrow.ours(connection, "large"), "neither here nor on the other host"
+        assert not narrow.own_vms(connection, "large"), "neither here nor on the other host"

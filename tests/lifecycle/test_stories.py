@@ -1,4 +1,4 @@
-"""Every story with everything that may go wrong at every await, without a vCenter.
+"""Every story with every failure at every await, without a vCenter.
 
 The cases are generated: a story is played once to count its awaits, and then once for each await
 and each trouble. Whatever happens it must end, with a true account: what it made and did not remove
@@ -32,7 +32,7 @@ from gpuvm.lifecycle.teardown import _Removing, remove
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
 
-STRANGER = VM("stranger", "vm-7", "esx-02", powered_on=True, instance_uuid="other")
+UNRELATED = VM("stranger", "vm-7", "esx-02", powered_on=True, instance_uuid="other")
 REFUSED = TaskFailed("it", "it", "InvalidState", ["never"], hint=None)
 NO_ANSWER = OutcomeUnknown("no answer")
 CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
@@ -40,7 +40,7 @@ CONTEXT = Context(name="scripted", vcenter="vc.example", user="somebody")
 
 @dataclass
 class Scene:
-    """A story in a world of its own, and what must hold however it ended."""
+    """A story with a simulated inventory, and the conditions that must hold however it ends."""
 
     world: World
     story: Callable[[], Any]
@@ -63,7 +63,7 @@ def provisioning(
     ``always`` are calls that never succeed.
     """
     world = World(SITE)
-    world.vms["vm-7"] = STRANGER
+    world.vms["vm-7"] = UNRELATED
     spec = ClusterSpec(name="gpuvm", hosts=1)
     if stopped:
         world.vms["vm-2"] = _stopped_vm(spec)
@@ -80,7 +80,7 @@ def provisioning(
         ]
         world.inventory = replace(world.inventory, hosts=tuple(hosts))
     if name_taken:
-        world.vms["vm-8"] = replace(STRANGER, name="gpuvm-01", moref="vm-8", powered_on=False)
+        world.vms["vm-8"] = replace(UNRELATED, name="gpuvm-01", moref="vm-8", powered_on=False)
     work = Work(plan, world, CONTEXT, Events(), "address", keep_failed=False, clock=world.clock)  # type: ignore[arg-type]
     return Scene(
         world,
@@ -112,19 +112,19 @@ def _check_provisioned(world: World, work: Work, outcome: Outcome | None, *, can
     """``outcome`` is None after Ctrl-C: then the command's own account counts."""
     left_running = any(p.task.operation == "clone" for p in world.pending.values())
     world.settle()
-    ours = [vm for vm in world.vms.values() if vm.name == "gpuvm-01" and vm.ownership == "ours"]
+    own = [vm for vm in world.vms.values() if vm.name == "gpuvm-01" and vm.ownership == "ours"]
     if outcome is None:
         assert not (left_running and cancels), "what can be stopped is stopped"
         named = _interrupted(work).left
-        assert not ours or named == ("gpuvm-01",), "what is left must be named"
+        assert not own or named == ("gpuvm-01",), "what is left must be named"
     elif outcome.error is None:
-        (vm,) = ours
+        (vm,) = own
         assert vm.powered_on
         assert outcome.state == "address"
     else:
         assert outcome.state == "failed"
-        assert not ours or outcome.left, "what is left must be named"
-        assert ours or not outcome.left or left_running or work.jobs["gpuvm-01"].changed
+        assert not own or outcome.left, "what is left must be named"
+        assert own or not outcome.left or left_running or work.jobs["gpuvm-01"].changed
 
 
 # teardown, stop, the snapshot, passthrough
@@ -132,7 +132,7 @@ def _check_provisioned(world: World, work: Work, outcome: Outcome | None, *, can
 
 def removing(*, on: bool) -> Scene:
     world = World(SITE)
-    world.vms["vm-7"] = STRANGER
+    world.vms["vm-7"] = UNRELATED
     vm = world.vms["vm-2"] = replace(_stopped_vm(ClusterSpec()), powered_on=on)
     work = _Removing(world, Events(), with_disks=False, with_templates=False)  # type: ignore[arg-type]
 
@@ -148,7 +148,7 @@ def removing(*, on: bool) -> Scene:
 
 def stopping(*, tools: bool) -> Scene:
     world = World(SITE)
-    world.vms["vm-7"] = STRANGER
+    world.vms["vm-7"] = UNRELATED
     vm = replace(_stopped_vm(ClusterSpec()), powered_on=True, tools_running=tools)
     world.vms["vm-2"] = vm
     work = _Stopping(world, Events(), 60.0)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def stopping(*, tools: bool) -> Scene:
 
 def snapshotting() -> Scene:
     world = World(SITE)
-    world.vms["vm-7"] = STRANGER
+    world.vms["vm-7"] = UNRELATED
     deadline = Deadline(60)
     work = _Snapshotting("template", "t", world, world, deadline)  # type: ignore[arg-type]
 
@@ -231,7 +231,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_good_day(name: str) -> None:
+def test_stories_succeed_without_failures(name: str) -> None:
     scene = SCENES[name]()
     script = Script(scene.world, always=scene.always)
     _play(scene, script)
@@ -240,7 +240,7 @@ def test_a_good_day(name: str) -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("name", SCENES)
-def test_trouble_at_every_await(name: str, trouble: Trouble) -> None:
+def test_every_failure_at_every_await(name: str, trouble: Trouble) -> None:
     """One of the awaits each time, until there are no more."""
     tried, at = 0, 0
     while True:
@@ -265,5 +265,5 @@ def _play(scene: Scene, script: Script) -> None:
         result = None
     scene.check(result)
     strangers = {"vm-7", "vm-8"}
-    assert not strangers & set(scene.world.touched), "a stranger's VM was touched"
-    assert scene.world.vms.get("vm-7", STRANGER) == STRANGER
+    assert not strangers & set(scene.world.touched), "an unrelated VM was changed"
+    assert scene.world.vms.get("vm-7", UNRELATED) == UNRELATED

@@ -38,12 +38,12 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:
     assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
-    return rig.ours(connection, name)
+    return rig.own_vms(connection, name)
 
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_teardown_looks_up_an_answer_that_never_came(
+def test_teardown_looks_up_a_lost_answer(
     method: str, which: str, request: pytest.FixtureRequest
 ) -> None:
     """On the slow one the task still runs when it is looked for, on the other it has ended."""
@@ -55,13 +55,11 @@ def test_teardown_looks_up_an_answer_that_never_came(
         result = lifecycle.teardown(vms, connection, Events())
         assert not result.failed, result
         assert rig.calls()[method] == 2, "nothing was submitted twice"
-        assert not rig.ours(connection, "lost")
+        assert not rig.own_vms(connection, "lost")
 
 
 @pytest.mark.parametrize("which", ["rig", "slow"])
-def test_stop_looks_up_an_answer_that_never_came(
-    which: str, request: pytest.FixtureRequest
-) -> None:
+def test_stop_looks_up_a_lost_answer(which: str, request: pytest.FixtureRequest) -> None:
     rig = request.getfixturevalue(which)
     with rig.connect() as connection:
         vms = _running(rig, connection, "halted")
@@ -70,20 +68,20 @@ def test_stop_looks_up_an_answer_that_never_came(
         result = lifecycle.stop(vms, connection, Events(), grace_s=0)
         assert not result.failed, result
         assert rig.calls()["PowerOffVM_Task"] == 2, "nothing was submitted twice"
-        assert not any(vm.powered_on for vm in rig.ours(connection, "halted"))
+        assert not any(vm.powered_on for vm in rig.own_vms(connection, "halted"))
     rig.teardown("halted")
 
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
-def test_a_call_that_never_arrived_is_made_again(rig: Rig, method: str) -> None:
+def test_lost_call_is_repeated(rig: Rig, method: str) -> None:
     with rig.connect() as connection:
         vms = _running(rig, connection, "unheard")
         rig.drop_before(method)
         assert not lifecycle.teardown(vms, connection, Events()).failed
-        assert not rig.ours(connection, "unheard")
+        assert not rig.own_vms(connection, "unheard")
 
 
-def test_a_refusal_is_not_tried_again(rig: Rig) -> None:
+def test_refusal_is_not_retried(rig: Rig) -> None:
     with rig.connect() as connection:
         vms = _running(rig, connection, "stuck")
         rig.fault("PowerOffVM_Task", "HostNotConnected", object="stuck-01", where="task")
@@ -103,14 +101,14 @@ def test_only_clones_of_its_own_names_are_waited_for(slow: Rig) -> None:
         assert lifecycle.clones_in_flight(connection, "mine") == []
         (coming,) = lifecycle.clones_in_flight(connection, "others")
         assert (coming.name, coming.task) == ("others-01", task)
-        told: list[Event] = []
-        lifecycle.await_clones([coming], connection, Events(told.append))
-        assert [event.vm for event in told if event.name == "done"] == ["others-01"]
-        assert len(slow.ours(connection, "others")) == 1
+        reported: list[Event] = []
+        lifecycle.await_clones([coming], connection, Events(reported.append))
+        assert [event.vm for event in reported if event.name == "done"] == ["others-01"]
+        assert len(slow.own_vms(connection, "others")) == 1
     slow.teardown("others")
 
 
-def test_a_clone_of_a_vm_tells_its_name_too(slow: Rig) -> None:
+def test_name_of_a_clone_of_a_vm_is_found_too(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=1, name="first")
         request = clone_request(plan, plan.steps[0], slow.context, "ssh-ed25519 A")
@@ -153,7 +151,7 @@ def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> No
         vm, other = _running(rig, connection, "disks")
         with rig.in_vcenter(vm) as machine:
             _attach(machine, data)
-        vm, other = rig.ours(connection, "disks")
+        vm, other = rig.own_vms(connection, "disks")
         result = lifecycle.teardown([vm, other], connection, Events())
         (failed,) = result.failed
         assert failed.name == vm.name
@@ -161,7 +159,7 @@ def test_a_data_disk_from_elsewhere_is_not_destroyed_with_the_vm(rig: Rig) -> No
         assert failed.left
         assert data not in rig.deleted_files()
         assert any(other.name in file for file in rig.deleted_files())
-        (left,) = rig.ours(connection, "disks")
+        (left,) = rig.own_vms(connection, "disks")
         assert left.powered_on, "it is not touched at all"
         assert not lifecycle.teardown([left], connection, Events(), with_disks=True).failed
         assert data in rig.deleted_files()
@@ -173,26 +171,26 @@ def test_a_vm_that_became_a_template_is_kept(rig: Rig) -> None:
         assert not lifecycle.stop(vms, connection, Events(), grace_s=0).failed
         with rig.in_vcenter(vms[0]) as machine:
             machine.MarkAsTemplate()
-        vms = rig.ours(connection, "golden")
+        vms = rig.own_vms(connection, "golden")
         assert [vm.template for vm in vms] == [True, False]
         (failed,) = lifecycle.teardown(vms, connection, Events()).failed
         assert failed.name == vms[0].name
         assert "--with-templates" in str(failed.error and failed.error.hint)
         with pytest.raises(PreflightRefused, match="is a VM template now"):
             rig.plan(connection, hosts=1, name="golden")
-        left = rig.ours(connection, "golden")
+        left = rig.own_vms(connection, "golden")
         assert not lifecycle.teardown(left, connection, Events(), with_templates=True).failed
-        assert not rig.ours(connection, "golden")
+        assert not rig.own_vms(connection, "golden")
 
 
-def test_a_disk_in_its_own_folder_that_the_clone_did_not_have(rig: Rig) -> None:
-    """A new data disk goes beside the VM's own where nobody says otherwise."""
+def test_disk_added_in_the_vms_folder_is_kept(rig: Rig) -> None:
+    """By default vCenter creates a new data disk beside the VM's own disks."""
     with rig.connect() as connection:
         vm, other = _running(rig, connection, "beside")
         data = f"[vsanDatastore] {vm.name}/{vm.name}_1.vmdk"
         with rig.in_vcenter(vm) as machine:
             _attach(machine, data)
-        vm, other = rig.ours(connection, "beside")
+        vm, other = rig.own_vms(connection, "beside")
         assert (vm.foreign_disks, other.foreign_disks) == ((data,), ())
         (failed,) = lifecycle.teardown([vm, other], connection, Events()).failed
         assert data in str(failed.error)
@@ -201,7 +199,7 @@ def test_a_disk_in_its_own_folder_that_the_clone_did_not_have(rig: Rig) -> None:
         assert data in rig.deleted_files()
 
 
-def test_a_disk_that_is_attached_on_the_way_is_seen(rig: Rig) -> None:
+def test_disk_attached_during_teardown_is_detected(rig: Rig) -> None:
     data = "[vsanDatastore] datasets/late.vmdk"
     with rig.connect() as connection:
         read_before = _running(rig, connection, "late")
@@ -210,5 +208,5 @@ def test_a_disk_that_is_attached_on_the_way_is_seen(rig: Rig) -> None:
         (failed,) = lifecycle.teardown(read_before, connection, Events()).failed
         assert failed.name == read_before[0].name
         assert data not in rig.deleted_files()
-        left = rig.ours(connection, "late")
+        left = rig.own_vms(connection, "late")
         assert not lifecycle.teardown(left, connection, Events(), with_disks=True).failed

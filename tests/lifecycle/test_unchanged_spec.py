@@ -1,4 +1,4 @@
-"""Words that mean what a VM is already change nothing, on what a vCenter tells of the VM."""
+"""A spec in other words with the same meaning changes nothing, on VMs read from a vCenter."""
 
 from typing import Any
 

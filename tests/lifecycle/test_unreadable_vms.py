@@ -1,4 +1,4 @@
-"""VMs of ours whose configuration vCenter cannot read: said everywhere, touched nowhere."""
+"""Own VMs whose configuration vCenter cannot read: always reported, never changed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +26,10 @@ def _away(rig: Rig, name: str) -> Iterator[None]:
 
 def _two(rig: Rig, connection: VSphere, name: str) -> list[VM]:
     assert not rig.provision(connection, rig.plan(connection, hosts=2, name=name)).failed
-    return rig.ours(connection, name)
+    return rig.own_vms(connection, name)
 
 
-def test_teardown_says_what_it_leaves(rig: Rig) -> None:
+def test_teardown_reports_what_it_keeps(rig: Rig) -> None:
     with rig.connect() as connection:
         first, second = _two(rig, connection, "lost")
         with _away(rig, first.name):
@@ -45,12 +45,12 @@ def test_teardown_says_what_it_leaves(rig: Rig) -> None:
             (failed,) = result.failed
             assert failed.left
             assert str(failed.error) == f"{first.name} is not changed: {hidden.why}"
-        (left,) = rig.ours(connection, "lost")
+        (left,) = rig.own_vms(connection, "lost")
         assert left.powered_on
     rig.teardown("lost")
 
 
-def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
+def test_stop_reports_what_it_cannot_stop(rig: Rig) -> None:
     with rig.connect() as connection:
         first, second = _two(rig, connection, "stays")
         with _away(rig, first.name):
@@ -59,12 +59,12 @@ def test_stop_says_what_it_cannot_stop(rig: Rig) -> None:
                 found.ours, connection, Events(), unreadable=found.unreadable, grace_s=0
             )
         assert [o.name for o in result.failed] == [first.name]
-        assert [vm.powered_on for vm in rig.ours(connection, "stays")] == [True, False]
+        assert [vm.powered_on for vm in rig.own_vms(connection, "stays")] == [True, False]
         assert second.name in [o.name for o in result.outcomes if o.changed]
     rig.teardown("stays")
 
 
-def test_a_plan_does_not_take_it_for_a_strangers(rig: Rig) -> None:
+def test_plan_recognises_its_own_unreadable_vm(rig: Rig) -> None:
     with rig.connect() as connection:
         first, _ = _two(rig, connection, "away")
         with _away(rig, first.name):
@@ -77,7 +77,7 @@ def test_a_plan_does_not_take_it_for_a_strangers(rig: Rig) -> None:
     rig.teardown("away")
 
 
-def test_a_renamed_one_is_known_by_its_uuid(rig: Rig) -> None:
+def test_renamed_vm_is_recognised_by_its_uuid(rig: Rig) -> None:
     with rig.connect() as connection:
         first, _ = _two(rig, connection, "renamed")
         with rig.in_vcenter(first) as machine:
@@ -88,8 +88,8 @@ def test_a_renamed_one_is_known_by_its_uuid(rig: Rig) -> None:
     rig.teardown("renamed")
 
 
-def test_a_stranger_is_nobody_of_ours(rig: Rig) -> None:
-    """Its instance UUID is another one, whatever it is called."""
+def test_unrelated_vm_is_not_an_own_vm(rig: Rig) -> None:
+    """Its instance UUID differs, even under the same name."""
     with rig.connect() as connection:
         _two(rig, connection, "own")
         rig.add(name="own-03", count=1)

@@ -1,4 +1,4 @@
-"""Runs tests/plans/*.yaml: a wish and an inventory in, steps or a refusal out.
+"""Runs tests/plans/*.yaml: a spec and an inventory in, steps or a refusal out.
 
 To cover another case, add a file there; the keys are read by ``_inventory`` below.
 """

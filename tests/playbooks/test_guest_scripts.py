@@ -1,4 +1,4 @@
-"""The scripts that the playbook puts into a VM template, run for real; only vmware-rpctool is ours.
+"""The scripts that the playbook puts into a VM template, run for real, except vmware-rpctool.
 
 It is a program on PATH that writes down how it was called, as the real one would take it.
 """
@@ -65,8 +65,8 @@ class Guest:
 
     def host_key(self, kind: str, comment: str = "") -> str:
         """Writes a pair as ssh-keygen names it; the public half, without the comment."""
-        ours = ed25519.Ed25519PrivateKey.generate
-        pair = ours() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+        own = ed25519.Ed25519PrivateKey.generate
+        pair = own() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
         private = pair.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.OpenSSH,
@@ -117,7 +117,7 @@ def test_without_a_host_key_it_fails_and_publishes_nothing(guest: Guest) -> None
     assert guest.calls == []
 
 
-def test_an_empty_key_file_is_passed_over(guest: Guest) -> None:
+def test_empty_key_file_is_skipped(guest: Guest) -> None:
     guest.program("vmware-rpctool")
     key = guest.host_key("ed25519")
     (guest.ssh / "ssh_host_rsa_key.pub").write_text("", encoding="utf-8")

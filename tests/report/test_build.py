@@ -68,7 +68,7 @@ def test_rates_are_medians_of_the_training_steps(run: Any) -> None:
     assert vm.last_checkpoint == 20
 
 
-def test_only_what_follows_the_last_start_counts(run: Any) -> None:
+def test_only_records_after_the_last_start_count(run: Any) -> None:
     run.start("gpuvm-01", 0)
     _steps(run, "gpuvm-01", [1, 1, 1])
     run.start("gpuvm-01", 60)
@@ -78,7 +78,7 @@ def test_only_what_follows_the_last_start_counts(run: Any) -> None:
     assert (vm.steps, vm.examples_per_second) == (10, 500)
 
 
-def test_loss_points_leave_out_what_is_no_number_and_say_so(run: Any) -> None:
+def test_loss_points_that_are_no_number_are_skipped_and_reported(run: Any) -> None:
     run.start("gpuvm-01")
     for step, loss in ((1, 2.0), (2, 1.5), (3, float("nan"))):
         run.timing("gpuvm-01", "step", step, phase="train", step=step, loss=loss)
@@ -157,7 +157,7 @@ def test_all_steps_are_done_where_the_end_says_so(run: Any) -> None:
     assert (_built(run).vms[0].steps, _built(run).vms[0].steps_wanted) == (50, 50)
 
 
-def test_a_phase_that_was_begun_again_counts_every_attempt(run: Any) -> None:
+def test_restarted_phase_counts_every_attempt(run: Any) -> None:
     t0 = 1_795_000_000
     for start, seconds, ok in ((0, 3, False), (5, 4, True)):
         run.event(t=t0 + start, kind="phase", name="check_network", vm="gpuvm-01", state="start")
@@ -191,7 +191,7 @@ def test_provisioning_that_never_ended_does_not_reach_into_the_run(run: Any) -> 
     assert span.until == span.start
 
 
-def test_the_workloads_own_phases_are_told_by_the_guests_clock(run: Any) -> None:
+def test_phases_of_the_workload_use_the_guests_clock(run: Any) -> None:
     """The second guest's clock is a day off; only differences on one clock are used."""
     for vm, clock, seconds in (("gpuvm-01", 0, 20), ("gpuvm-02", 86_400, 25)):
         run.start(vm, clock)
@@ -207,11 +207,11 @@ def test_the_workloads_own_phases_are_told_by_the_guests_clock(run: Any) -> None
 
 
 def test_scores_stand_beside_their_shuffled_counterparts(run: Any) -> None:
-    told = {"split": "held_out", "decoder": "greedy", "examples": 480}
+    reported = {"split": "held_out", "decoder": "greedy", "examples": 480}
     run.start("gpuvm-01")
     for name, value in (("bleu4", 0.9), ("bleu4_shuffled", 0.4), ("exact_match", 0.7)):
-        run.timing("gpuvm-01", "score", 20, name=name, value=value, **told)
-    other = told | {"decoder": "beam3"}
+        run.timing("gpuvm-01", "score", 20, name=name, value=value, **reported)
+    other = reported | {"decoder": "beam3"}
     run.timing("gpuvm-01", "score", 20, name="bleu4", value=0.3, **other)
     run.timing("gpuvm-01", "score", 20, name="bleu4_shuffled", value=0.3, **other)
     scores = {(score.name, score.decoder): score for score in _built(run).scores}
@@ -233,7 +233,7 @@ def test_scores_of_results_json_are_used_when_no_event_has_any(run: Any) -> None
     assert built.notes == ("hm",)
 
 
-def test_a_picture_outside_the_run_is_not_drawn_in(run: Any, tmp_path: Path) -> None:
+def test_picture_outside_the_run_is_not_embedded(run: Any, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     run.append("gpuvm-01/samples/text.png", "not a picture")
     images = ["../../secret.png", "samples/gone.png", "samples/text.png", None]
@@ -285,7 +285,7 @@ class TestDevice:
         assert note == "TensorFlow ran on the CPU on gpuvm-02, on the GPU on gpuvm-01."
         assert not plain
 
-    def test_nobody_said(self, run: Any) -> None:
+    def test_no_device_recorded(self, run: Any) -> None:
         note, plain = self.note(run, None, None)
         assert note == "Nothing recorded which device TensorFlow used."
         assert not plain
@@ -332,7 +332,7 @@ class TestShards:
         assert shards.disjoint is None
         assert shards.sentence == "Not verified: gpuvm-02 has no shard_ids.txt."
 
-    def test_a_list_that_is_not_the_hashed_one_proves_nothing(self, run: Any) -> None:
+    def test_list_with_a_wrong_hash_verifies_nothing(self, run: Any) -> None:
         run.shard("gpuvm-01", 0, 2, 2, ["a"])
         run.shard("gpuvm-02", 1, 2, 2, ["b"])
         (run.dir / "gpuvm-02/shard_ids.txt").write_text("c\n", encoding="utf-8")
@@ -341,7 +341,7 @@ class TestShards:
         assert not shards.verified
         assert "gpuvm-02 is not the list whose hash it recorded" in shards.sentence
 
-    def test_a_worker_that_recorded_nothing_leaves_it_open(self, run: Any) -> None:
+    def test_worker_without_records_leaves_the_result_unknown(self, run: Any) -> None:
         run.shard("gpuvm-01", 0, 2, 2, ["a"])
         shards = _built(run).shards
         assert shards is not None
@@ -352,14 +352,14 @@ class TestShards:
         assert _built(run).shards is None
 
 
-def test_workers_that_end_with_different_weights_are_told(run: Any) -> None:
+def test_different_final_weights_of_workers_are_reported(run: Any) -> None:
     run.timing("gpuvm-01", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="a")
     assert _built(run).weights_agree is None
     run.timing("gpuvm-02", "end", 9, ok=True, steps=1, seconds=9, weights_sha256="b")
     assert _built(run).weights_agree is False
 
 
-def test_a_failed_run_says_who_died_and_shows_its_last_lines(tmp_path: Path) -> None:
+def test_failed_run_names_the_worker_and_shows_its_last_lines(tmp_path: Path) -> None:
     built = report.build([report_records.failed_run(tmp_path)]).runs[0]
     assert built.status == "failed"
     assert built.status_note == "The run failed; 0 of 4 VMs had finished."
@@ -378,7 +378,7 @@ def test_a_failed_run_says_who_died_and_shows_its_last_lines(tmp_path: Path) -> 
     )
 
 
-def test_gpuvm_1_is_not_taken_for_gpuvm_10(tmp_path: Path) -> None:
+def test_gpuvm_1_and_gpuvm_10_are_distinguished(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 2)
     run.names = ["gpuvm-1", "gpuvm-10"]
     run.manifest(status="failed", error="the worker on gpuvm-10 vanished")
@@ -393,17 +393,17 @@ def test_only_the_end_of_a_long_log_is_read(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         ("interrupted", "The run was interrupted; 0 of 2 VMs had finished."),
         ("running", "No end is recorded: the run is still active, or gpuvm was stopped"),
         ("succeeded", "Recorded as succeeded, but only 0 of 2 VMs recorded an end."),
     ],
 )
-def test_a_run_without_a_good_end_says_so(run: Any, status: str, said: str) -> None:
+def test_unsuccessful_run_is_marked_in_the_report(run: Any, status: str, message: str) -> None:
     run.manifest(status=status, ended=None)
     built = _built(run)
-    assert built.status_note.startswith(said)
+    assert built.status_note.startswith(message)
     assert built.seconds is None
     assert [vm.outcome for vm in built.vms] == ["no records", "no records"]
 
@@ -427,7 +427,7 @@ def test_newer_records_stay_readable(run: Any) -> None:
     assert _built(run).vms[0].device == "/device:CPU:0"
 
 
-def test_a_torn_last_line_is_left_out_and_said(run: Any) -> None:
+def test_incomplete_last_line_is_skipped_and_reported(run: Any) -> None:
     run.start("gpuvm-01")
     _steps(run, "gpuvm-01", [100])
     run.append("gpuvm-01/timings.jsonl", '{"t": 1, "event": "step", "loss": 0.')
@@ -441,7 +441,7 @@ def test_a_torn_last_line_is_left_out_and_said(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"t": 1, "event": "st', "not JSON"),
         ('"step"', "input should be an object"),
@@ -451,18 +451,18 @@ def test_a_torn_last_line_is_left_out_and_said(run: Any) -> None:
         ('{"t": 1, "event": "score", "name": "x", "value": null}', "value: input should be"),
     ],
 )
-def test_a_corrupt_line_is_named(run: Any, line: str, said: str) -> None:
+def test_a_corrupt_line_is_named(run: Any, line: str, message: str) -> None:
     run.start("gpuvm-01")
     run.append("gpuvm-01/timings.jsonl", "\n" + line + "\n")
     with pytest.raises(BadInput) as caught:
         _built(run)
     file = run.dir / "gpuvm-01/timings.jsonl"
     assert str(caught.value).startswith(f"{file}:3: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "line", "said"),
+    ("change", "line", "message"),
     [
         ({"schema": 2}, 2, "schema: input should be 1"),
         ({"status": "fine"}, 19, "status: input should be"),
@@ -471,7 +471,7 @@ def test_a_corrupt_line_is_named(run: Any, line: str, said: str) -> None:
     ],
 )
 def test_a_wrong_manifest_is_named_with_its_line(
-    run: Any, change: dict[str, Any], line: int, said: str
+    run: Any, change: dict[str, Any], line: int, message: str
 ) -> None:
     manifest = json.loads((run.dir / "manifest.json").read_text(encoding="utf-8"))
     text = json.dumps(manifest | change, indent=2)
@@ -479,7 +479,7 @@ def test_a_wrong_manifest_is_named_with_its_line(
     with pytest.raises(BadInput) as caught:
         _built(run)
     at = str(caught.value)
-    assert at.startswith(f"{run.dir / 'manifest.json'}:{line}: {said}"), at
+    assert at.startswith(f"{run.dir / 'manifest.json'}:{line}: {message}"), at
 
 
 def test_a_manifest_that_is_no_json(run: Any) -> None:
@@ -499,7 +499,7 @@ def test_several_runs_keep_their_order(tmp_path: Path) -> None:
     assert [run.status for run in built] == ["failed", "succeeded"]
 
 
-def test_the_report_cannot_be_changed(run: Any) -> None:
+def test_report_is_immutable(run: Any) -> None:
     built = _built(run)
     with pytest.raises(dataclasses.FrozenInstanceError):
         built.status = "succeeded"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""report.write_html: one page that is whole by itself, honest and readable without pictures."""
+"""report.write_html: one self-contained page that is readable without pictures."""
 
 import base64
 import re
@@ -84,7 +84,7 @@ def test_pictures_are_embedded(finished: Page, tmp_path: Path) -> None:
         assert picture["alt"]
 
 
-def test_it_says_first_that_tensorflow_ran_on_the_cpu(finished: Page) -> None:
+def test_it_states_first_that_tensorflow_ran_on_the_cpu(finished: Page) -> None:
     sentence = "TensorFlow ran on the CPU; the GPU in this lab is simulated."
     assert sentence in finished.text
     assert finished.text.index(sentence) < finished.text.index("BLEU-4")
@@ -118,7 +118,7 @@ def test_a_picture_without_references_is_shown_large(tmp_path: Path) -> None:
     assert "=&#34;" not in page.source, "no attribute is escaped"
 
 
-def test_charts_have_words_in_their_place_and_the_pages_colours(finished: Page) -> None:
+def test_charts_have_labels_and_the_pages_colours(finished: Page) -> None:
     charts = [svg for svg in finished.all("svg") if svg.get("role") == "img"]
     assert len(charts) == 10  # three timelines and two losses, each wide and narrow
     for chart in charts:
@@ -172,7 +172,7 @@ def test_records_cannot_put_markup_into_the_page(tmp_path: Path) -> None:
     assert "<script" not in page.source
 
 
-def test_a_dollar_sign_is_no_formula(tmp_path: Path) -> None:
+def test_dollar_sign_is_not_rendered_as_math(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "r", 1)
     run.names = ["price-$x^2$"]
     run.manifest()

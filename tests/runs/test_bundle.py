@@ -1,4 +1,4 @@
-"""What a program imports: what the guest must have, and what it may do without."""
+"""The imports of a program: which ones the guest must have, and which are optional."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_imports_in_functions_count_and_optional_ones_do_not(tmp_path: Path) -> 
     }
 
 
-def test_a_deep_expression_is_no_trouble(tmp_path: Path) -> None:
+def test_deeply_nested_expression_is_handled(tmp_path: Path) -> None:
     assert requires(tmp_path, "import json\nx = " + "+".join(["1"] * 2000)) == {"json"}
 
 
@@ -84,7 +84,7 @@ def test_what_shipped_workloads_need(name: str) -> None:
     assert not {"common", name} & set(found.requires)
 
 
-def test_a_package_is_pushed_whole_and_run_as_a_module() -> None:
+def test_package_is_pushed_completely_and_run_as_a_module() -> None:
     found = runs.find("captioning")
     assert found.command == ("-m", "captioning")
     assert {path.partition("/")[0] for path in found.files} == {"captioning", "common"}

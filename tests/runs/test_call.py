@@ -1,4 +1,4 @@
-"""A program that is run once in a guest and answers: gpuvm caption --on."""
+"""A program that is run once in a guest for its output: gpuvm caption --on."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_it_answers_and_leaves_nothing_but_the_model(
     wait_for(lambda: not machine.processes(), "nothing is left")
 
 
-def test_its_own_words_when_it_fails(tmp_path: Path, machine: Machine, wait_for: Any) -> None:
+def test_own_error_message_on_failure(tmp_path: Path, machine: Machine, wait_for: Any) -> None:
     done = ask(tmp_path, machine, "bad")
     assert done.exit_status == 1
     assert done.stderr.strip() == "not an image"

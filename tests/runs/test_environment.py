@@ -1,4 +1,4 @@
-"""Packages for a run above those of the guest's Python, from wheels; no index is asked."""
+"""Packages for a run in addition to those of the guest's Python, from wheels, without an index."""
 
 import subprocess
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_package_of_the_template_may_be_newer_in_the_environment(
     assert python(machine, "python3", "import stamina; print(stamina.__file__)") == before
 
 
-def test_an_environment_is_known_by_all_that_decides_it(tmp_path: Path) -> None:
+def test_environment_id_depends_on_all_inputs(tmp_path: Path) -> None:
     file, more = tmp_path / "requirements.txt", tmp_path / "more.txt"
     file.write_text("-r more.txt\nx\n")
     more.write_text("y\n")

@@ -1,4 +1,4 @@
-"""What goes to the guests with a run, what comes back, and what is then found missing."""
+"""The inputs of a run, its fetched results, and missing records."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 
 
-def test_data_stays_here_when_a_module_is_missing(
+def test_data_is_not_sent_if_a_module_is_missing(
     runner: Runner, machine: Machine, tmp_path: Path
 ) -> None:
     big = tmp_path / "big.h5"
@@ -29,7 +29,7 @@ def test_data_stays_here_when_a_module_is_missing(
     assert not (machine.home / "gpuvm-runs").exists(), "nothing was sent"
 
 
-def test_nothing_is_sent_without_a_checkpoint_to_go_on_from(
+def test_nothing_is_sent_without_a_checkpoint_to_resume_from(
     runner: Runner, machine: Machine, tmp_path: Path, guests: Guests
 ) -> None:
     bare = runner(TRAINS, [machine])
@@ -92,9 +92,7 @@ def test_resume_gives_each_of_several_side_by_side_its_own(
     assert "--vm" in str(e.value.hint)
 
 
-def test_ctrl_c_says_how_to_go_on_when_there_is_a_checkpoint(
-    runner: Runner, machine: Machine
-) -> None:
+def test_ctrl_c_shows_how_to_resume_from_a_checkpoint(runner: Runner, machine: Machine) -> None:
     runner.on_step = lambda _: os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Interrupted) as e:
         runner(KEEPS + "time.sleep(1000)", [machine], "--word", "so far")
@@ -105,20 +103,22 @@ def test_ctrl_c_says_how_to_go_on_when_there_is_a_checkpoint(
     assert found(again, [machine]) == ["so far"]
 
 
-def test_what_a_program_left_out_is_said(runner: Runner, machine: Machine, told: Any) -> None:
+def test_missing_records_of_a_program_are_reported(
+    runner: Runner, machine: Machine, event_log: Any
+) -> None:
     record = runner("print('hi')", [machine])
-    said = (
+    message = (
         "mine left out what reports are made of: no start record, no step, no end record, "
         "no results.json (workloads/README.md has the contract)"
     )
     assert runner.manifest["status"] == "succeeded"
-    assert runner.manifest["warnings"] == [said]
-    assert told.texts("warning") == [said]
-    assert report.build([record.dir]).runs[0].warnings == (said,)
+    assert runner.manifest["warnings"] == [message]
+    assert event_log.texts("warning") == [message]
+    assert report.build([record.dir]).runs[0].warnings == (message,)
 
 
-def test_one_that_keeps_the_contract_is_not_scolded(
-    runner: Runner, three: list[Machine], told: Any
+def test_program_that_follows_the_contract_gets_no_warning(
+    runner: Runner, three: list[Machine], event_log: Any
 ) -> None:
     """The chief alone writes results; shares may be empty, and a finished run has no step left."""
     keeps = BEGIN + START + 'say("end", ok=True)\n'
@@ -127,19 +127,21 @@ def test_one_that_keeps_the_contract_is_not_scolded(
     runner(TRAINS + chiefs, three, distributed=True)
     runner(keeps + shares, three, more_args={"vm-02": ["--word", "x"]})
     first = runner(KEEPS + keeps.removeprefix(BEGIN) + shares, three[:1])
-    assert told.texts("warning") == []
+    assert event_log.texts("warning") == []
     runner(keeps + shares, three[:1], resume=first)
-    assert told.texts("warning") == []
+    assert event_log.texts("warning") == []
     runner(keeps + 'if me != 1: (options.out / "results.json").write_text("{}")', three)
-    assert "no step" in told.texts("warning")[0]
+    assert "no step" in event_log.texts("warning")[0]
 
 
-def test_the_vm_that_left_something_out_is_named(
-    runner: Runner, three: list[Machine], told: Any
+def test_vm_with_an_incomplete_result_is_named(
+    runner: Runner, three: list[Machine], event_log: Any
 ) -> None:
     wrote = '(options.out / "results.json").write_text("{}")\n'
     runner(TRAINS + "if not options.word: " + wrote, three, more_args={"vm-02": ["--word", "x"]})
-    assert "left out what reports are made of: vm-02: no results.json" in told.texts("warning")[0]
+    assert (
+        "left out what reports are made of: vm-02: no results.json" in event_log.texts("warning")[0]
+    )
 
 
 LOOKS = (
@@ -175,7 +177,7 @@ def test_a_file_is_sent_once_and_named_where_it_is(
     assert there.read_text() == "weights", "half a file is"
 
 
-def test_a_folder_is_sent_once_and_as_a_whole(
+def test_folder_is_sent_once_and_completely(
     runner: Runner, machine: Machine, tmp_path: Path
 ) -> None:
     folder = tmp_path / "flickr"

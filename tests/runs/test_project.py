@@ -1,4 +1,4 @@
-"""Which files of a user's project travel, and what is run in their copy."""
+"""Which files of a user's project are sent, and what is run in their copy."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ def names(found: project.Project) -> list[str]:
     return sorted(found.files)
 
 
-def test_without_git_everything_travels(root: Path) -> None:
+def test_without_git_all_files_are_sent(root: Path) -> None:
     write(root, ".git/config", "helpers/__pycache__/layers.pyc", ".env")
     found = project.of_script(root / "train.py")
     assert names(found) == [".env", "data/x.csv", "helpers/layers.py", "new\nline", "train.py"]
@@ -38,7 +38,7 @@ def test_without_git_everything_travels(root: Path) -> None:
     assert found.name == "train"
 
 
-def test_with_git_what_is_tracked_or_new_and_not_ignored(root: Path) -> None:
+def test_with_git_tracked_and_new_files_are_sent(root: Path) -> None:
     git(root, "init")
     (root / ".gitignore").write_text("data/\n*.log\n")
     write(root, "gone.py", "train.log")
@@ -55,14 +55,14 @@ def test_a_folder_within_a_work_tree(root: Path) -> None:
     assert names(project.of_folder(root / "helpers", ["make"])) == ["layers.py"]
 
 
-def test_gpuvmignore_takes_out_more(root: Path) -> None:
+def test_gpuvmignore_excludes_more(root: Path) -> None:
     write(root, "data/keep/y.csv")
     (root / ".gpuvmignore").write_text("# big\ndata/*\n!data/keep/\n/helpers\n")
     found = project.of_script(root / "train.py")
     assert names(found) == [".gpuvmignore", "data/keep/y.csv", "new\nline", "train.py"]
 
 
-def test_an_ignored_script_travels_all_the_same(root: Path) -> None:
+def test_ignored_script_is_sent_nevertheless(root: Path) -> None:
     (root / ".gpuvmignore").write_text("*.py\n")
     assert "train.py" in names(project.of_script(root / "train.py"))
 
@@ -73,7 +73,7 @@ def test_fetched_results_stay_here(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not [name for name in names(project.of_folder(root, ["make"])) if "runs" in name]
 
 
-def test_links_to_files_travel_as_files(root: Path, tmp_path: Path) -> None:
+def test_links_to_files_are_sent_as_files(root: Path, tmp_path: Path) -> None:
     write(tmp_path, "outside.bin")
     (root / "linked.bin").symlink_to(tmp_path / "outside.bin")
     (root / "folder").symlink_to(tmp_path)
@@ -123,11 +123,11 @@ def test_a_script_declares_the_contract_in_its_inline_metadata(root: Path) -> No
         (["make", "all"], "make"),
     ],
 )
-def test_what_a_run_is_called(root: Path, command: list[str], name: str) -> None:
+def test_run_names(root: Path, command: list[str], name: str) -> None:
     assert project.of_folder(root, command).name == name
 
 
-def test_what_cannot_be_run(root: Path) -> None:
+def test_programs_that_cannot_be_run(root: Path) -> None:
     with pytest.raises(BadInput, match="no such file"):
         project.of_script(root / "none.py")
     with pytest.raises(BadInput, match="no such folder"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ssh_servers import Machine, Told
+from ssh_servers import EventLog, Machine
 
 from gpuvm import data, guest
 from gpuvm.errors import GuestUnreachable
@@ -36,18 +36,20 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def sent(told: Told) -> float:
+def sent(event_log: EventLog) -> float:
     """The share of the last push that went over the network."""
-    fractions = [e.fraction for e in told.events if e.kind == "progress" and e.fraction is not None]
+    fractions = [
+        e.fraction for e in event_log.events if e.kind == "progress" and e.fraction is not None
+    ]
     assert fractions[-1] == 1
     return 1 - fractions[0]
 
 
-def test_a_folder_goes_on_where_it_broke_off(
+def test_folder_transfer_continues_where_it_broke_off(
     machine: Machine,
     coco: Path,
     events: Events,
-    told: Told,
+    event_log: EventLog,
     wait_for: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -66,30 +68,30 @@ def test_a_folder_goes_on_where_it_broke_off(
     with guest.connect(machine.endpoint) as one:
         push_inputs(one, "work", inputs, events)
         assert tree(machine.home / "work/data" / place) == tree(coco)
-        assert sent(told) < 0.95
-        (note,) = told.texts("note")
+        assert sent(event_log) < 0.95
+        (note,) = event_log.texts("note")
         assert note.startswith("coco: ")
         assert note.endswith("MiB of 24.0 MiB are there already")
-        shown = [event.text or "" for event in told.events if event.kind == "progress"]
+        shown = [event.text or "" for event in event_log.events if event.kind == "progress"]
         assert shown[-1].startswith("coco: 24.0 MiB of 24.0 MiB, ")
-        before = len(machine.children), len(told.events)
+        before = len(machine.children), len(event_log.events)
         push_inputs(one, "work", inputs, events)
-        assert (len(machine.children), len(told.events)) == (before[0] + 1, before[1])
+        assert (len(machine.children), len(event_log.events)) == (before[0] + 1, before[1])
 
 
-def test_of_a_folder_that_changed_only_what_is_new_is_sent(
-    machine: Machine, coco: Path, events: Events, told: Told
+def test_only_new_contents_of_a_changed_folder_are_sent(
+    machine: Machine, coco: Path, events: Events, event_log: EventLog
 ) -> None:
     with guest.connect(machine.endpoint) as one:
         push_inputs(one, "work", named(coco), events)
-        assert sent(told) == 1
-        told.events.clear()
+        assert sent(event_log) == 1
+        event_log.events.clear()
         (coco / "train/new.jpg").write_bytes(os.urandom(MIB))
         inputs = named(coco)
         push_inputs(one, "work", inputs, events)
     (place,) = inputs
     assert tree(machine.home / "work/data" / place) == tree(coco)
-    assert sent(told) == pytest.approx(1 / 25, abs=0.001)
+    assert sent(event_log) == pytest.approx(1 / 25, abs=0.001)
     picture = machine.home / "work/data" / place / "train/00.jpg"
     assert picture.stat().st_nlink == 3, "the store, and both folders"
     assert not picture.stat().st_mode & 0o222

@@ -1,4 +1,4 @@
-"""Runs over real guests: how they start, how they end, and what is said of those that do not."""
+"""Runs over real guests: how they start and end, and how failures are reported."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def nothing_runs(machines: Sequence[Machine]) -> bool:
     return not any(machine.processes() for machine in machines)
 
 
-def test_one_vm(runner: Runner, machine: Machine, told: Any, wait_for: Any) -> None:
+def test_one_vm(runner: Runner, machine: Machine, event_log: Any, wait_for: Any) -> None:
     machine.environment["http_proxy"] = "http://127.0.0.1:1"
     record = runner(TRAINS, [machine], "--word", "it's; $HOME")
     assert runner.manifest["status"] == "succeeded"
@@ -92,7 +92,7 @@ def test_distributed(runner: Runner, three: list[Machine], wait_for: Any) -> Non
     wait_for(lambda: nothing_runs(three), "nothing is left")
 
 
-def test_the_connection_may_break_in_the_middle(runner: Runner, machine: Machine) -> None:
+def test_connection_may_break_in_the_middle(runner: Runner, machine: Machine) -> None:
     source = (
         BEGIN + START + 'step(1, 2)\nwhile not pathlib.Path("go on").exists(): time.sleep(0.02)'
     )
@@ -136,7 +136,9 @@ time.sleep(1000)
     wait_for(lambda: nothing_runs(three), "nothing is left")
 
 
-def test_the_first_to_die_is_named_not_its_victims(runner: Runner, three: list[Machine]) -> None:
+def test_first_failed_worker_is_named_not_the_later_ones(
+    runner: Runner, three: list[Machine]
+) -> None:
     """The second dies; the first sees that at once, by its connection, and says so."""
     source = (
         BEGIN
@@ -155,7 +157,7 @@ sys.exit(3 if me == 0 else 1)
     assert (e.value.vm, e.value.exit_status) == ("vm-02", 137)
 
 
-def test_a_guest_that_goes_away_is_named_not_its_victims(
+def test_lost_guest_is_named_not_the_workers_that_failed_after_it(
     runner: Runner, three: list[Machine], guests: Guests
 ) -> None:
     """Its sshd is gone for good while it is followed; the others notice and end."""
@@ -225,7 +227,7 @@ def test_ctrl_c_ends_the_programs_and_keeps_the_logs(
     wait_for(lambda: nothing_runs(three), "nothing is left")
 
 
-def test_not_started_in_time_is_said(runner: Runner, three: list[Machine], wait_for: Any) -> None:
+def test_start_timeout_is_reported(runner: Runner, three: list[Machine], wait_for: Any) -> None:
     source = BEGIN + 'if me != 1: say("start")\nprint("waiting", flush=True)\ntime.sleep(1000)'
     with pytest.raises(RunError, match=r"not started within 3 s: .*vm-02.*: waiting"):
         runner(source, three, distributed=True, distribution=Distributed(start_s=2))
@@ -244,9 +246,7 @@ if me == 1 and len(tries.read_text().splitlines()) <= LOST * len(peers):
 )
 
 
-def test_a_port_that_is_lost_is_chosen_anew(
-    runner: Runner, three: list[Machine], told: Any
-) -> None:
+def test_lost_port_is_chosen_again(runner: Runner, three: list[Machine], event_log: Any) -> None:
     tries = runner.folder / "tries"
     waits = (
         f"while len(pathlib.Path({str(tries)!r}).read_text().splitlines()) < 6: time.sleep(0.02)"
@@ -255,11 +255,11 @@ def test_a_port_that_is_lost_is_chosen_anew(
     runner(source, three, "--word", str(tries), distributed=True)
     tried = [json.loads(line) for line in tries.read_text().splitlines()]
     assert len({tuple(peers) for _, peers in tried}) == 2
-    assert [text for text in told.texts("warning") if "new ones" in text]
+    assert [text for text in event_log.texts("warning") if "new ones" in text]
     assert runner.manifest["status"] == "succeeded"
 
 
-def test_a_port_is_chosen_anew_three_times_at_most(runner: Runner, guests: Guests) -> None:
+def test_port_is_chosen_again_at_most_three_times(runner: Runner, guests: Guests) -> None:
     two = [guests.on("vm-01"), guests.on("vm-02")]
     tries = runner.folder / "tries"
     with pytest.raises(WorkerDied, match="vm-02") as e:
@@ -297,7 +297,7 @@ def test_ports_are_distinct_and_all_held_until_all_are_chosen(
         one.close()
 
 
-def test_ports_of_a_range(three: list[Machine], told: Any) -> None:
+def test_ports_of_a_range(three: list[Machine], event_log: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         low = taken.getsockname()[1]
         if low > 65000:
@@ -360,7 +360,7 @@ def _can_bind(port: int) -> bool:
     return True
 
 
-def test_what_a_program_leaves_running_is_ended(
+def test_leftover_processes_of_a_program_are_stopped(
     runner: Runner, machine: Machine, wait_for: Any
 ) -> None:
     runner(TRAINS + "\nif os.fork() == 0:\n    os.setsid(); time.sleep(1000)", [machine])

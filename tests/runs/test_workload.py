@@ -170,7 +170,7 @@ def test_a_port_that_cannot_be_reached_names_the_pair(server: Any, context: Any)
     with guest.connect(here) as first, guest.connect(here) as second:
         ports = tf_config.choose_ports([first], "python3", Distributed())
         assert ports[0] > 0
-        # The second says that it is somewhere where nobody listens.
+        # The second reports an address on which nothing listens.
         second.endpoint = server.endpoint(context, name="gpuvm-02", address="127.0.0.1:1/nowhere")
         with pytest.raises(PortsBlocked) as caught:
             tf_config.choose_ports([first, second], "python3", Distributed())

@@ -1,4 +1,4 @@
-"""govc against a simulated vCenter: what somebody does who works beside gpuvm with another tool."""
+"""govc against a simulated vCenter: changes by another tool while gpuvm runs."""
 
 import json
 import os
@@ -55,15 +55,15 @@ class Govc:
         )
 
     def _environment(self) -> dict[str, str]:
-        ours = {
+        govc_variables = {
             "GOVC_URL": self.url,
             "GOVC_USERNAME": self.user,
             "GOVC_PASSWORD": self.password,
             "GOVC_TLS_CA_CERTS": self.ca_file,
             "GOVC_PERSIST_SESSION": "false",
         }
-        own = {k: v for k, v in os.environ.items() if not k.startswith("GOVC_")}
-        return own | ours | self.settings
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("GOVC_")}
+        return inherited | govc_variables | self.settings
 
 
 def binary() -> Path:

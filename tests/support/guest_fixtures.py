@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from run_harness import Runner
-from ssh_servers import Guests, Machine, Told, data_centre
+from ssh_servers import EventLog, Guests, Machine, data_centre
 
 from gpuvm import guest
 from gpuvm.events import Events
@@ -20,13 +20,13 @@ from gpuvm.settings import Context
 
 __all__ = [
     "context",
+    "event_log",
     "events",
     "guests",
     "machine",
     "runner",
     "server",
     "three",
-    "told",
     "wait_for",
 ]
 
@@ -96,19 +96,19 @@ def machine(guests: Guests) -> Machine:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def event_log() -> EventLog:
+    return EventLog()
 
 
 @pytest.fixture
-def events(told: Told) -> Events:
-    return Events(told)
+def events(event_log: EventLog) -> Events:
+    return Events(event_log)
 
 
 @pytest.fixture
-def runner(tmp_path: Path, told: Told) -> Runner:
+def runner(tmp_path: Path, event_log: EventLog) -> Runner:
     (tmp_path / "mine").mkdir()
-    return Runner(tmp_path / "mine", told)
+    return Runner(tmp_path / "mine", event_log)
 
 
 @pytest.fixture

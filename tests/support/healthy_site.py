@@ -1,4 +1,4 @@
-"""A site in which nothing is wrong, as values: two hosts with a free P100 each, and a template."""
+"""A site without problems, as values: two hosts with a free P100 each, and a template."""
 
 from dataclasses import replace
 from typing import Any

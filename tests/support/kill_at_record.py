@@ -11,7 +11,7 @@ from programs import TIMEOUT_S, Program
 
 
 def kill_at(program: Program, out: Path, event: str, *arguments: str) -> None:
-    """Its timings.jsonl is a pipe of one page: it cannot end while nobody reads the rest.
+    """Its timings.jsonl is a pipe of one page: it cannot end until the rest is read.
 
     The pipe goes away afterwards, so that the next run writes a file.
     """

@@ -30,7 +30,7 @@ class Program:
         return Forked(self.name, ["--out", str(out), *arguments], WORKLOADS, clean | environment)
 
     def by_hand(self, out: Path, *arguments: str) -> Records:
-        """As workloads/README.md says; to its end, which must be a good one."""
+        """Run it as in workloads/README.md; it must succeed."""
         command = [sys.executable, "-m", self.name, "--out", str(out), *arguments]
         done = subprocess.run(
             command, cwd=WORKLOADS, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -39,14 +39,14 @@ class Program:
         return records(out)
 
     def __call__(self, out: Path, *arguments: str) -> Records:
-        """To its end, which must be a good one."""
+        """Run it to its end; it must succeed."""
         process = self.start(out, *arguments)
         _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, errors
         return records(out)
 
     def refused(self, out: Path, *arguments: str) -> str:
-        """It must end with status 2; what it said, one line of it being the reason."""
+        """Run to exit status 2 and return the output, one line of which is the reason."""
         process = self.start(out, *arguments)
         _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 2, errors

@@ -233,11 +233,11 @@ def _phase(run: RunRecords, vm: str, name: str, at: float, seconds: float) -> fl
 
 def _scores(run: RunRecords, vm: str) -> None:
     for decoder, bleu4, exact in (("greedy", 0.912, 0.731), ("beam3", 0.934, 0.762)):
-        told = {"split": "held_out", "decoder": decoder, "examples": 480}
-        run.timing(vm, "score", 150, name="bleu4", value=bleu4, **told)
-        run.timing(vm, "score", 150, name="bleu4_shuffled", value=0.4127, **told)
-        run.timing(vm, "score", 150, name="exact_match", value=exact, **told)
-        run.timing(vm, "score", 150, name="exact_match_shuffled", value=0.0042, **told)
+        fields = {"split": "held_out", "decoder": decoder, "examples": 480}
+        run.timing(vm, "score", 150, name="bleu4", value=bleu4, **fields)
+        run.timing(vm, "score", 150, name="bleu4_shuffled", value=0.4127, **fields)
+        run.timing(vm, "score", 150, name="exact_match", value=exact, **fields)
+        run.timing(vm, "score", 150, name="exact_match_shuffled", value=0.0042, **fields)
     samples = []
     for number, (shapes, caption, exact) in enumerate(_SCENES):
         _picture(run.dir / vm / "samples" / f"{number:03d}.png", shapes)

@@ -1,11 +1,11 @@
-"""Runs as the command line has them, over a test's machines; and programs that they run."""
+"""Runs like those of the command line, on a test's machines, and programs for them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssh_servers import Machine, Told
+from ssh_servers import EventLog, Machine
 
 from gpuvm import results, runs
 from gpuvm.events import Events
@@ -80,8 +80,8 @@ class Watching(runs.Watch):
 class Runner:
     """``runner(program, machines)`` is a run, as the command line has it."""
 
-    def __init__(self, folder: Path, told: Told) -> None:
-        self.folder, self.told = folder, told
+    def __init__(self, folder: Path, event_log: EventLog) -> None:
+        self.folder, self.event_log = folder, event_log
         self.progress: list[Progress] = []
         self.record: results.Run | None = None
         self.on_step: Callable[[Progress], None] = lambda _: None
@@ -132,7 +132,7 @@ class Runner:
             guest=settings or GuestSettings(),
             distribution=distribution or Distributed(),
             record=record,
-            events=Events(record.sink, self.told),
+            events=Events(record.sink, self.event_log),
             resume=resume,
             inputs=inputs or {},
             more_args=more_args or {},

@@ -1,4 +1,4 @@
-"""A scripted driver: plays one story against a small world of values, and lets one await go wrong.
+"""A scripted driver: runs one story against a simulated inventory, with a failure at one await.
 
 The world is what a story's calls ask for, kept as dictionaries: VMs, tasks that have not ended, a
 host, a template. Nothing waits and nothing is random, so every await of a story can be tried with

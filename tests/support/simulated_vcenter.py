@@ -1,4 +1,4 @@
-"""A simulated vCenter for the tests of this folder, and what they ask of it beside the API."""
+"""A simulated vCenter for tests, with its control endpoint."""
 
 import json
 import os
@@ -39,8 +39,8 @@ class Rig:
         """The same vCenter, seen by another of the lab's accounts."""
         passwords = Path(shlex.split(self.context.password_command or "")[1]).parent
         password = json.loads((passwords / "passwords.json").read_text())[user]
-        said = f"echo {shlex.quote(password)}"
-        changed = {"user": user, "password_command": said}
+        command = f"echo {shlex.quote(password)}"
+        changed = {"user": user, "password_command": command}
         return Rig(self.context.model_copy(update=changed), self.control)
 
     def add(self, **vms: Any) -> None:
@@ -61,7 +61,7 @@ class Rig:
         self.post("/drop-after", {"method": method, "count": count})
 
     def drop_before(self, method: str) -> None:
-        """The next call never arrives; for its caller that looks the same."""
+        """The next call is lost before it is served, which looks the same to its caller."""
         self.post("/drop-after", {"method": method, "count": 1, "lost": True})
 
     def clear_faults(self) -> None:
@@ -72,7 +72,7 @@ class Rig:
             return list(json.load(answer))
 
     def deleted_files(self) -> list[str]:
-        """The disks that destroyed VMs took with them."""
+        """The disks that were deleted with destroyed VMs."""
         with urllib.request.urlopen(f"{self.control}/deleted-files") as answer:
             return list(json.load(answer))
 
@@ -86,7 +86,7 @@ class Rig:
 
     @contextmanager
     def in_vcenter(self, vm: VM) -> Iterator[Any]:
-        """The VM as somebody sees it who works with vCenter beside gpuvm."""
+        """The VM as another client of the vCenter sees it."""
         host, port = self.context.address
         client = pyvim.SmartConnect(
             host=host,
@@ -100,23 +100,23 @@ class Rig:
 
     # What most tests do.
 
-    def plan(self, connection: VSphere, **wish: Any) -> Plan:
-        return lifecycle.make_plan(ClusterSpec.model_validate(wish), connection)
+    def plan(self, connection: VSphere, **spec_options: Any) -> Plan:
+        return lifecycle.make_plan(ClusterSpec.model_validate(spec_options), connection)
 
     def provision(
         self, connection: VSphere, plan: Plan, until: Until = "powered-on"
     ) -> ApplyResult:
         return lifecycle.provision(plan, connection, self.context, Events(), until=until)
 
-    def ours(self, connection: VSphere, name: str) -> list[VM]:
+    def own_vms(self, connection: VSphere, name: str) -> list[VM]:
         marked = [vm for vm in connection.read_marked() if vm.deployment == name]
         return sorted(marked, key=lambda vm: vm.name)
 
     def teardown(self, name: str) -> None:
         with self.connect() as connection:
-            ours = self.ours(connection, name)
-            assert not lifecycle.teardown(ours, connection, Events()).failed
-            assert not [v for v in self.ours(connection, name) if v.ownership == "ours"]
+            own = self.own_vms(connection, name)
+            assert not lifecycle.teardown(own, connection, Events()).failed
+            assert not [v for v in self.own_vms(connection, name) if v.ownership == "ours"]
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Machine:
         return Member(endpoint=self.endpoint, vm=vm, gpus=())
 
     def cut(self) -> None:
-        """Every connection breaks off, as when a cable is pulled; the processes go on."""
+        """Drop all connections, as when a cable is pulled; the processes keep running."""
         assert self.loop is not None
         self.loop.call_soon_threadsafe(lambda: [c.abort() for c in list(self.connections)])
 
@@ -73,7 +73,7 @@ class Machine:
         self.program("nvidia-smi", f"cat {self.home}/gpus")
 
     def processes(self) -> list[int]:
-        """Of this machine alone: every process whose HOME is ours."""
+        """Return this machine's processes: those with its HOME."""
         mark = f"HOME={self.home}".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -159,7 +159,7 @@ class Guests:
         )
 
     def stop(self, machine: Machine) -> None:
-        """Its sshd is gone, and every connection with it; other processes go on."""
+        """Stop its sshd and drop all connections; other processes keep running."""
         asyncio.run_coroutine_threadsafe(self._stop(machine), self._loop).result()
 
     async def _stop(self, machine: Machine) -> None:
@@ -178,8 +178,8 @@ class Guests:
 
 
 async def _serve(machine: Machine, process: "asyncssh.SSHServerProcess[bytes]") -> None:
-    """What sshd does with a command: the user's shell, in a session of its own."""
-    (stdin, ours), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
+    """Run a command as sshd does: with the user's shell, in a separate session."""
+    (stdin, own), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
     child = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         ["/bin/sh", "-c", process.command or "exit 1"],
         stdin=stdin,
@@ -192,7 +192,7 @@ async def _serve(machine: Machine, process: "asyncssh.SSHServerProcess[bytes]") 
     machine.children.append(child)
     for end in (stdin, stdout, stderr):
         os.close(end)
-    feeding = asyncio.ensure_future(_feed(process, ours))
+    feeding = asyncio.ensure_future(_feed(process, own))
     try:
         with contextlib.suppress(OSError, asyncssh.Error):
             await asyncio.gather(pump_out(out, process.stdout), pump_out(err, process.stderr))
@@ -230,7 +230,7 @@ def data_centre(folder: Path) -> Iterator[Guests]:
 
 
 async def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """Whatever a server still does for a client that is gone."""
+    """Ignore what a server still does for a disconnected client."""
     tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -239,7 +239,7 @@ async def _finish(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @dataclass
-class Told:
+class EventLog:
     """Every event; a sink."""
 
     events: list[Event] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""govmomi's simulator as it comes, with several of everything and a VM template in each datacenter.
+"""govmomi's unmodified simulator: several objects of each kind, a VM template per datacenter.
 
 It has no GPUs and none of the lab's rules: what gpuvm does there owes nothing to the lab.
 """

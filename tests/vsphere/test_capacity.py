@@ -1,4 +1,4 @@
-"""What a host has for VMs, as the vCenter tells it."""
+"""A host's memory for VMs, as vCenter reports it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def thirsty(home: Path) -> Iterator[Rig]:
         yield made
 
 
-def test_what_esxi_keeps_for_itself_is_not_promised(thirsty: Rig) -> None:
+def test_memory_reserved_by_esxi_is_not_allocated(thirsty: Rig) -> None:
     with thirsty.connect() as connection:
         with pytest.raises(Unplaceable, match=r"and 79\.9 GiB are unreserved"):  # an agent has some
             thirsty.plan(connection, hosts=1, memory_gib="85GiB")

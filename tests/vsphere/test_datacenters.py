@@ -1,4 +1,4 @@
-"""A name that several datacenters have is the one of the cluster's own."""
+"""A name in several datacenters means the object in the cluster's datacenter."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Templates with a virtual TPM: what clones need, and that they share nothing with each other."""
+"""Templates with a virtual TPM: what clones need, and that they share no secrets."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_each_clone_gets_a_tpm_of_its_own(sealed: Rig) -> None:
         assert "Cryptographer.Clone" in asked[template.moref]
         assert not sealed.provision(connection, sealed.plan(connection, hosts=2, name="own")).failed
         secrets = set()
-        for vm in sealed.ours(connection, "own"):
+        for vm in sealed.own_vms(connection, "own"):
             with sealed.in_vcenter(vm) as machine:
                 secrets |= {_secret(machine)}
         assert len(secrets) == 2

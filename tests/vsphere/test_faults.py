@@ -1,4 +1,4 @@
-"""What is advised for faults as hosts and vCenters report them: by text, else by type."""
+"""Hints for faults of hosts and vCenters: by text, else by type."""
 
 import pytest
 from pyVmomi import vim, vmodl
@@ -60,7 +60,7 @@ def test_a_fault_that_names_nothing_has_no_empty_name() -> None:
 @pytest.mark.parametrize(
     ("host", "there"), [("vc.example", "vc.example:443"), ("2001:db8::10", "[2001:db8::10]:443")]
 )
-def test_a_command_to_try_can_be_typed(host: str, there: str) -> None:
+def test_hinted_url_is_valid(host: str, there: str) -> None:
     assert settings.authority(host, 443) == there
     error = _no_connection(host, 443, OSError("no route"))
     assert f"https://{there}/sdk/" in (error.hint or "")

@@ -1,4 +1,4 @@
-"""Answers that pyVmomi cannot decode, most of them about tasks of others: no command fails."""
+"""Answers that pyVmomi cannot decode, mostly tasks of other users: no command fails."""
 
 import logging
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from gpuvm.events import Events
 from gpuvm.vsphere import VSphere
 from gpuvm.vsphere.properties import Objects, Related, retrieve, retrieve_all
 
-STRANGER = "trainer"
+UNRELATED = "trainer"
 DISK = "others.vmdk"
 
 
@@ -48,25 +48,23 @@ def recent(connection: VSphere) -> list[Any]:
 
 
 def removed(rig: Rig, connection: VSphere, name: str) -> bool:
-    return not lifecycle.teardown(rig.ours(connection, name), connection, Events()).failed
+    return not lifecycle.teardown(rig.own_vms(connection, name), connection, Events()).failed
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_a_disk_of_somebody_else_does_not_stop_a_teardown(rig: Rig) -> None:
+def test_disk_task_of_another_user_does_not_stop_a_teardown(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="beside-a-disk"))
         assert connection.clones_in_flight() == []
         assert removed(rig, connection, "beside-a-disk")
 
 
-def test_a_task_that_failed_without_saying_in_whose_way_does_not_either(
-    rig: Rig, govc: Govc
-) -> None:
+def test_task_in_progress_without_task_does_not_stop_a_teardown(rig: Rig, govc: Govc) -> None:
     """The fault TaskInProgress with the empty task that some simulators send."""
-    rig.fault("Destroy_Task", "TaskInProgress", object=STRANGER, where="task")
-    assert govc.run("vm.destroy", STRANGER).returncode != 0
+    rig.fault("Destroy_Task", "TaskInProgress", object=UNRELATED, where="task")
+    assert govc.run("vm.destroy", UNRELATED).returncode != 0
     with rig.connect() as connection:
-        (vm,) = govc.json("vm.info", STRANGER)["virtualMachines"]
+        (vm,) = govc.json("vm.info", UNRELATED)["virtualMachines"]
         rig.provision(connection, rig.plan(connection, hosts=1, name="beside-a-failure"))
         assert connection.clones_in_flight() == []
         assert connection.running_tasks(vm["self"]["value"], "destroy") == []
@@ -74,9 +72,7 @@ def test_a_task_that_failed_without_saying_in_whose_way_does_not_either(
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_what_cannot_be_decoded_is_left_out_alone(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_undecodable_object_is_skipped(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with rig.connect() as connection, caplog.at_level(logging.DEBUG, "gpuvm"):
         tasks = recent(connection)
         whole = retrieve(
@@ -91,7 +87,7 @@ def test_what_cannot_be_decoded_is_left_out_alone(
 
 
 @pytest.mark.usefixtures("disk_task")
-def test_related_objects_are_read_apart_too(rig: Rig) -> None:
+def test_related_objects_are_read_separately_too(rig: Rig) -> None:
     with rig.connect() as connection:
         content = connection._content
         tasks = recent(connection)
@@ -107,10 +103,10 @@ def test_related_objects_are_read_apart_too(rig: Rig) -> None:
         assert 0 < len([task for task in tasks if "info" not in rows[task]]) < len(tasks)
 
 
-def test_a_failure_of_ours_that_cannot_be_decoded_is_a_failure(rig: Rig) -> None:
+def test_own_failed_task_that_cannot_be_decoded_is_a_failure(rig: Rig) -> None:
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="undecodable"))
-        (vm,) = rig.ours(connection, "undecodable")
+        (vm,) = rig.own_vms(connection, "undecodable")
         rig.fault("PowerOffVM_Task", "TaskInProgress", object=vm.name, where="task")
         ended = end(connection, vm.name, connection.start_power_off(vm.moref))
         assert isinstance(ended.error, UnreadableAnswer)
@@ -122,12 +118,12 @@ def test_a_refusal_that_cannot_be_decoded_is_looked_up(rig: Rig) -> None:
     """The call itself ends in it: whether it was carried out is not known."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="refused"))
-        (vm,) = rig.ours(connection, "refused")
+        (vm,) = rig.own_vms(connection, "refused")
         rig.fault("PowerOffVM_Task", "TaskInProgress", object=vm.name)
         assert removed(rig, connection, "refused")
 
 
-def test_a_view_is_read_apart(tmp_path: Path) -> None:
+def test_view_is_read_separately(tmp_path: Path) -> None:
     """Govmomi's own simulator sends a ``runtime`` that pyVmomi cannot decode."""
     with (
         stock_vcenter(tmp_path) as stock,

@@ -1,4 +1,4 @@
-"""Hosts with an HGX board: its NVSwitches are seen, and no VM is given a part of it silently."""
+"""Hosts with an HGX board: NVSwitches are shown; a plan for part of a board has a warning."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def function(address: str, device_id: int, name: str, class_id: int, memory: int
     )
 
 
-def test_a_part_of_a_board_is_warned_of_and_single_gpus_are_not(home: Path) -> None:
+def test_warning_for_part_of_a_board_but_not_for_single_gpus(home: Path) -> None:
     modules = [function(a, 0x20B2, "GA100 [A100 SXM4 80GB]", 0x0302, 80) for a in MODULES]
     switches = [function(a, 0x1AF1, "GA100 [A100 NVSwitch]", 0x0680, 1) for a in SWITCHES]
     host = HostDescription(name="hgx-01", memory_gib=2048, gpus=(*modules, *switches))
@@ -34,9 +34,11 @@ def test_a_part_of_a_board_is_warned_of_and_single_gpus_are_not(home: Path) -> N
         assert [gpu.pci_address for gpu in seen.gpus] == list(MODULES)
         assert seen.nvswitches == SWITCHES
         several = {"mode": "passthrough", "count": 2}
-        told = [f.text for f in rig.plan(connection, accelerator=several, memory_gib=512).findings]
-        assert len(told) == 1
-        assert "error 802" in told[0]
+        reported = [
+            f.text for f in rig.plan(connection, accelerator=several, memory_gib=512).findings
+        ]
+        assert len(reported) == 1
+        assert "error 802" in reported[0]
         dynamic = {"mode": "dynamic", "count": 4}
         assert rig.plan(connection, accelerator=dynamic, memory_gib=1024).findings
         assert rig.plan(connection, memory_gib=256).findings == ()

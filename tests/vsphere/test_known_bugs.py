@@ -36,7 +36,7 @@ def test_each_host_is_asked_for_its_own_devices(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "spec_options",
     [
         {},
         {"accelerator": {"mode": "dynamic"}},
@@ -44,18 +44,18 @@ def test_each_host_is_asked_for_its_own_devices(rig: Rig) -> None:
     ],
     ids=["fixed", "dynamic", "addresses"],
 )
-def test_a_vm_takes_two_tasks(rig: Rig, wish: dict[str, object]) -> None:
+def test_vm_needs_only_two_tasks(rig: Rig, spec_options: dict[str, object]) -> None:
     """vhpc-toolkit reconfigures four times at once, Ray takes six tasks and a power cycle, SkyPilot
     reconfigures and customizes at the same time. A fixed address needs one more: it goes by the MAC
     addresses of the cards, which a VM has once it is made.
     """
     with rig.connect() as connection:
-        plan = rig.plan(connection, hosts=2, name="two", **wish)
+        plan = rig.plan(connection, hosts=2, name="two", **spec_options)
         rig.reset_calls()
         assert not rig.provision(connection, plan).failed
         calls = rig.calls()
     assert (calls["CloneVM_Task"], calls["PowerOnVM_Task"]) == (2, 2)
-    assert calls.get("ReconfigVM_Task", 0) == (2 if "addresses" in wish else 0)
+    assert calls.get("ReconfigVM_Task", 0) == (2 if "addresses" in spec_options else 0)
     assert set(_changing(rig)) <= {"ReconfigVM_Task"}
     rig.teardown("two")
 
@@ -69,7 +69,7 @@ def test_the_device_is_there_at_the_first_power_on(rig: Rig) -> None:
             plan, connection, rig.context, Events(), until="powered-on", keep_failed=True
         )
         assert isinstance(result.failed[0].error, TaskFailed)
-        (vm,) = rig.ours(connection, "first-boot")
+        (vm,) = rig.own_vms(connection, "first-boot")
         assert not vm.powered_on
         assert vm.devices == plan.steps[0].devices
         assert vm.memory_locked
@@ -85,24 +85,24 @@ def test_a_vm_that_runs_is_not_reconfigured(rig: Rig) -> None:
     with rig.connect() as connection:
         made = rig.plan(connection, hosts=1, name="runs", extra_config={OPTION: "high"})
         rig.provision(connection, made)
-        (vm,) = rig.ours(connection, "runs")
+        (vm,) = rig.own_vms(connection, "runs")
         lifecycle.stop([vm], connection, Events(), grace_s=0)
         request = clone_request(made, replace(made.steps[0], vm=vm), rig.context, "")
         task = connection.start_repair(vm, replace(request, extra_config={OPTION: "low"}))
         assert task is not None
         end(connection, "by hand", task)
-        (off,) = rig.ours(connection, "runs")
+        (off,) = rig.own_vms(connection, "runs")
         plan = planner.plan_start([off], ClusterSpec(name="runs"), connection.read_inventory())
         end(connection, "by hand", connection.start_power_on(off.moref))
         rig.reset_calls()
         assert not rig.provision(connection, plan).failed
         assert not _changing(rig)
-        (again,) = rig.ours(connection, "runs")
+        (again,) = rig.own_vms(connection, "runs")
         assert again.extra_config[OPTION] == "low"
     rig.teardown("runs")
 
 
-def test_what_runs_is_as_wished(rig: Rig) -> None:
+def test_running_vm_needs_no_change(rig: Rig) -> None:
     """Ansible needs the VM powered off, and so is never idempotent (1576)."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="again"))

@@ -1,4 +1,4 @@
-"""What a vCenter leaves out, in pyVmomi's own objects: named or left out, never guessed."""
+"""Unset properties, in pyVmomi's own objects: reported or skipped, never guessed."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def net(mac: str | None, ip: str) -> Any:
     )
 
 
-def test_a_card_without_a_mac_has_no_address() -> None:
+def test_network_adapter_without_mac_has_no_address() -> None:
     """A tunnel in the guest has no MAC either: its address is not the VM's."""
     card = vim.vm.device.VirtualVmxnet3(key=4000)
     assert addresses([card], [net(None, "10.8.0.1"), net("", "10.8.0.2")], RUNNING) == ()
@@ -34,11 +34,11 @@ def test_a_card_without_a_mac_has_no_address() -> None:
     assert addresses([card, known], nets, RUNNING) == ("192.0.2.7",)
 
 
-def test_a_device_that_is_not_described_stops_no_host() -> None:
-    told = vim.vm.PciPassthroughInfo(
+def test_device_without_details_does_not_exclude_its_host() -> None:
+    reported = vim.vm.PciPassthroughInfo(
         pciDevice=vim.host.PciDevice(id="0000:3b:00.0"), systemId="system"
     )
-    target = vim.vm.ConfigTarget(pciPassthrough=[vim.vm.PciPassthroughInfo(), told])
+    target = vim.vm.ConfigTarget(pciPassthrough=[vim.vm.PciPassthroughInfo(), reported])
     assert target_of(target).system_ids == {"0000:3b:00.0": "system"}
     assert target_of(vim.vm.ConfigTarget()).system_ids == {}
     assert target_of(None).system_ids == {}
@@ -62,7 +62,7 @@ def whole() -> dict[Any, dict[str, Any]]:
     }
 
 
-def test_a_whole_tree() -> None:
+def test_complete_tree() -> None:
     tree = Tree(whole())
     assert tree.datacenter(CLUSTER) == DATACENTER
     assert tree.folder(CLUSTER, None) == VMS

@@ -29,7 +29,7 @@ from gpuvm.vsphere import VSphere
 
 NARROW, FEWER = "narrow@lab.local", "fewer@lab.local"
 FOLDER = "team"
-WISH: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
+SPEC: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
 ON_FOLDER = (*privileges.FOLDER, *privileges.GPU, *privileges.EDIT)
 
 
@@ -88,7 +88,7 @@ def read(connection: VSphere) -> Inventory:
     return connection.read_inventory(folder=FOLDER)
 
 
-def test_it_sees_its_part_and_is_told_what_it_does_not(connection: VSphere) -> None:
+def test_narrow_account_sees_its_part_and_the_rest_is_reported(connection: VSphere) -> None:
     inventory = read(connection)
     assert len(inventory.hosts) == 4
     assert [one.name for one in inventory.datastores] == ["vsanDatastore"]
@@ -107,10 +107,10 @@ def test_it_sees_its_part_and_is_told_what_it_does_not(connection: VSphere) -> N
 
 
 def test_from_plan_to_teardown(site: Rig, connection: VSphere) -> None:
-    plan = site.plan(connection, name="own", **WISH)
+    plan = site.plan(connection, name="own", **SPEC)
     assert [step.host.name for step in plan.steps] == ["esx-03.lab.local", "esx-04.lab.local"]
     assert not site.provision(connection, plan).failed
-    again = site.plan(connection, name="own", **WISH)
+    again = site.plan(connection, name="own", **SPEC)
     assert not again.changes
     done = CliRunner().invoke(app, ["status", *spec_of(site), "--no-guests", "--json"])
     assert done.exit_code == 0
@@ -119,17 +119,17 @@ def test_from_plan_to_teardown(site: Rig, connection: VSphere) -> None:
 
 
 def spec_of(site: Rig) -> list[str]:
-    """The wish as a file, and who asks."""
+    """The spec as a file, and the account."""
     folder = Path(os.environ["GPUVM_STATE_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "own.yaml"
-    file.write_text("\n".join(["name: own", *(f"{k}: {v}" for k, v in WISH.items())]))
+    file.write_text("\n".join(["name: own", *(f"{k}: {v}" for k, v in SPEC.items())]))
     context = site.context.model_copy(update={"name": "narrow-account"})
     settings.save(context)
     return ["--file", str(file), "--context", context.name]
 
 
-def test_doctor_finds_nothing_in_the_way(site: Rig) -> None:
+def test_doctor_finds_no_problem(site: Rig) -> None:
     """Cancelling, and what is not to be seen, are warnings."""
     done = CliRunner().invoke(app, ["doctor", *spec_of(site), "--json"])
     checks = json.loads(done.stdout)["data"]["checks"]
@@ -145,9 +145,9 @@ def test_a_folder_must_be_named(connection: VSphere) -> None:
     assert "folder:" in (caught.value.hint or "")
 
 
-def test_what_it_may_not_is_refused_by_name(site: Rig, connection: VSphere) -> None:
+def test_missing_privilege_is_refused_by_name(site: Rig, connection: VSphere) -> None:
     trainer = next(h for gpu in read(connection).gpus for h in gpu.holders if h.vm == "trainer")
     with pytest.raises(NoPermission, match=r"VirtualMachine.Interact.PowerOff on trainer"):
         connection.start_power_off(trainer.moref)
     with pytest.raises(NotFound, match="archive"):
-        site.plan(connection, name="own", datastore="archive", **WISH)
+        site.plan(connection, name="own", datastore="archive", **SPEC)

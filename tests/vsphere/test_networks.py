@@ -1,4 +1,4 @@
-"""Networks of NSX: a VM's card comes to one by its id and type, as vCenter wants it."""
+"""NSX networks: an adapter is connected by the network's id and type, as vCenter requires."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,12 @@ def nsx(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_a_clone_goes_to_an_opaque_network(nsx: Rig) -> None:
+def test_clone_is_connected_to_an_opaque_network(nsx: Rig) -> None:
     with nsx.connect() as connection:
         plan = nsx.plan(connection, name="opaque", hosts=1, network=SEGMENT)
         result = nsx.provision(connection, plan)
         assert not result.failed, result
-        (vm,) = nsx.ours(connection, "opaque")
+        (vm,) = nsx.own_vms(connection, "opaque")
         (network,) = [n for n in connection.read_inventory().networks if n.name == SEGMENT]
         assert vm.networks == (network.moref,)
         assert network.path == f"/Lab/network/{SEGMENT}"

@@ -1,9 +1,9 @@
 """Optional means optional: each thing that gpuvm reads is absent in turn.
 
 The cases are made from the paths in the source and from pyVmomi's type table: an optional property
-is unset, a required one is refused (which is the only way in which it can be missing), and so is
+is unset, a required one is refused (the only way in which it can be missing), and so is
 everything above them; then whole objects are invisible. No command ends in a Python error, nothing
-that is not seen is taken for free, and what makes a difference is said.
+that is not visible is assumed to be free, and what makes a difference is reported.
 """
 
 import json
@@ -89,7 +89,7 @@ CASES = list(cases())
 
 @pytest.fixture(scope="module")
 def site(home: Path) -> Iterator[Rig]:
-    """gpuvm-01 runs on one host, a stranger's VM on each of two others, and one host is free."""
+    """gpuvm-01 runs on one host, an unrelated VM on each of two others, and one host is free."""
     shape = describe(hosts=4).model_copy(
         update={
             "timings": QUICK,
@@ -109,12 +109,12 @@ def site(home: Path) -> Iterator[Rig]:
     )
     with rig_of(home, NAME, shape) as rig:
         with rig.connect() as connection:
-            made = rig.provision(connection, rig.plan(connection, **wish(hosts=1)))
+            made = rig.provision(connection, rig.plan(connection, **spec_options(hosts=1)))
         assert not made.failed
         yield rig
 
 
-def wish(**changed: Any) -> dict[str, Any]:
+def spec_options(**changed: Any) -> dict[str, Any]:
     pairs = (line.split(": ") for line in SPEC.strip().splitlines())
     return {**dict(pairs), **changed}
 
@@ -144,14 +144,14 @@ class Seen:
 
     @property
     def free(self) -> set[tuple[str, str]]:
-        """GPUs that are given away without a word of doubt."""
+        """GPUs that are assigned without a warning."""
         listed = self.gpus.get("gpus", ())
         sure = [g for g in listed if g["free"] and not g["may_be_held_by"]]
         return {(g["host"], g["pci_address"]) for g in sure if not g["host_unusable"]}
 
     @property
-    def said(self) -> set[str]:
-        """All that is said beside the facts."""
+    def message(self) -> set[str]:
+        """All notes in addition to the facts."""
         drift = (text for vm in self.status.get("vms", ()) for text in vm["drift"])
         findings = (finding["text"] for finding in self.plan.get("findings", ()))
         checks = (check.text for check in self.doctor if check.level != "ok")
@@ -161,7 +161,7 @@ class Seen:
 
 def seen(connection: VSphere) -> Seen:
     """gpus, plan, doctor and status of one reading; everything else reads the same."""
-    wanted = ClusterSpec.model_validate(wish())
+    wanted = ClusterSpec.model_validate(spec_options())
     try:
         inventory = connection.read_inventory()
     except GpuvmError as error:
@@ -171,8 +171,8 @@ def seen(connection: VSphere) -> Seen:
     made = trial.plan
     plan = plan_json(made) if isinstance(made, Plan) else {}
     against = status.Against(wanted, None, counted=True)
-    told = status.compare(inventory, against, {}).data(against)
-    return Seen(gpus.listed(inventory), plan, told, checks, inventory)
+    reported = status.compare(inventory, against, {}).data(against)
+    return Seen(gpus.listed(inventory), plan, reported, checks, inventory)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def whole(connection: VSphere) -> Seen:
     """What is seen when nothing is hidden."""
     found = seen(connection)
     assert {host for host, _ in found.free} == {"esx-04.lab.local"}
-    assert found.said == {""}
+    assert found.message == {""}
     return found
 
 
@@ -210,7 +210,7 @@ def test_absent(
     found = seen(connection)
     if path != "name":  # for a name the id stands
         assert found.free <= whole.free
-        assert found.said - whole.said or facts(found) == facts(whole)
+        assert found.message - whole.message or facts(found) == facts(whole)
     if found.inventory is not None:
         with suppress(GpuvmError):
             everything_else(connection, found.inventory)
@@ -220,7 +220,7 @@ def facts(one: Seen) -> Any:
     """What the commands state, without the words of doubt."""
     listed = [(g["host"], g["pci_address"], g["free"]) for g in one.gpus.get("gpus", ())]
     steps = [(s["vm"], s["action"], s["host"], s["gpus"]) for s in one.plan.get("steps", ())]
-    words = ("drift", "address")  # no address is what the guest has told so far
+    words = ("drift", "address")  # the guest has not reported an address yet
     vms = [{k: v for k, v in vm.items() if k not in words} for vm in one.status.get("vms", ())]
     return listed, steps, vms, one.status.get("missing"), one.status.get("copies")
 
@@ -250,13 +250,13 @@ def everything_else(connection: VSphere, inventory: Inventory) -> None:
         stream.next_changes(1)
 
 
-def test_a_vm_whose_hardware_is_not_shown_is_left(
+def test_vm_with_unreadable_hardware_is_kept(
     site: Rig, hide: Callable[[Any, str, str], None], connection: VSphere
 ) -> None:
     """It may have disks of somebody else by now, which destroying it would delete."""
     hide(vim.VirtualMachine, f"{NAME}-01", "config.hardware.device")
-    ours = site.ours(connection, NAME)
-    done = lifecycle.teardown(ours, connection, Events(), with_disks=True)
+    own = site.own_vms(connection, NAME)
+    done = lifecycle.teardown(own, connection, Events(), with_disks=True)
     (outcome,) = done.outcomes
     assert str(outcome.error) == (
         f"{NAME}-01 is not removed: vCenter does not show its virtual hardware; "
@@ -264,7 +264,7 @@ def test_a_vm_whose_hardware_is_not_shown_is_left(
     )
 
 
-def test_what_is_refused_is_told_from_what_is_unset(
+def test_refused_and_unset_properties_are_distinguished(
     site: Rig, ids: dict[tuple[str, str], str]
 ) -> None:
     sleeper = ids["VirtualMachine", "sleeper"]
@@ -272,8 +272,8 @@ def test_what_is_refused_is_told_from_what_is_unset(
         site.post("/hide", {"object": sleeper, "path": "config.hardware", "denied": denied})
         with site.connect() as connection:
             inventory = connection.read_inventory()
-        said = f"sleeper may hold a GPU of esx-02.lab.local: {who} its virtual hardware"
-        assert inventory.notes == (said,)
+        message = f"sleeper may hold a GPU of esx-02.lab.local: {who} its virtual hardware"
+        assert inventory.notes == (message,)
         gpu = next(gpu for gpu in inventory.gpus if gpu.host == "esx-02.lab.local")
         assert gpu.state == "free, unless sleeper has it"
         delete_all(site)

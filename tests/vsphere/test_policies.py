@@ -1,4 +1,4 @@
-"""A storage policy by its name or id: it comes to the VM's home and to every disk of it."""
+"""A storage policy by name or id is applied to the VM's home and to every disk."""
 
 import json
 import urllib.request
@@ -65,7 +65,7 @@ def test_home_and_every_disk_get_the_policy(site: Rig, wanted: str, policy: str)
 
 
 @pytest.mark.usefixtures("torn_down")
-def test_its_id_is_the_same_wish_as_its_name(site: Rig) -> None:
+def test_policy_id_and_name_are_the_same_spec(site: Rig) -> None:
     with site.connect() as connection:
         plan = site.plan(connection, name="policed", hosts=1, storage_policy="Host cache")
         assert not site.provision(connection, plan).failed
@@ -75,12 +75,12 @@ def test_its_id_is_the_same_wish_as_its_name(site: Rig) -> None:
 
 
 @pytest.mark.usefixtures("torn_down")
-def test_a_vm_that_was_left_without_it_gets_it_before_it_starts(site: Rig) -> None:
-    """As after a gpuvm that was killed between clone and reconfigure; a disk of others is left."""
+def test_interrupted_vm_gets_its_policy_before_start(site: Rig) -> None:
+    """As after gpuvm was killed between clone and reconfigure; a disk of another user is kept."""
     with site.connect() as connection:
         plan = site.plan(connection, name="policed", hosts=1, storage_policy="Host cache")
         assert not site.provision(connection, plan).failed
-        (vm,) = site.ours(connection, "policed")
+        (vm,) = site.own_vms(connection, "policed")
         with site.in_vcenter(vm) as there:
             assert end(connection, "off", Task(there.PowerOffVM_Task()._moId, "off")).error is None
             forgotten = vim.option.OptionValue(key="gpuvm.storage_policy", value="")

@@ -1,4 +1,4 @@
-"""Licences are read where the account is told; a refusal is no failure of anything."""
+"""Licences are read if the account may see them; a refusal is not a failure."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,14 +15,14 @@ PAST, FUTURE = datetime(2020, 1, 31, tzinfo=UTC), datetime(2999, 1, 31, tzinfo=U
 
 def test_each_host_has_its_own(rig: Rig) -> None:
     with rig.connect() as connection:
-        told = connection.read_licences()
+        reported = connection.read_licences()
         hosts = connection.read_inventory().hosts
-    assert told is not None
-    assert {told[host.moref] for host in hosts} == {Licence("Evaluation Mode")}
+    assert reported is not None
+    assert {reported[host.moref] for host in hosts} == {Licence("Evaluation Mode")}
 
 
 @pytest.mark.parametrize("fault", ["NoPermission", "NotSupported"])
-def test_a_refusal_is_an_answer(rig: Rig, fault: str) -> None:
+def test_refused_licence_query_returns_none(rig: Rig, fault: str) -> None:
     rig.fault("QueryAssignedLicenses", fault)
     with rig.connect() as connection:
         assert connection.read_licences() is None
@@ -39,7 +39,7 @@ def test_a_refusal_is_an_answer(rig: Rig, fault: str) -> None:
         (FUTURE, PAST, Licence("any", "2999-01-31")),
     ],
 )
-def test_an_end_is_in_the_evaluation_or_in_the_licence(
+def test_end_date_is_of_the_evaluation_or_the_licence(
     of_evaluation: datetime | None, of_licence: datetime | None, expected: Licence
 ) -> None:
     """Pure: the simulator's licences never end."""

@@ -1,4 +1,4 @@
-"""Every property path that gpuvm asks for, held against the types that the API declares.
+"""Every property path that gpuvm reads, checked against the declared types of the API.
 
 A vCenter refuses a whole read for one path that its declared types do not have.
 """
@@ -51,7 +51,7 @@ def test_no_read_hides_its_paths() -> None:
             assert found, f"{name}: {ast.unparse(node)}"
 
 
-def test_an_index_of_what_is_no_list_is_refused() -> None:
+def test_index_into_a_non_list_is_refused() -> None:
     with pytest.raises(ValueError, match=r"config\.hardware"):
         properties.since(vim.VirtualMachine, 'config.hardware["key"]')
 
@@ -65,7 +65,7 @@ def test_one_place_makes_property_specs() -> None:
 def test_what_is_read_whole() -> None:
     """Data objects whose every field is decoded, so that one unknown value loses all of it.
 
-    Of tasks, which are everybody's, none but who began one, and how one of ours ended.
+    Tasks are of all users: only their initiator is read, and the result of our own.
     """
     whole = {(kind.__name__, path) for _, kind, path in ASKED if _is_data(kind, path)}
     assert whole == {

@@ -1,4 +1,4 @@
-"""Which certificates and passwords are good enough, and what is said when they are not."""
+"""Which certificates and passwords are accepted, and the errors for others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_wrong_pin_sends_no_password(rig: Any) -> None:
     assert rig.calls() == {}
 
 
-def test_insecure_is_possible_when_asked_for(rig: Any) -> None:
+def test_insecure_is_possible_if_configured(rig: Any) -> None:
     assert _login(rig, _with(rig, tls=Insecure())).startswith("gpuvm lab")
 
 
@@ -76,7 +76,7 @@ def test_wrong_password_is_tried_once_and_not_shown(rig: Any) -> None:
     assert "user@domain" in hint
 
 
-def test_nobody_there(rig: Any) -> None:
+def test_unreachable_server(rig: Any) -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         _login(rig, _with(rig, vcenter="127.0.0.1:1"))
 
@@ -88,7 +88,7 @@ def german(home: Path) -> Iterator[Rig]:
         yield made
 
 
-def test_a_vcenter_of_another_language_is_asked_for_english(german: Rig) -> None:
+def test_session_requests_english(german: Rig) -> None:
     """Hints go by texts where a fault's type says too little; a new session asks again."""
     pages = "The total number of pages needed is too large"
     with german.connect() as connection:

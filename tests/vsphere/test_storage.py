@@ -1,4 +1,4 @@
-"""Hosts with datastores of their own, and sources that clones cannot come from."""
+"""Hosts with separate datastores, and sources that cannot be cloned."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ def _hosts(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def local(home: Path) -> Iterator[Rig]:
-    """Each of five hosts has a datastore of its own; two of them cannot take anything."""
+    """Each of five hosts has its own datastore; two of these cannot be used."""
     stores = [
         DatastoreDescription(name=f"local-{n}", hosts=(h,)) for n, h in enumerate(_hosts(5), 1)
     ]
@@ -44,22 +44,22 @@ def test_one_vm_on_each_host_needs_nothing_shared(local: Rig) -> None:
     with local.connect() as connection:
         plan = local.plan(connection, hosts=3, name="own")
         assert [store.name for store in plan.datastores] == ["local-1", "local-2", "local-3"]
-        told = [finding.text for finding in plan.findings]
+        reported = [finding.text for finding in plan.findings]
         assert (
             "esx-04.lab.local is left out: no datastore for its VMs (local-4: it is in mainten"
-            in told[0]
+            in reported[0]
         )
-        assert "local-5: it is mounted read-only there" in told[1]
+        assert "local-5: it is mounted read-only there" in reported[1]
         result = local.provision(connection, plan)
         assert not result.failed, result
         stores = {s.moref: s.name for s in connection.read_inventory().datastores}
-        ours = local.ours(connection, "own")
-        assert [[stores[m] for m in vm.datastores] for vm in ours] == [
+        own_ones = local.own_vms(connection, "own")
+        assert [[stores[m] for m in vm.datastores] for vm in own_ones] == [
             ["local-1"],
             ["local-2"],
             ["local-3"],
         ]
-        words = {vm.host: stores[vm.datastores[0]] for vm in ours}
+        words = {vm.host: stores[vm.datastores[0]] for vm in own_ones}
         assert not local.plan(connection, hosts=3, name="own", datastore=words).changes
         assert not local.plan(connection, hosts=3, name="own", datastore="local-*").changes
         with pytest.raises(PreflightRefused, match="datastore not given, now local-1"):
@@ -81,7 +81,7 @@ def test_a_host_older_than_the_templates_hardware_is_left_out(mixed: Rig) -> Non
     mixed.teardown("newer")
 
 
-def test_a_template_whose_host_is_away_is_no_source(mixed: Rig) -> None:
+def test_template_on_a_disconnected_host_is_refused(mixed: Rig) -> None:
     away = "/hosts/esx-02.lab.local"
     mixed.post(f"{away}/disconnect")
     try:

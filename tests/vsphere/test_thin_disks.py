@@ -24,7 +24,7 @@ def narrow(home: Path) -> Iterator[Rig]:
         yield rig
 
 
-def test_thin_clones_are_made_where_what_is_used_fits(narrow: Rig) -> None:
+def test_thin_clones_need_only_their_used_space(narrow: Rig) -> None:
     with narrow.connect() as connection:
         (template,) = connection.read_inventory().templates
         assert (template.disk_gib, template.used_gib) == (200, 30)
@@ -39,7 +39,7 @@ def test_thin_clones_are_made_where_what_is_used_fits(narrow: Rig) -> None:
     narrow.teardown("thin")
 
 
-def test_thin_clones_that_do_not_fit_are_refused_before_anything_is_made(narrow: Rig) -> None:
+def test_thin_clones_that_do_not_fit_are_refused_before_any_change(narrow: Rig) -> None:
     with (
         narrow.connect() as connection,
         pytest.raises(PreflightRefused, match=r"4 clones of .* need 130 GiB: 120 of disks"),

@@ -1,4 +1,4 @@
-"""Each vSphere version that is supported, from the plan to nothing left; what it lacks is unset."""
+"""Each supported vSphere version, from plan to teardown; properties that it lacks are unset."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_fixed_gpu_from_plan_to_teardown(release: Rig) -> None:
         plan = release.plan(connection, hosts=2, name="fixed")
         result = release.provision(connection, plan)
         assert not result.failed, result
-        assert [vm.pci_addresses for vm in release.ours(connection, "fixed")] == [
+        assert [vm.pci_addresses for vm in release.own_vms(connection, "fixed")] == [
             ("0000:3b:00.0",),
             ("0000:3b:00.0",),
         ]

@@ -1,4 +1,4 @@
-"""The wheel by itself: a new environment, outside the checkout, does the whole demo."""
+"""The wheel: in a new environment, outside the checkout, it runs the whole demo."""
 
 import os
 import subprocess

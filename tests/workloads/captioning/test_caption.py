@@ -23,18 +23,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("beam", ["1", "3"])
 def test_a_trained_run_captions_any_picture(trained: Path, beam: str) -> None:
-    """What it says of a picture of its own samples is what it said at the end of the training."""
+    """The captions of its own samples are those from the end of the training."""
     samples = json.loads((trained / "results.json").read_text())["samples"]
     images = [str(trained / sample["image"]) for sample in samples[:3]]
     done = use("caption", *images, "--run", str(trained), "--beam", beam, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [pair["image"] for pair in told] == images
+    reported = json.loads(done.stdout)
+    assert [pair["image"] for pair in reported] == images
     if beam == "3":
-        assert [pair["caption"] for pair in told] == [s["caption"] for s in samples[:3]]
+        assert [pair["caption"] for pair in reported] == [s["caption"] for s in samples[:3]]
 
 
-def test_a_trained_run_is_scored_again_to_the_same(trained: Path) -> None:
+def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> None:
     done = use("evaluate", "--run", str(trained), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == pytest.approx(greedy(records(trained)))
@@ -42,7 +42,7 @@ def test_a_trained_run_is_scored_again_to_the_same(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("caption", "nowhere.png", "--run", "RUN"), "nowhere.png: no such file"),
         (("caption", __file__, "--run", "RUN"), "not an image"),
@@ -51,16 +51,16 @@ def test_a_trained_run_is_scored_again_to_the_same(trained: Path) -> None:
     ],
 )
 def test_bad_input_to_a_trained_run_is_one_line(
-    trained: Path, arguments: tuple[str, ...], said: str
+    trained: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = use(*(str(trained) if a == "RUN" else a for a in arguments))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("mode", [("caption", __file__), ("evaluate",)])
-def test_a_gpu_that_is_not_there_is_an_error(
+def test_missing_gpu_is_an_error(
     trained: Path, monkeypatch: pytest.MonkeyPatch, mode: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
@@ -74,7 +74,7 @@ VGG16 = {"vgg16_weights": "/guest/vgg16.h5", "vgg16_sha256": "ab" * 32}
 
 @pytest.mark.parametrize("mode", [("caption", "a.png"), ("evaluate",)])
 @pytest.mark.parametrize(
-    ("about", "arguments", "said"),
+    ("about", "arguments", "message"),
     [
         (VGG16, (), "not at /guest/vgg16.h5: --vgg16-weights FILE.h5 (SHA-256 abab"),
         (VGG16, ("--vgg16-weights", "/nowhere.h5"), "/nowhere.h5: no such file"),
@@ -82,30 +82,30 @@ VGG16 = {"vgg16_weights": "/guest/vgg16.h5", "vgg16_sha256": "ab" * 32}
         ({}, ("--vgg16-weights", __file__), "this run used an encoder of its own"),
     ],
 )
-def test_the_weights_that_a_run_used_are_asked_for(
+def test_weights_of_a_run_are_required(
     trained: Path,
     tmp_path: Path,
     mode: tuple[str, ...],
     about: dict[str, Any],
     arguments: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     run = _other(trained, tmp_path, **about)
     done = use(*mode, "--run", str(run), *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_images_that_are_elsewhere_now_are_asked_for(trained: Path, tmp_path: Path) -> None:
+def test_moved_images_must_be_given_again(trained: Path, tmp_path: Path) -> None:
     run = _other(trained, tmp_path, real=True, data="/guest/flickr8k")
-    for arguments, said in (
+    for arguments, message in (
         ((), "the run's images are not at /guest/flickr8k: --data DIR"),
         (("--data", "/nowhere"), "/nowhere: no such folder"),
     ):
         done = use("evaluate", "--run", str(run), *arguments)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""What captioning learns from: rendered scenes, real images, batches, features."""
+"""The data of captioning: rendered scenes, real images, batches, features."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_workers(step: int) -> No
         assert [i for part in parts for i in part] == whole
 
 
-def test_the_order_does_not_depend_on_where_it_began() -> None:
+def test_batch_order_does_not_depend_on_the_first_step() -> None:
     """A resumed run asks for its first batch in the middle of an epoch."""
     shard = Shard
     one = shard(96, 12, 0, 1)
@@ -65,7 +65,7 @@ def test_the_order_does_not_depend_on_where_it_began() -> None:
     assert sorted(i for batch in went_through[:8] for i in batch) == list(range(96))
 
 
-def test_batches_are_made_one_step_ahead() -> None:
+def test_batches_are_prefetched_one_step_ahead() -> None:
     made = []
     batches = prefetch(lambda step: made.append(step) or step * 10, range(3, 6))
     assert next(batches) == (3, 30)
@@ -74,7 +74,7 @@ def test_batches_are_made_one_step_ahead() -> None:
     assert list(prefetch(lambda step: step, range(3, 3))) == []
 
 
-def test_a_batch_that_cannot_be_made_ends_the_run() -> None:
+def test_failing_input_pipeline_ends_the_run() -> None:
     batches = prefetch(lambda step: 1 // step, range(-1, 1))
     assert next(batches) == (-1, -1)
     with pytest.raises(ZeroDivisionError):
@@ -92,7 +92,7 @@ def test_each_scene_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rendered) == 20
 
 
-def test_what_does_not_fit_in_memory_is_made_when_asked_for(
+def test_data_too_large_for_memory_is_computed_on_demand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dataset, "CACHE_BYTES", 5 * 64 * 64 * 3)
@@ -104,7 +104,7 @@ def test_what_does_not_fit_in_memory_is_made_when_asked_for(
 
 
 @pytest.mark.parametrize("worker", [0, 3])
-def test_each_image_is_seen_once(worker: int) -> None:
+def test_each_image_is_encoded_once(worker: int) -> None:
     """Also the first ones, which all workers normalize by."""
     data = Dataset(None, 400, 1)
     seen: list[np.ndarray] = []
@@ -129,7 +129,7 @@ ONE_DOG = (
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no captions.json"),
         ("{", "not JSON"),
@@ -137,13 +137,13 @@ ONE_DOG = (
         (ONE_DOG, "image 'a.jpg' is not there"),
     ],
 )
-def test_bad_data_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+def test_bad_data_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "captions.json").write_text(content)
     process = captioning.start(tmp_path / "out", "--data", str(tmp_path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said in errors
+    assert message in errors
     assert len(errors.strip().splitlines()) == 1
 
 
@@ -156,7 +156,7 @@ def _pictures(folder: Path, count: int = 60) -> list[str]:
     return names
 
 
-def test_flickr_layouts_say_the_same(tmp_path: Path) -> None:
+def test_flickr_layouts_are_equivalent(tmp_path: Path) -> None:
     found = []
     for layout in ("captions.txt", "Flickr8k.token.txt", "results_20130124.token"):
         _flickr(tmp_path / layout, layout)
@@ -190,9 +190,9 @@ def _flickr(folder: Path, layout: str) -> None:
 
 @pytest.mark.parametrize("weights", ["/nowhere.h5", __file__])
 def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
-    said = captioning.refused(tmp_path, "--vgg16-weights", weights)
-    assert "no such file" in said or "not the weights of a VGG16" in said
-    assert "Traceback" not in said
+    message = captioning.refused(tmp_path, "--vgg16-weights", weights)
+    assert "no such file" in message or "not the weights of a VGG16" in message
+    assert "Traceback" not in message
 
 
 def test_features_are_kept_by_image_and_network(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def _sums(images: np.ndarray) -> np.ndarray:
     return images.sum((1, 2, 3)).astype(np.float16)[:, None]
 
 
-def test_vgg16_looks_at_few_images_at_a_time(tmp_path: Path) -> None:
+def test_vgg16_encodes_few_images_at_a_time(tmp_path: Path) -> None:
     """With a network of one layer in its place: the real one's weights have 528 MB."""
     sizes: list[int] = []
     file = tmp_path / "weights.h5"

@@ -43,7 +43,7 @@ def test_all_workers_end_with_the_same_weights(together: Path) -> None:
     assert len(digests) == 1
 
 
-def test_one_workers_shard_moves_every_workers_weights(together: Path, tmp_path: Path) -> None:
+def test_shard_of_one_worker_changes_every_workers_weights(together: Path, tmp_path: Path) -> None:
     all_succeed(captioning.together(tmp_path, *TINY, "--perturb-shard", "1", workers=WORKERS))
     before, after = (
         [of(records(root / str(i)), "end")[0]["weights_sha256"] for i in range(WORKERS)]
@@ -59,7 +59,7 @@ def test_shards_are_disjoint_and_together_everything(together: Path) -> None:
     assert len(ids) == len(set(ids)) == 192
 
 
-def test_a_worker_that_never_comes_is_named(tmp_path: Path) -> None:
+def test_missing_worker_is_named(tmp_path: Path) -> None:
     (process,) = captioning.together(
         tmp_path, *TINY, "--start-deadline-s", "4", workers=2, absent=1
     )
@@ -86,7 +86,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_it_learns_to_caption_what_it_never_saw(learnt: Path) -> None:
+def test_it_learns_to_caption_unseen_scenes(learnt: Path) -> None:
     """Held-out scenes, which language alone (the captions of other images) does not describe."""
     found = records(learnt)
     losses = {r["phase"]: r["loss"] for r in of(found, "step")}
@@ -102,7 +102,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Records:
     return captioning(tmp_path_factory.mktemp("whole"), *LONGER)
 
 
-def test_a_killed_run_ends_as_one_that_went_through(whole: Records, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_result(whole: Records, tmp_path: Path) -> None:
     process = captioning.start(tmp_path, *LONGER)
     _wait_for(tmp_path / "timings.jsonl", "checkpoints/train-", process)
     process.send_signal(signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_a_killed_run_ends_as_one_that_went_through(whole: Records, tmp_path: Pa
     assert _digest(captioning(tmp_path, *LONGER)) == _digest(whole)
 
 
-def test_a_stopped_run_ends_as_one_that_went_through(whole: Records, tmp_path: Path) -> None:
+def test_stopped_run_resumes_to_the_same_result(whole: Records, tmp_path: Path) -> None:
     captioning(tmp_path, *LONGER, "--stop-after", "15")
     assert _digest(captioning(tmp_path, *LONGER)) == _digest(whole)
 
@@ -132,9 +132,9 @@ def test_a_checkpoint_of_another_run_is_refused(
     stopped: Path, tmp_path: Path, other: tuple[str, str]
 ) -> None:
     shutil.copytree(stopped, tmp_path / "out")
-    said = captioning.refused(tmp_path / "out", *TINY, *other)
-    assert "is of another run (192 examples" in said
-    assert len(said.strip().splitlines()) == 1
+    message = captioning.refused(tmp_path / "out", *TINY, *other)
+    assert "is of another run (192 examples" in message
+    assert len(message.strip().splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--learning-rate", "0"), "--learning-rate must be more than 0"),
         (("--seed", "-1"), "--seed must be from 0 to 4294967295"),
@@ -154,8 +154,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("trian",), "invalid choice: 'trian'"),
     ],
 )
-def test_bad_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    assert said in captioning.refused(tmp_path, *arguments)
+def test_bad_arguments_are_refused(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in captioning.refused(tmp_path, *arguments)
 
 
 def test_the_paper_preset_is_the_papers() -> None:
@@ -163,7 +165,7 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert (options.steps, options.batch_size, options.learning_rate) == (3_000_000, 1, 0.001)
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_gpu_is_an_error(tmp_path: Path) -> None:
     process = captioning.start(tmp_path, *TINY, "--device", "gpu", CUDA_VISIBLE_DEVICES="-1")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -46,7 +46,7 @@ def test_a_damaged_file_is_reported_in_a_line(
     kept.save("train-10", 10)
 
 
-def test_there_may_be_none(kept: Checkpoints) -> None:
+def test_missing_checkpoint_restores_nothing(kept: Checkpoints) -> None:
     assert kept.restore() is None
 
 

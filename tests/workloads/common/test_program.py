@@ -1,4 +1,4 @@
-"""What every workload does with its options, its threads, its memory and its GPU."""
+"""How every workload handles options, threads, memory and the GPU."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ sys.exit(status)
 
 @pytest.mark.parametrize("name", ["stock", "mnist"])
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--cpu-threads", "-1", "--cpu-threads must be at least 0"),
         ("--checkpoint-every", "0", "--checkpoint-every must be at least 1"),
@@ -47,31 +47,31 @@ sys.exit(status)
         ("--stall-s", "0", "--stall-s must be above 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    tmp_path: Path, name: str, option: str, value: str, said: str
+def test_invalid_options_are_refused(
+    tmp_path: Path, name: str, option: str, value: str, message: str
 ) -> None:
-    told = Program(name).refused(tmp_path / "out", option, value)
-    assert said in told.splitlines()[-1]
+    reported = Program(name).refused(tmp_path / "out", option, value)
+    assert message in reported.splitlines()[-1]
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_there_are_as_many_threads_as_were_asked_for(threads: str) -> None:
+def test_number_of_threads_is_as_configured(threads: str) -> None:
     counted = _run("-c", COUNTED, str(WORKLOADS), threads)
     assert counted.stdout.split() == [threads, threads]
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("name", "wish"),
+    ("name", "options"),
     [("stock", ("--epochs", "2")), ("mnist", ())],
     ids=["stock", "mnist"],
 )
 def test_the_quick_preset_stays_below_two_gib(
-    tmp_path: Path, name: str, wish: tuple[str, ...]
+    tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     """The stock epochs are all alike, so two of them show what eight need."""
-    done = _run("-c", PEAK, sys.executable, "-m", name, "--out", str(tmp_path), *wish)
+    done = _run("-c", PEAK, sys.executable, "-m", name, "--out", str(tmp_path), *options)
     found = records(tmp_path)
     assert of(found, "start")[0]["params"]["preset"] == "quick"
     assert of(found, "checkpoint")
@@ -108,7 +108,7 @@ class Config:
         self.grow.append(device)
 
 
-def test_a_gpu_that_is_shared_is_not_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_gpu_is_not_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config()
     distribute = SimpleNamespace(get_strategy=lambda: None)
     monkeypatch.setitem(
@@ -139,7 +139,7 @@ def test_greedy_and_beam_are_two_curves(log: Log, tmp_path: Path) -> None:
     assert found == {"score/bleu4/greedy": 0.5, "score/bleu4/beam3": 0.75, "score/accuracy": 0.25}
 
 
-def test_without_tensorboard_it_says_so_once(
+def test_missing_tensorboard_is_reported_once(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)

@@ -1,4 +1,4 @@
-"""An mnist.npz is whole, and what it should be, or one line says what it is not."""
+"""An mnist.npz is complete and valid, or a one-line error says what is wrong."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,21 +32,21 @@ def _flipped(content: bytes) -> bytes:
     [lambda whole: whole[: len(whole) // 2], _flipped, lambda _: b"", lambda _: b"no archive"],
     ids=["truncated", "flipped", "empty", "text"],
 )
-def test_a_damaged_file_is_said(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_file_is_reported(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = _save(tmp_path / "mnist.npz")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(BadInput, match=r"mnist.npz: not a whole .npz file"):
         dataset.load(str(file))
 
 
-def test_a_single_array_is_no_data_set(tmp_path: Path) -> None:
+def test_single_array_is_not_a_data_set(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(BadInput, match=r"one array \(.npy\), not an .npz file"):
         dataset.load(str(tmp_path / "one.npy"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"y_train": np.array(["5"] * 64)}, "y_train holds <U1, not whole numbers"),
         ({"y_test": np.zeros(20)}, "y_test holds float64, not whole numbers"),
@@ -54,7 +54,7 @@ def test_a_single_array_is_no_data_set(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_holds_is_checked(
-    tmp_path: Path, changes: dict[str, np.ndarray], said: str
+    tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         dataset.load(str(_save(tmp_path / "mnist.npz", **changes)))

@@ -1,4 +1,4 @@
-"""mnist: it learns, resumes to the same weights, and says which digits it had."""
+"""mnist: it learns, resumes to the same weights, and names its data set."""
 
 import json
 from pathlib import Path
@@ -29,23 +29,23 @@ def test_it_learns(whole: Path) -> None:
     assert of(found, "start")[0]["device"] == "/device:CPU:0"
 
 
-def test_it_says_which_digits_they_are(whole: Path) -> None:
+def test_results_name_the_digits_data_set(whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text())
     assert "scikit-learn's digits, 8 x 8 pixels" in results["notes"][0]
     assert all((whole / sample["image"]).exists() for sample in results["samples"])
 
 
-def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
+def test_it_resumes_where_it_was_stopped(whole: Path, tmp_path: Path) -> None:
     mnist(tmp_path, *TINY, "--stop-after", "70")
     resumed = mnist(tmp_path, *TINY)
     ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
-    out, wish = tmp_path / "out", (*TINY, "--checkpoint-every", "5")
-    kill_at(mnist, out, "checkpoint", *wish)
-    resumed = mnist(out, *wish)
+def test_killed_run_resumes_from_its_checkpoint(whole: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "out", (*TINY, "--checkpoint-every", "5")
+    kill_at(mnist, out, "checkpoint", *options)
+    resumed = mnist(out, *options)
     assert of(resumed, "step")[0]["step"] > 5
     ends = of(records(whole), "end")[-1], of(resumed, "end")[-1]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
@@ -58,18 +58,18 @@ def test_the_first_step_has_no_rate(whole: Path) -> None:
 
 
 def test_two_halves_are_one_whole(tmp_path: Path) -> None:
-    wish = ("--epochs", "1", "--device", "cpu")
-    alone = mnist(tmp_path / "alone", *wish)
-    all_succeed(mnist.together(tmp_path, *wish, workers=2))
+    options = ("--epochs", "1", "--device", "cpu")
+    alone = mnist(tmp_path / "alone", *options)
+    all_succeed(mnist.together(tmp_path, *options, workers=2))
     losses = [r["loss"] for r in of(records(tmp_path / "1"), "step")]
     assert losses == pytest.approx([r["loss"] for r in of(alone, "step")], rel=1e-3)
 
 
 def test_options_that_are_measured_work(tmp_path: Path) -> None:
     """Many CPUs compute float16 a hundred times as slowly as float32, so few steps must do."""
-    wish = ("--device", "cpu", "--stop-after", "20")
-    assert score(mnist(tmp_path / "xla", *wish, "--xla"), "accuracy") > 0.5
-    assert score(mnist(tmp_path / "mixed", *wish, "--mixed-precision"), "accuracy") > 0.5
+    options = ("--device", "cpu", "--stop-after", "20")
+    assert score(mnist(tmp_path / "xla", *options, "--xla"), "accuracy") > 0.5
+    assert score(mnist(tmp_path / "mixed", *options, "--mixed-precision"), "accuracy") > 0.5
 
 
 def _arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"x_train": np.zeros((64, 28, 27), np.uint8)}, "x_train has the shape (64, 28, 27)"),
         ({"x_train": np.zeros((64, 28, 28), np.float32)}, "x_train holds float32, not uint8"),
@@ -101,38 +101,41 @@ def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_bad_data_is_one_line(
-    tmp_path: Path, changes: dict[str, np.ndarray] | None, said: str
+    tmp_path: Path, changes: dict[str, np.ndarray] | None, message: str
 ) -> None:
     file = tmp_path / "mnist.npz"
     if changes is not None:
         np.savez(file, **(_arrays(**changes) if changes else {"other": np.zeros(3)}))
-    told = mnist.refused(tmp_path / "out", "--data", str(file))
-    assert said in told
-    assert "Traceback" not in told
+    reported = mnist.refused(tmp_path / "out", "--data", str(file))
+    assert message in reported
+    assert "Traceback" not in reported
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "mnist.npz"
     np.savez(file, **_arrays())
     file.write_bytes(file.read_bytes()[:9000])
-    told = mnist.refused(tmp_path / "out", "--data", str(file))
-    assert "mnist.npz: not a whole .npz file" in told
-    assert len(told.splitlines()) == 1
+    reported = mnist.refused(tmp_path / "out", "--data", str(file))
+    assert "mnist.npz: not a whole .npz file" in reported
+    assert len(reported.splitlines()) == 1
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    told = mnist.refused(tmp_path, "--batch-size", "2000")
-    assert "--batch-size 2000: only 1437 images to train on" in told
+    reported = mnist.refused(tmp_path, "--batch-size", "2000")
+    assert "--batch-size 2000: only 1437 images to train on" in reported
 
 
 def test_another_file_is_another_run(tmp_path: Path) -> None:
     """Of the same shape and at the same place."""
-    file, wish = tmp_path / "mnist.npz", ("--epochs", "1", "--device", "cpu", "--stop-after", "1")
+    file, options = (
+        tmp_path / "mnist.npz",
+        ("--epochs", "1", "--device", "cpu", "--stop-after", "1"),
+    )
     np.savez(file, **_arrays())
-    mnist(tmp_path / "out", "--data", str(file), *wish)
+    mnist(tmp_path / "out", "--data", str(file), *options)
     np.savez(file, **_arrays(y_train=np.arange(64) % 9))
-    assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *wish)
+    assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *options)
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_gpu_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in mnist.refused(tmp_path, "--device", "gpu")

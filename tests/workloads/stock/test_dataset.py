@@ -26,7 +26,7 @@ def _minutes() -> list[datetime]:
 
 
 @pytest.mark.parametrize(
-    ("position", "date", "said"),
+    ("position", "date", "message"),
     [
         (7, "6", "data.csv:9: DATE 6 is not after the one of the row before"),
         (7, "3", "data.csv:9: DATE 3 is not after"),
@@ -36,15 +36,15 @@ def _minutes() -> list[datetime]:
     ],
 )
 def test_rows_that_are_not_in_time_are_refused(
-    tmp_path: Path, position: int, date: str, said: str
+    tmp_path: Path, position: int, date: str, message: str
 ) -> None:
     dates = [str(n) for n in range(ROWS)]
     dates[position] = date
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         dataset.read_csv(_file(tmp_path, dates))
 
 
-def test_a_byte_order_mark_and_blank_lines_are_no_fault(tmp_path: Path) -> None:
+def test_byte_order_mark_and_blank_lines_are_accepted(tmp_path: Path) -> None:
     dates = [str(n) for n in range(ROWS)]
     found = dataset.read_csv(_file(tmp_path, dates, before="\ufeff", after="\n  \n"))
     assert len(found.index) == ROWS
@@ -61,7 +61,7 @@ def test_dates_may_be_written_out(tmp_path: Path) -> None:
     assert dataset.read_csv(_file(tmp_path, written)).last_day == 10
 
 
-def test_numbered_rows_have_days_as_long_as_the_exchange_is_open(tmp_path: Path) -> None:
+def test_numbered_rows_are_split_into_trading_days(tmp_path: Path) -> None:
     assert dataset.read_csv(_file(tmp_path, [str(n) for n in range(ROWS)])).last_day == 390
     assert dataset.generate(1000, 3).last_day == 390
 

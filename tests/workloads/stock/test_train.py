@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_it_learns_and_says_how_it_compares(tiny: Path) -> None:
+def test_it_learns_and_reports_a_baseline(tiny: Path) -> None:
     found = records(tiny)
     first, last = of(found, "step")[0], of(found, "step")[-1]
     assert last["mse_train"] < first["mse_train"] / 20
@@ -52,7 +52,7 @@ def test_curve_prediction_and_pictures_are_there(tiny: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compared() -> Any:
-    """Appendix C's program, a port of it that shares nothing with ours, beside ours."""
+    """Compares with a port of appendix C's program that shares no code with the workload."""
     return json.loads(_benchmark("appendix_c.py").splitlines()[-1])
 
 
@@ -61,10 +61,10 @@ def _benchmark(program: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
 
-@pytest.mark.parametrize("ours", ["one_step", "shipped"])
-def test_it_agrees_with_the_papers_program(compared: Any, ours: str) -> None:
+@pytest.mark.parametrize("own", ["one_step", "shipped"])
+def test_it_matches_the_papers_program(compared: Any, own: str) -> None:
     """The same weights and batches, step by step; later the curve is chaotic."""
-    assert compared[ours] == pytest.approx(compared["appendix_c"], rel=1e-3)
+    assert compared[own] == pytest.approx(compared["appendix_c"], rel=1e-3)
     assert len(set(compared["appendix_c"])) == 10
 
 
@@ -80,11 +80,11 @@ def test_weights_are_drawn_as_the_paper_does(compared: Any) -> None:
     """Of the last layer there are 128, so their spread is only roughly known."""
     layers = list(zip(compared["weights"], compared["weights_of_ours"], strict=True))
     assert len(layers) == 5
-    for paper, ours in layers:
-        few = (paper, ours) == layers[-1]
-        assert ours["largest"] == pytest.approx(paper["largest"], rel=0.05 if few else 0.01)
-        assert ours["deviation"] == pytest.approx(paper["deviation"], rel=0.2 if few else 0.02)
-        assert paper["bias"] == ours["bias"] == 0
+    for paper, own in layers:
+        few = (paper, own) == layers[-1]
+        assert own["largest"] == pytest.approx(paper["largest"], rel=0.05 if few else 0.01)
+        assert own["deviation"] == pytest.approx(paper["deviation"], rel=0.2 if few else 0.02)
+        assert paper["bias"] == own["bias"] == 0
 
 
 def test_it_ends_where_the_papers_program_does() -> None:
@@ -92,12 +92,12 @@ def test_it_ends_where_the_papers_program_does() -> None:
 
     The curve is chaotic: twelve seeds of the paper's program alone end between 0.004 and 0.04.
     """
-    told = json.loads(_benchmark("appendix_c_band.py", *BAND, "--json").splitlines()[-1])
-    assert told["agree"] is True
-    assert len({test for _, test in (*told["appendix_c"], *told["stock"])}) == 8
+    reported = json.loads(_benchmark("appendix_c_band.py", *BAND, "--json").splitlines()[-1])
+    assert reported["agree"] is True
+    assert len({test for _, test in (*reported["appendix_c"], *reported["stock"])}) == 8
 
 
-def test_it_goes_on_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
+def test_it_resumes_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
     """In the middle of an epoch: the order of the examples is that of the seed and the epoch."""
     stock(tmp_path, *TINY, "--device", "cpu", "--stop-after", "40")
     resumed = stock(tmp_path, *TINY, "--device", "cpu")
@@ -106,28 +106,30 @@ def test_it_goes_on_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
-    out, wish = tmp_path / "out", (*TINY, "--device", "cpu", "--checkpoint-every", "1")
-    kill_at(stock, out, "checkpoint", *wish)
-    resumed = stock(out, *wish)
+def test_killed_run_resumes_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "out", (*TINY, "--device", "cpu", "--checkpoint-every", "1")
+    kill_at(stock, out, "checkpoint", *options)
+    resumed = stock(out, *options)
     assert of(resumed, "step")[0]["step"] > 1
     assert _digest(resumed) == _digest(records(tiny))
 
 
 def test_its_end_is_a_checkpoint_too(tiny: Path) -> None:
-    """A second run of the same wish has nothing left to do."""
+    """A second run with the same options has nothing left to do."""
     assert of(records(tiny), "checkpoint")[-1]["step"] == of(records(tiny), "end")[-1]["steps"]
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tiny: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
+    tiny: Path, tmp_path: Path
+) -> None:
     stock(tmp_path, *TINY, "--device", "cpu", "--checkpoint-every", "20", "--stop-after", "50")
     kept = tmp_path / "checkpoints"
     next(kept.glob("train-50.data*")).write_bytes(b"half of it")
     process = stock.start(tmp_path, *TINY, "--device", "cpu")
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 0, told
-    assert "latest.json cannot be used" in told
-    assert "Traceback" not in told
+    _, reported = process.communicate(timeout=240)
+    assert process.returncode == 0, reported
+    assert "latest.json cannot be used" in reported
+    assert "Traceback" not in reported
     found = records(tmp_path)
     assert of(found, "checkpoint")[-1]["step"] == of(found, "end")[-1]["steps"]
     assert _digest(found) == _digest(records(tiny))
@@ -139,16 +141,16 @@ def _digest(found: Any) -> str:
 
 def test_prices_of_another_file_are_another_run(tmp_path: Path) -> None:
     """Of the same shape: only their content tells them apart."""
-    wish = ("--batch-size", "8", "--epochs", "1", "--device", "cpu", "--stop-after", "1")
+    options = ("--batch-size", "8", "--epochs", "1", "--device", "cpu", "--stop-after", "1")
     for name, good in (("a.csv", GOOD), ("b.csv", GOOD.replace(",11,", ",11.5,"))):
         (tmp_path / name).write_text(HEADER + good)
-    stock(tmp_path / "out", "--data", str(tmp_path / "a.csv"), *wish)
-    said = stock.refused(tmp_path / "out", "--data", str(tmp_path / "b.csv"), *wish)
-    assert "is of another run (prices " in said
+    stock(tmp_path / "out", "--data", str(tmp_path / "a.csv"), *options)
+    message = stock.refused(tmp_path / "out", "--data", str(tmp_path / "b.csv"), *options)
+    assert "is of another run (prices " in message
 
 
 def test_the_first_step_has_no_rate(tiny: Path) -> None:
-    """Its time is the compiler's, which has a record of its own."""
+    """The first step includes the compiler's time, which has its own record."""
     first, *others = of(records(tiny), "step")
     assert "step_seconds" not in first
     assert "examples_per_second" not in first
@@ -162,7 +164,7 @@ def test_scores_say_which_set_they_are_of(tiny: Path) -> None:
     }
 
 
-def test_bf16_is_for_the_curve_alone(tiny: Path, tmp_path: Path) -> None:
+def test_bf16_is_used_for_the_curve_only(tiny: Path, tmp_path: Path) -> None:
     """The result is float32's to the last digit; the curve is within a tenth of it."""
     found = stock(tmp_path, *TINY, "--device", "cpu", "--eval-precision", "bf16")
     exact = records(tiny)
@@ -184,17 +186,17 @@ def test_tensorboard_has_the_error_curve(tiny: Path) -> None:
         assert seen == [(r["step"], pytest.approx(r[name])) for r in of(found, "step")]
 
 
-def test_a_checkpoint_of_another_wish_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_other_options_is_refused(tmp_path: Path) -> None:
     stock(tmp_path, *TINY, "--device", "cpu", "--stop-after", "5")
-    said = stock.refused(tmp_path, *TINY, "--device", "cpu", "--seed", "9")
-    assert "is of another run" in said
+    message = stock.refused(tmp_path, *TINY, "--device", "cpu", "--seed", "9")
+    assert "is of another run" in message
 
 
 def test_three_shares_are_one_whole(tmp_path: Path) -> None:
     """64 rows do not divide by three: 22, 21 and 21. XLA would sum in another order."""
-    wish = (*TINY, "--device", "cpu", "--no-xla", "--epochs", "1")
-    alone = stock(tmp_path / "alone", *wish)
-    all_succeed(stock.together(tmp_path, *wish, workers=3))
+    options = (*TINY, "--device", "cpu", "--no-xla", "--epochs", "1")
+    alone = stock(tmp_path / "alone", *options)
+    all_succeed(stock.together(tmp_path, *options, workers=3))
     for worker in ("0", "1", "2"):
         losses = [r["loss"] for r in of(records(tmp_path / worker), "step")]
         assert losses == pytest.approx([r["loss"] for r in of(alone, "step")], rel=1e-4)
@@ -202,13 +204,13 @@ def test_three_shares_are_one_whole(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_workers_do_not_go_on_from_different_steps(tmp_path: Path) -> None:
+def test_workers_do_not_resume_from_different_steps(tmp_path: Path) -> None:
     """The chief alone has a checkpoint; gpuvm brings it to all."""
-    wish = (*TINY, "--device", "cpu", "--no-xla", "--epochs", "1")
-    stock(tmp_path / "0", *wish, "--stop-after", "5")
+    options = (*TINY, "--device", "cpu", "--no-xla", "--epochs", "1")
+    stock(tmp_path / "0", *options, "--stop-after", "5")
     ended = [
         (process.communicate(timeout=240)[1], process.returncode)
-        for process in stock.together(tmp_path, *wish)
+        for process in stock.together(tmp_path, *options)
     ]
     assert all(status in (2, 3) for _, status in ended), ended
     assert any("the workers' checkpoints differ" in errors for errors, _ in ended)
@@ -219,7 +221,7 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "No such file"),
         ("", "it is empty"),
@@ -231,22 +233,22 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
         (HEADER + "1,1,2,3\n", "1 rows are too few"),
     ],
 )
-def test_bad_data_is_one_line(tmp_path: Path, text: str | None, said: str) -> None:
+def test_bad_data_is_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "data.csv"
     if text is not None:
         file.write_text(text)
-    told = stock.refused(tmp_path / "out", "--data", str(file), "--batch-size", "8")
-    assert said in told
-    assert "Traceback" not in told
+    reported = stock.refused(tmp_path / "out", "--data", str(file), "--batch-size", "8")
+    assert message in reported
+    assert "Traceback" not in reported
 
 
 def test_good_data_of_the_papers_layout_is_read(tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
     file.write_text(HEADER + GOOD)
-    wish: tuple[Any, ...] = ("--data", str(file), "--batch-size", "8", "--epochs", "2")
-    found = stock(tmp_path / "out", *wish, "--eval-precision", "bf16", "--device", "cpu")
+    options: tuple[Any, ...] = ("--data", str(file), "--batch-size", "8", "--epochs", "2")
+    found = stock(tmp_path / "out", *options, "--eval-precision", "bf16", "--device", "cpu")
     assert of(found, "end")[0]["ok"] is True
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_gpu_is_an_error(tmp_path: Path) -> None:
     assert "sees no GPU" in stock.refused(tmp_path, *TINY, "--device", "gpu")

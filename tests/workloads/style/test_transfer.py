@@ -1,4 +1,4 @@
-"""style: its loss falls, grids are shared out, a stop loses little."""
+"""style: the loss decreases, grids are distributed, an interruption loses little."""
 
 import json
 import os
@@ -60,16 +60,16 @@ def again(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "again"))
 
 
-def test_the_styles_loss_falls_and_what_the_network_was_is_said(made: Path) -> None:
+def test_style_loss_decreases_and_the_network_is_recorded(made: Path) -> None:
     found = records(made)
     assert score(found, "style_loss") < score(found, "style_loss_start") / 10
     assert of(found, "step")[-1]["loss"] < of(found, "step")[0]["loss"]
-    told = results(made)
-    assert "random weights" in told["notes"][0]
+    reported = results(made)
+    assert "random weights" in reported["notes"][0]
     assert picture(made).std() > 5, "it is a picture, not a colour"
 
 
-def test_the_styles_colours_come_over(made: Path) -> None:
+def test_colours_of_the_style_are_transferred(made: Path) -> None:
     content, wanted = images.sample_content(48)[0], images.sample_style(48)[0]
     found = picture(made) / 255
     assert distance(found, wanted) < distance(content, wanted) / 2
@@ -103,8 +103,8 @@ def test_the_gradient_of_one_pixel_does_not_end_lbfgs() -> None:
     assert optimizer.run(10) < 1e-9
 
 
-def test_it_goes_on_from_what_it_saved(tmp_path: Path) -> None:
-    """Scipy's L-BFGS begins anew from the picture, so the result is as good, not the same."""
+def test_it_resumes_from_its_saved_state(tmp_path: Path) -> None:
+    """Scipy's L-BFGS restarts from the picture, so the result is as good, but not identical."""
     style(tmp_path, *TINY, "--stop-after", "4")
     assert "stopped" not in str(results(tmp_path)["notes"]), "the one picture is there"
     resumed = style(tmp_path, *TINY)
@@ -113,18 +113,18 @@ def test_it_goes_on_from_what_it_saved(tmp_path: Path) -> None:
     assert len(of(again, "step")) == 3, "nothing was left to do"
 
 
-def test_a_stopped_grid_says_what_is_missing(tmp_path: Path) -> None:
+def test_stopped_grid_names_the_missing_cells(tmp_path: Path) -> None:
     style(tmp_path, *SHORT, *GRID, "--stop-after", "3")
-    told = results(tmp_path)
-    assert told["notes"][-1] == "stopped after 2 of 4 pictures"
-    assert [s["caption"] for s in told["samples"]] == [
+    reported = results(tmp_path)
+    assert reported["notes"][-1] == "stopped after 2 of 4 pictures"
+    assert [s["caption"] for s in reported["samples"]] == [
         "2 of the grid's 4",
         "content 0, style 0",
         "content 0, style 10",
     ]
 
 
-def test_a_resumed_adam_goes_the_same_way() -> None:
+def test_resumed_adam_gives_the_same_result() -> None:
     def evaluate(pixels: np.ndarray) -> tuple[float, np.ndarray]:
         return float((pixels**2).sum()), 2 * pixels
 
@@ -140,24 +140,24 @@ def test_a_resumed_adam_goes_the_same_way() -> None:
 ENDLESS = ("--size", "32", "--rounds", "1", "--iterations", "1000000", "--device", "cpu")
 
 
-def test_a_killed_adam_goes_on_to_the_picture_of_a_run_that_nobody_killed(tmp_path: Path) -> None:
-    wish = (*ENDLESS, "--optimizer", "adam", "--save-every", "2")
+def test_killed_adam_run_resumes_to_the_same_picture(tmp_path: Path) -> None:
+    options = (*ENDLESS, "--optimizer", "adam", "--save-every", "2")
     out = tmp_path / "killed"
-    saved = killed_at_a_checkpoint(out, wish)
+    saved = killed_at_a_checkpoint(out, options)
     until = str(done(out) + 4)
-    resumed = style(out, *wish, "--stop-after", until)
+    resumed = style(out, *options, "--stop-after", until)
     assert of(resumed, "step")[0]["step"] > saved
-    whole = style(tmp_path / "whole", *wish, "--stop-after", until)
+    whole = style(tmp_path / "whole", *options, "--stop-after", until)
     assert np.abs(picture(out) - picture(tmp_path / "whole")).max() <= 1
     losses = [of(found, "step")[-1]["loss"] for found in (resumed, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_killed_lbfgs_goes_on_from_its_picture(tmp_path: Path) -> None:
-    wish = (*ENDLESS, "--save-every", "2")
-    saved = killed_at_a_checkpoint(tmp_path, wish)
+def test_killed_lbfgs_run_resumes_from_its_picture(tmp_path: Path) -> None:
+    options = (*ENDLESS, "--save-every", "2")
+    saved = killed_at_a_checkpoint(tmp_path, options)
     before = done(tmp_path)
-    resumed = style(tmp_path, *wish, "--stop-after", str(before + 4))
+    resumed = style(tmp_path, *options, "--stop-after", str(before + 4))
     steps = of(resumed, "step")
     assert saved <= before < steps[0]["step"]
     assert steps[-1]["step"] == before + 4
@@ -169,8 +169,8 @@ def killed_at_a_checkpoint(out: Path, arguments: tuple[str, ...]) -> int:
     out.mkdir(exist_ok=True)
     os.mkfifo(out / "timings.jsonl")
     process = style.start(out, *arguments)
-    with (out / "timings.jsonl").open(encoding="utf-8") as told:
-        found = (json.loads(line) for line in told)
+    with (out / "timings.jsonl").open(encoding="utf-8") as reported:
+        found = (json.loads(line) for line in reported)
         step = next(int(r["step"]) for r in found if r["event"] == "checkpoint")
         process.kill()
     process.communicate(timeout=TIMEOUT_S)
@@ -178,7 +178,7 @@ def killed_at_a_checkpoint(out: Path, arguments: tuple[str, ...]) -> int:
     return step
 
 
-def test_a_long_round_is_saved_on_its_way(tmp_path: Path) -> None:
+def test_long_round_is_saved_in_between(tmp_path: Path) -> None:
     long = ("--size", "32", "--rounds", "1", "--iterations", "20", "--device", "cpu")
     found = style(tmp_path, *long, "--optimizer", "adam", "--save-every", "8")
     assert [r["step"] for r in of(found, "checkpoint")] == [8, 16, 20]
@@ -210,35 +210,39 @@ def test_the_watchdog_is_about_one_evaluation(monkeypatch: pytest.MonkeyPatch) -
         (("--variation-weight", "0.1"), "variation weight"),
     ],
 )
-def test_a_picture_of_another_wish_is_refused(
+def test_saved_picture_with_other_options_is_refused(
     again: Path, tmp_path: Path, other: tuple[str, ...], what: str
 ) -> None:
     red = plain(tmp_path / "red.png", "red")
     before = (again / STATE).read_bytes()
-    told = style.refused(again, *TINY, *(part.format(red=red) for part in other))
-    assert f"{STATE} was made with another {what}; it needs another --out" in told
-    assert "Traceback" not in told
+    reported = style.refused(again, *TINY, *(part.format(red=red) for part in other))
+    assert f"{STATE} was made with another {what}; it needs another --out" in reported
+    assert "Traceback" not in reported
     assert (again / STATE).read_bytes() == before
 
 
-def test_a_picture_says_all_that_it_was_made_with() -> None:
-    said = {"size": 8, "variation_weight": 3.0, "optimizer": "adam", "iterations": 5}
+def test_picture_records_all_options() -> None:
+    style_options = {"size": 8, "variation_weight": 3.0, "optimizer": "adam", "iterations": 5}
     network = SimpleNamespace(digest=lambda: "n")
     first, second = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
-    wish = transfer.made_with(network, first, second, SimpleNamespace(**said))
+    recorded = transfer.made_with(network, first, second, SimpleNamespace(**style_options))
     others = [
-        transfer.made_with(network, second, second, SimpleNamespace(**said)),
-        transfer.made_with(network, first, first, SimpleNamespace(**said)),
-        transfer.made_with(network, first.reshape(1, 4, 3), second, SimpleNamespace(**said)),
+        transfer.made_with(network, second, second, SimpleNamespace(**style_options)),
+        transfer.made_with(network, first, first, SimpleNamespace(**style_options)),
         transfer.made_with(
-            SimpleNamespace(digest=lambda: "m"), first, second, SimpleNamespace(**said)
+            network, first.reshape(1, 4, 3), second, SimpleNamespace(**style_options)
+        ),
+        transfer.made_with(
+            SimpleNamespace(digest=lambda: "m"), first, second, SimpleNamespace(**style_options)
         ),
         *(
-            transfer.made_with(network, first, second, SimpleNamespace(**said | {name: "other"}))
-            for name in said
+            transfer.made_with(
+                network, first, second, SimpleNamespace(**style_options | {name: "other"})
+            )
+            for name in style_options
         ),
     ]
-    assert all(other != wish for other in others)
+    assert all(other != recorded for other in others)
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, -100, -1])
@@ -259,7 +263,7 @@ def test_the_state_of_an_older_run_is_read(tmp_path: Path) -> None:
         saved_state.load(file, {"size": "8"})
 
 
-def test_what_is_being_replaced_stays_whole_until_the_end(tmp_path: Path) -> None:
+def test_replaced_file_stays_complete_until_the_end(tmp_path: Path) -> None:
     file = tmp_path / "picture.png"
     file.write_text("old")
     with replacing(file) as half:
@@ -272,7 +276,7 @@ def test_more_iterations_than_asked_for_are_refused(again: Path) -> None:
     assert "has had 12 iterations, more than 6" in style.refused(again, *TINY, "--rounds", "1")
 
 
-def test_a_damaged_state_is_said_and_begun_anew(again: Path) -> None:
+def test_damaged_state_is_reported_and_training_restarted(again: Path) -> None:
     (again / STATE).write_bytes((again / STATE).read_bytes()[:5000])
     process = style.start(again, *TINY)
     _, errors = process.communicate(timeout=TIMEOUT_S)
@@ -282,7 +286,7 @@ def test_a_damaged_state_is_said_and_begun_anew(again: Path) -> None:
     assert [r["step"] for r in of(records(again), "step")] == [6, 12, 6, 12]
 
 
-def test_a_whole_state_needs_nothing_else(again: Path) -> None:
+def test_complete_state_needs_no_other_file(again: Path) -> None:
     """Neither the picture for people nor what a kill left half written."""
     before = picture(again)
     (again / "samples/content1-style5.png").write_bytes(b"\x89PNG")
@@ -291,7 +295,7 @@ def test_a_whole_state_needs_nothing_else(again: Path) -> None:
     assert (picture(again) == before).all()
 
 
-def test_a_grid_is_shared_out_and_gathered(tmp_path: Path) -> None:
+def test_grid_is_distributed_and_merged(tmp_path: Path) -> None:
     all_succeed(style.together(tmp_path, *SHORT, *GRID, workers=2))
     files = [sorted(p.name for p in (tmp_path / w / "samples").glob("c*.png")) for w in ("0", "1")]
     assert [len(names) for names in files] == [2, 2]
@@ -303,13 +307,13 @@ def test_a_grid_is_shared_out_and_gathered(tmp_path: Path) -> None:
     assert len(list((tmp_path / "third" / "samples").glob("c*.png"))) == 1
 
 
-def test_an_empty_share_ends_well_and_is_gathered(tmp_path: Path) -> None:
+def test_empty_share_succeeds_and_is_merged(tmp_path: Path) -> None:
     pair = (*SHORT, "--style-weights", "0:10:2")
     found = style(tmp_path / "none", *pair, "--cells", "3/4")
     assert of(found, "end")[0]["ok"] is True
-    told = results(tmp_path / "none")
-    assert told["samples"] == []
-    assert told["notes"][-1] == "no picture here: this share of the grid's 2 is empty"
+    reported = results(tmp_path / "none")
+    assert reported["samples"] == []
+    assert reported["notes"][-1] == "no picture here: this share of the grid's 2 is empty"
     style(tmp_path / "one", *pair, "--cells", "1/4")
     folders = [str(tmp_path / name) for name in ("none", "one")]
     process = style.start(tmp_path / "all", "--gather", *folders)
@@ -323,13 +327,13 @@ def test_an_empty_share_ends_well_and_is_gathered(tmp_path: Path) -> None:
 
 def test_damaged_results_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
-    told = style.refused(tmp_path / "all", "--gather", str(tmp_path))
-    assert "results.json is damaged" in told
-    assert "Traceback" not in told
+    reported = style.refused(tmp_path / "all", "--gather", str(tmp_path))
+    assert "results.json is damaged" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--content", "nowhere.jpg"), "nowhere.jpg: no such file"),
         (("--content", __file__), "not a picture"),
@@ -349,10 +353,10 @@ def test_damaged_results_are_one_line(tmp_path: Path) -> None:
         (("--device", "gpu"), "sees no GPU"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    told = style.refused(tmp_path, *TINY, *arguments)
-    assert said in told
-    assert "Traceback" not in told
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    reported = style.refused(tmp_path, *TINY, *arguments)
+    assert message in reported
+    assert "Traceback" not in reported
 
 
 def test_a_download_that_fails_says_what_works_offline(tmp_path: Path) -> None:
