@@ -8,13 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from gpuvm import paths
+from gpuvm.files import write_atomic
 
 _lock = threading.Lock()
 """Several guests get the same files at once: one thread reads them, the others wait for it."""
@@ -78,13 +78,11 @@ def _read(folder: Path) -> dict[str, _Entry]:
 
 
 def _write(folder: Path, entries: Mapping[str, _Entry]) -> None:
-    """In one step; a cache that cannot be written only costs time."""
+    """Ignores a cache that cannot be written: it only costs time."""
     file = _file(folder)
-    half = file.with_suffix(f".{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(json.dumps(entries), encoding="utf-8")
-        half.replace(file)
+        write_atomic(file, json.dumps(entries))
 
 
 def _file(folder: Path) -> Path:

@@ -25,6 +25,7 @@ import gpuvm
 from gpuvm import paths
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
+from gpuvm.files import write_atomic
 from gpuvm.inventory import VCenter
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
@@ -147,11 +148,9 @@ class Run:
             self.finish(status, error)
 
     def _write(self, manifest: Manifest) -> None:
-        """A reader sees the old manifest or the new one, never half of one."""
         self.manifest = manifest
-        half = self.dir / ".manifest.json"
-        half.write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
-        half.replace(self.dir / "manifest.json")
+        text = manifest.model_dump_json(by_alias=True, indent=2) + "\n"
+        write_atomic(self.dir / "manifest.json", text)
 
 
 def create(

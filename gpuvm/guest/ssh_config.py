@@ -12,13 +12,12 @@ Host keys are known by the VM's identity (HostKeyAlias), never by its address. T
 ``STATE/ssh/config`` is what says that the user wants host blocks at all.
 """
 
-import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuvm.errors import BadInput
+from gpuvm.files import write_atomic
 from gpuvm.guest import keys
 from gpuvm.guest.connection import Endpoint, locate, unpublished
 from gpuvm.settings import Context
@@ -146,11 +145,6 @@ def _quoted(path: Path) -> str:
 
 
 def _write(file: Path, text: str | bytes, mode: int = 0o600) -> None:
-    """At once or not at all: ssh may read it at any moment."""
+    """Atomically: ssh may read the file at any moment."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    content = text.encode() if isinstance(text, str) else text
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(content)
-    new.chmod(mode)
-    new.replace(file)
+    write_atomic(file, text, mode)

@@ -19,11 +19,12 @@ from pathlib import Path
 from gpuvm import paths, settings
 from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
+from gpuvm.files import write_atomic
 from gpuvm.guest import keys, ssh_config
 from gpuvm.lab import addresses, build, daemons, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
 from gpuvm.lab.lab_status import LabStatus, lives, owns_context, status
-from gpuvm.lab.state_folder import LabFolder, LabRecord, alone, lab_folder, write_private
+from gpuvm.lab.state_folder import LabFolder, LabRecord, alone, lab_folder
 from gpuvm.results import provisioning_record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -182,8 +183,8 @@ def _start(
 
 def _write_passwords(folder: LabFolder, description: Description) -> None:
     passwords = {user.name: secrets.token_urlsafe(24) for user in description.users}
-    write_private(folder.passwords, json.dumps(passwords))
-    write_private(folder.password, passwords[ADMINISTRATOR] + "\n")
+    write_atomic(folder.passwords, json.dumps(passwords), 0o600)
+    write_atomic(folder.password, passwords[ADMINISTRATOR] + "\n", 0o600)
 
 
 def _save_context(folder: LabFolder) -> None:

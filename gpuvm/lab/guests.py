@@ -194,7 +194,9 @@ class MachineRoom:
             keys = _encoded(slot.ready.host_keys)
             try:
                 if slot.machine.extra_config.get(HOST_KEYS) != keys:
-                    self._session.publish_guestinfo(slot.machine.moref, {HOST_KEYS: keys})
+                    self._session.vm_watch().publish_guestinfo(
+                        slot.machine.moref, {HOST_KEYS: keys}
+                    )
                 slot.published = keys
             except GpuvmError as error:
                 _LOG.warning("%s: host key not published: %s", slot.machine.name, error)

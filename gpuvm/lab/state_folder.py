@@ -20,6 +20,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gpuvm import paths
+from gpuvm.files import write_atomic
 from gpuvm.lab.description import Description
 from gpuvm.lab.processes import ProcessId
 
@@ -116,7 +117,7 @@ class LabFolder:
 
     def save(self, record: LabRecord | SupervisorRecord) -> None:
         name = "lab.json" if isinstance(record, LabRecord) else "supervisor.json"
-        write_private(self.path / name, record.model_dump_json(indent=1))
+        write_atomic(self.path / name, record.model_dump_json(indent=1), 0o600)
 
     def last_words(self, log: str) -> str:
         """The last lines of a log, in one."""
@@ -150,15 +151,6 @@ def alone() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def write_private(file: Path, text: str) -> None:
-    """Whole or not at all, and readable by its owner only."""
-    partial = file.with_name(f".{file.name}.new")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def _read(file: Path, model: type[Record]) -> Record | None:

@@ -56,7 +56,7 @@ def watch(context: settings.Context, password: SecretStr, inbox: Inbox) -> None:
         try:
             with vsphere.connect(context, password) as session:
                 inbox.put(Connected(session))
-                for number, machines in enumerate(session.watch_vms()):
+                for number, machines in enumerate(session.vm_watch().updates()):
                     inbox.put(Seen(machines, everything=number == 0))
         except GpuvmError as error:
             _LOG.warning("the vCenter is not there: %s", error)

@@ -227,7 +227,7 @@ def test_a_lost_host_key_is_published_again(
     vm = datacentre.clone("one")
     datacentre.power_on(vm)
     _, host_key = datacentre.until_guest(vm)
-    datacentre.session.publish_guestinfo(vm, {HOST_KEYS: ""})
+    datacentre.session.vm_watch().publish_guestinfo(vm, {HOST_KEYS: ""})
 
     def read_back() -> tuple[str, ...]:
         (seen,) = datacentre.session.read_vms([vm])

@@ -129,7 +129,7 @@ def test_what_is_not_ours_any_more_is_not_removed(pair: Rig) -> None:
 
         def remark() -> None:
             (vm,) = pair.ours(other, "remarked")
-            other.publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
+            other.vm_watch().publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
             while pair.ours(other, "remarked")[0].generation != "another":
                 pass
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import asyncssh
 
+from gpuvm.files import write_atomic
 from gpuvm.lab import processes
 from gpuvm.lab.guest import cloudinit, linux, root, sshd
 from gpuvm.lab.guest.boot import Boot
@@ -105,10 +106,7 @@ def _host_key(disk: Path) -> bytes:
     if not file.exists():
         file.parent.mkdir(mode=0o700, exist_ok=True)
         key = asyncssh.generate_private_key("ssh-ed25519")
-        partial = file.with_suffix(".new")
-        partial.touch(mode=0o600)
-        partial.write_bytes(key.export_private_key("openssh"))
-        partial.replace(file)
+        write_atomic(file, key.export_private_key("openssh"), 0o600)
     return file.read_bytes()
 
 
