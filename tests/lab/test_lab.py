@@ -246,7 +246,7 @@ def test_a_guest_that_ends_by_itself_is_said(
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: lab.status().problems, "the problem is shown")
-    assert lab.status().problems[0].startswith("one: its guest ended by itself")
+    assert lab.status().problems[0].startswith("one: its guest exited unexpectedly")
     datacentre.power_off(vm)
     # Without a pause the vCenter may tell of both changes at once, as if nothing had happened.
     wait_for(lambda: not lab.status().guests[0].powered, "it is seen to be off")
@@ -269,7 +269,7 @@ def test_without_namespaces_the_status_says_so(
         status = up(hosts=1)
     assert status.isolation is not None
     assert status.isolation.startswith("subreaper only")
-    assert "guests are not separate machines" in status.problems[0]
+    assert "guests are not isolated" in status.problems[0]
     with connected(status, client) as centre:
         vm = centre.clone("one")
         centre.power_on(vm)
@@ -327,9 +327,9 @@ def test_a_killed_supervisor_takes_its_guests_along_and_up_mends_it(
     assert record.supervisor is not None
     os.kill(record.supervisor.pid, signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the guest died too")
-    wait_for(lambda: not lab.status().running, "the supervisor has ended")
+    wait_for(lambda: not lab.status().running, "the supervisor has exited")
     status = lab.status()
-    assert "the supervisor has ended" in status.problems[0]
+    assert "the supervisor has exited" in status.problems[0]
 
     assert up(hosts=2).problems == ()
     wait_for(lambda: lab.status().guests[0].pid, "the guest is back")
@@ -386,7 +386,7 @@ def test_the_supervisor_connects_again(
         return folder.supervisor()
 
     wait_for(lambda: not told().connected, "the supervisor misses it")
-    assert "does not reach the vCenter" in " ".join(lab.status().problems)
+    assert "cannot reach the vCenter" in " ".join(lab.status().problems)
     command[command.index("--listen") + 1] = ready.url.split("/")[2]
     command = [part for part in command if part != "--parent-fd" and not part.isdigit()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as again:
@@ -407,7 +407,7 @@ def test_the_lab_ends_with_its_lifeline(wait_for: Callable[..., None]) -> None:
 
 def test_another_shape_is_refused(up: Labs, tmp_path: Path) -> None:
     up(hosts=1)
-    with pytest.raises(LabError, match=r"another shape \(1 hosts, 1 GPUs\)") as raised:
+    with pytest.raises(LabError, match=r"another configuration \(1 hosts, 1 GPUs\)") as raised:
         lab.up(lab.LabOptions(hosts=2, timings=FAST))
     assert raised.value.hint is not None
     assert "lab down" in raised.value.hint
@@ -425,10 +425,10 @@ def test_an_own_description(up: Labs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"name": "../x"}, "is not a name for a lab"),
+        ({"name": "../x"}, "is not a valid lab name"),
         ({"hosts": 0}, "at least one host"),
         ({"gpu": "banana"}, "'banana' not found"),
-        ({"description": Path("x.yaml"), "hosts": 2}, "whole shape"),
+        ({"description": Path("x.yaml"), "hosts": 2}, "give one or the other"),
         ({"address_block": "10.0.0.0/8"}, "is not an address block"),
     ],
 )
@@ -440,7 +440,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], complaint: str) -> 
 
 def test_a_context_of_the_same_name_is_not_overwritten() -> None:
     settings.save(settings.Context(name="lab", vcenter="vc.example.org", user="me"))
-    with pytest.raises(LabError, match="not this lab's"):
+    with pytest.raises(LabError, match="does not belong to this lab"):
         lab.up()
     assert settings.load("lab").vcenter == "vc.example.org"
 
