@@ -91,8 +91,8 @@ class _Report:
         self._vm, self._name, self._events, self._begun = vm, name, events, False
 
     def __call__(self, progress: TransferProgress) -> None:
-        if not self._begun and progress.there:
-            there, whole = size(progress.there), size(progress.whole)
+        if not self._begun and progress.already_there:
+            there, whole = size(progress.already_there), size(progress.total)
             self._events.note(f"{self._name}: {there} of {whole} are there already", self._vm)
         self._begun = True
         text = f"{self._name}: {progress}"

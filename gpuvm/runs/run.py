@@ -21,11 +21,11 @@ from gpuvm.guest import (
     gpu_holder,
     launch,
     list_processes,
-    look_at_gpus,
     mark_project,
     push,
     push_by_content,
     query_gpus,
+    read_gpu_health,
     take_place,
 )
 from gpuvm.inventory import Inventory
@@ -294,7 +294,7 @@ class _Start:
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
-        gpus, users = look_at_gpus(guest, python)
+        gpus, users = read_gpu_health(guest, python)
         if self.terms.healthy:
             _check_health(guest.name, gpus)
         if self.terms.gpu == "exclusive":

@@ -15,7 +15,7 @@ from gpuvm.spec import Distributed
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy")
 """With these set, in either case, two TensorFlow tasks hang at start."""
-SILENT_S = 60.0
+IDLE_TIMEOUT_S = 60.0
 
 
 def choose_ports(guests: Sequence[Guest], python: str, wanted: Distributed) -> list[int]:
@@ -61,7 +61,9 @@ def _hold(guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitS
     while asking := [guest for guest in guests if guest.name not in ports]:
         taken = ",".join(map(str, ports.values()))
         command = scripts.command(python, "reserve_port", low, high, taken)
-        holders = [held.enter_context(g.start(command, silent_s=SILENT_S)) for g in asking]
+        holders = [
+            held.enter_context(g.start(command, idle_timeout_s=IDLE_TIMEOUT_S)) for g in asking
+        ]
         for guest, holder in zip(asking, holders, strict=True):
             port = _port(guest, holder, wanted)
             if port not in ports.values():

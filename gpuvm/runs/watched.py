@@ -221,10 +221,12 @@ class WatchedRun:
             python=python,
             on_progress=self.reporter(guest, "fetch", "fetching"),
         )
-        if fetched.left:
-            size = sum(one.size for one in fetched.left)
-            names = ", ".join(one.name for one in fetched.left[:SHOWN])
-            more = f" and {len(fetched.left) - SHOWN} more" if len(fetched.left) > SHOWN else ""
+        if fetched.skipped:
+            size = sum(one.size for one in fetched.skipped)
+            names = ", ".join(one.name for one in fetched.skipped[:SHOWN])
+            more = (
+                f" and {len(fetched.skipped) - SHOWN} more" if len(fetched.skipped) > SHOWN else ""
+            )
             self.events.warning(
                 f"{names}{more}: {size / 1e9:.2f} GB left there; "
                 f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",

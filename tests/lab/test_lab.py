@@ -447,7 +447,7 @@ def test_a_context_of_the_same_name_is_not_overwritten() -> None:
 
 def test_a_lab_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpuvm.lab.build.vcsim_binary", lambda _: Path("/bin/false"))
-    with pytest.raises(LabError, match="the simulated vCenter ended"):
+    with pytest.raises(LabError, match="the simulated vCenter exited"):
         lab.up()
     assert files_below(paths.state_dir(), paths.config_dir()) == []
     assert not lab_folder("lab").path.exists()

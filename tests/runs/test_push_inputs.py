@@ -51,7 +51,7 @@ def test_a_folder_goes_on_where_it_broke_off(
     wait_for: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gpuvm.guest.progress.EVERY_S", 0)
+    monkeypatch.setattr("gpuvm.guest.progress.REPORT_EVERY_S", 0)
     inputs = named(coco)
     (place,) = inputs
 
