@@ -69,7 +69,7 @@ def test_a_folder_goes_on_where_it_broke_off(
         assert sent(told) < 0.95
         (note,) = told.texts("note")
         assert note.startswith("coco: ")
-        assert note.endswith("MiB of 24.0 MiB are there already")
+        assert note.endswith("MiB of 24.0 MiB already there")
         shown = [event.text or "" for event in told.events if event.kind == "progress"]
         assert shown[-1].startswith("coco: 24.0 MiB of 24.0 MiB, ")
         before = len(machine.children), len(told.events)
