@@ -1,4 +1,4 @@
-"""write_html(): one self-contained page that opens offline; nothing in it points elsewhere."""
+"""write_html(): a self-contained page without external references."""
 
 import base64
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from gpuvm.report.scores import media_type
 
 @dataclass(frozen=True)
 class Tile:
-    """One number that a reader should see first."""
+    """A key figure at the top of the page."""
 
     label: str
     value: str
@@ -59,11 +59,11 @@ def picture(image: Path) -> Markup:
     """The file as a ``data:`` URI."""
     data = image.read_bytes()
     encoded = base64.b64encode(data).decode()
-    return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - our own characters
+    return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - base64
 
 
 def tiles(run: RunReport) -> Sequence[Tile]:
-    """The first score of each of two names, time, rate and loss, as far as they are recorded."""
+    """Two scores, run time, rate and loss, as far as they are recorded."""
     first = {score.name: score for score in reversed(run.scores)}
     shown = [first[name] for name in ("bleu4", "exact_match") if name in first] or list(
         reversed(first.values())

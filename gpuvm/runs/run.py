@@ -213,7 +213,7 @@ class _Start:
 
     def push(self) -> None:
         simulated = self.work.guests.each("push", self._push)
-        self.work.record.describe_vms(
+        self.work.record.update_vms(
             [
                 vm.model_copy(update={"simulated": simulated[vm.name]})
                 for vm in self.work.record.manifest.vms

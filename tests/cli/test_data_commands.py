@@ -65,7 +65,7 @@ def test_without_a_network_it_says_where_to_put_the_file(gpuvm: Gpuvm, cache: Pa
     nowhere = {"https_proxy": "http://127.0.0.1:9", "GPUVM_CACHE_DIR": str(cache)}
     done = gpuvm("data", "fetch", "mnist", **nowhere)
     assert done.exit_code == 1
-    assert f"put the file at {cache / 'data' / 'mnist.npz'} yourself" in done.stderr
+    assert f"copy the file to {cache / 'data' / 'mnist.npz'}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_sees_with_vgg16_says_what_it_needs(gpuvm: Gpuvm, cache: Path
     (gpuvm.home / "bus.png").touch()
     done = gpuvm("caption", "bus.png", GPUVM_CACHE_DIR=str(cache))
     assert done.exit_code == 2
-    assert "@vgg16 is not here yet" in done.stderr
+    assert "@vgg16 has not been fetched" in done.stderr
     assert "gpuvm data fetch vgg16" in done.stderr
 
 

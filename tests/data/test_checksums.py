@@ -60,7 +60,7 @@ def test_it_is_fetched_once_with_progress(published: list[str]) -> None:
 def test_another_hash_is_thrown_away(published: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(data.KNOWN["mnist"], digest="md5:0")
     monkeypatch.setitem(data.KNOWN, "mnist", wrong)
-    with pytest.raises(GpuvmError, match="its hash is not md5:0"):
+    with pytest.raises(GpuvmError, match="checksum mismatch, expected md5:0"):
         data.fetch("mnist", Events())
     assert not list(wrong.path.parent.iterdir())
 
@@ -128,7 +128,7 @@ def test_a_folder_is_named_by_its_names_and_contents(tmp_path: Path, published: 
     (elsewhere / "a.jpg").rename(elsewhere / "b.jpg")
     assert named().place not in {first.place, second.place}
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="there is no file in this folder"):
+    with pytest.raises(BadInput, match="the folder is empty"):
         data.resolve(f"@{tmp_path / 'empty'}")
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_fetched_says_how_it_is_had(published: list[str]) -> None
         with pytest.raises(BadInput, match=f"{name} cannot be fetched") as caught:
             data.fetch(name, Events())
         assert own.layout in (caught.value.hint or "")
-        with pytest.raises(BadInput, match=f"@{name} is not here yet") as caught:
+        with pytest.raises(BadInput, match=f"@{name} is missing") as caught:
             data.resolve(f"@{name}")
         assert str(own.path) in (caught.value.hint or "")
     coco = data.BY_HAND["coco"].path

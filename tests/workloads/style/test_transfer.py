@@ -216,7 +216,7 @@ def test_a_picture_of_another_wish_is_refused(
     red = plain(tmp_path / "red.png", "red")
     before = (again / STATE).read_bytes()
     told = style.refused(again, *TINY, *(part.format(red=red) for part in other))
-    assert f"{STATE} was made with another {what}; it needs another --out" in told
+    assert f"{STATE} was made with another {what}; use another --out" in told
     assert "Traceback" not in told
     assert (again / STATE).read_bytes() == before
 
