@@ -1,23 +1,22 @@
-"""Digests of local files, computed once and kept until a file's size or time of change differs.
+"""Digests of local files, cached until a file's size or time of change differs.
 
-Each folder's digests are one JSON file in the cache, whoever asks for them: data sets, projects and
-transfers share what has been read once.
+Each folder's digests are a JSON file in the cache, shared by data sets, projects and transfers.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from gpuvm import paths
+from gpuvm.files import write_atomic
 
 _lock = threading.Lock()
-"""Several guests get the same files at once: one thread reads them, the others wait for it."""
+"""Files for several guests are read by one thread, while the others wait."""
 
 _Entry = tuple[int, int, str]
 """Size, time of change in nanoseconds, digest."""
@@ -40,51 +39,53 @@ def digests(files: Mapping[str, Path], algorithm: str = "sha256") -> dict[str, s
 
 
 def forget(file: Path) -> None:
-    """The file turned out to be another one than its kept digest says."""
+    """Removes the file's digest from the cache, after it turned out to be wrong."""
     folder = file.absolute().parent
     with _lock:
-        kept = _read(folder)
-        rest = {key: entry for key, entry in kept.items() if key.partition(":")[2] != file.name}
-        if rest.keys() != kept.keys():
+        cached = _read(folder)
+        rest = {key: entry for key, entry in cached.items() if key.partition(":")[2] != file.name}
+        if rest.keys() != cached.keys():
             _write(folder, rest)
 
 
 def _in_folder(folder: Path, files: Mapping[str, Path], algorithm: str) -> dict[str, str]:
-    kept = _read(folder)
+    cached = _read(folder)
     keys = {name: f"{algorithm}:{file.name}" for name, file in files.items()}
-    found = {name: _entry(file, algorithm, kept.get(keys[name])) for name, file in files.items()}
+    found = {name: _entry(file, algorithm, cached.get(keys[name])) for name, file in files.items()}
     now = {keys[name]: entry for name, entry in found.items()}
-    if now.items() - kept.items():
-        there = {file.name for file in folder.iterdir()}
-        others = {key: e for key, e in kept.items() if key.partition(":")[2] in there}
+    if now.items() - cached.items():
+        present = {file.name for file in folder.iterdir()}
+        others = {key: e for key, e in cached.items() if key.partition(":")[2] in present}
         _write(folder, others | now)
     return {name: entry[2] for name, entry in found.items()}
 
 
-def _entry(file: Path, algorithm: str, kept: _Entry | None) -> _Entry:
-    there = file.stat()
-    if kept is not None and kept[:2] == (there.st_size, there.st_mtime_ns):
-        return kept
+def _entry(file: Path, algorithm: str, cached: _Entry | None) -> _Entry:
+    status = file.stat()
+    if cached is not None and cached[:2] == (status.st_size, status.st_mtime_ns):
+        return cached
     with file.open("rb") as opened:
-        return there.st_size, there.st_mtime_ns, hashlib.file_digest(opened, algorithm).hexdigest()
+        return (
+            status.st_size,
+            status.st_mtime_ns,
+            hashlib.file_digest(opened, algorithm).hexdigest(),
+        )
 
 
 def _read(folder: Path) -> dict[str, _Entry]:
-    """Nothing, when it is not there or not what we write."""
+    """The cached digests; empty when the file is missing or invalid."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = json.loads(_file(folder).read_text(encoding="utf-8"))
-        return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in kept.items()}
+        cached = json.loads(_file(folder).read_text(encoding="utf-8"))
+        return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in cached.items()}
     return {}
 
 
 def _write(folder: Path, entries: Mapping[str, _Entry]) -> None:
-    """In one step; a cache that cannot be written only costs time."""
+    """Ignores a cache that cannot be written: it only costs time."""
     file = _file(folder)
-    half = file.with_suffix(f".{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(json.dumps(entries), encoding="utf-8")
-        half.replace(file)
+        write_atomic(file, json.dumps(entries))
 
 
 def _file(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The one stop-watch: phases and progress, for the progress bar, the log and the report alike.
+"""Events: phases and progress, for the progress bar, the log and the report.
 
     with events.phase("clone", vm="gpuvm-01"):
         ...
@@ -34,7 +34,7 @@ class Event:
     text: str | None = None
 
     def record(self) -> dict[str, object]:
-        """The event as events.jsonl has it (docs/results-format.md): without empty fields."""
+        """The event as in events.jsonl (docs/results-format.md), without empty fields."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -42,7 +42,7 @@ Sink = Callable[[Event], None]
 
 
 class Events:
-    """Hands events to its sinks; safe to use from several threads."""
+    """Passes events to its sinks; thread-safe."""
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = list(sinks)
@@ -74,7 +74,7 @@ class Events:
         self.emit(Event(time.time(), "phase", name, vm, "start"))
 
     def end(self, name: str, seconds: float, vm: str | None = None, *, ok: bool = True) -> None:
-        """For phases that overlap in one wait loop and cannot be a ``with`` block."""
+        """Ends a phase that cannot be a ``with`` block, such as overlapping phases in one loop."""
         rounded = round(seconds, 6)
         self.emit(Event(time.time(), "phase", name, vm, "end", seconds=rounded, ok=ok))
 
@@ -89,7 +89,7 @@ class Events:
 
 
 class JsonlSink:
-    """Appends phases, notes and warnings to a file, a line each, flushed."""
+    """Appends phases, notes and warnings to a file, one flushed line each."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The VMs of a deployment for the engines that people have: SkyPilot, dstack, Ray.
+"""Exports the VMs of a deployment to other engines: SkyPilot, dstack, Ray.
 
-    refusals = export.missing(engine, members)     what the guests lack, each with what to do
+    refusals = export.missing(engine, members)     what the guests lack, with hints
     text = export.render(engine, "gpuvm", members, context)
 
 Sources, as of SkyPilot 0.14, dstack 0.22 and Ray 2.60: SkyPilot's "Deploy SkyPilot on existing
@@ -24,7 +24,7 @@ from gpuvm.settings import Context
 
 SSH_PORT = 22
 RAY_PORT = 6379
-ASK_S = 180.0
+FACTS_TIMEOUT_S = 180.0
 _AUTOSCALING = "--autoscaling-config=~/ray_bootstrap_config.yaml"
 
 
@@ -37,7 +37,7 @@ class Engine(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a guest answers; ``ray`` is the program's path, empty without one."""
+    """The output of engine_facts; ``ray`` is the program's path, or empty."""
 
     system: str
     debian_like: bool
@@ -57,19 +57,19 @@ class Member:
     facts: Facts
 
 
-def ask(guest: Guest, python: str) -> Facts:
-    """Raises GuestError when the guest's ``python`` does not answer."""
+def read_facts(guest: Guest, python: str) -> Facts:
+    """Raises GuestError when the script fails."""
     command = scripts.command(python, "engine_facts")
-    answer = guest.run(command, timeout_s=ASK_S, what="what the guest has").stdout
+    output = guest.run(command, timeout_s=FACTS_TIMEOUT_S, what="read the guest's facts").stdout
     try:
-        facts = json.loads(answer)
+        facts = json.loads(output)
         return Facts(**{**facts, "programs": tuple(facts["programs"])})
     except (ValueError, TypeError, KeyError):
-        raise GuestError(f"{guest.name}: no answer to what it has: {answer[:200]!r}") from None
+        raise GuestError(f"{guest.name}: unexpected output: {output[:200]!r}") from None
 
 
 def missing(engine: Engine, members: Sequence[Member]) -> list[PreflightRefused]:
-    """One refusal for each thing that is missing, naming the VMs; empty when nothing is."""
+    """An error for each unmet requirement, naming the VMs."""
     found = []
     for need in _NEEDS[engine]:
         without = [member.endpoint.name for member in members if not need.is_met(member)]
@@ -80,7 +80,7 @@ def missing(engine: Engine, members: Sequence[Member]) -> list[PreflightRefused]
         found.append(
             PreflightRefused(
                 f"the guests have different versions of Ray: {', '.join(sorted(versions))}",
-                hint="a Ray cluster needs the same version everywhere",
+                hint="all nodes of a Ray cluster need the same version",
             )
         )
     return found
@@ -89,7 +89,7 @@ def missing(engine: Engine, members: Sequence[Member]) -> list[PreflightRefused]
 def render(
     engine: Engine, deployment: str, members: Sequence[Member | Endpoint], context: Context
 ) -> str:
-    """The file for the engine; plain host blocks need no facts."""
+    """Returns the engine's configuration file; host blocks need no facts."""
     endpoints = [one.endpoint if isinstance(one, Member) else one for one in members]
     facts = [one for one in members if isinstance(one, Member)]
     if engine is Engine.SSH:
@@ -102,13 +102,13 @@ def render(
 
 
 def skypilot(deployment: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """An SSH node pool of names in ~/.ssh/config, so that ports and pinned host keys hold."""
+    """An SSH node pool of hosts in ~/.ssh/config, which has the ports and pinned host keys."""
     return {deployment: {**_login(endpoints[0], "user"), "hosts": [one.name for one in endpoints]}}
 
 
 def dstack(deployment: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """An SSH fleet; dstack's names begin with a letter and have two characters at least."""
-    usable = deployment[0].isalpha() and len(deployment) > 1
+    """An SSH fleet; its name must begin with a letter and have at least two characters."""
+    valid = deployment[0].isalpha() and len(deployment) > 1
     hosts = [
         {
             "hostname": one.address,
@@ -119,7 +119,7 @@ def dstack(deployment: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     ]
     return {
         "type": "fleet",
-        "name": deployment if usable else f"gpuvm-{deployment}",
+        "name": deployment if valid else f"gpuvm-{deployment}",
         "placement": "cluster" if len(endpoints) > 1 else "any",
         "ssh_config": {**_login(endpoints[0], "user"), "hosts": hosts},
     }
@@ -149,7 +149,7 @@ def ray(deployment: str, members: Sequence[Member]) -> dict[str, Any]:
 
 
 def _login(endpoint: Endpoint, user: str) -> dict[str, str]:
-    """The path of the private key, never its content; none where an ssh-agent has the key."""
+    """The user and the path of the private key; without a path ssh-agent has the key."""
     key = {"identity_file": str(endpoint.key_file.absolute())} if endpoint.key_file.exists() else {}
     return {user: endpoint.user, **key}
 
@@ -164,14 +164,14 @@ def _yaml(header: str, content: dict[str, Any]) -> str:
 
 _SKYPILOT_HEADER = """\
 # SkyPilot's SSH node pool: goes into ~/.sky/ssh_node_pools.yaml, then `sky ssh up`.
-# The hosts are names of ~/.ssh/config, kept by `gpuvm ssh-config`.
+# The hosts are in ~/.ssh/config, updated by `gpuvm ssh-config`.
 """
 _DSTACK_HEADER = """\
 # dstack's SSH fleet: `dstack apply -f FILE`. dstack itself does not check host keys.
 """
 _RAY_HEADER = """\
 # Ray's on-premise cluster: `ray up FILE`. Ray itself does not check host keys.
-# `ray` on this machine must be of the version that the guests have.
+# `ray` on this machine must have the same version as in the guests.
 """
 
 
@@ -184,7 +184,7 @@ class _Need:
 
 def _has(program: str, what_for: str) -> _Need:
     return _Need(
-        f"there is no {program}, {what_for}",
+        f"{program} is not installed, {what_for}",
         f"install {program} in the VM template",
         lambda member: program in member.facts.programs,
     )
@@ -193,15 +193,15 @@ def _has(program: str, what_for: str) -> _Need:
 def _sudo(what_for: str) -> _Need:
     return _Need(
         f"sudo is missing or asks for a password, {what_for}",
-        "install sudo in the VM template; the user that gpuvm makes needs no password for it",
+        "install sudo in the VM template; the user that gpuvm creates needs no password for it",
         lambda member: member.facts.sudo,
     )
 
 
 def _systemd(what_for: str) -> _Need:
     return _Need(
-        f"systemd does not run, {what_for}",
-        "make the VM template from a distribution with systemd",
+        f"systemd is not running, {what_for}",
+        "build the VM template from a distribution with systemd",
         lambda member: member.facts.systemd,
     )
 
@@ -220,18 +220,18 @@ _NEEDS: dict[Engine, tuple[_Need, ...]] = {
     ),
     Engine.DSTACK: (
         _Need(
-            "Docker is missing or does not run: dstack runs everything in containers",
+            "Docker is not installed or not running: dstack runs everything in containers",
             "install Docker in the VM template",
             lambda member: member.facts.docker,
         ),
         _Need(
-            "the NVIDIA Container Toolkit is missing: without it containers see no GPU",
+            "the NVIDIA Container Toolkit is not installed: without it containers have no GPU",
             "install nvidia-container-toolkit in the VM template",
             lambda member: member.facts.container_toolkit or not member.facts.gpu,
         ),
         _sudo("with which dstack installs its agent"),
         _systemd("which runs dstack's agent"),
-        _has("curl", "with which dstack asks its agent"),
+        _has("curl", "with which dstack queries its agent"),
     ),
     Engine.RAY: (
         _Need(

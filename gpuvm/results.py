@@ -1,11 +1,11 @@
-"""What a run leaves: ``runs/<run-id>/`` as docs/results-format.md describes it.
+"""The local records of runs: ``runs/<run-id>/`` (docs/results-format.md).
 
     run = results.create(workload="captioning", …)
     run.sink(event); run.finish("succeeded")
     results.load("captioning-20261124-013000-ab12"); results.load()   # the latest
     results.load(workloads=["captioning"])                            # the latest of those
 
-A manifest is there from the first moment, with status ``running``, and is replaced as a whole.
+The manifest exists from the start, with status ``running``, and is replaced atomically.
 """
 
 import getpass
@@ -26,6 +26,7 @@ import gpuvm
 from gpuvm import paths
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
+from gpuvm.files import write_atomic
 from gpuvm.inventory import VCenter
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
@@ -33,8 +34,8 @@ SCHEMA: Final = 1
 
 
 class _Model(BaseModel):
-    """Written by this version, read from any: keys that are missing have a default wherever that
-    is possible, and keys that are not known are ignored.
+    """Can be read from any version: missing keys have defaults where possible, and unknown keys are
+    ignored.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
@@ -48,9 +49,9 @@ class RunGPU(_Model):
 
 
 class RunVM(_Model):
-    """``role`` is chief, worker or single; ``simulated`` is what its nvidia-smi says of its GPUs.
+    """``role`` is chief, worker or single; ``simulated`` is whether its nvidia-smi says so.
 
-    ``name`` is also the name of its folder in the run, hence nothing that leads elsewhere.
+    ``name`` is also its folder in the run, and so must not be another path.
     """
 
     name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$")
@@ -84,13 +85,13 @@ class Manifest(_Model):
     operator: str = ""
     """Who started it, as ``user@host``; empty in older records."""
     then: Literal["shutdown"] | None = None
-    """What its guests do when it has ended."""
+    """What its guests do after the run."""
     gpus_hidden: bool = False
     """The program saw no GPU, although its VMs have one (``--compare none``)."""
     contract: bool = True
     """Whether its program keeps the workloads' contract (workloads/README.md)."""
     project: Mapping[str, str] = {}
-    """The files of the user's project, with the SHA-256 of each."""
+    """The SHA-256 of each file of the user's project."""
     started: datetime
     ended: datetime | None = None
     status: Status = "running"
@@ -98,11 +99,11 @@ class Manifest(_Model):
     warnings: tuple[str, ...] = ()
     vms: tuple[RunVM, ...] = ()
     gpuvm_version: str = ""
-    """The version that wrote it; empty where the record does not say."""
+    """The gpuvm version that started the run; empty if not recorded."""
 
 
 class Run:
-    """One run's folder; ``sink`` takes the events that belong to its record."""
+    """A run's folder; ``sink`` records events."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.dir, self.manifest = folder, manifest
@@ -124,13 +125,13 @@ class Run:
             self._warnings.append(f"{event.vm}: {event.text}" if event.vm else event.text or "")
 
     def close(self) -> None:
-        """No more events are expected; one that comes all the same is still recorded."""
+        """Closes the event log; a later event opens it again."""
         if self._events is not None:
             self._events.close()
             self._events = None
 
-    def describe_vms(self, vms: Sequence[RunVM]) -> None:
-        """What was found out about the guests after the run began."""
+    def update_vms(self, vms: Sequence[RunVM]) -> None:
+        """Updates the VMs in the manifest."""
         self._write(self.manifest.model_copy(update={"vms": tuple(vms)}))
 
     def finish(self, status: Status, error: str | None = None) -> None:
@@ -140,24 +141,22 @@ class Run:
         self.close()
 
     def discard(self) -> None:
-        """Remove the record of a run that was refused before anything was sent."""
+        """Deletes the record of a run that was refused before anything was sent."""
         self.close()
         shutil.rmtree(self.dir)
 
     @contextmanager
     def finishing(self, status: Status, error: str) -> Iterator[None]:
-        """The last things to do in a run that went wrong; it is finished however they go."""
+        """Finishes the record after the block, whatever happens in it."""
         try:
             yield
         finally:
             self.finish(status, error)
 
     def _write(self, manifest: Manifest) -> None:
-        """A reader sees the old manifest or the new one, never half of one."""
         self.manifest = manifest
-        half = self.dir / ".manifest.json"
-        half.write_text(manifest.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
-        half.replace(self.dir / "manifest.json")
+        text = manifest.model_dump_json(by_alias=True, indent=2) + "\n"
+        write_atomic(self.dir / "manifest.json", text)
 
 
 def create(
@@ -175,7 +174,7 @@ def create(
     contract: bool = True,
     project: Mapping[str, str] | None = None,
 ) -> Run:
-    """Makes the folder; the phases of the provisioning before it become part of the record."""
+    """Creates the folder; the events of the provisioning are copied to its record."""
     started = datetime.now(UTC)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", workload).lstrip(".-") or "run"
     run_id = f"{name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -201,25 +200,25 @@ def create(
     if provisioning.exists():
         (folder / "events.jsonl").write_bytes(provisioning.read_bytes())
     run = Run(folder, manifest)
-    run.describe_vms(manifest.vms)
+    run.update_vms(manifest.vms)
     return run
 
 
 def adopt(manifest: Manifest) -> Run:
-    """The folder of a run that was started on another machine; made if it is not there."""
+    """The record of a run that was started on another machine, created if necessary."""
     folder = (paths.runs_dir() / manifest.run_id).absolute()
     if (folder / "manifest.json").exists():
         return _load(manifest.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, manifest)
-    run.describe_vms(manifest.vms)
+    run.update_vms(manifest.vms)
     return run
 
 
 def load(run_id: str | None = None, *, workloads: Sequence[str] = ()) -> Run:
-    """The run of that id or prefix, or the latest, of one of those workloads if any are named.
+    """The run with that id or prefix, or the latest run, optionally of these workloads.
 
-    Raises NotFound with what there is, Ambiguous and BadInput.
+    Raises NotFound, Ambiguous and BadInput.
     """
     known = list_runs()
     return _load(_latest(known, workloads) if run_id is None else _named(known, run_id))
@@ -234,7 +233,7 @@ def _event(line: str) -> Event | None:
 
 
 def _named(known: Sequence[str], run_id: str) -> str:
-    """The id itself or the only one that begins so."""
+    """The id itself, or the only one with that prefix."""
     found = [known_id for known_id in known if run_id and known_id.startswith(run_id)]
     if run_id in known or len(found) == 1:
         return run_id if run_id in known else found[0]
@@ -250,7 +249,7 @@ def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
     what = f"run of {' or '.join(workloads)}" if workloads else "run"
     raise BadInput(
         f"there is no {what} in {paths.runs_dir().absolute()}",
-        hint="'gpuvm run captioning --distributed' makes one; GPUVM_RUNS_DIR looks elsewhere",
+        hint="start one with 'gpuvm run captioning --distributed', or set GPUVM_RUNS_DIR",
     )
 
 
@@ -272,30 +271,30 @@ def list_runs() -> list[str]:
 
 
 def when(run_id: str) -> str:
-    """What orders run ids: the time in them, after the workload's name."""
+    """The sort key of run ids: the time, which follows the workload's name."""
     return "-".join(run_id.split("-")[-3:])
 
 
 def provisioning_record(vcenter_uuid: str, deployment: str) -> Path:
-    """A file of events (docs/results-format.md), on this machine only; it decides nothing."""
+    """The local file of a deployment's provisioning events (docs/results-format.md)."""
     return paths.state_dir() / "provisioning" / vcenter_uuid / f"{deployment}.jsonl"
 
 
 class Recorder:
-    """A sink that holds events back until it is known that they are worth a record."""
+    """A sink that buffers events until ``keep`` decides where to write them."""
 
     def __init__(self) -> None:
-        self._held: list[Event] = []
+        self._buffered: list[Event] = []
         self._sink: JsonlSink | None = None
 
     def __call__(self, event: Event) -> None:
         if self._sink is None:
-            self._held.append(event)
+            self._buffered.append(event)
         else:
             self._sink(event)
 
     def keep(self, file: Path, *, older: Container[str] = ()) -> None:
-        """Replaces the record in ``file`` by what was held and what is to come.
+        """Writes the buffered and all further events to ``file``, replacing it.
 
         What it has of the VMs in ``older``, which stay as they are, remains.
         """
@@ -305,9 +304,9 @@ class Recorder:
         for event in map(_event, lines):
             if event is not None and (event.vm in older or event.name == "plan"):
                 self._sink(event)
-        for event in self._held:
+        for event in self._buffered:
             self._sink(event)
-        self._held.clear()
+        self._buffered.clear()
 
     def close(self) -> None:
         if self._sink is not None:

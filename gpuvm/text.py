@@ -1,7 +1,7 @@
-"""Text of guests and vCenters as it may be shown: it is data, and a terminal obeys data.
+"""Makes text from guests and vCenters safe to print.
 
-A title or a cleared screen, a key that is remapped: all of it is a few control characters in a
-program's output. ``printable`` is what stands between such a text and the terminal.
+Control characters in a program's output could clear the screen, set the title or remap keys;
+``printable`` removes or escapes them.
 """
 
 import re
@@ -11,27 +11,27 @@ _SEQUENCES = re.compile(
     r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC with their text
     r"|\x1b[ -/]*[0-~]"  # other escape sequences
 )
-# C0 without tab and newline, DEL, C1; and what turns the direction of text around.
+# C0 without tab and newline, DEL, C1, and bidirectional control characters.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    r"""``text`` without escape sequences, with other control characters as ``\x07``.
+    r"""Removes escape sequences and escapes other control characters, such as ``\x07``.
 
-    Tabs and newlines stay; nothing else is left that a terminal would act on.
+    Tabs and newlines are kept.
     """
     if text.isprintable():
         return text
-    return _CONTROLS.sub(_escaped, _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+    return _CONTROLS.sub(_escape, _SEQUENCES.sub("", text.replace("\r\n", "\n")))
 
 
-def _escaped(match: "re.Match[str]") -> str:
+def _escape(match: "re.Match[str]") -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def one_line(text: str, *, longest: int | None = None) -> str:
-    """``printable`` on a single line; ``longest`` cuts it off with an ellipsis."""
+    """``printable`` text on a single line, shortened to ``longest`` characters."""
     shown = " ".join(printable(text).split())
     if longest is not None and len(shown) > longest:
         return f"{shown[: longest - 1]}…"
@@ -39,7 +39,7 @@ def one_line(text: str, *, longest: int | None = None) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was, in its largest unit: ``12 min ago``."""
+    """Formats a time span in its largest unit: ``12 min ago``."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"

@@ -89,7 +89,7 @@ def _ask_each(places: Sequence[Endpoint], context: Context) -> list[Member]:
 
     def one(place: Endpoint) -> Member:
         with guest.connect(place) as machine:
-            return Member(machine.endpoint, engines.ask(machine, context.guest.python))
+            return Member(machine.endpoint, engines.read_facts(machine, context.guest.python))
 
     with ThreadPoolExecutor(min(len(places), AT_ONCE)) as threads:
         return list(threads.map(one, places))

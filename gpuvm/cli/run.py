@@ -143,7 +143,7 @@ def run(
         raise BadInput("--queue and --share exclude each other")
     if detach and sweep:
         raise BadInput("--detach: a sweep gathers its sheet when all VMs have ended; leave it out")
-    terms = runs.Terms(
+    terms = runs.RunOptions(
         gpu="queue" if queue else "share" if share else "exclusive",
         then="shutdown" if then else None,
         detach=detach,

@@ -1,10 +1,10 @@
-"""What workloads can use beyond what they make themselves: known files, cached and checked.
+"""Data for workloads: known files, cached and verified, and the user's own files.
 
-    data.fetch("vgg19", events)     # once, into the cache, by its known hash
-    data.resolve("@vgg19")          # what it is for a guest; @./mine.h5 is a file of one's own
+    data.fetch("vgg19", events)     # downloads it to the cache once
+    data.resolve("@vgg19")          # a known file; @./mine.h5 is a local file
 
-An argument of a workload that begins with ``@``, or whose value does (``--data=@./prices.csv``),
-names such a file or folder; guests get it once, by content.
+A workload's argument that begins with ``@``, or whose value does (``--data=@./prices.csv``), refers
+to such a file or folder; it is sent to a guest once, by content.
 """
 
 from gpuvm.data.catalogue import BY_HAND, KNOWN, ByHand, Entry, Known

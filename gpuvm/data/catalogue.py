@@ -1,6 +1,6 @@
-"""Which data each shipped workload can use: what gpuvm fetches, and what it must not or cannot.
+"""Data for the shipped workloads: files that gpuvm can fetch, and files that the user must get.
 
-None of it is needed: ``without`` is what the workload takes instead, and says so in its results.
+All of it is optional: ``without`` is what the workload uses instead, and notes in its results.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gpuvm import paths
 
 @dataclass(frozen=True)
 class Entry:
-    """``file`` is its file or folder in the cache; ``use`` is how a workload takes it."""
+    """``file`` is its file or folder in the cache; ``use`` is an example command."""
 
     name: str
     workload: str
@@ -21,13 +21,13 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where it is once it is here."""
+        """Its path in the cache."""
         return paths.cache_dir() / "data" / self.file
 
 
 @dataclass(frozen=True)
 class Known(Entry):
-    """``digest`` is ALGORITHM:HEX as its publisher gives it."""
+    """``digest`` is ALGORITHM:HEX as published."""
 
     url: str
     digest: str
@@ -44,11 +44,11 @@ class ByHand(Entry):
 
 _KERAS = "https://storage.googleapis.com/tensorflow"
 _FLICKR = (
-    "by request from the University of Illinois, or with an account of Kaggle's; for research and "
+    "on request from the University of Illinois, or with a Kaggle account; for research and "
     "teaching only"
 )
-_SCENES = "rendered scenes, described by code"
-# Names and hashes are those that Keras itself checks (keras/src/applications, keras/src/datasets).
+_SCENES = "rendered scenes with generated captions"
+# Names and hashes are from Keras (keras/src/applications, keras/src/datasets).
 KNOWN = {
     known.name: known
     for known in (
@@ -57,7 +57,7 @@ KNOWN = {
             "style",
             "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "gpuvm run style -- --weights @vgg19",
-            "random weights: the style comes over, the content stays loose",
+            "random weights: the style is transferred, the content only roughly",
             f"{_KERAS}/keras-applications/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "md5:253f8cb515780f3b799900260a226db6",
             77,
@@ -92,10 +92,10 @@ BY_HAND = {
             "stock",
             "data_stocks.csv",
             "gpuvm run stock -- --data @stocks",
-            "prices made by code, in the paper's shape",
-            "the paper's minute prices of the S&P 500, April to August 2017, come with the article "
-            "'A simple deep learning model for stock price prediction using TensorFlow'; no "
-            "checksum of theirs is known",
+            "generated prices, in the paper's format",
+            "the paper's minute prices of the S&P 500, April to August 2017, published without a "
+            "checksum with the article 'A simple deep learning model for stock price prediction "
+            "using TensorFlow'",
             "one CSV file with a header: DATE, the index, then a column per stock",
         ),
         ByHand(
@@ -104,7 +104,7 @@ BY_HAND = {
             "coco",
             "gpuvm run captioning -- --data @coco",
             _SCENES,
-            "cocodataset.org, under its terms of use: the pictures have licences of their own",
+            "cocodataset.org, under its terms of use; each picture has its own licence",
             "a folder with annotations/captions_train2017.json and train2017/*.jpg",
         ),
         ByHand(

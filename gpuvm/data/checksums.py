@@ -1,6 +1,6 @@
-"""Hashes of files and folders, and downloads that are checked by them.
+"""Hashes of files and folders, and downloads that are verified by hash.
 
-A download with another hash than the known one is thrown away.
+A download with a wrong hash is deleted.
 """
 
 import hashlib
@@ -16,26 +16,26 @@ from gpuvm.digests import digest, digests
 from gpuvm.errors import BadInput, GpuvmError, NotFound
 from gpuvm.events import Events
 
-SHOWN = 24
-"""So much of a SHA-256 is a name that nothing else has."""
+NAME_LENGTH = 24
+"""This many digits of a SHA-256 make a unique name."""
 
 
 def content(file: Path) -> str:
-    """What a guest knows the file by: the beginning of its SHA-256."""
-    return digest(file)[:SHOWN]
+    """The name of the file's content: the beginning of its SHA-256."""
+    return digest(file)[:NAME_LENGTH]
 
 
 def content_of_folder(files: Mapping[str, Path]) -> str:
-    """By the names and the contents of its files."""
+    """The name of a folder, by the names and contents of its files."""
     found = digests(files)
     whole = hashlib.sha256()
     for name in sorted(found):
         whole.update(f"{found[name]} {name}\0".encode(errors="surrogateescape"))
-    return whole.hexdigest()[:SHOWN]
+    return whole.hexdigest()[:NAME_LENGTH]
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """By their paths below it; links are followed, but none into a folder that is on its way."""
+    """Files by their paths below the folder; follows links, each folder once."""
     found: dict[str, Path] = {}
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True):
@@ -56,27 +56,29 @@ TIMEOUT_S = 30
 
 
 def fetch(name: str, events: Events) -> Path:
-    """Downloads it, unless it is there.
+    """Downloads a known file, unless it is in the cache.
 
-    Raises NotFound for a name, BadInput for what must be had by hand, GpuvmError.
+    Raises NotFound, BadInput for data that the user must get, and GpuvmError.
     """
     known = _known(name)
     if is_right(known, known.path):
         return known.path
     known.path.parent.mkdir(parents=True, exist_ok=True)
-    half = known.path.with_suffix(".half")
+    partial = known.path.with_suffix(".partial")
     try:
-        _download(known, half, events)
+        _download(known, partial, events)
     except (OSError, urllib.error.URLError) as error:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise GpuvmError(
             f"{known.url}: {getattr(error, 'reason', None) or error}",
-            hint=f"without a network: put the file at {known.path} yourself",
+            hint=f"without internet access, copy the file to {known.path}",
         ) from None
-    if not is_right(known, half):
-        half.unlink()
-        raise GpuvmError(f"{known.url}: its hash is not {known.digest}; it was thrown away")
-    half.replace(known.path)
+    if not is_right(known, partial):
+        partial.unlink()
+        raise GpuvmError(
+            f"{known.url}: checksum mismatch, expected {known.digest}; the download was deleted"
+        )
+    partial.replace(known.path)
     return known.path
 
 
@@ -88,7 +90,7 @@ def is_right(known: Known, file: Path) -> bool:
 
 
 def here(one: Entry) -> Literal["yes", "no", "wrong"]:
-    """Wrong: there is something, and its publisher's hash is another."""
+    """``wrong``: the file's hash is not the published one."""
     if not one.path.exists():
         return "no"
     right = not isinstance(one, Known) or is_right(one, one.path)
@@ -96,15 +98,15 @@ def here(one: Entry) -> Literal["yes", "no", "wrong"]:
 
 
 def names(known: Sequence[str] | None) -> list[str]:
-    """All that can be fetched when none is named. Raises NotFound, and BadInput for another."""
+    """The given names, or all that can be fetched. Raises NotFound and BadInput."""
     return [_known(name).name for name in known or KNOWN]
 
 
 def _known(name: str) -> Known:
     if name in BY_HAND:
-        own = BY_HAND[name]
+        entry = BY_HAND[name]
         raise BadInput(
-            f"{name} cannot be fetched: {own.source}", hint=f"put {own.layout} at {own.path}"
+            f"{name} cannot be fetched: {entry.source}", hint=f"put {entry.layout} at {entry.path}"
         )
     if name not in KNOWN:
         raise NotFound("data file", name, list(KNOWN))

@@ -1,4 +1,4 @@
-"""Arguments of workloads that name data: ``@vgg19``, ``@./mine.h5``, ``--data=@./flickr8k/``."""
+"""Arguments of workloads that refer to data: ``@vgg19``, ``--data=@./flickr8k/``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from gpuvm.errors import BadInput, NotFound
 class Named:
     """``place`` is HASH/NAME, ``source`` a file, or a folder's files by their paths below it.
 
-    ``option`` is what stands before the name in the argument, such as ``--data=``.
+    ``option`` precedes the name in the argument, such as ``--data=``.
     """
 
     place: str
@@ -22,7 +22,7 @@ class Named:
 
 
 def resolve(argument: str) -> Named | None:
-    """What the argument names on this machine; None when it names no data.
+    """The local data that the argument refers to, or None.
 
     Raises NotFound and BadInput.
     """
@@ -35,7 +35,7 @@ def resolve(argument: str) -> Named | None:
 
 
 def folder(files: dict[str, Path], name: str, option: str = "") -> Named:
-    """Files by their paths below a folder, for the guest a folder of that name."""
+    """Files by their paths, which become a folder of that name in the guest."""
     return Named(f"{checksums.content_of_folder(files)}/{name}", files, option)
 
 
@@ -44,7 +44,7 @@ def file(path: Path, option: str = "") -> Named:
 
 
 def known_file(name: str) -> Path:
-    """A file or folder of the catalogue that is here and right; raises NotFound and BadInput."""
+    """The path of a file or folder of the catalogue. Raises NotFound and BadInput."""
     if name in BY_HAND:
         return _by_hand(BY_HAND[name])
     if name not in KNOWN:
@@ -54,12 +54,12 @@ def known_file(name: str) -> Path:
 
 def _path(value: str) -> Path:
     name = value[1:]
-    own = Path(name)
-    if "/" not in name and not own.exists():
+    path = Path(name)
+    if "/" not in name and not path.exists():
         return known_file(name)
-    if not own.exists():
+    if not path.exists():
         raise BadInput(f"{value}: no such file or folder")
-    return own
+    return path
 
 
 def _named(source: Path, value: str, option: str) -> Named:
@@ -67,22 +67,24 @@ def _named(source: Path, value: str, option: str) -> Named:
         return file(source, option)
     files = checksums.files_below(source)
     if not files:
-        raise BadInput(f"{value}: there is no file in this folder")
+        raise BadInput(f"{value}: the folder is empty")
     return folder(files, source.resolve().name or "data", option)
 
 
 def _fetched(known: Known) -> Path:
-    again = f"gpuvm data fetch {known.name}"
+    command = f"gpuvm data fetch {known.name}"
     if not known.path.exists():
-        raise BadInput(f"@{known.name} is not here yet", hint=again)
+        raise BadInput(f"@{known.name} has not been fetched", hint=command)
     if not is_right(known, known.path):
-        raise BadInput(f"@{known.name}: the hash of {known.path} is not {known.digest}", hint=again)
+        raise BadInput(
+            f"@{known.name}: the hash of {known.path} is not {known.digest}", hint=command
+        )
     return known.path
 
 
 def _by_hand(own: ByHand) -> Path:
     if not own.path.exists():
         raise BadInput(
-            f"@{own.name} is not here yet", hint=f"put {own.layout} at {own.path}; {own.source}"
+            f"@{own.name} is missing", hint=f"put {own.layout} at {own.path}; {own.source}"
         )
     return own.path

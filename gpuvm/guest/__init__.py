@@ -1,18 +1,18 @@
-"""The only importer of paramiko: a machine with a TensorFlow in it, reached over SSH.
+"""Guests over SSH; the only importer of paramiko.
 
 ready = guest.wait_ready(lambda: endpoint, expected, deadline_s=300, events=events)
 with guest.connect(endpoint) as machine:
     machine.run(["nvidia-smi"], timeout_s=20)
 
-Library errors of paramiko do not leave this package: they become those of gpuvm.errors.
+Errors of paramiko are translated to those of gpuvm.errors.
 """
 
 from gpuvm.guest import ssh_config
 from gpuvm.guest.addresses import Awaited, endpoint
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint, locate
-from gpuvm.guest.download import Fetched, Left, fetch
-from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, look_at_gpus
+from gpuvm.guest.download import Fetched, SkippedFile, fetch
+from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, read_gpu_health
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import (
@@ -57,7 +57,6 @@ __all__ = [
     "Guest",
     "HeldCommand",
     "Launched",
-    "Left",
     "Listed",
     "OnProgress",
     "Output",
@@ -65,6 +64,7 @@ __all__ = [
     "Pruned",
     "Pushed",
     "Ready",
+    "SkippedFile",
     "TransferProgress",
     "cancel",
     "collect_project",
@@ -80,13 +80,13 @@ __all__ = [
     "launch",
     "list_processes",
     "locate",
-    "look_at_gpus",
     "mark_project",
     "prune",
     "prune_store",
     "push",
     "push_by_content",
     "query_gpus",
+    "read_gpu_health",
     "ssh_config",
     "take_place",
     "user_data",

@@ -1,7 +1,7 @@
-"""What a new guest reads at its first boot: cloud-init data in ``guestinfo`` keys.
+"""cloud-init data for a new guest, in ``guestinfo`` keys (cloud-init, "VMware data source").
 
-See cloud-init's VMware data source. Metadata is JSON, which the older data source of CentOS 7
-needs and newer ones read as YAML. Nothing secret goes in: every process in the guest can read it.
+Metadata is JSON, which the older data source of CentOS 7 needs and newer ones read as YAML. There
+are no secrets in it: every process in the guest can read it.
 """
 
 import base64
@@ -25,7 +25,7 @@ METADATA = "guestinfo.metadata"
 
 @dataclass(frozen=True)
 class FixedAddress:
-    """For a guest's first network card; the others keep DHCP. ``prefix`` are the network's bits."""
+    """For a guest's first network adapter; the others use DHCP. ``prefix`` is its length."""
 
     address: str
     prefix: int
@@ -37,13 +37,13 @@ class FixedAddress:
 def user_data(
     *, hostname: str, instance_id: str, user: str, authorized_keys: Sequence[str]
 ) -> dict[str, str]:
-    """The guestinfo keys; the host keys' one is emptied, since clones inherit their source's.
+    """Returns the guestinfo keys; host keys are cleared, since clones inherit their source's.
 
-    Raises BadInput for an authorized key that is not a public one.
+    Raises BadInput for an authorized key that is not a public key.
     """
     keys = [_public(key) for key in authorized_keys]
     text = resource("templates/user-data.yaml.j2").read_text(encoding="utf-8")
-    # YAML, not HTML: every value goes through tojson, which is quoting enough for YAML.
+    # YAML, not HTML: every value goes through tojson, which quotes enough for YAML.
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701
     filled = template.render(hostname=hostname, user=user, authorized_keys=keys)
     metadata = {"instance-id": instance_id, "local-hostname": hostname}
@@ -56,42 +56,42 @@ def user_data(
     }
 
 
-def with_network(metadata: str, macs: Sequence[str], wanted: FixedAddress) -> str:
-    """``guestinfo.metadata`` as ``user_data`` made it, with the cards' network configuration.
+def with_network(metadata: str, macs: Sequence[str], fixed: FixedAddress) -> str:
+    """Returns ``guestinfo.metadata`` of ``user_data`` with a network configuration added.
 
-    cloud-init applies it at the first boot of an instance id. The cards are known by their MAC
-    addresses, which a VM has once it has been cloned; the first of ``macs`` gets the address.
-    Network config version 2 (cloud-init, "Networking Config Version 2"); a card needs ``set-name``,
-    for some renderers would else take the key for the name of the interface.
+    cloud-init applies it at the first boot of an instance id. Adapters are matched by MAC address,
+    which a VM has once it has been cloned; the first of ``macs`` gets the address. The format is
+    "Networking Config Version 2"; without ``set-name`` some renderers would use the key as the name
+    of the interface.
     """
-    cards = {
+    adapters = {
         f"id{number}": {"match": {"macaddress": mac.lower()}, "set-name": f"eth{number}"}
-        | ({"dhcp4": True} if number else _fixed(wanted))
+        | ({"dhcp4": True} if number else _static(fixed))
         for number, mac in enumerate(macs)
     }
     known = json.loads(base64.b64decode(metadata))
-    known["network"] = _base64(json.dumps({"version": 2, "ethernets": cards}))
+    known["network"] = _base64(json.dumps({"version": 2, "ethernets": adapters}))
     known["network.encoding"] = "base64"
     return _base64(json.dumps(known))
 
 
-def _fixed(wanted: FixedAddress) -> dict[str, Any]:
-    version = ipaddress.ip_address(wanted.address).version
-    card: dict[str, Any] = {
+def _static(fixed: FixedAddress) -> dict[str, Any]:
+    version = ipaddress.ip_address(fixed.address).version
+    adapter: dict[str, Any] = {
         "dhcp4": False,
         "dhcp6": False,
-        "addresses": [f"{wanted.address}/{wanted.prefix}"],
-        "nameservers": {"addresses": list(wanted.dns), "search": [wanted.domain]},
+        "addresses": [f"{fixed.address}/{fixed.prefix}"],
+        "nameservers": {"addresses": list(fixed.dns), "search": [fixed.domain]},
     }
-    return card | ({f"gateway{version}": wanted.gateway} if wanted.gateway else {})
+    return adapter | ({f"gateway{version}": fixed.gateway} if fixed.gateway else {})
 
 
 def _public(key: str) -> str:
-    """A private key pasted by mistake must not reach a VM; nor is it repeated in the message."""
+    """Refuses a private key pasted by mistake, without repeating it in the message."""
     if not _PUBLIC_KEY.fullmatch(key.strip()):
         raise BadInput(
-            "ssh.authorized_keys in the context has an entry that is not a public SSH key",
-            hint="one line such as 'ssh-ed25519 AAAA… name', as in ~/.ssh/id_ed25519.pub",
+            "an entry of ssh.authorized_keys in the context is not a public SSH key",
+            hint="use a line such as 'ssh-ed25519 AAAA… name', as in ~/.ssh/id_ed25519.pub",
         )
     return key.strip()
 

@@ -1,6 +1,6 @@
-"""From an address to an authenticated SSH connection; the host key is pinned, never guessed.
+"""Opens authenticated SSH connections to guests, with pinned host keys.
 
-Only a GuestUnreachable is worth another try: a refused key or a wrong host key stays what it is.
+Only GuestUnreachable is worth a retry: a refused key or a wrong host key does not change.
 """
 
 import contextlib
@@ -26,23 +26,22 @@ from gpuvm.guest import keys
 
 CONNECT_S, BANNER_S, LOGIN_S = 10.0, 15.0, 30.0
 KEEPALIVE_S = 15
-FAST = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-"""Encrypts and authenticates in one go, so in half the time of AES-CTR with an HMAC."""
-MOST_KEYS = 5
-"""sshd hangs up after six (MaxAuthTries), which would look like a broken connection."""
+FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+"""AES-GCM takes half the time of AES-CTR with an HMAC."""
+MAX_KEYS = 5
+"""sshd closes the connection after six (MaxAuthTries), which looks like a network error."""
 
-# Whatever paramiko's own threads log is raised here too; its tracebacks would reach the terminal,
-# and at DEBUG the packets themselves.
-_WIRE = "gpuvm.guest.wire"
-logging.getLogger(_WIRE).setLevel(logging.CRITICAL)
+# paramiko's threads log tracebacks of errors that are raised here too, and packets at DEBUG.
+_PARAMIKO_LOG = "gpuvm.guest.wire"
+logging.getLogger(_PARAMIKO_LOG).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a guest is, who we are there, and which host keys it may show.
+    """A guest's address, the login, and its host keys.
 
-    ``others`` are tried in turn where ``address`` does not answer as it should. ``identity`` is the
-    VM's instance UUID and generation: keys are known by it, not by address.
+    ``others`` are tried in turn if ``address`` fails. ``identity`` is the VM's instance UUID and
+    generation: host keys are stored by it, not by address.
     """
 
     name: str
@@ -61,29 +60,29 @@ class Endpoint:
 
 
 def open_transport(endpoint: Endpoint, timeout_s: float) -> tuple[Endpoint, paramiko.Transport]:
-    """One attempt at each address; the endpoint that is returned has the one that answered.
+    """Tries each address once; returns the endpoint with the address that worked.
 
-    Raises GuestUnreachable naming all that were tried, else HostKeyMismatch or GuestAuthRefused of
-    the first that answered wrongly: a stranger may have one of a guest's addresses.
+    Raises the first HostKeyMismatch or GuestAuthRefused, since another machine may have one of the
+    guest's addresses; else GuestUnreachable, which names all addresses.
     """
     tried = (endpoint.address, *endpoint.others)
-    wrong: GuestError | None = None
-    silent = []
+    refused: GuestError | None = None
+    unreachable = []
     for address in tried:
         one = replace(endpoint, address=address, others=())
         try:
             return one, _open(one, timeout_s / len(tried))
         except GuestUnreachable as error:
-            silent.append(str(error))
+            unreachable.append(str(error))
         except (HostKeyMismatch, GuestAuthRefused) as error:
-            wrong = wrong or error
-    raise wrong or GuestUnreachable("; ".join(silent))
+            refused = refused or error
+    raise refused or GuestUnreachable("; ".join(unreachable))
 
 
 def locate(endpoint: Endpoint, timeout_s: float = LOGIN_S) -> Endpoint:
-    """With the address that answers, with the right host key, and lets us log in.
+    """Returns the endpoint with the address at which a login works.
 
-    Raises as ``open_transport`` does; a host key that may be kept at first use is kept.
+    Raises as ``open_transport``; with ``trust: first-use`` a new host key is saved.
     """
     found, transport = open_transport(endpoint, timeout_s)
     transport.close()
@@ -100,7 +99,9 @@ def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
         with _unreachable(endpoint):
             options = transport.get_security_options()
             options.key_types = keys.preferred(pinned, tuple(options.key_types))
-            options.ciphers = tuple(sorted(options.ciphers, key=lambda cipher: cipher not in FAST))
+            options.ciphers = tuple(
+                sorted(options.ciphers, key=lambda cipher: cipher not in FAST_CIPHERS)
+            )
             transport.start_client(timeout=min(timeout_s, BANNER_S))
             shown = transport.get_remote_server_key()
             first_use = _check_host_key(endpoint, pinned, shown)
@@ -114,20 +115,20 @@ def _open(endpoint: Endpoint, timeout_s: float) -> paramiko.Transport:
 
 @contextlib.contextmanager
 def _unreachable(endpoint: Endpoint) -> Iterator[None]:
-    """What is wrong with the connection, in words that tell a closed port from a silent one."""
+    """Translates connection errors; a closed port and a timeout have different messages."""
     try:
         yield
     except TimeoutError:
-        why = "no answer (timed out); is it up, is a firewall in the way?"
+        why = "no answer (timed out): is the VM up, does a firewall block the port?"
     except ConnectionRefusedError:
-        why = "the port is closed; does sshd run there?"
+        why = "connection refused: is sshd running?"
     except socket.gaierror:
-        why = "no such address"
+        why = "unknown host name"
     except OSError as error:
         routes = (errno.EHOSTUNREACH, errno.ENETUNREACH)
-        why = "no route there" if error.errno in routes else f"{error.strerror or error}"
+        why = "no route to host" if error.errno in routes else f"{error.strerror or error}"
     except (paramiko.SSHException, EOFError) as error:
-        why = f"the port is open, but no SSH answer: {error or 'it hung up'}"
+        why = f"the port is open, but no SSH answer: {error or 'connection closed'}"
     else:
         return
     raise GuestUnreachable(f"{endpoint}: {why}")
@@ -135,19 +136,19 @@ def _unreachable(endpoint: Endpoint) -> Iterator[None]:
 
 def _transport(connection: socket.socket) -> paramiko.Transport:
     transport = paramiko.Transport(connection)
-    transport.set_log_channel(_WIRE)
+    transport.set_log_channel(_PARAMIKO_LOG)
     transport.banner_timeout, transport.auth_timeout = BANNER_S, LOGIN_S
     return transport
 
 
 def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko.PKey) -> bool:
-    """Whether the key is to be kept as the first one seen."""
+    """Returns whether to save the key on first use."""
     if key_line(shown) in pinned:
         return False
     if pinned:
         raise HostKeyMismatch(
-            f"{endpoint} shows a host key that is not its own ({shown.fingerprint})",
-            hint="another machine may answer at its address; look at the VM's console",
+            f"{endpoint} presented an unknown host key ({shown.fingerprint})",
+            hint="another machine may have its address; check the VM's console",
         )
     if endpoint.trust == "first-use":
         return True
@@ -157,30 +158,30 @@ def _check_host_key(endpoint: Endpoint, pinned: tuple[str, ...], shown: paramiko
 def unpublished(endpoint: Endpoint) -> HostKeyMismatch:
     return HostKeyMismatch(
         f"{endpoint.name} has not published its SSH host keys",
-        hint="its first-boot unit does that (docs/template.md); 'ssh: {trust: first-use}' in the "
-        "context is for VM templates that cannot",
+        hint="the VM template's first-boot unit publishes them (docs/template.md); without one, "
+        "set 'ssh: {trust: first-use}' in the context",
     )
 
 
 def _log_in(transport: paramiko.Transport, endpoint: Endpoint) -> None:
     tried = 0
     with contextlib.closing(paramiko.Agent()) as agent:
-        for key in (*_own_key(endpoint.key_file), *agent.get_keys())[:MOST_KEYS]:
+        for key in (*_own_key(endpoint.key_file), *agent.get_keys())[:MAX_KEYS]:
             tried += 1
             try:
                 transport.auth_publickey(endpoint.user, key)
             except paramiko.AuthenticationException as error:
                 if not transport.is_active():
-                    raise EOFError(f"it hung up while we logged in: {error}") from None
+                    raise EOFError(f"connection closed during login: {error}") from None
             if transport.is_authenticated():
                 return
-    had = f"none of {tried} keys" if tried > 1 else "not our key"
+    keys_tried = f"all {tried} keys" if tried > 1 else "the key"
     raise GuestAuthRefused(
-        f"{endpoint} accepts {had} for the user '{endpoint.user}'"
+        f"{endpoint} refused {keys_tried} for the user '{endpoint.user}'"
         if tried
-        else f"no SSH key for {endpoint}: there is no {endpoint.key_file} and no ssh-agent has one",
-        hint="run from the machine that provisioned it, or give your public key as "
-        "ssh.authorized_keys in the context before VMs are made",
+        else f"no SSH key for {endpoint}: no file {endpoint.key_file}, and no ssh-agent has one",
+        hint="run gpuvm on the machine that provisioned it, or add your public key to "
+        "ssh.authorized_keys in the context before VMs are created",
     )
 
 
@@ -194,5 +195,5 @@ def _own_key(file: Path) -> tuple[paramiko.PKey, ...]:
 
 
 def key_line(key: paramiko.PKey) -> str:
-    """As known_hosts has it: the type and the key."""
+    """The type and the key, as in known_hosts."""
     return f"{key.get_name()} {key.get_base64()}"

@@ -1,4 +1,4 @@
-"""Whether a guest's GPUs are fit for work, and who uses them already."""
+"""The health of a guest's GPUs, and the processes that use them."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from gpuvm.guest.ssh import Guest
 
 @dataclass(frozen=True)
 class GPUHealth:
-    """``problems`` are those that spoil or end a training, each in a few words."""
+    """``problems`` are those that affect training, each in a few words."""
 
     name: str
     bus_id: str
@@ -20,7 +20,7 @@ class GPUHealth:
 
 @dataclass(frozen=True)
 class GPUProcess:
-    """``run`` is the gpuvm run that it belongs to; None when it is somebody else's."""
+    """``run`` is the gpuvm run that it belongs to, or None."""
 
     pid: int
     name: str
@@ -28,10 +28,10 @@ class GPUProcess:
     run: str | None
 
 
-def look_at_gpus(guest: Guest, python: str) -> tuple[list[GPUHealth], list[GPUProcess]]:
-    """What nvidia-smi and the kernel's log say; nothing where there is no nvidia-smi."""
+def read_gpu_health(guest: Guest, python: str) -> tuple[list[GPUHealth], list[GPUProcess]]:
+    """Reads nvidia-smi and the kernel's log; both lists are empty without nvidia-smi."""
     command = scripts.command(python, "gpu_health")
-    answer = json.loads(guest.run(command, timeout_s=60, what="look at the GPUs").stdout)
+    answer = json.loads(guest.run(command, timeout_s=60, what="check the GPUs").stdout)
     return (
         [GPUHealth(**one) for one in answer["gpus"]],
         [GPUProcess(**one) for one in answer["processes"]],

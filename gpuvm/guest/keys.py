@@ -1,7 +1,7 @@
-"""SSH keys: the operator's pair, and the host keys of guests.
+"""SSH keys: the operator's key pair, and the host keys of guests.
 
-One pair per context, made on first use; its private half stays here. Host keys belong to an
-instance UUID and generation, never to an address.
+Each context has a key pair, created on first use; the private key never leaves this machine. Host
+keys are stored by instance UUID and generation, never by address.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from gpuvm.settings import Context
 
 
 def ensure_key_pair(context: Context) -> str:
-    """The public key as OpenSSH writes it; makes the Ed25519 pair if there is none.
+    """Returns the public key as OpenSSH writes it; creates an Ed25519 key pair if there is none.
 
     Raises BadInput when the private key cannot be read.
     """
@@ -28,13 +28,13 @@ def ensure_key_pair(context: Context) -> str:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.parent.chmod(0o700)
         _write_new(file, Ed25519PrivateKey.generate())
-    line = f"{_public_half(file)} gpuvm-{context.name}"
+    line = f"{_public_key(file)} gpuvm-{context.name}"
     file.with_suffix(".pub").write_text(f"{line}\n", encoding="ascii")
     return line
 
 
 def _write_new(file: Path, key: Ed25519PrivateKey) -> None:
-    """Never readable by others, not even for a moment, and never over one made meanwhile."""
+    """The file is never readable by others, and never replaces one created meanwhile."""
     text = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
@@ -48,7 +48,7 @@ def _write_new(file: Path, key: Ed25519PrivateKey) -> None:
     new.unlink()
 
 
-def _public_half(file: Path) -> str:
+def _public_key(file: Path) -> str:
     try:
         key = serialization.load_ssh_private_key(file.read_bytes(), password=None)
     except (OSError, TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 def known(identity: str, published: Sequence[str]) -> tuple[str, ...]:
-    """The published keys (type and base64, comments dropped), else the one kept at first use."""
+    """The published keys (type and base64, without comments), else the one saved on first use."""
     keys = tuple(" ".join(key.split()[:2]) for key in published)
     if keys:
         return keys
@@ -72,7 +72,7 @@ def known(identity: str, published: Sequence[str]) -> tuple[str, ...]:
 
 
 def preferred(keys: Sequence[str], algorithms: Sequence[str]) -> tuple[str, ...]:
-    """The algorithms, those of the keys first: a server has several keys and shows one."""
+    """Sorts the algorithms of the keys first: a server has several keys and presents one."""
     types = [key.split()[0] for key in keys]
     first = [a for kind in types for a in (_RSA if kind == "ssh-rsa" else (kind,))]
     return tuple(sorted(algorithms, key=lambda algorithm: algorithm not in first))
@@ -85,7 +85,7 @@ def keep(identity: str, keys: Sequence[str]) -> None:
 
 
 def forget(instance_uuid: str) -> None:
-    """All generations of the VM; nothing kept is fine."""
+    """Deletes the host keys of all generations of the VM."""
     for folder in (_folder(), *ssh_dir().glob("contexts/*/known_hosts")):
         for file in folder.glob(f"{instance_uuid}-*"):
             file.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def _file(identity: str) -> Path:
 
 
 def ssh_dir() -> Path:
-    """What the system's ssh reads of ours (``gpuvm.guest.ssh_config``)."""
+    """Files for the system's ssh (``gpuvm.guest.ssh_config``)."""
     return paths.state_dir() / "ssh"
 
 

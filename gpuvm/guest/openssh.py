@@ -1,7 +1,7 @@
-"""The system's ssh as the carrier of large transfers: about twice as fast as paramiko.
+"""The system's ssh for large transfers: about twice as fast as paramiko.
 
-It trusts exactly the host key that the open connection has shown, logs in with the same key file
-and nothing else: no agent, no other key, no password, and none of the user's configuration.
+It accepts only the host key of the open connection and logs in with the same key file: no agent, no
+other key, no password, and none of the user's configuration.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import IO, cast
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.streams import CHUNK
 
-PIPE = 1 << 20
+PIPE_BYTES = 1 << 20
 ALIAS = "guest"
 SSH_FAILED = 255
 
@@ -52,9 +52,9 @@ def available(endpoint: Endpoint) -> bool:
 
 @contextlib.contextmanager
 def opened(
-    endpoint: Endpoint, host_key: str, command: str, silent_s: float
+    endpoint: Endpoint, host_key: str, command: str, idle_timeout_s: float
 ) -> Iterator["ProcessStream"]:
-    """``host_key`` is the line (type and base64) that the guest must show."""
+    """``host_key`` (type and base64) is the one that the guest must present."""
     with tempfile.TemporaryDirectory(prefix="gpuvm-") as folder:
         known_hosts = Path(folder, "known_hosts")
         known_hosts.write_text(f"{ALIAS} {host_key}\n", encoding="ascii")
@@ -65,11 +65,11 @@ def opened(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 bufsize=0,
-                pipesize=PIPE,
-                start_new_session=True,  # Ctrl-C is for us, and we end it
+                pipesize=PIPE_BYTES,
+                start_new_session=True,  # so that Ctrl-C does not end it
             )
             with process:
-                stream = ProcessStream(process, silent_s, errors.fileno())
+                stream = ProcessStream(process, idle_timeout_s, errors.fileno())
                 try:
                     yield stream
                 finally:
@@ -88,15 +88,17 @@ def _command(endpoint: Endpoint, known_hosts: Path, command: str) -> Sequence[st
 
 
 def _file(path: Path) -> str:
-    """Quoted for ssh, which also replaces what follows a percent sign."""
+    """Quotes a path for ssh, which expands percent signs."""
     return f'"{path}"'.replace("%", "%%")
 
 
 class ProcessStream:
     """See streams.Stream."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", silent_s: float, errors: int) -> None:
-        self._process, self._silent_s, self._errors = process, silent_s, errors
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", idle_timeout_s: float, errors: int
+    ) -> None:
+        self._process, self._idle_timeout_s, self._errors = process, idle_timeout_s, errors
         self._in, self._out = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         os.set_blocking(self._in.fileno(), False)
 
@@ -116,11 +118,11 @@ class ProcessStream:
 
     def status(self) -> int:
         try:
-            status = self._process.wait(self._silent_s)
+            status = self._process.wait(self._idle_timeout_s)
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
         if status == SSH_FAILED or status < 0:
-            last = self.errors().strip().splitlines()[-1:] or ["ssh ended"]
+            last = self.errors().strip().splitlines()[-1:] or ["ssh exited"]
             raise EOFError(last[0])
         return status
 
@@ -130,5 +132,5 @@ class ProcessStream:
     def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(self._silent_s * 1000):
+        if not poll.poll(self._idle_timeout_s * 1000):
             raise TimeoutError

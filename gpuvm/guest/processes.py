@@ -1,11 +1,11 @@
-"""A program in a guest that outlives the SSH connection: launch, follow, end, list.
+"""Programs in a guest that outlive the SSH connection: launch, follow, end, list.
 
     launch(guest, python, process)
     for seen in follow(guest, python, directory, offsets): ...
     end_all(guest, python, mark)
     list_processes(guest, python, work_dir)
 
-``python`` is the guest's own; what it runs for us is in ``gpuvm.guest.scripts``.
+``python`` is the guest's interpreter; the scripts it runs are in ``gpuvm.guest.scripts``.
 """
 
 import contextlib
@@ -21,21 +21,20 @@ from gpuvm.text import ago
 
 STDOUT, STDERR = "out/stdout.log", "out/stderr.log"
 MARK = "GPUVM_RUN"
-"""The environment variable by which the processes of a run are known."""
-SILENT_S = 20.0
+"""The environment variable that identifies the processes of a run."""
+IDLE_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Process:
     """A program to launch.
 
-    ``directory`` is the run's folder, relative to the home unless absolute; the folder above it is
-    that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
-    variables, in any case, that it must not have; ``fresh`` are files that are removed first.
-    ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
-    in the ``queue`` at ``place`` (see ``take_place``). ``then`` is what the guest does afterwards,
-    once no other run is alive and no operator has watched this one for ``unwatched_s``: one whose
-    connection broke comes back in that time.
+    ``directory`` is the run's folder, relative to the home unless absolute; its parent holds all
+    runs. The program runs in ``cwd`` below it. ``without`` are environment variables to unset, in
+    upper or lower case; ``fresh`` are files to remove first. ``gpu``: ``share`` the GPUs with other
+    runs, require them ``exclusive``, or wait in the ``queue`` at ``place`` (see ``take_place``).
+    ``then`` is what the guest does afterwards, once no other run is alive and no operator has
+    watched this one for ``unwatched_s``, so that a lost connection can be restored.
     """
 
     directory: str
@@ -53,25 +52,25 @@ class Process:
 
 @dataclass(frozen=True)
 class Launched:
-    """``ahead`` are the runs before it in the queue; 0 when it has started or starts at once."""
+    """``ahead`` is the number of runs before it in the queue; 0 when it starts at once."""
 
     ahead: int = 0
 
 
 @dataclass(frozen=True)
 class Busy:
-    """Not launched: the GPUs belong to ``run``, or it is before this one in the queue."""
+    """Not launched: ``run`` has the GPUs, or is before this one in the queue."""
 
     run: str
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run as its guest knows it.
+    """A run as its guest lists it.
 
-    ``state`` is ``lost`` when it went away without an exit status; ``rebooted`` says that the guest
-    has been rebooted since it began. Times are seconds ago by the guest's clock. ``manifest`` is
-    what was put beside it as ``run.json``, ``line`` the last line of its output, as it came.
+    ``state`` is ``lost`` when it ended without an exit status; ``rebooted`` is whether the guest
+    has been rebooted since the start. Times are seconds ago by the guest's clock. ``manifest`` is
+    ``run.json``, ``line`` the unchanged last line of its output.
     """
 
     run: str
@@ -88,7 +87,7 @@ class Listed:
 
     @property
     def about(self) -> str:
-        """Who started it and since when, such as ``queued, started by ann@ws, 12 min ago``."""
+        """Who started it and when, such as ``queued, started by ann@ws, 12 min ago``."""
         operator = (self.manifest or {}).get("operator")
         return ", ".join(
             part
@@ -112,16 +111,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Alive:
-    """Nothing new, but the guest answers; the program may not have been started yet."""
+    """No new output, but the guest answers; ``queued``: the program has not started yet."""
 
     queued: bool = False
 
 
 @dataclass(frozen=True)
 class Exited:
-    """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one.
+    """Ended ``age_s`` ago; ``exit_status`` as in a shell, None when it vanished without one.
 
-    ``rebooted``: the guest was rebooted since, which ended it; ``cancelled``: an operator ended it.
+    ``rebooted``: a reboot of the guest ended it; ``cancelled``: an operator ended it.
     """
 
     exit_status: int | None
@@ -151,9 +150,9 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
 
 
 def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
-    """A provisional place in the guest's queue, kept for a minute.
+    """Takes a provisional place in the guest's queue, held for a minute.
 
-    A run over several guests is launched in all of them with the highest of its places: then all
+    A run on several guests is launched in all of them with the highest of its places, so that all
     guests start the same runs in the same order.
     """
     command = scripts.command(python, "runs", "place", work_dir, run)
@@ -161,14 +160,14 @@ def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
 
 
 def gpu_holder(guest: Guest, python: str, work_dir: str) -> str | None:
-    """The run that has the guest's GPUs, or is next to have them; None when they are free."""
+    """The run that has the guest's GPUs or is next in the queue; None when they are free."""
     command = scripts.command(python, "runs", "holder", work_dir)
     answer = json.loads(guest.run(command, timeout_s=60, what="look for runs").stdout)
     return None if answer["holder"] is None else str(answer["holder"])
 
 
 def list_processes(guest: Guest, python: str, work_dir: str) -> list[Listed]:
-    """All runs whose folders are in the guest, by name."""
+    """All runs that have a folder in the guest, by name."""
     command = scripts.command(python, "runs", "list", work_dir)
     lines = guest.run(command, timeout_s=60, what="list runs").stdout.splitlines()
     return [_listed(json.loads(line)) for line in lines]
@@ -194,7 +193,7 @@ def _listed(row: dict[str, Any]) -> Listed:
 
 
 def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
-    """End a run that is queued or running; it counts as cancelled from now on."""
+    """Cancel a queued or running run."""
     guest.run(scripts.command(python, "runs", "cancel", work_dir, run), timeout_s=60, what="cancel")
     end_all(guest, python, run)
 
@@ -202,32 +201,32 @@ def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
 def follow(
     guest: Guest, python: str, directory: str, offsets: Mapping[str, int]
 ) -> Iterator[Output | Alive | Exited]:
-    """What is new in the files from the offsets on, and last how it ended.
+    """Yield new content of the files from the offsets on, and finally how the program ended.
 
-    Raises GuestUnreachable when the connection breaks; the program goes on, and following can go
-    on over another connection from the last offsets.
+    Raises GuestUnreachable when the connection is lost; the program keeps running and can be
+    followed again from the last offsets.
     """
     command = scripts.command(python, "runs", "follow", directory, json.dumps(dict(offsets)))
-    for line in guest.stream(command, silent_s=SILENT_S):
-        said = json.loads(line)
-        if "exit" in said:
-            yield _exited(said)
+    for line in guest.stream(command, idle_timeout_s=IDLE_TIMEOUT_S):
+        record = json.loads(line)
+        if "exit" in record:
+            yield _exited(record)
             return
-        if "file" in said:
-            data = said["data"].encode("utf-8", "surrogateescape")
-            yield Output(said["file"], said["offset"], data)
+        if "file" in record:
+            data = record["data"].encode("utf-8", "surrogateescape")
+            yield Output(record["file"], record["offset"], data)
         else:
-            yield Alive(said.get("queued", False))
-    raise GuestUnreachable(f"{guest.name}: the run's files cannot be followed any more")
+            yield Alive(record.get("queued", False))
+    raise GuestUnreachable(f"{guest.name}: following the run's output ended unexpectedly")
 
 
 def mark_project(guest: Guest, python: str, directory: str) -> None:
-    """Remember the files of the project's copy, so that ``collect_project`` knows what is new."""
+    """Record the files of the project's copy, for ``collect_project``."""
     _project_files(guest, python, "mark", directory)
 
 
 def collect_project(guest: Guest, python: str, directory: str) -> None:
-    """Put what is new or changed in the project's copy below ``out/project``."""
+    """Link new and changed files of the project's copy below ``out/project``."""
     _project_files(guest, python, "collect", directory)
 
 
@@ -237,7 +236,7 @@ def _project_files(guest: Guest, python: str, verb: str, directory: str) -> None
 
 
 def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
-    """Remove the folders of runs that ended at least so long ago; return their names."""
+    """Remove the folders of runs that ended before then; return their names."""
     command = scripts.command(python, "runs", "prune", work_dir, str(older_than_s))
     lines = guest.run(command, timeout_s=600, what="prune runs").stdout.splitlines()
     return [str(json.loads(line)["removed"]) for line in lines]
@@ -245,28 +244,28 @@ def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> l
 
 @contextlib.contextmanager
 def hold(guest: Guest, python: str, work_dir: str, run: str) -> Iterator[None]:
-    """Keep the guest from shutting down after the run for as long as the block lasts."""
+    """Keep the guest from shutting down after the run while the block runs."""
     command = scripts.command(python, "runs", "hold", work_dir, run)
-    with guest.start(command, silent_s=SILENT_S) as held:
+    with guest.start(command, idle_timeout_s=IDLE_TIMEOUT_S) as held:
         held.line()
         yield
 
 
-def _exited(said: dict[str, Any]) -> Exited:
+def _exited(record: dict[str, Any]) -> Exited:
     return Exited(
-        said["exit"],
-        said.get("age", 0.0),
-        rebooted=said.get("rebooted", False),
-        cancelled=said.get("cancelled", False),
+        record["exit"],
+        record.get("age", 0.0),
+        rebooted=record.get("rebooted", False),
+        cancelled=record.get("cancelled", False),
     )
 
 
 def end_all(guest: Guest, python: str, mark: str) -> None:
-    """Ends every process of the mark, however it moved away from its parent.
+    """End every process with the mark in its environment, daemons included.
 
-    Raises GuestError naming the process ids that survive even SIGKILL.
+    Raises GuestError naming the process ids that survive SIGKILL.
     """
     command = scripts.command(python, "kill", f"{MARK}={mark}")
     survivors = guest.run(command, timeout_s=60, what="kill").stdout.split()
     if survivors:
-        raise GuestError(f"{guest.name}: these processes cannot be ended: {', '.join(survivors)}")
+        raise GuestError(f"{guest.name}: could not end these processes: {', '.join(survivors)}")

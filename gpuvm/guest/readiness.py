@@ -1,6 +1,6 @@
-"""When a guest is ready: a list of named requirements with hints, under one deadline.
+"""Whether a guest is ready: a list of named requirements with hints, under one deadline.
 
-A new thing to check is one more :class:`Requirement` in ``_requirements``.
+To check something else, add a :class:`Requirement` to ``_requirements``.
 """
 
 import json
@@ -14,19 +14,19 @@ from gpuvm.errors import GuestError, GuestUnreachable, NotReady
 from gpuvm.events import Events
 from gpuvm.guest import scripts
 from gpuvm.guest.connection import Endpoint
-from gpuvm.guest.machine import troubles
+from gpuvm.guest.machine import find_problems
 from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
-ASK_AGAIN_S = 10.0
-"""How long one answer to where a guest is holds while SSH does not answer there."""
+LOCATE_EVERY_S = 10.0
+"""How often the address is looked up again while SSH does not answer."""
 NO_SUCH_PROGRAM = 127
 
 
 @dataclass(frozen=True)
 class Expected:
-    """``gpus`` are (vendor id, device id) of each GPU that the plan promised; none for no GPU."""
+    """``gpus`` are the (vendor id, device id) of the planned GPUs."""
 
     gpus: tuple[tuple[int, int], ...]
     settings: GuestSettings
@@ -34,28 +34,28 @@ class Expected:
 
 @dataclass(frozen=True)
 class Ready:
-    """``simulated`` is what the guest's nvidia-smi says of itself."""
+    """``simulated`` is whether the guest's nvidia-smi says so."""
 
     warnings: tuple[str, ...] = ()
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
     address: str = ""
-    """The one of its addresses at which SSH answered."""
+    """The address at which SSH answered."""
 
 
 @dataclass(frozen=True)
 class NotMet:
-    """What was seen instead. ``retryable``: worth another look, as a driver loads after sshd."""
+    """``seen`` is the actual state. ``retryable``: it may change, as a driver loads after sshd."""
 
     seen: str
     retryable: bool = False
     hint: str | None = None
-    """Where the reason is known better than the requirement's own hint does."""
+    """Replaces the requirement's hint."""
 
 
 @dataclass
 class _Waiting:
-    """One guest on its way; ``end`` is the deadline on the monotonic clock."""
+    """The state of ``wait_ready``; ``end`` is the deadline on the monotonic clock."""
 
     where: Callable[[], Endpoint]
     answered: Callable[[], None]
@@ -74,7 +74,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class Requirement:
-    """``check`` returns None when it is met."""
+    """``check`` returns None when the requirement is met."""
 
     name: str
     hint: str
@@ -92,21 +92,21 @@ def wait_ready(
     *,
     answered: Callable[[], None] = lambda: None,
 ) -> Ready:
-    """Checks one requirement after the other; a connection that breaks is made again.
+    """Checks one requirement after another; reconnects when the connection is lost.
 
-    ``where`` is asked before every few attempts, since an address may change until SSH has
-    answered; ``answered`` is called when it has. Raises NotReady naming the requirement that was
-    not met in time, with what was seen; HostKeyMismatch and GuestAuthRefused at once.
+    ``where`` is called again every few attempts, since an address may change until SSH answers;
+    ``answered`` is called when it does. Raises NotReady, which names the requirement that was not
+    met in time and the actual state; HostKeyMismatch and GuestAuthRefused at once.
     """
     waiting = _Waiting(where, answered, expected, events, time.monotonic() + deadline_s)
-    wanted = _requirements(expected)
-    while waiting.met < len(wanted):
-        with _connected(waiting, len(wanted)) as guest:
+    requirements = _requirements(expected)
+    while waiting.met < len(requirements):
+        with _connected(waiting, len(requirements)) as guest:
             waiting.address = guest.endpoint.address
             try:
-                for requirement in wanted[waiting.met :]:
-                    _announce(waiting, requirement.name, waiting.met + 1, len(wanted))
-                    _meet(requirement, guest, waiting)
+                for requirement in requirements[waiting.met :]:
+                    _announce(waiting, requirement.name, waiting.met + 1, len(requirements))
+                    _wait_for(requirement, guest, waiting)
                     waiting.met += 1
             except GuestUnreachable as error:
                 if time.monotonic() > waiting.end:
@@ -116,7 +116,7 @@ def wait_ready(
 
 
 def query_gpus(guest: Guest) -> Ready:
-    """What a running guest's nvidia-smi says, without waiting for anything."""
+    """Reads nvidia-smi of a running guest once, without waiting."""
     done = _nvidia_smi(guest, 60)
     if done.exit_status != 0:
         return Ready()
@@ -124,15 +124,15 @@ def query_gpus(guest: Guest) -> Ready:
 
 
 def _requirements(expected: Expected) -> Sequence[Requirement]:
-    return (MACHINE, GPUS, USES_GPU) if expected.gpus else (MACHINE, COMPUTES)
+    return (SYSTEM, GPUS, TENSORFLOW_GPU) if expected.gpus else (SYSTEM, TENSORFLOW_CPU)
 
 
-def _connected(waiting: _Waiting, wanted: int) -> Guest:
-    _announce(waiting, SSH_ANSWERS, 0, wanted)
+def _connected(waiting: _Waiting, count: int) -> Guest:
+    _announce(waiting, SSH_ANSWERS, 0, count)
     while True:
         endpoint = waiting.where()
         try:
-            guest = connect(endpoint, timeout_s=min(ASK_AGAIN_S, waiting.end - time.monotonic()))
+            guest = connect(endpoint, timeout_s=min(LOCATE_EVERY_S, waiting.end - time.monotonic()))
         except GuestUnreachable as error:
             if time.monotonic() >= waiting.end:
                 raise _no_ssh(endpoint, error) from None
@@ -141,13 +141,13 @@ def _connected(waiting: _Waiting, wanted: int) -> Guest:
             return guest
 
 
-def _announce(waiting: _Waiting, name: str, number: int, wanted: int) -> None:
-    text = f"requirement {number + 1} of {wanted + 1}: {name}"
-    waiting.events.progress(waiting.where().name, "ready", number / (wanted + 1), text)
+def _announce(waiting: _Waiting, name: str, number: int, count: int) -> None:
+    text = f"requirement {number + 1} of {count + 1}: {name}"
+    waiting.events.progress(waiting.where().name, "ready", number / (count + 1), text)
 
 
-def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
-    """Looks again, now and then, while that may help."""
+def _wait_for(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
+    """Checks again until the deadline, as long as the result is retryable."""
     while True:
         try:
             unmet = requirement.check(guest, waiting)
@@ -164,35 +164,34 @@ def _meet(requirement: Requirement, guest: Guest, waiting: _Waiting) -> None:
 
 
 def _no_ssh(endpoint: Endpoint, error: GuestUnreachable) -> NotReady:
-    hint = "look at its console: network, sshd, firewall; ssh.port in the context is the port"
+    hint = "check its console (network, sshd, firewall) and ssh.port in the context"
     if "no SSH answer" in str(error):
         hint = (
-            "sshd hangs up before it answers: past MaxStartups (sshd_config) it drops connections, "
-            "without host keys or with full disks all of them; its console and log say which"
+            "sshd closes the connection at once: too many connections (MaxStartups in sshd_config),"
+            " no host keys or a full disk; see its console and log"
         )
     return NotReady(endpoint.name, SSH_ANSWERS, str(error), hint=hint)
 
 
-def _machine_is_sound(guest: Guest, waiting: _Waiting) -> NotMet | None:
-    """What does not prevent runs is warned of."""
-    found = troubles(guest, waiting.left(60))
-    for one in found:
-        if one.prevents:
-            return NotMet(one.seen, hint=one.remedy)
-    waiting.warnings += [f"{one.seen}: {one.remedy}" for one in found]
+def _check_system(guest: Guest, waiting: _Waiting) -> NotMet | None:
+    problems = find_problems(guest, waiting.left(60))
+    for problem in problems:
+        if problem.blocking:
+            return NotMet(problem.seen, hint=problem.hint)
+    waiting.warnings += [f"{problem.seen}: {problem.hint}" for problem in problems]
     return None
 
 
-def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
-    """Compares PCI ids and their number: the names in vSphere and in the driver differ."""
+def _check_gpus(guest: Guest, waiting: _Waiting) -> NotMet | None:
+    """Compares PCI ids, since names differ between vSphere and the driver."""
     done = _nvidia_smi(guest, waiting.left(60))
     if done.exit_status == NO_SUCH_PROGRAM:
-        return NotMet("there is no nvidia-smi: no NVIDIA driver is installed")
+        return NotMet("nvidia-smi not found: no NVIDIA driver is installed")
     if done.exit_status != 0:
         return _driver_failed(guest, done)
     found, wanted = Counter(ids for ids, _ in _rows(done)), Counter(waiting.expected.gpus)
     if found != wanted:
-        fewer = found <= wanted  # more of them may still come up, but none goes away
+        fewer = found <= wanted  # the others may still be initializing
         return NotMet(f"expected {_ids_text(wanted)}, the guest has {_ids_text(found)}", fewer)
     waiting.gpu_names = tuple(name for _, name in _rows(done))
     waiting.simulated = _simulated(guest, done)
@@ -200,7 +199,7 @@ def _gpus_of_the_plan(guest: Guest, waiting: _Waiting) -> NotMet | None:
 
 
 def _driver_failed(guest: Guest, done: CommandResult) -> NotMet:
-    """A driver that is still loading is worth another look; what needs a person is not."""
+    """Retryable if the driver may still be loading."""
     status = f"nvidia-smi ended with status {done.exit_status}"
     for line in (done.stdout + done.stderr).splitlines():
         hint = next((hint for sign, hint in _FAILURES if re.search(sign, line)), None)
@@ -231,7 +230,7 @@ def _rows(done: CommandResult) -> list[tuple[tuple[int, int], str]]:
 
 
 def _simulated(guest: Guest, listed: CommandResult) -> bool:
-    """By its names or, where those are as on a real card, by its banner."""
+    """By the GPU names, or by the banner if the names are those of real GPUs."""
     if "simulated" in listed.stdout.lower():
         return True
     banner = guest.run(["nvidia-smi"], timeout_s=60, check=False, what="nvidia-smi")
@@ -243,11 +242,11 @@ def _ids_text(ids: Counter[tuple[int, int]]) -> str:
     return ", ".join(f"{vendor:04x}:{device:04x}" for vendor, device in found) or "no GPU"
 
 
-def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> NotMet | None:
-    told, unmet = _compute(guest, waiting, "GPU")
-    if unmet or told["problem"] is None:
+def _check_tensorflow_gpu(guest: Guest, waiting: _Waiting) -> NotMet | None:
+    result, unmet = _compute(guest, waiting, "GPU")
+    if unmet or result["problem"] is None:
         return unmet
-    seen = f"TensorFlow {told['tensorflow']} used {told['device']}: {told['problem']}"
+    seen = f"TensorFlow {result['tensorflow']} used {result['device']}: {result['problem']}"
     if waiting.expected.settings.tensorflow_gpu == "warn":
         waiting.warnings.append(f"tensorflow-uses-gpu: {seen}")
         return None
@@ -255,21 +254,21 @@ def _tensorflow_uses_gpu(guest: Guest, waiting: _Waiting) -> NotMet | None:
 
 
 def _hint(seen: str) -> str | None:
-    """For reasons that have nothing to do with TensorFlow."""
+    """The hint for causes outside TensorFlow."""
     return next((hint for sign, hint in _DRIVER_HINTS if re.search(sign, seen)), None)
 
 
-def _tensorflow_computes(guest: Guest, waiting: _Waiting) -> NotMet | None:
+def _check_tensorflow_cpu(guest: Guest, waiting: _Waiting) -> NotMet | None:
     return _compute(guest, waiting, "CPU")[1]
 
 
 def _compute(guest: Guest, waiting: _Waiting, kind: str) -> tuple[dict[str, str], NotMet | None]:
-    """What check_tensorflow.py printed, or why it could not compute at all."""
+    """The output of check_tensorflow.py, or why it failed."""
     python = waiting.expected.settings.python
     command = scripts.command(python, "check_tensorflow", kind)
     done = guest.run(command, timeout_s=waiting.left(600), check=False, what="TensorFlow's matmul")
     if done.exit_status == NO_SUCH_PROGRAM:
-        return {}, NotMet(f"there is no program {python}")
+        return {}, NotMet(f"{python} not found")
     if done.exit_status != 0:
         return {}, NotMet(f"{python} ended with status {done.exit_status}: {_last_line(done)}")
     return json.loads(done.stdout.splitlines()[-1]), None
@@ -284,55 +283,55 @@ _DRIVER_HINTS = (
     (
         r"\b802\b|SYSTEM_NOT_READY|SystemNotReady|system not yet initialized",
         (
-            "GPUs of an HGX board wait for its NVSwitches and the fabric manager: give the VM one "
-            "GPU, or a vendor device group (docs/accelerators.md)"
+            "GPUs of an HGX board need its NVSwitches and the fabric manager: give the VM one GPU, "
+            "or a vendor device group (docs/accelerators.md)"
         ),
     ),
     (r"libcuda", "the NVIDIA driver's libraries are missing in the template (docs/template.md)"),
 )
-"""Keyed by what check_tensorflow.py reports of the driver, or by TensorFlow's own text."""
+"""By the output of check_tensorflow.py."""
 
 _FAILURES = (
     (
         "[Dd]river/library version mismatch",
         (
-            "the driver was updated and the old module is still loaded: 'gpuvm stop' and "
-            "'gpuvm start' load the new one; switch automatic updates of the driver off in the VM "
-            "template"
+            "the driver was updated but the old module is loaded: 'gpuvm stop' and 'gpuvm start' "
+            "load the new one; disable automatic driver updates in the VM template"
         ),
     ),
     (
         "GPU is lost|fallen off the bus|Unable to determine the device handle",
         (
-            "the card no longer answers (Xid 79): 'gpuvm stop' and 'gpuvm start' reset it; if it "
-            "happens again, look at the card's power, temperature and slot on the host"
+            "the GPU no longer responds (Xid 79): 'gpuvm stop' and 'gpuvm start' reset it; if it "
+            "happens again, check its power, temperature and slot on the host"
         ),
     ),
 )
-"""By what nvidia-smi prints: NVML's error texts."""
+"""By NVML's error texts, which nvidia-smi prints."""
 _NOUVEAU = (
     "in the VM template: blacklist nouveau in /etc/modprobe.d, rebuild the initramfs (sudo dracut "
     "--force), reboot (docs/template.md)"
 )
 
-MACHINE = Requirement(
-    "the guest has room and can run programs",
+SYSTEM = Requirement(
+    "the guest has disk space and can run programs",
     "the commands sh, date, df, awk and mktemp must work for the user of the context",
-    _machine_is_sound,
+    _check_system,
 )
 GPUS = Requirement(
-    "the guest's GPUs are those of the plan",
-    "is the NVIDIA driver loaded (dmesg | grep -i nvidia), is the 64-bit MMIO window large enough?",
-    _gpus_of_the_plan,
+    "the guest's GPUs match the plan",
+    "check that the NVIDIA driver is loaded (dmesg | grep -i nvidia) and that the 64-bit MMIO "
+    "window is large enough",
+    _check_gpus,
 )
-USES_GPU = Requirement(
+TENSORFLOW_GPU = Requirement(
     "tensorflow-uses-gpu",
-    "TensorFlow, CUDA and cuDNN must know this GPU (docs/template.md); 'guest: {tensorflow_gpu: "
-    "warn}' in the context continues without it",
-    _tensorflow_uses_gpu,
+    "TensorFlow, CUDA and cuDNN must support this GPU (docs/template.md); 'guest: {tensorflow_gpu: "
+    "warn}' in the context makes this a warning",
+    _check_tensorflow_gpu,
 )
-COMPUTES = Requirement(
+TENSORFLOW_CPU = Requirement(
     "tensorflow-computes",
-    "guest.python in the context must name a Python that has TensorFlow (docs/template.md)",
-    _tensorflow_computes,
+    "guest.python in the context must be a Python that has TensorFlow (docs/template.md)",
+    _check_tensorflow_cpu,
 )

@@ -3,10 +3,10 @@
 with connect(endpoint, timeout_s=30) as guest:
     guest.run(["nvidia-smi", "-L"], timeout_s=20).stdout
 
-Whatever breaks underneath becomes a GuestUnreachable; what takes too long, a GuestError.
+A lost connection becomes GuestUnreachable; a timeout, GuestError.
 
-sshd runs a command by the user's login shell, and bash reads ``~/.bashrc`` first, which may print:
-the command's own output begins after a line that nothing else can print.
+sshd runs commands in the user's login shell, and ``~/.bashrc`` may print something first: a unique
+line marks where the command's own output begins.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ _LOG = logging.getLogger(__name__)
 CHUNK = 1 << 16
 TIMED_OUT = 124
 """The status of coreutils' timeout(1)."""
-SHOWN = 60
+MAX_SHOWN = 60
 GRACE_S = 15.0
-"""So much longer we wait for a command than its own timeout(1) lets it run."""
+"""Added to the time limit that timeout(1) enforces in the guest."""
 
-# Every attempt that fails is raised or tried again; stamina would log each at WARNING.
+# Failed attempts are retried or raised; stamina would log each at WARNING.
 logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
@@ -49,7 +49,7 @@ class CommandResult:
 
 
 def connect(endpoint: Endpoint, *, timeout_s: float = 30) -> "Guest":
-    """Tries until the deadline while nothing answers; a refused key or a wrong host key stops it.
+    """Retries until the deadline while the guest is unreachable; other errors are raised at once.
 
     Raises GuestUnreachable, GuestAuthRefused, HostKeyMismatch.
     """
@@ -68,7 +68,7 @@ class Guest:
 
     def __init__(self, endpoint: Endpoint, transport: paramiko.Transport) -> None:
         self.endpoint, self._transport = endpoint, transport
-        self._beside: set[openssh.ProcessStream] = set()
+        self._openssh_streams: set[openssh.ProcessStream] = set()
 
     @property
     def name(self) -> str:
@@ -81,9 +81,9 @@ class Guest:
         self.close()
 
     def close(self) -> None:
-        """Whoever still waits for this guest gets GuestUnreachable."""
+        """Calls that still wait for this guest raise GuestUnreachable."""
         self._transport.close()
-        for stream in tuple(self._beside):
+        for stream in tuple(self._openssh_streams):
             stream.kill()
 
     def run(
@@ -95,17 +95,17 @@ class Guest:
         stdin: bytes = b"",
         what: str | None = None,
     ) -> CommandResult:
-        """Runs a command to its end; a sequence is quoted, a string is for the guest's sh.
+        """Runs a command and waits; a sequence is quoted, a string is run by the guest's sh.
 
         ``what`` names the command in errors. Raises CommandFailed for a status other than 0
-        (unless ``check`` is False), GuestUnreachable when the connection breaks, and GuestError
-        when the command is not done in ``timeout_s``; it is then ended in the guest too.
+        (unless ``check`` is False), GuestUnreachable when the connection is lost, and GuestError
+        after ``timeout_s``; the command is then ended in the guest too.
         """
         out = io.BytesIO()
         done = self.pipe(command, io.BytesIO(stdin), out, timeout_s=timeout_s, what=what)
         if check and done.exit_status != 0:
-            told = what or _program(command)
-            raise CommandFailed(self.name, told, done.exit_status, done.stderr)
+            name = what or _program(command)
+            raise CommandFailed(self.name, name, done.exit_status, done.stderr)
         return CommandResult(done.exit_status, _text(out.getvalue()), done.stderr)
 
     def pipe(
@@ -119,20 +119,23 @@ class Guest:
     ) -> CommandResult:
         """Like ``run`` with check=False, from one open file into another."""
         end = time.monotonic() + timeout_s + GRACE_S
-        with self._breaks(what or _program(command), timeout_s), self._channel() as channel:
-            begin = _Begin()
-            channel.exec_command(begin.before(_bounded(command, timeout_s)))
+        with (
+            self._translated(what or _program(command), timeout_s),
+            self._channel() as channel,
+        ):
+            mark = _OutputMark()
+            channel.exec_command(mark.before(_bounded(command, timeout_s)))
             errors = bytearray()
             _in_background(_feed, channel, stdin)
             reader = _in_background(_drain, channel, errors)
             while chunk := _receive(channel, end):
-                stdout.write(begin.output(chunk))
+                stdout.write(mark.output(chunk))
             reader.join(max(0.0, end - time.monotonic()))
             status = self._status(channel, end)
-        if not begin.seen:
-            raise self._not_begun(what or _program(command), status, begin, bytes(errors))
+        if not mark.seen:
+            raise self._not_started(what or _program(command), status, mark, bytes(errors))
         if status == TIMED_OUT:
-            raise _not_in_time(self.name, what or _program(command), timeout_s)
+            raise _timed_out(self.name, what or _program(command), timeout_s)
         return CommandResult(status, "", _text(bytes(errors)))
 
     def execute(
@@ -141,15 +144,15 @@ class Guest:
         stdout: Callable[[bytes], object],
         stderr: Callable[[bytes], object],
     ) -> int:
-        """Runs a command however long it takes, without input; returns its exit status.
+        """Runs a command without a time limit and without input; returns its exit status.
 
-        What it writes is handed over as it comes, that of stderr in a thread of its own. Raises
-        GuestUnreachable when the connection breaks.
+        Output is passed on as it arrives, stderr in its own thread. Raises GuestUnreachable when
+        the connection is lost.
         """
-        with self._breaks(_program(command), math.inf), self._channel() as channel:
+        with self._translated(_program(command), math.inf), self._channel() as channel:
             channel.exec_command(_quoted(command))
             channel.shutdown_write()
-            reader = _in_background(_hand_over, channel.recv_stderr, stderr)
+            reader = _in_background(_forward, channel.recv_stderr, stderr)
             while chunk := channel.recv(CHUNK):
                 stdout(chunk)
             reader.join()
@@ -158,69 +161,72 @@ class Guest:
                 raise EOFError("the connection was closed")
             return channel.exit_status
 
-    def stream(self, command: Sequence[str], *, silent_s: float) -> Iterator[str]:
-        """The lines of a command's standard output as they come, until it ends.
+    def stream(self, command: Sequence[str], *, idle_timeout_s: float) -> Iterator[str]:
+        """Yields the lines of a command's standard output as they arrive.
 
-        Raises GuestUnreachable when the connection breaks or nothing comes for ``silent_s``, and
-        CommandFailed.
+        Raises GuestUnreachable when the connection is lost or without output for
+        ``idle_timeout_s``, and CommandFailed.
         """
-        with self._breaks(_program(command), silent_s), self._channel() as channel:
-            channel.settimeout(silent_s)
-            begin = _Begin()
-            channel.exec_command(begin.before(_quoted(command)))
+        with self._translated(_program(command), idle_timeout_s), self._channel() as channel:
+            channel.settimeout(idle_timeout_s)
+            mark = _OutputMark()
+            channel.exec_command(mark.before(_quoted(command)))
             try:
-                yield from begin.lines(channel.makefile("r"))
+                yield from mark.lines(channel.makefile("r"))
             except TimeoutError:
-                raise EOFError(f"nothing came for {silent_s:g} s") from None
-            status = self._status(channel, time.monotonic() + silent_s)
-            if not begin.seen:
-                said = channel.recv_stderr(CHUNK)
-                raise self._not_begun(_program(command), status, begin, said)
+                raise EOFError(f"no output for {idle_timeout_s:g} s") from None
+            status = self._status(channel, time.monotonic() + idle_timeout_s)
+            if not mark.seen:
+                errors = channel.recv_stderr(CHUNK)
+                raise self._not_started(_program(command), status, mark, errors)
             if status > 0:
-                errors = _text(channel.recv_stderr(CHUNK))
-                raise CommandFailed(self.name, _program(command), status, errors)
+                stderr = _text(channel.recv_stderr(CHUNK))
+                raise CommandFailed(self.name, _program(command), status, stderr)
 
     @contextlib.contextmanager
-    def start(self, command: Sequence[str], *, silent_s: float) -> Iterator["HeldCommand"]:
-        """A command that runs until the block ends: its input is closed then, and its end
-        waited for. Raises as ``stream`` does.
+    def start(self, command: Sequence[str], *, idle_timeout_s: float) -> Iterator["HeldCommand"]:
+        """Starts a command; when the block ends, its input is closed and it is waited for.
+
+        Raises as ``stream`` does.
         """
-        with self._breaks(_program(command), silent_s), self._channel() as channel:
-            channel.settimeout(silent_s)
-            begin = _Begin()
-            channel.exec_command(begin.before(_quoted(command)))
-            yield HeldCommand(channel, begin)
+        with self._translated(_program(command), idle_timeout_s), self._channel() as channel:
+            channel.settimeout(idle_timeout_s)
+            mark = _OutputMark()
+            channel.exec_command(mark.before(_quoted(command)))
+            yield HeldCommand(channel, mark)
             channel.shutdown_write()
-            self._status(channel, time.monotonic() + silent_s)
+            self._status(channel, time.monotonic() + idle_timeout_s)
 
     @contextlib.contextmanager
-    def open(self, command: Sequence[str], *, silent_s: float, what: str) -> Iterator[Stream]:
-        """A command's input and output; it is left to end by itself when the block does.
+    def open(self, command: Sequence[str], *, idle_timeout_s: float, what: str) -> Iterator[Stream]:
+        """Yields a command's input and output; it is not waited for when the block ends.
 
-        What breaks in the block becomes GuestUnreachable, and GuestError when nothing has moved
-        for ``silent_s``.
+        A lost connection in the block becomes GuestUnreachable, and GuestError when no byte has
+        moved for ``idle_timeout_s``.
         """
-        with self._breaks(what, silent_s), self._channel() as channel:
+        with self._translated(what, idle_timeout_s), self._channel() as channel:
             channel.exec_command(_quoted(command))
-            yield ChannelStream(channel, silent_s)
+            yield ChannelStream(channel, idle_timeout_s)
 
     @contextlib.contextmanager
     def open_openssh(
-        self, command: Sequence[str], *, silent_s: float, what: str
+        self, command: Sequence[str], *, idle_timeout_s: float, what: str
     ) -> Iterator[Stream]:
-        """Like ``open`` over a connection of the system's ssh, to the same host key."""
+        """Like ``open`` with the system's ssh, which must see the same host key."""
         shown = key_line(self._transport.get_remote_server_key())
-        carrier = openssh.opened(self.endpoint, shown, _quoted(command), silent_s)
-        with self._breaks(what, silent_s), carrier as stream:
-            self._beside.add(stream)
+        opened = openssh.opened(self.endpoint, shown, _quoted(command), idle_timeout_s)
+        with self._translated(what, idle_timeout_s), opened as stream:
+            self._openssh_streams.add(stream)
             try:
                 yield stream
             finally:
-                self._beside.discard(stream)
+                self._openssh_streams.discard(stream)
 
-    def _not_begun(self, what: str, status: int, begin: "_Begin", errors: bytes) -> GuestError:
-        told = (begin.skipped + errors).decode(errors="replace").strip().splitlines()
-        why = f": {told[-1]}" if told else ""
+    def _not_started(
+        self, what: str, status: int, mark: "_OutputMark", errors: bytes
+    ) -> GuestError:
+        lines = (mark.skipped + errors).decode(errors="replace").strip().splitlines()
+        why = f": {lines[-1]}" if lines else ""
         return GuestError(
             f"{self.name}: the login shell ended with status {status} before '{what}' began{why}",
             hint=f"the shell of '{self.endpoint.user}' and its start-up files must run commands "
@@ -238,43 +244,43 @@ class Guest:
         return channel.exit_status
 
     @contextlib.contextmanager
-    def _breaks(self, what: str, timeout_s: float) -> Iterator[None]:
-        """What breaks underneath, as a GuestError."""
+    def _translated(self, what: str, timeout_s: float) -> Iterator[None]:
+        """Translates errors of the connection to GuestError."""
         try:
             yield
         except TimeoutError:
             if self._transport.is_active():
-                raise _not_in_time(self.name, what, timeout_s) from None
+                raise _timed_out(self.name, what, timeout_s) from None
             raise GuestUnreachable(f"{self.name}: the SSH connection was lost") from None
         except (paramiko.SSHException, EOFError, OSError) as error:
             why = f": {error}" if str(error) else ""
-            raise GuestUnreachable(f"{self.name}: the SSH connection broke{why}") from None
+            raise GuestUnreachable(f"{self.name}: the SSH connection was lost{why}") from None
 
 
 class HeldCommand:
-    """A command that waits for the end of its input; ``line`` reads what it said."""
+    """A command that runs until its input is closed."""
 
-    def __init__(self, channel: paramiko.Channel, begin: "_Begin") -> None:
-        self._lines = begin.lines(channel.makefile("r"))
+    def __init__(self, channel: paramiko.Channel, mark: "_OutputMark") -> None:
+        self._lines = mark.lines(channel.makefile("r"))
 
     def line(self) -> str:
-        """Empty when it has ended."""
+        """Returns the next line of output; empty when the command has ended."""
         return next(self._lines, "").strip()
 
 
-class _Begin:
-    """Where a command's own output begins; ``skipped`` is what its login shell printed before."""
+class _OutputMark:
+    """Finds where a command's output begins; ``skipped`` is what the login shell printed before."""
 
     def __init__(self) -> None:
         self._mark = f"gpuvm-{secrets.token_hex(8)}"
         self.seen, self.skipped = False, b""
 
     def before(self, command: str) -> str:
-        """The command line that prints the mark first, in any shell."""
+        """Returns a command line that prints the mark first, in any shell."""
         return f"printf '\\n%s\\n' {self._mark}; exec {command}"
 
     def output(self, chunk: bytes) -> bytes:
-        """What of the next bytes is the command's own."""
+        """Returns the part of the chunk that is the command's output."""
         if self.seen:
             return chunk
         self.skipped = self.skipped[-CHUNK:] + chunk
@@ -284,8 +290,8 @@ class _Begin:
         self._found(before)
         return own
 
-    def lines(self, everything: Iterable[str]) -> Iterator[str]:
-        for line in everything:
+    def lines(self, output: Iterable[str]) -> Iterator[str]:
+        for line in output:
             if self.seen:
                 yield line
             elif line == f"{self._mark}\n":
@@ -296,7 +302,7 @@ class _Begin:
     def _found(self, before: bytes) -> None:
         self.seen, self.skipped = True, before.strip()
         if self.skipped:
-            _LOG.debug("skipped what the login shell printed: %r", self.skipped[:SHOWN])
+            _LOG.debug("skipped what the login shell printed: %r", self.skipped[:MAX_SHOWN])
 
 
 def _quoted(command: str | Sequence[str]) -> str:
@@ -304,13 +310,13 @@ def _quoted(command: str | Sequence[str]) -> str:
 
 
 def _program(command: str | Sequence[str]) -> str:
-    """Enough of a command to know it by."""
+    """Shortens a command for messages."""
     shown = _quoted(command)
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN].splitlines()[0]} …"
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN].splitlines()[0]} …"
 
 
 def _bounded(command: str | Sequence[str], timeout_s: float) -> str:
-    """Adds a time limit that holds in the guest even if the connection is lost."""
+    """Adds a time limit that also holds if the connection is lost."""
     plain = ["sh", "-c", command] if isinstance(command, str) else command
     return shlex.join(["timeout", "-k", "5", str(math.ceil(timeout_s)), *plain])
 
@@ -327,7 +333,7 @@ def _receive(channel: paramiko.Channel, end: float) -> bytes:
 
 
 def _feed(channel: paramiko.Channel, source: BinaryIO) -> None:
-    """The command may end before it has read everything; its exit status says why."""
+    """The command may exit before it has read everything."""
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
         while chunk := source.read(CHUNK):
             channel.sendall(chunk)
@@ -340,14 +346,14 @@ def _drain(channel: paramiko.Channel, into: bytearray) -> None:
             into.extend(chunk)
 
 
-def _hand_over(receive: Callable[[int], bytes], take: Callable[[bytes], object]) -> None:
+def _forward(receive: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
     with contextlib.suppress(OSError):
         while chunk := receive(CHUNK):
-            take(chunk)
+            write(chunk)
 
 
-def _not_in_time(name: str, what: str, timeout_s: float) -> GuestError:
-    return GuestError(f"{name}: '{what}' was not done in {timeout_s:g} s")
+def _timed_out(name: str, what: str, timeout_s: float) -> GuestError:
+    return GuestError(f"{name}: '{what}' timed out after {timeout_s:g} s")
 
 
 def _text(data: bytes) -> str:

@@ -1,33 +1,32 @@
-"""What the system's ssh has to know of a guest: one host block, made in one place.
+"""Host blocks for the system's ssh.
 
     options(endpoint, context)       -> for `ssh -o`, `scp -o`: pinned host key, own key, port
     host_block(endpoint, context)    -> the same for an ssh_config(5) file
-    keep(context, deployment, ...)   -> our own files, which ~/.ssh/config includes
+    keep(context, deployment, ...)   -> gpuvm's own files, which ~/.ssh/config includes
 
     STATE/ssh/config                                  includes all of the following
     STATE/ssh/contexts/CONTEXT/DEPLOYMENT.conf        a host block for each running VM
-    STATE/ssh/contexts/CONTEXT/known_hosts/IDENTITY   the host keys that the VM may show
+    STATE/ssh/contexts/CONTEXT/known_hosts/IDENTITY   the VM's host keys
 
-Host keys are known by the VM's identity (HostKeyAlias), never by its address. The file
-``STATE/ssh/config`` is what says that the user wants host blocks at all.
+Host keys are stored by the VM's identity (HostKeyAlias), never by its address. Host blocks are kept
+only if ``STATE/ssh/config`` exists.
 """
 
-import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuvm.errors import BadInput
+from gpuvm.files import write_atomic
 from gpuvm.guest import keys
 from gpuvm.guest.connection import Endpoint, locate, unpublished
 from gpuvm.settings import Context
 
-HEADER = "# Written by gpuvm; 'gpuvm ssh-config' writes it again.\n"
+HEADER = "# Written by gpuvm; run 'gpuvm ssh-config' to update it.\n"
 
 
 def pinned(endpoint: Endpoint) -> Endpoint:
-    """With one address and a host key that is known, looked for only where that is needed.
+    """Returns the endpoint with one address and a known host key; connects only if necessary.
 
     Raises HostKeyMismatch for a guest that has not published its host keys, and as ``locate``.
     """
@@ -39,7 +38,7 @@ def pinned(endpoint: Endpoint) -> Endpoint:
 def options(endpoint: Endpoint, context: Context) -> tuple[tuple[str, str], ...]:
     """Keywords and values of ssh_config(5) for a ``pinned`` endpoint; writes its known hosts."""
     known_hosts = _write_known_hosts(endpoint, context)
-    own_key = endpoint.key_file.exists()  # else an ssh-agent has one that the guest accepts
+    own_key = endpoint.key_file.exists()  # else ssh-agent provides it
     return (
         ("HostName", endpoint.address),
         ("Port", str(endpoint.port)),
@@ -59,7 +58,7 @@ def arguments(endpoint: Endpoint, context: Context) -> list[str]:
 
 
 def host_block(endpoint: Endpoint, context: Context) -> str:
-    """Also under the name ``VM.CONTEXT``, which stays unique when another vCenter has such a VM."""
+    """``VM.CONTEXT`` is a second name, unique even if another vCenter has a VM of this name."""
     lines = [f"Host {endpoint.name} {endpoint.name}.{context.name}"]
     lines += [f"    {keyword} {value}" for keyword, value in options(endpoint, context)]
     return "\n".join(lines) + "\n"
@@ -76,7 +75,7 @@ def config_file() -> Path:
 
 
 def keep(context: Context, deployment: str, endpoints: Sequence[Endpoint]) -> Path:
-    """Writes the deployment's host blocks in place of those that were there; none: no file."""
+    """Replaces the deployment's host blocks; without endpoints the file is deleted."""
     blocks = "\n".join(host_block(one, context) for one in endpoints)
     file = _folder(context) / f"{deployment}.conf"
     if blocks:
@@ -89,7 +88,7 @@ def keep(context: Context, deployment: str, endpoints: Sequence[Endpoint]) -> Pa
 
 
 def forget(context_name: str) -> None:
-    """Everything of a context that is removed; nothing is fine."""
+    """Deletes the files of a context."""
     shutil.rmtree(keys.ssh_dir() / "contexts" / context_name, ignore_errors=True)
 
 
@@ -98,27 +97,27 @@ def include_line() -> str:
 
 
 def is_included(user_config: Path) -> bool:
-    """Whether the user's own ssh_config has the line, wherever in it."""
+    """Whether the user's ssh_config has the line."""
     if not user_config.exists():
         return False
     lines = user_config.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    wanted = include_line()
-    return any(line.strip() in (wanted, wanted.replace('"', "")) for line in lines)
+    include = include_line()
+    return any(line.strip() in (include, include.replace('"', "")) for line in lines)
 
 
 def include(user_config: Path) -> None:
-    """Adds the line at the top, since below a ``Host`` line it would hold for that host only.
+    """Adds the line at the top, since below a ``Host`` line it would apply to that host only.
 
-    Mode and symbolic link of the file stay. Raises BadInput where it cannot be written.
+    The file's mode and a symbolic link are preserved. Raises BadInput if it cannot be written.
     """
     file = user_config.resolve()
     try:
         if not file.parent.exists():
             file.parent.mkdir(mode=0o700, parents=True)
-        there = file.read_bytes() if file.exists() else b""
+        content = file.read_bytes() if file.exists() else b""
         mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
-        added = f"# Added by 'gpuvm ssh-config': its running VMs.\n{include_line()}\n\n"
-        _write(file, added.encode() + there, mode)
+        added = f"# Added by 'gpuvm ssh-config': gpuvm's running VMs.\n{include_line()}\n\n"
+        _write(file, added.encode() + content, mode)
     except OSError as error:
         raise BadInput(
             f"{user_config} cannot be written: {error.strerror or error}",
@@ -140,17 +139,12 @@ def _folder(context: Context) -> Path:
 
 
 def _quoted(path: Path) -> str:
-    """As ssh_config(5) reads a path: %-tokens are expanded, blanks separate."""
+    """Quotes a path for ssh_config(5), which expands %-tokens and splits at blanks."""
     text = str(path.absolute()).replace("%", "%%")
     return f'"{text}"' if " " in text else text
 
 
 def _write(file: Path, text: str | bytes, mode: int = 0o600) -> None:
-    """At once or not at all: ssh may read it at any moment."""
+    """Atomically: ssh may read the file at any moment."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    content = text.encode() if isinstance(text, str) else text
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(content)
-    new.chmod(mode)
-    new.replace(file)
+    write_atomic(file, text, mode)

@@ -1,4 +1,4 @@
-"""A command in a guest with its input and output open: what transfers write to and read from."""
+"""The input and output of a command in a guest."""
 
 from typing import Protocol
 
@@ -8,31 +8,31 @@ CHUNK = 1 << 18
 
 
 class Stream(Protocol):
-    """Bytes to a command and from it, over whatever carries them.
+    """Bytes to and from a command.
 
-    Raises TimeoutError when nothing moves, and EOFError, OSError or SSHException when the
-    connection breaks.
+    Raises TimeoutError when no byte moves, and EOFError, OSError or SSHException when the
+    connection is lost.
     """
 
     def write(self, data: bytes | memoryview) -> None:
-        """Raises BrokenPipeError when the command does not read any more."""
+        """Raises BrokenPipeError when the command has stopped reading."""
 
     def read(self) -> bytes:
-        """What has come, at most CHUNK bytes; empty at the end."""
+        """Returns at most CHUNK bytes; empty at the end."""
 
     def status(self) -> int:
         """The command's exit status, once it has ended."""
 
     def errors(self) -> str:
-        """What the command wrote on standard error."""
+        """The command's standard error."""
 
 
 class ChannelStream:
-    """A channel of the connection that is open anyway."""
+    """A channel of an open paramiko connection."""
 
-    def __init__(self, channel: paramiko.Channel, silent_s: float) -> None:
-        self._channel, self._silent_s = channel, silent_s
-        channel.settimeout(silent_s)
+    def __init__(self, channel: paramiko.Channel, idle_timeout_s: float) -> None:
+        self._channel, self._idle_timeout_s = channel, idle_timeout_s
+        channel.settimeout(idle_timeout_s)
 
     def write(self, data: bytes | memoryview) -> None:
         try:
@@ -48,7 +48,7 @@ class ChannelStream:
         return self._channel.recv(CHUNK)
 
     def status(self) -> int:
-        if not self._channel.status_event.wait(self._silent_s):
+        if not self._channel.status_event.wait(self._idle_timeout_s):
             raise TimeoutError
         if self._channel.exit_status == -1:
             raise EOFError("the connection was closed")

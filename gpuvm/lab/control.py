@@ -1,7 +1,7 @@
 """Starts and removes a lab.
 
-up(LabOptions(hosts=8))      # returns when the vCenter answers and the VMs are followed
-down("lab")                  # nothing is left: no process, port, file or context
+up(LabOptions(hosts=8))      # returns when the vCenter answers and the supervisor watches its VMs
+down("lab")                  # leaves no process, port, file or context
 """
 
 import json
@@ -19,11 +19,12 @@ from pathlib import Path
 from gpuvm import paths, settings
 from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
+from gpuvm.files import write_atomic
 from gpuvm.guest import keys, ssh_config
 from gpuvm.lab import addresses, build, daemons, hypervisor
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
-from gpuvm.lab.lab_status import LabStatus, lives, owns_context, status
-from gpuvm.lab.state_folder import LabFolder, LabRecord, alone, lab_folder, write_private
+from gpuvm.lab.lab_status import LabStatus, is_alive, owns_context, status
+from gpuvm.lab.state_folder import LabFolder, LabRecord, lab_folder, locked
 from gpuvm.results import provisioning_record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -31,9 +32,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class LabOptions:
-    """``description`` is a file with a whole shape: it replaces the four options before it.
+    """``description`` is a file that describes the whole lab, instead of the options before it.
 
-    ``address_block`` is 127.N.0.0/16; without one the first that no other lab has.
+    ``address_block`` is 127.N.0.0/16; by default the first that no other lab uses.
     """
 
     name: str = "lab"
@@ -50,28 +51,28 @@ class LabOptions:
 def up(
     options: LabOptions | None = None, events: Events | None = None, lifeline: int | None = None
 ) -> LabStatus:
-    """Starts the lab, or what is missing of it; one that runs stays as it is.
+    """Starts the lab, or those of its processes that are not running.
 
-    ``lifeline`` is the reading end of a pipe: the lab ends when its other end is closed; without
-    one it goes on until ``down``. Raises BadInput for options that make no sense, and LabError when
-    the lab cannot be built or started, or runs with another shape.
+    ``lifeline`` is the reading end of a pipe: the lab ends when the other end is closed; without it
+    the lab runs until ``down``. Raises BadInput for invalid options, and LabError when the lab
+    cannot be built or started, or is running with another configuration.
     """
     options, events = options or LabOptions(), events or Events()
     requested = _requested(options)
     folder = lab_folder(options.name)
     _require_linux()
     binary = build.vcsim_binary(events)
-    with alone():
+    with locked():
         _require_own_context(folder)
-        if folder.path.exists() and not _vcsim_lives(folder):
-            events.note("the simulated vCenter had ended: the lab starts afresh")
+        if folder.path.exists() and not _vcsim_alive(folder):
+            events.note("the simulated vCenter has exited: starting a new lab")
             _remove(folder)
         fresh = not folder.path.exists()
         try:
             if fresh:
                 _start(folder, binary, requested, options, lifeline)
             else:
-                _require_same(folder, requested)
+                _require_same_description(folder, requested)
             daemons.start_supervisor(folder, lifeline)
         except BaseException:
             if fresh:
@@ -82,31 +83,33 @@ def up(
 
 
 def down(name: str = "lab") -> bool:
-    """Ends everything of the lab and deletes what it wrote; False when there was nothing."""
+    """Stops the lab and deletes its files; False when there is no such lab."""
     folder = lab_folder(name)
     if not folder.path.exists():
         return False
-    with alone():
+    with locked():
         _remove(folder)
     return True
 
 
 def _requested(options: LabOptions) -> Description:
     if not _NAME.fullmatch(options.name):
-        raise BadInput(f"'{options.name}' is not a name for a lab: letters, digits and ._-")
+        raise BadInput(f"'{options.name}' is not a valid lab name: use letters, digits and ._-")
     if options.description is None:
-        shape = describe(
+        description = describe(
             options.hosts, options.gpus_per_host, options.gpu, options.vms, vgpu=options.vgpu
         )
     elif _shape_options(options) != _shape_options(LabOptions()):
-        raise BadInput("a description is the whole shape: give no hosts, GPUs or VMs beside it")
+        raise BadInput(
+            "--description replaces the options for hosts, GPUs and VMs: give one or the other"
+        )
     else:
-        shape = read_description(options.description)
+        description = read_description(options.description)
     if options.timings is not None:
-        shape = shape.model_copy(update={"timings": options.timings})
+        description = description.model_copy(update={"timings": options.timings})
     if options.address_block is not None:
-        shape = shape.model_copy(update={"address_block": options.address_block})
-    return shape
+        description = description.model_copy(update={"address_block": options.address_block})
+    return description
 
 
 def _shape_options(options: LabOptions) -> tuple[int, int, str, int, bool]:
@@ -127,30 +130,32 @@ def _require_linux() -> None:
 def _require_own_context(folder: LabFolder) -> None:
     if folder.name in settings.names() and not owns_context(folder):
         raise LabError(
-            f"there is already a context '{folder.name}', and it is not this lab's",
-            hint="give the lab another --name, or remove that context",
+            f"the context '{folder.name}' exists and does not belong to this lab",
+            hint="choose another --name for the lab, or remove the context",
         )
 
 
-def _require_same(folder: LabFolder, requested: Description) -> None:
+def _require_same_description(folder: LabFolder, requested: Description) -> None:
     running = folder.description()
-    if running is None or _shape(running, requested) != _shape(requested, requested):
-        has = f"{len(running.hosts)} hosts, {running.gpu_count} GPUs" if running else "unreadable"
+    if running is None or _without_defaults(running, requested) != _without_defaults(
+        requested, requested
+    ):
+        found = f"{len(running.hosts)} hosts, {running.gpu_count} GPUs" if running else "unreadable"
         raise LabError(
-            f"the lab '{folder.name}' runs with another shape ({has})",
-            hint=f"'gpuvm lab down' first, or another --name than '{folder.name}'",
+            f"the lab '{folder.name}' is running with another configuration ({found})",
+            hint="run 'gpuvm lab down' first, or choose another --name",
         )
 
 
-def _shape(description: Description, requested: Description) -> Description:
-    """Without what `up` itself chose because the request did not say it."""
+def _without_defaults(description: Description, requested: Description) -> Description:
+    """Clears the fields that ``up`` chose because the request left them out."""
     chosen = [f for f in ("instance_uuid", "address_block") if getattr(requested, f) is None]
     return description.model_copy(update=dict.fromkeys(chosen))
 
 
-def _vcsim_lives(folder: LabFolder) -> bool:
+def _vcsim_alive(folder: LabFolder) -> bool:
     record = folder.record()
-    return record is not None and lives(record.vcsim) and folder.ready() is not None
+    return record is not None and is_alive(record.vcsim) and folder.ready() is not None
 
 
 def _start(
@@ -182,12 +187,12 @@ def _start(
 
 def _write_passwords(folder: LabFolder, description: Description) -> None:
     passwords = {user.name: secrets.token_urlsafe(24) for user in description.users}
-    write_private(folder.passwords, json.dumps(passwords))
-    write_private(folder.password, passwords[ADMINISTRATOR] + "\n")
+    write_atomic(folder.passwords, json.dumps(passwords), 0o600)
+    write_atomic(folder.password, passwords[ADMINISTRATOR] + "\n", 0o600)
 
 
 def _save_context(folder: LabFolder) -> None:
-    """As a user could write it: what differs from a production site is settings."""
+    """Saves an ordinary context: what differs from a production site is settings."""
     record, ready = folder.record(), folder.ready()
     if record is None or ready is None:
         raise LabError(f"{folder.path} is not a lab's state folder")
@@ -206,25 +211,25 @@ def _save_context(folder: LabFolder) -> None:
 
 
 def _remove(folder: LabFolder) -> None:
-    """Guests go with their supervisor; those of one that was killed have died with it already."""
-    record, told = folder.record(), folder.supervisor()
+    """Guests end with their supervisor, also when it was killed."""
+    record, supervisor = folder.record(), folder.supervisor()
     if record is not None:
         daemons.end(record.supervisor)
-    for guest in told.guests if told is not None else ():
+    for guest in supervisor.guests if supervisor is not None else ():
         daemons.end(guest.process, signal.SIGKILL)
         keys.forget(guest.instance_uuid)
     if record is not None:
         daemons.end(record.vcsim)
-    _forget_context(folder, record)
-    _forget_provisioning(folder.description())
+    _remove_context(folder, record)
+    _remove_provisioning_record(folder.description())
     hypervisor.remove_folder(folder.path)
     for shared in ("labs", "keys", "host-keys", "provisioning", "ssh/contexts", "ssh"):
-        with suppress(OSError):  # not empty: another context's are there
+        with suppress(OSError):  # not empty: another context uses it
             (paths.state_dir() / shared).rmdir()
 
 
-def _forget_context(folder: LabFolder, record: LabRecord | None) -> None:
-    """And the key pair that was made for it; the context before the lab's is current again."""
+def _remove_context(folder: LabFolder, record: LabRecord | None) -> None:
+    """Also removes its key pair, and makes the previous context the current one again."""
     if not owns_context(folder):
         return
     was_current = settings.current() == folder.name
@@ -236,8 +241,7 @@ def _forget_context(folder: LabFolder, record: LabRecord | None) -> None:
         settings.use(previous)
 
 
-def _forget_provisioning(description: Description | None) -> None:
-    """What was provisioned in this vCenter is gone with it."""
+def _remove_provisioning_record(description: Description | None) -> None:
     if description is not None and description.instance_uuid:
         record = provisioning_record(description.instance_uuid, "any")
         shutil.rmtree(record.parent, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The lab's two processes in the background: started so that they survive the shell, and ended.
+"""Starts and stops the lab's two daemons: the simulated vCenter and the supervisor.
 
-Each is known by its pid and start time, which name one process for good: see gpuvm.lab.processes.
+Each is identified by its pid and start time: see gpuvm.lab.processes.
 """
 
 import os
@@ -17,18 +17,18 @@ from gpuvm.lab import hypervisor, processes
 from gpuvm.lab.processes import ProcessId
 from gpuvm.lab.state_folder import LabFolder, VCenterReady
 
-_START_S = 120.0
-_STOP_S = 15.0
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.02
 _RESET_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
-Told = TypeVar("Told")
+Answer = TypeVar("Answer")
 
 
 def start_vcsim(folder: LabFolder, binary: Path, reservation: int, lifeline: int | None) -> None:
-    """Returns when it answers; it holds ``reservation`` open for as long as it lives.
+    """Returns when it answers; it keeps the socket ``reservation`` open while it runs.
 
-    Raises LabError with the last words of its log.
+    Raises LabError with the last lines of its log.
     """
     command = [
         *(str(binary), "--state-dir", str(folder.path)),
@@ -37,17 +37,17 @@ def start_vcsim(folder: LabFolder, binary: Path, reservation: int, lifeline: int
         *(("--parent-fd", str(lifeline)) if lifeline is not None else ()),
     ]
     process = _spawn(command, folder.path / "vcsim.log", reservation, lifeline)
-    _note_process(folder, vcsim=process)
+    _save_process(folder, vcsim=process)
 
-    def answers() -> VCenterReady | None:
+    def read_ready() -> VCenterReady | None:
         ready = folder.ready()
         return ready if ready is not None and ready.pid == process.pid else None
 
-    _wait("the simulated vCenter", answers, process, folder, "vcsim.log")
+    _wait("the simulated vCenter", read_ready, process, folder, "vcsim.log")
 
 
 def start_supervisor(folder: LabFolder, lifeline: int | None) -> None:
-    """Returns when it is connected to the vCenter; one that runs already is left alone."""
+    """Returns when it is connected to the vCenter; does nothing if it is running."""
     record = folder.record()
     process = record.supervisor if record is not None else None
     if process is None or not process.alive:
@@ -55,40 +55,40 @@ def start_supervisor(folder: LabFolder, lifeline: int | None) -> None:
         if lifeline is not None:
             command.append(str(lifeline))
         process = _spawn(command, folder.path / "supervisor.log", lifeline)
-        _note_process(folder, supervisor=process)
+        _save_process(folder, supervisor=process)
     pid = process.pid
 
     def connected() -> bool | None:
-        told = folder.supervisor()
-        return True if told is not None and told.pid == pid and told.connected else None
+        found = folder.supervisor()
+        return True if found is not None and found.pid == pid and found.connected else None
 
     _wait("the lab's supervisor", connected, process, folder, "supervisor.log")
 
 
 def end(process: ProcessId | None, first: signal.Signals = signal.SIGTERM) -> None:
-    """Returns when it is gone, for which it has 15 s before it is killed."""
+    """Sends ``first``, then SIGKILL after 15 s; returns when the process has ended."""
     if process is None:
         return
     process.send(first)
-    deadline = time.monotonic() + _STOP_S
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     while process.alive:
         if time.monotonic() > deadline:
             process.send(signal.SIGKILL)
         time.sleep(_POLL_S)
-    with suppress(ChildProcessError):  # it is our own child only if this process started it
+    with suppress(ChildProcessError):  # not a child of this process
         os.waitpid(process.pid, os.WNOHANG)
 
 
-def _note_process(folder: LabFolder, **process: ProcessId) -> None:
+def _save_process(folder: LabFolder, **process: ProcessId) -> None:
     record = folder.record()
     if record is not None:
         folder.save(record.model_copy(update=process))
 
 
 def _spawn(command: Sequence[str], log: Path, *inherited: int | None) -> ProcessId:
-    """A process in a session of its own, which survives the shell and holds no folder busy."""
-    kept = [descriptor for descriptor in inherited if descriptor is not None]
-    for descriptor in kept:
+    """Starts a process in its own session, with / as its working directory."""
+    passed = [descriptor for descriptor in inherited if descriptor is not None]
+    for descriptor in passed:
         os.set_inheritable(descriptor, True)
     try:
         pid = os.posix_spawn(
@@ -105,23 +105,24 @@ def _spawn(command: Sequence[str], log: Path, *inherited: int | None) -> Process
             setsigdef=_RESET_SIGNALS,
         )
     finally:
-        for descriptor in kept:
+        for descriptor in passed:
             os.set_inheritable(descriptor, False)
     return processes.identify(pid) or ProcessId(pid, 0)
 
 
 def _wait(
     what: str,
-    told: Callable[[], Told | None],
+    probe: Callable[[], Answer | None],
     process: ProcessId,
     folder: LabFolder,
     log: str,
-) -> Told:
-    end = time.monotonic() + _START_S
-    while (answer := told()) is None:
+) -> Answer:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while (answer := probe()) is None:
         if not process.alive:
-            raise LabError(f"{what} ended: {folder.last_words(log)}")
-        if time.monotonic() > end:
-            raise LabError(f"{what} is not there after {_START_S:g} s: {folder.last_words(log)}")
+            raise LabError(f"{what} exited: {folder.log_tail(log)}")
+        if time.monotonic() > deadline:
+            why = folder.log_tail(log)
+            raise LabError(f"{what} did not start within {_START_TIMEOUT_S:g} s: {why}")
         time.sleep(_POLL_S)
     return answer

@@ -1,11 +1,10 @@
-"""The lab's shape as data: hosts, GPUs, datastores, templates, unrelated VMs, times, accounts.
+"""A lab as data: hosts, GPUs, datastores, templates, unrelated VMs, delays, accounts.
 
     describe()                                       # the reference deployment: 4 R730 with a P100
     describe(hosts=64, gpus_per_host=4, gpu="a100")
-    read_description(Path("site.yaml"))              # a whole shape of your own (YAML or JSON)
+    read_description(Path("site.yaml"))              # a description of your own (YAML or JSON)
 
-``gpuvm-vcsim`` reads the same document as JSON. Every size is a whole
-number in the unit of its name.
+``gpuvm-vcsim`` reads the same document as JSON. Sizes are whole numbers in the unit of their name.
 """
 
 from pathlib import Path
@@ -21,7 +20,7 @@ Seconds = Annotated[float, Field(ge=0)]
 Id16 = Annotated[int, Field(ge=0, le=0xFFFF)]
 PCIAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 
-# The slots of a PowerEdge's risers; a host with more cards than these gets the buses after them.
+# The slots of a PowerEdge's risers; further GPUs of a host get the buses after them.
 _BUSES = (0x3B, 0xAF, 0x5E, 0xD8, 0x18, 0x86, 0x12, 0xC3)
 
 
@@ -48,7 +47,7 @@ class VGPUProfile(_Model):
 
 
 class GPUDescription(_Model):
-    """A PCI function of a host; ids are unsigned numbers, the simulator makes them signed."""
+    """A PCI function of a host; ids are unsigned, and signed only in the simulator's API."""
 
     pci_address: PCIAddress
     vendor_id: Id16
@@ -64,14 +63,14 @@ class GPUDescription(_Model):
     dependent_device: PCIAddress | None = None
     hardware_label: str | None = None
     graphics_type: Literal["shared", "sharedDirect"] | None = None
-    """Its own, other than the host's default."""
+    """Overrides the host's default."""
     vgpu_profiles: tuple[VGPUProfile, ...] | None = None
 
 
 class DeviceGroupDescription(_Model):
-    """GPUs that are given to a VM together; without a ``profile`` the whole GPUs.
+    """GPUs that a VM gets together; without a ``profile`` the whole GPUs.
 
-    Several of one name are as many that can be had.
+    Several groups of one name can each be given to a VM.
     """
 
     name: str = Field(min_length=1)
@@ -87,9 +86,9 @@ class HostDescription(_Model):
     cpu_mhz: int = Field(default=2400, gt=0)
     memory_gib: int = Field(default=256, gt=0)
     hypervisor_gib: float | None = Field(default=None, ge=0)
-    """What ESXi keeps for itself; 4 GiB when left out, less where the host is small."""
+    """Memory used by ESXi itself; by default 4 GiB, less on a small host."""
     version: str | None = None
-    """Of its ESXi; the vCenter's when left out."""
+    """The version of ESXi; by default the vCenter's."""
     system_uuid: str | None = None
     graphics_type: Literal["shared", "sharedDirect"] | None = None
     rebind_without_reboot: bool | None = None
@@ -103,15 +102,15 @@ class DatastoreDescription(_Model):
     capacity_gib: int = Field(default=8192, gt=0)
     free_gib: int = Field(default=6000, ge=0)
     hosts: tuple[str, ...] = ()
-    """That have it mounted; all of them where it is empty."""
+    """The hosts that have it mounted; empty for all."""
     read_only_on: tuple[str, ...] = ()
     lost_on: tuple[str, ...] = ()
-    """These hosts have lost all paths to it."""
+    """Hosts that have lost all paths to it."""
     maintenance: bool = False
 
 
 class StoragePolicyDescription(_Model):
-    """With ``data_services``, such as encryption, vCenter does not take it in a clone."""
+    """A policy with ``data_services``, such as encryption, is refused in a clone by vCenter."""
 
     name: str = Field(min_length=1)
     id: str
@@ -141,7 +140,7 @@ class TemplateDescription(_Model):
     memory_gib: int = Field(default=32, gt=0)
     disk_gib: int = Field(default=40, gt=0)
     disk_used_gib: int | None = Field(default=None, ge=0)
-    """Makes the disk thin: this much of it is used, and a clone takes as much."""
+    """Makes the disk thin, with this much used; a clone uses as much."""
     host: str | None = None
     datastore: str | None = None
     nics: int | None = Field(default=None, ge=0)
@@ -153,10 +152,10 @@ DRSLevel = Literal["fullyAutomated", "partiallyAutomated", "manual"]
 
 
 class VMDescription(_Model):
-    """``count`` unrelated VMs; ``{i}`` in the name is the number of each, from 1.
+    """``count`` unrelated VMs; ``{i}`` in the name is replaced by the number of each, from 1.
 
-    ``agent`` makes them VMs of vSphere Cluster Services, of a size of their own: vCenter runs some
-    in every cluster since 7.0.1. ``{uuid}`` in the name is replaced, as their names have one.
+    ``agent`` makes them VMs of vSphere Cluster Services, of fixed size: vCenter runs some in every
+    cluster since 7.0.1. ``{uuid}`` in the name is replaced by a UUID, as in their real names.
     """
 
     name: str = "unrelated-{i}"
@@ -184,9 +183,9 @@ class Timings(_Model):
 
 
 class UserDescription(_Model):
-    """``tools`` stands for VMware Tools: the role that the lab's own guests report with.
+    """``tools`` stands for VMware Tools: the lab's guests report with this role.
 
-    These roles hold everywhere; with ``none`` an account has its permissions, and nothing else.
+    Roles apply to the whole inventory; an account with ``none`` has only its ``permissions``.
     """
 
     name: str
@@ -195,9 +194,9 @@ class UserDescription(_Model):
 
 
 class PermissionDescription(_Model):
-    """``entity`` is a name, an inventory path, or ``/`` for the root; it may come later.
+    """``entity`` is a name, an inventory path, or ``/`` for the root; it may be created later.
 
-    Without a ``role`` it is one of these ``privileges``, and System.View and System.Read.
+    Without a ``role`` the permission has these ``privileges``, System.View and System.Read.
     """
 
     principal: str
@@ -227,7 +226,7 @@ class Description(_Model):
     vgpu_evacuation: bool = False
     networks: tuple[str, ...] = ("VM Network",)
     opaque_networks: tuple[str, ...] = ()
-    """Of NSX: vCenter knows them by an id and a type."""
+    """NSX networks, which vCenter knows by an id and a type."""
     address_block: str | None = None
     datastores: tuple[DatastoreDescription, ...] = (DatastoreDescription(),)
     storage_policies: tuple[StoragePolicyDescription, ...] = _POLICIES
@@ -236,15 +235,15 @@ class Description(_Model):
     vms: tuple[VMDescription, ...] = ()
     timings: Timings = Timings()
     guestinfo_updates: bool = True
-    """Whether what guests set in guestinfo comes with updates, or only when a VM is read."""
+    """Whether guestinfo changes are reported as updates, or seen only when a VM is read."""
     users: tuple[UserDescription, ...] = _USERS
     permissions: tuple[PermissionDescription, ...] = ()
     session_idle_s: int | None = Field(default=None, gt=0)
     locale: str | None = None
-    """Of the sessions that ask for none, such as de_DE; English when left out."""
+    """The default locale of sessions, such as de_DE; English when left out."""
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Description":
+    def _check(self) -> "Description":
         hosts = [host.name for host in self.hosts]
         _unique("host", hosts)
         _unique("template", [template.name for template in self.templates])
@@ -262,17 +261,17 @@ class Description(_Model):
             _exists(template.name, "host", template.host, hosts)
             _exists(template.name, "datastore", template.datastore, datastores)
             if (template.disk_used_gib or 0) > template.disk_gib:
-                raise ValueError(f"'{template.name}' uses more of its disk than there is")
+                raise ValueError(f"'{template.name}': disk_used_gib is more than disk_gib")
         for vm in self.vms:
             _exists(vm.name, "host", vm.host, hosts)
-        for one in self.permissions:
+        for permission in self.permissions:
             narrow = [user.name for user in self.users if user.role == "none"]
-            _exists(one.entity, "user with the role none", one.principal, narrow)
-        _has_the_labs_accounts({user.name: user.role for user in self.users})
+            _exists(permission.entity, "user with the role none", permission.principal, narrow)
+        _check_accounts({user.name: user.role for user in self.users})
         return self
 
     def to_json(self) -> str:
-        """The document that ``gpuvm-vcsim --description`` reads."""
+        """Returns the document that ``gpuvm-vcsim --description`` reads."""
         return self.model_dump_json(exclude_none=True, indent=1)
 
     @property
@@ -283,15 +282,15 @@ class Description(_Model):
 def describe(
     hosts: int = 4, gpus_per_host: int = 1, gpu: str = "p100", vms: int = 0, *, vgpu: bool = False
 ) -> Description:
-    """The usual lab: ``hosts`` alike, ``vms`` powered-on VMs that have nothing to do with gpuvm.
+    """Describes a lab of identical ``hosts`` and ``vms`` powered-on VMs that are not gpuvm's.
 
-    On its first two hosts are agents of vSphere Cluster Services, as in every cluster of today.
+    The first two hosts run agents of vSphere Cluster Services, as every current cluster does.
     With ``vgpu`` the hosts share their GPUs instead of passing them through.
 
-    Raises NotFound for an unknown GPU and BadInput for a count that makes no sense.
+    Raises NotFound for an unknown GPU and BadInput for an invalid count.
     """
     if hosts < 1 or gpus_per_host < 0 or vms < 0:
-        raise BadInput("a lab needs at least one host, and no count can be negative")
+        raise BadInput("a lab needs at least one host, and counts cannot be negative")
     if gpus_per_host > 255 - max(_BUSES):
         raise BadInput(f"a host has room for {255 - max(_BUSES)} GPUs at most")
     model = gpu_model(gpu)
@@ -308,7 +307,7 @@ def describe(
 
 
 def cluster_services(hosts: int) -> VMDescription:
-    """Two agents, of one host one: as many as vCenter 8.0.3 runs."""
+    """Two agents, or one for a single host, as vCenter 8.0.3 runs them."""
     return VMDescription(name="vCLS-{uuid}", count=min(2, hosts), agent=True)
 
 
@@ -318,7 +317,7 @@ def read_description(file: Path) -> Description:
 
 
 def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDescription:
-    """``shared_as`` is the model as the vGPU types name it, such as p100."""
+    """``shared_as`` is the model as in the names of vGPU types, such as p100."""
     off = Passthrough(enabled=False, active=False)
     return GPUDescription(
         pci_address=address,
@@ -335,7 +334,7 @@ def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDesc
 
 
 def _profiles(model: GPUModel, name: str) -> tuple[VGPUProfile, ...]:
-    """Named as NVIDIA's: grid_p100-4q is a quarter of 16 GiB. Some cards are for compute only."""
+    """NVIDIA's names: grid_p100-4q has 4 of 16 GiB; compute cards have the series c."""
     series = "c" if name in ("a30", "a100", "h100") else "q"
     sizes = [size for size in (1, 2, 4, 8, 16, 24, 32, 40, 48, 80) if not model.memory_gib % size]
     return tuple(
@@ -351,16 +350,16 @@ def _addresses(count: int) -> list[str]:
 def _unique(kind: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{kind} '{twice[0]}' is there twice")
+        raise ValueError(f"duplicate {kind} '{twice[0]}'")
 
 
 def _exists(owner: str, kind: str, name: str | None, existing: list[str]) -> None:
     if name is not None and name not in existing:
-        raise ValueError(f"'{owner}' names the {kind} '{name}'; there is: {', '.join(existing)}")
+        raise ValueError(f"'{owner}': unknown {kind} '{name}'; known: {', '.join(existing)}")
 
 
-def _has_the_labs_accounts(roles: dict[str, str]) -> None:
-    """The context that ``lab up`` writes needs the one, the guests the other."""
+def _check_accounts(roles: dict[str, str]) -> None:
+    """The context of ``lab up`` uses the administrator, the lab's guests the tools account."""
     for name, role in ((ADMINISTRATOR, "admin"), (TOOLS, "tools")):
         if roles.get(name) != role:
             raise ValueError(f"users must contain {name} with the role '{role}'")

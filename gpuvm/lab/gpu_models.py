@@ -1,7 +1,7 @@
-"""The GPUs that a lab can be given by name: ``gpuvm lab up --gpu a100``.
+"""GPU models that a lab can have: ``gpuvm lab up --gpu a100``.
 
 PCI ids are those of the PCI ID repository; ``name`` is what a host lists, ``driver_name`` what the
-NVIDIA driver calls the same card in a guest. BAR sizes are those of the cards' data sheets.
+NVIDIA driver reports in a guest. BAR sizes are from the data sheets.
 """
 
 from dataclasses import dataclass
@@ -92,14 +92,14 @@ GPU_MODELS = {
 
 
 def gpu_model(name: str) -> GPUModel:
-    """Raises NotFound, which lists the names that there are."""
+    """Raises NotFound, which lists the known names."""
     if name not in GPU_MODELS:
-        raise NotFound("GPU model", name, list(GPU_MODELS), where="the lab's catalogue")
+        raise NotFound("GPU model", name, list(GPU_MODELS), where="the lab's GPU models")
     return GPU_MODELS[name]
 
 
 def model_of(vendor_id: int, device_id: int) -> GPUModel | None:
-    """The catalogue's card with these PCI ids."""
+    """Returns the model with these PCI ids."""
     for model in GPU_MODELS.values():
         if (model.vendor_id, model.device_id) == (vendor_id, device_id):
             return model

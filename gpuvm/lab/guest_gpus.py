@@ -1,4 +1,4 @@
-"""What the driver in a guest makes of the devices in its VM's virtual hardware."""
+"""The GPUs that a guest sees, from the devices in its VM's virtual hardware."""
 
 import uuid
 from collections.abc import Sequence
@@ -9,44 +9,46 @@ from gpuvm.lab.description import Description, GPUDescription
 from gpuvm.lab.gpu_models import model_of
 from gpuvm.lab.guest.boot import SimulatedGPU
 
-# Where ESXi's virtual PCI bridges put the first passthrough devices of a VM, and the ones after.
+# Buses where ESXi's virtual PCI bridges put the passthrough devices of a VM, in order.
 _SLOTS = (0x0B, 0x13, 0x1B, 0x04, 0x0C, 0x14, 0x1C, 0x05)
 
 
 def in_guest(
     description: Description, devices: Sequence[Device], vm: str
 ) -> tuple[SimulatedGPU, ...]:
-    """One card for each device, in the order of the virtual hardware; ``vm`` is its instance UUID.
+    """Returns a GPU for each device, in the order of the virtual hardware.
 
-    A dynamic device is nothing until the VM was given one, at power-on.
+    ``vm`` is the instance UUID. A dynamic device has no GPU until power-on assigns one.
     """
-    cards = []
+    gpus = []
     for number, device in enumerate(devices):
         if isinstance(device, PassthroughDevice):
-            cards.append(_fixed(description, device, number))
+            gpus.append(_passthrough_gpu(description, device, number))
         elif isinstance(device, VGPUDevice):
-            cards.append(_share(description, device, number, vm))
+            gpus.append(_vgpu(description, device, number, vm))
         elif device.assigned:
-            cards.append(_assigned(description, device, number, vm))
-    return tuple(cards)
+            gpus.append(_assigned_gpu(description, device, number, vm))
+    return tuple(gpus)
 
 
-def _fixed(description: Description, device: PassthroughDevice, number: int) -> SimulatedGPU:
-    """A GPU keeps its UUID in every VM: the UUID belongs to the host and its slot."""
+def _passthrough_gpu(
+    description: Description, device: PassthroughDevice, number: int
+) -> SimulatedGPU:
+    """A GPU has the same UUID in every VM: it is derived from the host and the PCI address."""
     device_id = int(device.device_id or "0", 16)
     identity = f"{device.system_id}/{device.pci_address}"
-    return _whole(description, (device.vendor_id, device_id), number, identity)
+    return _gpu(description, (device.vendor_id, device_id), number, identity)
 
 
-def _assigned(
+def _assigned_gpu(
     description: Description, device: DynamicDevice, number: int, vm: str
 ) -> SimulatedGPU:
-    """The first allowed kind that the site has; the lab's hosts have cards of one kind."""
+    """The first allowed model that the lab has; its hosts have GPUs of one model."""
     kinds = [kind for kind in device.allowed if _listed(description, *kind)]
-    return _whole(description, kinds[0], number, f"{vm}/{device.assigned}")
+    return _gpu(description, kinds[0], number, f"{vm}/{device.assigned}")
 
 
-def _whole(
+def _gpu(
     description: Description, kind: tuple[int, int], number: int, identity: str
 ) -> SimulatedGPU:
     model, listed = model_of(*kind), _listed(description, *kind)
@@ -63,18 +65,18 @@ def _whole(
     )
 
 
-def _share(description: Description, device: VGPUDevice, number: int, vm: str) -> SimulatedGPU:
-    """A vGPU has its card's ids and its profile's name and memory."""
+def _vgpu(description: Description, device: VGPUDevice, number: int, vm: str) -> SimulatedGPU:
+    """A vGPU has the ids of its GPU, and the name and memory of its profile."""
     for host in description.hosts:
         for gpu in host.gpus:
             for profile in gpu.vgpu_profiles or ():
                 if profile.name == device.profile:
                     kind = (gpu.vendor_id, gpu.device_id)
-                    card = _whole(description, kind, number, f"{vm}/{number}")
+                    whole = _gpu(description, kind, number, f"{vm}/{number}")
                     name = "GRID " + profile.name.partition("_")[2].upper()
                     memory = profile.framebuffer_gib * 1024
-                    return replace(card, name=name, memory_mib=memory)
-    return _whole(description, (0, 0), number, f"{vm}/{number}")
+                    return replace(whole, name=name, memory_mib=memory)
+    return _gpu(description, (0, 0), number, f"{vm}/{number}")
 
 
 def _listed(description: Description, vendor_id: int, device_id: int) -> GPUDescription | None:

@@ -1,7 +1,7 @@
-"""The lab's machines: makes guests fit what the vCenter says of the VMs.
+"""Reconciles the lab's guests with the VMs of the vCenter.
 
-Everything happens in the main thread, in :meth:`MachineRoom.run`; other threads only post to the
-inbox. Processes are bound to the thread that starts them (prctl(2), PR_SET_PDEATHSIG).
+Everything happens in the main thread, in :meth:`GuestReconciler.run`; other threads only post to
+the inbox. Processes are bound to the thread that starts them (prctl(2), PR_SET_PDEATHSIG).
 """
 
 import base64
@@ -35,11 +35,11 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """``everything`` is set for the first batch of a session: what is not in it is gone."""
+class VMsChanged:
+    """``complete`` is set for the first list of a session: VMs that are not in it are gone."""
 
-    machines: Sequence[vsphere.WatchedVM]
-    everything: bool
+    vms: Sequence[vsphere.WatchedVM]
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Died:
 
 @dataclass(frozen=True)
 class ShutDown:
-    """From inside, by a user."""
+    """A user has shut the guest down from inside."""
 
     guest: hypervisor.Guest
 
@@ -64,15 +64,15 @@ class Stop:
     pass
 
 
-Message = Connected | Lost | Seen | Booted | Died | ShutDown | Stop
+Message = Connected | Lost | VMsChanged | Booted | Died | ShutDown | Stop
 Inbox = queue.SimpleQueue[Message]
 
 
 @dataclass
-class _Slot:
-    """A VM of the vCenter and its guest, if it has one."""
+class _ManagedVM:
+    """A VM and its guest, if it has one."""
 
-    machine: vsphere.WatchedVM
+    vm: vsphere.WatchedVM
     guest: hypervisor.Guest | None = None
     ready: hypervisor.GuestReady | None = None
     published: str | None = None
@@ -80,8 +80,8 @@ class _Slot:
 
 
 @dataclass
-class MachineRoom:
-    """``port`` is that of the guests' SSH servers."""
+class GuestReconciler:
+    """``port`` is the SSH port of the guests."""
 
     folder: LabFolder
     port: int
@@ -89,11 +89,11 @@ class MachineRoom:
     isolation: hypervisor.Isolation
     inbox: Inbox = field(default_factory=queue.SimpleQueue)
     _session: vsphere.VSphere | None = None
-    _problem: str | None = "the machines have not been read yet"
-    _slots: dict[str, _Slot] = field(default_factory=dict)
+    _problem: str | None = "the VMs have not been read yet"
+    _vms: dict[str, _ManagedVM] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Runs until it is stopped; then no guest is left."""
+        """Runs until Stop is posted, then powers off all guests."""
         self._save()
         while not isinstance(message := self.inbox.get(), Stop):
             self._handle(message)
@@ -108,75 +108,74 @@ class MachineRoom:
                 self._session = session
             case Lost(reason):
                 self._session, self._problem = None, reason
-            case Seen(machines, everything):
+            case VMsChanged(vms, complete):
                 self._problem = None
-                self._forget_all_but(machines if everything else None)
-                for machine in machines:
-                    self._follow(machine)
+                self._destroy_missing(vms if complete else None)
+                for vm in vms:
+                    self._reconcile(vm)
             case Booted(guest, ready):
-                for slot in self._slots_of(guest):
-                    slot.ready = ready
+                for managed in self._managed_by(guest):
+                    managed.ready = ready
             case ShutDown(guest):
                 self._shut_down(guest)
             case Died(guest):
-                self._note_death(guest)
+                self._record_exit(guest)
 
-    def _note_death(self, guest: hypervisor.Guest) -> None:
-        for slot in self._slots_of(guest):
-            slot.problem = f"its guest ended by itself: {guest.last_words()}"
-            _LOG.warning("%s: %s", slot.machine.name, slot.problem)
+    def _record_exit(self, guest: hypervisor.Guest) -> None:
+        for managed in self._managed_by(guest):
+            managed.problem = f"its guest exited unexpectedly: {guest.last_console_line()}"
+            _LOG.warning("%s: %s", managed.vm.name, managed.problem)
 
     def _shut_down(self, guest: hypervisor.Guest) -> None:
-        """The VM in the vCenter powers off as its guest does."""
-        for slot in self._slots_of(guest):
+        """Powers off the VM in the vCenter."""
+        for managed in self._managed_by(guest):
             try:
                 if self._session is not None:
-                    self._session.shut_down(slot.machine.moref)
+                    self._session.shut_down(managed.vm.moref)
             except GpuvmError as error:
-                slot.problem = f"its guest shut down, the VM did not: {error}"
+                managed.problem = f"its guest shut down, but the VM did not: {error}"
 
-    def _slots_of(self, guest: hypervisor.Guest) -> list[_Slot]:
-        """None when it has been powered off meanwhile."""
-        return [slot for slot in self._slots.values() if slot.guest is guest]
+    def _managed_by(self, guest: hypervisor.Guest) -> list[_ManagedVM]:
+        return [managed for managed in self._vms.values() if managed.guest is guest]
 
-    def _forget_all_but(self, machines: Sequence[vsphere.WatchedVM] | None) -> None:
-        if machines is not None:
-            for key in set(self._slots) - {_key(machine) for machine in machines}:
+    def _destroy_missing(self, vms: Sequence[vsphere.WatchedVM] | None) -> None:
+        if vms is not None:
+            for key in set(self._vms) - {_key(vm) for vm in vms}:
                 self._destroy(key)
 
-    def _follow(self, machine: vsphere.WatchedVM) -> None:
-        """Makes the guest fit what the vCenter says of its VM."""
-        key = _key(machine)
-        if machine.gone:
+    def _reconcile(self, vm: vsphere.WatchedVM) -> None:
+        """Starts, stops or keeps the guest, as the VM requires."""
+        key = _key(vm)
+        if vm.gone:
             self._destroy(key)
             return
-        slot = self._slots.setdefault(key, _Slot(machine))
-        slot.machine = machine
-        if machine.extra_config.get(HOST_KEYS) != slot.published:
-            slot.published = None  # somebody has set it back, such as a repair of the VM
-        if slot.guest is not None and not _is_right(slot.guest, machine):
-            self._power_off(slot)
-        if slot.guest is None and _wants_guest(machine):
-            self._power_on(key, slot)
+        managed = self._vms.setdefault(key, _ManagedVM(vm))
+        managed.vm = vm
+        if vm.extra_config.get(HOST_KEYS) != managed.published:
+            managed.published = None  # it was reset, for example by a repair of the VM
+        if managed.guest is not None and not _matches(managed.guest, vm):
+            self._power_off(managed)
+        if managed.guest is None and _needs_guest(vm):
+            self._power_on(key, managed)
 
-    def _power_on(self, key: str, slot: _Slot) -> None:
-        machine = slot.machine
+    def _power_on(self, key: str, managed: _ManagedVM) -> None:
+        vm = managed.vm
         boot = Boot(
-            vm=machine.name,
-            addresses=_reachable(machine.addresses),
+            vm=vm.name,
+            addresses=_reachable(vm.addresses),
             port=self.port,
             isolated=self.isolation.isolated,
-            gpus=guest_gpus.in_guest(self.description, machine.gpus, machine.instance_uuid),
-            guestinfo={k: v for k, v in machine.extra_config.items() if k.startswith("guestinfo.")},
-            hidden=_hidden(self.folder),
+            gpus=guest_gpus.in_guest(self.description, vm.gpus, vm.instance_uuid),
+            guestinfo={k: v for k, v in vm.extra_config.items() if k.startswith("guestinfo.")},
+            hidden=_hidden_paths(self.folder),
         )
         try:
-            slot.guest = hypervisor.power_on(self.folder.guests / key, boot, self.isolation)
+            managed.guest = hypervisor.power_on(self.folder.guests / key, boot, self.isolation)
         except OSError as error:
-            slot.problem = f"its guest could not be started: {error}"
+            managed.problem = f"its guest could not be started: {error}"
             return
-        _LOG.info("%s is on at %s", machine.name, ", ".join(machine.addresses))
-        threading.Thread(target=self._listen, args=(slot.guest,), daemon=True).start()
+        _LOG.info("%s is on at %s", vm.name, ", ".join(vm.addresses))
+        threading.Thread(target=self._listen, args=(managed.guest,), daemon=True).start()
 
     def _listen(self, guest: hypervisor.Guest) -> None:
         for message in guest.messages():
@@ -187,40 +186,40 @@ class MachineRoom:
         self.inbox.put(Died(guest))
 
     def _publish(self) -> None:
-        """Host keys that the vCenter does not have; what fails is tried at the next message."""
-        for slot in self._slots.values():
-            if self._session is None or slot.ready is None or slot.published:
+        """Publishes host keys that the vCenter does not have; failures are retried later."""
+        for managed in self._vms.values():
+            if self._session is None or managed.ready is None or managed.published:
                 continue
-            keys = _encoded(slot.ready.host_keys)
+            keys = _encode(managed.ready.host_keys)
             try:
-                if slot.machine.extra_config.get(HOST_KEYS) != keys:
-                    self._session.publish_guestinfo(slot.machine.moref, {HOST_KEYS: keys})
-                slot.published = keys
+                if managed.vm.extra_config.get(HOST_KEYS) != keys:
+                    self._session.vm_watch().publish_guestinfo(managed.vm.moref, {HOST_KEYS: keys})
+                managed.published = keys
             except GpuvmError as error:
-                _LOG.warning("%s: host key not published: %s", slot.machine.name, error)
+                _LOG.warning("%s: host key not published: %s", managed.vm.name, error)
 
-    def _power_off(self, slot: _Slot) -> None:
-        guest, slot.guest, slot.ready = slot.guest, None, None
-        slot.published, slot.problem = None, None
+    def _power_off(self, managed: _ManagedVM) -> None:
+        guest, managed.guest, managed.ready = managed.guest, None, None
+        managed.published, managed.problem = None, None
         if guest is not None:
             guest.power_off()
-            self._sweep()
-            _LOG.info("%s is off", slot.machine.name)
+            self._kill_strays()
+            _LOG.info("%s is off", managed.vm.name)
 
     def _destroy(self, key: str) -> None:
-        slot = self._slots.pop(key, None)
-        if slot is not None:
-            self._power_off(slot)
+        managed = self._vms.pop(key, None)
+        if managed is not None:
+            self._power_off(managed)
             hypervisor.remove_folder(self.folder.guests / key)
 
     def _power_off_all(self) -> None:
-        for slot in self._slots.values():
-            self._power_off(slot)
+        for managed in self._vms.values():
+            self._power_off(managed)
 
-    def _sweep(self) -> None:
-        """Without namespaces, what a guest that was killed has left behind falls to us."""
+    def _kill_strays(self) -> None:
+        """Kills processes that a killed guest left behind; needed only without namespaces."""
         if not self.isolation.isolated:
-            running = {slot.guest.process.pid for slot in self._slots.values() if slot.guest}
+            running = {managed.guest.process.pid for managed in self._vms.values() if managed.guest}
             strays = set(processes.children(os.getpid())) - running
             hypervisor.kill(strays)
             for pid in strays:
@@ -234,53 +233,53 @@ class MachineRoom:
                 isolation=str(self.isolation),
                 isolated=self.isolation.isolated,
                 problem=self._problem,
-                guests=tuple(_record(s) for s in self._slots.values() if _is_ours(s.machine)),
+                guests=tuple(_record(s) for s in self._vms.values() if _has_user_data(s.vm)),
             )
         )
 
 
-def _key(machine: vsphere.WatchedVM) -> str:
-    """A folder's name; the id alone may be given again by a vCenter that was started afresh."""
-    return f"{machine.moref}-{machine.instance_uuid}"
+def _key(vm: vsphere.WatchedVM) -> str:
+    """The name of the VM's folder; a restarted vCenter may assign the same MoRef again."""
+    return f"{vm.moref}-{vm.instance_uuid}"
 
 
-def _encoded(host_keys: Sequence[str]) -> str:
+def _encode(host_keys: Sequence[str]) -> str:
     return base64.b64encode("\n".join(host_keys).encode()).decode()
 
 
-def _is_ours(machine: vsphere.WatchedVM) -> bool:
-    return not machine.is_template and bool(machine.extra_config.get(USER_DATA))
+def _has_user_data(vm: vsphere.WatchedVM) -> bool:
+    return not vm.is_template and bool(vm.extra_config.get(USER_DATA))
 
 
-def _wants_guest(machine: vsphere.WatchedVM) -> bool:
-    return _is_ours(machine) and machine.powered_on and bool(_reachable(machine.addresses))
+def _needs_guest(vm: vsphere.WatchedVM) -> bool:
+    return _has_user_data(vm) and vm.powered_on and bool(_reachable(vm.addresses))
 
 
 def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that a guest listens at: nobody hears it on the lab's isolated network (127.255)."""
+    """The addresses to listen at, without those of the isolated network (127.255)."""
     return tuple(a for a in addresses if a.startswith("127.") and not a.startswith("127.255."))
 
 
-def _is_right(guest: hypervisor.Guest, machine: vsphere.WatchedVM) -> bool:
-    """An address that is not reported for a moment is no reason to pull the plug."""
-    now = _reachable(machine.addresses)
+def _matches(guest: hypervisor.Guest, vm: vsphere.WatchedVM) -> bool:
+    """A VM that briefly reports no address keeps its guest."""
+    now = _reachable(vm.addresses)
     moved = now and now != guest.boot.addresses
-    return machine.powered_on and not moved
+    return vm.powered_on and not moved
 
 
-def _hidden(folder: LabFolder) -> tuple[str, ...]:
-    """Everything of gpuvm's own that could lie within a folder that guests see."""
+def _hidden_paths(folder: LabFolder) -> tuple[str, ...]:
+    """The folders of gpuvm itself, in case they lie in one that guests can see."""
     roots = (folder.path, paths.state_dir(), paths.config_dir())
     return tuple(str(root.resolve()) for root in roots)
 
 
-def _record(slot: _Slot) -> GuestRecord:
-    machine, ready = slot.machine, slot.ready
+def _record(managed: _ManagedVM) -> GuestRecord:
+    vm, ready = managed.vm, managed.ready
     return GuestRecord(
-        vm=machine.name,
-        instance_uuid=machine.instance_uuid,
-        address=machine.addresses[0] if machine.addresses else None,
-        powered=machine.powered_on,
+        vm=vm.name,
+        instance_uuid=vm.instance_uuid,
+        address=vm.addresses[0] if vm.addresses else None,
+        powered=vm.powered_on,
         process=processes.identify(ready.pid) if ready else None,
-        problem=slot.problem,
+        problem=managed.problem,
     )

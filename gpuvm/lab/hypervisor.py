@@ -1,11 +1,11 @@
-"""Runs guests on this machine as ESXi runs them on a host: power on, power off, delete.
+"""Runs guests as processes on this machine: power on, power off, delete.
 
     isolation = find_isolation(scratch)
     guest = power_on(folder, boot, isolation)      # returns at once
-    for told in guest.messages(): ...              # ready, with its host keys; ends when it dies
-    guest.power_off()                              # nothing that ran in it is left
+    for message in guest.messages(): ...           # ready, with its host keys; ends when it exits
+    guest.power_off()                              # kills everything that ran in it
 
-A guest is process 1 of its own PID and mount namespace. It dies with the supervisor, even one that
+A guest is process 1 of its own PID and mount namespace. It ends with the supervisor, even if that
 is killed: its ``unshare`` has a parent-death signal, and it watches a pipe that only the supervisor
 holds open.
 """
@@ -37,7 +37,7 @@ _KEPT_ENVIRONMENT = (
 
 @dataclass(frozen=True)
 class Isolation:
-    """``reason`` says why guests have no namespaces of their own; None when they have."""
+    """``reason`` says why guests cannot have their own namespaces; None when they can."""
 
     reason: str | None
 
@@ -54,7 +54,7 @@ class Isolation:
 
 @dataclass(frozen=True)
 class GuestReady:
-    """``pid`` is the number that this machine knows the guest's first process by."""
+    """``pid`` is the guest's first process as this machine numbers it."""
 
     pid: int
     host_keys: tuple[str, ...]
@@ -76,9 +76,9 @@ class Guest:
     _lifeline: int
 
     def messages(self) -> Iterator[GuestReady | GuestShutdown]:
-        """When SSH answers, and when a user shuts it down; ends when the guest is dead.
+        """Yields when SSH answers and when a user shuts the guest down; ends when it exits.
 
-        For a thread of its own.
+        Blocks: run it in its own thread.
         """
         with os.fdopen(self._ready, encoding="utf-8") as lines:
             for line in lines:
@@ -89,7 +89,7 @@ class Guest:
                     yield GuestReady(message["pid"], tuple(message["host_keys"]))
 
     def power_off(self) -> None:
-        """Hard, as a plug is pulled; returns when no process of the guest is left."""
+        """Kills the guest; returns when none of its processes is left."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -98,13 +98,13 @@ class Guest:
         else:
             self._kill_tree()
 
-    def last_words(self) -> str:
+    def last_console_line(self) -> str:
         """The last line on its console."""
         text = (self.folder / "console.log").read_text(encoding="utf-8", errors="replace")
         return (text.strip().splitlines() or ["nothing"])[-1]
 
     def _kill_namespace(self) -> None:
-        """Until unshare ends: that is after process 1, and that after all in its namespace."""
+        """Waits for unshare, which ends after process 1 and all others in its namespace."""
         while self.process.poll() is None:
             inner = processes.children(self.process.pid)
             kill(inner or [self.process.pid])
@@ -112,7 +112,7 @@ class Guest:
                 self.process.wait(0.05)
 
     def _kill_tree(self) -> None:
-        """The guest kills its own descendants; if it cannot, they are killed from here."""
+        """The guest kills its descendants; those left after a timeout are killed here."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_POWER_OFF_S)
         while self.process.poll() is None:
@@ -122,7 +122,7 @@ class Guest:
 
 
 def find_isolation(scratch: Path) -> Isolation:
-    """Tries whether a guest gets namespaces and a root of its own on this machine."""
+    """Tests whether a guest can have its own namespaces and root on this machine."""
     for program in ("unshare", "setpriv"):
         if shutil.which(program) is None:
             return Isolation(f"the program {program} of util-linux is missing")
@@ -138,14 +138,14 @@ def find_isolation(scratch: Path) -> Isolation:
                 env=clean_environment(),
             )
         except subprocess.TimeoutExpired:
-            return Isolation(f"a trial guest did not come up in {_PROBE_S:g} s")
+            return Isolation(f"a test guest did not start within {_PROBE_S:g} s")
     if done.returncode == 0:
         return Isolation(None)
     return Isolation((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
 
 
 def power_on(folder: Path, boot: Boot, isolation: Isolation) -> Guest:
-    """Starts the guest whose disk is in ``folder``; it must be called by the main thread.
+    """Starts the guest whose disk is in ``folder``; call it in the main thread.
 
     The parent-death signal is tied to the thread that starts a process, see prctl(2).
     """
@@ -171,14 +171,13 @@ def power_on(folder: Path, boot: Boot, isolation: Isolation) -> Guest:
 
 
 def kill(pids: Iterable[int]) -> None:
-    """At once; those that are gone already are fine."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def remove_folder(folder: Path) -> None:
-    """Deletes the folder even if its permissions were changed; a missing one is fine."""
+    """Deletes the folder, whatever its permissions; does nothing if it is missing."""
     for place, folders, _ in os.walk(folder):
         for name in folders:
             inner = Path(place) / name
@@ -189,7 +188,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """What the lab's processes get of the operator's environment: no passwords, no proxies."""
+    """The variables that the lab's processes inherit: no passwords, no proxies."""
     return {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
 
 

@@ -1,4 +1,4 @@
-"""What a lab is like at this moment, from its folder and /proc alone."""
+"""The status of a lab, read from its folder and /proc."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ class LabGuest:
 
 @dataclass(frozen=True)
 class LabStatus:
-    """``running`` when the simulated vCenter and the supervisor live; else most is None.
+    """``running`` is whether both the simulated vCenter and the supervisor run.
 
-    ``about`` is the vCenter's own name, ``control_url`` the simulator's control endpoint,
-    ``context`` the context that `lab up` wrote, ``problems`` are one line each.
+    ``about`` is the vCenter's product name, ``control_url`` the simulator's control endpoint,
+    ``context`` the context that `lab up` wrote; ``problems`` are one line each.
     """
 
     name: str
@@ -45,19 +45,19 @@ class LabStatus:
 
 
 def status(name: str = "lab") -> LabStatus:
-    """A lab that was never started, or was removed, is not running and has no problem."""
+    """A lab that was never started, or was removed, is not running and has no problems."""
     folder = lab_folder(name)
     record, description, ready = folder.record(), folder.description(), folder.ready()
     if not folder.path.exists():
         return LabStatus(name, running=False, state_dir=folder.path)
-    vcsim = record is not None and lives(record.vcsim)
-    supervisor = record is not None and lives(record.supervisor)
-    told = folder.supervisor() if supervisor else None
+    vcsim = record is not None and is_alive(record.vcsim)
+    supervisor = record is not None and is_alive(record.supervisor)
+    reported = folder.supervisor() if supervisor else None
     return LabStatus(
         name=name,
         running=vcsim and supervisor,
         state_dir=folder.path,
-        isolation=told.isolation if told else None,
+        isolation=reported.isolation if reported else None,
         vcenter=ready.url if ready and vcsim else None,
         about=ready.about_name if ready and vcsim else None,
         control_url=ready.control_url if ready and vcsim else None,
@@ -66,17 +66,17 @@ def status(name: str = "lab") -> LabStatus:
         address_block=record.address_block if record else None,
         ssh_port=record.ssh_port if record else None,
         context=name if owns_context(folder) else None,
-        guests=tuple(_guest(guest) for guest in told.guests) if told else (),
-        problems=_problems(told, vcsim=vcsim, supervisor=supervisor),
+        guests=tuple(_guest(guest) for guest in reported.guests) if reported else (),
+        problems=_problems(reported, vcsim=vcsim, supervisor=supervisor),
     )
 
 
-def lives(process: ProcessId | None) -> bool:
+def is_alive(process: ProcessId | None) -> bool:
     return process is not None and process.alive
 
 
 def owns_context(folder: LabFolder) -> bool:
-    """Whether the context of the lab's name is the one that the lab wrote."""
+    """Whether the context with the lab's name was written by the lab."""
     try:
         context = settings.load(folder.name) if folder.name in settings.names() else None
     except BadInput:
@@ -89,21 +89,23 @@ def owns_context(folder: LabFolder) -> bool:
 
 
 def _guest(record: GuestRecord) -> LabGuest:
-    pid = record.process.pid if lives(record.process) and record.process else None
+    pid = record.process.pid if is_alive(record.process) and record.process else None
     return LabGuest(record.vm, record.address, record.powered, pid, record.problem)
 
 
-def _problems(told: SupervisorRecord | None, *, vcsim: bool, supervisor: bool) -> tuple[str, ...]:
+def _problems(
+    reported: SupervisorRecord | None, *, vcsim: bool, supervisor: bool
+) -> tuple[str, ...]:
     found = []
     if not vcsim:
-        found.append("the simulated vCenter has ended; 'gpuvm lab up' starts the lab afresh")
+        found.append("the simulated vCenter has exited: 'gpuvm lab up' starts a new lab")
     if not supervisor:
         found.append(
-            "the supervisor has ended, and the guests with it; 'gpuvm lab up' starts it again"
+            "the supervisor has exited, and the guests with it: 'gpuvm lab up' restarts it"
         )
-    if told is not None and not told.isolated:
-        found.append(f"guests are not separate machines: {told.isolation}")
-    if told is not None and told.problem is not None:
-        found.append(f"the supervisor does not reach the vCenter: {told.problem}")
-    guests = told.guests if told is not None else ()
+    if reported is not None and not reported.isolated:
+        found.append(f"guests are not isolated: {reported.isolation}")
+    if reported is not None and reported.problem is not None:
+        found.append(f"the supervisor cannot reach the vCenter: {reported.problem}")
+    guests = reported.guests if reported is not None else ()
     return (*found, *(f"{guest.vm}: {guest.problem}" for guest in guests if guest.problem))

@@ -1,7 +1,6 @@
-"""Processes as /proc shows them: is it still the one that was started, and what came of it.
+"""Processes as /proc shows them.
 
-A pid alone says little: it may have been given to another process since. With the start time it
-names one process for good.
+A pid may be reused by another process; together with the start time it identifies a process.
 """
 
 import os
@@ -20,12 +19,12 @@ class ProcessId:
 
     @property
     def alive(self) -> bool:
-        """Not gone, and not a zombie that only waits to be reaped."""
+        """False for a process that has ended, also while it is a zombie."""
         stat = _stat(self.pid)
         return stat is not None and stat.started == self.started and stat.state not in "ZX"
 
     def send(self, number: signal.Signals) -> None:
-        """Nothing happens when the process is gone already."""
+        """Does nothing when the process has ended."""
         if self.alive:
             try:
                 os.kill(self.pid, number)
@@ -40,12 +39,12 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def children(pid: int) -> list[int]:
-    """Direct children, those that are dead and wait to be reaped included."""
+    """Direct children, zombies included."""
     return [stat.pid for stat in _all() if stat.parent == pid]
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children and so on; zombies are left out."""
+    """Children, their children and so on, without zombies."""
     by_parent: dict[int, list[_Stat]] = {}
     for stat in _all():
         by_parent.setdefault(stat.parent, []).append(stat)

@@ -1,11 +1,11 @@
-"""What a lab keeps on disk, all of it below ``labs/NAME`` in gpuvm's state folder.
+"""A lab's files, all below ``labs/NAME`` in gpuvm's state folder.
 
 lab.json          how it was started: address block, SSH port, the two processes
-description.json  its shape, as gpuvm-vcsim reads it
+description.json  the lab's description, as gpuvm-vcsim reads it
 passwords.json    one for each account; ``password`` the administrator's alone (both 0600)
 ca.pem ready.json written by gpuvm-vcsim
 supervisor.json   written by the supervisor at each change
-guests/VM/        one folder for each machine: see gpuvm.lab.guest.boot
+guests/VM/        one folder for each VM: see gpuvm.lab.guest.boot
 *.log
 """
 
@@ -20,6 +20,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gpuvm import paths
+from gpuvm.files import write_atomic
 from gpuvm.lab.description import Description
 from gpuvm.lab.processes import ProcessId
 
@@ -31,7 +32,7 @@ class _Record(BaseModel):
 
 
 class LabRecord(_Record):
-    """``previous_context`` was the current one before the lab's."""
+    """``previous_context`` was the current context before ``lab up``."""
 
     address_block: str
     ssh_port: int
@@ -41,7 +42,7 @@ class LabRecord(_Record):
 
 
 class VCenterReady(BaseModel):
-    """What gpuvm-vcsim writes when it answers."""
+    """Written by gpuvm-vcsim when it answers."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,7 +54,7 @@ class VCenterReady(BaseModel):
 
 
 class GuestRecord(_Record):
-    """A VM that has a guest while it is powered on; ``process`` is the guest's first."""
+    """A VM that has a guest while it is powered on; ``process`` is the guest's first process."""
 
     vm: str
     instance_uuid: str
@@ -116,16 +117,18 @@ class LabFolder:
 
     def save(self, record: LabRecord | SupervisorRecord) -> None:
         name = "lab.json" if isinstance(record, LabRecord) else "supervisor.json"
-        write_private(self.path / name, record.model_dump_json(indent=1))
+        write_atomic(self.path / name, record.model_dump_json(indent=1), 0o600)
 
-    def last_words(self, log: str) -> str:
-        """The last lines of a log, in one."""
+    def log_tail(self, log: str) -> str:
+        """The last lines of a log, joined to one."""
         try:
             text = (self.path / log).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "nothing"
         lines = text.strip().splitlines()
-        panic = [line for line in lines if line.startswith("panic: ")]  # Go's stack comes after it
+        panic = [
+            line for line in lines if line.startswith("panic: ")
+        ]  # Go's stack trace follows it
         return " / ".join(panic[:1] or lines[-3:]) or "nothing"
 
 
@@ -138,10 +141,10 @@ def lab_names() -> list[str]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One `lab up` or `lab down` at a time in a state folder.
+def locked() -> Iterator[None]:
+    """Allows one `lab up` or `lab down` at a time in a state folder.
 
-    The folder itself is locked, so that no lock file stays behind.
+    It locks the folder itself, so that no lock file is left behind.
     """
     paths.state_dir().mkdir(parents=True, exist_ok=True)
     descriptor = os.open(paths.state_dir(), os.O_RDONLY | os.O_DIRECTORY)
@@ -152,17 +155,8 @@ def alone() -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_private(file: Path, text: str) -> None:
-    """Whole or not at all, and readable by its owner only."""
-    partial = file.with_name(f".{file.name}.new")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
 def _read(file: Path, model: type[Record]) -> Record | None:
-    """None when there is none, or one that another version of gpuvm has written."""
+    """None when it is missing or was written by another version of gpuvm."""
     try:
         return model.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):

@@ -1,10 +1,10 @@
-"""The lab's supervisor: a process of its own that follows the vCenter and runs the guests.
+"""The lab's supervisor: a process that watches the vCenter and runs the guests.
 
     python -m gpuvm.lab.supervisor STATE [LIFELINE]
 
-It follows the machines through the vSphere API, as ``tools@lab.local``, and through nothing else:
-it sees of a VM what VMware Tools in it would. LIFELINE is an inherited pipe; at its end the
-supervisor stops, as on SIGTERM.
+It watches the VMs through the vSphere API only, as ``tools@lab.local``: it sees of a VM what VMware
+Tools in it would. LIFELINE is an inherited pipe; the supervisor stops when it is closed, and on
+SIGTERM.
 """
 
 import json
@@ -24,7 +24,7 @@ from gpuvm.errors import GpuvmError, LabError
 from gpuvm.lab import hypervisor
 from gpuvm.lab.description import TOOLS
 from gpuvm.lab.guest import linux
-from gpuvm.lab.guests import Connected, Inbox, Lost, MachineRoom, Seen, Stop
+from gpuvm.lab.guests import Connected, GuestReconciler, Inbox, Lost, Stop, VMsChanged
 from gpuvm.lab.state_folder import LabFolder, LabRecord
 
 _RECONNECT_S = 0.5
@@ -41,29 +41,29 @@ def main(arguments: list[str]) -> None:
     isolation = hypervisor.find_isolation(folder.guests)
     if not isolation.isolated:
         linux.adopt_orphans()
-    room = MachineRoom(folder, record.ssh_port, description, isolation)
+    reconciler = GuestReconciler(folder, record.ssh_port, description, isolation)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: room.inbox.put(Stop()))
+        signal.signal(number, lambda *_: reconciler.inbox.put(Stop()))
     if len(arguments) > 1:
-        _in_background(_stop_at_end, int(arguments[1]), room.inbox)
-    _in_background(watch, _context(folder, record), _password(folder), room.inbox)
-    room.run()
+        _in_background(_stop_at_end, int(arguments[1]), reconciler.inbox)
+    _in_background(watch, _context(folder, record), _password(folder), reconciler.inbox)
+    reconciler.run()
 
 
 def watch(context: settings.Context, password: SecretStr, inbox: Inbox) -> None:
-    """Posts what the vCenter says, for ever; connects again when it is lost."""
+    """Posts changes of VMs to the inbox, forever; reconnects after errors."""
     while True:
         try:
             with vsphere.connect(context, password) as session:
                 inbox.put(Connected(session))
-                for number, machines in enumerate(session.watch_vms()):
-                    inbox.put(Seen(machines, everything=number == 0))
+                for number, vms in enumerate(session.vm_watch().updates()):
+                    inbox.put(VMsChanged(vms, complete=number == 0))
         except GpuvmError as error:
-            _LOG.warning("the vCenter is not there: %s", error)
+            _LOG.warning("cannot reach the vCenter: %s", error)
             inbox.put(Lost(str(error)))
         except Exception as error:  # noqa: BLE001
-            # Whatever it is: a supervisor that no longer follows would leave guests running.
-            _LOG.exception("the watch broke off")
+            # Any error: a supervisor that stopped watching would leave guests running.
+            _LOG.exception("watching the vCenter failed")
             inbox.put(Lost(f"{type(error).__name__}: {error}"))
         time.sleep(_RECONNECT_S)
 

@@ -1,4 +1,4 @@
-"""One HTML file and a terminal table from a run's records, and from nothing else.
+"""An HTML file and a terminal table from a run's records alone.
 
 data = report.build([Path("runs/captioning-20261124-013000-ab12")])
 report.write_html(data, Path("report.html"))
@@ -29,8 +29,8 @@ __all__ = [
 
 
 def write_html(data: ReportData, path: Path) -> None:
-    """Writes one self-contained page that opens offline; see gpuvm.report.html."""
-    # matplotlib takes half a second to import, which only this one function is worth.
+    """Writes a self-contained page that opens offline; see gpuvm.report.html."""
+    # matplotlib takes half a second to import, and only this function needs it.
     from gpuvm.report import html  # noqa: PLC0415
 
     html.write_html(data, path)

@@ -1,4 +1,4 @@
-"""build(run_dirs) -> ReportData: from the records of runs alone, and only what they say."""
+"""build(run_dirs) -> ReportData, from the records of runs alone."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,11 +24,11 @@ from gpuvm.results import Manifest
 
 
 def build(run_dirs: Sequence[Path]) -> ReportData:
-    """A report on these runs, in this order.
+    """Returns a report on these runs, in this order.
 
-    A run that failed or was interrupted is reported as far as it got; a last line that was cut off
-    is left out and said. Raises BadInput with file and line for a record that is corrupt, and for
-    a folder that is not a run.
+    A run that failed or was interrupted is reported as far as it got; a truncated last line is
+    skipped, with a warning. Raises BadInput with file and line for a corrupt record, and for a
+    folder that is not a run.
     """
     return ReportData(tuple(_run(run_dir) for run_dir in run_dirs))
 
@@ -77,7 +77,7 @@ def _run(run_dir: Path) -> RunReport:
         samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
         shards=shards(timings, run_dir),
         weights_agree=_weights_agree(vms) if manifest.distributed else None,
-        warnings=(*_warned(events), *_diverged(curves), *_incomplete(events, lines)),
+        warnings=(*_logged_warnings(events), *_diverged(curves), *_record_problems(events, lines)),
         notes=_notes(results),
     )
 
@@ -87,7 +87,7 @@ def _time(when: datetime | None) -> float | None:
 
 
 def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
-    """How the run ended, in one plain sentence."""
+    """How the run ended, in one sentence."""
     done = sum(1 for vm in vms if vm.outcome == "finished")
     reached = f"{done} of {len(vms)} VMs had finished"
     if manifest.status == "succeeded" and done < len(vms):
@@ -97,7 +97,7 @@ def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
     if manifest.status == "failed":
         return f"The run failed; {reached}."
     if manifest.status in ("interrupted", "cancelled"):
-        until_then = "What follows is what was recorded until then."
+        until_then = "The report covers what was recorded until then."
         return f"The run was {manifest.status}; {reached}. {until_then}"
     return (
         "No end is recorded: the run is still active, or gpuvm was stopped before it could "
@@ -112,12 +112,12 @@ def _weights_agree(vms: Sequence[VMReport]) -> bool | None:
     return len(set(digests)) == 1
 
 
-def _warned(events: Lines[PhaseEvent | WarningEvent]) -> tuple[str, ...]:
-    about: dict[str, list[str]] = {}
+def _logged_warnings(events: Lines[PhaseEvent | WarningEvent]) -> tuple[str, ...]:
+    vms_by_text: dict[str, list[str]] = {}
     for event in events.records:
         if isinstance(event, WarningEvent):
-            about.setdefault(event.text, []).extend([event.vm] if event.vm else [])
-    return tuple(f"{', '.join(vms)}: {text}" if vms else text for text, vms in about.items())
+            vms_by_text.setdefault(event.text, []).extend([event.vm] if event.vm else [])
+    return tuple(f"{', '.join(vms)}: {text}" if vms else text for text, vms in vms_by_text.items())
 
 
 def _diverged(curves: Sequence[Curve]) -> tuple[str, ...]:
@@ -128,18 +128,18 @@ def _diverged(curves: Sequence[Curve]) -> tuple[str, ...]:
     )
 
 
-def _incomplete(
+def _record_problems(
     events: Lines[PhaseEvent | WarningEvent], lines: Mapping[str, Lines[Timing]]
 ) -> tuple[str, ...]:
-    """What is wrong with the records themselves."""
-    torn = [f"{vm}/timings.jsonl" for vm, own in lines.items() if own.torn]
-    if events.torn:
-        torn.insert(0, "events.jsonl")
-    missing = [] if events.there else ["There is no events.jsonl: gpuvm's own phases are unknown."]
-    cut = [f"The last line of {file} was cut off in the middle and is left out." for file in torn]
+    """Warnings about incomplete records."""
+    truncated = [f"{vm}/timings.jsonl" for vm, own in lines.items() if own.truncated]
+    if events.truncated:
+        truncated.insert(0, "events.jsonl")
+    missing = [] if events.exists else ["There is no events.jsonl: gpuvm's own phases are unknown."]
+    cut = [f"The last line of {file} is truncated and was skipped." for file in truncated]
     return (*cut, *missing)
 
 
 def _notes(results: Mapping[str, Results | None]) -> tuple[str, ...]:
-    """The workload's own notes."""
+    """The notes of the workload."""
     return tuple(dict.fromkeys(n for found in results.values() if found for n in found.notes))

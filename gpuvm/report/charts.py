@@ -1,8 +1,8 @@
-"""Which charts a report shows, as inline SVG in the colours and the font of the page around it.
+"""The charts of a report, as inline SVG in the colours and the font of the page.
 
-matplotlib draws with stand-in colours; they are replaced by the page's CSS variables, so that one
-drawing serves light and dark. Each chart is drawn wide and narrow, because an SVG that is scaled
-down to a phone cannot be read; the page shows the one that fits.
+matplotlib draws with placeholder colours, which are replaced by CSS variables, so that one drawing
+works in light and dark mode. Each chart is drawn wide and narrow, since an SVG scaled down to a
+phone is not legible; the page shows the one that fits.
 """
 
 import io
@@ -23,7 +23,7 @@ from gpuvm.report.model import Curve, Group, RunReport, Span
 from gpuvm.report.phases import title
 
 SERIES = 8
-"""How many distinct colours the page defines, --s1 to --s8."""
+"""The number of colours that the page defines, --s1 to --s8."""
 
 _INK, _GRID, _QUIET, _ON_BAR = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {
@@ -51,11 +51,11 @@ _STYLE: dict[Any, Any] = {
 }
 _STEPS = (1, 2, 5, 10)
 _CHARACTER_IN = 0.078
-"""Width of a character at this font size, generously."""
+"""The width of a character at this font size, rounded up."""
 
 
 def colour(position: int) -> str:
-    """The stand-in for the page's colour ``--s1``, ``--s2``, …"""
+    """The placeholder of the page's colour ``--s1``, ``--s2``, …"""
     return f"#0102{0x10 + 1 + position % SERIES:02x}"
 
 
@@ -70,9 +70,9 @@ def timeline(
 ) -> str:
     """A lane for each VM (None: the whole run), a bar for each phase; seconds since the first.
 
-    A phase that never ended is a dashed outline as far as anything was recorded.
+    A phase without an end is a dashed outline up to the last record.
     """
-    labels = [_fitting(lane or "all", width_in) for lane in lanes]
+    labels = [_shorten(lane or "all", width_in) for lane in lanes]
     zero = min(span.start for span in spans)
     length = max(1e-3, *(span.until - zero for span in spans))
     left = 0.12 + _CHARACTER_IN * max(len(label) for label in labels)
@@ -87,7 +87,7 @@ def timeline(
         axes.set_yticks(range(len(lanes)), labels)
         axes.xaxis.set_major_locator(MaxNLocator(8 if width_in > 5 else 4, steps=_STEPS))
         axes.set_xlabel("seconds")
-        _bare(axes, grid="x")
+        _style_axes(axes, grid="x")
         shades = {name: colour(position) for name, position in colours.items()}
         per_inch = length / (width_in - left - 0.12)
         for span in spans:
@@ -103,14 +103,14 @@ def losses(
     chart_id: str,
     width_in: float,
 ) -> str:
-    """The curves of one phase; ``colours`` by VM, None for one among too many to tell apart."""
+    """The curves of one phase; ``colours`` are by VM, None if there are too many VMs."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": chart_id}):
         height = 2.9 if width_in > 5 else 2.4
         figure = Figure(figsize=(width_in, height))
         axes = figure.add_axes(
             (0.5 / width_in, 0.5 / height, 1 - 0.62 / width_in, 1 - 0.6 / height)
         )
-        for curve in reversed(curves):  # the chief, the first of them, lies on top
+        for curve in reversed(curves):  # the first, the chief, is drawn on top
             position = colours[curve.vm]
             shade = _QUIET if position is None else colour(position)
             steps, values = zip(*curve.points, strict=True)
@@ -127,12 +127,12 @@ def losses(
             MaxNLocator(8 if width_in > 5 else 4, steps=_STEPS, integer=True)
         )
         axes.set_xlabel("step")
-        _bare(axes, grid="y")
+        _style_axes(axes, grid="y")
         return _inline(figure, chart_id, alt)
 
 
 def _bar(axes: Axes, span: Span, lane: int, shade: str, *, zero: float, per_inch: float) -> None:
-    """``per_inch``: seconds that an inch of the axis shows; a bar is never too thin to see."""
+    """``per_inch``: seconds per inch of the axis; a bar has a minimum width."""
     start = span.start - zero
     length = max(span.until - span.start, 0.025 * per_inch)
     if span.seconds is None:
@@ -143,10 +143,10 @@ def _bar(axes: Axes, span: Span, lane: int, shade: str, *, zero: float, per_inch
         look = {"facecolor": shade, "edgecolor": _ON_BAR, "hatch": "////"}
     axes.barh(lane, length, 0.62, left=start, **look)
     text = f"{title(span.name, span.group).lower()} {_short(span.seconds)}".strip()
-    room = length / per_inch - 0.1
-    if _CHARACTER_IN * len(text) > room:
+    available = length / per_inch - 0.1
+    if _CHARACTER_IN * len(text) > available:
         text = _short(span.seconds)
-    if text and _CHARACTER_IN * len(text) <= room:
+    if text and _CHARACTER_IN * len(text) <= available:
         ink = _INK if span.seconds is None else _ON_BAR
         axes.text(start + length / 2, lane, text, color=ink, ha="center", va="center", fontsize=8.5)
 
@@ -157,13 +157,13 @@ def _short(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _fitting(name: str, width_in: float) -> str:
-    """A VM's name cut at its front, where names of one deployment are alike."""
+def _shorten(name: str, width_in: float) -> str:
+    """Shortens a VM's name at its start, which is the same in a deployment."""
     longest = 28 if width_in > 5 else 12
     return name if len(name) <= longest else "…" + name[-(longest - 1) :]
 
 
-def _bare(axes: Axes, grid: str) -> None:
+def _style_axes(axes: Axes, grid: str) -> None:
     axes.set_axisbelow(True)
     axes.grid(axis="x" if grid == "x" else "y")
     for side in ("top", "right", "left" if grid == "x" else "bottom"):
@@ -177,10 +177,10 @@ def _needs_log(values: Sequence[float]) -> bool:
 
 
 def _inline(figure: Figure, chart_id: str, alt: str) -> str:
-    """The drawing as an element of an HTML page: its own ids, the page's colours and font."""
+    """The drawing as an element of an HTML page, with unique ids and the page's style."""
     out = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     svg = out.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -194,18 +194,18 @@ def _inline(figure: Figure, chart_id: str, alt: str) -> str:
     svg = svg.replace("url(#", f"url(#{chart_id}-").replace('xlink:href="#', f'href="#{chart_id}-')
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)  # up to 3.10
     svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
     return svg.strip()
 
 
 _WIDE_IN, _NARROW_IN = 9.6, 3.7
-_TOLD_APART = 6
-"""More lines than this in a chart are drawn alike, except the chief's."""
+_MAX_COLOURED = 6
+"""With more lines in a chart, only the chief's is coloured."""
 
 _GROUPS: dict[Group, tuple[str, str]] = {
     "provisioning": ("Provisioning", "From the plan until every guest was ready."),
-    "run": ("Run", "What gpuvm did, the program among it."),
+    "run": ("Run", "gpuvm's own phases, and the program among them."),
     "workload": (
         "Inside the workload",
         "Each VM's own record since its workload started, by its own clock.",
@@ -223,7 +223,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Chart:
-    """``alt`` says in words what the drawing shows."""
+    """``alt`` describes the chart in words."""
 
     heading: str
     about: str
@@ -234,7 +234,7 @@ class Chart:
 
 
 def timeline_figures(run: RunReport, position: int) -> tuple[Chart, ...]:
-    """One for each group of phases that was recorded; ``position`` keeps ids apart in the page."""
+    """A chart for each recorded group of phases; ``position`` makes ids unique in the page."""
     return tuple(
         _timeline(run, group, f"r{position}-{group}")
         for group in _GROUPS
@@ -243,7 +243,7 @@ def timeline_figures(run: RunReport, position: int) -> tuple[Chart, ...]:
 
 
 def loss_figures(run: RunReport, position: int) -> tuple[Chart, ...]:
-    """One for each phase that logged losses, training first."""
+    """A chart for each phase that logged losses, training first."""
     phases = dict.fromkeys(curve.phase for curve in run.curves if curve.points)
     ordered = sorted(phases, key=lambda phase: phase != "train")
     return tuple(_losses(run, phase, f"r{position}-l{i}") for i, phase in enumerate(ordered))
@@ -277,16 +277,16 @@ def _timeline(run: RunReport, group: Group, chart_id: str) -> Chart:
 
 
 def _lanes(run: RunReport, spans: Sequence[Span]) -> list[str | None]:
-    there = {span.vm for span in spans}
-    known: list[str | None] = [vm.name for vm in run.vms if vm.name in there]
-    strangers = sorted({vm for vm in there if vm is not None} - set(known))
-    return [*([None] if None in there else []), *known, *strangers]
+    present = {span.vm for span in spans}
+    known: list[str | None] = [vm.name for vm in run.vms if vm.name in present]
+    others = sorted({vm for vm in present if vm is not None} - set(known))
+    return [*([None] if None in present else []), *known, *others]
 
 
 def _losses(run: RunReport, phase: str, chart_id: str) -> Chart:
     curves = [curve for curve in run.curves if curve.phase == phase and curve.points]
-    told_apart = len(curves) <= _TOLD_APART
-    colours = {c.vm: i if told_apart or i == 0 else None for i, c in enumerate(curves)}
+    coloured = len(curves) <= _MAX_COLOURED
+    colours = {c.vm: i if coloured or i == 0 else None for i, c in enumerate(curves)}
     alt = _curve_label(curves[0])
     wide, narrow = (
         Markup(  # noqa: S704 - matplotlib escapes what it draws
@@ -305,10 +305,10 @@ def _loss_legend(curves: Sequence[Curve], colours: dict[str, int | None]) -> tup
 
 def _curve_label(curve: Curve) -> str:
     (first, began), (last, ended) = curve.points[0], curve.points[-1]
-    told = f"{curve.vm}: loss {number(began)} at step {first}, {number(ended)} at step {last}"
+    label = f"{curve.vm}: loss {number(began)} at step {first}, {number(ended)} at step {last}"
     if curve.diverged_at is not None:
-        return f"{told}; not a number from step {curve.diverged_at} on"
-    return told
+        return f"{label}; not a number from step {curve.diverged_at} on"
+    return label
 
 
 def _variable(position: int) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people read them, for the page and the terminal alike."""
+"""Formats numbers for the page and the terminal."""
 
 from datetime import datetime
 

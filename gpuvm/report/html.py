@@ -1,8 +1,6 @@
-"""write_html(): one self-contained page that opens offline; nothing in it points elsewhere."""
+"""write_html(): a self-contained page without external references."""
 
 import base64
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from gpuvm.files import write_atomic
 from gpuvm.paths import resource
 from gpuvm.report.charts import loss_figures, timeline_figures
 from gpuvm.report.format import duration, figure, number, when
@@ -19,7 +18,7 @@ from gpuvm.report.scores import media_type
 
 @dataclass(frozen=True)
 class Tile:
-    """One number that a reader should see first."""
+    """A key figure at the top of the page."""
 
     label: str
     value: str
@@ -27,20 +26,12 @@ class Tile:
 
 
 def write_html(data: ReportData, path: Path) -> None:
-    """Writes the page; an earlier one at ``path`` is replaced at once or stays as it was."""
+    """Writes the page, or leaves an earlier one at ``path`` unchanged."""
     template = _environment().get_template("report.html.j2")
     title = ", ".join(run.run_id for run in data.runs) or "no run"
     page = template.render(data=data, shuffled=SHUFFLED, title=title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(page)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    write_atomic(path, page, 0o644)
 
 
 def _environment() -> jinja2.Environment:
@@ -68,11 +59,11 @@ def picture(image: Path) -> Markup:
     """The file as a ``data:`` URI."""
     data = image.read_bytes()
     encoded = base64.b64encode(data).decode()
-    return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - our own characters
+    return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - base64
 
 
 def tiles(run: RunReport) -> Sequence[Tile]:
-    """The first score of each of two names, time, rate and loss, as far as they are recorded."""
+    """Two scores, run time, rate and loss, as far as they are recorded."""
     first = {score.name: score for score in reversed(run.scores)}
     shown = [first[name] for name in ("bleu4", "exact_match") if name in first] or list(
         reversed(first.values())

@@ -1,12 +1,12 @@
-"""What a report says about runs, as frozen values that ``build`` fills from records.
+"""The contents of a report, as frozen dataclasses that ``build`` fills from records.
 
 ReportData
 └── RunReport            one run: what, when, how it ended
     ├── VMReport             one VM: its GPUs, the device TensorFlow used, steps and rates
     ├── PhaseRow, Span       how long each phase took, as a table and as a timeline
     ├── Curve                a loss over the steps of one phase on one VM
-    ├── Score, Sample        what came out, beside what language alone would give
-    └── Shards               who computed on what
+    ├── Score, Sample        the results, beside the scores of shuffled images
+    └── Shards               which VM computed on which examples
 """
 
 import re
@@ -44,10 +44,10 @@ class LogTail:
 
 @dataclass(frozen=True)
 class VMReport:
-    """``device`` is what TensorFlow itself said, such as ``/device:GPU:0``; None: it never did.
+    """``device`` is the one that TensorFlow used, such as ``/device:GPU:0``, or None.
 
-    Rates and steps are of the phase ``rate_phase``, after the last start of the workload there
-    (``starts`` counts them); the rate and ``step_seconds`` are medians over the logged steps.
+    Rates and steps are those of the phase ``rate_phase`` after the last start of the workload
+    (``starts`` counts them); the rate and ``step_seconds`` are medians of the logged steps.
     """
 
     name: str
@@ -76,23 +76,23 @@ class VMReport:
     last_checkpoint: int | None = None
     weights_sha256: str | None = None
     died_first: bool = False
-    """The run's error names this VM; others that did not finish followed it."""
+    """The run's error names this VM; others failed as a consequence."""
     tails: tuple[LogTail, ...] = ()
 
     @property
     def device_kind(self) -> str | None:
-        """``GPU``, ``CPU``, or None when nothing was recorded."""
+        """``GPU``, ``CPU``, or None when it was not recorded."""
         match = re.search(r"device:([A-Za-z]+)", self.device or "")
         return match[1].upper() if match else None
 
 
 @dataclass(frozen=True)
 class Span:
-    """A phase on the time axis; ``vm`` is None for one of the whole run.
+    """A phase on the time axis; ``vm`` is None for a phase of the whole run.
 
-    ``start`` is Unix seconds by the operator's clock, or seconds since the workload's start by the
-    guest's clock in the group ``workload``; ``seconds`` is None when no end was recorded, and
-    ``until`` then is the last moment of which anything was.
+    ``start`` is Unix seconds by the operator's clock, or in the group ``workload`` seconds since
+    the workload's start by the guest's clock; ``seconds`` is None without a recorded end, and
+    ``until`` is then the time of the last record.
     """
 
     group: Group
@@ -106,11 +106,11 @@ class Span:
 
 @dataclass(frozen=True)
 class PhaseRow:
-    """``overall_s`` is first start to last end; in the group ``workload`` the slowest VM's time,
-    because guests' clocks are not compared. None: not finished.
+    """``overall_s`` is from the first start to the last end; in the group ``workload`` the time of
+    the slowest VM, since guests' clocks differ. None if not finished.
 
-    ``by_vm`` has an entry for each VM that began it, None where it did not finish; ``attempts`` is
-    the most often that one VM began it.
+    ``by_vm`` has an entry for each VM that started it, None if it did not finish; ``attempts`` is
+    the largest number of starts on one VM.
     """
 
     group: Group
@@ -168,7 +168,7 @@ class Score:
 
     @property
     def explanation(self) -> str | None:
-        """What the shuffled counterpart says about this score, in one sentence."""
+        """Compares the score with its shuffled counterpart, in one sentence."""
         if self.shuffled is None:
             return None
         return (
@@ -198,14 +198,14 @@ class Shard:
     worker: int
     examples: int
     listed: int | None
-    """How many different ids shard_ids.txt has; None without the file."""
+    """The number of distinct ids in shard_ids.txt; None without the file."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """``disjoint`` and ``complete`` are computed from shard_ids.txt; None: could not be checked.
+    """``disjoint`` and ``complete`` are computed from shard_ids.txt; None if that is not possible.
 
-    ``sentence`` says it for people, and why not where it could not be checked.
+    ``sentence`` describes the result, or why it could not be verified.
     """
 
     by_vm: tuple[Shard, ...]
@@ -221,7 +221,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class VCenterReport:
-    """``name`` is the vCenter's own."""
+    """``name`` is the product name that the vCenter reports."""
 
     name: str
     url: str
@@ -230,8 +230,8 @@ class VCenterReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """``device_note`` is one sentence on the device TensorFlow really used; ``device_plain`` is
-    False when that is not simply a real GPU, and then it must be said where nobody overlooks it.
+    """``device_note`` is a sentence on the device that TensorFlow used; ``device_plain`` is False
+    unless all VMs used real GPUs, and the note must then be prominent.
     """
 
     dir: Path
@@ -260,7 +260,7 @@ class RunReport:
     samples: tuple[Sample, ...]
     shards: Shards | None
     weights_agree: bool | None
-    """All workers ended with the same weights; None: not recorded by all of several workers."""
+    """Whether all workers ended with the same weights; None if not recorded by all."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -280,7 +280,7 @@ class RunReport:
 
     @property
     def lost(self) -> tuple[VMReport, ...]:
-        """The VMs that did not finish, the one that the error names first."""
+        """The VMs that did not finish; the one in the run's error comes first."""
         lost = [vm for vm in self.vms if vm.outcome != "finished"]
         return tuple(sorted(lost, key=lambda vm: not vm.died_first))
 

@@ -1,7 +1,7 @@
-"""Phases: from start and end events to a table, a time axis, and nothing invented in between.
+"""Phases as a table and on a time axis, from their start and end events.
 
 gpuvm's own phases come from events.jsonl by the operator's clock; the workload's come from each
-VM's timings.jsonl by that guest's clock, so they are told in seconds since the workload's start.
+VM's timings.jsonl by the guest's clock, and so in seconds since the workload's start.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,10 +63,10 @@ def _provisioning_of(vm: str, sessions: Sequence[Sequence[PhaseEvent]]) -> int:
 
 
 def run_spans(events: Iterable[object], until: float | None = None) -> tuple[Span, ...]:
-    """The phases of gpuvm itself; an end without a start (the record began later) gives its own.
+    """The phases of gpuvm; the start of an end event without one is computed from its duration.
 
-    A phase without an end reaches as far as anything of its group was recorded, the group ``run``
-    to ``until``, when the run ended: provisioning may have been long before.
+    A phase without an end extends to the last record of its group, in the group ``run`` to
+    ``until``, the end of the run.
     """
     phases = [event for event in events if isinstance(event, PhaseEvent)]
     began: dict[tuple[str, str | None], float] = {}
@@ -76,12 +76,12 @@ def run_spans(events: Iterable[object], until: float | None = None) -> tuple[Spa
         last[_group(event.name)] = max(last[_group(event.name)], event.t)
         key = (event.name, event.vm)
         if event.state == "end":
-            spans.append(_ended(event, began.pop(key, None)))
-        elif key in began:  # begun once more without an end: the writer died between
-            spans.append(_open(*key, began[key], event.t))
+            spans.append(_finished(event, began.pop(key, None)))
+        elif key in began:  # started again without an end: the writer was killed
+            spans.append(_unfinished(*key, began[key], event.t))
         if event.state == "start":
             began[key] = event.t
-    spans += [_open(*key, start, last[_group(key[0])]) for key, start in began.items()]
+    spans += [_unfinished(*key, start, last[_group(key[0])]) for key, start in began.items()]
     return tuple(sorted(spans, key=lambda span: span.start))
 
 
@@ -104,12 +104,12 @@ def workload_spans(vm: str, timings: Sequence[Timing]) -> tuple[Span, ...]:
 
 
 def rows(spans: Sequence[Span]) -> tuple[PhaseRow, ...]:
-    """One row a phase, provisioning first, each group in its usual order, others as they came."""
+    """A row for each phase, in the usual order of each group; unknown phases come last."""
     phases: dict[tuple[Group, str], list[Span]] = {}
     for span in sorted(spans, key=lambda span: span.start):
         phases.setdefault((span.group, span.name), []).append(span)
     return tuple(
-        _row(group, name, phases[group, name]) for group, name in sorted(phases, key=_place)
+        _row(group, name, phases[group, name]) for group, name in sorted(phases, key=_sort_key)
     )
 
 
@@ -120,7 +120,7 @@ def title(name: str, group: Group = "workload") -> str:
     return name.replace("_", " ").replace("-", " ").capitalize()
 
 
-def _ended(event: PhaseEvent, start: float | None) -> Span:
+def _finished(event: PhaseEvent, start: float | None) -> Span:
     if start is None:
         start = event.t - (event.seconds or 0)
     seconds = event.t - start if event.seconds is None else event.seconds
@@ -128,7 +128,7 @@ def _ended(event: PhaseEvent, start: float | None) -> Span:
     return Span(_group(event.name), event.name, event.vm, start, seconds, start + seconds, ok)
 
 
-def _open(name: str, vm: str | None, start: float, until: float) -> Span:
+def _unfinished(name: str, vm: str | None, start: float, until: float) -> Span:
     return Span(_group(name), name, vm, start, None, max(start, until), None)
 
 
@@ -136,7 +136,7 @@ def _group(name: str) -> Group:
     return "provisioning" if name in PROVISIONING else "run"
 
 
-def _place(phase: tuple[Group, str]) -> tuple[int, int]:
+def _sort_key(phase: tuple[Group, str]) -> tuple[int, int]:
     group, name = phase
     known = _ORDER[group]
     return list(_ORDER).index(group), known.index(name) if name in known else len(known)
@@ -161,7 +161,7 @@ def _row(group: Group, name: str, spans: Sequence[Span]) -> PhaseRow:
 
 
 def _total(attempts: Sequence[Span]) -> float | None:
-    """Over all attempts of one VM; None when the last one did not end."""
+    """The sum of all attempts of one VM; None when the last one did not end."""
     if attempts[-1].seconds is None:
         return None
     return sum(span.seconds for span in attempts if span.seconds is not None)

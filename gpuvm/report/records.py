@@ -1,7 +1,7 @@
-"""The records of a run as a report reads them (docs/results-format.md).
+"""Reads the records of a run for a report (docs/results-format.md).
 
-Fields that are not known here are ignored and lines with an unknown ``event`` or ``kind`` skipped:
-a newer workload stays readable. What is known must be right, or BadInput names file and line.
+Unknown fields and lines with an unknown ``event`` or ``kind`` are ignored, so that records of newer
+workloads can be read. Known fields must be valid, or BadInput names file and line.
 """
 
 import re
@@ -134,14 +134,11 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Lines(Generic[Record]):
-    """``torn``: the last line was cut off in the middle and left out, as a dying writer leaves it.
-
-    ``there``: the file exists.
-    """
+    """``truncated``: the last line was incomplete and skipped: the writer was killed."""
 
     records: tuple[Record, ...]
-    torn: bool = False
-    there: bool = True
+    truncated: bool = False
+    exists: bool = True
 
 
 def read_manifest(run_dir: Path) -> Manifest:
@@ -156,7 +153,7 @@ def read_manifest(run_dir: Path) -> Manifest:
 
 
 def read_results(vm_dir: Path) -> Results | None:
-    """What the workload concluded; None when it did not get that far."""
+    """The workload's results; None when it did not finish."""
     file = vm_dir / "results.json"
     return read_json(file, _RESULTS) if file.is_file() else None
 
@@ -170,7 +167,7 @@ def read_timings(vm_dir: Path) -> Lines[Timing]:
 
 
 def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
-    """Raises BadInput with file and line when it is not JSON or not what it should be."""
+    """Raises BadInput with file and line for invalid JSON or invalid content."""
     text = file.read_bytes()
     try:
         return kind.validate_json(text)
@@ -181,13 +178,12 @@ def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
 
 
 def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
-    """One record a line, of a union told apart by a tag; lines with an unknown tag are skipped.
+    """Reads a record of a tagged union from each line; skips lines with an unknown tag.
 
-    Raises BadInput with file and line for anything else that is wrong, except a last line that was
-    cut off.
+    Raises BadInput with file and line for other errors, except a truncated last line.
     """
     if not file.is_file():
-        return Lines((), there=False)
+        return Lines((), exists=False)
     lines = file.read_bytes().split(b"\n")
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
@@ -200,7 +196,7 @@ def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
             if first["type"] == "union_tag_invalid":
                 continue
             if first["type"] == "json_invalid" and number == len(lines):
-                return Lines(tuple(records), torn=True)
+                return Lines(tuple(records), truncated=True)
             # A union's location begins with the tag, which is not a field.
             raise BadInput(f"{file}:{number}: {_problem_text(first, first['loc'][1:])}") from None
     return Lines(tuple(records))
@@ -219,7 +215,7 @@ def _problem_text(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
 
 
 def _json_line(text: bytes, detail: ErrorDetails) -> int:
-    """The line where the JSON breaks, or of the deepest part of the location that is there."""
+    """The line of the syntax error, or of the deepest existing part of the location."""
     if detail["type"] == "json_invalid":
         broken = re.search(r"line (\d+)", detail["ctx"]["error"])
         return int(broken[1]) if broken else 1

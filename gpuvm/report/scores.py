@@ -1,4 +1,4 @@
-"""What came out: scores beside their shuffled counterparts, and samples with their pictures."""
+"""Scores with their shuffled counterparts, and samples with their pictures."""
 
 import math
 import re
@@ -20,7 +20,7 @@ _MAGIC: Final = {
 
 
 def scores(vm: str, timings: Sequence[Timing], results: Results | None) -> tuple[Score, ...]:
-    """From the score events, the last of each name, split and decoder; else from results.json."""
+    """From the last score event of each name, split and decoder; else from results.json."""
     lines = [line for line in timings if isinstance(line, ScoreLine)] or _from_results(results)
     last = {(line.name, line.split, line.decoder): line for line in lines}
     return tuple(
@@ -50,7 +50,7 @@ def samples(vm: str, results: Results | None, vm_dir: Path) -> tuple[Sample, ...
 
 
 def media_type(picture: bytes) -> str | None:
-    """By the first bytes, for the formats that every browser shows; None for anything else."""
+    """The media type by the first bytes, or None for a format that not all browsers show."""
     return next((kind for magic, kind in _MAGIC.items() if picture.startswith(magic)), None)
 
 
@@ -84,18 +84,18 @@ def _sample(vm: str, record: SampleRecord, vm_dir: Path) -> Sample:
     return Sample(vm, record.caption, record.references, record.exact, image, why_not)
 
 
-def _picture(named: str | None, vm_dir: Path) -> tuple[Path | None, str | None]:
-    """The file if it is a picture inside ``vm_dir``: a record must not draw in other files."""
-    if named is None:
+def _picture(name: str | None, vm_dir: Path) -> tuple[Path | None, str | None]:
+    """The file if it is a picture inside ``vm_dir``: records are not trusted."""
+    if name is None:
         return None, "no picture was recorded"
-    file = (vm_dir / named).resolve()
+    file = (vm_dir / name).resolve()
     if not file.is_relative_to(vm_dir.resolve()):
-        return None, f"{named} is outside the run"
+        return None, f"{name} is outside the run"
     if not file.is_file():
-        return None, f"{named} is missing from the run"
+        return None, f"{name} is missing from the run"
     if file.stat().st_size > PICTURE_LIMIT_BYTES:
-        return None, f"{named} is larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
+        return None, f"{name} is larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
     with file.open("rb") as picture:
         if media_type(picture.read(16)) is None:
-            return None, f"{named} is not a PNG, JPEG or GIF picture"
+            return None, f"{name} is not a PNG, JPEG or GIF picture"
     return file, None

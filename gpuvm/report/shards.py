@@ -1,4 +1,4 @@
-"""Who computed on what: checked from the lists of example ids, not taken from anybody's word."""
+"""Verifies from the lists of example ids that the workers' shards cover the data set."""
 
 import hashlib
 from collections import Counter
@@ -22,10 +22,10 @@ def shards(timings: Mapping[str, Sequence[Timing]], run_dir: Path) -> Shards | N
         for vm, line in sorted(lines.items(), key=lambda item: item[1].worker)
     )
     total = max(line.of for line in lines.values())
-    doubt = _doubt(lines, ids)
-    if doubt is not None:
-        return Shards(by_vm, total, None, None, f"Not verified: {doubt}.")
-    return _judged(by_vm, total, [found for found in ids.values() if found is not None])
+    problem = _why_unverified(lines, ids)
+    if problem is not None:
+        return Shards(by_vm, total, None, None, f"Not verified: {problem}.")
+    return _verify(by_vm, total, [found for found in ids.values() if found is not None])
 
 
 def _shard_line(timings: Sequence[Timing]) -> ShardLine | None:
@@ -44,8 +44,8 @@ def _count(ids: Sequence[str] | None) -> int | None:
     return None if ids is None else len(set(ids))
 
 
-def _doubt(lines: Mapping[str, ShardLine], ids: IdLists) -> str | None:
-    """Why the lists cannot prove anything, or None."""
+def _why_unverified(lines: Mapping[str, ShardLine], ids: IdLists) -> str | None:
+    """Why the lists cannot be used, or None."""
     workers = max(line.workers for line in lines.values())
     if {line.worker for line in lines.values()} != set(range(workers)):
         return f"only {len(lines)} of {workers} workers recorded their shard"
@@ -56,7 +56,7 @@ def _doubt(lines: Mapping[str, ShardLine], ids: IdLists) -> str | None:
         if len(listed) != line.examples:
             return f"{vm} lists {len(listed):,} ids and recorded {line.examples:,} examples"
         if line.ids_sha256 is not None and _digest(listed) != line.ids_sha256:
-            return f"shard_ids.txt of {vm} is not the list whose hash it recorded"
+            return f"shard_ids.txt of {vm} does not match its recorded hash"
     if len({line.of for line in lines.values()}) > 1:
         return "the workers do not agree on the size of the data set"
     return None
@@ -66,7 +66,7 @@ def _digest(ids: Sequence[str]) -> str:
     return hashlib.sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest()
 
 
-def _judged(by_vm: tuple[Shard, ...], total: int, ids: Sequence[Sequence[str]]) -> Shards:
+def _verify(by_vm: tuple[Shard, ...], total: int, ids: Sequence[Sequence[str]]) -> Shards:
     seen = Counter(one for shard in ids for one in set(shard))
     twice = sum(1 for times in seen.values() if times > 1)
     disjoint, complete = twice == 0, len(seen) == total
@@ -80,7 +80,7 @@ def _judged(by_vm: tuple[Shard, ...], total: int, ids: Sequence[Sequence[str]]) 
     else:
         overlap = "none are" if disjoint else f"{twice:,} are"
         sentence = (
-            f"Refuted by the lists of ids: {overlap} in more than one shard, "
+            f"Wrong according to the lists of ids: {overlap} in more than one shard, "
             f"and together they have {len(seen):,} of {total:,} examples."
         )
     return Shards(by_vm, total, disjoint, complete, sentence)

@@ -1,4 +1,4 @@
-"""What each VM did, from its timings: device, steps, rates, losses, and its last log lines."""
+"""The report on each VM from its timings: device, steps, rates, losses, last log lines."""
 
 import math
 import re
@@ -26,10 +26,10 @@ Kind = TypeVar("Kind")
 
 
 def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, manifest: Manifest) -> VMReport:
-    """The run's error names the VM that died first."""
+    """The run's error names the VM that failed first."""
     timings = since_last_start(lines.records)
     start, end = _last(timings, Start), _last(timings, End)
-    steps = _rated(timings)
+    steps = _rate_steps(timings)
     wanted = max((step.steps for step in steps if step.steps is not None), default=None)
     outcome = _outcome(lines, end, manifest)
     return VMReport(
@@ -58,19 +58,19 @@ def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, manifest: Manifest)
         seconds=end.seconds if end else None,
         last_checkpoint=max((c.step for c in _all(timings, Checkpoint)), default=None),
         weights_sha256=end.weights_sha256 if end else None,
-        died_first=outcome != "finished" and _names(manifest.error, vm.name),
+        died_first=outcome != "finished" and _mentions(manifest.error, vm.name),
         tails=() if outcome == "finished" else _tails(vm_dir),
     )
 
 
 def since_last_start(timings: Sequence[Timing]) -> Sequence[Timing]:
-    """A workload that was started again there wrote on in the same file; the last start counts."""
+    """The records of the last start: a restarted workload appends to the same file."""
     starts = [i for i, line in enumerate(timings) if isinstance(line, Start)]
     return timings[starts[-1] :] if starts else timings
 
 
 def curves(vm: str, timings: Sequence[Timing]) -> tuple[Curve, ...]:
-    """A curve for each phase that logged losses, in the order they came."""
+    """A curve for each phase that logged losses, in their order."""
     by_phase: dict[str, list[tuple[int, float]]] = {}
     for step in _all(timings, Step):
         if step.loss is not None:
@@ -103,15 +103,15 @@ def _reached(steps: Sequence[Step], wanted: int | None, end: End | None) -> int 
     return max((step.step for step in steps), default=None)
 
 
-def _rated(timings: Sequence[Timing]) -> Sequence[Step]:
-    """The steps of ``train``, else those of the last phase that has any."""
+def _rate_steps(timings: Sequence[Timing]) -> Sequence[Step]:
+    """The steps of ``train``, else of the last phase with steps."""
     steps = _all(timings, Step)
     phases = {step.phase for step in steps}
     chosen = "train" if "train" in phases or not steps else steps[-1].phase
     return [step for step in steps if step.phase == chosen]
 
 
-def _names(error: str | None, vm: str) -> bool:
+def _mentions(error: str | None, vm: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(vm)}(?![\w-])", error or "") is not None
 
 
@@ -121,7 +121,7 @@ def _tails(vm_dir: Path) -> tuple[LogTail, ...]:
 
 
 def _last_lines(file: Path) -> tuple[str, ...]:
-    """Without colours and control characters; a long log is read from its end only."""
+    """The last lines, without colours and control characters."""
     if not file.is_file():
         return ()
     with file.open("rb") as log:
@@ -154,10 +154,10 @@ def _sum(values: Sequence[float]) -> float | None:
 
 
 def device_note(vms: Sequence[VMReport], manifest: Manifest) -> tuple[str, bool]:
-    """The sentence, and whether it is the plain case: every VM on a real GPU.
+    """Returns a sentence on the device, and whether it is the expected one.
 
-    Only the workload's own record of its device counts, not what the VM was given. A program that
-    keeps no contract makes none, and one that was not to see its GPU is on the CPU: plain too.
+    It is based on the workload's record of its device, not on the VM's devices. A program without
+    the contract makes none, and one whose GPU was hidden uses the CPU: both are expected.
     """
     on: dict[str | None, list[VMReport]] = {}
     for vm in vms:
@@ -165,7 +165,7 @@ def device_note(vms: Sequence[VMReport], manifest: Manifest) -> tuple[str, bool]
     if set(on) <= {None} and not manifest.contract:
         return "A program of your own: it recorded no device.", True
     if set(on) <= {None}:
-        return "Nothing recorded which device TensorFlow used.", False
+        return "The device that TensorFlow used was not recorded.", False
     if manifest.gpus_hidden and set(on) == {"CPU"}:
         return "TensorFlow ran on the CPU: the GPU was hidden from it, to compare.", True
     if len(on) > 1:
@@ -176,13 +176,13 @@ def device_note(vms: Sequence[VMReport], manifest: Manifest) -> tuple[str, bool]
 
 
 def _mixed(on: dict[str | None, list[VMReport]]) -> str:
-    told = [
+    parts = [
         f"on {f'the {kind}' if kind else 'an unrecorded device'} on {_vm_names(vms)}"
         for kind, vms in sorted(on.items(), key=lambda item: item[0] or "")
     ]
     simulated = any(vm.simulated for vms in on.values() for vm in vms)
     aside = "; some of these GPUs are simulated" if simulated else ""
-    return f"TensorFlow ran {', '.join(told)}{aside}."
+    return f"TensorFlow ran {', '.join(parts)}{aside}."
 
 
 def _on_gpu(vms: Sequence[VMReport]) -> tuple[str, bool]:
@@ -194,12 +194,12 @@ def _on_gpu(vms: Sequence[VMReport]) -> tuple[str, bool]:
 
 
 def _aside(vms: Sequence[VMReport]) -> str:
-    given = [vm for vm in vms if vm.gpus]
-    if not given:
+    with_gpu = [vm for vm in vms if vm.gpus]
+    if not with_gpu:
         return "; no GPU was attached."
-    if all(vm.simulated for vm in given):
+    if all(vm.simulated for vm in with_gpu):
         return "; the GPU in this lab is simulated."
-    return f", although {_vm_names(given)} had a GPU: these times say nothing about it."
+    return f", although {_vm_names(with_gpu)} had a GPU: these times do not measure it."
 
 
 def _vm_names(vms: Iterable[VMReport]) -> str:

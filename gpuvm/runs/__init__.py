@@ -3,13 +3,12 @@
     chosen = runs.find("captioning")
     runs.run(chosen, args, members, distributed=True, …)
 
-A workload never imports gpuvm; workloads/README.md has the contract that it keeps, and what it
-declares in its workload.toml.
+A workload never imports gpuvm; workloads/README.md describes its contract and its workload.toml.
 """
 
 from gpuvm.runs import caption, sweep
 from gpuvm.runs.bundle import Workload, find, of_project
-from gpuvm.runs.call import ask
+from gpuvm.runs.call import run_once
 from gpuvm.runs.declaration import Reference
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import Progress, Watch
@@ -24,7 +23,7 @@ from gpuvm.runs.guest_runs import (
     state_of,
 )
 from gpuvm.runs.inputs import DATA, Inputs
-from gpuvm.runs.run import Terms, begin_record, run
+from gpuvm.runs.run import RunOptions, begin_record, run
 from gpuvm.runs.watched import attach
 
 __all__ = [
@@ -33,12 +32,11 @@ __all__ = [
     "Member",
     "Progress",
     "Reference",
+    "RunOptions",
     "RunState",
-    "Terms",
     "Watch",
     "Workload",
     "adopt",
-    "ask",
     "attach",
     "begin_record",
     "cancel_run",
@@ -50,6 +48,7 @@ __all__ = [
     "prune_runs",
     "read_logs",
     "run",
+    "run_once",
     "state_of",
     "sweep",
 ]

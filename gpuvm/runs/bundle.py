@@ -1,6 +1,6 @@
-"""Which program a workload is, what goes with it to the guests, and what it imports.
+"""Finds a workload: its command, its files, and the modules that it imports.
 
-Modules that it cannot do without are looked for in the guests before anything is sent.
+The guests are checked for required modules before anything is sent.
 """
 
 import ast
@@ -20,22 +20,22 @@ from gpuvm.runs.declaration import Declaration
 from gpuvm.runs.project import PYTHONS
 
 COMMON = "common"
-"""The package that the shipped workloads share."""
+"""The package that all shipped workloads use."""
 PROJECT = "project"
-"""The copy of a user's project, in the run's folder in a guest."""
+"""The folder of a user's project, in the run's folder in a guest."""
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Set, it keeps ``python -m NAME`` from finding a package in the folder where it is run."""
+"""If set, ``python -m NAME`` does not find packages in the working directory."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """``command`` runs in ``cwd``, below which ``files`` lie, by their paths there.
+    """``command`` runs in ``cwd``; ``files`` are by their paths below it.
 
-    It follows the interpreter if ``python``, else it is the whole command. ``root`` is the folder
-    on this machine that ``cwd`` is a copy of. ``requires`` are the modules that the guest's Python
-    must have, its standard library included, since it may be an older one. They are read here and
-    once: CPython's parser is not safe to call from several threads (python/cpython issue 106905).
-    ``requirements`` is a file that says which packages are needed beyond the guest's.
+    If ``python``, the command are arguments of the interpreter. ``root`` is the local folder that
+    ``cwd`` is a copy of. ``requires`` are the modules that the guest's Python must have, also of
+    the standard library, since it may be an older one. They are read once, here: CPython's parser
+    is not thread-safe (python/cpython issue 106905). ``requirements`` is a file of packages to
+    install in addition to the guest's.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Workload:
 
     @property
     def own(self) -> bool:
-        """Whether it is a project of the user's, in whose copy everything new is a result."""
+        """Whether it is the user's project, where every new file is a result."""
         return self.cwd != "."
 
     @property
     def size(self) -> int:
-        """Bytes that travel when the guest has none of it."""
+        """The size of all files in bytes."""
         return sum(file.stat().st_size for file in self.files.values())
 
     def hashes(self) -> dict[str, str]:
@@ -64,38 +64,38 @@ class Workload:
 
     @property
     def program(self) -> str:
-        """What messages call it: ``captioning``, ``mine.py``."""
+        """Its name in messages: ``captioning``, ``mine.py``."""
         return self.command[-1]
 
     def run_here(self, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-        """Runs it to its end on this machine, in the working directory, with this Python.
+        """Runs it on this machine, in the working directory, with this Python, and waits.
 
-        Raises PreflightRefused for a module that is missing here.
+        Raises PreflightRefused for a missing module.
         """
-        # -P: else a folder of the same name in the working directory would be run instead.
+        # -P: a folder of that name in the working directory must not be run.
         command = [sys.executable, "-P", *self.command, *arguments]
         path = os.pathsep.join(filter(None, (str(self.root), os.environ.get("PYTHONPATH"))))
         environment = os.environ | {"PYTHONPATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0 and "No module named" in done.stderr:
             raise PreflightRefused(
-                f"{self.name} needs more here: {last_line(done.stderr)}",
+                f"{self.name} cannot run on this machine: {last_line(done.stderr)}",
                 hint="pip install 'gpuvm[lab]'",
             )
         return done
 
     def error(self, stderr: str) -> str:
-        """The last line that it wrote, without its name before it."""
+        """The last line of its standard error, without its name."""
         return last_line(stderr).removeprefix(f"{self.name}: ")
 
 
 def find(name: str) -> Workload:
-    """A shipped workload by its name or an alias, or a script of one's own and what is beside it.
+    """Finds a shipped workload by name or alias, or a user's script with the files beside it.
 
-    Raises NotFound with what there is, BadInput for a file that is not there or no Python program.
+    Raises NotFound, which lists the workloads, and BadInput for a missing or invalid file.
     """
     if name.endswith(".py") or "/" in name:
-        return _own(project.of_script(Path(name)))
+        return _user_project(project.of_script(Path(name)))
     folders = _shipped()
     declared = {folder.name: declaration.read(folder) for folder in folders}
     for folder in folders:
@@ -107,12 +107,12 @@ def find(name: str) -> Workload:
 
 
 def of_project(root: Path, command: Sequence[str]) -> Workload:
-    """Any command in a copy of a folder; raises BadInput."""
-    return _own(project.of_folder(root, command))
+    """Any command in a copy of a folder. Raises BadInput."""
+    return _user_project(project.of_folder(root, command))
 
 
 def shipped() -> list[Workload]:
-    """All that gpuvm ships, by name."""
+    """All workloads that gpuvm ships."""
     return [find(folder.name) for folder in _shipped()]
 
 
@@ -128,13 +128,13 @@ def _files_below(folder: Path) -> list[Path]:
     ]
 
 
-def _own(found: project.Project) -> Workload:
+def _user_project(found: project.Project) -> Workload:
     command, python = found.command, found.command[0] in PYTHONS
     script = found.root / command[1] if python and command[1:] else None
     requires: set[str] = set()
     if script is not None and script.is_file() and found.requirements is None:
         beside = {name.partition("/")[0].removesuffix(".py") for name in found.files}
-        requires = needed(script) - beside
+        requires = imported_modules(script) - beside
     return Workload(
         name=found.name,
         root=found.root,
@@ -153,24 +153,24 @@ def _workload(
 ) -> Workload:
     by_path = {file.relative_to(root).as_posix(): file for file in files}
     own = {path.partition("/")[0].removesuffix(".py") for path in by_path}
-    found = {module for file in files if file.suffix == ".py" for module in needed(file)}
+    found = {module for file in files if file.suffix == ".py" for module in imported_modules(file)}
     return Workload(name, root, command, by_path, tuple(sorted(found - own)), declared)
 
 
-_CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
-_ASKS = {"TYPE_CHECKING", "sys", "os", "platform"}
-"""An ``if`` that asks these decides by where it runs, which cannot be known here."""
+_CAUGHT_IMPORT_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+_ENVIRONMENT_NAMES = {"TYPE_CHECKING", "sys", "os", "platform"}
+"""An ``if`` on these depends on the machine, so its imports are not required."""
 
 
-def needed(file: Path) -> set[str]:
-    """The modules that it imports, without those that it can do without.
+def imported_modules(file: Path) -> set[str]:
+    """Returns the top-level modules that it imports unconditionally.
 
-    By the first part of their names. Raises BadInput with file and line.
+    Raises BadInput with file and line.
     """
-    return {name for node in _certain(_parsed(file)) for name in _of(node)}
+    return {name for node in _unconditional(_parse(file)) for name in _imports_of(node)}
 
 
-def _parsed(file: Path) -> ast.Module:
+def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_bytes())
     except (SyntaxError, ValueError) as error:
@@ -178,7 +178,7 @@ def _parsed(file: Path) -> ast.Module:
         raise BadInput(f"{file}:{line}: not a Python program: {error}") from None
 
 
-def _of(node: ast.AST) -> set[str]:
+def _imports_of(node: ast.AST) -> set[str]:
     if isinstance(node, ast.Import):
         return {alias.name.split(".")[0] for alias in node.names}
     if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -186,8 +186,8 @@ def _of(node: ast.AST) -> set[str]:
     return set()
 
 
-def _certain(tree: ast.Module) -> Iterator[ast.AST]:
-    """Its nodes, but not those that run only under a condition on modules or on the machine."""
+def _unconditional(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yields the nodes that do not depend on installed modules or on the machine."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -196,18 +196,18 @@ def _certain(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    if isinstance(node, ast.Try) and any(map(_catches, node.handlers)):
+    if isinstance(node, ast.Try) and any(map(_catches_import_error, node.handlers)):
         yield from (*node.orelse, *node.finalbody)
-    elif not (isinstance(node, ast.If) and _asks(node.test)):
+    elif not (isinstance(node, ast.If) and _tests_environment(node.test)):
         yield from ast.iter_child_nodes(node)
 
 
-def _catches(handler: ast.ExceptHandler) -> bool:
-    return handler.type is None or bool(_names(handler.type) & _CATCHES)
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    return handler.type is None or bool(_names(handler.type) & _CAUGHT_IMPORT_ERRORS)
 
 
-def _asks(test: ast.expr) -> bool:
-    return bool(_names(test) & _ASKS)
+def _tests_environment(test: ast.expr) -> bool:
+    return bool(_names(test) & _ENVIRONMENT_NAMES)
 
 
 def _names(expression: ast.expr) -> set[str]:
@@ -216,18 +216,18 @@ def _names(expression: ast.expr) -> set[str]:
 
 
 def check_imports(guest: Guest, python: str, modules: Sequence[str]) -> None:
-    """Raises PreflightRefused with the modules that are missing, or why this Python is no use."""
+    """Raises PreflightRefused for missing modules, or if this Python does not work."""
     command = scripts.command(python, "missing_imports", *modules)
-    done = guest.run(command, timeout_s=120, check=False, what=f"ask {python} for modules")
+    done = guest.run(command, timeout_s=120, check=False, what="check modules")
     missing = done.stdout.split()
     if done.exit_status == 0 and not missing:
         return
-    lacks = f"{python} has no module {', '.join(missing)}"
+    without = f"{python} has no module {', '.join(missing)}"
     broken = f"{python} does not work: {last_line(done.stderr)}"
     raise PreflightRefused(
-        f"{guest.name}: {lacks if missing else broken}",
-        hint="install it in the VM template (workloads/requirements.txt), or name another "
-        "interpreter with guest.python in the context",
+        f"{guest.name}: {without if missing else broken}",
+        hint="install it in the VM template (workloads/requirements.txt), or set guest.python in "
+        "the context to another interpreter",
     )
 
 

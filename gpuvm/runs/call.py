@@ -1,4 +1,4 @@
-"""ask(): runs a program once in one guest and returns what it printed."""
+"""run_once(): runs a workload in one guest and returns its output."""
 
 import contextlib
 import secrets
@@ -17,7 +17,7 @@ from gpuvm.settings import GuestSettings
 TIMEOUT_S = 900.0
 
 
-def ask(
+def run_once(
     workload: Workload,
     args: Sequence[str],
     endpoint: Endpoint,
@@ -26,11 +26,11 @@ def ask(
     files: Mapping[str, Path],
     inputs: Inputs,
 ) -> CommandResult:
-    """Returns its output and exit status. Nothing of it stays in the guest but ``inputs``.
+    """Returns its output and exit status; leaves nothing but ``inputs`` in the guest.
 
-    ``files`` lie beside the program; ``inputs`` and ``args`` are as for a run.
+    ``files`` are put beside the program; ``inputs`` and ``args`` are as for a run.
     """
-    mark = f"{workload.name}-ask-{secrets.token_hex(4)}"
+    mark = f"{workload.name}-once-{secrets.token_hex(4)}"
     folder = f"{settings.work_dir}/{mark}"
     with connect(endpoint) as guest:
         check_imports(guest, settings.python, workload.requires)
@@ -43,11 +43,11 @@ def ask(
             command = f"cd {shlex.quote(folder)} && {environment} exec {shlex.join(words)}"
             return guest.run(command, timeout_s=TIMEOUT_S, check=False, what=workload.program)
         finally:
-            _leave_nothing(guest, settings.python, mark, folder)
+            _clean_up(guest, settings.python, mark, folder)
 
 
-def _leave_nothing(guest: Guest, python: str, mark: str, folder: str) -> None:
-    """Whatever can still be done: after Ctrl-C or a lost connection another error is on its way."""
+def _clean_up(guest: Guest, python: str, mark: str, folder: str) -> None:
+    """Ignores errors: after Ctrl-C or a lost connection another error is being raised."""
     with contextlib.suppress(GuestError):
         end_all(guest, python, mark)
         guest.run(["rm", "-rf", "--", folder], timeout_s=60, what="clean up")

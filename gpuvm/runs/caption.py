@@ -1,4 +1,4 @@
-"""Captions for pictures from a fetched run of a workload that declares how (workload.toml)."""
+"""Captions for pictures, from a fetched run of a workload that declares it (workload.toml)."""
 
 import json
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from gpuvm import data, results
 from gpuvm.errors import BadInput, NotFound, RunError
 from gpuvm.guest import Endpoint
 from gpuvm.runs.bundle import Workload, find, shipped
-from gpuvm.runs.call import ask
+from gpuvm.runs.call import run_once
 from gpuvm.runs.declaration import Caption
 from gpuvm.runs.inputs import DATA, Folder
 from gpuvm.settings import GuestSettings
 
 BAD_INPUT = 2
-"""The status of a workload whose arguments or data are wrong (workloads/README.md)."""
+"""The exit status of a workload for wrong arguments or data (workloads/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Captioner:
     def on(
         self, endpoint: Endpoint, settings: GuestSettings, images: Sequence[Path], beam: int
     ) -> list[str]:
-        """The same, computed in a guest, which gets the model once. Raises GuestError too."""
+        """Like ``here``, in a guest, to which the model is sent once. Raises GuestError too."""
         model = data.folder(self._files(), "model")
         pictures = {f"picture-{n:04d}{i.suffix}": i for n, i in enumerate(images)}
         inputs: dict[str, Path | Folder] = {model.place: model.source}
@@ -49,7 +49,7 @@ class Captioner:
             named = data.file(file)
             inputs[named.place] = named.source
             words += [option, f"{DATA}/{named.place}"]
-        done = ask(
+        done = run_once(
             self.workload,
             _arguments(words, beam),
             endpoint,
@@ -63,15 +63,15 @@ class Captioner:
         return self._captions(done.exit_status, done.stdout, errors)
 
     def _files(self) -> dict[str, Path]:
-        """What the program reads of the run, by its path there."""
+        """The files of the run that the program reads, by path."""
         found = [file for pattern in self.declared.files for file in self.model.glob(pattern)]
         return {file.relative_to(self.model).as_posix(): file for file in sorted(found)}
 
     def _data(self) -> list[tuple[str, Path]]:
-        """Options with known files that this model needs. Raises BadInput for one not here."""
+        """Options for known files that this model needs. Raises BadInput for a missing file."""
         model = json.loads((self.model / self.declared.model).read_text(encoding="utf-8"))
-        needed = [one for one in self.declared.data if model.get(one.field)]
-        return [(one.option, data.known_file(one.name)) for one in needed]
+        needed = [file for file in self.declared.data if model.get(file.field)]
+        return [(file.option, data.known_file(file.name)) for file in needed]
 
     def _captions(self, status: int, stdout: str, stderr: str) -> list[str]:
         if status != 0:
@@ -82,14 +82,14 @@ class Captioner:
 
 def latest() -> results.Run:
     """The latest run of a workload that can caption. Raises BadInput when there is none."""
-    able = [one for one in shipped() if one.declaration.caption]
+    captioning = [one for one in shipped() if one.declaration.caption]
     return results.load(
-        workloads=[name for one in able for name in (one.name, *one.declaration.aliases)]
+        workloads=[name for one in captioning for name in (one.name, *one.declaration.aliases)]
     )
 
 
 def captioner(record: results.Run) -> Captioner:
-    """Raises BadInput for a run that cannot caption."""
+    """Raises BadInput for a run without a trained captioner."""
     try:
         workload = find(record.manifest.workload)
     except NotFound:  # a program of the user's own
@@ -104,7 +104,7 @@ def captioner(record: results.Run) -> Captioner:
 def _no_captioner(record: results.Run) -> BadInput:
     return BadInput(
         f"run {record.run_id} has no trained captioner",
-        hint="gpuvm run captioning --distributed makes one; --run names another run",
+        hint="'gpuvm run captioning --distributed' trains one; --run selects another run",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a program that ended well left out of a workload's contract (workloads/README.md)."""
+"""Checks that a program wrote the records of a workload's contract (workloads/README.md)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,31 +7,31 @@ from pathlib import Path
 RESULTS = "results.json"
 
 
-def complaint(
+def missing_records(
     program: str, folders: Mapping[str, Path], *, chief: str | None, resumed: bool
 ) -> str | None:
-    """One line; None when all is there. ``folders`` are what was fetched, by VM.
+    """Returns a warning of one line, or None. ``folders`` are the fetched output, by VM.
 
-    ``chief`` is the only one that must leave results; without one, each must. One that went on
-    from a run before may have had no step left to do, and so may one of several.
+    Only ``chief`` must write results; without a chief, each VM must. A resumed run may have had no
+    steps left, and so may one of several VMs.
     """
     events = {vm: _events(folder / "timings.jsonl") for vm, folder in folders.items()}
-    stepped = resumed or any("step" in seen for seen in events.values())
-    missing = {vm: _missing(seen, stepped=stepped) for vm, seen in events.items()}
+    has_steps = resumed or any("step" in seen for seen in events.values())
+    missing = {vm: _missing(seen, has_steps=has_steps) for vm, seen in events.items()}
     for vm, folder in folders.items():
         if chief in (None, vm) and not (folder / RESULTS).is_file():
             missing[vm].append(f"no {RESULTS}")
     if not any(missing.values()):
         return None
     return (
-        f"{program} left out what reports are made of: {_missing_text(missing)} "
-        "(workloads/README.md has the contract)"
+        f"{program} did not write all records for the report: {_missing_text(missing)} "
+        "(see the contract in workloads/README.md)"
     )
 
 
-def _missing(seen: set[str], *, stepped: bool) -> list[str]:
-    there = {"start record": "start" in seen, "step": stepped, "end record": "end" in seen}
-    return [f"no {what}" for what, is_there in there.items() if not is_there]
+def _missing(seen: set[str], *, has_steps: bool) -> list[str]:
+    found = {"start record": "start" in seen, "step": has_steps, "end record": "end" in seen}
+    return [f"no {what}" for what, is_found in found.items() if not is_found]
 
 
 def _events(timings: Path) -> set[str]:
@@ -44,14 +44,18 @@ def _event(line: bytes) -> str:
     try:
         return str(json.loads(line)["event"])
     except (ValueError, KeyError, TypeError):
-        return ""  # the report names the line
+        return ""  # the report reports the line
 
 
 def _missing_text(missing: Mapping[str, Sequence[str]]) -> str:
-    """The VMs are named where they differ."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for vm, told in missing.items():
-        alike.setdefault(tuple(told), []).append(vm)
-    if len(alike) == 1:
-        return ", ".join(next(iter(alike)))
-    return "; ".join(f"{', '.join(vms)}: {', '.join(told)}" for told, vms in alike.items() if told)
+    """Names the VMs only if they differ."""
+    vms_by_missing: dict[tuple[str, ...], list[str]] = {}
+    for vm, records in missing.items():
+        vms_by_missing.setdefault(tuple(records), []).append(vm)
+    if len(vms_by_missing) == 1:
+        return ", ".join(next(iter(vms_by_missing)))
+    return "; ".join(
+        f"{', '.join(vms)}: {', '.join(records)}"
+        for records, vms in vms_by_missing.items()
+        if records
+    )

@@ -1,4 +1,4 @@
-"""workload.toml: what a shipped workload declares about itself (workloads/README.md)."""
+"""workload.toml, the declaration of a shipped workload (workloads/README.md)."""
 
 import tomllib
 from pathlib import Path
@@ -15,7 +15,7 @@ class _Model(BaseModel):
 
 
 class Axis(_Model):
-    """``option`` takes the ``values`` of an axis of the grid; ``single`` takes one value."""
+    """An axis of the grid: ``option`` takes its ``values``, ``single`` takes one value."""
 
     option: str
     single: str
@@ -23,9 +23,8 @@ class Axis(_Model):
 
 
 class Sweep(_Model):
-    """A grid that VMs can share out: ``share`` takes I/N, ``gather`` the folders of all shares.
-
-    With ``gather`` the program prints the path of what it made of them.
+    """A grid that can be divided among VMs: the option ``share`` takes I/N, ``gather`` the folders
+    of all shares; the program then prints the path of its result.
     """
 
     share: str
@@ -34,7 +33,7 @@ class Sweep(_Model):
 
 
 class CaptionData(_Model):
-    """Where the model has ``field``, ``option`` takes the known file ``name`` (gpuvm data)."""
+    """If the model has ``field``, ``option`` needs the known file ``name`` (gpuvm data)."""
 
     field: str
     option: str
@@ -42,9 +41,9 @@ class CaptionData(_Model):
 
 
 class Caption(_Model):
-    """The program captions pictures with a fetched run that has the JSON file ``model``.
+    """The program can caption pictures with a fetched run that has the JSON file ``model``.
 
-    ``files`` are patterns of what it reads there.
+    ``files`` are globs of the files that it reads.
     """
 
     model: str
@@ -60,9 +59,9 @@ class Reference(_Model):
 
 
 class Declaration(_Model):
-    """``contract``: the program takes gpuvm's own arguments and writes its records.
+    """``contract``: the program takes gpuvm's arguments and writes its records.
 
-    ``aliases`` are names that it had, under which older runs are recorded.
+    ``aliases`` are former names, under which older runs are recorded.
     """
 
     contract: bool = False
@@ -73,7 +72,7 @@ class Declaration(_Model):
 
 
 def read(folder: Path) -> Declaration:
-    """Nothing is declared where there is no file. Raises BadInput for one that is wrong."""
+    """Returns the defaults if there is no file. Raises BadInput for an invalid one."""
     file = folder / FILE
     if not file.is_file():
         return Declaration()

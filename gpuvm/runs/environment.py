@@ -1,7 +1,7 @@
-"""Packages that a project needs beyond the VM template's: an environment in the guest, by uv.
+"""A virtual environment in the guest, made by uv, for packages that the VM template lacks.
 
-It lies above the template's own Python and sees its packages, is made once for each content of the
-requirements, and is shared by the runs that use it (gpuvm/guest/scripts/environment.py).
+It includes the packages of the template's Python, is created once for each content of the
+requirements, and is shared by runs (gpuvm/guest/scripts/environment.py).
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from pathlib import Path
 from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.guest import Guest, scripts
 
-MAKE_S = 3600.0
+CREATE_TIMEOUT_S = 3600.0
 KEY_LENGTH = 24
 _INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)", re.MULTILINE)
 
 
 def key(requirements: Path, wheelhouse: str | None) -> str:
-    """What the environment is known by: the file's content, and that of the files it includes.
+    """Identifies the environment by the content of the file and of the files it includes.
 
     Raises BadInput for a file that cannot be read.
     """
@@ -42,19 +42,19 @@ def key(requirements: Path, wheelhouse: str | None) -> str:
 def ensure(
     guest: Guest, python: str, work_dir: str, key: str, requirements: str, wheelhouse: str | None
 ) -> str:
-    """Return the path of the environment's Python, made if it is not there.
+    """Return the path of the environment's Python; create the environment if necessary.
 
     ``requirements`` and ``wheelhouse`` are paths in the guest. Raises PreflightRefused with the
     last lines of the resolver, and GuestError.
     """
     more = [] if wheelhouse is None else [wheelhouse]
     command = scripts.command(python, "environment", work_dir, key, requirements, *more)
-    done = guest.run(command, timeout_s=MAKE_S, what="make the Python environment")
+    done = guest.run(command, timeout_s=CREATE_TIMEOUT_S, what="create the Python environment")
     answer = json.loads(done.stdout)
     if "problem" in answer:
         raise PreflightRefused(
             f"{guest.name}: the requirements cannot be installed:\n{answer['problem']}",
-            hint="TensorFlow and what it needs stay as the VM template has them; --wheelhouse DIR "
-            "brings wheels to guests without a package index",
+            hint="TensorFlow and its dependencies cannot be replaced; --wheelhouse DIR provides "
+            "wheels to guests without a package index",
         )
     return str(answer["python"])

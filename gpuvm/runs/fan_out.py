@@ -1,4 +1,4 @@
-"""The same work in every member of a run at once, a thread for each; every outcome is kept."""
+"""Runs the same function in all members of a run in parallel, a thread for each."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,7 +12,7 @@ from gpuvm.events import Events
 from gpuvm.guest import Endpoint, Guest, connect
 from gpuvm.inventory import VM
 
-QUICK_S = 5.0
+CONNECT_S = 5.0
 
 Result = TypeVar("Result")
 
@@ -28,17 +28,17 @@ class Member:
         return self.vm.name
 
 
-class Everywhere:
-    """``lost`` are the names of guests that clean-up could not reach; it asks them only once."""
+class FanOut:
+    """``unreachable`` are guests that clean-up could not reach; they are not tried again."""
 
     def __init__(self, members: Sequence[Member], events: Events) -> None:
         self._members, self._events = members, events
         self._connected: set[Guest] = set()
-        self.lost: set[str] = set()
+        self.unreachable: set[str] = set()
 
     def each(self, phase: str | None, work: Callable[[Guest], Result]) -> dict[str, Result]:
-        """Results by name. Every guest gets its turn; the first error in the members' order is
-        raised then, and the others are warnings.
+        """Returns results by name. Waits for all guests; then raises the first error in the
+        members' order, and the others become warnings.
         """
 
         def one(member: Member) -> Result:
@@ -52,7 +52,7 @@ class Everywhere:
             try:
                 wait(futures.values())
             except BaseException:
-                for guest in self._connected:  # else Ctrl-C would wait for the longest push
+                for guest in self._connected:  # so that Ctrl-C does not wait for a long push
                     guest.close()
                 raise
         self._connected.clear()
@@ -61,18 +61,18 @@ class Everywhere:
             self._events.warning(str(error), name)
         return {name: future.result() for name, future in futures.items()}
 
-    def quietly(self, work: Callable[[Guest], None]) -> None:
-        """For clean-up: errors become warnings, since another error is on its way."""
+    def best_effort(self, work: Callable[[Guest], None]) -> None:
+        """For clean-up: errors become warnings."""
 
         def one(member: Member) -> None:
             try:
-                with connect(member.endpoint, timeout_s=QUICK_S) as guest:
+                with connect(member.endpoint, timeout_s=CONNECT_S) as guest:
                     work(guest)
             except GuestError as error:
                 self._events.warning(str(error), member.name)
                 if isinstance(error, GuestUnreachable):
-                    self.lost.add(member.name)
+                    self.unreachable.add(member.name)
 
-        reachable = [member for member in self._members if member.name not in self.lost]
+        reachable = [member for member in self._members if member.name not in self.unreachable]
         with ThreadPoolExecutor(len(self._members)) as threads:
             list(threads.map(one, reachable))

@@ -1,8 +1,7 @@
-"""Follows one guest's program live; a broken connection is taken up again where it broke.
+"""Follows one guest's program; reconnects after a lost connection and resumes at the same place.
 
-What comes is kept in the run's folder at once, so that a run can be looked at while it goes and
-something is left even if the guest is lost. At the end of a distributed run, ``cause`` says which
-worker died by itself and which only lost a peer.
+Output is written to the run's folder at once, so that it can be read during the run and is kept if
+the guest is lost. After a distributed run, ``cause_of_failure`` finds the worker that failed first.
 """
 
 import json
@@ -23,7 +22,7 @@ from gpuvm.runs.fan_out import Member
 TIMINGS = "out/timings.jsonl"
 FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
-ATTEMPT_S, AGAIN_S = 5.0, 0.5
+CONNECT_S, RETRY_S = 5.0, 0.5
 RECONNECT_S = 300.0
 """How long a guest may be unreachable while its program runs."""
 
@@ -32,7 +31,7 @@ _PORT_LOST = ("could not start grpc server", "address already in use")
 
 @dataclass(frozen=True)
 class Progress:
-    """``loss`` and ``examples_per_second`` are those of the last logged step."""
+    """``loss`` and ``examples_per_second`` are from the last logged step."""
 
     vm: str
     phase: str
@@ -44,24 +43,24 @@ class Progress:
 
 
 class Watch:
-    """Who watches a run; every method is called from several threads. This one ignores it all."""
+    """Callbacks of a watched run, called from several threads; these do nothing."""
 
     def step(self, progress: Progress) -> None:
-        """A program that keeps the contract wrote a record."""
+        """The program has written a record of the contract."""
 
     def output(self, vm: str, stderr: bool, line: str) -> None:
-        """A line of a program's output, as it came: it may hold control characters."""
+        """A line of a program's output; it may contain control characters."""
 
     def leave_running(self) -> bool:
-        """After Ctrl-C: whether the run is to go on without its operator."""
+        """After Ctrl-C: whether to leave the run running."""
         return False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``at`` is when it ended, on this machine's monotonic clock: guests' clocks may differ.
+    """How a program ended; ``at`` is on this machine's monotonic clock, as guests' clocks differ.
 
-    ``exit_status`` is None when it vanished, and ``error`` then says more if it is known.
+    ``exit_status`` is None when it vanished; ``error`` may then give the reason.
     """
 
     exit_status: int | None
@@ -76,18 +75,18 @@ class Outcome:
 
 
 class Follower:
-    """What has been seen of one program so far; ``follow`` is for a thread of its own."""
+    """Follows one program; run ``follow`` in its own thread."""
 
     def __init__(
         self, member: Member, local: Path, events: Events, watch: Watch, *, resume: bool = False
     ) -> None:
-        """``resume``: go on from what is here already instead of from the beginning."""
+        """``resume``: continue after the local output instead of from the beginning."""
         self.member, self._local, self._events, self._watch = member, local, events, watch
         self.started = self.stepped = self.port_lost = False
-        self._lost = False
+        self._disconnected = False
         self._phase = "starting"
         self._phases_open = 0
-        self._heard = self._last_record = time.monotonic()
+        self._last_contact = self._last_record = time.monotonic()
         self._offsets = dict.fromkeys(FILES, 0)
         self._rest = dict.fromkeys(FILES, b"")
         self._tails: dict[str, deque[str]] = {
@@ -104,23 +103,23 @@ class Follower:
         return self.member.name
 
     def follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
-        """Until the program ends, is lost for too long, or ``stop`` is set and nothing comes."""
+        """Returns when the program ends, is unreachable too long, or ``stop`` is set."""
         while True:
             try:
                 return self._follow(python, directory, stop)
             except GuestUnreachable as error:
-                silent_s = time.monotonic() - self._heard
-                if stop.is_set() or silent_s > RECONNECT_S:
-                    return Outcome(None, self._heard, error)
-                if not self._lost:
-                    self._events.note("connection lost, trying again", self.name)
-                self._lost = True
-                stop.wait(AGAIN_S)
+                unreachable_s = time.monotonic() - self._last_contact
+                if stop.is_set() or unreachable_s > RECONNECT_S:
+                    return Outcome(None, self._last_contact, error)
+                if not self._disconnected:
+                    self._events.note("connection lost, reconnecting", self.name)
+                self._disconnected = True
+                stop.wait(RETRY_S)
             except GuestError as error:
-                return Outcome(None, self._heard, error)
+                return Outcome(None, self._last_contact, error)
 
     def tail(self) -> list[str]:
-        """The last lines of standard error, or of standard output when there are none."""
+        """The last lines of standard error, or else of standard output."""
         for name in (STDERR, STDOUT):
             rest = self._rest[name].decode(errors="replace")
             lines = [*self._tails[name], *([rest] if rest.strip() else [])]
@@ -129,41 +128,41 @@ class Follower:
         return []
 
     def overdue(self, start_s: float) -> bool:
-        """No start record within ``start_s``; preparing data is a phase and does not count."""
-        silent_s = time.monotonic() - self._last_record
-        return not self.started and not self._phases_open and silent_s > start_s
+        """Whether there is no start record within ``start_s``, not counting phases such as data."""
+        waited_s = time.monotonic() - self._last_record
+        return not self.started and not self._phases_open and waited_s > start_s
 
     def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
-        with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
+        with connect(self.member.endpoint, timeout_s=CONNECT_S) as guest:
             for seen in follow(guest, python, directory, self._offsets):
-                self._heard, self._lost = time.monotonic(), False
+                self._last_contact, self._disconnected = time.monotonic(), False
                 if isinstance(seen, Exited):
-                    ended = self._heard - seen.age_s
+                    ended = self._last_contact - seen.age_s
                     return Outcome(
                         seen.exit_status, ended, rebooted=seen.rebooted, cancelled=seen.cancelled
                     )
                 if isinstance(seen, Output):
-                    self._take(seen)
+                    self._store(seen)
                 elif seen.queued:
-                    self._last_record = self._heard
+                    self._last_record = self._last_contact
                 if stop.is_set():
                     break
-        return Outcome(None, self._heard)
+        return Outcome(None, self._last_contact)
 
-    def _take(self, news: Output) -> None:
-        self._offsets[news.file] = news.offset
-        with self._copy(news.file).open("ab") as copy:
-            copy.write(news.data)
-        *lines, self._rest[news.file] = (self._rest[news.file] + news.data).split(b"\n")
+    def _store(self, output: Output) -> None:
+        self._offsets[output.file] = output.offset
+        with self._copy(output.file).open("ab") as copy:
+            copy.write(output.data)
+        *lines, self._rest[output.file] = (self._rest[output.file] + output.data).split(b"\n")
         for line in lines:
             text = line.decode(errors="replace")
-            if news.file == TIMINGS:
+            if output.file == TIMINGS:
                 self._record(text)
                 continue
-            self._watch.output(self.name, news.file == STDERR, text)
+            self._watch.output(self.name, output.file == STDERR, text)
             if text.strip():
-                self._tails[news.file].append(text)
-                self.port_lost |= any(said in text.lower() for said in _PORT_LOST)
+                self._tails[output.file].append(text)
+                self.port_lost |= any(sign in text.lower() for sign in _PORT_LOST)
 
     def _copy(self, name: str) -> Path:
         self._local.mkdir(parents=True, exist_ok=True)
@@ -174,12 +173,12 @@ class Follower:
             record = json.loads(line)
             event = record["event"]
         except (ValueError, KeyError, TypeError):
-            return  # the report names the line
+            return  # the report reports the line
         self._last_record = time.monotonic()
         if event == "start":
             self.started = True
         elif event == "phase":
-            self._enter_or_leave(record)
+            self._update_phase(record)
         elif event == "step":
             self.started = self.stepped = True
             self._watch.step(_progress(self.name, record, self._phase))
@@ -187,7 +186,7 @@ class Follower:
             text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
             self._watch.step(Progress(self.name, self._phase, text=text))
 
-    def _enter_or_leave(self, record: dict[str, Any]) -> None:
+    def _update_phase(self, record: dict[str, Any]) -> None:
         if record.get("state") != "start":
             self._phases_open = max(0, self._phases_open - 1)
             return
@@ -197,7 +196,7 @@ class Follower:
 
 
 def _whole_lines(file: Path) -> int:
-    """How many bytes of whole lines the file has; what follows them is cut off."""
+    """Truncates the file after its last complete line; returns its size."""
     if not file.exists():
         return 0
     with file.open("rb+") as copy:
@@ -207,7 +206,7 @@ def _whole_lines(file: Path) -> int:
 
 
 def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
-    """Read a step record, which may be a user's own: what is not a number is left out."""
+    """Reads a step record; values that are not numbers are ignored."""
     step, steps = _number(record.get("step")), _number(record.get("steps"))
     return Progress(
         vm=vm,
@@ -224,45 +223,45 @@ def _number(value: object) -> float | None:
 
 
 LOST_A_PEER = 3
-"""With this status a workload says that another worker went away (workloads/README.md)."""
+"""The exit status of a workload that lost another worker (workloads/README.md)."""
 
 Ending = tuple[Follower, Outcome]
 
 
-def cause(endings: Sequence[Ending], out_of_reach: Sequence[Follower]) -> WorkerDied:
-    """The first to end, unless it says itself that it lost a peer, or a guest is out of reach.
+def cause_of_failure(endings: Sequence[Ending], unreachable: Sequence[Follower]) -> WorkerDied:
+    """The first worker that failed by itself; an unreachable guest precedes all others.
 
-    A guest that went away as a whole is noticed last but is the reason for all others.
+    A guest that disappears is noticed last but is the cause of the other failures.
     """
-    if out_of_reach:
-        lost = out_of_reach[0]
-        return WorkerDied(lost.name, None, [*lost.tail(), f"{lost.name} is out of reach"])
+    if unreachable:
+        lost = unreachable[0]
+        return WorkerDied(lost.name, None, [*lost.tail(), f"{lost.name} is unreachable"])
     failed = [ending for ending in endings if ending[1].failed]
-    first, outcome = min(failed, key=lambda ending: (_victim(ending[1]), ending[1].at))
+    first, outcome = min(failed, key=lambda ending: (_lost_a_peer(ending[1]), ending[1].at))
     return _died(first, outcome)
 
 
-def sum_up(endings: Sequence[Ending]) -> GpuvmError | None:
-    """Return the error of programs that ran independently on several VMs; None if all are well."""
+def overall_error(endings: Sequence[Ending]) -> GpuvmError | None:
+    """The error of programs that ran independently on several VMs; None if all succeeded."""
     died = [_died(follower, outcome) for follower, outcome in endings if outcome.failed]
     if not died or len(endings) == len(died):
         return died[0] if died else None
-    told = "; ".join(str(one) for one in died)
-    return PartlyDone(f"{len(died)} of {len(endings)} failed: {told}")
+    errors = "; ".join(str(one) for one in died)
+    return PartlyDone(f"{len(died)} of {len(endings)} failed: {errors}")
 
 
 def not_started(followers: Sequence[Follower], start_s: float) -> RunError:
     names = ", ".join(follower.name for follower in followers)
     last = [line for follower in followers for line in follower.tail()[-1:]]
-    said = f": {last[0]}" if last else ""
+    output = f": {last[0]}" if last else ""
     return RunError(
-        f"not started within {start_s:g} s: {names}{said}",
+        f"not started within {start_s:g} s: {names}{output}",
         hint="a distributed program writes a 'start' record (workloads/README.md) when its "
-        "cluster is up; distributed.start_s in gpuvm.yaml gives it more time",
+        "cluster is up; increase distributed.start_s in gpuvm.yaml if it needs more time",
     )
 
 
-def _victim(outcome: Outcome) -> bool:
+def _lost_a_peer(outcome: Outcome) -> bool:
     return outcome.exit_status == LOST_A_PEER
 
 

@@ -1,7 +1,7 @@
-"""The runs that guests know of, whoever started them: list, read, fetch, cancel, prune.
+"""The runs in guests, whoever started them: list, logs, fetch, cancel, prune.
 
-A guest keeps what is needed to take a run up: its manifest, its output, how it ended. So all of
-this works from any machine that reaches the guests, also when the one that started the run is gone.
+A guest keeps each run's manifest, output and exit status, so all of this works from any machine
+that can reach the guests.
 """
 
 from collections import defaultdict, deque
@@ -30,7 +30,7 @@ from gpuvm.guest import (
 )
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.results import Manifest
-from gpuvm.runs.fan_out import Everywhere, Member
+from gpuvm.runs.fan_out import FanOut, Member
 from gpuvm.runs.inputs import STORE
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
@@ -41,10 +41,10 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as its guests know it; ``vms`` are those that have it now.
+    """A run as its guests list it; ``vms`` are those that have it now.
 
     ``manifest`` is None when it cannot be read; ``ahead`` is its place in the queue, from 1;
-    ``line`` is the last line of its output, as it came; ``problem`` is what failed after its end.
+    ``line`` is the unchanged last line of its output; ``problem`` is an error after its end.
     """
 
     run_id: str
@@ -59,14 +59,14 @@ class RunState:
 
 
 def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events) -> list[RunState]:
-    """The runs of all guests, the oldest first; a guest that does not answer is a warning."""
+    """The runs of all guests, the oldest first; unreachable guests are warnings."""
     seen: dict[str, list[Listed]] = {}
 
-    def look(guest: Guest) -> None:
+    def list_in(guest: Guest) -> None:
         seen[guest.name] = list_processes(guest, settings.python, settings.work_dir)
 
     if members:
-        Everywhere(members, events).quietly(look)
+        FanOut(members, events).best_effort(list_in)
     by_run: dict[str, dict[str, Listed]] = defaultdict(dict)
     for vm in sorted(seen):
         for listed in seen[vm]:
@@ -78,44 +78,44 @@ def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events
 def state_of(
     run_id: str, members: Sequence[Member], settings: GuestSettings, events: Events
 ) -> RunState | None:
-    """None where no guest knows the run."""
+    """None when no guest has the run."""
     found = list_runs(members, settings, events)
     return next((run for run in found if run.run_id == run_id), None)
 
 
 def _state(run_id: str, by_vm: Mapping[str, Listed]) -> RunState:
-    all_of_them = list(by_vm.values())
-    last = min(all_of_them, key=lambda one: one.ended_ago_s or 0.0)
-    begun = [one.begun_ago_s for one in all_of_them if one.begun_ago_s is not None]
-    places = [one.ahead for one in all_of_them if one.ahead is not None]
+    listed = list(by_vm.values())
+    last = min(listed, key=lambda one: one.ended_ago_s or 0.0)
+    begun = [one.begun_ago_s for one in listed if one.begun_ago_s is not None]
+    places = [one.ahead for one in listed if one.ahead is not None]
     return RunState(
         run_id=run_id,
-        state=_together(all_of_them),
+        state=_overall_state(listed),
         vms=tuple(by_vm),
         started=datetime.now(UTC) - timedelta(seconds=max(begun)) if begun else None,
-        manifest=next((m for one in all_of_them if (m := _manifest(one)) is not None), None),
+        manifest=next((m for one in listed if (m := _manifest(one)) is not None), None),
         ahead=max(places, default=None),
-        rebooted=any(one.rebooted for one in all_of_them if one.state == "lost"),
+        rebooted=any(one.rebooted for one in listed if one.state == "lost"),
         line=last.line,
-        problem=next((one.problem for one in all_of_them if one.problem), None),
+        problem=next((one.problem for one in listed if one.problem), None),
     )
 
 
-def _together(all_of_them: Sequence[Listed]) -> State:
-    states = {one.state for one in all_of_them}
+def _overall_state(listed: Sequence[Listed]) -> State:
+    states = {one.state for one in listed}
     if states & {"running"}:
         return "running"
     if states & {"queued"}:
         return "queued"
-    if any(one.cancelled for one in all_of_them):
+    if any(one.cancelled for one in listed):
         return "cancelled"
     if states & {"lost"}:
         return "lost"
-    return "failed" if any(one.exit_status for one in all_of_them) else "succeeded"
+    return "failed" if any(one.exit_status for one in listed) else "succeeded"
 
 
 def _manifest(listed: Listed) -> Manifest | None:
-    """A guest's data is not trusted: what is no manifest of this very run counts as none."""
+    """None unless it is a valid manifest of this run: a guest's data is not trusted."""
     try:
         manifest = Manifest.model_validate(listed.manifest)
     except ValidationError:
@@ -124,7 +124,7 @@ def _manifest(listed: Listed) -> Manifest | None:
 
 
 Lines = Callable[[str, bool, str], None]
-"""Takes a line of output: the VM, whether it is from stderr, the text as it came."""
+"""Receives a line of output: the VM, whether it is from stderr, the unchanged text."""
 
 
 def read_logs(
@@ -136,9 +136,9 @@ def read_logs(
     tail: int | None = None,
     until_end: bool = False,
 ) -> None:
-    """Show the run's output so far, of one VM after the other; of each the last ``tail`` lines.
+    """Show the run's output so far, VM by VM, at most the last ``tail`` lines of each.
 
-    ``until_end`` goes on until the programs have ended, with the lines of all VMs as they come.
+    ``until_end`` continues until the programs have ended, with the lines of all VMs as they arrive.
     Raises GuestError.
     """
     directory = f"{settings.work_dir}/{run_id}"
@@ -170,10 +170,10 @@ def _read_log(
         show(member.name, stderr, text)
 
 
-def _lines(news: Iterator[Output | Alive | Exited]) -> Iterator[tuple[bool, str] | None]:
-    """Lines, and None whenever nothing new is there; a last line may have no end."""
+def _lines(output: Iterator[Output | Alive | Exited]) -> Iterator[tuple[bool, str] | None]:
+    """Yield lines, and None when there is no new output; the last line may be incomplete."""
     rest = {STDOUT: b"", STDERR: b""}
-    for seen in news:
+    for seen in output:
         if isinstance(seen, Output):
             *lines, rest[seen.file] = (rest[seen.file] + seen.data).split(b"\n")
             for line in lines:
@@ -194,26 +194,28 @@ def fetch_run(
     patterns: Sequence[str] = (),
     limit_bytes: int | None = LIMIT_BYTES,
 ) -> None:
-    """Copy what the run has written so far into its record: what matches one of the patterns.
+    """Copy the run's output so far to its local folder, limited to the patterns.
 
-    What exceeds ``limit_bytes`` in a guest is named in a warning. A run that has ended meanwhile
-    gets its end into the record. Raises GuestError.
+    Files that exceed ``limit_bytes`` in a guest are listed in a warning. If the run has ended, its
+    record is finished. Raises GuestError.
     """
     work = WatchedRun(tuple(members), settings, Distributed(), record, events)
     work.patterns, work.limit_bytes = patterns, limit_bytes
     work.guests.each("fetch", work.fetch_from)
     if record.manifest.status == "running":
-        _settle(record, state_of(record.run_id, members, settings, events))
+        _record_end(record, state_of(record.run_id, members, settings, events))
 
 
-def _settle(record: results.Run, state: RunState | None) -> None:
-    """A run that ended with nobody watching gets its end into the record."""
+def _record_end(record: results.Run, state: RunState | None) -> None:
+    """Finishes the record of a run that ended while not being watched."""
     if state is None or state.state in ("queued", "running"):
         return
     if state.state == "lost":
-        record.finish("failed", "its VM was rebooted" if state.rebooted else "it vanished")
+        record.finish(
+            "failed", "its VM was rebooted" if state.rebooted else "it ended without an exit status"
+        )
     elif state.state == "failed":
-        record.finish("failed", "it failed with nobody watching")
+        record.finish("failed", "it failed while not being watched")
     elif state.state == "cancelled":
         record.finish("cancelled", "cancelled")
     else:
@@ -231,34 +233,34 @@ def cancel_run(
     work.launched = work.running = True
     with record.finishing("cancelled", "cancelled"):
         work.clean_up(cancelled=True)
-    if work.guests.lost:
-        lost = ", ".join(sorted(work.guests.lost))
-        raise RunError(f"run {record.run_id} may go on: {lost} cannot be reached")
+    if work.guests.unreachable:
+        names = ", ".join(sorted(work.guests.unreachable))
+        raise RunError(f"run {record.run_id} may still be running: {names} cannot be reached")
 
 
 def prune_runs(
     members: Sequence[Member], settings: GuestSettings, events: Events, *, older_than: timedelta
 ) -> list[tuple[str, str]]:
-    """Remove the folders of runs that ended so long ago; return (VM, run) of each.
+    """Remove the folders of runs that ended before then; return (VM, run) of each.
 
-    Contents that projects and data have not used for so long leave the guests' stores, too.
+    Also removes project files and data that have not been used since then.
     """
     removed: list[tuple[str, str]] = []
 
     def remove(guest: Guest) -> None:
         limit_s = older_than.total_seconds()
-        gone = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
-        removed.extend((guest.name, run) for run in gone)
+        pruned = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
+        removed.extend((guest.name, run) for run in pruned)
         store, days = f"{settings.work_dir}/{STORE}", older_than / timedelta(days=1)
         prune_store(guest, store, unused_days=days, python=settings.python)
 
     if members:
-        Everywhere(members, events).quietly(remove)
+        FanOut(members, events).best_effort(remove)
     return sorted(removed)
 
 
 def adopt(state: RunState) -> results.Run:
-    """The local record of a run that another machine started; raises GpuvmError."""
+    """Creates the local record of a run that another machine started. Raises GpuvmError."""
     if state.manifest is None:
-        raise GpuvmError(f"run {state.run_id}: its manifest in {state.vms[0]} cannot be read")
+        raise GpuvmError(f"run {state.run_id}: cannot read its manifest in {state.vms[0]}")
     return results.adopt(state.manifest)

@@ -1,7 +1,7 @@
-"""Files and folders that guests get once, by their content; and the arguments that name them.
+"""Input files and folders, which are sent to a guest once, and the arguments that refer to them.
 
-A place is ``HASH/NAME`` below the guest's data folder, which lies beside the folders of the runs.
-Checkpoints of an earlier run are inputs of one that resumes it.
+A place is ``HASH/NAME`` below the guest's data folder, beside the folders of the runs. Checkpoints
+of an earlier run are inputs of a run that resumes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from gpuvm.guest.progress import size
 
 DATA = "data"
 STORE = "store"
-"""Contents by their hash, beside DATA: what several folders share is sent and kept once."""
-WHOLE = ".whole"
-"""The last file of a folder: without it, the folder came only in part."""
+"""Contents by hash, beside DATA: a file in several folders is sent and stored once."""
+COMPLETE = ".whole"
+"""The last file of a folder; without it, the folder is incomplete."""
 
 Folder = Mapping[str, Path]
-"""Its files by their paths below it."""
+"""Files by their paths below the folder."""
 Inputs = Mapping[str, Path | Folder]
 """Files and folders by their place."""
 
@@ -28,18 +28,18 @@ Inputs = Mapping[str, Path | Folder]
 def push_inputs(
     guest: Guest, work_dir: str, inputs: Inputs, events: Events, *, python: str = "python3"
 ) -> None:
-    """What the guest has already is not sent again; what broke off is continued.
+    """Sends what the guest does not have; resumes an interrupted push.
 
     Data is read-only in the guest. Raises as ``gpuvm.guest.push`` does.
     """
     data = f"{work_dir}/{DATA}"
     for place, source in inputs.items():
-        if _is_there(guest, data, place, source):
+        if _has(guest, data, place, source):
             continue
-        report = _Report(guest.name, place.rpartition("/")[2], events)
+        report = _PushProgress(guest.name, place.rpartition("/")[2], events)
         push_by_content(
             guest,
-            {place: source} if isinstance(source, Path) else _whole(place, source),
+            {place: source} if isinstance(source, Path) else _with_marker(place, source),
             data,
             f"{work_dir}/{STORE}",
             fill="link",
@@ -49,9 +49,9 @@ def push_inputs(
 
 
 def in_guest(argument: str, inputs: Inputs, cwd: str = ".") -> str:
-    """``data/PLACE`` or ``--option=data/PLACE`` as a program sees it that runs in ``cwd``.
+    """Converts ``data/PLACE`` or ``--option=data/PLACE`` to a path relative to ``cwd``.
 
-    ``cwd`` is the run's folder or one just below it.
+    ``cwd`` is the run's folder or a folder directly below it.
     """
     option, equals, value = argument.partition("=")
     if not (equals and option.startswith("-")):
@@ -62,38 +62,38 @@ def in_guest(argument: str, inputs: Inputs, cwd: str = ".") -> str:
     return f"{option}{equals}{up}{value}" if known else argument
 
 
-def _whole(place: str, folder: Folder) -> dict[str, Path | bytes]:
+def _with_marker(place: str, folder: Folder) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {f"{place}/{name}": file for name, file in folder.items()}
-    return files | {_mark(place): b""}
+    return files | {_marker(place): b""}
 
 
-def _mark(place: str) -> str:
-    return f"{place.partition('/')[0]}/{WHOLE}"
+def _marker(place: str) -> str:
+    return f"{place.partition('/')[0]}/{COMPLETE}"
 
 
-def _is_there(guest: Guest, data: str, place: str, source: Path | Folder) -> bool:
+def _has(guest: Guest, data: str, place: str, source: Path | Folder) -> bool:
     if isinstance(source, Path):
         return _size(guest, f"{data}/{place}") == source.stat().st_size
-    return _size(guest, f"{data}/{_mark(place)}") is not None
+    return _size(guest, f"{data}/{_marker(place)}") is not None
 
 
 def _size(guest: Guest, path: str) -> int | None:
-    """None when there is no such file."""
-    seen = ["stat", "-c", "%s", path]
-    there = guest.run(seen, timeout_s=60, check=False, what="look for data")
-    return int(there.stdout) if there.exit_status == 0 else None
+    """The file's size, or None when there is none."""
+    command = ["stat", "-c", "%s", path]
+    done = guest.run(command, timeout_s=60, check=False, what="look for data")
+    return int(done.stdout) if done.exit_status == 0 else None
 
 
-class _Report:
-    """Shows how far a push is, and first what the guest had of it."""
+class _PushProgress:
+    """Reports the progress of a push, and first what the guest already had."""
 
     def __init__(self, vm: str, name: str, events: Events) -> None:
         self._vm, self._name, self._events, self._begun = vm, name, events, False
 
     def __call__(self, progress: TransferProgress) -> None:
-        if not self._begun and progress.there:
-            there, whole = size(progress.there), size(progress.whole)
-            self._events.note(f"{self._name}: {there} of {whole} are there already", self._vm)
+        if not self._begun and progress.already_there:
+            there, total = size(progress.already_there), size(progress.total)
+            self._events.note(f"{self._name}: {there} of {total} already there", self._vm)
         self._begun = True
         text = f"{self._name}: {progress}"
         self._events.progress(self._vm, "push_inputs", progress.fraction, text)
@@ -104,33 +104,33 @@ CHECKPOINTS = "checkpoints"
 Files = dict[str, Path | bytes]
 
 
-def possible(run: results.Run) -> bool:
-    """Something was kept that could be gone on from."""
-    return any(_of(run, vm) for vm in run.manifest.vms)
+def has_checkpoints(run: results.Run) -> bool:
+    """Whether the run can be resumed."""
+    return any(_files_of(run, vm) for vm in run.manifest.vms)
 
 
-def files(run: results.Run, members: int, *, distributed: bool) -> Sequence[Files]:
-    """For each of so many members, in order, the files to push into its folder.
+def checkpoints(run: results.Run, members: int, *, distributed: bool) -> Sequence[Files]:
+    """For each member, in order, the checkpoint files to push to its folder.
 
-    Raises PreflightRefused when there is nothing to go on from, or it fits only other VMs.
+    Raises PreflightRefused when there are none, or they are for another number of VMs.
     """
     vms = run.manifest.vms
     if distributed or run.manifest.distributed or len(vms) == 1:
-        found = [_of(run, vms[0])] * members
+        found = [_files_of(run, vms[0])] * members
     elif len(vms) == members:
-        found = [_of(run, vm) for vm in vms]
+        found = [_files_of(run, vm) for vm in vms]
     else:
         raise PreflightRefused(
-            f"run {run.run_id} was on {len(vms)} VMs, each with checkpoints of its own; "
-            f"this one would be on {members}",
-            hint="name as many with --vm, in the same order: " + ", ".join(vm.name for vm in vms),
+            f"run {run.run_id} was on {len(vms)} VMs, each with its own checkpoints, but this run "
+            f"is on {members}",
+            hint="select as many with --vm, in the same order: " + ", ".join(vm.name for vm in vms),
         )
     if not any(found):
         raise PreflightRefused(f"run {run.run_id} has no checkpoint to resume from")
     return found
 
 
-def _of(run: results.Run, vm: results.RunVM) -> Files:
+def _files_of(run: results.Run, vm: results.RunVM) -> Files:
     folder = run.vm_dir(vm.name)
     kept = [file for file in (folder / CHECKPOINTS).rglob("*") if file.is_file()]
     return {f"out/{file.relative_to(folder)}": file for file in kept}

@@ -1,10 +1,10 @@
-"""A project of the user's own: which of its files travel, and what runs in their copy.
+"""A user's project: the files that are sent to guests, and the command to run.
 
     of_script(Path("train.py"))                               # python train.py
     of_folder(Path("."), ["python", "-m", "mine.train"])
 
-What travels is what git tracks and what is new and not ignored; without git, everything. A file
-``.gpuvmignore`` takes out more, in the syntax of .gitignore. ``.git`` never travels.
+Files that git tracks, and new ones that it does not ignore, are sent; without git, all files. A
+``.gpuvmignore`` excludes more, in the syntax of .gitignore. ``.git`` is never sent.
 """
 
 import os
@@ -22,18 +22,18 @@ from gpuvm import paths
 from gpuvm.errors import BadInput
 
 IGNORE = ".gpuvmignore"
-ALWAYS_LEFT = (".git", "__pycache__")
+ALWAYS_IGNORED = (".git", "__pycache__")
 PYTHONS = ("python", "python3")
 REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 
 
 @dataclass(frozen=True)
 class Project:
-    """``files`` are by their paths below ``root``; ``command`` is what runs in the copy of it.
+    """``files`` are by their paths below ``root``; ``command`` runs in the copy of it.
 
-    A first word ``python`` or ``python3`` stands for the guest's own interpreter. ``contract`` says
-    that the program keeps gpuvm's contract (workloads/README.md) and so takes ``--out``.
-    ``requirements`` is the file that says which packages it needs.
+    A first word ``python`` or ``python3`` is replaced by the guest's interpreter. ``contract`` is
+    whether the program keeps gpuvm's contract (workloads/README.md), and so takes ``--out``.
+    ``requirements`` is its requirements file.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Project:
 
 
 def of_script(script: Path) -> Project:
-    """A Python file and what lies beside it.
+    """A Python file and the files beside it.
 
-    It keeps the contract if its inline metadata (PEP 723) says so: ``[tool.gpuvm]`` with
+    It keeps the contract if its inline metadata (PEP 723) declares it: ``[tool.gpuvm]`` with
     ``contract = 1``. Raises BadInput.
     """
     if not script.is_file():
@@ -66,12 +66,13 @@ def of_script(script: Path) -> Project:
 
 
 def of_folder(root: Path, command: Sequence[str]) -> Project:
-    """Any command in a copy of a folder; raises BadInput."""
+    """Any command in a copy of a folder. Raises BadInput."""
     if not root.is_dir():
         raise BadInput(f"--project {root}: no such folder")
     if not command:
         raise BadInput(
-            f"--project {root}: no command", hint="gpuvm run --project . -- python -m mine.train"
+            f"--project {root}: no command",
+            hint="for example: gpuvm run --project . -- python -m mine.train",
         )
     root = root.absolute()
     return Project(
@@ -84,7 +85,7 @@ def of_folder(root: Path, command: Sequence[str]) -> Project:
 
 
 def _name(command: Sequence[str]) -> str:
-    """What a run of the command is called: the module, else the script, else the program."""
+    """The name of its runs: the module, else the script, else the program."""
     words = [word for word in command[1:] if not word.startswith("-")]
     if Path(command[0]).name in PYTHONS and words:
         return words[0].removesuffix(".py").rpartition("/")[2]
@@ -92,20 +93,20 @@ def _name(command: Sequence[str]) -> str:
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """Every regular file that travels, links to files included, by its path below ``root``."""
+    """The regular files to send, also through links, by their paths below ``root``."""
     ignored = _ignored(root)
     results = paths.runs_dir().absolute()
     found = {}
-    for name in _listed_by_git(root) or _below(root):
+    for name in _listed_by_git(root) or _walk(root):
         file = root / name
-        left = ignored.match_file(name) or set(Path(name).parts) & set(ALWAYS_LEFT)
-        if not left and file.is_file() and not file.is_relative_to(results):
+        skip = ignored.match_file(name) or set(Path(name).parts) & set(ALWAYS_IGNORED)
+        if not skip and file.is_file() and not file.is_relative_to(results):
             found[name] = file
     return dict(sorted(found.items()))
 
 
 def _listed_by_git(root: Path) -> list[str] | None:
-    """What git tracks below ``root`` or would add; None where there is no git or no work tree."""
+    """Files below ``root`` that git tracks or would add; None without git or a work tree."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others"]
     try:
         done = subprocess.run([*command, "--exclude-standard"], capture_output=True, check=False)
@@ -116,9 +117,9 @@ def _listed_by_git(root: Path) -> list[str] | None:
     return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
-def _below(root: Path) -> Iterator[str]:
+def _walk(root: Path) -> Iterator[str]:
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in ALWAYS_LEFT]
+        folders[:] = [name for name in folders if name not in ALWAYS_IGNORED]
         for name in names:
             yield str((Path(folder) / name).relative_to(root))
 
@@ -158,7 +159,7 @@ def _inline_metadata(script: Path) -> dict[str, Any]:
     try:
         text = script.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        return {}  # Python itself says what is wrong with it
+        return {}  # Python reports the error
     match = _BLOCK.search(text)
     if match is None:
         return {}
@@ -175,5 +176,5 @@ def _contract(metadata: Mapping[str, Any], script: Path) -> bool:
     for key in ("tool", "gpuvm", "contract"):
         declared = declared.get(key) if isinstance(declared, dict) else None
     if declared not in (None, 1):
-        raise BadInput(f"{script}: [tool.gpuvm] contract is {declared!r}; only 1 is known")
+        raise BadInput(f"{script}: [tool.gpuvm] contract is {declared!r}; only 1 is supported")
     return bool(declared == 1)

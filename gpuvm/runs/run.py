@@ -1,4 +1,4 @@
-"""run(): push, start, follow and fetch on every member; nothing stays behind in any guest."""
+"""run(): push, launch, follow and fetch on every member."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +21,11 @@ from gpuvm.guest import (
     gpu_holder,
     launch,
     list_processes,
-    look_at_gpus,
     mark_project,
     push,
     push_by_content,
     query_gpus,
+    read_gpu_health,
     take_place,
 )
 from gpuvm.inventory import Inventory
@@ -39,36 +39,34 @@ from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
 MANIFEST = "run.json"
-"""In a run's folder in each guest: what another operator needs to take the run up."""
+"""In a run's folder in each guest, for operators on other machines."""
 REQUIREMENTS = "requirements"
-"""Where a requirements file lies that is not part of the project."""
+"""The folder of a requirements file that is not part of the project."""
 PORT_RETRIES = 3
 QUEUED_START_S = 7 * 24 * 3600.0
 """Start deadline of a worker whose peers may still wait for their guests."""
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a run has its guests.
-
-    ``gpu``: have their GPUs ``exclusive`` (or be refused), ``share`` them with what runs there, or
-    wait in the ``queue``. ``then``: what the guests do when it has ended. ``detach``: return once
-    it has been started or queued.
+class RunOptions:
+    """``gpu``: require ``exclusive`` GPUs, ``share`` them with other processes, or wait in the
+    ``queue``. ``then``: what the guests do after the run. ``detach``: return when the run has been
+    started or queued.
     """
 
     gpu: Literal["exclusive", "share", "queue"] = "exclusive"
     then: Literal["shutdown"] | None = None
     detach: bool = False
     healthy: bool = True
-    """Refuse GPUs that report memory errors or other problems of their own."""
+    """Refuse GPUs that report problems, such as memory errors."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """More variables for the program; they may be secret, and are written nowhere."""
+    """Variables for the program; they may be secret and are not written anywhere."""
     wheelhouse: str | None = None
-    """A folder of wheels among the inputs, ``DATA/place``, that requirements come from."""
+    """A folder of wheels among the inputs, ``DATA/place``, to install requirements from."""
     hide_gpus: bool = False
     """The program sees no GPU."""
     fetch_limit: int | None = LIMIT_BYTES
-    """Bytes of each guest's output that are fetched; None for all of it."""
+    """The most bytes to fetch from each guest; None for no limit."""
 
 
 def run(
@@ -84,18 +82,18 @@ def run(
     resume: results.Run | None = None,
     inputs: Inputs = MappingProxyType({}),
     more_args: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    terms: Terms = Terms(),
+    terms: RunOptions = RunOptions(),
     watch: Watch = Watch(),  # noqa: B008 - has no state
 ) -> bool:
-    """Run the workload; return False when it goes on without its operator.
+    """Run the workload; return False when it keeps running after this returns.
 
-    What the guests wrote is in ``record`` afterwards, whatever happened, and no process of a run
-    that has ended is left in any guest that can be reached. ``attach`` takes up one that goes on.
+    In any case the guests' output is then in ``record``, and no process of an ended run is left in
+    a reachable guest. ``attach`` follows a run that keeps running.
 
-    Distributed, one worker's death ends all; else the members run side by side, each to its end.
+    If ``distributed``, the failure of one worker ends all; else the members are independent.
     ``inputs`` are files and folders by their place below the guest's data folder, pushed once; an
-    argument ``DATA/place`` becomes their path there. ``more_args`` are those that only single
-    members get, by name.
+    argument ``DATA/place`` is replaced by their path there. ``more_args`` are additional arguments
+    by member.
     Raises PreflightRefused (a missing module), GPUsBusy, PortsBlocked, WorkerDied, RunError,
     GuestError, PartlyDone, and Interrupted on Ctrl-C.
     """
@@ -110,17 +108,17 @@ def run(
     except PreflightRefused:
         record.discard()
         raise
-    with work.accounted_for():
+    with work.recorded():
         if inputs:
             start.push_inputs(inputs)
         start.push()
         if terms.detach:
             start.launch()
-            work.left = True
+            work.detached = True
         else:
             start.train()
             work.fetch()
-    return not work.left
+    return not work.detached
 
 
 def begin_record(
@@ -134,7 +132,7 @@ def begin_record(
     then: Literal["shutdown"] | None = None,
     gpus_hidden: bool = False,
 ) -> results.Run:
-    """The run's folder with its manifest: which VMs take part, with which GPUs, in which role."""
+    """Creates the run's folder and its manifest: the VMs with their GPUs and roles."""
     vcenter = inventory.vcenter
     return results.create(
         workload=workload.name,
@@ -156,8 +154,8 @@ def _check_health(vm: str, gpus: Sequence[GPUHealth]) -> None:
     for gpu in gpus:
         if gpu.problems:
             raise PreflightRefused(
-                f"{vm}: {gpu.name} at {gpu.bus_id} is not fit for work: {'; '.join(gpu.problems)}",
-                hint="restart the VM, or give it another GPU; --ignore-gpu-health runs on it",
+                f"{vm}: {gpu.name} at {gpu.bus_id} is unhealthy: {'; '.join(gpu.problems)}",
+                hint="restart the VM or give it another GPU; --ignore-gpu-health runs anyway",
             )
 
 
@@ -167,7 +165,7 @@ def _check_unused(vm: str, users: Sequence[GPUProcess]) -> None:
         names = ", ".join(f"{one.name} (process {one.pid}, {one.memory})" for one in others)
         raise PreflightRefused(
             f"{vm}: its GPU is used by {names}, which gpuvm did not start",
-            hint="end it there, or run beside it with --share",
+            hint="end it, or run with --share",
         )
 
 
@@ -176,8 +174,8 @@ def _checkpoints(
 ) -> dict[str, inputs.Files]:
     if resume is None:
         return {}
-    kept = inputs.files(resume, len(members), distributed=distributed)
-    return dict(zip([member.name for member in members], kept, strict=True))
+    found = inputs.checkpoints(resume, len(members), distributed=distributed)
+    return dict(zip([member.name for member in members], found, strict=True))
 
 
 def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunVM:
@@ -207,21 +205,21 @@ def _run_vm(member: Member, position: int, *, distributed: bool) -> results.RunV
 
 @dataclass(frozen=True)
 class _Start:
-    """How a run begins in its guests: checked, pushed, launched."""
+    """Checks, pushes and launches a run in its guests."""
 
     work: WatchedRun
     workload: Workload
     args: tuple[str, ...]
     more_args: Mapping[str, Sequence[str]]
-    terms: Terms
+    terms: RunOptions
     checkpoints: Mapping[str, inputs.Files]
-    """Those to resume from, by VM."""
+    """The files to resume from, by VM."""
     pythons: dict[str, str] = field(default_factory=dict)
-    """The interpreters that have what the project requires, by VM."""
+    """The interpreters with the project's requirements, by VM."""
 
     def push(self) -> None:
         simulated = self.work.guests.each("push", self._push)
-        self.work.record.describe_vms(
+        self.work.record.update_vms(
             [
                 vm.model_copy(update={"simulated": simulated[vm.name]})
                 for vm in self.work.record.manifest.vms
@@ -237,7 +235,7 @@ class _Start:
         self.work.guests.each("push_inputs", push_data)
 
     def train(self) -> None:
-        """A port that was lost between choice and use is chosen again, three times at most."""
+        """Chooses new ports if one was taken before its use, three times at most."""
         for retries_left in reversed(range(PORT_RETRIES + 1)):
             self.launch()
             followers = [
@@ -249,9 +247,7 @@ class _Start:
             lost = [f for f in followers if f.port_lost and not f.stepped]
             if not (self.work.distributed and lost and retries_left):
                 raise error
-            self.work.events.warning(
-                "its port was taken meanwhile; new ones are chosen", lost[0].name
-            )
+            self.work.events.warning("its port is in use now; choosing new ports", lost[0].name)
 
     def launch(self) -> None:
         with ExitStack() as stack:
@@ -265,8 +261,8 @@ class _Start:
                 if isinstance(answer, Busy):
                     raise self._busy(guest, answer.run)
                 if answer.ahead:
-                    runs = "1 run is" if answer.ahead == 1 else f"{answer.ahead} runs are"
-                    self.work.events.note(f"queued: {runs} before it", guest.name)
+                    runs = "1 run" if answer.ahead == 1 else f"{answer.ahead} runs"
+                    self.work.events.note(f"queued: {runs} ahead", guest.name)
 
     def _processes(self, guests: Sequence[Guest]) -> list[Process]:
         place = self._place(guests)
@@ -283,14 +279,14 @@ class _Start:
         ]
 
     def _place(self, guests: Sequence[Guest]) -> int:
-        """The highest place that a guest's queue has for this run; it takes that one in all."""
+        """The highest place of all guests' queues, which the run takes in each."""
         if self.terms.gpu != "queue":
             return 0
         work, run_id = self.work.settings.work_dir, self.work.record.run_id
         return max(take_place(guest, self.work.settings.python, work, run_id) for guest in guests)
 
     def check(self) -> None:
-        """Before anything is sent, so that nothing is sent for a run that cannot be."""
+        """Raises for a run that cannot start, before anything is sent."""
         self.work.guests.each(None, self._check)
 
     def _check(self, guest: Guest) -> None:
@@ -300,16 +296,16 @@ class _Start:
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
-        gpus, users = look_at_gpus(guest, python)
+        gpus, users = read_gpu_health(guest, python)
         if self.terms.healthy:
             _check_health(guest.name, gpus)
         if self.terms.gpu == "exclusive":
             _check_unused(guest.name, users)
 
     def _busy(self, guest: Guest, holder: str) -> GPUsBusy:
-        """The error with what the guest knows of the run that has its GPUs."""
-        there = list_processes(guest, self.work.settings.python, self.work.settings.work_dir)
-        found = next((one for one in there if one.run == holder), None)
+        """The error with details of the run that has the GPUs."""
+        listed = list_processes(guest, self.work.settings.python, self.work.settings.work_dir)
+        found = next((one for one in listed if one.run == holder), None)
         return GPUsBusy(guest.name, holder, found.about if found else "")
 
     def _push(self, guest: Guest) -> bool:
@@ -332,7 +328,7 @@ class _Start:
         return query_gpus(guest).simulated
 
     def _environment(self, guest: Guest, requirements: Path) -> str:
-        """The Python of the environment that has the project's requirements."""
+        """Returns the Python of an environment with the project's requirements."""
         settings, wheels = self.work.settings, self.terms.wheelhouse
         key = environment.key(requirements, wheels)
         place = f"{self.work.directory}/{self.workload.cwd}/{requirements.name}"

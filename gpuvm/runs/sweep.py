@@ -1,4 +1,4 @@
-"""A grid shared out over all VMs, and one contact sheet of it, for workloads that declare one."""
+"""A grid divided among all VMs, and its contact sheet, for workloads that declare one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,17 @@ from gpuvm.runs.fan_out import Member
 def shared_out(
     workload: Workload, arguments: Sequence[str], *, sweep: bool, distributed: bool
 ) -> Sweep | None:
-    """The grid of which each VM makes its share alone: all that such a workload can distribute.
+    """Returns the grid to divide among the VMs, or None.
 
-    None when nothing is to be shared out. Raises BadInput for a workload without a grid, and for a
-    share among the arguments.
+    Raises BadInput for a workload without a grid, and for a share among the arguments.
     """
     grid = workload.declaration.sweep
     if grid is None and sweep:
         able = ", ".join(one.name for one in shipped() if one.declaration.sweep)
-        raise BadInput(f"--sweep: {workload.name} has no grid to share out", hint=f"{able} has one")
+        raise BadInput(
+            f"--sweep: {workload.name} has no grid to share out",
+            hint=f"workloads with a grid: {able}",
+        )
     if grid is None or not (sweep or distributed):
         return None
     if grid.share in _options(arguments):
@@ -30,7 +32,7 @@ def shared_out(
 
 
 def with_grid(grid: Sweep, arguments: Sequence[str]) -> list[str]:
-    """The arguments with the workload's own grid, unless they have one themselves."""
+    """Adds the workload's default grid, unless the arguments define one."""
     given = _options(arguments)
     if any(axis.option in given for axis in grid.axes):
         return list(arguments)
@@ -39,13 +41,13 @@ def with_grid(grid: Sweep, arguments: Sequence[str]) -> list[str]:
 
 
 def shares(grid: Sweep, members: Sequence[Member]) -> dict[str, list[str]]:
-    """Which part of the grid each VM makes. The VMs need nothing of each other."""
+    """The arguments for each VM's share of the grid, by VM."""
     count = len(members)
     return {member.name: [grid.share, f"{i}/{count}"] for i, member in enumerate(members)}
 
 
 def gather(workload: Workload, grid: Sweep, record: Run) -> Path:
-    """Runs the workload here on the fetched folders; returns the sheet that it makes of them."""
+    """Runs the workload locally on the fetched folders; returns the path of the contact sheet."""
     folders = sorted(str(file.parent) for file in record.dir.glob("*/results.json"))
     done = workload.run_here(["--out", str(record.dir), grid.gather, *folders])
     if done.returncode != 0:
@@ -54,5 +56,5 @@ def gather(workload: Workload, grid: Sweep, record: Run) -> Path:
 
 
 def _options(arguments: Sequence[str]) -> set[str]:
-    """Their names, of ``--x y`` and ``--x=y`` alike."""
+    """The option names in ``--x y`` and ``--x=y``."""
     return {argument.partition("=")[0] for argument in arguments}

@@ -1,7 +1,7 @@
-"""Before TensorFlow starts: free ports, held until all are chosen, and tried from every guest.
+"""TF_CONFIG, with free ports that every guest can reach.
 
-TensorFlow's server binds ``[::]:port`` whatever TF_CONFIG says, and a port that is taken or blocked
-shows only as workers that wait for each other; so both are found out here.
+TensorFlow's server binds ``[::]:port`` whatever TF_CONFIG says, and with a taken or blocked port
+the workers wait for each other without a message; so ports are reserved and tested first.
 """
 
 import json
@@ -14,30 +14,30 @@ from gpuvm.guest import Guest, HeldCommand, scripts
 from gpuvm.spec import Distributed
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy")
-"""With these set, in either case, two TensorFlow tasks hang at start."""
-SILENT_S = 60.0
+"""With these set, in upper or lower case, TensorFlow tasks hang at start."""
+IDLE_TIMEOUT_S = 60.0
 
 
 def choose_ports(guests: Sequence[Guest], python: str, wanted: Distributed) -> list[int]:
-    """A free port of each guest that every other guest has reached; no two are the same, since
-    guests may share a machine. Nobody holds them any more afterwards.
+    """Returns a free port of each guest that all other guests can reach; no two are the same,
+    since guests may share a machine. They are released afterwards.
 
     Raises PortsBlocked with the pairs that failed, RunError when there is no free port.
     """
     with ExitStack() as held:
-        ports = _hold(guests, python, wanted, held)
-        try_all(guests, ports, python)
+        ports = _reserve(guests, python, wanted, held)
+        probe_all(guests, ports, python)
     return ports
 
 
 def tf_config(addresses: Sequence[str], ports: Sequence[int], index: int) -> str:
-    """TF_CONFIG of one worker; worker 0 is the chief, as TensorFlow has it without a chief job."""
+    """TF_CONFIG of one worker; without a chief job, TensorFlow makes worker 0 the chief."""
     workers = [f"{_host(a)}:{p}" for a, p in zip(addresses, ports, strict=True)]
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 
-def try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
-    """A TCP connection from every guest to every other's port. Raises PortsBlocked."""
+def probe_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
+    """Connects from every guest to every other's port. Raises PortsBlocked."""
     where = {
         f"{_host(guest.endpoint.address)}:{port}": (guest.name, port)
         for guest, port in zip(guests, ports, strict=True)
@@ -46,7 +46,7 @@ def try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
     def blocked(guest: Guest) -> list[tuple[str, str, int]]:
         others = [w for w, (name, _) in where.items() if name != guest.name]
         command = scripts.command(python, "probe_ports", *others)
-        done = guest.run(command, timeout_s=300, what="try the workers' ports")
+        done = guest.run(command, timeout_s=300, what="probe the workers' ports")
         return [(guest.name, *where[w]) for w in done.stdout.split()]
 
     with ThreadPoolExecutor(len(guests)) as threads:
@@ -55,14 +55,18 @@ def try_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> None:
         raise PortsBlocked(pairs)
 
 
-def _hold(guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitStack) -> list[int]:
+def _reserve(
+    guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitStack
+) -> list[int]:
     low, high = (wanted.ports or "0-0").split("-")
     ports: dict[str, int] = {}
-    while asking := [guest for guest in guests if guest.name not in ports]:
+    while waiting := [guest for guest in guests if guest.name not in ports]:
         taken = ",".join(map(str, ports.values()))
         command = scripts.command(python, "reserve_port", low, high, taken)
-        holders = [held.enter_context(g.start(command, silent_s=SILENT_S)) for g in asking]
-        for guest, holder in zip(asking, holders, strict=True):
+        holders = [
+            held.enter_context(g.start(command, idle_timeout_s=IDLE_TIMEOUT_S)) for g in waiting
+        ]
+        for guest, holder in zip(waiting, holders, strict=True):
             port = _port(guest, holder, wanted)
             if port not in ports.values():
                 ports[guest.name] = port
@@ -70,13 +74,13 @@ def _hold(guests: Sequence[Guest], python: str, wanted: Distributed, held: ExitS
 
 
 def _port(guest: Guest, holder: HeldCommand, wanted: Distributed) -> int:
-    said = holder.line()
-    if said.isdigit():
-        return int(said)
+    line = holder.line()
+    if line.isdigit():
+        return int(line)
     where = f"in the range {wanted.ports}" if wanted.ports else "at all"
     raise RunError(
         f"{guest.name} has no free port {where}",
-        hint="distributed.ports in gpuvm.yaml names the range; it takes a port for each VM",
+        hint="distributed.ports in gpuvm.yaml is the range; it needs a port for each VM",
     )
 
 

@@ -1,4 +1,4 @@
-"""A run that this process watches: follow it to its end, fetch what it wrote, account for it."""
+"""A run that this process watches: follow it to its end, fetch its output, finish its record."""
 
 import threading
 import time
@@ -21,19 +21,19 @@ from gpuvm.guest import (
     hold,
 )
 from gpuvm.runs import contract, follow, inputs
-from gpuvm.runs.fan_out import Everywhere, Member
+from gpuvm.runs.fan_out import FanOut, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
 
 LIMIT_BYTES = 2 << 30
-SHOWN = 5
-"""Files that were not fetched are named up to so many."""
-LOOK_S = 1.0
+MAX_NAMED = 5
+"""How many skipped files a warning names."""
+CHECK_EVERY_S = 1.0
 GRACE_S = 3.0
-"""Grace period after the first failure: it tells the worker that died from its victims."""
+"""Grace period after the first failure, to tell its cause from its consequences."""
 START_SLACK = 1.5
-"""The program's own start deadline says more, so it comes first."""
+"""The program's own start deadline comes first, since its message is better."""
 
 
 def attach(
@@ -44,23 +44,23 @@ def attach(
     events: Events,
     watch: Watch = Watch(),  # noqa: B008 - has no state
 ) -> bool:
-    """Follow a run that goes on, or has ended, to its end, and fetch what it wrote.
+    """Follow a run that is running or has ended, and fetch its output.
 
-    ``members`` are those of the run that can be reached. Returns and raises as ``run`` does.
+    ``members`` are its reachable VMs. Returns and raises as ``run`` does.
     """
     work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
     work.launched = work.running = work.resumed = True
-    with work.accounted_for():
+    with work.recorded():
         error = work.follow([work.follower(member) for member in members])
         if error is not None:
             raise error
         work.fetch()
-    return not work.left
+    return not work.detached
 
 
 @dataclass
 class WatchedRun:
-    """``members`` are its VMs, the chief first when it is distributed."""
+    """``members`` are its VMs; the first is the chief of a distributed run."""
 
     members: tuple[Member, ...]
     settings: GuestSettings
@@ -69,23 +69,23 @@ class WatchedRun:
     events: Events
     watch: Watch = field(default_factory=Watch)
     launched: bool = False
-    """Something has been started at some time."""
+    """It has been launched."""
     running: bool = False
-    """It may still run."""
+    """It may still be running."""
     queued: bool = False
-    """It may still be in a queue."""
+    """It may be in a queue."""
     resumed: bool = False
-    """It goes on from where an earlier process of ours, or an earlier run, has left it."""
+    """It continues an earlier run, or is followed again."""
     patterns: Sequence[str] = ()
-    """Globs of what is fetched; everything without any."""
+    """Globs of the files to fetch; empty for all."""
     limit_bytes: int | None = LIMIT_BYTES
-    """Of each guest's output, in all; what exceeds it is named instead."""
+    """The most bytes to fetch from each guest; further files are named in a warning."""
     fetched: bool = False
-    left: bool = False
-    """It goes on without its operator."""
+    detached: bool = False
+    """It keeps running after this process."""
 
     def __post_init__(self) -> None:
-        self.guests = Everywhere(self.members, self.events)
+        self.guests = FanOut(self.members, self.events)
 
     @property
     def distributed(self) -> bool:
@@ -97,13 +97,13 @@ class WatchedRun:
         return f"{self.settings.work_dir}/{self.record.run_id}"
 
     @contextmanager
-    def accounted_for(self) -> Iterator[None]:
-        """However the block ends, the record says how, and nothing runs on unless it is to."""
+    def recorded(self) -> Iterator[None]:
+        """Records how the block ends, and ends the run unless it is detached."""
         try:
             yield
         except KeyboardInterrupt:
             if self.running and self._leave_running():
-                self.left = True
+                self.detached = True
             else:
                 with self.record.finishing("interrupted", "interrupted"):
                     self.clean_up(cancelled=True)
@@ -116,7 +116,7 @@ class WatchedRun:
             with self.record.finishing("cancelled" if cancelled else "failed", str(error)):
                 self.clean_up(cancelled=False)
             raise
-        if self.left:
+        if self.detached:
             self.record.close()
         else:
             self.record.finish("succeeded")
@@ -132,14 +132,14 @@ class WatchedRun:
         return Follower(member, folder, self.events, self.watch, resume=not from_start)
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
-        """Why it failed, or None; the programs have ended by then."""
+        """Waits until the programs have ended; returns the error or None."""
         stop = threading.Event()
         with ThreadPoolExecutor(len(followers)) as threads:
             futures = {threads.submit(self._follow_one, f, stop): f for f in followers}
             try:
                 return self._wait(futures)
             finally:
-                stop.set()  # the threads end at the next sign of life, or when there is none
+                stop.set()  # the threads end at the next heartbeat or timeout
 
     def _follow_one(self, follower: Follower, stop: threading.Event) -> Outcome:
         self.events.start("train", follower.name)
@@ -152,41 +152,41 @@ class WatchedRun:
     def _wait(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError | None:
         waiting = set(futures)
         while waiting:
-            done, waiting = wait(waiting, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
             if not self.distributed:
                 continue
             failed = [futures[one] for one in done if one.result().failed]
             if failed:
-                clear = any(follower.port_lost for follower in failed)
-                wait(waiting, timeout=0 if clear else GRACE_S)
-                return self._died(futures)
+                cause_known = any(follower.port_lost for follower in failed)
+                wait(waiting, timeout=0 if cause_known else GRACE_S)
+                return self._failure(futures)
             start_s = self.distribution.start_s * START_SLACK
             late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
             if late:
-                self._end()
+                self._end_run()
                 return follow.not_started(late, start_s)
-        return follow.sum_up([(futures[one], one.result()) for one in futures])
+        return follow.overall_error([(futures[one], one.result()) for one in futures])
 
-    def _died(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError:
-        """Ends the others too, and so finds out which guests do not answer any more."""
+    def _failure(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError:
+        """Ends the other workers, which also shows which guests are unreachable."""
         endings = [(futures[one], one.result()) for one in futures if one.done()]
         ended = {follower.name for follower, _ in endings}
-        self._end()
-        lost = self.guests.lost - ended
-        silent = [follower for follower in futures.values() if follower.name in lost]
-        return follow.cause(endings, silent)
+        self._end_run()
+        names = self.guests.unreachable - ended
+        unreachable = [follower for follower in futures.values() if follower.name in names]
+        return follow.cause_of_failure(endings, unreachable)
 
-    def _end(self, *, cancelled: bool = False) -> None:
-        """End the run in every guest that can be reached."""
+    def _end_run(self, *, cancelled: bool = False) -> None:
+        """End the run in every reachable guest."""
         python, work, run_id = self.settings.python, self.settings.work_dir, self.record.run_id
         if cancelled or self.queued:
-            self.guests.quietly(lambda one: cancel(one, python, work, run_id))
+            self.guests.best_effort(lambda one: cancel(one, python, work, run_id))
         else:
-            self.guests.quietly(lambda one: end_all(one, python, run_id))
+            self.guests.best_effort(lambda one: end_all(one, python, run_id))
         self.running = False
 
     def fetch(self) -> None:
-        """What the program may have left running ends before its files are read."""
+        """Ends remaining processes of the run, then fetches its output."""
         python, work, run_id = self.settings.python, self.settings.work_dir, self.record.run_id
         shuts_down = self.record.manifest.then == "shutdown"
 
@@ -200,13 +200,13 @@ class WatchedRun:
         self._check_contract()
 
     def clean_up(self, *, cancelled: bool) -> None:
-        """After an error or Ctrl-C, whatever of it is still to be done."""
+        """Ends and fetches the run after an error or Ctrl-C, as far as it was launched."""
         if self.running:
-            self._end(cancelled=cancelled)
+            self._end_run(cancelled=cancelled)
         if self.launched and not self.fetched:
-            self.guests.quietly(self.fetch_from)
+            self.guests.best_effort(self.fetch_from)
         if not self.launched:
-            self.guests.quietly(self._remove)
+            self.guests.best_effort(self._remove_folder)
 
     def fetch_from(self, guest: Guest) -> None:
         python, patterns, limit = self.settings.python, self.patterns, self.limit_bytes
@@ -221,22 +221,26 @@ class WatchedRun:
             python=python,
             on_progress=self.reporter(guest, "fetch", "fetching"),
         )
-        if fetched.left:
-            size = sum(one.size for one in fetched.left)
-            names = ", ".join(one.name for one in fetched.left[:SHOWN])
-            more = f" and {len(fetched.left) - SHOWN} more" if len(fetched.left) > SHOWN else ""
+        if fetched.skipped:
+            size = sum(one.size for one in fetched.skipped)
+            names = ", ".join(one.name for one in fetched.skipped[:MAX_NAMED])
+            more = (
+                f" and {len(fetched.skipped) - MAX_NAMED} more"
+                if len(fetched.skipped) > MAX_NAMED
+                else ""
+            )
             self.events.warning(
-                f"{names}{more}: {size / 1e9:.2f} GB left there; "
+                f"{names}{more}: {size / 1e9:.2f} GB not fetched; "
                 f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",
                 guest.name,
             )
 
-    def _remove(self, guest: Guest) -> None:
-        """What was sent for a run that never began."""
+    def _remove_folder(self, guest: Guest) -> None:
+        """Removes the files of a run that was not launched."""
         guest.run(["rm", "-rf", "--", self.directory], timeout_s=600, what="clean up")
 
     def reporter(self, guest: Guest, phase: str, doing: str) -> OnProgress:
-        """What shows how far a transfer is."""
+        """Returns a callback that reports the progress of a transfer."""
 
         def report(progress: TransferProgress) -> None:
             self.events.progress(guest.name, phase, progress.fraction, f"{doing}: {progress}")
@@ -246,18 +250,18 @@ class WatchedRun:
     def _check_contract(self) -> None:
         if not self.record.manifest.contract:
             return
-        said = contract.complaint(
+        warning = contract.missing_records(
             self.record.manifest.workload,
             {member.name: self.record.vm_dir(member.name) for member in self.members},
             chief=self.members[0].name if self.distributed else None,
             resumed=self.resumed,
         )
-        if said:
-            self.events.warning(said)
+        if warning:
+            self.events.warning(warning)
 
 
 def _continue_hint(record: results.Run) -> str:
-    kept = f"its records are in {record.dir}"
-    if inputs.possible(record):
-        return f"{kept}; --resume {record.run_id} resumes from its last checkpoint"
-    return f"{kept}; there is no checkpoint to resume from yet"
+    where = f"its records are in {record.dir}"
+    if inputs.has_checkpoints(record):
+        return f"{where}; --resume {record.run_id} resumes from its last checkpoint"
+    return f"{where}; there is no checkpoint to resume from yet"

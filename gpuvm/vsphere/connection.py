@@ -2,7 +2,7 @@
 
 import contextlib
 import ssl
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.request import getproxies
@@ -35,7 +35,7 @@ from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.updates import Task, UpdateStream
-from gpuvm.vsphere.vm_watch import WatchedVM, watch_vms
+from gpuvm.vsphere.vm_watch import VMWatch
 
 TIMEOUT_S = 60
 LOCALE = "en_US"
@@ -314,15 +314,9 @@ class VSphere:
     def update_stream(self) -> UpdateStream:
         return UpdateStream(self._content, self._reference)
 
-    def watch_vms(self) -> Iterator[list[WatchedVM]]:
-        """Every VM as it changes; never ends by itself."""
-        return watch_vms(self._content)
-
-    def publish_guestinfo(self, moref: MoRef, values: Mapping[str, str]) -> None:
-        """Sets ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""
-        options = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
-        with translated("publishing guestinfo", moref):
-            self._vm(moref).ReconfigVM_Task(spec=vim.vm.ConfigSpec(extraConfig=options))
+    def vm_watch(self) -> VMWatch:
+        """For the lab, which simulates the guests of the VMs."""
+        return VMWatch(self._content, self._reference)
 
     def _vm(self, moref: MoRef) -> Any:
         return self._reference(vim.VirtualMachine, moref)

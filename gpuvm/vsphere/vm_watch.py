@@ -1,7 +1,7 @@
-"""Every VM of a vCenter as it changes, for whoever stands in for the hypervisor: the lab."""
+"""Watches every VM of a vCenter and writes guestinfo, as VMware Tools and ESXi do: for the lab."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,26 +45,38 @@ class WatchedVM:
     gone: bool = False
 
 
-def watch_vms(content: Any) -> Iterator[list[WatchedVM]]:
-    """Batches of changed VMs, the first with all there are; an empty one at least every 5 s."""
-    with translated("watching", "the vCenter"):
-        view = content.viewManager.CreateContainerView(
-            container=content.rootFolder, type=[vim.VirtualMachine], recursive=True
-        )
-        collector = content.propertyCollector.CreatePropertyCollector()
-        collector.CreateFilter(
-            spec=_spec(view, content.propertyCollector._stub.version), partialUpdates=False
-        )
-    rows: dict[Any, dict[str, Any]] = {}
-    version, first = "", True
-    while True:
-        update = _wait(collector, version)
-        version = update.version if update else version
-        changed = list(_changed(update, rows))
-        if first and update is not None and update.truncated:
-            continue  # the first batch is everything, however many pages it takes
-        yield [_machine(ref, row) for ref, row in rows.items()] if first else changed
-        first = False
+class VMWatch:
+    def __init__(self, content: Any, reference: Callable[[Any, MoRef], Any]) -> None:
+        self._content, self._reference = content, reference
+
+    def updates(self) -> Iterator[list[WatchedVM]]:
+        """Yields changed VMs, all of them at first, and an empty list at least every 5 s."""
+        content = self._content
+        with translated("watching", "the vCenter"):
+            view = content.viewManager.CreateContainerView(
+                container=content.rootFolder, type=[vim.VirtualMachine], recursive=True
+            )
+            collector = content.propertyCollector.CreatePropertyCollector()
+            collector.CreateFilter(
+                spec=_spec(view, content.propertyCollector._stub.version), partialUpdates=False
+            )
+        rows: dict[Any, dict[str, Any]] = {}
+        version, first = "", True
+        while True:
+            update = _wait(collector, version)
+            version = update.version if update else version
+            changed = list(_changed(update, rows))
+            if first and update is not None and update.truncated:
+                continue  # the first list is complete, however many pages it takes
+            yield [_vm_from_row(ref, row) for ref, row in rows.items()] if first else changed
+            first = False
+
+    def publish_guestinfo(self, moref: MoRef, values: Mapping[str, str]) -> None:
+        """Sets ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""
+        options = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+        vm = self._reference(vim.VirtualMachine, moref)
+        with translated("publishing guestinfo", moref):
+            vm.ReconfigVM_Task(spec=vim.vm.ConfigSpec(extraConfig=options))
 
 
 def _spec(view: Any, version: str) -> Any:
@@ -91,10 +103,10 @@ def _changed(update: Any, rows: dict[Any, dict[str, Any]]) -> Iterator[WatchedVM
             gone = found.kind == "leave"
             if gone:
                 del rows[found.obj]
-            yield _machine(found.obj, row, gone=gone)
+            yield _vm_from_row(found.obj, row, gone=gone)
 
 
-def _machine(ref: Any, row: dict[str, Any], *, gone: bool = False) -> WatchedVM:
+def _vm_from_row(ref: Any, row: dict[str, Any], *, gone: bool = False) -> WatchedVM:
     devices = row.get("config.hardware.device") or ()
     cards = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
     return WatchedVM(

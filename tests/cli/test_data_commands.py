@@ -65,7 +65,7 @@ def test_without_a_network_the_target_path_is_shown(gpuvm: Gpuvm, cache: Path) -
     nowhere = {"https_proxy": "http://127.0.0.1:9", "GPUVM_CACHE_DIR": str(cache)}
     done = gpuvm("data", "fetch", "mnist", **nowhere)
     assert done.exit_code == 1
-    assert f"put the file at {cache / 'data' / 'mnist.npz'} yourself" in done.stderr
+    assert f"copy the file to {cache / 'data' / 'mnist.npz'}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -92,7 +92,7 @@ def test_run_with_vgg16_features_names_the_weights_it_needs(gpuvm: Gpuvm, cache:
     (gpuvm.home / "bus.png").touch()
     done = gpuvm("caption", "bus.png", GPUVM_CACHE_DIR=str(cache))
     assert done.exit_code == 2
-    assert "@vgg16 is not here yet" in done.stderr
+    assert "@vgg16 has not been fetched" in done.stderr
     assert "gpuvm data fetch vgg16" in done.stderr
 
 

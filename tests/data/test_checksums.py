@@ -62,7 +62,7 @@ def test_file_with_a_wrong_hash_is_deleted(
 ) -> None:
     wrong = replace(data.KNOWN["mnist"], digest="md5:0")
     monkeypatch.setitem(data.KNOWN, "mnist", wrong)
-    with pytest.raises(GpuvmError, match="its hash is not md5:0"):
+    with pytest.raises(GpuvmError, match="checksum mismatch, expected md5:0"):
         data.fetch("mnist", Events())
     assert not list(wrong.path.parent.iterdir())
 
@@ -130,7 +130,7 @@ def test_folder_hash_depends_on_names_and_contents(tmp_path: Path, published: li
     (elsewhere / "a.jpg").rename(elsewhere / "b.jpg")
     assert named().place not in {first.place, second.place}
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="there is no file in this folder"):
+    with pytest.raises(BadInput, match="the folder is empty"):
         data.resolve(f"@{tmp_path / 'empty'}")
 
 
@@ -171,7 +171,7 @@ def test_data_that_cannot_be_downloaded_explains_how_to_get_it(published: list[s
         with pytest.raises(BadInput, match=f"{name} cannot be fetched") as caught:
             data.fetch(name, Events())
         assert own.layout in (caught.value.hint or "")
-        with pytest.raises(BadInput, match=f"@{name} is not here yet") as caught:
+        with pytest.raises(BadInput, match=f"@{name} is missing") as caught:
             data.resolve(f"@{name}")
         assert str(own.path) in (caught.value.hint or "")
     coco = data.BY_HAND["coco"].path

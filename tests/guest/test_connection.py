@@ -45,14 +45,14 @@ def test_a_failing_command_is_named_with_its_last_line(machine: Machine) -> None
 
 def test_timed_out_command_is_killed_in_the_guest(machine: Machine, wait_for: Any) -> None:
     with guest.connect(machine.endpoint) as one:
-        with pytest.raises(GuestError, match=r"'sleep 1000' was not done in 0\.2 s"):
+        with pytest.raises(GuestError, match=r"'sleep 1000' timed out after 0\.2 s"):
             one.run(["sleep", "1000"], timeout_s=0.2)
         wait_for(lambda: not machine.processes(), "the command is gone")
 
 
 def test_another_host_key_is_refused(machine: Machine) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
-    with pytest.raises(HostKeyMismatch, match=r"one .* shows a host key that is not its own"):
+    with pytest.raises(HostKeyMismatch, match=r"one .* presented an unknown host key"):
         guest.connect(replace(machine.endpoint, host_keys=(other,)))
     assert machine.logins == 0
 
@@ -96,10 +96,10 @@ def test_first_use_keeps_nothing_when_the_login_fails(machine: Machine, tmp_path
 
 
 def test_a_refused_key_stops_at_once(machine: Machine, tmp_path: Path) -> None:
-    unknown_key = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(unknown_key)
-    with pytest.raises(GuestAuthRefused, match=r"not our key for the user 'gpuvm'"):
-        guest.connect(replace(machine.endpoint, key_file=unknown_key), timeout_s=1000)
+    stranger = tmp_path / "stranger"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
+    with pytest.raises(GuestAuthRefused, match=r"refused the key for the user 'gpuvm'"):
+        guest.connect(replace(machine.endpoint, key_file=stranger), timeout_s=1000)
     with pytest.raises(GuestAuthRefused, match="'root'"):
         guest.connect(replace(machine.endpoint, user="root"), timeout_s=1000)
 
@@ -150,7 +150,7 @@ def test_refused_and_unanswered_connections_are_distinguished(machine: Machine) 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     closed = replace(machine.endpoint, address="127.0.0.1", port=port)
-    with pytest.raises(GuestUnreachable, match="the port is closed"):
+    with pytest.raises(GuestUnreachable, match="connection refused"):
         guest.connect(closed, timeout_s=0.1)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
         where = silent.getsockname()
@@ -175,7 +175,7 @@ def test_all_addresses_that_were_tried_are_named(machine: Machine) -> None:
     with pytest.raises(GuestUnreachable) as caught:
         guest.connect(endpoint, timeout_s=0.1)
     for address in ("127.255.0.9", "127.255.0.8"):
-        assert f"({address}:{machine.port}): the port is closed" in str(caught.value)
+        assert f"({address}:{machine.port}): connection refused" in str(caught.value)
 
 
 def test_wrong_host_key_is_reported_if_no_other_address_answers(machine: Machine) -> None:
@@ -223,7 +223,7 @@ def test_retried_until_it_answers(guests: Guests) -> None:
 
 def test_a_connection_that_is_cut_is_unreachable(machine: Machine) -> None:
     with guest.connect(machine.endpoint) as one:
-        lines = one.stream(["sh", "-c", "echo here; sleep 1000"], silent_s=60)
+        lines = one.stream(["sh", "-c", "echo here; sleep 1000"], idle_timeout_s=60)
         assert next(lines) == "here\n"
         machine.cut()
         with pytest.raises(GuestUnreachable, match="one: the SSH connection"):

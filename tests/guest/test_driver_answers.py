@@ -48,8 +48,8 @@ def answer(tmp_path: Path, code: int | None) -> str:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (802, "the driver answers with CUDA error 802, system not yet initialized"),
-        (None, "the driver library does not load (libcuda.so.1: "),
+        (802, "the driver reports CUDA error 802, system not yet initialized"),
+        (None, "the driver library cannot be loaded (libcuda.so.1: "),
     ],
 )
 def test_missing_gpu_is_reported_with_the_drivers_answer(

@@ -14,7 +14,7 @@ from gpuvm.settings import Context
 
 def ask(machine: Machine) -> Member:
     with guest.connect(machine.endpoint) as connected:
-        return Member(connected.endpoint, export.ask(connected, "python3"))
+        return Member(connected.endpoint, export.read_facts(connected, "python3"))
 
 
 def test_guest_without_requirements_is_refused_for_every_engine(machine: Machine) -> None:

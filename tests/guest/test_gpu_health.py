@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpuvm import guest
-from gpuvm.guest import Guest, look_at_gpus
+from gpuvm.guest import Guest, read_gpu_health
 
 Machine = Any  # tests/support/ssh_servers.py
 
@@ -36,7 +36,7 @@ def smi(machine: Machine, *gpus: str, processes: str = "") -> None:
 
 
 def problems(one: Guest) -> list[str]:
-    gpus, _ = look_at_gpus(one, "python3")
+    gpus, _ = read_gpu_health(one, "python3")
     return [problem for gpu in gpus for problem in gpu.problems]
 
 
@@ -56,23 +56,23 @@ def throttled(kind: str, *names: str) -> str:
         (AMPERE_ECC, ["3 uncorrectable memory errors since the driver was loaded"]),
         (
             "<retired_pages><pending_retirement>Yes</pending_retirement></retired_pages>",
-            ["pages wait for their retirement: the VM has to be rebooted"],
+            ["page retirement is pending: reboot the VM"],
         ),
         (
             (
                 "<remapped_rows><remapped_row_pending>No</remapped_row_pending>"
                 "<remapped_row_failure>Yes</remapped_row_failure></remapped_rows>"
             ),
-            ["a memory row could not be remapped: the card has to be replaced"],
+            ["row remapping failed: replace the GPU"],
         ),
         (throttled("throttle", "gpu_idle", "sw_power_cap"), []),
         (
             throttled("throttle", "hw_slowdown", "hw_thermal_slowdown"),
-            ["slowed down by the hardware: it is too hot"],
+            ["hardware slowdown: too hot"],
         ),
         (
             throttled("event", "hw_power_brake_slowdown"),
-            ["slowed down by the hardware: its power supply limits it"],
+            ["hardware slowdown: power brake"],
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_processes_on_the_gpus(machine: Machine, one: Guest) -> None:
         processes="<processes><process_info><pid>999999999</pid><process_name>jupyter"
         "</process_name><used_memory>300 MiB</used_memory></process_info></processes>",
     )
-    _, users = look_at_gpus(one, "python3")
+    _, users = read_gpu_health(one, "python3")
     assert [(user.pid, user.name, user.memory, user.run) for user in users] == [
         (999999999, "jupyter", "300 MiB", None)
     ]
@@ -108,6 +108,6 @@ def test_processes_on_the_gpus(machine: Machine, one: Guest) -> None:
 
 def test_guest_without_nvidia_smi_reports_no_health(machine: Machine, one: Guest) -> None:
     machine.program("nvidia-smi", "echo 'No devices were found'; exit 6")
-    assert look_at_gpus(one, "python3") == ([], [])
+    assert read_gpu_health(one, "python3") == ([], [])
     machine.program("nvidia-smi", "echo '<nvidia_smi_log>'")
-    assert look_at_gpus(one, "python3") == ([], [])
+    assert read_gpu_health(one, "python3") == ([], [])

@@ -48,8 +48,8 @@ def test_login_script_output_is_not_an_answer(
     start_with(shell, script)
     assert shell.run(["printf", "42"], timeout_s=20).stdout == "42"
     assert shell.run(["cat"], timeout_s=20, stdin=b"\n\nx").stdout == "\n\nx"
-    assert list(shell.stream(["printf", "a\\nb"], silent_s=20)) == ["a\n", "b"]
-    with shell.start(["sh", "-c", "echo 20001; cat"], silent_s=20) as held:
+    assert list(shell.stream(["printf", "a\\nb"], idle_timeout_s=20)) == ["a\n", "b"]
+    with shell.start(["sh", "-c", "echo 20001; cat"], idle_timeout_s=20) as held:
         assert held.line() == "20001"
     assert shell.run("exit 3", timeout_s=20, check=False).exit_status == 3
 
@@ -73,7 +73,7 @@ def test_a_shell_that_ends_before_the_command_is_named(shell: guest.Guest, way: 
     start_with(shell, "echo 'This account is closed.'; exit 1")
     ask: dict[str, Callable[[], object]] = {
         "run": lambda: shell.run(["true"], timeout_s=20),
-        "stream": lambda: list(shell.stream(["true"], silent_s=20)),
+        "stream": lambda: list(shell.stream(["true"], idle_timeout_s=20)),
     }
     with pytest.raises(GuestError, match=r"ended with status 1 before 'true' began: This account"):
         ask[way]()

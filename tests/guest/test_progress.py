@@ -10,7 +10,7 @@ GIB = 1 << 30
 
 def test_rate_counts_transferred_bytes_only() -> None:
     """What was there already makes nothing faster."""
-    progress = TransferProgress(done=3 * GIB, whole=11 * GIB, there=1 * GIB, seconds=20.0)
+    progress = TransferProgress(done=3 * GIB, total=11 * GIB, already_there=1 * GIB, seconds=20.0)
     assert progress.rate == pytest.approx(GIB / 10)
     assert progress.eta_s == pytest.approx(80)
     assert progress.fraction == pytest.approx(3 / 11)

@@ -15,7 +15,7 @@ from ssh_servers import Machine
 
 from gpuvm import guest
 from gpuvm.errors import BadInput, CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest import Left, TransferProgress
+from gpuvm.guest import SkippedFile, TransferProgress
 
 MIB = 1 << 20
 BIG = 24 * MIB
@@ -25,7 +25,7 @@ BIG = 24 * MIB
 def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything that is to be sent goes over one of the two connections."""
     if request.param == "openssh":
-        monkeypatch.setattr("gpuvm.guest.conversation.BULK_BYTES", 0)
+        monkeypatch.setattr("gpuvm.guest.transfer.BULK_BYTES", 0)
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     return str(request.param)
@@ -34,7 +34,7 @@ def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[TransferProgress]:
     """Every step of a transfer is reported, not four a second."""
-    monkeypatch.setattr("gpuvm.guest.progress.EVERY_S", 0)
+    monkeypatch.setattr("gpuvm.guest.progress.REPORT_EVERY_S", 0)
     return []
 
 
@@ -89,9 +89,9 @@ def test_push_continues_where_it_broke_off(
     with guest.connect(machine.endpoint) as one:
         pushed = guest.push(one, files, "run", on_progress=reports.append)
     assert (machine.home / "run/big").read_bytes() == big.read_bytes()
-    assert pushed.sent + pushed.there == BIG + len("small")
-    assert pushed.there > MIB, "what had arrived is not sent again"
-    assert reports[-1].done == reports[-1].whole == BIG + len("small")
+    assert pushed.sent + pushed.already_there == BIG + len("small")
+    assert pushed.already_there > MIB, "what had arrived is not sent again"
+    assert reports[-1].done == reports[-1].total == BIG + len("small")
     assert sorted(file.name for file in (machine.home / "run").iterdir()) == ["big", "small"]
 
 
@@ -115,7 +115,7 @@ def test_fetch_continues_where_it_broke_off(
     again: list[TransferProgress] = []
     with guest.connect(machine.endpoint) as one:
         guest.fetch(one, "out", here, on_progress=again.append)
-    assert (again[0].there, again[-1].done) == (already, BIG)
+    assert (again[0].already_there, again[-1].done) == (already, BIG)
     assert (here / "big").read_bytes() == content
     assert [file.name for file in here.iterdir()] == ["big"]
 
@@ -147,7 +147,7 @@ def test_fetching_again_brings_what_changed_and_keeps_what_is_not_there(
         (here / "same").write_text("mine, and fetched over")
         guest.fetch(one, "out", here)
     assert again.files == (here / "log", here / "same")
-    assert (reports[0].there, reports[-1].whole) == (len("same"), len("samesecond"))
+    assert (reports[0].already_there, reports[-1].total) == (len("same"), len("samesecond"))
     assert [(here / name).read_text() for name in ("log", "same")] == ["second", "same"]
     assert (here / "mine").read_text() == "stays"
 
@@ -163,9 +163,9 @@ def test_patterns_and_a_limit(machine: Machine, tmp_path: Path) -> None:
             for i, pattern in enumerate(("*.h5", "ckpt", "ckpt/1*", "2.h5", "nothing"))
         }
         rest = guest.fetch(
-            one, "out", tmp_path / "some", patterns=[left.name for left in some.left]
+            one, "out", tmp_path / "some", patterns=[left.name for left in some.skipped]
         )
-    assert some.left == (Left("ckpt/2.h5", 900),)
+    assert some.skipped == (SkippedFile("ckpt/2.h5", 900),)
     assert [file.name for file in some.files] == ["a.h5", "1.h5", "stdout.log"]
     assert [file.name for file in rest.files] == ["2.h5"]
     names = {pattern: {file.name for file in found} for pattern, found in matched.items()}
@@ -204,7 +204,7 @@ def test_names_cannot_escape_the_folder(machine: Machine, tmp_path: Path, name: 
     )
     with guest.connect(machine.endpoint) as one, pytest.raises(GuestError) as caught:
         guest.fetch(one, "out", here)
-    assert str(caught.value) == f"one: {name!r} leads out of its folder"
+    assert str(caught.value) == f"one: {name!r} is outside its folder"
     assert (here / "kept").read_text() == "kept", "what is right has arrived all the same"
     assert not list((tmp_path / "elsewhere").iterdir())
     assert {file.name for file in tmp_path.iterdir()} >= {"here", "elsewhere"}
@@ -220,8 +220,8 @@ def test_incomplete_transfer_is_refused(machine: Machine, tmp_path: Path) -> Non
     wrong = json.dumps({"sha256": hashlib.sha256(b"another").hexdigest()})
     changed = json.dumps({"error": "it changed while it was fetched"})
     for lines, why in (
-        ((short, f"01234{wrong}"), "it did not arrive whole: 5 of 10 bytes"),
-        ((whole, f"0123456789{wrong}"), "what arrived is not what was sent (SHA-256)"),
+        ((short, f"01234{wrong}"), "incomplete: 5 of 10 bytes"),
+        ((whole, f"0123456789{wrong}"), "checksum mismatch (SHA-256)"),
         ((whole, f"0123456789{changed}"), "it changed while it was fetched"),
         (({"error": "Permission denied"},), "Permission denied"),
         (({"error": "\033]0;title\a\033[2JNo space\x07 left"},), r"No space\x07 left"),
@@ -281,7 +281,7 @@ def test_unreadable_local_files_are_reported_before_anything_is_sent(
             with pytest.raises(BadInput, match=f"^{path}: {why}"):
                 guest.push(one, {"a": b"a", "b": path}, "out")
         for name in ("../a", "/a", "a/../../b"):
-            with pytest.raises(BadInput, match=f"^'{name}' leads out of the folder"):
+            with pytest.raises(BadInput, match=f"^'{name}' is outside the target folder"):
                 guest.push(one, {name: b""}, "out")
     assert not (machine.home / "out").exists()
 
@@ -345,7 +345,7 @@ def test_full_disk_is_reported_before_anything_is_sent(machine: Machine, big: Pa
     (machine.home / "small").mkdir()
     command = f'{small_disk} && exec {sys.executable} "$@"'
     machine.program("python3", f"exec unshare -rm sh -c '{command}' python3 \"$@\"")
-    full = pytest.raises(GuestError, match=r"No space left on device \(24 MiB to come, 2 MiB free")
+    full = pytest.raises(GuestError, match=r"No space left on device \(24 MiB needed, 2 MiB free")
     with guest.connect(machine.endpoint) as one, full:
         guest.push(one, {"big": big}, "small/run")
 
@@ -410,7 +410,7 @@ def test_only_what_changed_is_sent(machine: Machine, tmp_path: Path) -> None:
         changed = guest.push_by_content(one, files, "run/3", "store")
     whole = len("print(1)print(22)echo run")
     assert [first.sent, again.sent, changed.sent] == [whole, 0, len("print(333)")]
-    assert again.there == whole
+    assert again.already_there == whole
     run = machine.home / "run/3"
     assert (run / "a.py").read_text() == "print(333)"
     assert os.access(run / "run.sh", os.X_OK)
@@ -447,7 +447,7 @@ def test_wrong_hash_is_refused(machine: Machine) -> None:
     (machine.home / "store").mkdir()
     (machine.home / f"store/{digest}.part").write_bytes(b"wro")
     with guest.connect(machine.endpoint) as one:
-        with pytest.raises(GuestError, match=r"^one: .*what arrived is not what was sent"):
+        with pytest.raises(GuestError, match=r"^one: .*checksum mismatch"):
             guest.push_by_content(one, {"a": b"right"}, "run", "store")
         assert not (machine.home / "run").exists()
         assert contents(machine) == set()

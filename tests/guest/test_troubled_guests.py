@@ -11,8 +11,8 @@ from gpuvm import guest
 from gpuvm.errors import NotReady
 from gpuvm.events import Events
 from gpuvm.guest import Endpoint, Expected
-from gpuvm.guest.machine import Trouble, troubles
-from gpuvm.guest.readiness import GPUS, MACHINE, SSH_ANSWERS
+from gpuvm.guest.machine import Problem, find_problems
+from gpuvm.guest.readiness import GPUS, SSH_ANSWERS, SYSTEM
 from gpuvm.lab import hypervisor
 from gpuvm.lab.guest.boot import TROUBLES, Boot, SimulatedGPU
 from gpuvm.settings import Context, GuestSettings
@@ -100,7 +100,7 @@ def test_driver_failure_is_reported_at_once(
 
 def test_full_home_directory_is_not_ready(start: Start) -> None:
     error = refused(start("home-full"), deadline_s=1000)
-    assert (error.requirement, error.seen) == (MACHINE.name, "its home /home/gpuvm has 0 MiB free")
+    assert (error.requirement, error.seen) == (SYSTEM.name, "its home /home/gpuvm has 0 MiB free")
     assert "guest.work_dir" in str(error.hint)
 
 
@@ -117,7 +117,7 @@ def test_an_sshd_that_drops_connections(start: Start) -> None:
         ("tmp-noexec", "/tmp is mounted noexec", "mount -o remount,exec /tmp"),  # noqa: S108
         ("home-noexec", "/home/gpuvm is mounted noexec", "mount -o remount,exec /home/gpuvm"),
         ("clock", "its clock is 24.0 h ahead of this machine's", "chronyd"),
-        ("requiretty", "sudo asks for a terminal", "Defaults:USER !requiretty"),
+        ("requiretty", "sudo requires a terminal", "Defaults:USER !requiretty"),
     ],
 )
 def test_optional_requirement_is_a_warning(
@@ -125,8 +125,8 @@ def test_optional_requirement_is_a_warning(
 ) -> None:
     (found,) = found_in(start(wrong))
     assert found.seen.startswith(seen)
-    assert remedy in found.remedy
-    assert not found.prevents
+    assert remedy in found.hint
+    assert not found.blocking
 
 
 def test_healthy_guest_has_no_problems(start: Start) -> None:
@@ -138,9 +138,9 @@ def test_healthy_guest_has_no_problems(start: Start) -> None:
 
 def test_several_at_once(start: Start) -> None:
     found = found_in(start("tmp-noexec", "clock", "home-full"))
-    assert sorted(one.prevents for one in found) == [False, False, True]
+    assert sorted(one.blocking for one in found) == [False, False, True]
 
 
-def found_in(endpoint: Endpoint) -> tuple[Trouble, ...]:
+def found_in(endpoint: Endpoint) -> tuple[Problem, ...]:
     with guest.connect(endpoint) as shell:
-        return troubles(shell, 30)
+        return find_problems(shell, 30)

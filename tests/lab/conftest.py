@@ -133,7 +133,7 @@ class Machines:
         messages = guest.messages()
         self._cleanup.callback(messages.close)  # type: ignore[attr-defined]
         ready = next(messages, None)
-        assert isinstance(ready, hypervisor.GuestReady), guest.last_words()
+        assert isinstance(ready, hypervisor.GuestReady), guest.last_console_line()
         return Machine(guest, ready, self)
 
     @contextmanager

@@ -11,7 +11,7 @@ from gpuvm.lab import addresses
 def test_each_lab_gets_another_block_until_it_is_given_back() -> None:
     one, two = addresses.reserve(None), addresses.reserve(None)
     assert one.block != two.block
-    with pytest.raises(LabError, match="another lab has the addresses"):
+    with pytest.raises(LabError, match="another lab uses the addresses"):
         addresses.reserve(one.block)
     inherited = socket.socket(fileno=socket.dup(one.reservation.fileno()))
     one.reservation.close()

@@ -87,7 +87,7 @@ def test_missing_toolchain_is_reported_with_a_hint(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LabError, match=r"needs Go 1\.25 or newer, and there is no Go") as raised:
+    with pytest.raises(LabError, match=r"needs Go 1\.25 or newer, and none is installed") as raised:
         build.vcsim_binary(source=source)
     assert raised.value.hint is not None
     assert "gpuvm[lab]" in raised.value.hint

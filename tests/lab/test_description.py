@@ -83,12 +83,12 @@ def test_description_from_yaml(tmp_path: Path) -> None:
     [
         ("hosts:\n- name: one\n  memory: 64\n", r"site\.yaml:3: .*memory: unknown key"),
         ("hosts: []\n", r"site\.yaml:1: hosts: .*at least 1"),
-        ("hosts:\n- {name: a}\n- {name: a}\n", "host 'a' is there twice"),
-        ("hosts: [{name: a}]\nvms: [{host: b}]\n", "names the host 'b'; there is: a"),
+        ("hosts:\n- {name: a}\n- {name: a}\n", "duplicate host 'a'"),
+        ("hosts: [{name: a}]\nvms: [{host: b}]\n", "unknown host 'b'; known: a"),
         ("hosts: [{name: a}]\nusers: [{name: me}]\n", r"must contain administrator@lab\.local"),
         (
             "hosts: [{name: a}]\ntemplates: [{datastore: fast}]\n",
-            "names the datastore 'fast'; there is: vsanDatastore",
+            "unknown datastore 'fast'; known: vsanDatastore",
         ),
     ],
 )

@@ -227,7 +227,7 @@ def test_a_lost_host_key_is_published_again(
     vm = datacentre.clone("one")
     datacentre.power_on(vm)
     _, host_key = datacentre.until_guest(vm)
-    datacentre.session.publish_guestinfo(vm, {HOST_KEYS: ""})
+    datacentre.session.vm_watch().publish_guestinfo(vm, {HOST_KEYS: ""})
 
     def read_back() -> tuple[str, ...]:
         (seen,) = datacentre.session.read_vms([vm])
@@ -246,7 +246,7 @@ def test_guest_that_exits_is_reported(
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: lab.status().problems, "the problem is shown")
-    assert lab.status().problems[0].startswith("one: its guest ended by itself")
+    assert lab.status().problems[0].startswith("one: its guest exited unexpectedly")
     datacentre.power_off(vm)
     # Without a pause the vCenter may tell of both changes at once, as if nothing had happened.
     wait_for(lambda: not lab.status().guests[0].powered, "it is seen to be off")
@@ -269,7 +269,7 @@ def test_without_namespaces_the_status_shows_it(
         status = up(hosts=1)
     assert status.isolation is not None
     assert status.isolation.startswith("subreaper only")
-    assert "guests are not separate machines" in status.problems[0]
+    assert "guests are not isolated" in status.problems[0]
     with connected(status, client) as centre:
         vm = centre.clone("one")
         centre.power_on(vm)
@@ -327,9 +327,9 @@ def test_killed_supervisor_ends_its_guests_and_lab_up_restarts_it(
     assert record.supervisor is not None
     os.kill(record.supervisor.pid, signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the guest died too")
-    wait_for(lambda: not lab.status().running, "the supervisor has ended")
+    wait_for(lambda: not lab.status().running, "the supervisor has exited")
     status = lab.status()
-    assert "the supervisor has ended" in status.problems[0]
+    assert "the supervisor has exited" in status.problems[0]
 
     assert up(hosts=2).problems == ()
     wait_for(lambda: lab.status().guests[0].pid, "the guest is back")
@@ -386,7 +386,7 @@ def test_the_supervisor_connects_again(
         return folder.supervisor()
 
     wait_for(lambda: not reported().connected, "the supervisor misses it")
-    assert "does not reach the vCenter" in " ".join(lab.status().problems)
+    assert "cannot reach the vCenter" in " ".join(lab.status().problems)
     command[command.index("--listen") + 1] = ready.url.split("/")[2]
     command = [part for part in command if part != "--parent-fd" and not part.isdigit()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as again:
@@ -407,7 +407,7 @@ def test_the_lab_ends_with_its_lifeline(wait_for: Callable[..., None]) -> None:
 
 def test_lab_up_with_other_options_is_refused(up: Labs, tmp_path: Path) -> None:
     up(hosts=1)
-    with pytest.raises(LabError, match=r"another shape \(1 hosts, 1 GPUs\)") as raised:
+    with pytest.raises(LabError, match=r"another configuration \(1 hosts, 1 GPUs\)") as raised:
         lab.up(lab.LabOptions(hosts=2, timings=FAST))
     assert raised.value.hint is not None
     assert "lab down" in raised.value.hint
@@ -425,10 +425,10 @@ def test_own_description_file(up: Labs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"name": "../x"}, "is not a name for a lab"),
+        ({"name": "../x"}, "is not a valid lab name"),
         ({"hosts": 0}, "at least one host"),
         ({"gpu": "banana"}, "'banana' not found"),
-        ({"description": Path("x.yaml"), "hosts": 2}, "whole shape"),
+        ({"description": Path("x.yaml"), "hosts": 2}, "give one or the other"),
         ({"address_block": "10.0.0.0/8"}, "is not an address block"),
     ],
 )
@@ -440,14 +440,14 @@ def test_invalid_options(options: dict[str, Any], complaint: str) -> None:
 
 def test_a_context_of_the_same_name_is_not_overwritten() -> None:
     settings.save(settings.Context(name="lab", vcenter="vc.example.org", user="me"))
-    with pytest.raises(LabError, match="not this lab's"):
+    with pytest.raises(LabError, match="does not belong to this lab"):
         lab.up()
     assert settings.load("lab").vcenter == "vc.example.org"
 
 
 def test_a_lab_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpuvm.lab.build.vcsim_binary", lambda _: Path("/bin/false"))
-    with pytest.raises(LabError, match="the simulated vCenter ended"):
+    with pytest.raises(LabError, match="the simulated vCenter exited"):
         lab.up()
     assert files_below(paths.state_dir(), paths.config_dir()) == []
     assert not lab_folder("lab").path.exists()

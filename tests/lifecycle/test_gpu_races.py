@@ -129,7 +129,7 @@ def test_vm_that_lost_its_mark_is_not_removed(pair: Rig) -> None:
 
         def remark() -> None:
             (vm,) = pair.own_vms(other, "remarked")
-            other.publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
+            other.vm_watch().publish_guestinfo(vm.moref, {"gpuvm.generation": "another"})
             while pair.own_vms(other, "remarked")[0].generation != "another":
                 pass
 

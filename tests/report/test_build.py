@@ -287,7 +287,7 @@ class TestDevice:
 
     def test_no_device_recorded(self, run: Any) -> None:
         note, plain = self.note(run, None, None)
-        assert note == "Nothing recorded which device TensorFlow used."
+        assert note == "The device that TensorFlow used was not recorded."
         assert not plain
 
     def test_a_program_of_ones_own(self, run: Any) -> None:
@@ -339,7 +339,7 @@ class TestShards:
         shards = _built(run).shards
         assert shards is not None
         assert not shards.verified
-        assert "gpuvm-02 is not the list whose hash it recorded" in shards.sentence
+        assert "gpuvm-02 does not match its recorded hash" in shards.sentence
 
     def test_worker_without_records_leaves_the_result_unknown(self, run: Any) -> None:
         run.shard("gpuvm-01", 0, 2, 2, ["a"])
@@ -372,10 +372,7 @@ def test_failed_run_names_the_worker_and_shows_its_last_lines(tmp_path: Path) ->
     assert stderr.lines[-2:] == ("train: step 180 of 400", "Killed")  # without the colour codes
     assert stdout.lines == ("train 180/400 loss 0.4312 611 examples/s",)
     assert dead.steps == 180
-    assert (
-        "The last line of gpuvm-03/timings.jsonl was cut off in the middle and is left out."
-        in built.warnings
-    )
+    assert "The last line of gpuvm-03/timings.jsonl is truncated and was skipped." in built.warnings
 
 
 def test_gpuvm_1_and_gpuvm_10_are_distinguished(tmp_path: Path) -> None:
@@ -435,8 +432,8 @@ def test_incomplete_last_line_is_skipped_and_reported(run: Any) -> None:
     built = _built(run)
     assert built.vms[0].steps == 10
     assert built.warnings == (
-        "The last line of events.jsonl was cut off in the middle and is left out.",
-        "The last line of gpuvm-01/timings.jsonl was cut off in the middle and is left out.",
+        "The last line of events.jsonl is truncated and was skipped.",
+        "The last line of gpuvm-01/timings.jsonl is truncated and was skipped.",
     )
 
 

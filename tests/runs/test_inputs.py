@@ -87,7 +87,7 @@ def test_resume_gives_each_of_several_side_by_side_its_own(
     assert found(first, three) == [None] * 3
     again = runner(KEEPS, three[::-1], resume=results.load(first.run_id))
     assert found(again, three[::-1]) == ["one", "two", "three"], "by its place, not its name"
-    with pytest.raises(PreflightRefused, match="was on 3 VMs, each with checkpoints") as e:
+    with pytest.raises(PreflightRefused, match="was on 3 VMs, each with its own checkpoints") as e:
         runner(KEEPS, three[:2], resume=first)
     assert "--vm" in str(e.value.hint)
 
@@ -108,8 +108,8 @@ def test_missing_records_of_a_program_are_reported(
 ) -> None:
     record = runner("print('hi')", [machine])
     message = (
-        "mine left out what reports are made of: no start record, no step, no end record, "
-        "no results.json (workloads/README.md has the contract)"
+        "mine did not write all records for the report: no start record, no step, no end record, "
+        "no results.json (see the contract in workloads/README.md)"
     )
     assert runner.manifest["status"] == "succeeded"
     assert runner.manifest["warnings"] == [message]
@@ -140,7 +140,8 @@ def test_vm_with_an_incomplete_result_is_named(
     wrote = '(options.out / "results.json").write_text("{}")\n'
     runner(TRAINS + "if not options.word: " + wrote, three, more_args={"vm-02": ["--word", "x"]})
     assert (
-        "left out what reports are made of: vm-02: no results.json" in event_log.texts("warning")[0]
+        "did not write all records for the report: vm-02: no results.json"
+        in event_log.texts("warning")[0]
     )
 
 

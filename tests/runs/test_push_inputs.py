@@ -53,7 +53,7 @@ def test_folder_transfer_continues_where_it_broke_off(
     wait_for: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gpuvm.guest.progress.EVERY_S", 0)
+    monkeypatch.setattr("gpuvm.guest.progress.REPORT_EVERY_S", 0)
     inputs = named(coco)
     (place,) = inputs
 
@@ -71,7 +71,7 @@ def test_folder_transfer_continues_where_it_broke_off(
         assert sent(event_log) < 0.95
         (note,) = event_log.texts("note")
         assert note.startswith("coco: ")
-        assert note.endswith("MiB of 24.0 MiB are there already")
+        assert note.endswith("MiB of 24.0 MiB already there")
         shown = [event.text or "" for event in event_log.events if event.kind == "progress"]
         assert shown[-1].startswith("coco: 24.0 MiB of 24.0 MiB, ")
         before = len(machine.children), len(event_log.events)

@@ -255,7 +255,7 @@ def test_lost_port_is_chosen_again(runner: Runner, three: list[Machine], event_l
     runner(source, three, "--word", str(tries), distributed=True)
     tried = [json.loads(line) for line in tries.read_text().splitlines()]
     assert len({tuple(peers) for _, peers in tried}) == 2
-    assert [text for text in event_log.texts("warning") if "new ones" in text]
+    assert [text for text in event_log.texts("warning") if "choosing new ports" in text]
     assert runner.manifest["status"] == "succeeded"
 
 
@@ -289,7 +289,7 @@ def test_ports_are_distinct_and_all_held_until_all_are_chosen(
         held.extend(not _can_bind(port) for port in ports)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf_config, "try_all", while_held)
+        patch.setattr(tf_config, "probe_all", while_held)
         ports = tf_config.choose_ports(guests, "python3", Distributed())
     assert held == [True] * 3
     assert all(_can_bind(port) for port in ports), "and let go afterwards"
@@ -346,7 +346,7 @@ def test_a_closed_port_is_blocked(three: list[Machine]) -> None:
         closed = server.getsockname()[1]
     guests = connected(three[:2])
     with pytest.raises(PortsBlocked) as e:
-        tf_config.try_all(guests, [closed, closed], "python3")
+        tf_config.probe_all(guests, [closed, closed], "python3")
     assert set(e.value.pairs) == {("vm-01", "vm-02", closed), ("vm-02", "vm-01", closed)}
     for one in guests:
         one.close()

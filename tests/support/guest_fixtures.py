@@ -76,7 +76,7 @@ def server(tmp_path: Path, context: Context) -> Iterator[Server]:
     machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
     messages = machine.messages()
     ready = next(messages, None)
-    assert isinstance(ready, hypervisor.GuestReady), machine.last_words()
+    assert isinstance(ready, hypervisor.GuestReady), machine.last_console_line()
     yield Server(port, tuple(ready.host_keys))
     machine.power_off()
     messages.close()  # type: ignore[attr-defined]

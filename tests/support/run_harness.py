@@ -98,7 +98,7 @@ class Runner:
         distribution: Distributed | None = None,
         inputs: runs.Inputs | None = None,
         more_args: Mapping[str, Sequence[str]] | None = None,
-        terms: runs.Terms | None = None,
+        terms: runs.RunOptions | None = None,
     ) -> results.Run:
         project = self.folder / "mine"
         project.mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ class Runner:
             resume=resume,
             inputs=inputs or {},
             more_args=more_args or {},
-            terms=terms or runs.Terms(),
+            terms=terms or runs.RunOptions(),
             watch=self.watch,
         )
         return record

@@ -12,7 +12,7 @@ With a trained run:
     python -m captioning caption bus.jpg --run out
     python -m captioning evaluate --run out --beam 3
 
-All in the folder workloads/, whose README.md says what is written to --out. The sizes are those of
-the paper's appendix D: features 4096, embedding 256, hidden 256, captions of up to 15 words. Each
+All in the folder workloads/; see its README.md for the output. The sizes are those of the paper's
+appendix D: features 4096, embedding 256, hidden 256, captions of up to 15 words. Each
 worker computes gradients on its own shard of the examples; they are summed.
 """

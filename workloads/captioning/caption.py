@@ -1,10 +1,10 @@
-"""A trained run of captioning in use: captions for pictures, and its scores again.
+"""Uses a trained captioning run: captions pictures, and computes its scores again.
 
 python -m captioning caption bus.jpg street.jpg --run out
 python -m captioning caption bus.jpg --run out --beam 3 --json
 python -m captioning evaluate --run out --beam 3
 
-A run with VGG16's features needs the same weights again (--vgg16-weights), which it does not copy.
+A run with VGG16's features needs the same weights (--vgg16-weights), which are not in its output.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class TrainedCaptioner:
-    """A run's captioner, its words, and what computes features: uint8 images -> [n, 4096]."""
+    """A run's captioner and words; ``features`` maps uint8 images to [n, 4096]."""
 
     captioner: Captioner
     words: Sequence[str]
@@ -65,7 +65,7 @@ class TrainedCaptioner:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Raises BadInput, before TensorFlow is loaded where that is possible."""
+    """Raises BadInput, if possible before TensorFlow is loaded."""
     options = parse(arguments)
     model, checkpoint = _read(options.run)
     weights = _weights(model, options)
@@ -97,14 +97,14 @@ def parse(arguments: Sequence[str] | None = None) -> CaptionOptions:
     add_device_options(parser)
     options = CaptionOptions(**vars(parser.parse_args(arguments)))
     if options.mode == "caption" and not options.images:
-        parser.error("caption: which pictures?")
+        parser.error("caption: no pictures given")
     if options.beam < 1:
         parser.error("--beam must be at least 1")
     return options
 
 
 def write_model(options: Options, data: Dataset, vgg16_sha256: str | None) -> None:
-    """What a finished run needs for captioning, beside its checkpoint."""
+    """Writes what captioning needs in addition to the checkpoint."""
     model = {
         "words": list(data.words),
         "length": data.length,
@@ -118,7 +118,7 @@ def write_model(options: Options, data: Dataset, vgg16_sha256: str | None) -> No
 
 
 def _read(run: Path) -> tuple[dict[str, Any], Path]:
-    """What write_model wrote, and the checkpoint beside it."""
+    """Reads the file of write_model and the path of the checkpoint."""
     file, latest = run / MODEL, run / "checkpoints" / "latest.json"
     try:
         model = json.loads(file.read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def _load(
 
 
 def _weights(model: dict[str, Any], options: CaptionOptions) -> Path | None:
-    """VGG16's weights that the run used: at their path then, or at --vgg16-weights."""
+    """VGG16's weights that the run used, at their recorded path or at --vgg16-weights."""
     wanted, given = model["vgg16_sha256"], options.vgg16_weights
     if wanted is None:
         if given is not None:
@@ -161,7 +161,7 @@ def _weights(model: dict[str, Any], options: CaptionOptions) -> Path | None:
 def _examples(
     model: dict[str, Any], options: CaptionOptions
 ) -> tuple[Sequence[Any], Callable[[Any], np.ndarray]]:
-    """What is captioned, and what returns the image of one: files, or the held-out examples."""
+    """The files or held-out examples, and a function that returns the image of one."""
     side = features.SIDE if model["vgg16_sha256"] else scenes.SIZE
     if options.mode == "caption":
         return options.images, lambda file: images.load(file, side)
@@ -170,7 +170,7 @@ def _examples(
         return held_out, lambda one: images.resized(scenes.render(one), side)
     folder = options.data or Path(model["data"])
     if options.data is None and not folder.is_dir():
-        raise BadInput(f"the run's images are not at {folder}: --data DIR says where they are here")
+        raise BadInput(f"the run's images are not at {folder}: set --data DIR")
     return images.read_pictures(folder)[1], lambda one: images.load(one.file, side)
 
 

@@ -1,4 +1,4 @@
-"""captioning's examples: their words, their images, and which worker has which of them."""
+"""captioning's examples: words, images, and shards of the workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 class Dataset:
     """Training and held-out examples, their vocabulary, and their images on demand.
 
-    They are the pictures of the folder ``data``, or without one ``count`` rendered scenes. An
+    Examples are the pictures of the folder ``data``, or without it ``count`` rendered scenes. An
     example has an ``id`` and ``captions()``. Raises BadInput.
     """
 
@@ -44,14 +44,14 @@ class Dataset:
         self._rows: dict[str, int] = {}
 
     def digest(self) -> str:
-        """The hash of the training examples; another data set or another size has another one."""
+        """The hash of the training examples."""
         joined = hashlib.sha256()
         for example in self.train:
             joined.update("\n".join((example.id, *example.captions(), "")).encode())
         return joined.hexdigest()[:12]
 
     def cache(self, examples: Sequence[Any]) -> None:
-        """Keeps their small images in memory, at most CACHE_BYTES, instead of those kept before."""
+        """Caches their small images, at most CACHE_BYTES, replacing the previous cache."""
         self._rows, few = {}, examples[: CACHE_BYTES // (3 * scenes.SIZE**2)]
         self._pixels = np.empty((len(few), scenes.SIZE, scenes.SIZE, 3), np.uint8)
         for row, example in enumerate(few):
@@ -66,7 +66,7 @@ class Dataset:
         return 255 - pixels if perturb else pixels
 
     def tokens(self, example: Any) -> np.ndarray:
-        """The numbers of its captions' words; int32 [captions, length], padded."""
+        """The word numbers of its captions; int32 [captions, length], padded."""
         texts = example.captions()
         tokens = np.full((len(texts), self.length), PAD, np.int32)
         for row, text in enumerate(texts):
@@ -79,8 +79,8 @@ class Dataset:
         return sentence(self.words, numbers)
 
     def targets(self, examples: Sequence[Any]) -> np.ndarray:
-        """What the encoder learns: a scene's attributes, int32 [n, 7]; of a real image which words
-        its captions have, float32 [n, words].
+        """The encoder's targets: attributes of scenes, int32 [n, 7], or the words in the captions
+        of real images, float32 [n, words].
         """
         if not self.real:
             return np.array([example.labels() for example in examples], np.int32)
@@ -99,7 +99,7 @@ class Dataset:
 
 
 def sentence(words: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:
-    """The words of the numbers up to the end of the sentence."""
+    """The words up to the end of the sentence."""
     found = []
     for number in numbers:
         if number in (END, PAD):
@@ -109,10 +109,10 @@ def sentence(words: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:
 
 
 class Shard:
-    """Which examples this worker has, and which of them are in its part of the batch at a step.
+    """The examples of this worker, and its part of the batch at each step.
 
-    Example i belongs to lane i % batch; a worker owns batch / workers neighbouring lanes. So the
-    global batch is the same for any number of workers, and shards never change. ``rows`` are this
+    Example i belongs to lane i % batch; a worker owns batch / workers adjacent lanes. So the global
+    batch does not depend on the number of workers, and shards are fixed. ``rows`` are this
     worker's rows of the global batch.
     """
 
@@ -151,7 +151,7 @@ class Shard:
         )
 
     def _order(self, seed: int, lane: int, epoch: int, count: int) -> np.ndarray:
-        """Kept for the epoch: shuffling at every step would take longer than some steps."""
+        """Cached for the epoch: shuffling may take longer than a step."""
         kept = self._orders.get((seed, lane))
         if kept is None or kept[0] != epoch:
             kept = epoch, np.random.default_rng([seed, epoch, lane]).permutation(count)

@@ -1,4 +1,4 @@
-"""captioning's scores: captions of held-out images, beside those of shuffled ones."""
+"""captioning's scores on held-out images, and with the images shuffled."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ SAMPLES = 12
 
 
 class Trained(Protocol):
-    """What is evaluated: a captioner, and what computes the features of examples."""
+    """A captioner and the features of examples."""
 
     captioner: Captioner
 
@@ -23,9 +23,9 @@ class Trained(Protocol):
 
 
 def evaluate(session: Session, trained: Trained, data: Dataset, beam: int) -> None:
-    """Captions of the held-out images, scored; and scored again with the images shuffled.
+    """Scores captions of the held-out images, and again with the images shuffled.
 
-    The results are those of the beam, or of greedy decoding with a ``beam`` of 1.
+    results.json has the scores of beam search, or of greedy decoding with a ``beam`` of 1.
     """
     with session.log.phase("evaluate"):
         features = trained.features(data.held_out).astype(np.float32)
@@ -51,7 +51,7 @@ def evaluate(session: Session, trained: Trained, data: Dataset, beam: int) -> No
 
 
 def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU-1 to 4 of the corpus by sacrebleu, words split at spaces; and how many are exact."""
+    """Corpus BLEU-1 to 4 by sacrebleu, words split at spaces, and the share of exact matches."""
     from sacrebleu.metrics import BLEU
 
     most = max(map(len, references))
@@ -67,7 +67,7 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[
 def _with_shuffled(
     captions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """The scores, and those of the same captions for other images, which language alone gives."""
+    """The scores, and those of the captions for other images: what language alone achieves."""
     half = len(captions) // 2
     shuffled = score([*captions[-half:], *captions[:-half]], references)
     return score(captions, references) | {f"{name}_shuffled": v for name, v in shuffled.items()}

@@ -1,4 +1,4 @@
-"""Features of images: from captioning's own encoder, or from VGG16, whose can be cached."""
+"""Features of images, from captioning's own encoder or from VGG16, with a cache."""
 
 import hashlib
 from collections.abc import Callable
@@ -39,14 +39,14 @@ class VGG16:
     """The 4096 outputs of the layer fc2, as in the paper's appendix B."""
 
     def __init__(self, tf: Any, weights: Path) -> None:
-        """``weights`` must be those of the whole network, its top included. Raises BadInput."""
+        """``weights`` must include the top of the network. Raises BadInput."""
         self.sha256 = sha256(weights)
         try:
-            whole = tf.keras.applications.VGG16(include_top=True, weights=str(weights))
+            full = tf.keras.applications.VGG16(include_top=True, weights=str(weights))
         except Exception as error:  # noqa: BLE001 - Keras raises many classes for a wrong file
             reason = str(error).splitlines()[0]
             raise BadInput(f"{weights}: not the weights of a VGG16 with top: {reason}") from None
-        self._model = tf.keras.Model(whole.input, whole.get_layer("fc2").output)
+        self._model = tf.keras.Model(full.input, full.get_layer("fc2").output)
         self._prepare = tf.keras.applications.vgg16.preprocess_input
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -70,9 +70,9 @@ def sha256(weights: Path) -> str:
 
 
 class Cache:
-    """Features by the content of the image and the network: 8 KB each, computed once.
+    """Caches features by image content and network: 8 KB each.
 
-    Nothing is kept without ``folder``.
+    Without ``folder`` nothing is cached.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -106,5 +106,5 @@ def _loaded(file: Path) -> np.ndarray:
 
 def _write(file: Path | None, row: np.ndarray) -> None:
     if file is not None:
-        with replacing(file) as half:
-            np.save(half, row)
+        with replacing(file) as partial:
+            np.save(partial, row)

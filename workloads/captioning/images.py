@@ -5,7 +5,7 @@ DIR/captions.json, or DIR/annotations/captions_*.json:
      "annotations": [{"image_id": 1, "caption": "a red bus"}]}
 
 DIR/captions.txt (a CSV with the header image,caption), DIR/Flickr8k.token.txt or
-DIR/results_20130124.token (image.jpg#0, a tab, the caption), images in DIR/Images and the like.
+DIR/results_20130124.token (image.jpg#0, a tab, the caption), images in DIR/Images or similar.
 """
 
 import csv
@@ -41,11 +41,11 @@ def read_pictures(folder: Path) -> tuple[list[Picture], list[Picture]]:
     """Training and held-out pictures, split by a hash of their ids. Raises BadInput."""
     file = _captions_file(folder)
     found = _coco(folder, file) if file.suffix == ".json" else _flickr(folder, file)
-    held = [picture for picture in found if _is_held_out(picture.id)]
+    held_out = [picture for picture in found if _is_held_out(picture.id)]
     train = [picture for picture in found if not _is_held_out(picture.id)]
-    if not train or not held:
-        raise BadInput(f"{file}: {len(found)} images are too few to hold some out")
-    return train, held
+    if not train or not held_out:
+        raise BadInput(f"{file}: {len(found)} images are too few for a held-out set")
+    return train, held_out
 
 
 def load(file: Path, size: int) -> np.ndarray:

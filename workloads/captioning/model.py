@@ -1,4 +1,4 @@
-"""captioning's networks: the encoder of images and the LSTM that writes captions."""
+"""captioning's networks: the image encoder and the LSTM that generates captions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ DIM_IN, DIM_EMBED, DIM_HIDDEN = 4096, 256, 256
 
 
 class Captioner:
-    """Image feature -> first input of an LSTM; words -> the next ones; a softmax over words."""
+    """An LSTM whose first input is the image feature, followed by words; softmax over words."""
 
     def __init__(self, tf: Any, words: int, length: int) -> None:
         layers = tf.keras.layers
@@ -30,7 +30,7 @@ class Captioner:
     def __call__(self, features: Any, inputs: Any, kept: Any = None) -> Any:
         """[n, 4096] and [n, length] -> logits [n, length, words].
 
-        ``kept`` [n, 4096] is dropout: what the features are multiplied by while training.
+        ``kept`` [n, 4096] is the dropout mask that multiplies the features in training.
         """
         image = self._image_input(features, kept)
         sequence = self._tf.concat([image[:, None], self._embed(inputs)], axis=1)
@@ -38,11 +38,11 @@ class Captioner:
         return self._output(hidden[:, 1:])
 
     def greedy(self, features: Any) -> np.ndarray:
-        """The most likely word at every place; int [n, length]."""
+        """The most likely word at every position; int [n, length]."""
         return np.asarray(self._greedy(self._tf.constant(features)))
 
     def beam(self, features: Any, width: int) -> np.ndarray:
-        """Of ``width`` candidate sentences the one most likely per word; int [n, length]."""
+        """The sentence with the highest mean log-likelihood of ``width``; int [n, length]."""
         return np.asarray(self._beams(self._tf.constant(features), width))
 
     def _decode_greedily(self, features: Any) -> Any:
@@ -57,7 +57,7 @@ class Captioner:
         return tf.stack(words, 1)
 
     def _decode_beams(self, features: Any, width: int) -> Any:
-        """An ended sentence can only be followed by padding, at no cost."""
+        """A finished sentence is only extended by padding, at no cost."""
         tf = self._tf
         count = tf.shape(features)[0]
         _, *state = self._lstm(self._image_input(features)[:, None])
@@ -93,7 +93,7 @@ class Captioner:
         return [v for layer in self._layers() for v in layer.trainable_variables]
 
     def checkpoint(self) -> Any:
-        """Under the names that checkpoints of older runs have too."""
+        """The names must not change: checkpoints of older runs have them."""
         names = ("look", "settle", "embed", "lstm", "speak")
         named = dict(zip(names, self._layers(), strict=True))
         return self._tf.train.Checkpoint(mean=self._mean, deviation=self._deviation, **named)
@@ -107,7 +107,7 @@ class Captioner:
 
 
 def build_encoder(tf: Any, outputs: int) -> tuple[Any, Any]:
-    """64 x 64 x 3 -> 8 x 8 x 64 = 4096 features, and the head that it is trained with."""
+    """64 x 64 x 3 -> 8 x 8 x 64 = 4096 features, and the head for its training."""
     layers = tf.keras.layers
     encoder = tf.keras.Sequential(
         [

@@ -1,4 +1,4 @@
-"""captioning's command line for training; that of a trained run is in caption.py."""
+"""captioning's command line for training; that for a trained run is in caption.py."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ QUICK = {
     "learning_rate": 4e-3,
     "checkpoint_every": 100,
 }
-# 150 epochs of 20,000 steps, one example each, at the rate of appendix D. The encoder stands where
-# the paper has VGG16, trained by others, and has sizes of its own.
+# 150 epochs of 20,000 steps, one example each, at the rate of appendix D. The encoder replaces
+# the paper's pretrained VGG16 and has its own sizes.
 PAPER = {
     "scenes": 20_000,
     "encoder_steps": 6000,
@@ -53,7 +53,7 @@ class Options(options.Options):
     perturb_shard: int | None
 
     def shared_by(self, workers: int) -> "Options":
-        """Batch sizes rounded up to what the workers can share out in equal parts."""
+        """Rounds batch sizes up to multiples of the number of workers."""
         batch_size = _multiple(self.batch_size, workers)
         encoder_batch_size = _multiple(self.encoder_batch_size or batch_size, batch_size)
         return dataclasses.replace(
@@ -94,5 +94,5 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 
 
 def _multiple(number: int, of: int) -> int:
-    """The least multiple of ``of`` that is not below ``number``."""
+    """The smallest multiple of ``of`` that is at least ``number``."""
     return -(-number // of) * of

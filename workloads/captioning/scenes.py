@@ -1,9 +1,8 @@
-"""Rendered scenes with captions: one or two coloured shapes, drawn and described by code.
+"""Generated scenes of one or two coloured shapes, with captions.
 
-A scene is 64 x 64 RGB. One object stands at a place (left, right, top, bottom, centre); two stand
-beside or above each other. Five captions describe each scene, all of them right. Some combinations
-of colours and shapes are held out: they never occur in training, but each colour and each shape
-does.
+A scene is 64 x 64 RGB. One object is at a place (left, right, top, bottom, centre); two are beside
+or above each other. Each scene has five correct captions. Some combinations of colours and shapes
+are held out: they never occur in training, but each colour and each shape does.
 """
 
 import hashlib
@@ -65,11 +64,11 @@ class Scene:
 
 
 LABELS = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1) * 2 + (len(PLACES) + 2,)
-"""How many values each of ``labels`` has."""
+"""The number of values of each label."""
 
 
 def make_scenes(count: int, seed: int, *, held_out: bool) -> list[Scene]:
-    """``count`` scenes, all of them of held-out combinations or none of them."""
+    """Returns ``count`` scenes of held-out combinations, or of the others."""
     draw = np.random.default_rng([seed, int(held_out)])
     scenes: list[Scene] = []
     while len(scenes) < count:
@@ -80,7 +79,7 @@ def make_scenes(count: int, seed: int, *, held_out: bool) -> list[Scene]:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """By colours, shapes and, for one object, its place: the same on every machine."""
+    """By a hash of colours, shapes and, for one object, its place."""
     parts = sorted(f"{thing.colour} {thing.shape}" for thing in scene.things)
     if len(parts) == 1:
         parts.append(str(scene.layout))
@@ -89,7 +88,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """uint8 [64, 64, 3]; a grey, slightly noisy ground, and places that vary by a few pixels."""
+    """uint8 [64, 64, 3]; a grey, slightly noisy background; positions vary by a few pixels."""
     draw = np.random.default_rng(scene.seed)
     image = np.full((SIZE, SIZE, 3), draw.integers(70, 120), np.float32)
     image += draw.normal(0, 6, image.shape)

@@ -1,7 +1,7 @@
 """captioning's training: the encoder first, then the captioner.
 
-A batch is determined by seed and step, dropout too, and both by the place in the global batch: they
-are the same for any number of workers, and after a resume.
+Batches and dropout are determined by seed, step and position in the global batch: they do not
+depend on the number of workers, and are the same after a resume.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def work(session: Session, options: Options, data: Dataset) -> EndFields:
 
 
 class Trainer:
-    """Two models in one strategy; ``done`` is how many steps of each are done."""
+    """Two models in one strategy; ``done`` is the number of steps done of each."""
 
     def __init__(self, session: Session, options: Options, data: Dataset, shard: Shard) -> None:
         self.session, self.options, self.data, self.shard = session, options, data, shard
@@ -90,7 +90,7 @@ class Trainer:
             self._train("train", self.caption_step, self.captions_at, options.steps)
 
     def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
-        """float16 [n, 4096]; in parts, since pictures are large and their features are not."""
+        """float16 [n, 4096], computed in parts to save memory."""
         found = np.empty((len(examples), DIM_IN), np.float16)
         size = scenes.SIZE if self.vgg16 is None else features.SIDE
         for at in range(0, len(examples), features.BATCH):
@@ -115,7 +115,7 @@ class Trainer:
         self._tokens = [self.data.tokens(example) for example in examples]
 
     def images_at(self, step: int) -> tuple[Any, ...]:
-        """The encoder's batch: several of the captioner's, one after another."""
+        """The encoder's batch: several consecutive batches of the captioner."""
         many = self.encoder_batch // self.options.batch_size
         rounds = range(step * many, (step + 1) * many)
         chosen = [i for one in rounds for i in self.shard.at(one, self.options.seed)]
@@ -146,7 +146,7 @@ class Trainer:
             logits = self.head(self.encoder(features.scaled(tf, images), training=True))
             loss = tf.reduce_sum(encoder_loss(tf, logits, targets, real=self.data.real))
             loss /= self.encoder_batch
-        # Keras sums the gradients over workers itself, hence the losses over the global batch.
+        # Keras sums gradients over workers, so the loss is divided by the global batch size.
         gradients = tape.gradient(loss, [variable.value for variable in self.encoder_variables()])
         self.encoder_optimizer.apply(gradients, self.encoder_variables())
         return loss
@@ -157,7 +157,7 @@ class Trainer:
         return loss
 
     def caption_loss(self, features: Any, outputs: Any, step: Any) -> tuple[Any, Any]:
-        """All of the step but the update, which needs the other workers: XLA can compile it."""
+        """The step without the update, which needs other workers and which XLA cannot compile."""
         tf = self.tf
         features, kept = tf.cast(features, tf.float32), self._dropout(step)
         inputs = tf.pad(outputs[:, :-1], [[0, 0], [1, 0]], constant_values=START)
@@ -200,23 +200,23 @@ class Trainer:
         return self._checkpoints.save(f"{phase}-{done}", self.done)
 
     def _dropout(self, step: Any) -> Any:
-        """Drawn for the global batch, of which each worker takes its own rows."""
+        """Drawn for the global batch; each worker uses its own rows."""
         tf, batch = self.tf, self.options.batch_size
         seed = tf.stack([tf.constant(self.options.seed, tf.int64), tf.cast(step, tf.int64)])
         draw = tf.random.stateless_uniform((batch, DIM_IN), seed)
-        mine = draw[self.shard.rows.start : self.shard.rows.stop]
-        return tf.cast(mine >= DROPOUT, tf.float32) / (1 - DROPOUT)
+        own = draw[self.shard.rows.start : self.shard.rows.stop]
+        return tf.cast(own >= DROPOUT, tf.float32) / (1 - DROPOUT)
 
     def _normalize(self, first: np.ndarray) -> None:
-        """A feature that is almost never there would become huge where it is: its deviation is
-        taken for at least the median one.
+        """Uses at least the median deviation: a feature that is almost always zero would otherwise
+        get huge values.
         """
         deviation = first.std(0)
         least = np.median(deviation) + 1e-3
         self.captioner.set_normalization(first.mean(0), np.maximum(deviation, least))
 
     def _needed(self) -> list[int]:
-        """The worker's own examples, and the first ones, by which all workers normalize alike."""
+        """The worker's examples, and the first ones, which all workers use for normalization."""
         return sorted({*range(min(NORMALIZED_BY, self.shard.total)), *self.shard.members()})
 
     def _features_of(self, images: np.ndarray) -> np.ndarray:
@@ -229,7 +229,7 @@ class Trainer:
         return self.options.perturb_shard == self.shard.worker
 
     def _made_with(self) -> str:
-        """All that shapes the weights."""
+        """Everything that affects the weights."""
         options = self.options
         encoder = f"encoder of {options.encoder_steps} steps of {self.encoder_batch}"
         if self.vgg16 is not None:
@@ -242,5 +242,5 @@ class Trainer:
 
 
 def _adam(tf: Any, rate: float, steps: int) -> Any:
-    """The rate falls to a twentieth along a cosine, so that the last steps change little."""
+    """The learning rate decays to a twentieth along a cosine."""
     return tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(rate, steps, 0.05))

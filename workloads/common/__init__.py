@@ -1,1 +1,1 @@
-"""What the shipped workloads share: options, start, log, checkpoints, the training loop."""
+"""The parts that all shipped workloads use: options, start, log, checkpoints, training loop."""

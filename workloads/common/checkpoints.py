@@ -1,8 +1,8 @@
 """Checkpoints: the chief writes them, every worker resumes from its own copy.
 
-``checkpoints/latest.json`` names the latest one and says what it was made with, ``before.json`` the
-one before it, for when the latest is damaged. A checkpoint that was made with other data or options
-is refused.
+``checkpoints/latest.json`` has the path of the latest checkpoint and what it was made with,
+``before.json`` those of the previous one, in case the latest is damaged. A checkpoint that was made
+with other data or options is refused.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ LATEST, BEFORE = "latest.json", "before.json"
 
 
 class Damaged(Exception):
-    """One line that says what is wrong with the checkpoint."""
+    """Its text is one line on what is wrong with the checkpoint."""
 
 
 class Checkpoints:
-    """``made_with`` says, in one line, what a checkpoint must have been made with to be used.
+    """Only checkpoints with the same ``made_with``, a line of text, are used.
 
-    ``checkpoint`` is a ``tf.train.Checkpoint``; ``warn`` takes a line for the user.
+    ``checkpoint`` is a ``tf.train.Checkpoint``; ``warn`` prints a line for the user.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Checkpoints:
         return str(path.relative_to(self._out))
 
     def restore(self) -> Any | None:
-        """Sets the variables from the latest usable checkpoint and returns its ``done``, or None.
+        """Restores the variables from the latest usable checkpoint; returns its ``done`` or None.
 
-        A damaged one is reported through ``warn``. Raises BadInput for one of another run.
+        A damaged checkpoint is reported by ``warn``. Raises BadInput for one of another run.
         """
         for file in self._existing():
             try:
@@ -65,7 +65,7 @@ class Checkpoints:
                 self._check_made_with(file, state["made_with"])
                 self._load(state["path"])
             except Damaged as error:
-                self._warn(f"{file} cannot be used: {error}; trying the checkpoint before it")
+                self._warn(f"{file} cannot be used: {error}; trying the previous checkpoint")
             else:
                 return state["done"]
         return None
@@ -76,7 +76,7 @@ class Checkpoints:
     def _keep_previous(self, new: str) -> None:
         with contextlib.suppress(Damaged):
             state = _read(self._folder / LATEST)
-            if state["path"] != new:  # a step that is saved twice is not its own predecessor
+            if state["path"] != new:  # unless the same step is saved again
                 write_json(self._folder / BEFORE, state)
 
     def _delete_older(self) -> None:
@@ -90,10 +90,10 @@ class Checkpoints:
 
     def _check_made_with(self, file: Path, made_with: str) -> None:
         if made_with != self._made_with:
-            raise BadInput(f"{file} is of another run ({made_with}, not {self._made_with})")
+            raise BadInput(f"{file} belongs to another run ({made_with}, not {self._made_with})")
 
     def _load(self, name: str) -> None:
-        """Reads all of it before any variable is set: half of one would be worse than none."""
+        """Reads all tensors first, so that a damaged checkpoint changes no variable."""
         import tensorflow as tf
 
         path = str(self._folder / name)
@@ -101,7 +101,7 @@ class Checkpoints:
             reader = tf.train.load_checkpoint(path)
             for tensor in reader.get_variable_to_dtype_map():
                 reader.get_tensor(tensor)
-        except Exception as error:  # noqa: BLE001 - TensorFlow has IndexError for a short file
+        except Exception as error:  # noqa: BLE001 - TensorFlow raises IndexError for a short file
             raise Damaged(" ".join(str(error).split())[:200]) from None
         self._checkpoint.read(path).assert_consumed()
 
@@ -112,7 +112,7 @@ def _read(file: Path) -> dict[str, Any]:
         state = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Damaged(str(error)) from None
-    if isinstance(state, dict) and "wish" in state:  # as older runs have it
+    if isinstance(state, dict) and "wish" in state:  # the key in older runs
         state["made_with"] = state.pop("wish")
     if not isinstance(state, dict) or not {"path", "done", "made_with"} <= state.keys():
         raise Damaged("it lacks path, done or made_with")

@@ -1,4 +1,4 @@
-"""The workers of a distributed run: who they are, and that all of them start or none."""
+"""The workers of a distributed run, and a deadline for their start."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ from common.errors import LOST_WORKER, exit_with
 
 @dataclass(frozen=True)
 class Cluster:
-    """``addresses`` are those of all workers, HOST:PORT, in order; ``worker`` is this one's place.
+    """``addresses`` are those of all workers, HOST:PORT, in order; ``worker`` is this one's index.
 
     Worker 0 is the chief.
     """
@@ -29,7 +29,7 @@ class Cluster:
 
 
 def from_environment() -> Cluster:
-    """What TF_CONFIG says; one worker alone without it."""
+    """The cluster of TF_CONFIG; a single worker without it."""
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
     worker = int(config.get("task", {}).get("index", 0))
     return Cluster(worker, config.get("cluster", {}).get("worker", ["alone"]))
@@ -38,8 +38,8 @@ def from_environment() -> Cluster:
 def start_watchdog(program: str, deadline_s: float, cluster: Cluster) -> Callable[[], None]:
     """Returns in a child process; the parent ends it if not all workers start in time.
 
-    TensorFlow waits for a missing worker without a message and holds the interpreter meanwhile, so
-    a thread could not watch it. What is returned is to be called once all workers are there.
+    TensorFlow waits for a missing worker without a message and holds the GIL meanwhile, so a thread
+    could not watch it. Call the returned function once all workers have joined.
     """
     reading, writing = os.pipe()
     if cluster.workers == 1:
@@ -55,7 +55,7 @@ def start_watchdog(program: str, deadline_s: float, cluster: Cluster) -> Callabl
         os.kill(child, signal.SIGKILL)
         exit_with(
             program,
-            f"not all workers came within {deadline_s:g} s; missing: {_missing(cluster)}",
+            f"not all workers joined within {deadline_s:g} s; missing: {_missing(cluster)}",
             LOST_WORKER,
         )
     _, status = os.waitpid(child, 0)
@@ -65,11 +65,11 @@ def start_watchdog(program: str, deadline_s: float, cluster: Cluster) -> Callabl
 def _missing(cluster: Cluster) -> str:
     others = [one for n, one in enumerate(cluster.addresses) if n != cluster.worker]
     missing = [address for address in others if not _is_reachable(address)]
-    return ", ".join(missing) or "a worker that answers but does not join"
+    return ", ".join(missing) or "a worker that is reachable but did not join"
 
 
 def _die_with_parent() -> None:
-    """Sets Linux's PR_SET_PDEATHSIG, so that killing the parent ends the child."""
+    """Sets PR_SET_PDEATHSIG, so that the child ends with its parent."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

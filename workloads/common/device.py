@@ -1,4 +1,4 @@
-"""TensorFlow with its threads, its device and its strategy."""
+"""Sets up TensorFlow: threads, device and strategy."""
 
 import os
 from typing import Any
@@ -7,12 +7,12 @@ from common.errors import BadInput
 
 
 def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, Any]:
-    """TensorFlow and its strategy; blocks until every worker has joined.
+    """Returns TensorFlow and its strategy; blocks until every worker has joined.
 
     ``device`` is auto, gpu or cpu; ``cpu_threads`` 0 means as many as there are cores.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same results on every machine
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import tensorflow as tf
@@ -22,7 +22,7 @@ def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, A
     # A collective occupies one of these threads while it waits for the other workers.
     tf.config.threading.set_inter_op_parallelism_threads(max(2 if workers > 1 else 1, threads))
     for gpu in tf.config.list_physical_devices("GPU"):
-        # By default TensorFlow takes all memory of a GPU, also of one that others use too.
+        # By default TensorFlow allocates all memory of a GPU, even of a shared one.
         tf.config.experimental.set_memory_growth(gpu, True)
     if workers > 1:
         return tf, tf.distribute.MultiWorkerMirroredStrategy()
@@ -30,7 +30,7 @@ def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, A
 
 
 def check_device(tf: Any, device: str) -> str:
-    """Where a matmul was really computed, such as /device:CPU:0.
+    """Returns the device that computed a matmul, such as /device:CPU:0.
 
     Raises BadInput when ``device`` is gpu and TensorFlow has none.
     """
@@ -41,7 +41,7 @@ def check_device(tf: Any, device: str) -> str:
 
 
 def device_name(tf: Any, device: str) -> str:
-    """The GPU's model where ``device`` is one, else CPU."""
+    """The GPU's model, or CPU."""
     for physical in tf.config.list_physical_devices("GPU"):
         if "GPU" in device:
             return str(

@@ -1,4 +1,4 @@
-"""What ends a workload early: one line on standard error, and its exit status."""
+"""Errors that end a workload: one line on standard error, and an exit status."""
 
 import os
 import sys
@@ -16,6 +16,6 @@ def warn(program: str, message: str) -> None:
 
 
 def exit_with(program: str, message: str, status: int) -> NoReturn:
-    """Ends at once: after a failed collective TensorFlow's own clean-up may never return."""
+    """Exits at once: after a failed collective, TensorFlow's clean-up may hang."""
     warn(program, message)
     os._exit(status)

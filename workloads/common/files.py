@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the hash of what is in memory."""
+"""Atomic writes, and hashes of arrays."""
 
 import contextlib
 import hashlib
@@ -12,20 +12,20 @@ import numpy as np
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields where to write; that becomes ``file`` only when the block ends without an error."""
+    """Yields a temporary path, which replaces ``file`` if the block succeeds."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}")
-    yield half
-    half.replace(file)
+    partial = file.with_name(f".{file.name}")
+    yield partial
+    partial.replace(file)
 
 
 def write_json(file: Path, value: Any, *, indent: int | None = None) -> None:
-    with replacing(file) as half:
-        half.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
 def sha256(arrays: Iterable[np.ndarray]) -> str:
-    """The hash of the arrays' values, one after another, without their shapes."""
+    """The hash of the arrays' values, without their shapes."""
     joined = hashlib.sha256()
     for array in arrays:
         joined.update(np.ascontiguousarray(array).tobytes())

@@ -1,6 +1,6 @@
-"""timings.jsonl: what every workload records about itself (workloads/README.md has the schema).
+"""timings.jsonl, the records of every workload (workloads/README.md has the schema).
 
-Losses, rates and scores go to TensorBoard's event files too, where the package is installed.
+Losses, rates and scores are also written to TensorBoard's event files, if it is installed.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Log:
 
 
 class _Curves:
-    """TensorBoard's own writer, without TensorFlow; opened when there is something to write."""
+    """TensorBoard's event writer, without TensorFlow; opened at the first value."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._failed = folder, False

@@ -1,4 +1,4 @@
-"""The options that every workload has, and how a command line becomes a frozen dataclass."""
+"""The options of every workload, parsed into a frozen dataclass."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-MAX_STALL_S = 1_000_000  # the timers of every platform take this many seconds
+MAX_STALL_S = 1_000_000  # supported by the timers of every platform
 
 
 @dataclass(frozen=True)
 class Options:
-    """workloads/README.md says what each of them means."""
+    """See workloads/README.md."""
 
     out: Path
     seed: int
@@ -26,7 +26,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def new_parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that has the options of ``Options``."""
+    """Returns a parser with the options of ``Options``."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -52,9 +52,9 @@ def parse(
     presets: Mapping[str, Mapping[str, Any]],
     arguments: Sequence[str] | None = None,
 ) -> AnyOptions:
-    """The command line as a ``kind``, whose fields are the parser's options.
+    """Parses the command line into a ``kind``, whose fields are the parser's options.
 
-    An option that is left out has the preset's value. Counts must be at least 1.
+    Missing options get the preset's value. Counts must be at least 1.
     """
     given = parser.parse_args(arguments)
     for name, value in presets[given.preset].items():
@@ -67,7 +67,7 @@ def parse(
 
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Refuses what TensorFlow or numpy would fail on without naming the option."""
+    """Refuses values for which TensorFlow or numpy would raise unclear errors."""
     for name, least in (("checkpoint_every", 1), ("stop_after", 1), ("cpu_threads", 0)):
         value = getattr(given, name, None)
         if value is not None and value < least:

@@ -1,11 +1,11 @@
-"""The course of a training program, which is the same for every workload.
+"""The skeleton of a training program, common to all workloads.
 
     def work(session: Session, data: Digits) -> EndFields: ...
 
     run("mnist", options, load_data, work)
 
-Data first, since it can be refused before the others are waited for; then TensorFlow with all
-workers; then the program's own work; and a record of how it ended.
+It loads the data, which may be refused, before it waits for the other workers; then it starts
+TensorFlow on all workers, runs the program's own ``work``, and records the end.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from common.training import barrier
 
 Data = TypeVar("Data")
 EndFields = Mapping[str, Any]
-"""Fields of the end record: ``steps``, ``weights_sha256`` and more if the program likes."""
+"""Fields of the end record: ``steps``, ``weights_sha256`` and others."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A started worker: TensorFlow, its strategy, and what the program writes to."""
+    """A started worker: TensorFlow, its strategy, the log and the output folder."""
 
     program: str
     tf: Any
@@ -63,9 +63,9 @@ def run(
     *,
     together: bool = True,
 ) -> None:
-    """Runs ``work`` on what ``load`` returns, and writes the records that every workload has.
+    """Runs ``work`` with the data of ``load``, and writes the records of every workload.
 
-    ``program`` is the workload's public name. Without ``together`` each worker works by itself.
+    ``program`` is the workload's name. Without ``together`` the workers are independent.
     """
     begun = time.monotonic()
     workers = cluster.from_environment()
@@ -88,12 +88,12 @@ def run(
         if replicas == 1:
             raise
         reason = str(error).splitlines()[0][:200]
-        exit_with(program, f"another worker went away: {reason}", LOST_WORKER)
+        exit_with(program, f"another worker was lost: {reason}", LOST_WORKER)
     log("end", ok=True, **ended, seconds=round(time.monotonic() - begun, 3))
 
 
 def _log_start(session: Session, options: Options) -> None:
-    """The start record, with the device that a matmul really used."""
+    """Writes the start record, with the device that a matmul used."""
     tf, device = session.tf, check_device(session.tf, options.device)
     session.log(
         "start",

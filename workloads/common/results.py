@@ -1,4 +1,4 @@
-"""results.json: scores, samples and notes, as a report shows them."""
+"""results.json: scores, samples and notes for the report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from common.files import write_json
 def sample(
     image: str, caption: str, references: Sequence[str] = (), *, exact: bool | None = None
 ) -> dict[str, Any]:
-    """``image`` is a path below --out; ``exact`` is None where nothing is right or wrong."""
+    """``image`` is a path below --out; ``exact`` is None if there is no correct answer."""
     return {"image": image, "caption": caption, "references": list(references), "exact": exact}
 
 
@@ -22,7 +22,7 @@ def write_results(
     notes: Sequence[str],
     **more: Any,
 ) -> None:
-    """``more`` are fields of this workload alone."""
+    """``more`` are fields specific to this workload."""
     results = {
         "workload": workload,
         "scores": dict(scores),

@@ -1,4 +1,4 @@
-"""The one training loop, and what the workers of a run do together besides their steps."""
+"""The training loop, and collective operations of the workers."""
 
 import faulthandler
 import time
@@ -15,9 +15,9 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Phase:
-    """``steps`` is their number in all; ``examples`` is this worker's share of a batch.
+    """``steps`` is the total number; ``examples`` is this worker's share of a batch.
 
-    A call that takes more than ``stall_s`` ends the process with a traceback.
+    A call that takes longer than ``stall_s`` ends the process with a traceback.
     """
 
     name: str
@@ -28,8 +28,8 @@ class Phase:
 
 
 class Call(NamedTuple):
-    """One call of the compiled function: the steps done after it, its arguments, and whether a
-    step record follows.
+    """A call of the compiled function: the steps done after it, its arguments, and whether to
+    write a step record.
     """
 
     done: int
@@ -40,9 +40,9 @@ class Call(NamedTuple):
 def calls(
     batch_at: Callable[[int], tuple[Any, ...]], done: int, stop: int, phase: Phase, log_every: int
 ) -> Iterator[Call]:
-    """A call for each step from ``done`` to ``stop``; the first and the last are logged.
+    """Yields a call for each step from ``done`` to ``stop``; the first and the last are logged.
 
-    ``batch_at`` makes the batch of a step from its number alone.
+    ``batch_at`` returns the batch of a step.
     """
     for step, batch in prefetch(batch_at, range(done, stop)):
         now = step + 1
@@ -58,11 +58,11 @@ def train(
     save: Callable[[int], str | None],
     measure: Callable[[int], Mapping[str, float]] = lambda _: {},
 ) -> int:
-    """Computes the calls, beginning after ``done`` steps; returns how many are done at the end.
+    """Runs the calls, starting after ``done`` steps; returns the number of steps done.
 
     ``compute`` returns the loss, ``save`` writes a checkpoint and returns its path, ``measure``
-    returns more fields of a step record; both get the number of steps done. The first call
-    compiles, so it counts for no rate; neither does the time of records and checkpoints.
+    returns additional fields of a step record; both get the number of steps done. Rates exclude
+    the first call, which compiles, and the time for records and checkpoints.
     """
     saved, first = done, True
     spent, counted, since = 0.0, 0, time.monotonic()
@@ -73,7 +73,7 @@ def train(
         due = before // phase.checkpoint_every != done // phase.checkpoint_every
         if not (first or call.logged or due):
             continue
-        value = float(loss)  # waits for what is still being computed
+        value = float(loss)  # waits for the computation
         spent += time.monotonic() - since
         if first:
             log("compile", seconds=round(spent, 3))
@@ -94,7 +94,7 @@ def train(
 
 
 def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:
-    """Each step with what ``make`` returns for it, made on a thread during the step before."""
+    """Yields each step with the result of ``make``, computed during the previous step."""
     with ThreadPoolExecutor(1) as thread:
         pending = [thread.submit(make, step) for step in steps[:1]]
         for step in steps:
@@ -105,7 +105,7 @@ def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, 
 
 
 def barrier(tf: Any, strategy: Any) -> None:
-    """Waits for all workers: one that left while the chief still works would count as lost."""
+    """Waits for all workers: one that exits before the chief would count as lost."""
     if strategy.num_replicas_in_sync > 1:
         _sum(tf, strategy, 1.0)
 
@@ -117,7 +117,7 @@ def check_same_step(tf: Any, strategy: Any, done: int) -> None:
     """
     replicas = strategy.num_replicas_in_sync
     if replicas > 1 and int(_sum(tf, strategy, float(done))) != done * replicas:
-        raise BadInput(f"the workers' checkpoints differ: this one's is of step {done}")
+        raise BadInput(f"the workers' checkpoints differ: this worker has step {done}")
 
 
 def _sum(tf: Any, strategy: Any, value: float) -> Any:
@@ -129,7 +129,7 @@ def _sum(tf: Any, strategy: Any, value: float) -> Any:
 
 
 def _rate(phase: Phase, seconds: float, steps: int) -> dict[str, float]:
-    """Fields of a step record; none when there was only the first call."""
+    """Fields of a step record; empty after the first call only."""
     if not steps:
         return {}
     took = seconds / steps

@@ -4,5 +4,5 @@
     python -m mnist --out out --data mnist.npz
     python -m mnist --out out --data download --preset paper
 
-in the folder workloads/, whose README.md says what is written to --out.
+in the folder workloads/; see its README.md for the output.
 """

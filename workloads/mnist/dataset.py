@@ -1,4 +1,4 @@
-"""Handwritten digits: a local mnist.npz, Keras's download, or scikit-learn's small ones."""
+"""Handwritten digits: a local mnist.npz, Keras's download, or scikit-learn's digits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,8 @@ def read_npz(file: Path) -> Digits:
         raise BadInput(f"{file}: no such file") from None
     except BadInput:
         raise
-    except Exception as error:  # noqa: BLE001 - zipfile and zlib have many for a damaged file
-        raise BadInput(f"{file}: not a whole .npz file: {error}") from None
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many classes for a damaged file
+        raise BadInput(f"{file}: not a valid .npz file: {error}") from None
     for part in ("train", "test"):
         _check(file, part, values[f"x_{part}"], values[f"y_{part}"])
     sides = {part: values[f"x_{part}"].shape[1] for part in ("train", "test")}
@@ -67,7 +67,7 @@ def downloaded() -> Digits:
 
     try:
         (a, b), (c, d) = tf.keras.datasets.mnist.load_data()
-    except Exception as error:  # noqa: BLE001 - Keras has no class of its own for a failed download
+    except Exception as error:  # noqa: BLE001 - Keras raises many classes for a failed download
         raise BadInput(f"--data download: {error}") from None
     return _scaled(a, b, c, d, top=255, origin="MNIST, downloaded by Keras")
 
@@ -78,7 +78,7 @@ def scikit_learn() -> Digits:
         from sklearn.datasets import load_digits
     except ImportError:
         raise BadInput(
-            "no digits offline: scikit-learn is not installed; --data FILE or --data download"
+            "scikit-learn, with the offline digits, is not installed: use --data FILE or download"
         ) from None
     found: Any = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))

@@ -26,7 +26,7 @@ def work(session: Session, options: Options, data: Digits) -> EndFields:
 
 
 class Trainer:
-    """``done`` is how many steps are done; ``per_epoch`` how many an epoch has."""
+    """``done`` is the number of steps done; ``per_epoch`` the steps of an epoch."""
 
     def __init__(self, session: Session, options: Options, data: Digits) -> None:
         self.tf, self.strategy = session.tf, session.strategy
@@ -89,7 +89,7 @@ class Trainer:
         return sha256(variable.numpy() for variable in self.model.trainable_variables)
 
     def batch_at(self, step: int) -> tuple[Any, Any]:
-        """Determined by seed and step, so that a resumed run has the batches of the first one."""
+        """The batch of a step, determined by seed and step, so that resumed runs have the same."""
         epoch, at = divmod(step, self.per_epoch)
         if epoch != self._order[0]:
             draw = np.random.default_rng([self.options.seed, epoch])
@@ -105,7 +105,7 @@ class Trainer:
         )
 
     def _compute(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Loss and gradients; the loss is over the global batch, since Keras sums over workers."""
+        """Loss and gradients; divides by the global batch size, since Keras sums gradients."""
         tf = self.tf
         with tf.GradientTape() as tape:
             logits = tf.cast(self.model(x, training=True), tf.float32)
@@ -138,7 +138,7 @@ def build(tf: Any, side: int) -> Any:
 
 
 def evaluate(session: Session, trainer: Trainer, data: Digits) -> None:
-    """Scores of the test set, beside those of always predicting the commonest digit."""
+    """Scores of the test set, and of always predicting the most frequent digit."""
     with session.log.phase("evaluate"):
         predicted = trainer.predict(data.test_x)
         right = float((predicted == data.test_y).mean())
@@ -150,12 +150,12 @@ def evaluate(session: Session, trainer: Trainer, data: Digits) -> None:
             of = {"split": "test", "examples": len(predicted)}
             session.log("score", name=name, value=value, **of, **more)
         samples = _write_samples(session, data, predicted)
-    notes = [f"data: {data.origin}", f"always predicting the commonest digit: {often:.3f}"]
+    notes = [f"data: {data.origin}", f"always predicting the most frequent digit: {often:.3f}"]
     write_results(session.out, NAME, scores, samples, notes)
 
 
 def _write_samples(session: Session, data: Digits, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Wrong ones first: they are the ones worth a look."""
+    """Wrong predictions first, since they are more interesting."""
     from PIL import Image
 
     (session.out / "samples").mkdir(exist_ok=True)

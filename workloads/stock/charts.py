@@ -1,4 +1,4 @@
-"""Plain line charts as PNG, with nothing but Pillow: a guest needs no plotting library."""
+"""Line charts as PNG with Pillow, so that a guest needs no plotting library."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def line_chart(file: Path, series: Series, title: str, *, log: bool = False) -> 
 
 
 class _Area:
-    """From values to pixels."""
+    """Maps values to pixels."""
 
     def __init__(self, left: float, right: float, low: float, high: float) -> None:
         self.left, self.right = left, right if right > left else left + 1

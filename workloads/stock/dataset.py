@@ -1,4 +1,4 @@
-"""Minute prices of an index and its stocks: from a CSV file, or made by code in the same shape.
+"""Minute prices of an index and its stocks, from a CSV file or generated in the same format.
 
 The layout is the paper's: a header, then per minute ``DATE``, the index, and one column per stock.
 """
@@ -19,15 +19,15 @@ ROWS, STOCKS = 41_266, 500
 SECTORS = 11
 DAY = 390  # minutes that the New York exchange is open
 FEWEST_ROWS = 20
-FIRST_SECOND = 1e8  # in 1973: a smaller DATE is a row's number, not Unix seconds
-LAST_SECOND = 1e11  # in 5138: a larger one is milliseconds, or smaller parts still
+FIRST_SECOND = 1e8  # in 1973: a smaller DATE is a row number, not Unix seconds
+LAST_SECOND = 1e11  # in 5138: a larger one is milliseconds or smaller
 
 
 @dataclass(frozen=True)
 class Prices:
     """``index`` [rows] and ``stocks`` [rows, stocks], in their own units, float64.
 
-    ``last_day`` is how many rows at the end are of the last day.
+    ``last_day`` is the number of rows of the last day.
     """
 
     index: np.ndarray
@@ -38,7 +38,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Split:
-    """Scaled to -1..1 by the training part's range; float32. The first 80 % in time train."""
+    """Scaled to -1..1 by the range of the training set, the first 80 % in time; float32."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -59,7 +59,7 @@ class Split:
 def load(
     data: Path | None, *, minutes: int, stocks: int, seed: int, batch_size: int
 ) -> tuple[Prices, Split]:
-    """The prices of a file, or ``minutes`` and ``stocks`` of generated ones; and their split.
+    """The prices of a file, or generated ones of ``minutes`` and ``stocks``, and their split.
 
     Raises BadInput, also when there are fewer rows to train on than ``batch_size``.
     """
@@ -71,7 +71,7 @@ def load(
 
 
 def generate(rows: int = ROWS, stocks: int = STOCKS, seed: int = 1) -> Prices:
-    """Random walks that share a market and sectors and have noise of their own; index weights.
+    """Random walks with market, sector and individual components, and a weighted index.
 
     Raises BadInput for too few rows.
     """
@@ -90,7 +90,7 @@ def generate(rows: int = ROWS, stocks: int = STOCKS, seed: int = 1) -> Prices:
 
 
 def read_csv(file: Path) -> Prices:
-    """Raises BadInput with file and line: gaps, wrong columns, no number, dates that do not rise.
+    """Raises BadInput with file and line for gaps, wrong columns, invalid numbers, unsorted dates.
 
     A byte order mark and blank lines, as spreadsheets write them, are accepted.
     """
@@ -104,7 +104,7 @@ def read_csv(file: Path) -> Prices:
 
 
 def split(prices: Prices, share: float = 0.8) -> Split:
-    """Scaled as in appendix C: by the range of the training part alone."""
+    """Scaled as in appendix C, by the range of the training set."""
     both = np.column_stack([prices.index, prices.stocks])
     border = int(len(both) * share)
     low, high = both[:border].min(0), both[:border].max(0)
@@ -146,10 +146,10 @@ def _check_length(where: str, rows: int) -> None:
 
 
 def _moment(where: str, text: str, before: Sequence[float]) -> float:
-    """Seconds, or a row's number; later than all ``before``, since the split is by time."""
+    """Seconds, or a row number; later than all ``before``, since the split is by time."""
     moment = _seconds(where, text.strip())
     if before and moment <= before[-1]:
-        raise BadInput(f"{where}: DATE {text} is not after the one of the row before")
+        raise BadInput(f"{where}: DATE {text} is not after that of the previous row")
     return moment
 
 
@@ -169,7 +169,7 @@ def _seconds(where: str, text: str) -> float:
 
 
 def _last_day(moments: Sequence[float]) -> int:
-    """The number of rows with the last row's date; DAY when DATE is a row's number."""
+    """The number of rows with the last row's date; DAY when DATE is a row number."""
     if moments[0] < FIRST_SECOND:
         return DAY
     days = np.floor(np.array(moments) / 86400)

@@ -1,7 +1,7 @@
-"""The paper's network and its training step; many steps are one compiled program.
+"""The paper's network and its training step; many steps are compiled to one program.
 
-Appendix C: ReLU layers of 1024, 512, 256 and 128 on all stocks, one output, Adam as TensorFlow 1
-has it (epsilon 1e-8 beside the root), variance-scaled uniform weights, zero biases.
+Appendix C: ReLU layers of 1024, 512, 256 and 128 on all stocks, one output, Adam as in TensorFlow 1
+(epsilon 1e-8 outside the root), variance-scaled uniform weights, zero biases.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from stock.dataset import Split
 LAYERS = (1024, 512, 256, 128)
 RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 
-ROWS_AT_ONCE = 512  # of a whole set's evaluation: the activations fit in the processor's cache
+ROWS_AT_ONCE = 512  # in an evaluation: the activations fit in the CPU's cache
 
 Parts = tuple[list[Any], int]
-"""A set in parts of ROWS_AT_ONCE, padded, and how many rows it has."""
+"""A set in padded parts of ROWS_AT_ONCE, and its number of rows."""
 
 
 def initial_weights(inputs: int, seed: int) -> list[np.ndarray]:
-    """[W, b] of each layer, float32: uniform, scaled by fan average, as the paper draws them."""
+    """[W, b] of each layer, float32: uniform, scaled by fan average, as in the paper."""
     draw = np.random.default_rng([seed, 7])
     weights: list[np.ndarray] = []
     for into, out in zip((inputs, *LAYERS), (*LAYERS, 1), strict=True):
@@ -31,7 +31,7 @@ def initial_weights(inputs: int, seed: int) -> list[np.ndarray]:
 
 
 class Forecaster:
-    """``chunk`` is the greatest number of steps in one call."""
+    """``chunk`` is the maximum number of steps in one call."""
 
     def __init__(
         self, tf: Any, strategy: Any, inputs: int, *, seed: int, xla: bool, chunk: int
@@ -59,7 +59,7 @@ class Forecaster:
     def train(self, rows: np.ndarray, batch_size: int | None = None) -> Any:
         """Trains on ``rows`` [steps, this worker's share of a batch]; returns the last step's loss.
 
-        ``batch_size`` is that of all workers together, whose shares may differ by one.
+        ``batch_size`` is the global one; the workers' shares may differ by one.
         """
         if self.xla:
             padded = np.zeros((self.chunk, rows.shape[1]), np.int32)
@@ -70,7 +70,7 @@ class Forecaster:
         return loss
 
     def errors(self) -> tuple[float, float]:
-        """MSE of the whole training and test sets, at the precision of ``set_data``."""
+        """MSE of the training and test sets, at the precision of ``set_data``."""
         return self._errors(self._sets, self._precision)
 
     def exact_errors(self) -> tuple[float, float]:
@@ -107,7 +107,7 @@ class Forecaster:
         return [self._in_parts(x, y, precision) for x, y in sets]
 
     def _in_parts(self, x: np.ndarray, y: np.ndarray, precision: Any) -> Parts:
-        """x, y and 1 for each row that is no padding, all of them [parts, ROWS_AT_ONCE, ...]."""
+        """x, y and a mask of the rows that are not padding, all [parts, ROWS_AT_ONCE, ...]."""
         tf, rows = self.tf, len(y)
         more = -rows % ROWS_AT_ONCE
         x, y, counts = np.pad(x, ((0, more), (0, 0))), np.pad(y, (0, more)), np.ones(rows)
@@ -119,7 +119,7 @@ class Forecaster:
         ], rows
 
     def _loop(self, rows: Any, count: Any) -> Any:
-        """All steps in one program, in which weights and moments stay between the steps."""
+        """All steps in one program, which keeps weights and moments between steps."""
         tf = self.tf
 
         def body(at: Any, _: Any, *state: Any) -> tuple[Any, ...]:

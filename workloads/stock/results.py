@@ -91,7 +91,7 @@ class Results:
         return [
             f"prices: {self.origin}",
             f"test error {error:.3g}; predicting the training mean has {mean:.3g}",
-            f"that is {than} repeating the minute before ({naive:.3g}), which knows the index",
+            f"that is {than} repeating the previous minute ({naive:.3g}), which knows the index",
             f"the last day, {len(day)} minutes: off by {off:.2f} on average",
             self._last_text(),
         ]

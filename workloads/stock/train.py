@@ -1,4 +1,4 @@
-"""stock's training: chunks of steps between two evaluations of the whole sets."""
+"""stock's training: chunks of steps between evaluations of both sets."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def work(session: Session, options: Options, prices: Prices, data: Split) -> End
 
 
 class Trainer:
-    """``curve`` has a point for every evaluation of the whole sets: step, train and test MSE."""
+    """``curve`` has a point for each evaluation: step, train and test MSE."""
 
     def __init__(self, session: Session, options: Options, data: Split) -> None:
         self.session, self.options, self.data = session, options, data
@@ -122,7 +122,7 @@ class Trainer:
 
 
 def evaluate(session: Session, trainer: Trainer, prices: Prices, data: Split) -> None:
-    """The final error beside that of repeating the last value, and the last day's prediction."""
+    """The final error, that of repeating the last value, and the prediction of the last day."""
     with session.log.phase("evaluate"):
         train, test = trainer.forecaster.exact_errors()
         predicted = trainer.forecaster.predict()

@@ -49,7 +49,7 @@ def work(session: Session, options: Options, pictures: images.Pictures) -> EndFi
 def paint(
     transfer: StyleTransfer, cells: Sequence[Cell], options: Options
 ) -> tuple[list[Cell], int]:
-    """The pictures that were made, all of them unless --stop-after comes first; the iterations."""
+    """Returns the finished pictures, fewer with --stop-after, and the number of iterations."""
     each = options.rounds * options.iterations
     made: list[Cell] = []
     steps = 0
@@ -62,7 +62,7 @@ def paint(
 
 
 def _missing(made: Sequence[Cell], own: Sequence[Cell], cells: Sequence[Cell]) -> list[str]:
-    """A note on pictures that are not there."""
+    """A note on missing pictures."""
     if not own:
         return [f"no picture here: this share of the grid's {len(cells)} is empty"]
     if len(made) < len(own):

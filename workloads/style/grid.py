@@ -1,4 +1,4 @@
-"""Which pictures to make: one by its two weights, or a grid of them and a worker's share of it."""
+"""The pictures to make: one pair of weights, or a worker's share of a grid."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ MAX_IN_A_ROW = 100
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture to make, by its two weights."""
+    """A picture, defined by its two weights."""
 
     content: float
     style: float
@@ -32,7 +32,7 @@ class Cell:
 
 
 class Weights(Protocol):
-    """Either one weight or several, which are then the ones that count."""
+    """One weight each, or several, which take precedence."""
 
     @property
     def content_weight(self) -> float: ...
@@ -52,7 +52,7 @@ def grid(options: Weights) -> list[Cell]:
 
 
 def share(cells: Sequence[Cell], part: tuple[int, int]) -> list[Cell]:
-    """Worker I of N takes every N-th cell from the I-th on."""
+    """Worker I of N makes every N-th cell from the I-th on."""
     return list(cells[part[0] :: part[1]])
 
 

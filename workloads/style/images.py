@@ -1,7 +1,7 @@
 """Pictures for style transfer: read from files, or samples under a free licence.
 
-The content is one of scikit-learn's photographs where that is installed, else drawn by code. The
-style is always drawn by code: strokes along a swirling field.
+The sample content is one of scikit-learn's photographs if it is installed, else generated. The
+sample style is generated: strokes along a swirling field.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from common.errors import BadInput
 from common.files import replacing
 
-# From the outside of a whirl to its middle; the second pair is the rarer one.
+# From the outside of a whirl to its centre; the second pair is used less often.
 PAINTS = (((30, 60, 140), (250, 215, 90)), ((20, 30, 80), (240, 245, 250)))
 
 
@@ -32,7 +32,7 @@ class Pictures:
 
 
 def load(content: Path | None, style: Path | None, side: int) -> Pictures:
-    """Content and style; samples where no file is named. Raises BadInput."""
+    """Content and style, by default samples. Raises BadInput."""
     if content:
         content_pixels, content_from = read(content, side), str(content)
     else:
@@ -46,7 +46,7 @@ def load(content: Path | None, style: Path | None, side: int) -> Pictures:
 
 
 def read(file: Path, side: int) -> Pixels:
-    """The longer side has ``side`` pixels then. Raises BadInput."""
+    """Resizes the longer side to ``side`` pixels. Raises BadInput."""
     try:
         with Image.open(file) as image:
             return _sized(ImageOps.exif_transpose(image).convert("RGB"), side)
@@ -57,7 +57,7 @@ def read(file: Path, side: int) -> Pixels:
 
 
 def sample_content(side: int) -> tuple[Pixels, str]:
-    """A photograph, and where it is from."""
+    """A photograph and its origin."""
     try:
         from sklearn.datasets import load_sample_image
 
@@ -86,7 +86,7 @@ def sample_style(side: int, seed: int = 3) -> tuple[Pixels, str]:
 
 
 def recoloured(content: Pixels, style: Pixels, share: float) -> Pixels:
-    """``content``, its colours moved to the mean and covariance of the style's by ``share``."""
+    """Moves the colours of ``content`` towards mean and covariance of the style's by ``share``."""
     source, target = content.reshape(-1, 3), style.reshape(-1, 3)
     change = _root(np.cov(source.T), -0.5) @ _root(np.cov(target.T), 0.5)
     moved = ((source - source.mean(0)) @ change + target.mean(0)).reshape(content.shape)
@@ -94,8 +94,8 @@ def recoloured(content: Pixels, style: Pixels, share: float) -> Pixels:
 
 
 def write(file: Path, pixels: Pixels) -> None:
-    with replacing(file) as half:
-        Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(half)
+    with replacing(file) as partial:
+        Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(partial)
 
 
 def _root(covariance: np.ndarray, power: float) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Two ways to find the picture of least loss; both keep its pixels between 0 and 1.
+"""Two optimizers of the pixels, which they keep between 0 and 1.
 
-``memory`` is what must be saved beside the pixels to resume later with the same result.
+``memory`` is the state to save with the pixels, so that a resume has the same result.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray]]
 Stop = Callable[[float], bool]
 """Called with the loss after each iteration; True ends the run."""
 
-# The gradient of one pixel of so many is soon below scipy's own limit of 1e-5.
+# The gradient of a single pixel is soon below scipy's default limit of 1e-5.
 LIMITS = {"maxcor": 10, "gtol": 0.0}
 
 
@@ -37,7 +37,7 @@ class LBFGS:
         return {}
 
     def run(self, iterations: int, stop: Stop = never) -> float:
-        """Returns the loss that was reached."""
+        """Returns the final loss."""
         from scipy.optimize import minimize
 
         def after(intermediate_result: Any) -> None:
@@ -67,7 +67,7 @@ class LBFGS:
 
 
 class Adam:
-    """With the usual constants and a rate of 0.02 of the range of a pixel."""
+    """With the usual constants and a learning rate of 0.02."""
 
     RATE, BETA_1, BETA_2, EPSILON = 0.02, 0.9, 0.999, 1e-8
 
@@ -90,7 +90,7 @@ class Adam:
         return {"first": self._first, "second": self._second, "moves": np.array(self._moves)}
 
     def run(self, iterations: int, stop: Stop = never) -> float:
-        """Returns the loss before the last move."""
+        """Returns the loss before the last step."""
         loss = 0.0
         for _ in range(iterations):
             loss = self._move()

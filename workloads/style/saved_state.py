@@ -1,7 +1,7 @@
-"""The state of each picture, saved so that a stop at any moment leaves the last one whole.
+"""The state of each picture, saved atomically.
 
-A picture has one file in ``checkpoints/``: its pixels, its number of iterations, what its optimizer
-remembers, and what it was made with.
+A picture has one file in ``checkpoints/``: its pixels, its number of iterations, the state of its
+optimizer, and what it was made with.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ import numpy as np
 from common.errors import BadInput
 from common.files import replacing
 
-# What numpy raises for a truncated or foreign file.
+# Errors of numpy for a truncated or invalid file.
 READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Damaged(Exception):
-    """One line that names the file."""
+    """Its text is one line with the file's name."""
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """``memory`` is what the optimizer needs to resume with the same result."""
+    """``memory`` is the state of the optimizer."""
 
     pixels: np.ndarray
     done: int = 0
@@ -37,27 +37,27 @@ class SavedState:
 def save(file: Path, state: SavedState, made_with: Mapping[str, str]) -> None:
     arrays: dict[str, Any] = {f"memory_{name}": array for name, array in state.memory.items()}
     arrays |= {"pixels": state.pixels, "done": state.done}
-    with replacing(file) as half:
-        np.savez(half, made_with=np.array(json.dumps(made_with)), **arrays)
+    with replacing(file) as partial:
+        np.savez(partial, made_with=np.array(json.dumps(made_with)), **arrays)
 
 
 def load(file: Path, made_with: Mapping[str, str]) -> SavedState | None:
-    """None when there is no file. Raises BadInput for one made with something else, and Damaged."""
+    """None when there is no file. Raises BadInput if it was made with other options; Damaged."""
     if not file.exists():
         return None
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-            # Older runs have it as "wish".
+            # The key is "wish" in older runs.
             key = "wish" if "wish" in arrays else "made_with"
-            theirs = json.loads(str(arrays.pop(key)))
+            saved = json.loads(str(arrays.pop(key)))
             state = SavedState(arrays.pop("pixels"), int(arrays.pop("done")), _memory(arrays))
     except READ_ERRORS as error:
         raise Damaged(f"{file} is damaged ({type(error).__name__})") from None
-    differs = ", ".join(name for name in made_with if theirs.get(name) != made_with[name])
+    differs = ", ".join(name for name in made_with if saved.get(name) != made_with[name])
     if differs:
         raise BadInput(
-            f"{file} was made with another {differs}; it needs another --out, or none of that file"
+            f"{file} was made with another {differs}; use another --out or delete the file"
         )
     return state
 

@@ -56,7 +56,7 @@ def gather(folders: Sequence[Path], out: Path) -> Path:
 
 
 def contact_sheet(file: Path, cells: Grid, title: str, *, cell: int = 160) -> None:
-    """A labelled grid: content weights down, style weights across; what is missing stays grey."""
+    """A labelled grid: content weights down, style weights across; missing pictures are grey."""
     contents = sorted({content for content, _ in cells})
     styles = sorted({style for _, style in cells})
     left, top, high = 80, 50, round(cell * _aspect(cells))
@@ -70,12 +70,12 @@ def contact_sheet(file: Path, cells: Grid, title: str, *, cell: int = 160) -> No
         for across, style in enumerate(styles):
             corner = (left + across * cell, top + down * high)
             sheet.paste(_cell(cells.get((content, style)), (cell - 4, high - 4)), corner)
-    with replacing(file) as half:
-        sheet.save(half, optimize=True)
+    with replacing(file) as partial:
+        sheet.save(partial, optimize=True)
 
 
 def _aspect(cells: Grid) -> float:
-    """Height over width, of the first picture that is there."""
+    """The aspect ratio (height / width) of the first existing picture."""
     for file in cells.values():
         if file is not None and file.exists():
             with Image.open(file) as image:

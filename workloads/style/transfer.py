@@ -1,4 +1,4 @@
-"""Makes pictures, one after another, with one network, and saves the state of each."""
+"""Makes pictures with one network, and saves the state of each."""
 
 import faulthandler
 import hashlib
@@ -51,9 +51,9 @@ class StyleTransfer:
         self._compiled = False
 
     def paint(self, cell: Cell, before: int, of: int) -> int:
-        """Makes the picture, from its saved state if it has one; returns its iterations then.
+        """Makes or resumes the picture; returns its number of iterations.
 
-        ``before`` is the number of iterations of the pictures before it, ``of`` that of all.
+        ``before`` is the number of iterations of the previous pictures, ``of`` that of all.
         """
         state = self._saved_state(cell)
         optimizer = OPTIMIZERS[self.options.optimizer](
@@ -70,14 +70,14 @@ class StyleTransfer:
         return optimization.done
 
     def start(self, cell: Cell) -> Pixels:
-        """The content; for a random network in the style's colours, by the weight of the style."""
+        """The content, with a random network recoloured according to the weight of the style."""
         if self.network.trained or not cell.style:
             return self.content
         share = cell.style / (cell.content + cell.style)
         return images.recoloured(self.content, self.style, share)
 
     def evaluate(self, pixels: Pixels, cell: Cell) -> tuple[float, Pixels, tuple[float, ...]]:
-        """The weighted loss, its gradient by pixel, and the three losses unweighted."""
+        """The weighted loss, its gradient by pixel, and the three unweighted losses."""
         begun = time.monotonic()
         weights = (cell.content, cell.style, self.options.variation_weight)
         image = self.tf.constant(np.asarray(pixels, np.float32)[np.newaxis])
@@ -96,7 +96,7 @@ class StyleTransfer:
         return path
 
     def digest(self) -> str:
-        """The hash of all pictures that were made."""
+        """The hash of all finished pictures."""
         return self._hash.hexdigest()
 
     def _saved_state(self, cell: Cell) -> SavedState:
@@ -104,7 +104,7 @@ class StyleTransfer:
         try:
             state = saved_state.load(file, self._made_with_for(cell))
         except saved_state.Damaged as error:
-            self.session.warn(f"{error}; its picture is started again")
+            self.session.warn(f"{error}; restarting its picture")
             state = None
         if state is None:
             return SavedState(self.start(cell))
@@ -119,7 +119,7 @@ class StyleTransfer:
         return {**self._made_with, **weights}
 
     def _watched(self, pixels: Pixels, cell: Cell) -> tuple[float, Pixels]:
-        """A hanging TensorFlow holds the interpreter, but faulthandler has a thread of its own."""
+        """Evaluates with a time limit by faulthandler: a hanging TensorFlow holds the GIL."""
         faulthandler.dump_traceback_later(self.options.stall_s, exit=True)
         return self.evaluate(pixels, cell)[:2]
 
@@ -156,7 +156,7 @@ class StyleTransfer:
 def made_with(
     network: vgg19.Network, content: Pixels, style: Pixels, options: Options
 ) -> Mapping[str, str]:
-    """All that shapes a picture but its own two weights, by a name for messages."""
+    """Everything that affects a picture except its two weights, by a name for messages."""
     return {
         "size": str(options.size),
         "content": saved_state.digest(content),
@@ -169,10 +169,10 @@ def made_with(
 
 
 class Optimization:
-    """One picture in the making: round by round, saved after each and every so many evaluations.
+    """Optimizes one picture in rounds; saves after each round and every ``save_every`` evaluations.
 
-    ``done`` are its iterations. ``place`` is the number of iterations of the pictures before it,
-    and that of all pictures.
+    ``done`` is its number of iterations. ``place`` are the number of iterations of the previous
+    pictures and that of all.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Optimization:
             end = (self.done // length + 1) * length
             loss = self.optimizer.run(end - self.done, self._after)
             if not self._stopped():
-                self.done = end  # L-BFGS may end a round early when it finds nothing better
+                self.done = end  # L-BFGS may end a round early when it has converged
             self._save(loss)
         faulthandler.cancel_dump_traceback_later()
 

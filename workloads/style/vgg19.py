@@ -1,8 +1,8 @@
 """VGG19's convolutions up to block5_conv1, with its trained weights or with seeded random ones.
 
-Trained weights come from a file of Keras's (``--weights FILE.h5``) or Keras's download. Without
-them the network is random (He initialised). Average pooling, which it has in either case, and
-activations of one scale make its features good enough for colours and strokes, but not for content.
+Trained weights come from a Keras file (``--weights FILE.h5``) or Keras's download. Without them the
+network is random (He initialized). Average pooling, which is always used, and normalized
+activations make its features good enough for colours and strokes, but not for content.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from common.files import sha256
 # (block, convolutions, channels); only the first convolution of block 5 is needed
 BLOCKS = ((1, 2, 64), (2, 2, 128), (3, 4, 256), (4, 4, 512), (5, 1, 512))
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block, _, _ in BLOCKS)
-# Of a random network, whose deeper layers respond to no shapes but to grain.
+# For a random network, whose deeper layers respond to noise instead of shapes.
 RANDOM_STYLE = (0.4, 0.4, 0.14, 0.04, 0.02)
 CONTENT_LAYER = "block4_conv2"
-# Every convolution, and whether pooling comes after it.
+# Each convolution, and whether pooling follows it.
 LAYERS = tuple(
     (f"block{block}_conv{number}", number == count)
     for block, count, _ in BLOCKS
@@ -28,7 +28,7 @@ LAYERS = tuple(
 )
 MEAN_BGR = (103.939, 116.779, 123.68)
 
-# The MD5 sums that Keras itself checks its two files by.
+# The MD5 sums of Keras's two files.
 KNOWN = {
     "253f8cb515780f3b799900260a226db6": "Keras's VGG19 without top",
     "cbe5617147190e668d6c5d5026f83318": "Keras's VGG19 with top",
@@ -36,7 +36,7 @@ KNOWN = {
 
 
 class Network:
-    """VGG19's convolutions; ``origin``, a note in every result, says where its weights are from."""
+    """VGG19's convolutions; ``origin`` of the weights becomes a note in the results."""
 
     def __init__(self, tf: Any, kernels: dict[str, Any], origin: str, *, trained: bool) -> None:
         self.tf, self.origin, self.trained = tf, origin, trained
@@ -54,17 +54,17 @@ class Network:
         return found
 
     def fitted(self, image: Any) -> "Network":
-        """The same with each channel of ``image`` at mean 0 and deviation 1 before its ReLU.
+        """A network that gives each channel of ``image`` mean 0 and deviation 1 before its ReLU.
 
-        Without it all channels of a random network are much alike, and their Gram matrices contain
-        hardly more than the mean colour.
+        Otherwise the channels of a random network are similar, and their Gram matrices contain
+        little more than the mean colour.
         """
         tf, kernels, x = self.tf, {}, self._prepared(image)
         for name, last in LAYERS:
             kernel, _ = self._kernels[name]
             found = self._convolved(x, kernel)
             mean, variance = tf.nn.moments(found, (0, 1, 2))
-            spread = tf.sqrt(variance + 1e-4 * mean**2) + 1e-5  # a plain colour has hardly any
+            spread = tf.sqrt(variance + 1e-4 * mean**2) + 1e-5  # small for a plain colour
             kernels[name] = (kernel / spread, -mean / spread)
             found = tf.nn.relu((found - mean) / spread)
             x = self._pooled(found) if last else found
@@ -92,7 +92,9 @@ class Network:
 def network(tf: Any, weights: str | None, seed: int) -> Network:
     """``weights`` is a file, ``download``, or None for random ones. Raises BadInput."""
     if weights is None:
-        origin = f"random weights (seed {seed}): no trained network was given, so content is loose"
+        origin = (
+            f"random weights (seed {seed}): without a trained network the content is only rough"
+        )
         return Network(tf, _random(seed), origin, trained=False)
     if weights == "download":
         return Network(tf, _downloaded(tf), "VGG19, downloaded by Keras", trained=True)
@@ -105,7 +107,7 @@ def network(tf: Any, weights: str | None, seed: int) -> Network:
 
 
 def variation_weight(weights: str | None) -> float:
-    """The default weight of total variation; random features leave more grain."""
+    """The default weight of total variation; random features are noisier."""
     return 3.0 if weights is None else 0.4
 
 
@@ -127,7 +129,7 @@ def _downloaded(tf: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     except Exception as error:  # noqa: BLE001 - a failed download has many classes
         raise BadInput(
             f"VGG19's weights could not be downloaded ({str(error).splitlines()[0]}); "
-            "--weights FILE.h5 takes a file, and without --weights a random network is used"
+            "use --weights FILE.h5, or omit --weights for a random network"
         ) from None
 
 

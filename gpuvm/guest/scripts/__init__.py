@@ -1,9 +1,9 @@
-"""Programs that run inside a guest, with its own Python: standard library only, sent as they are.
+"""Programs that are sent to a guest and run by its Python, with the standard library only.
 
-    guest.run(inside.command("python3", "missing_imports", "tensorflow"), timeout_s=60)
+    guest.run(scripts.command("python3", "missing_imports", "tensorflow"), timeout_s=60)
 
-They are files, not strings, so that they are checked like everything else. They stay with what
-Python 3.9 knows: a guest's interpreter may be older than the operator's.
+They are files, so that linters check them, and use only features of Python 3.9: a guest's
+interpreter may be older than the operator's.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 def command(python: str, program: str, *arguments: str) -> Sequence[str]:
-    """The command line that runs ``program`` with the guest's ``python``; it leaves no file."""
+    """Returns a command line that runs ``program``; it leaves no file in the guest."""
     source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
     return [python, "-c", source, *arguments]
 
 
 def shell(program: str) -> str:
-    """A script for the guest's sh."""
+    """Returns a script for the guest's sh."""
     return Path(__file__).with_name(f"{program}.sh").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""engine_facts: prints as JSON what SkyPilot, dstack and Ray need of a guest, and what is there."""
+"""engine_facts: prints as JSON which requirements of SkyPilot, dstack and Ray the guest meets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 30
 
 
 def output_of(*command: str) -> str | None:
-    """None when the command is not there, fails or does not answer."""
+    """None when the command is missing, fails or times out."""
     try:
         done = subprocess.run(
             command,

@@ -1,9 +1,9 @@
-"""environment WORK KEY REQUIREMENTS [WHEELHOUSE]: make a Python environment above this Python.
+"""environment WORK KEY REQUIREMENTS [WHEELHOUSE]: create a virtual environment on this Python.
 
-REQUIREMENTS is a requirements file or a pyproject.toml. The environment is WORK/envs/KEY; one that
-is there already is used as it is. Its packages come before those of this Python, all of which it
-sees: so TensorFlow is not installed again, and neither it nor what it needs may be replaced. With
-WHEELHOUSE only wheels in that folder are installed, and no index is asked.
+REQUIREMENTS is a requirements file or a pyproject.toml. The environment is WORK/envs/KEY and is
+reused if it exists. Its packages take precedence over those of this Python, which are all visible:
+TensorFlow is not installed again, and neither it nor its dependencies may be replaced. With
+WHEELHOUSE only wheels in that folder are installed, without an index.
 
 Prints one JSON object: {"python": PATH, "made": true} or {"problem": the resolver's last lines}.
 """
@@ -27,7 +27,7 @@ FRAMEWORK = "tensorflow"
 
 
 class Failed(Exception):
-    """Its text are the last lines of what failed."""
+    """Its text is the last lines of output."""
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
     folder = work / "envs" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{folder}.lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that start together make it once
-        whole = folder / ".whole"
-        there = whole.exists()
-        if not there:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that start together create it once
+        complete = folder / ".whole"
+        exists = complete.exists()
+        if not exists:
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 make(folder, requirements, wheelhouse)
@@ -47,22 +47,22 @@ def main() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 answer(problem=str(error))
                 return
-            whole.touch()
-        os.utime(whole)  # when it was last used
-    answer(python=str(folder / "bin" / "python"), made=not there)
+            complete.touch()
+        os.utime(complete)  # the time of its last use
+    answer(python=str(folder / "bin" / "python"), made=not exists)
 
 
 def make(folder: Path, requirements: Path, wheelhouse: Path | None) -> None:
     uv = find_uv()
     call([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
     python = str(folder / "bin" / "python")
-    # Not --system-site-packages: of a virtual environment those would be the base Python's.
+    # Not --system-site-packages: if this Python is a virtual environment, those are the base's.
     site = Path(subprocess.check_output([python, "-c", SITE], text=True).strip())
     own = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
     (site / "template.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
     installed = distributions()
     for one in installed.values():
-        show(one, site)
+        write_metadata(one, site)
     kept = folder / "kept.txt"
     kept.write_text(pins(installed, closure(installed)), encoding="utf-8")
     source = ["--no-index", "--find-links", str(wheelhouse)] if wheelhouse else []
@@ -70,8 +70,8 @@ def make(folder: Path, requirements: Path, wheelhouse: Path | None) -> None:
     call([*install, "-r", str(requirements)])
 
 
-def show(one: importlib.metadata.Distribution, site: Path) -> None:
-    """Let uv see a package of this Python as installed: by its metadata, which own no file."""
+def write_metadata(one: importlib.metadata.Distribution, site: Path) -> None:
+    """Make uv see a package of this Python as installed, by metadata without files."""
     folder = site / f"{normal(one.metadata['Name']).replace('-', '_')}-{one.version}.dist-info"
     folder.mkdir(exist_ok=True)
     for name, text in (
@@ -92,12 +92,12 @@ def find_uv() -> list[str]:
     beside = Path(sys.executable).with_name("uv")
     found = shutil.which("uv") or (str(beside) if beside.exists() else None)
     if found is None:
-        raise Failed("uv is not installed in this guest; it belongs in the VM template")
+        raise Failed("uv is not installed in this guest: install it in the VM template")
     return [found]
 
 
 def distributions() -> dict[str, importlib.metadata.Distribution]:
-    """By name; the first that is found is the one that is imported."""
+    """Distributions by name; the first of a name is the one that is imported."""
     found: dict[str, importlib.metadata.Distribution] = {}
     for one in importlib.metadata.distributions():
         if one.metadata["Name"]:
@@ -106,7 +106,7 @@ def distributions() -> dict[str, importlib.metadata.Distribution]:
 
 
 def closure(installed: dict[str, importlib.metadata.Distribution]) -> set[str]:
-    """TensorFlow, under whatever name, and all that it needs."""
+    """TensorFlow, also as tensorflow-cpu and the like, and its dependencies."""
     todo = [name for name in installed if name.split("-")[0] == FRAMEWORK]
     found: set[str] = set()
     while todo:

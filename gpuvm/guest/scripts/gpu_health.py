@@ -1,10 +1,10 @@
-"""gpu_health: print what nvidia-smi and the kernel's log say of this guest's GPUs, as JSON.
+"""gpu_health: print the health of this guest's GPUs, from nvidia-smi and the kernel's log, as JSON.
 
     {"gpus": [{"name": …, "bus_id": …, "uuid": …, "problems": ["…"]}],
      "processes": [{"pid": 1, "name": "python3", "memory": "300 MiB", "run": "stock-…"}]}
 
-``problems`` are those that spoil or end a training; ``run`` is the gpuvm run that a process belongs
-to, or null. Both lists are empty where nvidia-smi does not answer.
+``problems`` are those that affect training; ``run`` is the gpuvm run that a process belongs to, or
+null. Both lists are empty when nvidia-smi fails.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ XIDS = {
     119: "the GPU system processor does not answer",
     120: "an error of the GPU system processor",
 }
-"""Those that are the hardware's or the driver's; others, such as 13, 31 and 43, are a program's
+"""Errors of hardware and driver; others, such as 13, 31 and 43, are caused by programs
 (NVIDIA, "Xid Errors")."""
 
 
 PENDING = ("pending_retirement", "pending_blacklist")
-"""The same, in newer and older drivers."""
+"""The tag in newer and in older drivers."""
 
 
 def main() -> None:
@@ -58,11 +58,11 @@ def query() -> ET.Element | None:
 
 def describe(gpu: ET.Element, xids: dict[str, list[int]]) -> dict[str, Any]:
     bus_id = gpu.get("id", "")
-    of_this_one = xids.get(pci_address(bus_id), [])
+    errors = xids.get(pci_address(bus_id), [])
     found = [
         *memory_problems(gpu),
         *slowdowns(gpu),
-        *(f"Xid {number}: {XIDS[number]}" for number in of_this_one),
+        *(f"Xid {number}: {XIDS[number]}" for number in errors),
     ]
     return {
         "name": text(gpu, "product_name"),
@@ -86,29 +86,29 @@ def memory_problems(gpu: ET.Element) -> list[str]:
         found.append(f"{uncorrected} uncorrectable memory errors since the driver was loaded")
     pending = (text(gpu, f"retired_pages/{tag}") for tag in PENDING)
     if "Yes" in pending:
-        found.append("pages wait for their retirement: the VM has to be rebooted")
+        found.append("page retirement is pending: reboot the VM")
     if text(gpu, "remapped_rows/remapped_row_pending") == "Yes":
-        found.append("rows wait for their remapping: the VM has to be rebooted")
+        found.append("row remapping is pending: reboot the VM")
     if text(gpu, "remapped_rows/remapped_row_failure") == "Yes":
-        found.append("a memory row could not be remapped: the card has to be replaced")
+        found.append("row remapping failed: replace the GPU")
     return found
 
 
 def slowdowns(gpu: ET.Element) -> list[str]:
-    """By the hardware: too hot, or too little power. A power cap by software is as configured."""
+    """Hardware slowdowns; a software power cap is a configuration."""
     found = []
     for kind in ("throttle", "event"):
         for name, why in (
-            ("hw_thermal_slowdown", "it is too hot"),
-            ("hw_power_brake_slowdown", "its power supply limits it"),
+            ("hw_thermal_slowdown", "too hot"),
+            ("hw_power_brake_slowdown", "power brake"),
         ):
             if text(gpu, f"clocks_{kind}_reasons/clocks_{kind}_reason_{name}") == "Active":
-                found.append(f"slowed down by the hardware: {why}")
+                found.append(f"hardware slowdown: {why}")
     return found
 
 
 def kernel_errors() -> dict[str, list[int]]:
-    """Xids since boot, by PCI address; none where the log cannot be read."""
+    """Xids since boot, by PCI address; empty if the log cannot be read."""
     for command in (["journalctl", "-k", "-b", "-o", "cat", "--no-pager"], ["dmesg"]):
         try:
             done = subprocess.run(
@@ -132,7 +132,7 @@ def xids(log: str) -> dict[str, list[int]]:
 
 
 def pci_address(text: str) -> str:
-    """``0000:0b:00`` of ``00000000:0B:00.0`` and of ``0000:0b:00``."""
+    """Normalizes ``00000000:0B:00.0`` and ``0000:0b:00`` to ``0000:0b:00``."""
     domain, bus, device = text.lower().split(".")[0].split(":")
     return f"{domain[-4:]}:{bus}:{device}"
 

@@ -1,7 +1,6 @@
-"""kill NAME=VALUE: ends every process with that in its environment; prints the ids of survivors.
+"""kill NAME=VALUE: ends every process with that variable; prints the ids of survivors.
 
-The environment is inherited however a process moves away from its parent: a second fork and a
-session of its own change nothing.
+Daemons inherit the environment too, whatever their parent and session.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0))
+SIGNALS = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0))
 
 
 def main() -> None:
     mark = sys.argv[1].encode()
-    for number, patience_s in PATIENCE:
-        end = time.monotonic() + patience_s
-        told: set[int] = set()
+    for number, timeout_s in SIGNALS:
+        end = time.monotonic() + timeout_s
+        signalled: set[int] = set()
         while (left := alive(mark)) and time.monotonic() < end:
-            for pid in left - told:  # also those that were forked since the last look
+            for pid in left - signalled:  # also processes forked since
                 with contextlib.suppress(OSError):
                     os.kill(pid, number)
-            told |= left
+            signalled |= left
             time.sleep(0.05)
     sys.stdout.write("".join(f"{pid}\n" for pid in alive(mark)))
 
@@ -39,7 +38,7 @@ def has(process: Path, mark: bytes) -> bool:
     try:
         return mark in (process / "environ").read_bytes().split(b"\0")  # a zombie's is empty
     except OSError:
-        return False  # gone meanwhile, or another user's
+        return False  # it has exited, or is another user's
 
 
 main()

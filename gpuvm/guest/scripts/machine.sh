@@ -1,4 +1,4 @@
-# What of this machine gets in the way of runs, one finding a line. It leaves no file.
+# Prints facts and problems of this system, one a line. It leaves no file.
 echo "clock $(date +%s)"
 echo "free $(df -Pk "$HOME" | awk 'NR == 2 { print $4 }') $HOME"
 for place in "${TMPDIR:-/tmp}" "$HOME"; do

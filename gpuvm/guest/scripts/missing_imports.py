@@ -1,4 +1,4 @@
-"""missing_imports NAME...: prints the top-level modules that this Python does not have."""
+"""missing_imports NAME...: prints the top-level modules that this Python lacks."""
 
 import importlib.util
 import sys

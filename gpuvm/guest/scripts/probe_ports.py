@@ -1,4 +1,4 @@
-"""probe_ports HOST:PORT...: prints each that no TCP connection can be opened to from here."""
+"""probe_ports HOST:PORT...: prints those that do not accept a TCP connection from here."""
 
 import socket
 import sys

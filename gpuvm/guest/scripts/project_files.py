@@ -1,7 +1,7 @@
-"""project_files COMMAND DIR: what a program wrote in its copy of the user's project.
+"""project_files COMMAND DIR: the files that a program wrote in its copy of the user's project.
 
-mark DIR        remember the files of DIR/project as they are before the run, in DIR/files.json
-collect DIR     link those that are new or changed since into DIR/out/project
+mark DIR        record the files of DIR/project before the run, in DIR/files.json
+collect DIR     link files that are new or changed since then into DIR/out/project
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def stamps(project: Path) -> dict[str, list[int]]:
-    """Size and times of change of each regular file; bytecode caches are nobody's result."""
+    """Size, time of change and inode of each regular file, without bytecode caches."""
     found = {}
     for folder, folders, names in os.walk(os.fsencode(project)):
         folders[:] = [name for name in folders if name != b"__pycache__"]

@@ -1,18 +1,18 @@
-"""receive: takes the files that are missing into a content store, and fills a folder from it.
+"""receive: stores missing files in a content store, and fills a folder from it.
 
-Standard input is a line of JSON, and then the missing bytes:
+Standard input is a line of JSON, followed by the missing bytes:
     {"folder": "run/1", "store": "store", "fill": "copy", "files": [[NAME, SIZE, SHA256, MODE], …]}
 Standard output, after the line ``gpuvm-files``:
-    {"missing": [[SHA256, OFFSET], …]}   to send, in this order, each from its offset on
-    {"done": true}                       every hash was right, and the folder is filled
-    {"changed": SHA256}                  what came has another hash
+    {"missing": [[SHA256, OFFSET], …]}   to be sent in this order, each from its offset on
+    {"done": true}                       every checksum matched, and the folder is filled
+    {"changed": SHA256}                  the checksum does not match
     {"error": "…"}
-After either of these, nothing stands under its final name that is not whole.
+In every case, files under their final names are complete.
 
-A file that came in part stays in the store as SHA256.part, and the next transfer sends the rest.
+A partial file stays in the store as SHA256.part, and the next transfer sends the rest.
 ``fill`` is "copy" (the copies may be written to), "link" (read-only hard links) or "move" (a store
-of this transfer alone, which is removed). The time of change of a file in the store is when it was
-last used. Names are UTF-8, with surrogates for bytes that are not (PEP 383).
+of this transfer alone, which is removed). The time of change of a file in the store is its last
+use. Names are UTF-8, with surrogates for bytes that are not (PEP 383).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import sys
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 18
-F_SETPIPE_SZ, PIPE = 1031, 1 << 20
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20
 FICLONE = 0x40049409
 PART = b".part"
 
 
 class Refused(Exception):
-    """Carries the answer that says why."""
+    """Carries the answer to print."""
 
 
 def main() -> None:
     with contextlib.suppress(OSError):  # not every stream is a pipe
-        fcntl.fcntl(0, F_SETPIPE_SZ, PIPE)
+        fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_BYTES)
     sys.stdout.write("gpuvm-files\n")
     sys.stdout.flush()
     with open(0, "rb", buffering=CHUNK, closefd=False) as source:
@@ -62,27 +62,27 @@ def receive(request: dict[str, Any], source: BinaryIO) -> None:
     missing = [
         (digest, offset)
         for digest, size in sizes.items()
-        if (offset := begun(store, digest, size)) is not None
+        if (offset := bytes_present(store, digest, size)) is not None
     ]
     check_space(store, sum(sizes[digest] - offset for digest, offset in missing))
     say({"missing": missing})
     for digest, offset in missing:
-        if not take(store, digest, sizes[digest], offset, source):
-            return  # the sender is gone; what has come stays for the next time
+        if not receive_file(store, digest, sizes[digest], offset, source):
+            return  # the sender is gone; partial files are kept
     fill(request, store, folder)
     say({"done": True})
 
 
-def begun(store: bytes, digest: str, size: int) -> int | None:
-    """The bytes of it that are here; None when it is whole."""
-    whole = inside(store, digest)
+def bytes_present(store: bytes, digest: str, size: int) -> int | None:
+    """The size of the partial file; None when the file is complete."""
+    complete = inside(store, digest)
     with contextlib.suppress(FileNotFoundError):
-        if os.stat(whole).st_size == size:  # noqa: PTH116 - bytes
-            os.utime(whole)
+        if os.stat(complete).st_size == size:  # noqa: PTH116 - bytes
+            os.utime(complete)
             return None
-        os.unlink(whole)  # noqa: PTH108 - bytes; cut short by a crash, or written to
+        os.unlink(complete)  # noqa: PTH108 - bytes; damaged
     with contextlib.suppress(FileNotFoundError):
-        part = os.stat(whole + PART).st_size  # noqa: PTH116 - bytes
+        part = os.stat(complete + PART).st_size  # noqa: PTH116 - bytes
         return part if part <= size else 0
     return 0
 
@@ -92,14 +92,14 @@ def check_space(store: bytes, needed: int) -> None:
     free = disk.f_bavail * disk.f_frsize
     if needed > free:
         where = os.fsdecode(store)
-        why = f"{needed >> 20} MiB to come, {free >> 20} MiB free"
+        why = f"{needed >> 20} MiB needed, {free >> 20} MiB free"
         raise Refused({"error": f"{where}: {os.strerror(errno.ENOSPC)} ({why})"})
 
 
-def take(store: bytes, digest: str, size: int, offset: int, source: BinaryIO) -> bool:
-    """Reads one file from the stream into the store; False when the stream ended too early."""
-    whole = inside(store, digest)
-    part, name = open_part(whole, offset)
+def receive_file(store: bytes, digest: str, size: int, offset: int, source: BinaryIO) -> bool:
+    """Reads one file from the stream into the store; False when the stream ended early."""
+    complete = inside(store, digest)
+    part, name = open_part(complete, offset)
     with part:
         have = hashed(part, offset)
         part.truncate(offset)
@@ -113,32 +113,32 @@ def take(store: bytes, digest: str, size: int, offset: int, source: BinaryIO) ->
                 write(part, chunk)
                 offset += len(chunk)
         except OSError as error:
-            os.unlink(name)  # noqa: PTH108 - bytes; a full disk is everybody's trouble
+            os.unlink(name)  # noqa: PTH108 - bytes; frees a full disk
             raise OSError(error.errno, error.strerror, store) from None
         if have.hexdigest() != digest:
             os.unlink(name)  # noqa: PTH108 - bytes
             raise Refused({"changed": digest})
         os.fchmod(part.fileno(), 0o444)
-        os.replace(name, whole)  # noqa: PTH105 - bytes
+        os.replace(name, complete)  # noqa: PTH105 - bytes
     return True
 
 
-def open_part(whole: bytes, offset: int) -> tuple[BinaryIO, bytes]:
-    """The part of a file, locked; where another transfer has it now, a copy of its beginning."""
-    name = whole + PART
+def open_part(complete: bytes, offset: int) -> tuple[BinaryIO, bytes]:
+    """Opens and locks a partial file; if another transfer has it, copies its beginning."""
+    name = complete + PART
     part = open(os.open(name, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: PTH123, SIM115
     with contextlib.suppress(OSError):
         fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # It may have been finished and renamed between the two lines.
+        # It may have been completed and renamed meanwhile.
         with contextlib.suppress(FileNotFoundError):
             same = os.stat(name).st_ino == os.fstat(part.fileno()).st_ino  # noqa: PTH116 - bytes
             if same and os.fstat(part.fileno()).st_size >= offset:
                 return part, name
-    name = b"%s.%d%s" % (whole, os.getpid(), PART)
+    name = b"%s.%d%s" % (complete, os.getpid(), PART)
     own = open(name, "w+b", buffering=0)  # noqa: PTH123, SIM115
     with part:
-        finished = os.path.exists(whole)  # noqa: PTH110 - bytes
-        other = open(whole, "rb") if finished else part  # noqa: PTH123, SIM115
+        finished = os.path.exists(complete)  # noqa: PTH110 - bytes
+        other = open(complete, "rb") if finished else part  # noqa: PTH123, SIM115
         left = offset
         while left and (chunk := other.read(min(CHUNK, left))):
             write(own, chunk)
@@ -147,7 +147,7 @@ def open_part(whole: bytes, offset: int) -> tuple[BinaryIO, bytes]:
 
 
 def write(part: BinaryIO, chunk: bytes) -> None:
-    """Writes all: without a buffer, a disk that is nearly full takes a piece without an error."""
+    """Writes all of it: an unbuffered write to a nearly full disk may be partial."""
     left = memoryview(chunk)
     while left:
         left = left[part.write(left) :]
@@ -189,11 +189,11 @@ def move(source: bytes, target: bytes, mode: int) -> None:
 
 
 def link(source: bytes, target: bytes, mode: int) -> None:
-    """Where a hard link cannot be (another disk, too many of them), a copy."""
+    """Makes a hard link, or a copy if that fails (another disk, too many links)."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(target), os.stat(source)):  # noqa: PTH116 - bytes
             return
-    new = unused(target)
+    new = temporary_name(target)
     try:
         os.link(source, new)
     except OSError:
@@ -203,8 +203,8 @@ def link(source: bytes, target: bytes, mode: int) -> None:
 
 
 def copy(source: bytes, target: bytes, mode: int) -> None:
-    """Shares the blocks where the file system can (XFS, btrfs)."""
-    new = unused(target)
+    """Shares the blocks if the file system can (XFS, btrfs)."""
+    new = temporary_name(target)
     try:
         with open(source, "rb") as original, open(new, "xb") as own:  # noqa: PTH123 - bytes
             try:
@@ -220,7 +220,7 @@ def copy(source: bytes, target: bytes, mode: int) -> None:
         raise OSError(error.errno, error.strerror, target) from None
 
 
-def unused(target: bytes) -> bytes:
+def temporary_name(target: bytes) -> bytes:
     parent, _, name = target.rpartition(b"/")
     short = hashlib.sha256(name).hexdigest()[:16]
     return b"%s/.gpuvm-%s-%d" % (parent or b".", short.encode(), os.getpid())

@@ -1,7 +1,7 @@
-"""reserve_port LOW HIGH [TAKEN,...]: holds a free port, prints it, and lets it go when input ends.
+"""reserve_port LOW HIGH [TAKEN,...]: binds a free port and prints it; releases it when input ends.
 
-LOW 0 means any port. The port is bound on every address, as TensorFlow's server does, and whoever
-connects is let in, so that the way to it can be tried.
+LOW 0 means any port. The port is bound on every address, as TensorFlow's server does, and accepts
+connections, so that other guests can test it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import select
 import socket
 import sys
 
-GIVE_UP_S = 600
-PATIENCE_S = 5
+MAX_HOLD_S = 600
+CLOSE_TIMEOUT_S = 5
 NONE_FREE = 3
 
 
@@ -32,7 +32,7 @@ def bind(port: int) -> socket.socket:
 
 def first_free(low: int, high: int, taken: set[int]) -> socket.socket:
     if not low:
-        refused = []  # kept open, or the kernel might offer the same port again
+        refused = []  # kept open, or the kernel may return the same port again
         while True:
             server = bind(0)
             if server.getsockname()[1] not in taken:
@@ -54,18 +54,18 @@ def main() -> None:
     sys.stdout.write(f"{server.getsockname()[1]}\n")
     sys.stdout.flush()
     while True:
-        ready = select.select([server, sys.stdin], [], [], GIVE_UP_S)[0]
+        ready = select.select([server, sys.stdin], [], [], MAX_HOLD_S)[0]
         if not ready or sys.stdin in ready:
             return
-        see_out(server.accept()[0])
+        await_close(server.accept()[0])
 
 
-def see_out(visitor: socket.socket) -> None:
-    """The visitor hangs up first, else TIME_WAIT would be here: the port could not be bound."""
-    visitor.settimeout(PATIENCE_S)
+def await_close(client: socket.socket) -> None:
+    """Lets the client close first: else TIME_WAIT here would keep the port from being bound."""
+    client.settimeout(CLOSE_TIMEOUT_S)
     with contextlib.suppress(OSError):
-        visitor.recv(1)
-    visitor.close()
+        client.recv(1)
+    client.close()
 
 
 main()

@@ -1,29 +1,29 @@
-"""runs COMMAND [ARGUMENT...]: the runs of one guest; everything it prints is JSON.
+"""runs COMMAND [ARGUMENT...]: the runs of one guest; all output is JSON.
 
     launch < TASK       start a program that outlives the SSH connection
     place WORK RUN      take a provisional place in the queue
-    holder WORK         the run that a new one would have to wait for
-    list WORK           one line for each run
-    prune WORK SECONDS  remove the folders of runs that ended so long ago; one line for each
-    cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
+    holder WORK         print the run that a new one would have to wait for
+    list WORK           print a line for each run
+    prune WORK SECONDS  remove the folders of runs that ended that long ago; a line for each
+    cancel WORK RUN     mark the run as cancelled, so that a queued one gives up
     hold WORK RUN       keep the guest from shutting down until standard input ends
-    follow DIR OFFSETS  print what is new in a run's files until its program has ended
+    follow DIR OFFSETS  print new content of a run's files until its program has ended
 
 WORK is the folder of all runs, WORK/RUN the folder of one:
-    run.json            the run as its operator described it; opaque here
-    supervisor.lock     locked while the run's supervisor lives: unlike a process id, a lock means
-                        nothing after a reboot
-    begun               JSON, when the program was started (t) and in which boot of the guest
-    exit_status         JSON, the program's status as a shell has it (128 + signal), and when (t)
-    cancelled           there when somebody cancelled the run
-    watched.lock        locked, shared, by operators who still need the guest
+    run.json            the run's manifest; not read here
+    supervisor.lock     locked while the run's supervisor is alive; unlike a process id, a lock
+                        is gone after a reboot
+    begun               JSON, when the program was started (t) and the boot of the guest
+    exit_status         JSON, the program's status as in a shell (128 + signal), and when (t)
+    cancelled           exists when the run was cancelled
+    watched.lock        share-locked by operators who still need the guest
     out/                the program's output
-WORK/queue/ has the places in the queue, and ``gpu.lock``, locked by the run that has the GPUs.
+WORK/queue/ has the places in the queue and ``gpu.lock``, which the run with the GPUs locks.
 
 TASK is JSON: dir (WORK/RUN), cwd (below it), command, env, without (environment variables to drop),
-files (stdout, stderr and what else is to be removed first), gpu (share, exclusive or queue), place
-(in the queue), then (shutdown, or null) and unwatched_s: how long nobody may have watched an ended
-run before its guest shuts down.
+files (stdout, stderr and others to remove first), gpu (share, exclusive or queue), place (in the
+queue), then (shutdown, or null) and unwatched_s: how long an ended run must be unwatched before its
+guest shuts down.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from typing import Any
 
 CANNOT_START = 127
 PROVISIONAL_S = 60.0
-"""How long a place is kept for a run whose operator has not launched it."""
+"""How long a place is held before the run is launched."""
 POLL_S = 0.5
 TAIL = 4096
 CHUNK = 1 << 16
 FOLLOW_S = 0.2
-SIGN_OF_LIFE_S = 2.0
+HEARTBEAT_S = 2.0
 POWER_OFF = (
     ("sudo", "-n", "shutdown", "-h", "now"),
     ("sudo", "-n", "systemctl", "poweroff"),
@@ -61,7 +61,7 @@ def main() -> None:
     commands[command](*arguments)
 
 
-# Launch. A supervisor in a session of its own waits for the GPUs and for the program.
+# Launch. A supervisor in its own session waits for the GPUs and for the program.
 
 
 def launch() -> None:
@@ -72,23 +72,23 @@ def launch() -> None:
     os.chdir(folder)
     supervisor = locked("supervisor.lock", fcntl.LOCK_EX)
     if supervisor is None:
-        say({"busy": folder.name})
+        print_json({"busy": folder.name})
         return
     for stale in ("exit_status", "begun", "cancelled", *task["files"]):
         with contextlib.suppress(FileNotFoundError):
             Path(stale).unlink()
     queue = Queue(folder.parent)
     answer, gpus = claim(queue, folder.name, task)
-    say(answer)
+    print_json(answer)
     if "busy" not in answer:
         sys.stdout.flush()
         if os.fork():
-            os._exit(0)  # the locks stay: the supervisor has them too
+            os._exit(0)  # the supervisor keeps the locks
         supervisor_main(folder, queue, task, gpus)
 
 
 def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """The answer to the operator, and the open lock of the GPUs where the run has it."""
+    """Returns the answer, and the open lock of the GPUs if the run has it."""
     if task["gpu"] == "exclusive":
         gpus, holder = queue.take_gpus(run)
         return ({"busy": holder} if gpus is None else {"started": True}), gpus
@@ -100,16 +100,16 @@ def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any],
 def supervisor_main(folder: Path, queue: Queue, task: dict[str, Any], gpus: int | None) -> None:
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):  # else the SSH session would wait for their end
+    for number in (0, 1, 2):  # else the SSH session would not end
         os.dup2(null, number)
     if task["gpu"] == "queue":
         gpus = queue.wait(folder.name)
         if gpus is None:
-            leave("exit_status", {"status": 128 + signal.SIGTERM, "t": time.time()})
+            write_json("exit_status", {"status": 128 + signal.SIGTERM, "t": time.time()})
             return
-    leave("begun", {"t": time.time(), "boot": boot()})
+    write_json("begun", {"t": time.time(), "boot": boot()})
     status = supervise(task, null)
-    leave("exit_status", {"status": status, "t": time.time()})
+    write_json("exit_status", {"status": status, "t": time.time()})
     if gpus is not None:
         os.close(gpus)
     if task["then"] == "shutdown":
@@ -134,7 +134,7 @@ def supervise(task: dict[str, Any], null: int) -> int:
 
 
 def shut_down(folder: Path, unwatched_s: float) -> None:
-    """Power the guest off when no other run is alive and no operator still needs it."""
+    """Power off when no other run is alive and no operator needs the guest."""
     work, unwatched_since = folder.parent, time.monotonic()
     while True:
         others = [run for run in runs(work) if run != folder and alive(run)]
@@ -153,13 +153,13 @@ def shut_down(folder: Path, unwatched_s: float) -> None:
         if done.returncode == 0:
             return
         problems.append(done.stderr.strip() or f"{command[0]}: status {done.returncode}")
-    leave("shutdown_failed", {"t": time.time(), "problem": problems[0]})
+    write_json("shutdown_failed", {"t": time.time(), "problem": problems[0]})
 
 
 def hold(work: str, run: str) -> None:
     with (Path(work) / run / "watched.lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        say({"held": True})
+        print_json({"held": True})
         sys.stdout.flush()
         sys.stdin.read()
 
@@ -172,10 +172,10 @@ def watched(folder: Path) -> bool:
     return False
 
 
-# The queue. A run that needs several guests must be ahead of the same runs in each, or two of them
-# could wait for each other for ever. So a guest first gives it a provisional place; the operator
-# confirms the highest of all guests' places in each of them, and a guest starts no run while an
-# earlier provisional place is open (Skeen's algorithm for a total order).
+# The queue. A run on several guests must be ahead of the same runs in each, or two runs could wait
+# for each other forever. A guest first assigns a provisional place; the operator confirms the
+# highest of all guests' places in each of them, and a guest starts no run while there is an earlier
+# provisional place (Skeen's algorithm for a total order).
 
 
 class Queue:
@@ -184,15 +184,15 @@ class Queue:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def take_gpus(self, run: str) -> tuple[int | None, str]:
-        """The open lock of the GPUs, or None and the name of the run that is before this one."""
-        with self.changing():
+        """Returns the open lock of the GPUs, or None and the run that is before this one."""
+        with self.exclusive():
             ahead = self.places()
             if ahead:
                 return None, ahead[0]["run"]
             return self._lock_gpus(run)
 
     def holder(self) -> str | None:
-        with self.changing():
+        with self.exclusive():
             ahead = self.places()
             if ahead:
                 return str(ahead[0]["run"])
@@ -203,14 +203,14 @@ class Queue:
             return None
 
     def provisional(self, run: str) -> int:
-        with self.changing():
+        with self.exclusive():
             number = self._latest() + 1
             self._write(run, number, confirmed=False)
         return number
 
     def confirm(self, run: str, number: int) -> int:
-        """Return how many runs are ahead, the one that has the GPUs included."""
-        with self.changing():
+        """Return how many runs are ahead, including the one that has the GPUs."""
+        with self.exclusive():
             self._write(run, number, confirmed=True)
             names = [place["run"] for place in self.places(keep=run)]
             gpus, _ = self._lock_gpus(run)
@@ -219,9 +219,9 @@ class Queue:
             return names.index(run) + (gpus is None)
 
     def wait(self, run: str) -> int | None:
-        """Wait for the run's turn; None when it was cancelled meanwhile."""
+        """Wait for the GPUs and return their lock; None when the run was cancelled."""
         while not Path("cancelled").exists():
-            with self.changing():
+            with self.exclusive():
                 first = self.places()[0]
                 if first["run"] == run:
                     gpus, _ = self._lock_gpus(run)
@@ -233,7 +233,7 @@ class Queue:
         return None
 
     def places(self, keep: str = "") -> list[dict[str, Any]]:
-        """In order; those whose run does not come any more are removed."""
+        """In order; removes places of runs that are gone."""
         found = []
         for file in self.folder.glob("*.json"):
             place = read(file)
@@ -248,7 +248,7 @@ class Queue:
         return sorted(found, key=lambda place: (place["number"], place["run"]))
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with (self.folder / "changing.lock").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -264,19 +264,19 @@ class Queue:
 
     def _write(self, run: str, number: int, *, confirmed: bool) -> None:
         place = {"run": run, "number": number, "confirmed": confirmed, "t": time.time()}
-        leave(str(self.folder / f"{run}.json"), place)
-        leave(str(self.folder / "latest"), {"number": max(number, self._latest())})
+        write_json(str(self.folder / f"{run}.json"), place)
+        write_json(str(self.folder / "latest"), {"number": max(number, self._latest())})
 
     def _latest(self) -> int:
         return int((read(self.folder / "latest") or {"number": 0})["number"])
 
 
 def take_place(work: str, run: str) -> None:
-    say({"place": Queue(Path(work)).provisional(run)})
+    print_json({"place": Queue(Path(work)).provisional(run)})
 
 
 def holder(work: str) -> None:
-    say({"holder": Queue(Path(work)).holder()})
+    print_json({"holder": Queue(Path(work)).holder()})
 
 
 def cancel(work: str, run: str) -> None:
@@ -287,39 +287,39 @@ def cancel(work: str, run: str) -> None:
 
 
 def follow(directory: str, begin: str) -> None:
-    """Print one JSON object a line; ``begin`` is JSON too, a byte offset for each file.
+    """Print a JSON object a line; ``begin`` is JSON, a byte offset for each file.
 
         {"file": "out/stdout.log", "offset": 120, "data": "…"}    bytes up to that offset
-        {}                                                         still there, nothing new
+        {}                                                         running, nothing new
         {"queued": true}                                           not started yet
-        {"exit": 0, "age": 0.1}                                    ended, so many seconds ago
-        {"exit": null, "rebooted": true}                           gone without leaving a status
+        {"exit": 0, "age": 0.1}                                    ended, age in seconds
+        {"exit": null, "rebooted": true}                           gone without an exit status
 
-    Bytes that are not UTF-8 come as lone surrogates (PEP 383).
+    Bytes that are not UTF-8 are lone surrogates (PEP 383).
     """
     folder, offsets = Path(directory).absolute(), json.loads(begin)
     os.chdir(folder)
-    last_sign = 0.0  # the first time that nothing is new is said at once
+    last_output = 0.0  # so that the first heartbeat is sent at once
     while True:
-        # Before the files are read: what was written until then is read below.
+        # Checked before the files are read, so that all output is read below.
         end = ending(folder)
-        news = [name for name in offsets if read_on(name, offsets)]
-        if news:
-            last_sign = time.monotonic()
+        new = [name for name in offsets if print_new(name, offsets)]
+        if new:
+            last_output = time.monotonic()
         elif end is not None:
-            say(end)
+            print_json(end)
             return
         else:
-            if time.monotonic() - last_sign > SIGN_OF_LIFE_S:
-                last_sign = time.monotonic()
-                say({} if (folder / "begun").exists() else {"queued": True})
+            if time.monotonic() - last_output > HEARTBEAT_S:
+                last_output = time.monotonic()
+                print_json({} if (folder / "begun").exists() else {"queued": True})
             time.sleep(FOLLOW_S)
         sys.stdout.flush()
 
 
 def ending(folder: Path) -> dict[str, Any] | None:
-    """How the run's program ended; None while its supervisor lives."""
-    for _ in range(2):  # it may end between the two looks
+    """How the run's program ended; None while its supervisor is alive."""
+    for _ in range(2):  # it may end between the two checks
         left = read(folder / "exit_status")
         if left is not None:
             age = max(0.0, time.time() - left["t"])
@@ -329,7 +329,7 @@ def ending(folder: Path) -> dict[str, Any] | None:
     return {"exit": None, "rebooted": rebooted(folder)}
 
 
-def read_on(name: str, offsets: dict[str, int]) -> bool:
+def print_new(name: str, offsets: dict[str, int]) -> bool:
     try:
         with Path(name).open("rb") as file:
             file.seek(offsets[name])
@@ -339,32 +339,32 @@ def read_on(name: str, offsets: dict[str, int]) -> bool:
     if data:
         offsets[name] += len(data)
         text = data.decode("utf-8", "surrogateescape")
-        say({"file": name, "offset": offsets[name], "data": text})
+        print_json({"file": name, "offset": offsets[name], "data": text})
     return bool(data)
 
 
-# What is there.
+# List and prune.
 
 
 def list_runs(directory: str) -> None:
     work = Path(directory)
     queue = Queue(work)
-    with queue.changing():
+    with queue.exclusive():
         ahead = [place["run"] for place in queue.places()]
     for folder in runs(work):
-        say(describe(folder, ahead))
+        print_json(describe(folder, ahead))
 
 
 def prune(work: str, older_than_s: str) -> None:
     for folder in sorted(file.parent for file in Path(work).glob("*/run.json")):
         lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_EX)
         if lock is None:
-            continue  # it runs, or waits
+            continue  # running or queued
         ended = read(folder / "exit_status") or read(folder / "begun")
         ended = ended or {"t": (folder / "run.json").stat().st_mtime}
         if time.time() - ended["t"] >= float(older_than_s):
             shutil.rmtree(folder)
-            say({"removed": folder.name})
+            print_json({"removed": folder.name})
         os.close(lock)
 
 
@@ -373,10 +373,10 @@ def runs(work: Path) -> list[Path]:
 
 
 def describe(folder: Path, ahead: list[str]) -> dict[str, Any]:
-    """``state`` is queued, running, ended, or lost: gone without an exit status."""
-    lives = alive(folder)
+    """``state`` is queued, running, ended, or lost (without an exit status)."""
+    is_alive = alive(folder)
     begun, ended = read(folder / "begun"), read(folder / "exit_status")
-    state = "ended" if ended else "lost" if not lives else "running" if begun else "queued"
+    state = "ended" if ended else "lost" if not is_alive else "running" if begun else "queued"
     return {
         "run": folder.name,
         "manifest": read(folder / "run.json"),
@@ -408,7 +408,7 @@ def last_line(folder: Path) -> str:
 
 
 def alive(folder: Path) -> bool:
-    """Whether the run's supervisor lives."""
+    """Whether the run's supervisor is alive."""
     if not (folder / "supervisor.lock").exists():
         return False
     lock = locked(str(folder / "supervisor.lock"), fcntl.LOCK_SH)
@@ -425,14 +425,14 @@ def rebooted(folder: Path) -> bool:
 
 
 def boot() -> str:
-    """Changes with every boot, in a container too, whose kernel goes on."""
+    """Identifies the boot; also in a container, whose kernel is not rebooted."""
     kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     first = Path("/proc/1/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     return f"{kernel}-{first}"
 
 
 def locked(file: str, kind: int) -> int | None:
-    """The open file, locked; None when another process has it."""
+    """Opens and locks the file; None when another process has locked it."""
     lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -450,14 +450,14 @@ def read(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def leave(file: str, what: dict[str, Any]) -> None:
-    """Write the file as a whole: a reader sees all of it or none."""
+def write_json(file: str, what: dict[str, Any]) -> None:
+    """Write the file atomically."""
     new = Path(f"{file}.new")
     new.write_text(json.dumps(what), encoding="utf-8")
     new.replace(file)
 
 
-def say(what: dict[str, Any]) -> None:
+def print_json(what: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
 
 

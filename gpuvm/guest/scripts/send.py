@@ -1,13 +1,13 @@
-"""send FOLDER: lists a folder's files, and sends those that the other end wants.
+"""send FOLDER: lists a folder's files, and sends those that are requested.
 
 Standard output, after the line ``gpuvm-files``:
     {"files": [[NAME, SIZE, TIME], …]}       time of change in nanoseconds; links are not followed
-then, for each that was asked for, in that order:
+then, for each requested file, in that order:
     {"size": N, "offset": O, "time": T}      its bytes from O to N follow, and then
     {"sha256": "…"}                          of the whole file, or {"error": "…"}
-    {"error": "…"}                           it cannot be read; no bytes follow
+    {"error": "…"}                           the file cannot be read; no bytes follow
 Standard input is a line of JSON, or nothing:
-    [[NAME, OFFSET, SHA256], …]              OFFSET bytes with this hash are there already
+    [[NAME, OFFSET, SHA256], …]              the client has OFFSET bytes with this hash
 Names are UTF-8, with surrogates for bytes that are not (PEP 383).
 """
 
@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 18
-F_SETPIPE_SZ, PIPE = 1031, 1 << 20
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20
 
 
 def main() -> None:
     with contextlib.suppress(OSError):  # not every stream is a pipe
-        fcntl.fcntl(1, F_SETPIPE_SZ, PIPE)
+        fcntl.fcntl(1, F_SETPIPE_SZ, PIPE_BYTES)
     out = sys.stdout.buffer
     out.write(b"gpuvm-files\n")
     try:
@@ -55,8 +55,8 @@ def listed(folder: bytes) -> Iterator[tuple[bytes, int, int]]:
             if entry.is_dir(follow_symlinks=False):
                 yield from listed(entry.path)
             elif entry.is_file(follow_symlinks=False):
-                there = entry.stat(follow_symlinks=False)
-                yield entry.path[2:], there.st_size, there.st_mtime_ns
+                found = entry.stat(follow_symlinks=False)
+                yield entry.path[2:], found.st_size, found.st_mtime_ns
 
 
 def send(name: bytes, offset: int, begun: str, out: BinaryIO) -> None:
@@ -64,7 +64,7 @@ def send(name: bytes, offset: int, begun: str, out: BinaryIO) -> None:
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
-            raise OSError(0, "it is not a file any more")
+            raise OSError(0, "it is no longer a regular file")
         have, done = hashlib.sha256(), 0
         while done < offset and (chunk := file.read(min(CHUNK, offset - done))):
             have.update(chunk)
@@ -75,16 +75,16 @@ def send(name: bytes, offset: int, begun: str, out: BinaryIO) -> None:
         say(out, {"size": before.st_size, "offset": done, "time": before.st_mtime_ns})
         short = send_bytes(file, before.st_size - done, have, out)
         after = os.fstat(descriptor)
-    # What grows, such as a log, is sent as it was; what is written over may be half old, half new.
-    written_over = after.st_size == before.st_size and after.st_mtime_ns != before.st_mtime_ns
-    if short or written_over:
+    # A growing file, such as a log, is sent as it was; an overwritten one would be inconsistent.
+    overwritten = after.st_size == before.st_size and after.st_mtime_ns != before.st_mtime_ns
+    if short or overwritten:
         say(out, {"error": "it changed while it was fetched"})
     else:
         say(out, {"sha256": have.hexdigest()})
 
 
 def send_bytes(file: BinaryIO, size: int, have: Any, out: BinaryIO) -> bool:
-    """Whether the file was cut short meanwhile; as many bytes are sent all the same."""
+    """Sends ``size`` bytes; returns whether the file was truncated meanwhile."""
     short = False
     while size:
         chunk = file.read(min(CHUNK, size))

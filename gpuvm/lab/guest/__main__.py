@@ -1,9 +1,8 @@
-"""``python -m gpuvm.lab.guest FOLDER READY LIFELINE``: boots a guest, serves it until power-off.
+"""``python -m gpuvm.lab.guest FOLDER READY LIFELINE``: boots a guest and runs it until power-off.
 
-READY and LIFELINE are inherited pipes. On the first, one line of JSON says that SSH answers,
-another one that a user shuts the guest down, and its end that the guest is dead; the end of the
-other says that the supervisor is gone, and the power with it. ``--probe FOLDER`` only tries whether
-a guest gets a root of its own here.
+READY and LIFELINE are inherited pipes. The guest writes a line of JSON to READY when SSH answers,
+and another when a user shuts it down; READY is closed when it exits. When LIFELINE is closed, the
+guest powers off. ``--probe FOLDER`` only tests whether a guest can have its own root here.
 """
 
 import asyncio
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import asyncssh
 
+from gpuvm.files import write_atomic
 from gpuvm.lab import processes
 from gpuvm.lab.guest import cloudinit, linux, root, sshd
 from gpuvm.lab.guest.boot import Boot
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _probe(folder: Path) -> None:
-    """Ends with status 0, or with the reason in the last line on standard error."""
+    """Exits with status 0, or with the reason as the last line on standard error."""
     boot = Boot("probe", (), 0, isolated=True, gpus=(), guestinfo={}, hidden=())
     (folder / "disk").mkdir(exist_ok=True)
     try:
@@ -56,13 +56,13 @@ def _boot(folder: Path, ready: int, lifeline: int) -> None:
     disk = folder / "disk"
     (disk / "home").mkdir(parents=True, exist_ok=True)
     instance = cloudinit.boot(disk, boot.vm, boot.guestinfo)
-    place = _isolated(folder, boot, instance) if boot.isolated else _beside_others(folder, boot)
-    asyncio.run(_serve(boot, instance, place, ready, lifeline))
+    layout = _isolated(folder, boot, instance) if boot.isolated else _shared(folder, boot)
+    asyncio.run(_serve(boot, instance, layout, ready, lifeline))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the guest's things are as its own processes see them."""
+class _Layout:
+    """The guest's paths as its own processes see them."""
 
     home: Path
     programs: Path
@@ -72,10 +72,10 @@ class _Place:
     power_off: Callable[[], None]
 
 
-def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
-    host_pid = int(Path("/proc/self").readlink().name)  # still the /proc of the machine around us
+def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Layout:
+    host_pid = int(Path("/proc/self").readlink().name)  # still the /proc of the lab's machine
     host_key = _host_key(folder / "disk")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no user of the guest stops it by `kill 1`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # so that `kill 1` in the guest does not end it
     root.enter(folder, boot, instance)
     socket.sethostname(instance.hostname)
     linux.forbid_new_privileges()
@@ -84,11 +84,13 @@ def _isolated(folder: Path, boot: Boot, instance: cloudinit.Instance) -> _Place:
     except OSError as error:
         _LOG.info("the guest's user is user 0 without capabilities: %s", error)
         linux.drop_capabilities()
-    return _Place(Path("/home"), root.PROGRAMS / "bin", {}, host_key, host_pid, lambda: os._exit(0))
+    return _Layout(
+        Path("/home"), root.PROGRAMS / "bin", {}, host_key, host_pid, lambda: os._exit(0)
+    )
 
 
-def _beside_others(folder: Path, boot: Boot) -> _Place:
-    """No namespaces: every process of the guest stays a descendant of this one."""
+def _shared(folder: Path, boot: Boot) -> _Layout:
+    """Without namespaces: every process of the guest stays a descendant of this one."""
     linux.adopt_orphans()
     root.write_programs(folder / "opt", boot.gpus, boot.troubles, init=os.getpid())
     disk = folder / "disk"
@@ -96,57 +98,54 @@ def _beside_others(folder: Path, boot: Boot) -> _Place:
     environment = {"TMPDIR": str(disk / "tmp")}
     bin_folder = folder / "opt/bin"
     host_key = _host_key(disk)
-    return _Place(disk / "home", bin_folder, environment, host_key, os.getpid(), _kill_descendants)
+    return _Layout(disk / "home", bin_folder, environment, host_key, os.getpid(), _kill_descendants)
 
 
 def _host_key(disk: Path) -> bytes:
-    """Made at the first boot, kept on the disk, out of the guest's own sight."""
+    """Created at the first boot and kept on the disk, where the guest cannot see it."""
     file = disk / "ssh" / "ssh_host_ed25519_key"
     if not file.exists():
         file.parent.mkdir(mode=0o700, exist_ok=True)
         key = asyncssh.generate_private_key("ssh-ed25519")
-        partial = file.with_suffix(".new")
-        partial.touch(mode=0o600)
-        partial.write_bytes(key.export_private_key("openssh"))
-        partial.replace(file)
+        write_atomic(file, key.export_private_key("openssh"), 0o600)
     return file.read_bytes()
 
 
 async def _serve(
-    boot: Boot, instance: cloudinit.Instance, place: _Place, ready: int, lifeline: int
+    boot: Boot, instance: cloudinit.Instance, layout: _Layout, ready: int, lifeline: int
 ) -> None:
     loop = asyncio.get_running_loop()
     off = asyncio.Event()
     loop.add_reader(lifeline, off.set)
     if not boot.isolated:
         loop.add_signal_handler(signal.SIGTERM, off.set)
-    # Its supervisor shuts the VM down in the vCenter, and with it this guest.
+    # The supervisor then shuts the VM down in the vCenter, and with it this guest.
     loop.add_signal_handler(
         root.POWER_OFF, lambda: os.write(ready, b'{"shutdown": true}\n') and None
     )
-    key = asyncssh.import_private_key(place.host_key)
-    machine = sshd.Machine(
+    key = asyncssh.import_private_key(layout.host_key)
+    config = sshd.ServerConfig(
         addresses=boot.addresses,
         port=boot.port,
         host_key=key,
-        homes={user: place.home / user for user in instance.users},
+        homes={user: layout.home / user for user in instance.users},
         shells={user: instance.shell(user) for user in instance.users},
-        path=f"{place.programs}:{_SYSTEM_PATH}",
-        environment=place.environment,
+        path=f"{layout.programs}:{_SYSTEM_PATH}",
+        environment=layout.environment,
         hangs_up="startups" in boot.troubles,
     )
 
-    def say_ready() -> None:
+    def report_ready() -> None:
         public = key.export_public_key("openssh").decode().strip()
-        told = {"pid": place.host_pid, "host_keys": [public]}
-        os.write(ready, (json.dumps(told) + "\n").encode())
+        message = {"pid": layout.host_pid, "host_keys": [public]}
+        os.write(ready, (json.dumps(message) + "\n").encode())
 
-    await sshd.serve(machine, say_ready, off.wait)
-    place.power_off()
+    await sshd.serve(config, report_ready, off.wait)
+    layout.power_off()
 
 
 def _kill_descendants() -> None:
-    """Until the last is reaped: a process may fork while the list is read."""
+    """Repeats until none is left: a process may fork while the list is read."""
     while True:
         for pid in processes.descendants(os.getpid()):
             with suppress(ProcessLookupError):

@@ -1,10 +1,10 @@
-"""What a guest gets at power-on: one JSON file in the VM's folder.
+"""The parameters of a guest at power-on: one JSON file in the VM's folder.
 
-FOLDER/boot.json     this
+FOLDER/boot.json     this file
 FOLDER/disk/         home, tmp, ssh (host key), cloud: kept while the VM exists
 FOLDER/root/         where the guest's private root is mounted, in its own namespace only
 FOLDER/opt/          the guest's own programs where there are no namespaces
-FOLDER/console.log   what the guest's server has to say
+FOLDER/console.log   the log of the guest's server
 """
 
 import json
@@ -17,7 +17,7 @@ TROUBLES = "guestinfo.lab.troubles"
 
 @dataclass(frozen=True)
 class SimulatedGPU:
-    """A card as the driver in a guest shows it; ``bus_id`` is the guest's own address for it."""
+    """A GPU as the driver in a guest shows it; ``bus_id`` is its PCI address in the guest."""
 
     name: str
     uuid: str
@@ -30,7 +30,7 @@ class SimulatedGPU:
 
 @dataclass(frozen=True)
 class Boot:
-    """``guestinfo`` are the VM's ``guestinfo.*`` keys; ``hidden`` are never seen in the guest."""
+    """``guestinfo`` are the VM's ``guestinfo.*`` keys; ``hidden`` paths are masked in the guest."""
 
     vm: str
     addresses: tuple[str, ...]
@@ -42,7 +42,7 @@ class Boot:
 
     @property
     def troubles(self) -> frozenset[str]:
-        """What is to be wrong with the guest: ``guestinfo.lab.troubles``, separated by commas."""
+        """The faults to simulate: ``guestinfo.lab.troubles``, separated by commas."""
         return frozenset(self.guestinfo.get(TROUBLES, "").replace(" ", "").split(",")) - {""}
 
     def save(self, file: Path) -> None:

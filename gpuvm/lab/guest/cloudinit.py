@@ -1,6 +1,6 @@
-"""The part of cloud-init that the lab's guests need: users and their SSH keys, the host's name.
+"""The part of cloud-init that the lab's guests need: users, their SSH keys and the host name.
 
-As on a real template, user data comes from ``guestinfo``, and is applied once for each instance id.
+User data comes from ``guestinfo`` and is applied once for each instance id, as on a real template.
 """
 
 import base64
@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 
 _LOG = logging.getLogger(__name__)
-_DONE = {"users", "ssh_authorized_keys", "hostname"}
+_SUPPORTED = {"users", "ssh_authorized_keys", "hostname"}
 _DEFAULT_USER = "cloud-user"
 _SHELL = "/bin/sh"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """What the first boot made of the machine."""
+    """The result of the first boot."""
 
     instance_id: str
     hostname: str
@@ -31,13 +31,13 @@ class Instance:
     shells: dict[str, str] = field(default_factory=dict, compare=False)
 
     def shell(self, user: str) -> str:
-        """The user's login shell: that of the user data where this machine has it."""
+        """The user's login shell from the user data, if it is installed here."""
         wanted = self.shells.get(user, _SHELL)
         return wanted if os.access(wanted, os.X_OK) else _SHELL
 
 
 def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
-    """Applies the user data if this instance id has not been seen on this disk."""
+    """Applies the user data, unless this disk has been booted with this instance id."""
     metadata = _mapping("metadata", _read(guestinfo, "metadata"))
     instance_id = str(metadata.get("instance-id", vm))
     record = disk / "cloud" / "instance.json"
@@ -56,7 +56,7 @@ def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
 
 
 def _read(guestinfo: Mapping[str, str], key: str) -> str:
-    """The decoded value, with the encodings that cloud-init's VMware data source knows."""
+    """Decodes a value with the encodings of cloud-init's VMware data source."""
     value = guestinfo.get(f"guestinfo.{key}", "")
     encoding = guestinfo.get(f"guestinfo.{key}.encoding", "").lower()
     try:
@@ -71,32 +71,32 @@ def _read(guestinfo: Mapping[str, str], key: str) -> str:
 
 
 def _apply(homes: Path, user_data: str) -> dict[str, str]:
-    """Makes the users; their shells by their names."""
+    """Creates the users; returns their shells by user name."""
     if not user_data.startswith("#cloud-config"):
-        _LOG.error("the user data is not a #cloud-config: no user is made")
+        _LOG.error("the user data is not a #cloud-config: no user is created")
         return {}
     config = _mapping("user data", user_data)
-    ignored = sorted(set(config) - _DONE)
+    ignored = sorted(set(config) - _SUPPORTED)
     if ignored:
-        _LOG.info("the lab does nothing with: %s", ", ".join(ignored))
-    keys_of_all = list(config.get("ssh_authorized_keys") or [])
+        _LOG.info("the lab ignores these keys of the user data: %s", ", ".join(ignored))
+    common_keys = list(config.get("ssh_authorized_keys") or [])
     users = config.get("users") or ["default"]
-    return dict(_make_user(homes, user, keys_of_all) for user in users)
+    return dict(_create_user(homes, user, common_keys) for user in users)
 
 
-def _make_user(homes: Path, user: Any, more_keys: list[str]) -> tuple[str, str]:
-    described = user if isinstance(user, dict) else {}
-    # Only the last part: a name with slashes would make a folder somewhere else.
-    name = Path(str(described.get("name", _DEFAULT_USER if user == "default" else user))).name
-    keys = [*(described.get("ssh_authorized_keys") or []), *more_keys]
+def _create_user(homes: Path, user: Any, more_keys: list[str]) -> tuple[str, str]:
+    entry = user if isinstance(user, dict) else {}
+    # Only the last part: a name with slashes would create a folder elsewhere.
+    name = Path(str(entry.get("name", _DEFAULT_USER if user == "default" else user))).name
+    keys = [*(entry.get("ssh_authorized_keys") or []), *more_keys]
     folder = homes / name / ".ssh"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     file = folder / "authorized_keys"
     file.write_text("".join(f"{key.strip()}\n" for key in keys), encoding="utf-8")
     file.chmod(0o600)
-    _LOG.info("made the user %s with %d SSH keys", name, len(keys))
-    return name, str(described.get("shell", _SHELL))
+    _LOG.info("created the user %s with %d SSH keys", name, len(keys))
+    return name, str(entry.get("shell", _SHELL))
 
 
 def _mapping(what: str, text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The few Linux calls that Python's standard library does not have. See mount(2), prctl(2)."""
+"""Linux calls that Python's standard library lacks. See mount(2), prctl(2)."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _MNT_DETACH = 2
 _CLONE_NEWUSER = 0x10000000
 _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
 
-# statvfs(3) and mount(2) number this one flag differently; a remount has to repeat what is set.
+# statvfs(3) flag -> mount(2) flag; a remount has to repeat the flags that are set.
 _KEPT_FLAGS = {
     os.ST_NOSUID: MS_NOSUID,
     os.ST_NODEV: MS_NODEV,
@@ -25,41 +25,41 @@ _KEPT_FLAGS = {
 
 
 def mount(kind: str, target: Path, flags: int = 0, options: str = "") -> None:
-    """A new file system of that kind, such as ``tmpfs``."""
+    """Mounts a new file system of that kind, such as ``tmpfs``."""
     _mount(kind, target, kind, flags, options)
 
 
 def bind(source: Path, target: Path) -> None:
-    """``source`` and what is mounted below it, also at ``target``."""
+    """Mounts ``source``, with what is mounted below it, at ``target`` too."""
     _mount(str(source), target, "", _MS_BIND | _MS_REC)
 
 
 def make_read_only(target: Path, *, below: bool = True) -> None:
-    """``target`` and every mount below it; a new user namespace cannot undo it."""
+    """Makes ``target`` and the mounts below it read-only; a user namespace cannot undo it."""
     for point in [target, *(_mounts_below(target) if below else ())]:
         set_flags = os.statvfs(point).f_flag
-        kept = sum(ours for theirs, ours in _KEPT_FLAGS.items() if set_flags & theirs)
+        kept = sum(flag for stat_flag, flag in _KEPT_FLAGS.items() if set_flags & stat_flag)
         _mount("none", point, "", _MS_REMOUNT | _MS_BIND | MS_RDONLY | MS_NOSUID | kept)
 
 
 def forbid_programs(target: Path) -> None:
-    """A mount point from which nothing can be executed (noexec)."""
+    """Remounts ``target`` noexec."""
     _mount("none", target, "", _MS_REMOUNT | _MS_BIND | MS_NOEXEC | MS_NOSUID)
 
 
 def change_root(root: Path) -> None:
-    """``root``, a mount point, becomes ``/``; what was there is out of reach."""
+    """Makes the mount point ``root`` the root; the old root is unmounted."""
     os.chdir(root)
-    _checked(_libc.pivot_root(b".", b"."), "pivot_root", root)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root", root)
     # The old root now lies above the new one at the same place: see pivot_root(2), NOTES.
-    _checked(_libc.umount2(b".", _MNT_DETACH), "umount2", root)
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount2", root)
     os.chdir("/")
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:
-    """The process continues as ``uid``; what it starts has no capability over anything outside."""
+    """Continues as ``uid``, without capabilities outside the namespace."""
     outer_uid, outer_gid = os.geteuid(), os.getegid()
-    _checked(_libc.unshare(_CLONE_NEWUSER), "unshare", "user namespace")
+    _check(_libc.unshare(_CLONE_NEWUSER), "unshare", "user namespace")
     own = Path("/proc/self")
     (own / "setgroups").write_text("deny", encoding="ascii")
     (own / "uid_map").write_text(f"{uid} {outer_uid} 1", encoding="ascii")
@@ -67,19 +67,19 @@ def enter_user_namespace(uid: int, gid: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Whatever this process starts has no capability, even as user 0."""
+    """Child processes have no capabilities, even as user 0."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in range(last + 1):
         _prctl(_PR_CAPBSET_DROP, capability)
 
 
 def forbid_new_privileges() -> None:
-    """A set-user-ID program gives nothing from here on."""
+    """Set-user-ID programs have no effect from here on."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def adopt_orphans() -> None:
-    """Processes whose parent dies become children of this one, not of init."""
+    """Orphaned descendants become children of this process instead of init's."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -91,28 +91,28 @@ def _mount(source: str, target: Path, kind: str, flags: int, options: str = "") 
         ctypes.c_ulong(flags),
         options.encode(),
     )
-    _checked(result, f"mount {source}", target)
+    _check(result, f"mount {source}", target)
 
 
 def _prctl(option: int, value: int) -> None:
     unused = ctypes.c_ulong(0)
     result = _libc.prctl(option, ctypes.c_ulong(value), unused, unused, unused)
-    _checked(result, "prctl", option)
+    _check(result, "prctl", option)
 
 
-def _checked(result: int, what: str, on: object) -> None:
+def _check(result: int, call: str, on: object) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}", str(on))
+        raise OSError(number, f"{call}: {os.strerror(number)}", str(on))
 
 
 def _mounts_below(target: Path) -> Iterable[Path]:
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        point = Path(_unescaped(line.split()[4]))
+        point = Path(_unescape(line.split()[4]))
         if target in point.parents:
             yield point
 
 
-def _unescaped(text: str) -> str:
-    """The kernel writes a space as a backslash and its octal number."""
+def _unescape(text: str) -> str:
+    """The kernel escapes a space as a backslash and its octal code."""
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape")

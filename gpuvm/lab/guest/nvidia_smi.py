@@ -1,7 +1,7 @@
-"""The lab's nvidia-smi: shows the GPUs of this VM's virtual hardware and says ``simulated``.
+"""The lab's nvidia-smi: lists the GPUs of this VM's virtual hardware, marked ``simulated``.
 
-Runs in the guest as a program of its own, from a copy, with nothing but the standard library.
-``gpus.json`` beside it is what the VM was given at power-on.
+A copy of this file runs in the guest, with the standard library only. ``gpus.json`` beside it has
+the GPUs that the VM was given at power-on.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 GPU = dict[str, Any]
-_NO_DEVICES = 6  # the real program's exit status when the driver finds no card
+_NO_DEVICES = 6  # the real program's exit status when the driver finds no GPU
 _BAD_USAGE = 2
 
 _FIELDS = {
@@ -67,15 +67,15 @@ def main(arguments: list[str]) -> int:
     for trouble in json.loads(Path(__file__).with_name("troubles.json").read_text("utf-8")):
         if trouble in _FAILURES:
             status, lines = _FAILURES[trouble]
-            return _say(*lines, status=status)
+            return _print(*lines, status=status)
     options = _options().parse_args(arguments)
-    gpus = _chosen(options.id)
+    gpus = _select(options.id)
     if not gpus:
-        return _say("No devices were found", status=_NO_DEVICES)
+        return _print("No devices were found", status=_NO_DEVICES)
     if options.list_gpus:
-        return _say(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
+        return _print(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
     if options.query_gpu is None:
-        return _say(*_table(gpus))
+        return _print(*_table(gpus))
     return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
 
 
@@ -88,7 +88,7 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(ids: str | None) -> list[GPU]:
+def _select(ids: str | None) -> list[GPU]:
     listed = json.loads(Path(__file__).with_name("gpus.json").read_text(encoding="utf-8"))
     gpus = [{**gpu, "index": i, "count": len(listed)} for i, gpu in enumerate(listed)]
     if ids is None:
@@ -100,14 +100,14 @@ def _chosen(ids: str | None) -> list[GPU]:
 def _query(gpus: list[GPU], fields: list[str], formats: set[str]) -> int:
     for field in fields:
         if field not in _FIELDS:
-            return _say(f'Field "{field}" is not a valid field to query.', status=_BAD_USAGE)
+            return _print(f'Field "{field}" is not a valid field to query.', status=_BAD_USAGE)
     if "csv" not in formats:
-        return _say('"--format" must contain csv', status=_BAD_USAGE)
+        return _print('"--format" must contain csv', status=_BAD_USAGE)
     bare = "nounits" in formats
     if "noheader" not in formats:
-        _say(", ".join(_title(field) for field in fields))
+        _print(", ".join(_title(field) for field in fields))
     rows = ([_FIELDS[field].format(**gpu) for field in fields] for gpu in gpus)
-    return _say(*(", ".join(_bare(v) if bare else v for v in row) for row in rows))
+    return _print(*(", ".join(_without_unit(v) if bare else v for v in row) for row in rows))
 
 
 def _title(field: str) -> str:
@@ -115,7 +115,7 @@ def _title(field: str) -> str:
     return f"{field} [{unit}]" if unit else field
 
 
-def _bare(value: str) -> str:
+def _without_unit(value: str) -> str:
     return value.removesuffix(" MiB").removesuffix(" %")
 
 
@@ -142,7 +142,7 @@ def _line(text: str) -> str:
     return f"| {text:<76} |"
 
 
-def _say(*lines: str, status: int = 0) -> int:
+def _print(*lines: str, status: int = 0) -> int:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return status
 

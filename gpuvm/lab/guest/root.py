@@ -1,7 +1,7 @@
-"""A root of its own for a guest: the system read-only, everything that is written its own (R16).
+"""A guest's root file system: the machine's system folders read-only, the VM's disk writable.
 
-Nothing of the operator's is there: only the system's folders, the Python that has TensorFlow, and
-this VM's disk. The caller is process 1 of a new PID and mount namespace.
+It has only the system's folders, the Python that has TensorFlow, and this VM's disk; none of the
+operator's files. The caller is process 1 of a new PID and mount namespace.
 """
 
 import os
@@ -22,10 +22,10 @@ from gpuvm.lab.guest.cloudinit import Instance
 USER_ID = 1000
 PROGRAMS = Path("/opt/gpuvm-lab")
 POWER_OFF = signal.SIGRTMIN + 4
-"""As systemd takes it (systemd(1), "Signals")."""
+"""systemd's signal for power-off (systemd(1), "Signals")."""
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store", "gnu/store")
-# No whole /etc: it holds keys and passwords that the lab's owner may be able to read.
+# Not all of /etc: it has keys and passwords that the lab's owner may be able to read.
 _ETC = (
     "alternatives",
     "crypto-policies",
@@ -56,10 +56,10 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
     root = folder / "root"
     root.mkdir(exist_ok=True)
     linux.mount("tmpfs", root, linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    _own_folders(root, folder / "disk", boot.troubles)
-    bound = _read_only_folders(root)
+    _mount_disk(root, folder / "disk", boot.troubles)
+    bound = _bind_system(root)
     _write_etc(root / "etc", boot, instance)
-    _devices(root / "dev")
+    _bind_devices(root / "dev")
     write_programs(root / PROGRAMS.relative_to("/"), boot.gpus, boot.troubles)
     _hide(root, bound, [Path(path) for path in boot.hidden])
     (root / "proc").mkdir()
@@ -71,25 +71,23 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
 def write_programs(
     folder: Path, gpus: Iterable[SimulatedGPU], troubles: Collection[str] = (), *, init: int = 1
 ) -> None:
-    """``bin/`` with python3, nvidia-smi, sudo and shutdown: what a guest has first in its PATH.
+    """Writes ``bin/``, first in the guest's PATH: python3, nvidia-smi, sudo and shutdown.
 
-    ``init`` is the process that powers the guest off when it gets the signal POWER_OFF.
-
-    A link to the interpreter would not do: Python finds its virtual environment by the path that
-    it was started with.
+    ``init`` is the process that powers the guest off on the signal POWER_OFF. python3 is a script,
+    since Python finds its virtual environment by the path that it was started with.
     """
     programs = folder / "bin"
     programs.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(nvidia_smi.__file__), folder / "nvidia_smi.py")
-    cards = [asdict(gpu) for gpu in gpus]
-    (folder / "gpus.json").write_text(dumps(cards), encoding="utf-8")
+    listed = [asdict(gpu) for gpu in gpus]
+    (folder / "gpus.json").write_text(dumps(listed), encoding="utf-8")
     (folder / "troubles.json").write_text(dumps(sorted(troubles)), encoding="utf-8")
-    more = f"PYTHONPATH={quote(os.pathsep.join(_foreign_packages()))} " * bool(_foreign_packages())
+    more = f"PYTHONPATH={quote(os.pathsep.join(_user_packages()))} " * bool(_user_packages())
     python = quote(sys.executable)
     for name in ("python3", "python"):
         _script(programs / name, f'{more}exec {python} "$@"')
     for name in ("lsmod", "date"):
-        (programs / name).unlink(missing_ok=True)  # of a trouble that is over
+        (programs / name).unlink(missing_ok=True)  # from a fault that is no longer simulated
     _script(programs / "nvidia-smi", f'exec {python} -IS "${{0%/bin/*}}/nvidia_smi.py" "$@"')
     _script(programs / "sudo", 'while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"')
     (folder / "init.pid").write_text(str(init), encoding="ascii")
@@ -106,10 +104,10 @@ _TROUBLED = {
     "clock": ("date", "exec /usr/bin/date -d '+1 day' \"$@\""),
     "requiretty": ("sudo", "echo 'sudo: sorry, you must have a tty to run sudo' >&2; exit 1"),
 }
-"""Programs that stand in for what cannot be had in a namespace."""
+"""Programs that simulate faults, by trouble."""
 
 
-def _own_folders(root: Path, disk: Path, troubles: Collection[str]) -> None:
+def _mount_disk(root: Path, disk: Path, troubles: Collection[str]) -> None:
     for name, mode in (("home", 0o755), ("tmp", 0o1777)):
         (disk / name).mkdir(exist_ok=True)
         (disk / name).chmod(mode)
@@ -125,13 +123,13 @@ def _own_folders(root: Path, disk: Path, troubles: Collection[str]) -> None:
 
 
 def _fill(disk: Path, target: Path) -> None:
-    """The same files in a file system without room for more; nothing written there stays."""
+    """Copies the files to a file system that is full; changes there are lost."""
     linux.mount("tmpfs", target, linux.MS_NOSUID | linux.MS_NODEV, "size=64k,mode=1777")
     shutil.copytree(disk, target, dirs_exist_ok=True)
 
 
-def _read_only_folders(root: Path) -> list[Path]:
-    """The system and the interpreter at their own places; the folders that are there."""
+def _bind_system(root: Path) -> list[Path]:
+    """Binds the system's and the interpreter's folders read-only; returns those that exist."""
     system = [Path("/") / name for name in _SYSTEM]
     wanted = [*system, *(Path("/etc") / name for name in _ETC), *_interpreter()]
     bound: list[Path] = []
@@ -146,7 +144,7 @@ def _read_only_folders(root: Path) -> list[Path]:
 
 
 def _interpreter() -> list[Path]:
-    """Every folder that ``sys.executable`` needs, outermost first; none of them ``/``."""
+    """The folders that ``sys.executable`` needs, outermost first, without ``/``."""
     places = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     hop = Path(sys.executable)
     while True:
@@ -154,14 +152,14 @@ def _interpreter() -> list[Path]:
         if not hop.is_symlink():
             break
         hop = hop.parent / hop.readlink()
-    places.update(_foreign_packages())
+    places.update(_user_packages())
     paths = {Path(os.path.normpath(place)) for place in places}
     paths |= {path.resolve() for path in paths}
     return sorted(paths - {Path("/")})
 
 
-def _foreign_packages() -> list[str]:
-    """The operator's own site-packages, if the lab was installed there (``pip install --user``)."""
+def _user_packages() -> list[str]:
+    """The operator's user site-packages, if gpuvm is installed there (``pip install --user``)."""
     own = site.getusersitepackages()
     return [own] if own in sys.path else []
 
@@ -177,7 +175,7 @@ def _bind_read_only(source: Path, target: Path) -> None:
 
 
 def _write_etc(etc: Path, boot: Boot, instance: Instance) -> None:
-    """Each user twice: where the kernel gives no inner user namespace, the number is 0."""
+    """Lists each user twice: without a user namespace its uid is 0."""
     users = "".join(
         f"{name}:x:{number}:{number}::/home/{name}:{instance.shell(name)}\n"
         for number in (USER_ID, 0)
@@ -196,7 +194,7 @@ def _write_etc(etc: Path, boot: Boot, instance: Instance) -> None:
         (etc / name).write_text(text, encoding="utf-8")
 
 
-def _devices(dev: Path) -> None:
+def _bind_devices(dev: Path) -> None:
     for name in _DEVICES:
         (dev / name).touch()
         linux.bind(Path("/dev") / name, dev / name)
@@ -210,7 +208,7 @@ def _devices(dev: Path) -> None:
 
 
 def _hide(root: Path, bound: Iterable[Path], hidden: Iterable[Path]) -> None:
-    """A lab's state may lie inside a folder that had to be bound, such as a prefix."""
+    """Masks gpuvm's folders that lie in a bound folder, such as the interpreter's prefix."""
     shown = list(bound)
     for path in hidden:
         inside = root / path.relative_to("/")

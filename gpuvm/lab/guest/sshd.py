@@ -1,7 +1,7 @@
 """A guest's SSH server: public keys only, commands by the user's shell, SFTP, terminals.
 
-It is also the parent of every process of the guest that has lost its own, as init is on a real
-machine: process 1 of the PID namespace, or a subreaper where there is none.
+It also reaps the guest's orphaned processes, as init does: it is process 1 of the PID namespace, or
+a subreaper without one.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from gpuvm.lab.guest.streams import pump_in, pump_out
 _LOG = logging.getLogger(__name__)
 _SETSID = "/usr/bin/setsid"
 _RESET_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-_SFTP_VERSION = 3  # what OpenSSH speaks
+_SFTP_VERSION = 3  # that of OpenSSH
 
 
 @dataclass(frozen=True)
-class Machine:
-    """``homes`` maps the users to their folders, ``shells`` to programs; ``path`` is their PATH."""
+class ServerConfig:
+    """``homes`` and ``shells`` are by user; ``path`` is their PATH."""
 
     addresses: tuple[str, ...]
     port: int
@@ -40,30 +40,30 @@ class Machine:
     path: str
     environment: Mapping[str, str]
     hangs_up: bool = False
-    """As sshd does past MaxStartups."""
+    """Drops every connection, as sshd does past MaxStartups."""
 
 
 async def serve(
-    machine: Machine, ready: Callable[[], None], until_off: Callable[[], Awaitable[object]]
+    config: ServerConfig, ready: Callable[[], None], until_off: Callable[[], Awaitable[object]]
 ) -> None:
-    """Listens on every address of the machine, says ``ready`` and serves ``until_off``.
+    """Listens on every address, calls ``ready`` and serves until ``until_off`` returns.
 
-    Raises OSError when an address or the port cannot be had.
+    Raises OSError when an address or the port is not available.
     """
     children = _Children()
     listeners = [
         await asyncssh.listen(
             address,
-            machine.port,
-            server_factory=lambda: _Server(machine, children),
-            server_host_keys=[machine.host_key],
+            config.port,
+            server_factory=lambda: _Server(config, children),
+            server_host_keys=[config.host_key],
             encoding=None,
             line_editor=False,
             agent_forwarding=False,
             gss_host=None,
             keepalive_interval=30,
         )
-        for address in machine.addresses
+        for address in config.addresses
     ]
     ready()
     await until_off()
@@ -72,23 +72,23 @@ async def serve(
 
 
 class _Server(asyncssh.SSHServer):
-    """Who may come in: the key must be in ``~/.ssh/authorized_keys``, read at each login."""
+    """Accepts the keys in ``~/.ssh/authorized_keys``, which is read at each login."""
 
-    def __init__(self, machine: Machine, children: "_Children") -> None:
-        self._machine, self._children = machine, children
+    def __init__(self, config: ServerConfig, children: "_Children") -> None:
+        self._config, self._children = config, children
         self._connection: asyncssh.SSHServerConnection | None = None
         self._user = ""
 
     @override
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        if self._machine.hangs_up:
+        if self._config.hangs_up:
             conn.abort()
 
     @override
     def begin_auth(self, username: str) -> bool:
         self._user = username
-        home = self._machine.homes.get(username)
+        home = self._config.homes.get(username)
         if home is not None and self._connection is not None:
             try:
                 self._connection.set_authorized_keys(str(home / ".ssh/authorized_keys"))
@@ -100,16 +100,16 @@ class _Server(asyncssh.SSHServer):
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> bool:
-        """Ports may be forwarded, as sshd's AllowTcpForwarding is by default."""
+        """Allows port forwarding, as sshd does by default."""
         return True
 
     @override
     def session_requested(self) -> "_Session":
-        return _Session(self._machine, self._children, self._user)
+        return _Session(self._config, self._children, self._user)
 
 
 class _Files(asyncssh.SFTPServer):
-    """Relative paths begin in the user's home."""
+    """Relative paths are relative to the user's home."""
 
     def __init__(self, channel: Any, home: Path) -> None:
         super().__init__(channel)
@@ -117,7 +117,7 @@ class _Files(asyncssh.SFTPServer):
 
     @override
     def exit(self) -> None:
-        """As the status of sshd's sftp-server: without one, scp ends with an error."""
+        """Sends an exit status, as sftp-server does: without one, scp fails."""
         self.channel.exit(0)
 
     @override
@@ -126,11 +126,11 @@ class _Files(asyncssh.SFTPServer):
 
 
 class _Session(asyncssh.SSHServerProcess[bytes]):
-    """One exec, shell or subsystem request, from its start to its exit status."""
+    """One exec, shell or subsystem request."""
 
-    def __init__(self, machine: Machine, children: "_Children", user: str) -> None:
-        self._machine, self._children, self._user = machine, children, user
-        self._home, self._shell = machine.homes[user], machine.shells[user]
+    def __init__(self, config: ServerConfig, children: "_Children", user: str) -> None:
+        self._config, self._children, self._user = config, children, user
+        self._home, self._shell = config.homes[user], config.shells[user]
         self._group: int | None = None
         self._terminal: int | None = None
         super().__init__(
@@ -167,10 +167,10 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             self.exit(status)
 
     async def _on_pipes(self) -> int:
-        """The exit status goes out after the last byte of both streams, as with sshd."""
-        (stdin, ours), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
+        """Sends the exit status after the last byte of both streams, as sshd does."""
+        (stdin, feed), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
         ended = self._start(self._command_line(), (stdin, stdout, stderr), setsid=True)
-        feeding = asyncio.ensure_future(self._feed(ours))
+        feeding = asyncio.ensure_future(self._feed(feed))
         try:
             await asyncio.gather(pump_out(out, self.stdout), pump_out(err, self.stderr))
             return await ended
@@ -194,7 +194,9 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             os.close(terminal)
 
     async def _feed(self, descriptor: int) -> None:
-        with suppress(OSError, asyncssh.Error):  # the client is gone, and _run sees it too
+        with suppress(
+            OSError, asyncssh.Error
+        ):  # the client has disconnected, which _run notices too
             await pump_in(self.stdin, descriptor)
 
     def _command_line(self) -> list[str]:
@@ -203,9 +205,9 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     def _start(
         self, command: list[str], streams: tuple[int, int, int], *, setsid: bool = False
     ) -> asyncio.Future[int]:
-        """Starts the program with the streams, which are closed here; its exit status to come.
+        """Starts the program with the streams, which are closed here; returns its exit status.
 
-        posix_spawn has no working directory: it takes this process's.
+        posix_spawn cannot set a working directory: it uses this process's.
         """
         os.chdir(self._home)
         actions = [(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in enumerate(streams)]
@@ -222,10 +224,10 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         finally:
             for stream in set(streams):
                 os.close(stream)
-        return self._children.ended(self._group, self._forget_group)
+        return self._children.wait(self._group, self._forget_group)
 
     def _forget_group(self) -> None:
-        """Its number may soon be another process's: no signal goes there any more."""
+        """The process id may be reused: no more signals are sent to it."""
         self._group = None
 
     def _client(self) -> str:
@@ -233,29 +235,29 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         return f"{address} {port} {own}"
 
     def _environment(self) -> dict[str, str]:
-        """What sshd gives a session, and nothing of the lab's own environment."""
+        """The variables that sshd sets, without the lab's own environment."""
         own = {
             "HOME": str(self._home),
             "USER": self._user,
             "LOGNAME": self._user,
             "SHELL": self._shell,
-            "SSH_CLIENT": self._client(),  # by which bash knows that it is to read ~/.bashrc
-            "PATH": self._machine.path,
+            "SSH_CLIENT": self._client(),  # makes bash read ~/.bashrc
+            "PATH": self._config.path,
             "LANG": "C.UTF-8",
-            **self._machine.environment,
+            **self._config.environment,
         }
         return own | ({"TERM": self.term_type} if self.term_type else {})
 
 
 class _Children:
-    """Waits for every child: those that were started here, and orphans that fell to us."""
+    """Reaps every child: those started here, and orphans."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[asyncio.Future[int], Callable[[], None]]] = {}
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
-    def ended(self, pid: int, then: Callable[[], None]) -> asyncio.Future[int]:
-        """The exit status to come, negative for a signal; calls ``then`` as soon as it is known."""
+    def wait(self, pid: int, then: Callable[[], None]) -> asyncio.Future[int]:
+        """Returns the exit status, negative for a signal; calls ``then`` when the child ends."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting[pid] = (future, then)
         return future

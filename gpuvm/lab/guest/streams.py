@@ -1,4 +1,4 @@
-"""Moves bytes between file descriptors and SSH channels without losing or hoarding any.
+"""Copies bytes between file descriptors and SSH channels, with back-pressure.
 
 Plain reads and writes on non-blocking descriptors: asyncio's pipe transports drop what is written
 from within ``resume_writing`` when the end of the stream follows at once, which an SSH client that
@@ -24,9 +24,9 @@ class Sink(Protocol):
 
 
 async def pump_out(descriptor: int, sink: Sink) -> None:
-    """Everything that is read until the end, then closes the descriptor; waits for a slow client.
+    """Copies the descriptor to the client until its end, then closes it; waits for a slow client.
 
-    Raises OSError when the client is gone.
+    Raises OSError when the client has disconnected.
     """
     try:
         while data := await _read(descriptor):
@@ -37,9 +37,9 @@ async def pump_out(descriptor: int, sink: Sink) -> None:
 
 
 async def pump_in(source: Source, descriptor: int) -> None:
-    """The client's input until its end, then closes the descriptor.
+    """Copies the client's input to the descriptor until its end, then closes it.
 
-    What comes after the program has closed its standard input is thrown away, as sshd does.
+    Input after the program has closed its standard input is discarded, as sshd does.
     """
     try:
         while data := await source.read(_CHUNK):
@@ -58,7 +58,7 @@ async def _read(descriptor: int) -> bytes:
         except BlockingIOError:
             await _until(loop.add_reader, loop.remove_reader, descriptor)
         except OSError:
-            return b""  # EIO: a terminal whose last process has closed it
+            return b""  # EIO: the last process has closed the terminal
 
 
 async def _write(descriptor: int, data: bytes) -> None:
@@ -73,7 +73,7 @@ async def _write(descriptor: int, data: bytes) -> None:
 
 
 async def _until(add: Callable[..., Any], remove: Callable[[int], Any], descriptor: int) -> None:
-    """Until the descriptor is ready; it is never left behind in the loop's selector."""
+    """Waits until the descriptor is ready; always removes it from the loop's selector."""
     ready = asyncio.get_running_loop().create_future()
     add(descriptor, ready.set_result, None)
     try:

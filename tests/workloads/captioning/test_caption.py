@@ -46,7 +46,7 @@ def test_evaluating_a_trained_run_again_gives_the_same_scores(trained: Path) -> 
     [
         (("caption", "nowhere.png", "--run", "RUN"), "nowhere.png: no such file"),
         (("caption", __file__, "--run", "RUN"), "not an image"),
-        (("caption", "--run", "RUN"), "which pictures?"),
+        (("caption", "--run", "RUN"), "no pictures given"),
         (("evaluate", "--run", "/nowhere"), "no finished captioning run there"),
     ],
 )

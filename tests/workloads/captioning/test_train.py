@@ -76,7 +76,7 @@ def test_a_worker_that_dies_ends_the_others(tmp_path: Path) -> None:
     second.communicate()
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 3, errors
-    assert "another worker went away" in errors.splitlines()[-1]
+    assert "another worker was lost" in errors.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     shutil.copytree(stopped, tmp_path / "out")
     message = captioning.refused(tmp_path / "out", *TINY, *other)
-    assert "is of another run (192 examples" in message
+    assert "belongs to another run (192 examples" in message
     assert len(message.strip().splitlines()) == 1
 
 

@@ -56,5 +56,7 @@ def test_one_of_another_run_is_refused(kept: Checkpoints, tmp_path: Path, key: s
     (tmp_path / "checkpoints").mkdir()
     state = {"path": "train-10", "done": 10, key: "data b"}
     (tmp_path / "checkpoints" / "latest.json").write_text(json.dumps(state))
-    with pytest.raises(BadInput, match=r"latest\.json is of another run \(data b, not data a\)"):
+    with pytest.raises(
+        BadInput, match=r"latest\.json belongs to another run \(data b, not data a\)"
+    ):
         kept.restore()

@@ -35,7 +35,7 @@ def _flipped(content: bytes) -> bytes:
 def test_damaged_file_is_reported(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = _save(tmp_path / "mnist.npz")
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(BadInput, match=r"mnist.npz: not a whole .npz file"):
+    with pytest.raises(BadInput, match=r"mnist.npz: not a valid .npz file"):
         dataset.load(str(file))
 
 

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     np.savez(file, **_arrays())
     file.write_bytes(file.read_bytes()[:9000])
     reported = mnist.refused(tmp_path / "out", "--data", str(file))
-    assert "mnist.npz: not a whole .npz file" in reported
+    assert "mnist.npz: not a valid .npz file" in reported
     assert len(reported.splitlines()) == 1
 
 
@@ -134,7 +134,9 @@ def test_another_file_is_another_run(tmp_path: Path) -> None:
     np.savez(file, **_arrays())
     mnist(tmp_path / "out", "--data", str(file), *options)
     np.savez(file, **_arrays(y_train=np.arange(64) % 9))
-    assert "is of another run" in mnist.refused(tmp_path / "out", "--data", str(file), *options)
+    assert "belongs to another run" in mnist.refused(
+        tmp_path / "out", "--data", str(file), *options
+    )
 
 
 def test_missing_gpu_is_an_error(tmp_path: Path) -> None:

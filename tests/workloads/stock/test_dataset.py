@@ -28,7 +28,7 @@ def _minutes() -> list[datetime]:
 @pytest.mark.parametrize(
     ("position", "date", "message"),
     [
-        (7, "6", "data.csv:9: DATE 6 is not after the one of the row before"),
+        (7, "6", "data.csv:9: DATE 6 is not after that of the previous row"),
         (7, "3", "data.csv:9: DATE 3 is not after"),
         (7, "yesterday", "data.csv:9: DATE 'yesterday' is neither a number"),
         (7, "nan", "data.csv:9: DATE 'nan' is neither a number"),

@@ -146,7 +146,7 @@ def test_prices_of_another_file_are_another_run(tmp_path: Path) -> None:
         (tmp_path / name).write_text(HEADER + good)
     stock(tmp_path / "out", "--data", str(tmp_path / "a.csv"), *options)
     message = stock.refused(tmp_path / "out", "--data", str(tmp_path / "b.csv"), *options)
-    assert "is of another run (prices " in message
+    assert "belongs to another run (prices " in message
 
 
 def test_the_first_step_has_no_rate(tiny: Path) -> None:
@@ -189,7 +189,7 @@ def test_tensorboard_has_the_error_curve(tiny: Path) -> None:
 def test_checkpoint_with_other_options_is_refused(tmp_path: Path) -> None:
     stock(tmp_path, *TINY, "--device", "cpu", "--stop-after", "5")
     message = stock.refused(tmp_path, *TINY, "--device", "cpu", "--seed", "9")
-    assert "is of another run" in message
+    assert "belongs to another run" in message
 
 
 def test_three_shares_are_one_whole(tmp_path: Path) -> None:

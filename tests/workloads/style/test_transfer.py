@@ -215,9 +215,9 @@ def test_saved_picture_with_other_options_is_refused(
 ) -> None:
     red = plain(tmp_path / "red.png", "red")
     before = (again / STATE).read_bytes()
-    reported = style.refused(again, *TINY, *(part.format(red=red) for part in other))
-    assert f"{STATE} was made with another {what}; it needs another --out" in reported
-    assert "Traceback" not in reported
+    event_log = style.refused(again, *TINY, *(part.format(red=red) for part in other))
+    assert f"{STATE} was made with another {what}; use another --out" in event_log
+    assert "Traceback" not in event_log
     assert (again / STATE).read_bytes() == before
 
 
