@@ -9,7 +9,7 @@ from typing import Any
 
 import healthy_site
 import pytest
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from gpuvm import accelerators, planner, selection
 from gpuvm.devices import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
@@ -257,7 +257,7 @@ def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
 def test_every_message_of_a_fault_is_reported() -> None:
     """CAPV shows no reason why a VM does not power on (1920): it is in faultMessage only."""
     reason = "PCIPassthru: total number of pages needed (1) exceeds limit (917504)"
-    messages = [vim.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
+    messages = [vmodl.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
     fault = vim.fault.GenericVmConfigFault(reason="x", faultMessage=messages)
     error = task_failed("power on", "gpuvm-01", fault, "Module 'DevicePowerOn' power on failed.")
     for reported in ("DevicePowerOn", reason, "b!"):

@@ -10,7 +10,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -201,7 +201,7 @@ def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
 
 def follow(
     guest: Guest, python: str, directory: str, offsets: Mapping[str, int]
-) -> Iterator[Output | Alive | Exited]:
+) -> Generator[Output | Alive | Exited, None, None]:
     """What is new in the files from the offsets on, and last how it ended.
 
     Raises GuestUnreachable when the connection breaks; the program goes on, and following can go

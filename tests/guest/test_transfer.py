@@ -82,7 +82,7 @@ def test_push_continues_where_it_broke_off(
     reports: list[TransferProgress],
     wait_for: Callable[..., None],
 ) -> None:
-    files = {"small": b"small", "big": big}
+    files: guest.Files = {"small": b"small", "big": big}
     with guest.connect(machine.endpoint) as one, pytest.raises(GuestUnreachable):
         guest.push(one, files, "run", on_progress=cut_at(machine, reports, wait_for))
     assert not (machine.home / "run/big").exists()
@@ -499,7 +499,7 @@ def server(tmp_path: Path) -> Iterator[openssh.Server]:
 
 def test_a_real_server(server: openssh.Server, tmp_path: Path, big: Path, carrier: str) -> None:
     there = str(server.home / "run")
-    files = {"big": big, "new\nline": b"x", os.fsdecode(b"\xff"): b"y"}
+    files: guest.Files = {"big": big, "new\nline": b"x", os.fsdecode(b"\xff"): b"y"}
     with guest.connect(server.endpoint) as one:
         guest.push(one, files, there)
         guest.push_by_content(one, files, f"{there}-2", str(server.home / "store"))

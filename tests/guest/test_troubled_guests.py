@@ -45,9 +45,9 @@ def start(tmp_path: Path, context: Context) -> Iterator[Start]:
             machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
             cleanup.callback(machine.power_off)
             messages = machine.messages()
-            cleanup.callback(messages.close)  # type: ignore[attr-defined]
+            cleanup.callback(messages.close)
             ready = next(messages, None)
-            assert ready is not None, machine.last_words()
+            assert isinstance(ready, hypervisor.GuestReady), machine.last_words()
             return Endpoint(
                 name="gpuvm-01",
                 address=ADDRESS,

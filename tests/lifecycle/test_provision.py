@@ -10,6 +10,7 @@ from pyVmomi import vim
 from simulated_vcenter import QUICK, Rig, batches, end, rig_of
 
 from gpuvm import lifecycle, planner
+from gpuvm.devices import PassthroughDevice
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import VM
@@ -107,6 +108,7 @@ def test_clone_is_complete_when_it_is_read_back(rig: Any) -> None:
     assert vm.instance_uuid == request.instance_uuid
     assert vm.extra_config["pciPassthru.64bitMMIOSizeGB"] == "64"
     (device,) = vm.devices
+    assert isinstance(device, PassthroughDevice)
     assert device.device_id == "15f8", "unsigned hex without 0x"
     assert device.vendor_id == 0x10DE
     assert device.system_id == plan.steps[0].gpus[0].system_id

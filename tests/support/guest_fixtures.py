@@ -79,7 +79,7 @@ def server(tmp_path: Path, context: Context) -> Iterator[Server]:
     assert isinstance(ready, hypervisor.GuestReady), machine.last_words()
     yield Server(port, tuple(ready.host_keys))
     machine.power_off()
-    messages.close()  # type: ignore[attr-defined]
+    messages.close()
 
 
 @pytest.fixture

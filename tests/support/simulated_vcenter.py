@@ -20,7 +20,7 @@ from gpuvm.lab.description import Description, Timings
 from gpuvm.lifecycle import ApplyResult, Until
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Change, Task, TaskEnded, UpdateStream, VSphere
+from gpuvm.vsphere import Change, CloneRequest, Task, TaskEnded, UpdateStream, VSphere
 
 QUICK = Timings(clone_s=0, power_on_s=0, power_off_s=0, destroy_s=0, boot_s=0)
 
@@ -146,9 +146,16 @@ def end(connection: VSphere, key: str, task: Task) -> TaskEnded:
     return ended
 
 
+def repair(connection: VSphere, vm: VM, request: CloneRequest) -> TaskEnded:
+    """Reconfigures a VM that differs from the request."""
+    task = connection.start_repair(vm, request)
+    assert task is not None, "nothing differs"
+    return end(connection, vm.name, task)
+
+
 def at(stage: str, state: str, act: Callable[[], None]) -> Events:
     """Acts once, in the wait loop itself: the first time that a VM begins or ends the stage."""
-    acted = []
+    acted: list[Event] = []
 
     def sink(event: Event) -> None:
         if (event.kind, event.name, event.state) == ("phase", stage, state) and not acted:
