@@ -16,12 +16,9 @@ from gpuvm.devices import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.inventory import (
     NIC,
     VM,
-    Cluster,
-    Datastore,
     Host,
     Inventory,
     Network,
-    VCenter,
     VMTemplate,
 )
 from gpuvm.planner import capacity
@@ -349,49 +346,15 @@ def pci(key: int, backing: Any) -> Any:
 
 
 def template(hardware_version: int = 17) -> VMTemplate:
-    nics = (NIC(4000, "VirtualVmxnet3"),)
-    return VMTemplate(
-        "tf",
-        "vm-1",
-        "/Lab/vm/tf",
-        "efi",
-        hardware_version,
-        8,
-        32,
-        40,
-        nics,
-        False,
-        "centos7_64Guest",
-    )
+    return replace(healthy_site.TEMPLATE, hardware_version=hardware_version)
 
 
 def host(name: str, *its: GPU) -> Host:
-    return Host(
-        name=name,
-        moref=f"of-{name}",
-        connection_state="connected",
-        in_maintenance_mode=False,
-        in_quarantine_mode=False,
-        memory_gib=256,
-        reserved_gib=0,
-        model="PowerEdge R730",
-        gpus=its,
-        datastores=("store-1",),
-        networks=(),
-    )
+    return healthy_site.host(name, gpus=its)
 
 
 def site(*hosts: Host) -> Inventory:
-    return Inventory(
-        vcenter=VCenter("vCenter", "https://vc", "8.0", "8.0", UUID),
-        cluster=Cluster("GPUs", "c-1", "/Lab/host/GPUs", "Lab", "pool-1", "folder-1"),
-        hosts=hosts,
-        templates=(template(),),
-        datastores=(Datastore("store", "store-1", 4000, accessible=True),),
-        networks=(),
-        vms=(),
-        names_in_folder=frozenset(),
-    )
+    return replace(healthy_site.SITE, hosts=hosts)
 
 
 def card(address: str, vendor: int = 0x10DE, class_id: int = 0x0302) -> Any:

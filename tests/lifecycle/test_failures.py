@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, at, end, repair, rig_of
+from simulated_vcenter import Rig, at, clearing_faults, end, quick_site, repair, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Interrupted, NoPermission, PreflightRefused, TaskFailed, VSphereError
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle import Until, clone_request
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
@@ -21,18 +20,11 @@ from gpuvm.vsphere import VSphere
 @pytest.fixture(scope="module")
 def slow(home: Path) -> Iterator[Rig]:
     """Two hosts; a clone takes long enough for something to happen meanwhile."""
-    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_on_s": 1.0})
-    shape = describe(hosts=2).model_copy(update={"timings": timings})
-    with rig_of(home, "slow", shape) as rig:
+    with rig_of(home, "slow", quick_site(2, clone_s=1.5, power_on_s=1.0)) as rig:
         yield rig
 
 
-@pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("rig", "slow"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).clear_faults()
+no_faults = clearing_faults("rig", "slow")
 
 
 @pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
