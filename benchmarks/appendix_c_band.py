@@ -21,6 +21,7 @@ from typing import Any
 import appendix_c
 import numpy as np
 from appendix_c import CHUNK, AppendixC
+from typing_extensions import override
 
 from stock import dataset, model
 
@@ -35,6 +36,7 @@ class Band:
         low, high = min(self.ends) / wider, max(self.ends) * wider
         return all(low <= end <= high for end in others)
 
+    @override
     def __str__(self) -> str:
         each = ", ".join(f"{end:.3g}" for end in self.ends)
         return f"{min(self.ends):.3g} to {max(self.ends):.3g} ({each})"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 WORKLOADS = Path(__file__).parents[1] / "workloads"
@@ -79,6 +80,7 @@ class Result:
             return True
         return self.value <= self.target if self.at_most else self.value >= self.target
 
+    @override
     def __str__(self) -> str:
         told = f"  {self.what:62s} {self.value:9.3g} {self.unit:10s}"
         if self.target is None:
@@ -359,14 +361,14 @@ def _convolution_rate(tf: Any, shape: Shape) -> float:
         for size, into, out in _convolutions(shape)
     ]
 
-    @tf.function
-    def convolve() -> Any:
+    def convolutions() -> Any:
         done = []
         for x, kernel, gradient in inputs:
             done.append(tf.nn.conv2d(x, kernel, 1, "SAME"))
             done.append(tf.nn.conv2d_transpose(gradient, kernel, tf.shape(x), 1, "SAME"))
         return done
 
+    convolve = tf.function(convolutions)
     return _vgg_flops(shape) / _best(lambda: convolve()[-1].numpy())
 
 

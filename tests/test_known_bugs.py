@@ -9,19 +9,16 @@ from typing import Any
 
 import healthy_site
 import pytest
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from gpuvm import accelerators, planner, selection
 from gpuvm.devices import GPU, DynamicDevice, PassthroughDevice, VGPUDevice
 from gpuvm.inventory import (
     NIC,
     VM,
-    Cluster,
-    Datastore,
     Host,
     Inventory,
     Network,
-    VCenter,
     VMTemplate,
 )
 from gpuvm.planner import capacity
@@ -257,7 +254,7 @@ def test_hardware_version_is_looked_at_before_a_device_is_added() -> None:
 def test_every_message_of_a_fault_is_reported() -> None:
     """CAPV shows no reason why a VM does not power on (1920): it is in faultMessage only."""
     reason = "PCIPassthru: total number of pages needed (1) exceeds limit (917504)"
-    messages = [vim.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
+    messages = [vmodl.LocalizableMessage(key=k, message=m) for k, m in (("a", reason), ("b", "b!"))]
     fault = vim.fault.GenericVmConfigFault(reason="x", faultMessage=messages)
     error = task_failed("power on", "gpuvm-01", fault, "Module 'DevicePowerOn' power on failed.")
     for reported in ("DevicePowerOn", reason, "b!"):
@@ -349,49 +346,15 @@ def pci(key: int, backing: Any) -> Any:
 
 
 def template(hardware_version: int = 17) -> VMTemplate:
-    nics = (NIC(4000, "VirtualVmxnet3"),)
-    return VMTemplate(
-        "tf",
-        "vm-1",
-        "/Lab/vm/tf",
-        "efi",
-        hardware_version,
-        8,
-        32,
-        40,
-        nics,
-        False,
-        "centos7_64Guest",
-    )
+    return replace(healthy_site.TEMPLATE, hardware_version=hardware_version)
 
 
 def host(name: str, *its: GPU) -> Host:
-    return Host(
-        name=name,
-        moref=f"of-{name}",
-        connection_state="connected",
-        in_maintenance_mode=False,
-        in_quarantine_mode=False,
-        memory_gib=256,
-        reserved_gib=0,
-        model="PowerEdge R730",
-        gpus=its,
-        datastores=("store-1",),
-        networks=(),
-    )
+    return healthy_site.host(name, gpus=its)
 
 
 def site(*hosts: Host) -> Inventory:
-    return Inventory(
-        vcenter=VCenter("vCenter", "https://vc", "8.0", "8.0", UUID),
-        cluster=Cluster("GPUs", "c-1", "/Lab/host/GPUs", "Lab", "pool-1", "folder-1"),
-        hosts=hosts,
-        templates=(template(),),
-        datastores=(Datastore("store", "store-1", 4000, accessible=True),),
-        networks=(),
-        vms=(),
-        names_in_folder=frozenset(),
-    )
+    return replace(healthy_site.SITE, hosts=hosts)
 
 
 def card(address: str, vendor: int = 0x10DE, class_id: int = 0x0302) -> Any:

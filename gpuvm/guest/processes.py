@@ -10,7 +10,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -200,7 +200,7 @@ def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
 
 def follow(
     guest: Guest, python: str, directory: str, offsets: Mapping[str, int]
-) -> Iterator[Output | Alive | Exited]:
+) -> Generator[Output | Alive | Exited, None, None]:
     """Yield new content of the files from the offsets on, and finally how the program ended.
 
     Raises GuestUnreachable when the connection is lost; the program keeps running and can be

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ class Guest:
     _ready: int
     _lifeline: int
 
-    def messages(self) -> Iterator[GuestReady | GuestShutdown]:
+    def messages(self) -> Generator[GuestReady | GuestShutdown, None, None]:
         """Yields when SSH answers and when a user shuts the guest down; ends when it exits.
 
         Blocks: run it in its own thread.

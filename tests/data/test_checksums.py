@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from gpuvm import data
 from gpuvm.errors import BadInput, GpuvmError, NotFound
@@ -29,6 +30,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
             self.end_headers()
             self.wfile.write(CONTENT)
 
+        @override
         def log_message(self, *_: object) -> None:
             pass
 

@@ -136,7 +136,7 @@ def test_missing_privileges_are_named_with_their_object() -> None:
 
 def test_vms_are_moved_at_start_but_not_under_drs() -> None:
     missing = {"folder-1": privileges.MOVE}
-    dynamic = {"accelerator": {"mode": "dynamic"}}
+    dynamic: dict[str, Any] = {"accelerator": {"mode": "dynamic"}}
     assert not of(examined(missing=missing), "warning"), "a fixed GPU stays"
     reported = examined(missing=missing, **dynamic)
     assert of(reported, "warning") == [

@@ -53,7 +53,7 @@ def until(one: Any, text: bytes, offsets: dict[str, int] | None = None) -> dict[
         if isinstance(item, Output):
             offsets[item.file] = item.offset
             seen += item.data
-    news.close()  # type: ignore[attr-defined]
+    news.close()
     return offsets
 
 

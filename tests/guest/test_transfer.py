@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_push_continues_where_it_broke_off(
     reports: list[TransferProgress],
     wait_for: Callable[..., None],
 ) -> None:
-    files = {"small": b"small", "big": big}
+    files: guest.Files = {"small": b"small", "big": big}
     with guest.connect(machine.endpoint) as one, pytest.raises(GuestUnreachable):
         guest.push(one, files, "run", on_progress=cut_at(machine, reports, wait_for))
     assert not (machine.home / "run/big").exists()
@@ -485,26 +485,16 @@ def test_pruning_removes_what_no_push_has_used(machine: Machine) -> None:
     assert (machine.home / "run/1/old").read_text() == "old"
 
 
-# A real OpenSSH server.
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[openssh.Server]:
-    if openssh.SSHD is None:
-        pytest.skip("no sshd here: apt-get install openssh-server")
-    (tmp_path / "sshd").mkdir()
-    with openssh.running(tmp_path / "sshd") as running:
-        yield running
-
-
-def test_a_real_server(server: openssh.Server, tmp_path: Path, big: Path, carrier: str) -> None:
-    there = str(server.home / "run")
-    files = {"big": big, "new\nline": b"x", os.fsdecode(b"\xff"): b"y"}
-    with guest.connect(server.endpoint) as one:
+def test_a_real_server(
+    openssh_server: openssh.Server, tmp_path: Path, big: Path, carrier: str
+) -> None:
+    there = str(openssh_server.home / "run")
+    files: guest.Files = {"big": big, "new\nline": b"x", os.fsdecode(b"\xff"): b"y"}
+    with guest.connect(openssh_server.endpoint) as one:
         guest.push(one, files, there)
-        guest.push_by_content(one, files, f"{there}-2", str(server.home / "store"))
+        guest.push_by_content(one, files, f"{there}-2", str(openssh_server.home / "store"))
         fetched = guest.fetch(one, f"{there}-2", tmp_path / "here")
     assert {file.name for file in fetched.files} == set(files)
     assert (tmp_path / "here/big").read_bytes() == big.read_bytes()
-    logins = sum("Accepted publickey" in line for line in server.log)
+    logins = sum("Accepted publickey" in line for line in openssh_server.log)
     assert logins == (1 if carrier == "paramiko" else 4)

@@ -1,11 +1,11 @@
 """Problems inside guests, each simulated by the lab, and how they are reported."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from guest_fixtures import powered_on
 
 from gpuvm import guest
 from gpuvm.errors import NotReady
@@ -14,7 +14,7 @@ from gpuvm.guest import Endpoint, Expected
 from gpuvm.guest.machine import Problem, find_problems
 from gpuvm.guest.readiness import GPUS, SSH_ANSWERS, SYSTEM
 from gpuvm.lab import hypervisor
-from gpuvm.lab.guest.boot import TROUBLES, Boot, SimulatedGPU
+from gpuvm.lab.guest.boot import TROUBLES, SimulatedGPU
 from gpuvm.settings import Context, GuestSettings
 
 ADDRESS = "127.91.0.7"
@@ -32,32 +32,9 @@ def start(tmp_path: Path, context: Context) -> Iterator[Start]:
     with ExitStack() as cleanup:
 
         def power_on(*wrong: str) -> Endpoint:
-            with socket.create_server((ADDRESS, 0)) as free:
-                port = free.getsockname()[1]
-            data = guest.user_data(
-                hostname="gpuvm-01",
-                instance_id="uuid-1-generation",
-                user="gpuvm",
-                authorized_keys=(guest.ensure_key_pair(context),),
-            )
-            info = data | {TROUBLES: ", ".join(wrong)}
-            boot = Boot("gpuvm-01", (ADDRESS,), port, True, (CARD,), info, hidden=())
-            machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
-            cleanup.callback(machine.power_off)
-            messages = machine.messages()
-            cleanup.callback(messages.close)  # type: ignore[attr-defined]
-            ready = next(messages, None)
-            assert ready is not None, machine.last_words()
-            return Endpoint(
-                name="gpuvm-01",
-                address=ADDRESS,
-                port=port,
-                user="gpuvm",
-                key_file=context.key_file,
-                host_keys=tuple(ready.host_keys),
-                trust="guestinfo",
-                identity="uuid-1-generation",
-            )
+            info = {TROUBLES: ", ".join(wrong)}
+            made = powered_on(tmp_path, context, ADDRESS, isolation, (CARD,), info)
+            return cleanup.enter_context(made).endpoint(context)
 
         yield power_on
 

@@ -131,7 +131,7 @@ class Machines:
         guest = hypervisor.power_on(self.folder / boot.vm, boot, self.isolation)
         self._cleanup.callback(guest.power_off)
         messages = guest.messages()
-        self._cleanup.callback(messages.close)  # type: ignore[attr-defined]
+        self._cleanup.callback(messages.close)
         ready = next(messages, None)
         assert isinstance(ready, hypervisor.GuestReady), guest.last_console_line()
         return Machine(guest, ready, self)

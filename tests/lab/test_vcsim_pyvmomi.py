@@ -33,7 +33,9 @@ class VCenter:
     def connect(self, user: str = "administrator@lab.local") -> vim.ServiceInstance:
         context = ssl.create_default_context(cafile=self.ready["ca_file"])
         port = urllib.parse.urlsplit(self.ready["url"]).port
-        si = SmartConnect(host="127.0.0.1", port=port, user=user, pwd=PASSWORD, sslContext=context)
+        si: vim.ServiceInstance = SmartConnect(
+            host="127.0.0.1", port=port, user=user, pwd=PASSWORD, sslContext=context
+        )
         self._cleanup.callback(Disconnect, si)
         return si
 
@@ -70,7 +72,9 @@ def vcenter(tmp_path: Path) -> Iterator[VCenter]:
 
 
 def everything(si: vim.ServiceInstance, kind: type) -> list[Any]:
-    view = si.content.viewManager.CreateContainerView(si.content.rootFolder, [kind], True)
+    manager = si.content.viewManager
+    assert manager is not None
+    view = manager.CreateContainerView(si.content.rootFolder, [kind], True)
     try:
         return list(view.view)
     finally:
@@ -80,6 +84,12 @@ def everything(si: vim.ServiceInstance, kind: type) -> list[Any]:
 def finished(task: vim.Task) -> vim.TaskInfo:
     until(lambda: task.info.state not in {"queued", "running"}, f"the end of {task}")
     return task.info
+
+
+def made_by(task: vim.Task) -> vim.VirtualMachine:
+    machine = finished(task).result
+    assert isinstance(machine, vim.VirtualMachine)
+    return machine
 
 
 WHOLE_OBJECTS = {
@@ -113,21 +123,22 @@ def test_whole_objects_can_be_read(tmp_path: Path, api_version: str) -> None:
 def test_refusal_has_its_reason(vcenter: VCenter) -> None:
     si = vcenter.connect()
     host = everything(si, vim.HostSystem)[0]
-    machine = finished(clone(si, host, device_id="5624")).result  # decimal: what many get wrong
+    machine = made_by(clone(si, host, device_id="5624"))  # decimal: what many get wrong
     error = finished(machine.PowerOnVM_Task()).error
     assert isinstance(error, vim.fault.GenericVmConfigFault)
-    assert error.msg == "Module 'DevicePowerOn' power on failed."
-    messages = [message.message for message in error.faultMessage]
-    assert any("The systemId does not match the current system" in text for text in messages)
+    # pyVmomi's stubs leave it out.
+    assert error.msg == "Module 'DevicePowerOn' power on failed."  # type: ignore[attr-defined]
+    messages = " ".join(str(message.message) for message in error.faultMessage)
+    assert "The systemId does not match the current system" in messages
     assert finished(machine.Destroy_Task()).state == "success"
-    right = finished(clone(si, host, device_id="15f8")).result
+    right = made_by(clone(si, host, device_id="15f8"))
     assert finished(right.PowerOnVM_Task()).state == "success"
 
 
 def test_guestinfo_reaches_another_session(vcenter: VCenter) -> None:
     product, tools = vcenter.connect(), vcenter.connect("tools@lab.local")
     host = everything(product, vim.HostSystem)[0]
-    machine = finished(clone(product, host)).result
+    machine = made_by(clone(product, host))
     assert finished(machine.PowerOnVM_Task()).state == "success"
     spec = COLLECTOR.FilterSpec(
         objectSet=[COLLECTOR.ObjectSpec(obj=machine)],
@@ -135,11 +146,13 @@ def test_guestinfo_reaches_another_session(vcenter: VCenter) -> None:
     )
     collector = product.content.propertyCollector
     collector.CreateFilter(spec, partialUpdates=False)
-    version = collector.WaitForUpdatesEx("", None).version
+    first = collector.WaitForUpdatesEx("", None)
+    assert first is not None
     key = vim.option.OptionValue(key="guestinfo.gpuvm.ssh_host_keys", value="AAAA")
     by_tools = next(m for m in everything(tools, vim.VirtualMachine) if m._moId == machine._moId)
     finished(by_tools.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[key])))
-    update = collector.WaitForUpdatesEx(version, COLLECTOR.WaitOptions(maxWaitSeconds=10))
+    update = collector.WaitForUpdatesEx(first.version, COLLECTOR.WaitOptions(maxWaitSeconds=10))
+    assert update is not None
     change = update.filterSet[0].objectSet[0].changeSet[0]
     assert (key.key, key.value) in [(option.key, option.value) for option in change.val]
 
@@ -166,4 +179,5 @@ def clone(si: vim.ServiceInstance, host: vim.HostSystem, device_id: str = "15f8"
     )
     where = vim.vm.RelocateSpec(host=host, pool=cluster.resourcePool)
     spec = vim.vm.CloneSpec(location=where, config=config, powerOn=False, template=False)
-    return template.CloneVM_Task(template.parent, f"clone-{device_id}", spec)
+    task: vim.Task = template.CloneVM_Task(template.parent, f"clone-{device_id}", spec)
+    return task

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from simulated_vcenter import QUICK, Rig, end, rig_of
+from simulated_vcenter import QUICK, Rig, end, repair, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.devices import DynamicDevice, VGPUDevice
@@ -246,15 +246,10 @@ def test_device_group_with_a_missing_device_is_replaced_as_a_whole(linked: Rig) 
         assert not lifecycle.stop([vm], connection, Events(), grace_s=0).failed
         (vm,) = linked.own_vms(connection, "mended")
         request = clone_request(plan, replace(plan.steps[0], vm=vm), linked.context, "")
-        end(
-            connection,
-            "bare",
-            connection.start_repair(vm, replace(request, devices=(), device_group="")),
-        )
+        repair(connection, vm, replace(request, devices=(), device_group=""))
         (bare,) = linked.own_vms(connection, "mended")
         assert bare.devices == ()
-        ended = end(connection, "whole", connection.start_repair(bare, request))
-        assert ended.error is None
+        assert repair(connection, bare, request).error is None
         (vm,) = linked.own_vms(connection, "mended")
         assert len(vm.devices) == 2
         assert connection.start_repair(vm, request) is None

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, rig_of
+from simulated_vcenter import Rig, clearing_faults, quick_site, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import DeadlinePassed
 from gpuvm.events import Event, Events
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle import Outcome
 from gpuvm.vsphere import VSphere
 
@@ -17,17 +16,11 @@ from gpuvm.vsphere import VSphere
 @pytest.fixture(scope="module")
 def copying(home: Path) -> Iterator[Rig]:
     """A clone takes two seconds; eight are made at a time."""
-    timings = QUICK.model_copy(update={"clone_s": 2})
-    with rig_of(home, "copying", describe(hosts=5).model_copy(update={"timings": timings})) as rig:
+    with rig_of(home, "copying", quick_site(5, clone_s=2)) as rig:
         yield rig
 
 
-@pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("rig", "copying"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).clear_faults()
+no_faults = clearing_faults("rig", "copying")
 
 
 def test_time_in_the_vcenters_queue_does_not_count(copying: Rig) -> None:

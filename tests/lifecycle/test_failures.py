@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, at, end, rig_of
+from simulated_vcenter import Rig, at, clearing_faults, end, quick_site, repair, rig_of
 
 from gpuvm import lifecycle, planner
 from gpuvm.errors import Interrupted, NoPermission, PreflightRefused, TaskFailed, VSphereError
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle import Until, clone_request
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
@@ -21,18 +20,11 @@ from gpuvm.vsphere import VSphere
 @pytest.fixture(scope="module")
 def slow(home: Path) -> Iterator[Rig]:
     """Two hosts; a clone takes long enough for something to happen meanwhile."""
-    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_on_s": 1.0})
-    shape = describe(hosts=2).model_copy(update={"timings": timings})
-    with rig_of(home, "slow", shape) as rig:
+    with rig_of(home, "slow", quick_site(2, clone_s=1.5, power_on_s=1.0)) as rig:
         yield rig
 
 
-@pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("rig", "slow"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).clear_faults()
+no_faults = clearing_faults("rig", "slow")
 
 
 @pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
@@ -75,15 +67,13 @@ def _set(rig: Rig, connection: VSphere, plan: Plan, vm: VM, options: dict[str, s
     request = clone_request.clone_request(
         plan, replace(plan.steps[0], vm=vm), rig.context, "ssh-ed25519 A"
     )
-    task = connection.start_repair(vm, replace(request, extra_config=options))
-    assert task is not None
-    assert end(connection, vm.name, task).error is None
+    assert repair(connection, vm, replace(request, extra_config=options)).error is None
 
 
 def test_an_expired_session_is_renewed_while_waiting(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=2, name="renewed")
-        expired = []
+        expired: list[Event] = []
 
         def expire(event: Event) -> None:
             if event.name == "power_on" and not expired:
@@ -254,7 +244,7 @@ def test_a_disconnected_host_is_left_out(slow: Rig) -> None:
 def test_disconnected_host_fails_only_its_own_clone(slow: Rig) -> None:
     with slow.connect() as connection:
         plan = slow.plan(connection, hosts=2, name="away")
-        gone = []
+        gone: list[Event] = []
 
         def disconnect(event: Event) -> None:
             if event.kind == "progress" and event.name == "clone" and not gone:
@@ -327,11 +317,11 @@ def test_two_operators_with_two_names_never_share_a_gpu(slow: Rig) -> None:
     slow.teardown("right")
 
 
-def _at_once(rig: Rig, *work: tuple[object, object]) -> list[lifecycle.ApplyResult]:
+def _at_once(rig: Rig, *work: tuple[VSphere, Plan]) -> list[lifecycle.ApplyResult]:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(work)) as pool:
-        return list(pool.map(lambda w: rig.provision(w[0], w[1]), work))  # type: ignore[arg-type]
+        return list(pool.map(lambda each: rig.provision(*each), work))
 
 
 @pytest.mark.parametrize(

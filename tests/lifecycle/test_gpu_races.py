@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_vcenter import QUICK, Rig, at, batches, end, rig_of
+from simulated_vcenter import Rig, at, batches, clearing_faults, end, quick_site, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import Interrupted, PreflightRefused
 from gpuvm.events import Event, Events
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.planner import Plan
 from gpuvm.vsphere import CloneRequest, VSphere
@@ -20,25 +19,18 @@ GPU = "0000:3b:00.0"
 
 @pytest.fixture(scope="module")
 def pair(home: Path) -> Iterator[Rig]:
-    shape = describe(hosts=2).model_copy(update={"timings": QUICK})
-    with rig_of(home, "pair", shape) as rig:
+    with rig_of(home, "pair", quick_site(2)) as rig:
         yield rig
 
 
 @pytest.fixture(scope="module")
 def slow(home: Path) -> Iterator[Rig]:
     """One host; clones and power-ons take long enough for another to run beside them."""
-    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_on_s": 1})
-    shape = describe(hosts=1).model_copy(update={"timings": timings})
-    with rig_of(home, "slow-clones", shape) as rig:
+    with rig_of(home, "slow-clones", quick_site(1, clone_s=1.5, power_on_s=1)) as rig:
         yield rig
 
 
-@pytest.fixture(autouse=True)
-def no_faults(pair: Rig, slow: Rig) -> Iterator[None]:
-    yield
-    for rig in (pair, slow):
-        rig.clear_faults()
+no_faults = clearing_faults("pair", "slow")
 
 
 def provision(rig: Rig, connection: VSphere, plan: Plan, events: Events) -> lifecycle.ApplyResult:

@@ -12,7 +12,7 @@ from gpuvm.events import Event, Events
 from gpuvm.inventory import Host
 from gpuvm.lab.description import Passthrough, VMDescription, describe
 from gpuvm.lifecycle import SwitchResult
-from gpuvm.vsphere import VSphere
+from gpuvm.vsphere import HostChanged, VSphere
 
 PLAIN, HALF, RIGID, BUSY = (f"esx-0{n}.lab.local" for n in range(1, 5))
 
@@ -175,7 +175,8 @@ def _await_reconnection(connection: VSphere, name: str) -> None:
     with connection.update_stream() as stream:
         stream.follow_host(name, host.moref)
         for batch in batches(stream, 10.0):
-            if any(change.connected and change.active for change in batch):  # type: ignore[union-attr]
+            states = [change for change in batch if isinstance(change, HostChanged)]
+            if any(state.connected and state.active for state in states):
                 return
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
-from simulated_vcenter import QUICK, Rig, batches, end, rig_of
+from simulated_vcenter import Rig, end, quick_site, repair, rig_of
 
 from gpuvm import lifecycle, planner
+from gpuvm.devices import PassthroughDevice
 from gpuvm.errors import Ambiguous, NotFound, TaskFailed, Unplaceable
 from gpuvm.events import Events
 from gpuvm.inventory import VM
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Task, TaskEnded, VSphere
+from gpuvm.vsphere import Task, VSphere
 
 CONSTANT, PER_VM = 20, 6
 UNRELATED = 1000
@@ -25,16 +25,14 @@ UNRELATED = 1000
 
 @pytest.fixture(scope="module")
 def large(home: Path) -> Iterator[Rig]:
-    shape = describe(hosts=64).model_copy(update={"timings": QUICK})
-    with rig_of(home, "large", shape) as rig:
+    with rig_of(home, "large", quick_site(64)) as rig:
         yield rig
 
 
 @pytest.fixture
 def crowded(home: Path) -> Iterator[Rig]:
     """A separate vCenter, because reading a thousand VMs would slow down the other tests."""
-    shape = describe(hosts=4).model_copy(update={"timings": QUICK})
-    with rig_of(home, "crowded", shape) as rig:
+    with rig_of(home, "crowded", quick_site(4)) as rig:
         yield rig
 
 
@@ -42,7 +40,7 @@ def _plan(connection: VSphere, hosts: int = 4, name: str = "gpuvm") -> Plan:
     return lifecycle.make_plan(ClusterSpec(hosts=hosts, name=name), connection)
 
 
-def _provision(rig: Any, name: str, hosts: int = 4) -> dict[str, int]:
+def _provision(rig: Rig, name: str, hosts: int = 4) -> dict[str, int]:
     """Login and logout included; returns the calls by method."""
     rig.reset_calls()
     with rig.connect() as connection:
@@ -52,17 +50,11 @@ def _provision(rig: Any, name: str, hosts: int = 4) -> dict[str, int]:
     return dict(rig.calls())
 
 
-def _teardown(rig: Any, name: str) -> None:
-    with rig.connect() as connection:
-        own = [vm for vm in connection.read_marked() if vm.deployment == name]
-        assert not lifecycle.teardown(own, connection, Events()).failed
-
-
 def _round_trips(calls: dict[str, int]) -> int:
     return sum(n for method, n in calls.items() if method != "WaitForUpdatesEx")
 
 
-def test_gpus_and_their_holders(rig: Any) -> None:
+def test_gpus_and_their_holders(rig: Rig) -> None:
     with rig.connect() as connection:
         gpus = connection.read_inventory().gpus
     states = {gpu.host: gpu.state for gpu in gpus}
@@ -74,27 +66,27 @@ def test_gpus_and_their_holders(rig: Any) -> None:
     }
 
 
-def test_equal_addresses_have_their_own_hosts_system_id(rig: Any) -> None:
+def test_equal_addresses_have_their_own_hosts_system_id(rig: Rig) -> None:
     with rig.connect() as connection:
         gpus = connection.read_inventory().gpus
     assert len({gpu.pci_address for gpu in gpus}) == 1
     assert len({gpu.system_id for gpu in gpus}) == len(gpus)
 
 
-def test_more_than_is_free_is_refused_with_the_table(rig: Any) -> None:
+def test_more_than_is_free_is_refused_with_the_table(rig: Rig) -> None:
     with rig.connect() as connection, pytest.raises(Unplaceable) as caught:
         _plan(connection, hosts=5)
     assert "trainer" in str(caught.value.table)
 
 
 @pytest.mark.parametrize("what", ["cluster", "folder", "resource_pool"])
-def test_unknown_names(rig: Any, what: str) -> None:
+def test_unknown_names(rig: Rig, what: str) -> None:
     with rig.connect() as connection, pytest.raises((NotFound, Ambiguous)) as caught:
         connection.read_inventory(**{what: "nowhere"})
     assert "nowhere" in str(caught.value)
 
 
-def test_clone_is_complete_when_it_is_read_back(rig: Any) -> None:
+def test_clone_is_complete_when_it_is_read_back(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="whole")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -107,28 +99,27 @@ def test_clone_is_complete_when_it_is_read_back(rig: Any) -> None:
     assert vm.instance_uuid == request.instance_uuid
     assert vm.extra_config["pciPassthru.64bitMMIOSizeGB"] == "64"
     (device,) = vm.devices
+    assert isinstance(device, PassthroughDevice)
     assert device.device_id == "15f8", "unsigned hex without 0x"
     assert device.vendor_id == 0x10DE
     assert device.system_id == plan.steps[0].gpus[0].system_id
-    _teardown(rig, "whole")
+    rig.teardown("whole")
 
 
-def test_differences_are_repaired_by_one_reconfigure(rig: Any) -> None:
+def test_differences_are_repaired_by_one_reconfigure(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="mended")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
         vm = _clone(connection, replace(request, devices=(), annotation="other"))
-        task = connection.start_repair(vm, request)
-        assert task is not None
-        assert _end(connection, "mended", task).error is None
+        assert repair(connection, vm, request).error is None
         (again,) = connection.read_vms([vm.moref])
         assert connection.start_repair(again, request) is None
     assert again.memory_locked
     assert len(again.devices) == 1
-    _teardown(rig, "mended")
+    rig.teardown("mended")
 
 
-def test_given_options_are_read_back(rig: Any) -> None:
+def test_given_options_are_read_back(rig: Rig) -> None:
     """They are part of the clone, so nothing is reconfigured unless it differs from the spec."""
     options = {"sched.cpu.latencySensitivity": "high", "disk.EnableUUID": "TRUE", "removed": ""}
     rig.reset_calls()
@@ -138,10 +129,10 @@ def test_given_options_are_read_back(rig: Any) -> None:
         (first, _) = rig.own_vms(connection, "options")
         assert first.extra_config["disk.EnableUUID"] == "TRUE"
     assert "ReconfigVM_Task" not in rig.calls()
-    _teardown(rig, "options")
+    rig.teardown("options")
 
 
-def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Any) -> None:
+def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Rig) -> None:
     """gpuvm.yaml may have changed since; a start was not planned to change the VM."""
     with rig.connect() as connection:
         rig.provision(connection, rig.plan(connection, hosts=1, name="as-it-was"))
@@ -153,10 +144,10 @@ def test_start_keeps_settings_outside_the_vms_creation_spec(rig: Any) -> None:
         start = planner.plan_start([vm], today, connection.read_inventory())
         assert not rig.provision(connection, start).failed
     assert "ReconfigVM_Task" not in rig.calls()
-    _teardown(rig, "as-it-was")
+    rig.teardown("as-it-was")
 
 
-def test_manual_copy_is_never_taken_for_an_own_vm(rig: Any) -> None:
+def test_manual_copy_is_never_taken_for_an_own_vm(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="copied")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
@@ -167,24 +158,24 @@ def test_manual_copy_is_never_taken_for_an_own_vm(rig: Any) -> None:
         result = lifecycle.teardown([own, copy], connection, Events())
         assert [o.name for o in result.outcomes] == [own.name]
         assert {vm.name for vm in connection.read_marked()} >= {"by-hand"}
-        _end(connection, "by-hand", connection.start_destroy(copy.moref))
+        end(connection, "by-hand", connection.start_destroy(copy.moref))
 
 
-def test_fault_is_shown_completely_with_a_hint(rig: Any) -> None:
+def test_fault_is_shown_completely_with_a_hint(rig: Rig) -> None:
     """A window that is too small is accepted by the reconfigure and refused at power-on."""
     with rig.connect() as connection:
         plan = _plan(connection, hosts=1, name="faulty")
         request = clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 AAAA test")
         vm = _clone(connection, replace(request, mmio_gib=1))
-        ended = _end(connection, vm.name, connection.start_power_on(vm.moref))
+        ended = end(connection, vm.name, connection.start_power_on(vm.moref))
         assert isinstance(ended.error, TaskFailed)
         assert "DevicePowerOn" in ended.error.messages[0]
         assert "total number of pages needed" in str(ended.error)
         assert "accelerator.mmio_gib" in (ended.error.hint or "")
-    _teardown(rig, "faulty")
+    rig.teardown("faulty")
 
 
-def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
+def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Rig) -> None:
     """Two plans made from one inventory; only the four free GPUs are there to go to."""
     with rig.connect() as connection:
         first, second = _plan(connection, 4, "quick"), _plan(connection, 1, "slow")
@@ -195,10 +186,10 @@ def test_holder_of_a_gpu_taken_meanwhile_is_named(rig: Any) -> None:
         assert not [vm for vm in connection.read_marked() if vm.deployment == "slow"], (
             "the own VM is removed"
         )
-    _teardown(rig, "quick")
+    rig.teardown("quick")
 
 
-def test_two_vms_that_lose_their_gpus_move_to_two_other_hosts(rig: Any) -> None:
+def test_two_vms_that_lose_their_gpus_move_to_two_other_hosts(rig: Rig) -> None:
     with rig.connect() as connection:
         first, second = _plan(connection, 2, "quick"), _plan(connection, 2, "slow")
         lifecycle.provision(first, connection, rig.context, Events(), until="powered-on")
@@ -208,26 +199,26 @@ def test_two_vms_that_lose_their_gpus_move_to_two_other_hosts(rig: Any) -> None:
         hosts = [outcome.host for outcome in result.outcomes]
         assert len(set(hosts)) == 2
         assert not taken & set(hosts)
-    _teardown(rig, "quick")
-    _teardown(rig, "slow")
+    rig.teardown("quick")
+    rig.teardown("slow")
 
 
-def test_teardown_continues_if_a_vm_was_powered_off_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_off_meanwhile(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "stopped")
         lifecycle.provision(plan, connection, rig.context, Events(), until="powered-on")
         (seen,) = [vm for vm in connection.read_marked() if vm.deployment == "stopped"]
-        _end(connection, seen.name, connection.start_power_off(seen.moref))
+        end(connection, seen.name, connection.start_power_off(seen.moref))
         result = lifecycle.teardown([seen], connection, Events())
         assert not result.failed, result
         assert connection.read_vms([seen.moref]) == ()
 
 
-def test_teardown_continues_if_a_vm_was_powered_on_meanwhile(rig: Any) -> None:
+def test_teardown_continues_if_a_vm_was_powered_on_meanwhile(rig: Rig) -> None:
     with rig.connect() as connection:
         plan = _plan(connection, 1, "started")
         seen = _clone(connection, clone_request(plan, plan.steps[0], rig.context, "ssh-ed25519 A"))
-        _end(connection, seen.name, connection.start_power_on(seen.moref))
+        end(connection, seen.name, connection.start_power_on(seen.moref))
         assert not lifecycle.teardown([seen], connection, Events()).failed
         assert connection.read_vms([seen.moref]) == ()
 
@@ -239,19 +230,19 @@ def test_round_trips_do_not_grow_with_unrelated_vms(crowded: Rig) -> None:
     among_many = _planning(crowded)
     assert _round_trips(among_many) - _pages(among_many) == _round_trips(alone), (alone, among_many)
     whole = _provision(crowded, "crowded")
-    _teardown(crowded, "crowded")
+    crowded.teardown("crowded")
     assert _round_trips(whole) - _pages(whole) <= CONSTANT + 4 * PER_VM, whole
 
 
 def test_round_trips_do_not_grow_with_hosts(large: Rig) -> None:
     """64 hosts with a GPU each, one of which is the plan's."""
     calls = _provision(large, "one", hosts=1)
-    _teardown(large, "one")
+    large.teardown("one")
     assert _round_trips(calls) <= CONSTANT + PER_VM, calls
     assert calls["QueryConfigTarget"] == 1
 
 
-def _planning(rig: Any) -> dict[str, int]:
+def _planning(rig: Rig) -> dict[str, int]:
     rig.reset_calls()
     with rig.connect() as connection:
         _plan(connection)
@@ -264,19 +255,10 @@ def _pages(calls: dict[str, int]) -> int:
 
 
 def _clone(connection: VSphere, request: Any) -> VM:
-    ended = _end(connection, request.name, connection.start_clone(request))
+    ended = end(connection, request.name, connection.start_clone(request))
     assert ended.error is None, ended.error
     (vm,) = connection.read_vms([ended.result or ""])
     return vm
-
-
-def _end(connection: VSphere, key: str, task: Task) -> TaskEnded:
-    """Waits for the task's end."""
-    with connection.update_stream() as stream:
-        stream.follow_tasks({key: task})
-        changes = [change for batch in batches(stream, 20) for change in batch]
-    (ended,) = [change for change in changes if isinstance(change, TaskEnded)]
-    return ended
 
 
 @pytest.mark.parametrize("kind", ["template", "datastore", "network", "cluster"])

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from pyVim.task import WaitForTask
 from pyVmomi import vim
-from simulated_vcenter import QUICK, Rig, end, rig_of
+from simulated_vcenter import Rig, clearing_faults, end, quick_site, rig_of
 
 from gpuvm import lifecycle
 from gpuvm.errors import NoPermission, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
-from gpuvm.lab.description import describe
 from gpuvm.lifecycle.clone_request import clone_request
 from gpuvm.vsphere import VSphere
 
@@ -22,18 +21,11 @@ from gpuvm.vsphere import VSphere
 @pytest.fixture(scope="module")
 def slow(home: Path) -> Iterator[Rig]:
     """What is taken away goes slowly enough to be looked up while it goes."""
-    timings = QUICK.model_copy(update={"clone_s": 1.5, "power_off_s": 1.5, "destroy_s": 1.5})
-    shape = describe(hosts=2).model_copy(update={"timings": timings})
-    with rig_of(home, "going", shape) as rig:
+    with rig_of(home, "going", quick_site(2, clone_s=1.5, power_off_s=1.5, destroy_s=1.5)) as rig:
         yield rig
 
 
-@pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("rig", "slow"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).clear_faults()
+no_faults = clearing_faults("rig", "slow")
 
 
 def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:

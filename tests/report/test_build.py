@@ -237,7 +237,9 @@ def test_picture_outside_the_run_is_not_embedded(run: Any, tmp_path: Path) -> No
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     run.append("gpuvm-01/samples/text.png", "not a picture")
     images = ["../../secret.png", "samples/gone.png", "samples/text.png", None]
-    samples = [{"image": image, "caption": "x", "references": []} for image in images]
+    samples: list[dict[str, Any]] = [
+        {"image": image, "caption": "x", "references": []} for image in images
+    ]
     run.results("gpuvm-01", samples=samples)
     built = _built(run).samples
     assert [sample.image for sample in built] == [None] * 4

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import report_records
+from typing_extensions import override
 
 from gpuvm import report
 from gpuvm.errors import BadInput
@@ -22,23 +23,29 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.source, self.elements, self.words = text, [], []
+        self.source = text
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
 
+    @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
+    @override
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
+    @override
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.VOID:
             assert self.open.pop() == tag, f"</{tag}> closes something else"
 
+    @override
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
@@ -137,7 +144,8 @@ def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> No
     ids = Counter(a["id"] for _, a in page.elements if "id" in a)
     assert [name for name, times in ids.items() if times > 1] == []
     local = re.findall(r"url\(#([^)]+)\)", page.source)
-    local += [(a.get("href") or "")[1:] for _, a in page.elements if a.get("href", "")[:1] == "#"]
+    links = [a.get("href") or "" for _, a in page.elements]
+    local += [link[1:] for link in links if link.startswith("#")]
     assert local
     assert set(local) <= set(ids)
 

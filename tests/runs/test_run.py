@@ -215,7 +215,11 @@ def test_ctrl_c_ends_the_programs_and_keeps_the_logs(
 ) -> None:
     source = BEGIN + START + 'print("so far", flush=True)\nstep(1, 9)\nos.fork()\ntime.sleep(1000)'
     reached = threading.Barrier(3, action=lambda: os.kill(os.getpid(), signal.SIGINT))
-    runner.on_step = lambda progress: reached.wait() and None
+
+    def arrive(_: Progress) -> None:
+        reached.wait()
+
+    runner.on_step = arrive
     with pytest.raises(Interrupted) as e:
         runner(source, three, distributed=True)
     assert runner.record is not None

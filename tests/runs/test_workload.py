@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from gpuvm import results, runs
 from gpuvm.errors import NotFound, PreflightRefused, WorkerDied
@@ -39,6 +40,7 @@ class Steps(runs.Watch):
     def __init__(self) -> None:
         self.seen: list[runs.Progress] = []
 
+    @override
     def step(self, progress: runs.Progress) -> None:
         self.seen.append(progress)
 

@@ -2,11 +2,13 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import openssh
 import pytest
 from run_harness import Runner
 from ssh_servers import EventLog, Guests, Machine, data_centre
@@ -15,7 +17,7 @@ from gpuvm import guest
 from gpuvm.events import Events
 from gpuvm.guest import Endpoint
 from gpuvm.lab import hypervisor
-from gpuvm.lab.guest.boot import Boot
+from gpuvm.lab.guest.boot import Boot, SimulatedGPU
 from gpuvm.settings import Context
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "events",
     "guests",
     "machine",
+    "openssh_server",
     "runner",
     "server",
     "three",
@@ -35,13 +38,14 @@ ADDRESS = "127.91.0.1"
 
 @dataclass(frozen=True)
 class Server:
+    address: str
     port: int
     host_keys: tuple[str, ...]
 
     def endpoint(self, context: Context, **changes: Any) -> Endpoint:
         right = Endpoint(
             name="gpuvm-01",
-            address=ADDRESS,
+            address=self.address,
             port=self.port,
             user="gpuvm",
             key_file=context.key_file,
@@ -64,7 +68,21 @@ def context() -> Context:
 def server(tmp_path: Path, context: Context) -> Iterator[Server]:
     """A guest without a GPU that has read our user data."""
     isolation = hypervisor.find_isolation(tmp_path)
-    with socket.create_server((ADDRESS, 0)) as free:
+    with powered_on(tmp_path, context, ADDRESS, isolation) as made:
+        yield made
+
+
+@contextmanager
+def powered_on(
+    folder: Path,
+    context: Context,
+    address: str,
+    isolation: hypervisor.Isolation,
+    gpus: tuple[SimulatedGPU, ...] = (),
+    guestinfo: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A guest of the lab that has read our user data, and ``guestinfo`` beside it."""
+    with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
     data = guest.user_data(
         hostname="gpuvm-01",
@@ -72,14 +90,25 @@ def server(tmp_path: Path, context: Context) -> Iterator[Server]:
         user="gpuvm",
         authorized_keys=(guest.ensure_key_pair(context),),
     )
-    boot = Boot("gpuvm-01", (ADDRESS,), port, isolation.isolated, (), data, hidden=())
-    machine = hypervisor.power_on(tmp_path / "gpuvm-01", boot, isolation)
-    messages = machine.messages()
-    ready = next(messages, None)
-    assert isinstance(ready, hypervisor.GuestReady), machine.last_console_line()
-    yield Server(port, tuple(ready.host_keys))
-    machine.power_off()
-    messages.close()  # type: ignore[attr-defined]
+    info = data | dict(guestinfo or {})
+    boot = Boot("gpuvm-01", (address,), port, isolation.isolated, gpus, info, hidden=())
+    machine = hypervisor.power_on(folder / "gpuvm-01", boot, isolation)
+    with closing(machine.messages()) as messages:
+        try:
+            ready = next(messages, None)
+            assert isinstance(ready, hypervisor.GuestReady), machine.last_console_line()
+            yield Server(address, port, tuple(ready.host_keys))
+        finally:
+            machine.power_off()
+
+
+@pytest.fixture
+def openssh_server(tmp_path: Path) -> Iterator[openssh.Server]:
+    if openssh.SSHD is None:
+        pytest.skip("no sshd here: apt-get install openssh-server")
+    (tmp_path / "sshd").mkdir()
+    with openssh.running(tmp_path / "sshd") as running:
+        yield running
 
 
 @pytest.fixture

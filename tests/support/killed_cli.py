@@ -10,6 +10,7 @@ that of the API, the first call of it.
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pyVmomi.SoapAdapter import SoapStubAdapter
@@ -30,8 +31,9 @@ def main() -> None:
 class _Killing:
     def __init__(self, which: str, moment: str) -> None:
         self.made, self.which, self.moment = 0, which, moment
-        self._invoke = SoapStubAdapter.InvokeMethod
-        SoapStubAdapter.InvokeMethod = lambda *a, **k: self._call(*a, **k)  # noqa: PLW0108 - a method
+        self._invoke: Callable[..., Any] = SoapStubAdapter.InvokeMethod
+        # pyVmomi has no other hook for all calls.
+        SoapStubAdapter.InvokeMethod = lambda *a, **k: self._call(*a, **k)  # type: ignore[method-assign]  # noqa: PLW0108 - a method
 
     def _call(self, stub: Any, *arguments: Any, **named: Any) -> Any:
         self.made += 1
@@ -41,7 +43,12 @@ class _Killing:
         if mine and self.moment == "sent":
             connection = stub.GetConnection()
             receive = connection.getresponse
-            connection.getresponse = lambda *a: (receive(*a), _die())
+
+            def receive_and_die(*options: Any) -> None:
+                receive(*options)
+                _die()
+
+            connection.getresponse = receive_and_die
             stub.GetConnection = lambda: connection
         answer = self._invoke(stub, *arguments, **named)
         if mine:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssh_servers import EventLog, Machine
+from typing_extensions import override
 
 from gpuvm import results, runs
 from gpuvm.events import Events
@@ -67,12 +68,15 @@ class Watching(runs.Watch):
         self.lines: list[tuple[str, bool, str]] = []
         self.interrupts: list[bool] = []
 
+    @override
     def step(self, progress: Progress) -> None:
         self._step(progress)
 
+    @override
     def output(self, vm: str, stderr: bool, line: str) -> None:
         self.lines.append((vm, stderr, line))
 
+    @override
     def leave_running(self) -> bool:
         return self.interrupts.pop() if self.interrupts else False
 

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pyVim import connect as pyvim
 from pyVmomi import vim
 
 from gpuvm import lab, lifecycle, settings, vsphere
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
-from gpuvm.lab.description import Description, Timings
+from gpuvm.lab.description import Description, Timings, describe
 from gpuvm.lifecycle import ApplyResult, Until
 from gpuvm.planner import Plan
 from gpuvm.spec import ClusterSpec
-from gpuvm.vsphere import Change, Task, TaskEnded, UpdateStream, VSphere
+from gpuvm.vsphere import Change, CloneRequest, Task, TaskEnded, UpdateStream, VSphere
 
 QUICK = Timings(clone_s=0, power_on_s=0, power_off_s=0, destroy_s=0, boot_s=0)
 
@@ -119,6 +120,12 @@ class Rig:
             assert not [v for v in self.own_vms(connection, name) if v.ownership == "ours"]
 
 
+def quick_site(hosts: int, **timings: float) -> Description:
+    """Hosts alike, whose operations take no time but for these."""
+    changed = QUICK.model_copy(update=timings)
+    return describe(hosts=hosts).model_copy(update={"timings": changed})
+
+
 @contextmanager
 def rig_of(home: Path, name: str, shape: Description) -> Iterator[Rig]:
     reading, writing = os.pipe()
@@ -129,6 +136,19 @@ def rig_of(home: Path, name: str, shape: Description) -> Iterator[Rig]:
     yield Rig(settings.load(name), str(status.control_url))
     lab.down(name)
     os.close(writing)
+
+
+def clearing_faults(*rigs: str) -> Any:
+    """A fixture for a module: no test leaves a fault behind in one of these rigs."""
+
+    @pytest.fixture(autouse=True)
+    def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+        yield
+        for name in rigs:
+            if name in request.fixturenames:
+                request.getfixturevalue(name).clear_faults()
+
+    return no_faults
 
 
 def batches(stream: UpdateStream, wait_s: float) -> Iterator[list[Change]]:
@@ -146,9 +166,16 @@ def end(connection: VSphere, key: str, task: Task) -> TaskEnded:
     return ended
 
 
+def repair(connection: VSphere, vm: VM, request: CloneRequest) -> TaskEnded:
+    """Reconfigures a VM that differs from the request."""
+    task = connection.start_repair(vm, request)
+    assert task is not None, "nothing differs"
+    return end(connection, vm.name, task)
+
+
 def at(stage: str, state: str, act: Callable[[], None]) -> Events:
     """Acts once, in the wait loop itself: the first time that a VM begins or ends the stage."""
-    acted = []
+    acted: list[Event] = []
 
     def sink(event: Event) -> None:
         if (event.kind, event.name, event.state) == ("phase", stage, state) and not acted:

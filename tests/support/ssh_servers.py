@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
+from typing_extensions import override
 
 from gpuvm.events import Event
 from gpuvm.guest import Endpoint
@@ -59,7 +60,11 @@ class Machine:
     def cut(self) -> None:
         """Drop all connections, as when a cable is pulled; the processes keep running."""
         assert self.loop is not None
-        self.loop.call_soon_threadsafe(lambda: [c.abort() for c in list(self.connections)])
+        self.loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
 
     def program(self, name: str, text: str) -> None:
         """Puts a shell script into the guest's PATH."""
@@ -87,19 +92,23 @@ class _Server(asyncssh.SSHServer):
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
+    @override
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
         self._machine.connections.add(conn)
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._machine.connections.discard(self._connection)
 
+    @override
     def begin_auth(self, username: str) -> bool:
         keys = self._machine.home / ".ssh/authorized_keys"
         if username == "gpuvm":
             self._connection.set_authorized_keys(str(keys))
         return True
 
+    @override
     def auth_completed(self) -> None:
         self._machine.logins += 1
 
@@ -209,7 +218,8 @@ async def _feed(process: "asyncssh.SSHServerProcess[bytes]", descriptor: int) ->
 
 
 def _public(key: asyncssh.SSHKey) -> str:
-    return key.export_public_key().decode().strip()
+    exported: bytes = key.export_public_key()
+    return exported.decode().strip()
 
 
 @contextlib.contextmanager

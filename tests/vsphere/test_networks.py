@@ -36,6 +36,8 @@ def test_clone_is_connected_to_an_opaque_network(nsx: Rig) -> None:
             for device in there.config.hardware.device
             if isinstance(device, vim.vm.device.VirtualEthernetCard)
         ]
+        opaque = vim.vm.device.VirtualEthernetCard.OpaqueNetworkBackingInfo
+        assert isinstance(card.backing, opaque)
         assert card.backing.opaqueNetworkId == network.opaque_id
         assert card.backing.opaqueNetworkType == "nsx.LogicalSwitch"
     nsx.teardown("opaque")

@@ -43,16 +43,19 @@ def test_end_date_is_of_the_evaluation_or_the_licence(
     of_evaluation: datetime | None, of_licence: datetime | None, expected: Licence
 ) -> None:
     """Pure: the simulator's licences never end."""
-    evaluation = vim.LicenseManager.EvaluationInfo
-    in_evaluation = [evaluation(properties=_ends(of_evaluation))] if of_evaluation else []
     assignment = vim.LicenseAssignmentManager.LicenseAssignment(
         entityId="host-1",
         assignedLicense=vim.LicenseManager.LicenseInfo(
             licenseKey="SECRET", editionKey="e", name="any", total=1, properties=_ends(of_licence)
         ),
-        properties=[vmodl.KeyAnyValue(key="Evaluation", value=value) for value in in_evaluation],
+        properties=[_evaluation(of_evaluation)] if of_evaluation else [],
     )
     assert privileges._licence(assignment) == expected
+
+
+def _evaluation(ends: datetime) -> vmodl.KeyAnyValue:
+    info = vim.LicenseManager.EvaluationInfo(properties=_ends(ends))
+    return vmodl.KeyAnyValue(key="Evaluation", value=info)
 
 
 def _ends(when: datetime | None) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from captioning_runs import greedy, use
 from PIL import Image
 from programs import Program, of
+from typing_extensions import override
 
 from captioning import dataset, scenes
 from captioning.dataset import Dataset, Shard
 from captioning.features import VGG16, Cache
 from captioning.images import read_pictures
-from captioning.model import DIM_IN
+from captioning.model import DIM_IN, Captioner
+from captioning.options import Options, parse
 from captioning.train import Trainer
 from common.training import prefetch
 
@@ -66,8 +69,13 @@ def test_batch_order_does_not_depend_on_the_first_step() -> None:
 
 
 def test_batches_are_prefetched_one_step_ahead() -> None:
-    made = []
-    batches = prefetch(lambda step: made.append(step) or step * 10, range(3, 6))
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return step * 10
+
+    batches = prefetch(make, range(3, 6))
     assert next(batches) == (3, 30)
     assert list(batches) == [(4, 40), (5, 50)]
     assert made == [3, 4, 5]
@@ -83,8 +91,14 @@ def test_failing_input_pipeline_ends_the_run() -> None:
 
 def test_each_scene_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Dataset(None, 20, 1)
-    fresh, rendered, render = data.images(data.train), [], scenes.render
-    monkeypatch.setattr(scenes, "render", lambda one: rendered.append(one) or render(one))
+    fresh, render = data.images(data.train), scenes.render
+    rendered: list[scenes.Scene] = []
+
+    def counted(one: scenes.Scene) -> np.ndarray:
+        rendered.append(one)
+        return render(one)
+
+    monkeypatch.setattr(scenes, "render", counted)
     data.cache(data.train)
     assert len(rendered) == 20
     assert np.array_equal(data.images(data.train), fresh)
@@ -103,20 +117,36 @@ def test_data_too_large_for_memory_is_computed_on_demand(
     assert np.array_equal(data.images(data.train), fresh)
 
 
+class Normalized(Captioner):
+    """Only its normalization."""
+
+    def __init__(self) -> None:
+        self.means: list[np.ndarray] = []
+
+    @override
+    def set_normalization(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        self.means.append(mean)
+
+
+class Numbered(Trainer):
+    """Without a network: all features of an example are its number."""
+
+    def __init__(self, options: Options, data: Dataset, shard: Shard) -> None:
+        self.options, self.data, self.shard = options, data, shard
+        self.captioner = self.normalized = Normalized()
+
+    @override
+    def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
+        return np.stack([np.full(DIM_IN, int(one.id[-5:]), np.float16) for one in examples])
+
+
 @pytest.mark.parametrize("worker", [0, 3])
-def test_each_image_is_encoded_once(worker: int) -> None:
+def test_each_image_is_encoded_once(worker: int, tmp_path: Path) -> None:
     """Also the first ones, which all workers normalize by."""
-    data = Dataset(None, 400, 1)
-    seen: list[np.ndarray] = []
-    trainer = object.__new__(Trainer)
-    trainer.options = SimpleNamespace(perturb_shard=None)
-    trainer.data, trainer.shard = data, Shard(400, 8, worker, 4)
-    trainer.captioner = SimpleNamespace(set_normalization=lambda mean, _: seen.append(mean))
-    trainer.features = lambda asked: np.stack(
-        [np.full(DIM_IN, int(one.id[-5:]), np.float16) for one in asked]
-    )
+    options = parse(["--out", str(tmp_path)])
+    trainer = Numbered(options, Dataset(None, 400, 1), Shard(400, 8, worker, 4))
     trainer.compute_features()
-    assert seen[0][0] == pytest.approx(np.arange(256).mean())
+    assert trainer.normalized.means[0][0] == pytest.approx(np.arange(256).mean())
     members = trainer.shard.members()
     assert set(trainer._rows) == {*range(256), *members}
     assert [trainer._features[trainer._rows[i], 0] for i in members] == members
@@ -198,11 +228,16 @@ def test_wrong_vgg16_weights_are_one_line(tmp_path: Path, weights: str) -> None:
 def test_features_are_kept_by_image_and_network(tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 255, (5, 8, 8, 3), np.uint8)
     asked: list[int] = []
+
+    def counted(few: np.ndarray) -> np.ndarray:
+        asked.append(len(few))
+        return _sums(few)
+
     for number, (network, some, missing) in enumerate(
         [("a", images[:3], 3), ("a", images, 2), ("b", images[:1], 1)]
     ):
         cache = Cache(tmp_path)
-        found = cache.features(some, network, lambda few: asked.append(len(few)) or _sums(few))
+        found = cache.features(some, network, counted)
         assert np.array_equal(found, _sums(some))
         assert (cache.made, cache.found) == (missing, len(some) - missing)
         assert asked[number] == missing
@@ -218,7 +253,8 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def _sums(images: np.ndarray) -> np.ndarray:
-    return images.sum((1, 2, 3)).astype(np.float16)[:, None]
+    sums: np.ndarray = images.sum((1, 2, 3))
+    return sums.astype(np.float16)[:, None]
 
 
 def test_vgg16_encodes_few_images_at_a_time(tmp_path: Path) -> None:

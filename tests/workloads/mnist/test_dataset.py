@@ -5,21 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from digits_files import Arrays, digits_file
 
 from common.errors import BadInput
 from mnist import dataset
-
-
-def _save(file: Path, **changes: np.ndarray) -> Path:
-    draw = np.random.default_rng(1)
-    good = {
-        "x_train": draw.integers(0, 255, (64, 28, 28), np.uint8),
-        "y_train": np.arange(64) % 10,
-        "x_test": draw.integers(0, 255, (20, 28, 28), np.uint8),
-        "y_test": np.arange(20) % 10,
-    }
-    np.savez(file, **(good | changes))
-    return file
 
 
 def _flipped(content: bytes) -> bytes:
@@ -33,7 +22,7 @@ def _flipped(content: bytes) -> bytes:
     ids=["truncated", "flipped", "empty", "text"],
 )
 def test_damaged_file_is_reported(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    file = _save(tmp_path / "mnist.npz")
+    file = digits_file(tmp_path / "mnist.npz")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(BadInput, match=r"mnist.npz: not a valid .npz file"):
         dataset.load(str(file))
@@ -53,8 +42,6 @@ def test_single_array_is_not_a_data_set(tmp_path: Path) -> None:
         ({"x_test": np.zeros((20, 32, 32), np.uint8)}, "x_train is 28 pixels wide, x_test 32"),
     ],
 )
-def test_what_it_holds_is_checked(
-    tmp_path: Path, changes: dict[str, np.ndarray], message: str
-) -> None:
+def test_what_it_holds_is_checked(tmp_path: Path, changes: Arrays, message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        dataset.load(str(_save(tmp_path / "mnist.npz", **changes)))
+        dataset.load(str(digits_file(tmp_path / "mnist.npz", **changes)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from digits_files import Arrays, digits_file
 from kill_at_record import kill_at
 from programs import Program, all_succeed, of, records, score
 
@@ -72,20 +73,9 @@ def test_options_that_are_measured_work(tmp_path: Path) -> None:
     assert score(mnist(tmp_path / "mixed", *options, "--mixed-precision"), "accuracy") > 0.5
 
 
-def _arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(1)
-    good = {
-        "x_train": draw.integers(0, 255, (64, 28, 28), np.uint8),
-        "y_train": np.arange(64) % 10,
-        "x_test": draw.integers(0, 255, (20, 28, 28), np.uint8),
-        "y_test": np.arange(20) % 10,
-    }
-    return good | changes
-
-
 def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mnist.npz", **_arrays())
-    found = mnist(tmp_path / "out", "--data", str(tmp_path / "mnist.npz"), "--epochs", "1")
+    file = digits_file(tmp_path / "mnist.npz")
+    found = mnist(tmp_path / "out", "--data", str(file), "--epochs", "1")
     assert of(found, "end")[0]["ok"] is True
 
 
@@ -100,20 +90,19 @@ def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
         (None, "no such file"),
     ],
 )
-def test_bad_data_is_one_line(
-    tmp_path: Path, changes: dict[str, np.ndarray] | None, message: str
-) -> None:
+def test_bad_data_is_one_line(tmp_path: Path, changes: Arrays | None, message: str) -> None:
     file = tmp_path / "mnist.npz"
-    if changes is not None:
-        np.savez(file, **(_arrays(**changes) if changes else {"other": np.zeros(3)}))
+    if changes:
+        digits_file(file, **changes)
+    elif changes is not None:
+        np.savez(file, other=np.zeros(3))
     reported = mnist.refused(tmp_path / "out", "--data", str(file))
     assert message in reported
     assert "Traceback" not in reported
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "mnist.npz"
-    np.savez(file, **_arrays())
+    file = digits_file(tmp_path / "mnist.npz")
     file.write_bytes(file.read_bytes()[:9000])
     reported = mnist.refused(tmp_path / "out", "--data", str(file))
     assert "mnist.npz: not a valid .npz file" in reported
@@ -127,16 +116,12 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
 
 def test_another_file_is_another_run(tmp_path: Path) -> None:
     """Of the same shape and at the same place."""
-    file, options = (
-        tmp_path / "mnist.npz",
-        ("--epochs", "1", "--device", "cpu", "--stop-after", "1"),
-    )
-    np.savez(file, **_arrays())
+    file = digits_file(tmp_path / "mnist.npz")
+    options = ("--epochs", "1", "--device", "cpu", "--stop-after", "1")
     mnist(tmp_path / "out", "--data", str(file), *options)
-    np.savez(file, **_arrays(y_train=np.arange(64) % 9))
-    assert "belongs to another run" in mnist.refused(
-        tmp_path / "out", "--data", str(file), *options
-    )
+    digits_file(file, y_train=np.arange(64) % 9)
+    reported = mnist.refused(tmp_path / "out", "--data", str(file), *options)
+    assert "belongs to another run" in reported
 
 
 def test_missing_gpu_is_an_error(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def compared() -> Any:
 
 
 def _benchmark(program: str, *arguments: str) -> str:
-    command = [sys.executable, WORKLOADS.parent / "benchmarks" / program, *arguments]
+    command = [sys.executable, str(WORKLOADS.parent / "benchmarks" / program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
 

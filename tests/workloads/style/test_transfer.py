@@ -1,21 +1,30 @@
 """style: the loss decreases, grids are distributed, an interruption loses little."""
 
+import faulthandler
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from programs import TIMEOUT_S, Program, all_succeed, of, records, score
+from typing_extensions import override
 
+from common.cluster import Cluster
 from common.errors import BadInput
 from common.files import replacing
-from style import images, saved_state, transfer
+from common.log import Log
+from common.program import Session
+from style import images, options, saved_state, transfer, vgg19
+from style.grid import Cell
+from style.images import Pixels
 from style.optimizers import LBFGS, Adam
 
 style = Program("style")
@@ -27,8 +36,8 @@ STATE = "checkpoints/content1-style5.npz"
 pytestmark = pytest.mark.tensorflow
 
 
-def results(out: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((out / "results.json").read_text())
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
     return found
 
 
@@ -185,21 +194,46 @@ def test_long_round_is_saved_in_between(tmp_path: Path) -> None:
     assert {r["path"] for r in of(found, "checkpoint")} == {STATE}
 
 
-def test_the_watchdog_is_about_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+class Unlogged(Log):
+    def __init__(self) -> None:
+        pass
+
+    @override
+    def __call__(self, event: str, **fields: Any) -> None:
+        pass
+
+
+class Painter(transfer.StyleTransfer):
+    """Without a network: every picture has the same loss, and none is saved."""
+
+    def __init__(self, given: options.Options) -> None:
+        self.options = given
+        self.session = Session("style", None, None, Unlogged(), given.out, Cluster())
+
+    @override
+    def evaluate(self, pixels: Pixels, cell: Cell) -> tuple[float, Pixels, tuple[float, ...]]:
+        return 1.0, pixels, ()
+
+    @override
+    def save(self, cell: Cell, optimizer: LBFGS | Adam, done: int) -> str:
+        return ""
+
+
+def test_the_watchdog_is_about_one_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A round may take hours."""
     heard: list[str] = []
-    watchdog = transfer.faulthandler
-    monkeypatch.setattr(watchdog, "dump_traceback_later", lambda *_, **__: heard.append("armed"))
-    monkeypatch.setattr(watchdog, "cancel_dump_traceback_later", lambda: heard.append("cancelled"))
-    options = SimpleNamespace(
-        stall_s=7, rounds=1, iterations=3, optimizer="adam", stop_after=None, save_every=9
-    )
-    session = SimpleNamespace(log=lambda *_, **__: None)
-    painter = SimpleNamespace(options=options, session=session, save=lambda *_: "")
-    painter.evaluate = lambda pixels, _: (1.0, pixels, ())
-    start = np.full((2, 2, 3), 0.5, np.float32)
-    optimizer = Adam(lambda pixels: transfer.StyleTransfer._watched(painter, pixels, None), start)
-    transfer.Optimization(painter, None, optimizer, 0, (0, 3)).run()
+    for name, said in (
+        ("dump_traceback_later", "armed"),
+        ("cancel_dump_traceback_later", "cancelled"),
+    ):
+        monkeypatch.setattr(faulthandler, name, lambda *_, say=said, **__: heard.append(say))
+    rounds = ("--rounds", "1", "--iterations", "3", "--save-every", "9", "--stall-s", "7")
+    painter = Painter(options.parse(["--out", str(tmp_path), "--optimizer", "adam", *rounds]))
+    cell, start = Cell(1, 5), np.full((2, 2, 3), 0.5, np.float32)
+    optimizer = Adam(lambda pixels: painter._watched(pixels, cell), start)
+    transfer.Optimization(painter, cell, optimizer, 0, (0, 3)).run()
     assert heard == ["armed"] * 3 + ["cancelled"]
 
 
@@ -221,35 +255,45 @@ def test_saved_picture_with_other_options_is_refused(
     assert (again / STATE).read_bytes() == before
 
 
-def test_picture_records_all_options() -> None:
-    style_options = {"size": 8, "variation_weight": 3.0, "optimizer": "adam", "iterations": 5}
-    network = SimpleNamespace(digest=lambda: "n")
-    first, second = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
-    recorded = transfer.made_with(network, first, second, SimpleNamespace(**style_options))
+class Named(vgg19.Network):
+    """Only a digest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @override
+    def digest(self) -> str:
+        return self.name
+
+
+def test_picture_records_all_options(tmp_path: Path) -> None:
+    given = options.parse(["--out", str(tmp_path)])
+    network, first, second = Named("n"), np.zeros((2, 2, 3)), np.ones((2, 2, 3))
+    recorded = transfer.made_with(network, first, second, given)
     others = [
-        transfer.made_with(network, second, second, SimpleNamespace(**style_options)),
-        transfer.made_with(network, first, first, SimpleNamespace(**style_options)),
-        transfer.made_with(
-            network, first.reshape(1, 4, 3), second, SimpleNamespace(**style_options)
-        ),
-        transfer.made_with(
-            SimpleNamespace(digest=lambda: "m"), first, second, SimpleNamespace(**style_options)
-        ),
-        *(
-            transfer.made_with(
-                network, first, second, SimpleNamespace(**style_options | {name: "other"})
-            )
-            for name in style_options
-        ),
+        transfer.made_with(network, second, second, given),
+        transfer.made_with(network, first, first, given),
+        transfer.made_with(network, first.reshape(1, 4, 3), second, given),
+        transfer.made_with(Named("m"), first, second, given),
+        transfer.made_with(network, first, second, replace(given, size=8)),
+        transfer.made_with(network, first, second, replace(given, variation_weight=0.5)),
+        transfer.made_with(network, first, second, replace(given, optimizer="adam")),
+        transfer.made_with(network, first, second, replace(given, iterations=5)),
     ]
     assert all(other != recorded for other in others)
+
+
+def loaded(file: Path, made_with: Mapping[str, str]) -> saved_state.SavedState:
+    state = saved_state.load(file, made_with)
+    assert state is not None
+    return state
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, -100, -1])
 def test_a_truncated_state_is_damaged(tmp_path: Path, left: int) -> None:
     file = tmp_path / "state.npz"
     saved_state.save(file, saved_state.SavedState(np.ones((9, 9, 3), np.float32), 3), {"size": "9"})
-    assert saved_state.load(file, {"size": "9"}).done == 3
+    assert loaded(file, {"size": "9"}).done == 3
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(saved_state.Damaged, match=r"state\.npz is damaged"):
         saved_state.load(file, {"size": "9"})
@@ -258,7 +302,7 @@ def test_a_truncated_state_is_damaged(tmp_path: Path, left: int) -> None:
 def test_the_state_of_an_older_run_is_read(tmp_path: Path) -> None:
     file, pixels = tmp_path / "state.npz", np.ones((9, 9, 3), np.float32)
     np.savez(file, pixels=pixels, done=3, wish=np.array('{"size": "9"}'))
-    assert saved_state.load(file, {"size": "9"}).done == 3
+    assert loaded(file, {"size": "9"}).done == 3
     with pytest.raises(BadInput, match="made with another size"):
         saved_state.load(file, {"size": "8"})
 
