@@ -15,8 +15,8 @@ from gpuvm import paths
 from gpuvm.lab import build
 from gpuvm.lab.description import VMDescription, describe
 
-NEED_THE_LAB_EXTRA = {"guest", "lab", "runs", "wheel", "workloads"}
-"""Folders whose tests need what only the extra ``lab`` installs: asyncssh, TensorFlow."""
+NEED_THE_LAB_EXTRA = {"engines", "guest", "lab", "runs", "wheel", "workloads"}
+"""Folders whose tests need what only the extra ``lab`` installs, or install it themselves."""
 
 
 def pytest_configure() -> None:

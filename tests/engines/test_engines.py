@@ -151,9 +151,10 @@ def _pip(python: str, *arguments: str) -> None:
 
 def _reads(python: str, program: str, *arguments: str, home: Path) -> None:
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    own = {"HOME": str(home), "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         [python, "-c", program, *arguments],
-        env=environment | {"HOME": str(home)},
+        env=environment | own,
         cwd=home,
         capture_output=True,
         text=True,
