@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from gpuvm.errors import GuestError, PreflightRefused
-from gpuvm.guest import Endpoint, Guest, scripts, ssh_config
+from gpuvm.guest import Endpoint, Guest, ssh_config
 from gpuvm.settings import Context
 
 SSH_PORT = 22
@@ -59,8 +59,8 @@ class Member:
 
 def ask(guest: Guest, python: str) -> Facts:
     """Raises GuestError when the guest's ``python`` does not answer."""
-    command = scripts.command(python, "engine_facts")
-    answer = guest.run(command, timeout_s=ASK_S, what="what the guest has").stdout
+    done = guest.script(python, "engine_facts", timeout_s=ASK_S, what="what the guest has")
+    answer = done.stdout
     try:
         facts = json.loads(answer)
         return Facts(**{**facts, "programs": tuple(facts["programs"])})

@@ -11,7 +11,7 @@ from gpuvm.guest import ssh_config
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.download import Fetched, Left, fetch
-from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, look_at_gpus
+from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, GPUs, look_at_gpus
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import (
@@ -52,6 +52,7 @@ __all__ = [
     "FixedAddress",
     "GPUHealth",
     "GPUProcess",
+    "GPUs",
     "Guest",
     "HeldCommand",
     "Launched",

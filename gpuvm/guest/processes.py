@@ -144,8 +144,9 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         "then": process.then,
         "unwatched_s": process.unwatched_s,
     }
-    command = scripts.command(python, "runs", "launch")
-    done = guest.run(command, timeout_s=60, stdin=json.dumps(task).encode(), what="launch")
+    done = guest.script(
+        python, "runs", "launch", stdin=json.dumps(task), timeout_s=60, what="launch"
+    )
     answer = json.loads(done.stdout)
     return Busy(answer["busy"]) if "busy" in answer else Launched(answer.get("queued", 0))
 
@@ -156,22 +157,21 @@ def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
     A run over several guests is launched in all of them with the highest of its places: then all
     guests start the same runs in the same order.
     """
-    command = scripts.command(python, "runs", "place", work_dir, run)
-    return int(json.loads(guest.run(command, timeout_s=60, what="queue").stdout)["place"])
+    done = guest.script(python, "runs", "place", work_dir, run, timeout_s=60, what="queue")
+    return int(json.loads(done.stdout)["place"])
 
 
 def gpu_holder(guest: Guest, python: str, work_dir: str) -> str | None:
     """The run that has the guest's GPUs, or is next to have them; None when they are free."""
-    command = scripts.command(python, "runs", "holder", work_dir)
-    answer = json.loads(guest.run(command, timeout_s=60, what="look for runs").stdout)
+    done = guest.script(python, "runs", "holder", work_dir, timeout_s=60, what="look for runs")
+    answer = json.loads(done.stdout)
     return None if answer["holder"] is None else str(answer["holder"])
 
 
 def list_processes(guest: Guest, python: str, work_dir: str) -> list[Listed]:
     """All runs whose folders are in the guest, by name."""
-    command = scripts.command(python, "runs", "list", work_dir)
-    lines = guest.run(command, timeout_s=60, what="list runs").stdout.splitlines()
-    return [_listed(json.loads(line)) for line in lines]
+    done = guest.script(python, "runs", "list", work_dir, timeout_s=60, what="list runs")
+    return [_listed(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def _listed(row: dict[str, Any]) -> Listed:
@@ -195,7 +195,7 @@ def _listed(row: dict[str, Any]) -> Listed:
 
 def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
     """End a run that is queued or running; it counts as cancelled from now on."""
-    guest.run(scripts.command(python, "runs", "cancel", work_dir, run), timeout_s=60, what="cancel")
+    guest.script(python, "runs", "cancel", work_dir, run, timeout_s=60, what="cancel")
     end_all(guest, python, run)
 
 
@@ -232,15 +232,16 @@ def collect_project(guest: Guest, python: str, directory: str) -> None:
 
 
 def _project_files(guest: Guest, python: str, verb: str, directory: str) -> None:
-    command = scripts.command(python, "project_files", verb, directory)
-    guest.run(command, timeout_s=600, what=f"{verb} the project's files")
+    what = f"{verb} the project's files"
+    guest.script(python, "project_files", verb, directory, timeout_s=600, what=what)
 
 
 def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
     """Remove the folders of runs that ended at least so long ago; return their names."""
-    command = scripts.command(python, "runs", "prune", work_dir, str(older_than_s))
-    lines = guest.run(command, timeout_s=600, what="prune runs").stdout.splitlines()
-    return [str(json.loads(line)["removed"]) for line in lines]
+    done = guest.script(
+        python, "runs", "prune", work_dir, str(older_than_s), timeout_s=600, what="prune runs"
+    )
+    return [str(json.loads(line)["removed"]) for line in done.stdout.splitlines()]
 
 
 @contextlib.contextmanager
@@ -266,7 +267,7 @@ def end_all(guest: Guest, python: str, mark: str) -> None:
 
     Raises GuestError naming the process ids that survive even SIGKILL.
     """
-    command = scripts.command(python, "kill", f"{MARK}={mark}")
-    survivors = guest.run(command, timeout_s=60, what="kill").stdout.split()
+    done = guest.script(python, "kill", f"{MARK}={mark}", timeout_s=60, what="kill")
+    survivors = done.stdout.split()
     if survivors:
         raise GuestError(f"{guest.name}: these processes cannot be ended: {', '.join(survivors)}")

@@ -11,10 +11,12 @@ the command's own output begins after a line that nothing else can print.
 
 import contextlib
 import io
+import json
 import logging
 import math
 import secrets
 import shlex
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +27,7 @@ import paramiko
 import stamina
 
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest import openssh
+from gpuvm.guest import openssh, scripts
 from gpuvm.guest.connection import Endpoint, key_line, open_transport
 from gpuvm.guest.streams import ChannelStream, Stream
 
@@ -33,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 CHUNK = 1 << 16
 TIMED_OUT = 124
 """The status of coreutils' timeout(1)."""
+TIMED_OUT_HERE = 128 + signal.SIGALRM
+"""That of a script whose time was up."""
 SHOWN = 60
 GRACE_S = 15.0
 """So much longer we wait for a command than its own timeout(1) lets it run."""
@@ -69,10 +73,16 @@ class Guest:
     def __init__(self, endpoint: Endpoint, transport: paramiko.Transport) -> None:
         self.endpoint, self._transport = endpoint, transport
         self._beside: set[openssh.ProcessStream] = set()
+        self._interpreters: dict[str, HeldCommand] = {}
+        self._turn = threading.Lock()
 
     @property
     def name(self) -> str:
         return self.endpoint.name
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport.is_active()
 
     def __enter__(self) -> "Guest":
         return self
@@ -134,6 +144,52 @@ class Guest:
         if status == TIMED_OUT:
             raise _not_in_time(self.name, what or _program(command), timeout_s)
         return CommandResult(status, "", _text(bytes(errors)))
+
+    def script(
+        self,
+        python: str,
+        program: str,
+        *arguments: str,
+        timeout_s: float,
+        what: str,
+        stdin: str = "",
+        check: bool = True,
+    ) -> CommandResult:
+        """Runs a program of ``gpuvm.guest.scripts`` to its end with the guest's ``python``.
+
+        One interpreter serves all of them for as long as the connection lasts: they take a round
+        trip each, and one after the other. Raises as ``run`` does.
+        """
+        task = {
+            "name": program,
+            "source": scripts.source(program),
+            "arguments": arguments,
+            "stdin": stdin,
+            "most_s": math.ceil(timeout_s),
+        }
+        with self._turn, self._breaks(what, timeout_s):
+            done = self._ask(python, json.dumps(task), what, timeout_s)
+        if done.exit_status == TIMED_OUT_HERE:
+            raise _not_in_time(self.name, what, timeout_s)
+        if check and done.exit_status != 0:
+            raise CommandFailed(self.name, what, done.exit_status, done.stderr)
+        return done
+
+    def _ask(self, python: str, task: str, what: str, timeout_s: float) -> CommandResult:
+        served = self._interpreters.pop(python, None) or self._interpreter(python)
+        answer = served.ask(task, timeout_s + GRACE_S)
+        if answer:
+            self._interpreters[python] = served
+            return CommandResult(*map(json.loads(answer).get, ("status", "stdout", "stderr")))
+        ended = served.ended(GRACE_S)
+        if not served.begin.seen:
+            raise self._not_begun(what, ended.exit_status, served.begin, ended.stderr.encode())
+        return ended
+
+    def _interpreter(self, python: str) -> "HeldCommand":
+        channel, begin = self._transport.open_session(timeout=GRACE_S), _Begin()
+        channel.exec_command(begin.before(_quoted(scripts.command(python, "serve"))))
+        return HeldCommand(channel, begin)
 
     def execute(
         self,
@@ -255,7 +311,25 @@ class HeldCommand:
     """A command that waits for the end of its input; ``line`` reads what it said."""
 
     def __init__(self, channel: paramiko.Channel, begin: "_Begin") -> None:
+        self.begin, self._channel = begin, channel
         self._lines = begin.lines(channel.makefile("r"))
+
+    def ask(self, line: str, timeout_s: float) -> str:
+        """The line that it answers; empty when it has ended. Raises TimeoutError."""
+        self._channel.settimeout(timeout_s)
+        with contextlib.suppress(OSError):  # it has ended, and its answer says so
+            self._channel.sendall(f"{line}\n".encode())
+        return self.line()
+
+    def ended(self, timeout_s: float) -> CommandResult:
+        """How it ended, and what it wrote on standard error."""
+        if not self._channel.status_event.wait(timeout_s):
+            raise TimeoutError
+        if self._channel.exit_status == -1:
+            raise EOFError("the connection was closed")
+        errors = bytearray()
+        _drain(self._channel, errors)
+        return CommandResult(self._channel.exit_status, "", _text(bytes(errors)))
 
     def line(self) -> str:
         """Empty when it has ended."""

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from gpuvm.errors import BadInput, PreflightRefused
-from gpuvm.guest import Guest, scripts
+from gpuvm.guest import Guest
 
 MAKE_S = 3600.0
 KEY_LENGTH = 24
@@ -48,8 +48,9 @@ def ensure(
     last lines of the resolver, and GuestError.
     """
     more = [] if wheelhouse is None else [wheelhouse]
-    command = scripts.command(python, "environment", work_dir, key, requirements, *more)
-    done = guest.run(command, timeout_s=MAKE_S, what="make the Python environment")
+    arguments = (work_dir, key, requirements, *more)
+    what = "make the Python environment"
+    done = guest.script(python, "environment", *arguments, timeout_s=MAKE_S, what=what)
     answer = json.loads(done.stdout)
     if "problem" in answer:
         raise PreflightRefused(

@@ -16,9 +16,9 @@ from typing import Any
 
 from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, RunError, WorkerDied
 from gpuvm.events import Events
-from gpuvm.guest import Exited, Output, connect, follow
+from gpuvm.guest import Exited, Output, follow
 from gpuvm.guest.processes import STDERR, STDOUT
-from gpuvm.runs.fan_out import Member
+from gpuvm.runs.fan_out import Everywhere, Member
 
 TIMINGS = "out/timings.jsonl"
 FILES = (TIMINGS, STDOUT, STDERR)
@@ -79,10 +79,18 @@ class Follower:
     """What has been seen of one program so far; ``follow`` is for a thread of its own."""
 
     def __init__(
-        self, member: Member, local: Path, events: Events, watch: Watch, *, resume: bool = False
+        self,
+        member: Member,
+        guests: Everywhere,
+        local: Path,
+        events: Events,
+        watch: Watch,
+        *,
+        resume: bool = False,
     ) -> None:
         """``resume``: go on from what is here already instead of from the beginning."""
-        self.member, self._local, self._events, self._watch = member, local, events, watch
+        self.member, self._guests = member, guests
+        self._local, self._events, self._watch = local, events, watch
         self.started = self.stepped = self.port_lost = False
         self._lost = False
         self._phase = "starting"
@@ -134,7 +142,7 @@ class Follower:
         return not self.started and not self._phases_open and silent_s > start_s
 
     def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
-        with connect(self.member.endpoint, timeout_s=ATTEMPT_S) as guest:
+        with self._guests.connection(self.member, ATTEMPT_S) as guest:
             for seen in follow(guest, python, directory, self._offsets):
                 self._heard, self._lost = time.monotonic(), False
                 if isinstance(seen, Exited):

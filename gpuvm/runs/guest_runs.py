@@ -201,7 +201,8 @@ def fetch_run(
     """
     work = WatchedRun(tuple(members), settings, Distributed(), record, events)
     work.patterns, work.limit_bytes = patterns, limit_bytes
-    work.guests.each("fetch", work.fetch_from)
+    with work.guests:
+        work.guests.each("fetch", work.fetch_from)
     if record.manifest.status == "running":
         _settle(record, state_of(record.run_id, members, settings, events))
 

@@ -17,7 +17,6 @@ from gpuvm.guest import (
     GPUProcess,
     Guest,
     Process,
-    connect,
     gpu_holder,
     launch,
     list_processes,
@@ -25,7 +24,6 @@ from gpuvm.guest import (
     mark_project,
     push,
     push_by_content,
-    query_gpus,
     take_place,
 )
 from gpuvm.inventory import Inventory
@@ -103,21 +101,22 @@ def run(
     work.limit_bytes = terms.fetch_limit
     in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
     start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
-    try:
-        start.check()
-    except PreflightRefused:
-        record.discard()
-        raise
-    with work.accounted_for():
-        if inputs:
-            start.push_inputs(inputs)
-        start.push()
-        if terms.detach:
-            start.launch()
-            work.left = True
-        else:
-            start.train()
-            work.fetch()
+    with work.guests:
+        try:
+            start.check()
+        except PreflightRefused:
+            record.discard()
+            raise
+        with work.accounted_for():
+            if inputs:
+                start.push_inputs(inputs)
+            start.push()
+            if terms.detach:
+                start.launch()
+                work.left = True
+            else:
+                start.train()
+                work.fetch()
     return not work.left
 
 
@@ -214,13 +213,7 @@ class _Start:
     """The interpreters that have what the project requires, by VM."""
 
     def push(self) -> None:
-        simulated = self.work.guests.each("push", self._push)
-        self.work.record.describe_vms(
-            [
-                vm.model_copy(update={"simulated": simulated[vm.name]})
-                for vm in self.work.record.manifest.vms
-            ]
-        )
+        self.work.guests.each("push", self._push)
 
     def push_inputs(self, inputs: Inputs) -> None:
         folder, python = self.work.settings.work_dir, self.work.settings.python
@@ -249,7 +242,8 @@ class _Start:
 
     def launch(self) -> None:
         with ExitStack() as stack:
-            guests = [stack.enter_context(connect(m.endpoint)) for m in self.work.members]
+            connection = self.work.guests.connection
+            guests = [stack.enter_context(connection(member)) for member in self.work.members]
             processes = self._processes(guests)
             self.work.launched = self.work.running = True
             with ThreadPoolExecutor(len(guests)) as threads:
@@ -281,24 +275,32 @@ class _Start:
         if self.terms.gpu != "queue":
             return 0
         work, run_id = self.work.settings.work_dir, self.work.record.run_id
-        return max(take_place(guest, self.work.settings.python, work, run_id) for guest in guests)
+        python = self.work.settings.python
+        with ThreadPoolExecutor(len(guests)) as threads:
+            return max(threads.map(lambda one: take_place(one, python, work, run_id), guests))
 
     def check(self) -> None:
         """Before anything is sent, so that nothing is sent for a run that cannot be."""
-        self.work.guests.each(None, self._check)
+        simulated, record = self.work.guests.each(None, self._check), self.work.record
+        changed = [
+            vm.model_copy(update={"simulated": simulated[vm.name]}) for vm in record.manifest.vms
+        ]
+        record.describe_vms(changed)
 
-    def _check(self, guest: Guest) -> None:
+    def _check(self, guest: Guest) -> bool:
+        """Whether its GPUs are simulated."""
         python = self.work.settings.python
         check_imports(guest, python, self.workload.requires)
         if self.terms.gpu == "exclusive":
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
-        gpus, users = look_at_gpus(guest, python)
+        gpus = look_at_gpus(guest, python)
         if self.terms.healthy:
-            _check_health(guest.name, gpus)
+            _check_health(guest.name, gpus.health)
         if self.terms.gpu == "exclusive":
-            _check_unused(guest.name, users)
+            _check_unused(guest.name, gpus.processes)
+        return gpus.simulated
 
     def _busy(self, guest: Guest, holder: str) -> GPUsBusy:
         """The error with what the guest knows of the run that has its GPUs."""
@@ -306,7 +308,7 @@ class _Start:
         found = next((one for one in there if one.run == holder), None)
         return GPUsBusy(guest.name, holder, found.about if found else "")
 
-    def _push(self, guest: Guest) -> bool:
+    def _push(self, guest: Guest) -> None:
         workload, directory, python = self.workload, self.work.directory, self.work.settings.python
         below = "" if workload.cwd == "." else f"{workload.cwd}/"
         files: inputs.Files = {f"{below}{name}": file for name, file in workload.files.items()}
@@ -323,7 +325,6 @@ class _Start:
             push(guest, files, directory, python=python)
         if workload.requirements is not None:
             self.pythons[guest.name] = self._environment(guest, workload.requirements)
-        return query_gpus(guest).simulated
 
     def _environment(self, guest: Guest, requirements: Path) -> str:
         """The Python of the environment that has the project's requirements."""

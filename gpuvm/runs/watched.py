@@ -50,7 +50,7 @@ def attach(
     """
     work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
     work.launched = work.running = work.resumed = True
-    with work.accounted_for():
+    with work.guests, work.accounted_for():
         error = work.follow([work.follower(member) for member in members])
         if error is not None:
             raise error
@@ -129,7 +129,8 @@ class WatchedRun:
 
     def follower(self, member: Member, *, from_start: bool = False) -> Follower:
         folder = self.record.vm_dir(member.name)
-        return Follower(member, folder, self.events, self.watch, resume=not from_start)
+        resume = not from_start
+        return Follower(member, self.guests, folder, self.events, self.watch, resume=resume)
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Why it failed, or None; the programs have ended by then."""

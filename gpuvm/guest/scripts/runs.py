@@ -47,7 +47,8 @@ PROVISIONAL_S = 60.0
 POLL_S = 0.5
 TAIL = 4096
 CHUNK = 1 << 16
-FOLLOW_S = 0.2
+FOLLOW_S = (0.02, 0.2)
+"""How long nothing new is waited for: at first, for a program that ends at once, and later."""
 SIGN_OF_LIFE_S = 2.0
 POWER_OFF = (
     ("sudo", "-n", "shutdown", "-h", "now"),
@@ -300,6 +301,7 @@ def follow(directory: str, begin: str) -> None:
     folder, offsets = Path(directory).absolute(), json.loads(begin)
     os.chdir(folder)
     last_sign = 0.0  # the first time that nothing is new is said at once
+    pause = FOLLOW_S[0]
     while True:
         # Before the files are read: what was written until then is read below.
         end = ending(folder)
@@ -313,7 +315,8 @@ def follow(directory: str, begin: str) -> None:
             if time.monotonic() - last_sign > SIGN_OF_LIFE_S:
                 last_sign = time.monotonic()
                 say({} if (folder / "begun").exists() else {"queued": True})
-            time.sleep(FOLLOW_S)
+            time.sleep(pause)
+            pause = min(1.5 * pause, FOLLOW_S[1])
         sys.stdout.flush()
 
 
