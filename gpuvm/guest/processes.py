@@ -33,9 +33,9 @@ class Process:
     that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
     variables, in any case, that it must not have; ``fresh`` are files that are removed first.
     ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
-    in the ``queue`` at ``place`` (see ``take_place``). ``then`` is what the guest does afterwards,
-    once no other run is alive and no operator has watched this one for ``unwatched_s``: one whose
-    connection broke comes back in that time.
+    in the ``queue`` at ``place`` (see ``take_place``), where nobody else gets ``port``. ``then`` is
+    what the guest does afterwards, once no other run is alive and no operator has watched this one
+    for ``unwatched_s``: one whose connection broke comes back in that time.
     """
 
     directory: str
@@ -47,6 +47,7 @@ class Process:
     cwd: str = "."
     gpu: Literal["share", "exclusive", "queue"] = "share"
     place: int = 0
+    port: int | None = None
     then: Literal["shutdown"] | None = None
     unwatched_s: float = 20.0
 
@@ -121,17 +122,22 @@ class Alive:
 class Exited:
     """``age_s`` ago; ``exit_status`` as a shell has it, None when it is gone without one.
 
-    ``rebooted``: the guest was rebooted since, which ended it; ``cancelled``: an operator ended it.
+    ``rebooted``: the guest was rebooted since, which ended it; ``cancelled``: an operator ended it;
+    ``disk_full``: so was the guest's disk when it ended.
     """
 
     exit_status: int | None
     age_s: float = 0.0
     rebooted: bool = False
     cancelled: bool = False
+    disk_full: bool = False
 
 
 def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
-    """Start the program, or put it in the queue; its output goes to ``out/`` in its directory."""
+    """Start the program, or put it in the queue; its output goes to ``out/`` in its directory.
+
+    Raises GuestError, also when its port is not free.
+    """
     task = {
         "dir": process.directory,
         "cwd": process.cwd,
@@ -141,6 +147,7 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         "files": [STDOUT, STDERR, *process.fresh],
         "gpu": process.gpu,
         "place": process.place,
+        "port": process.port,
         "then": process.then,
         "unwatched_s": process.unwatched_s,
     }
@@ -148,6 +155,11 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         python, "runs", "launch", stdin=json.dumps(task), timeout_s=60, what="launch"
     )
     answer = json.loads(done.stdout)
+    if "taken" in answer:
+        raise GuestError(
+            f"{guest.name}: port {answer['taken']} was taken before the run could have it",
+            hint="run it again: other ports are chosen",
+        )
     return Busy(answer["busy"]) if "busy" in answer else Launched(answer.get("queued", 0))
 
 
@@ -236,12 +248,24 @@ def _project_files(guest: Guest, python: str, verb: str, directory: str) -> None
     guest.script(python, "project_files", verb, directory, timeout_s=600, what=what)
 
 
-def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
-    """Remove the folders of runs that ended at least so long ago; return their names."""
+@dataclass(frozen=True)
+class PrunedRuns:
+    """The names of both; an environment goes with the last run that uses it."""
+
+    runs: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> PrunedRuns:
+    """Remove the folders of runs that ended at least so long ago."""
     done = guest.script(
         python, "runs", "prune", work_dir, str(older_than_s), timeout_s=600, what="prune runs"
     )
-    return [str(json.loads(line)["removed"]) for line in done.stdout.splitlines()]
+    gone = [json.loads(line) for line in done.stdout.splitlines()]
+    return PrunedRuns(
+        tuple(one["removed"] for one in gone if "removed" in one),
+        tuple(one["environment"] for one in gone if "environment" in one),
+    )
 
 
 @contextlib.contextmanager
@@ -259,6 +283,7 @@ def _exited(said: dict[str, Any]) -> Exited:
         said.get("age", 0.0),
         rebooted=said.get("rebooted", False),
         cancelled=said.get("cancelled", False),
+        disk_full=said.get("full", False),
     )
 
 

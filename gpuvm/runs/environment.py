@@ -40,15 +40,16 @@ def key(requirements: Path, wheelhouse: str | None) -> str:
 
 
 def ensure(
-    guest: Guest, python: str, work_dir: str, key: str, requirements: str, wheelhouse: str | None
+    guest: Guest, python: str, run_dir: str, key: str, requirements: str, wheelhouse: str | None
 ) -> str:
     """Return the path of the environment's Python, made if it is not there.
 
+    It stays until the last run that uses it is pruned; ``run_dir`` is one that does. It,
     ``requirements`` and ``wheelhouse`` are paths in the guest. Raises PreflightRefused with the
     last lines of the resolver, and GuestError.
     """
     more = [] if wheelhouse is None else [wheelhouse]
-    arguments = (work_dir, key, requirements, *more)
+    arguments = (run_dir, key, requirements, *more)
     what = "make the Python environment"
     done = guest.script(python, "environment", *arguments, timeout_s=MAKE_S, what=what)
     answer = json.loads(done.stdout)

@@ -6,6 +6,7 @@ worker died by itself and which only lost a peer.
 """
 
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -23,6 +24,9 @@ from gpuvm.runs.fan_out import Everywhere, Member
 TIMINGS = "out/timings.jsonl"
 FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
+LONGEST_LINE = 1 << 20
+"""Bytes of a line; a longer one comes in pieces, so that it needs no more memory."""
+CHUNK = 1 << 16
 ATTEMPT_S, AGAIN_S = 5.0, 0.5
 RECONNECT_S = 300.0
 """How long a guest may be unreachable while its program runs."""
@@ -69,6 +73,7 @@ class Outcome:
     error: GuestError | None = None
     rebooted: bool = False
     cancelled: bool = False
+    disk_full: bool = False
 
     @property
     def failed(self) -> bool:
@@ -148,7 +153,11 @@ class Follower:
                 if isinstance(seen, Exited):
                     ended = self._heard - seen.age_s
                     return Outcome(
-                        seen.exit_status, ended, rebooted=seen.rebooted, cancelled=seen.cancelled
+                        seen.exit_status,
+                        ended,
+                        rebooted=seen.rebooted,
+                        cancelled=seen.cancelled,
+                        disk_full=seen.disk_full,
                     )
                 if isinstance(seen, Output):
                     self._take(seen)
@@ -162,7 +171,7 @@ class Follower:
         self._offsets[news.file] = news.offset
         with self._copy(news.file).open("ab") as copy:
             copy.write(news.data)
-        *lines, self._rest[news.file] = (self._rest[news.file] + news.data).split(b"\n")
+        lines, self._rest[news.file] = split_lines(self._rest[news.file] + news.data)
         for line in lines:
             text = line.decode(errors="replace")
             if news.file == TIMINGS:
@@ -204,12 +213,25 @@ class Follower:
         self._watch.step(Progress(self.name, self._phase))
 
 
+def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """Whole lines, and what follows them."""
+    *lines, rest = data.split(b"\n")
+    return ([*lines, rest], b"") if len(rest) > LONGEST_LINE else (lines, rest)
+
+
 def _whole_lines(file: Path) -> int:
     """How many bytes of whole lines the file has; what follows them is cut off."""
     if not file.exists():
         return 0
     with file.open("rb+") as copy:
-        size = copy.read().rfind(b"\n") + 1
+        size = copy.seek(0, os.SEEK_END)
+        while size:
+            begin = copy.seek(max(0, size - CHUNK))
+            found = copy.read(size - begin).rfind(b"\n")
+            if found >= 0:
+                size = begin + found + 1
+                break
+            size = begin
         copy.truncate(size)
     return size
 
@@ -276,6 +298,8 @@ def _victim(outcome: Outcome) -> bool:
 
 def _died(follower: Follower, outcome: Outcome) -> WorkerDied:
     why = [str(outcome.error)] if outcome.error else []
+    if outcome.disk_full:
+        why.append(f"the disk of {follower.name} is full; 'gpuvm runs prune' removes ended runs")
     tail = [*follower.tail(), *why]
     return WorkerDied(
         follower.name,

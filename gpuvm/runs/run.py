@@ -259,14 +259,14 @@ class _Start:
     def _processes(self, guests: Sequence[Guest]) -> list[Process]:
         place = self._place(guests)
         if not self.work.distributed:
-            return [self._process(member, None, place) for member in self.work.members]
+            return [self._process(member, place) for member in self.work.members]
         with self.work.events.phase("check_network"):
             ports = tf_config.choose_ports(
                 guests, self.work.settings.python, self.work.distribution
             )
         addresses = [guest.endpoint.address for guest in guests]
         return [
-            self._process(member, tf_config.tf_config(addresses, ports, i), place)
+            self._process(member, place, tf_config.tf_config(addresses, ports, i), ports[i])
             for i, member in enumerate(self.work.members)
         ]
 
@@ -334,13 +334,16 @@ class _Start:
         if self.workload.files.get(requirements.name) != requirements:
             place = f"{self.work.directory}/{REQUIREMENTS}/{requirements.name}"
         in_guest = None if wheels is None else f"{settings.work_dir}/{wheels}"
-        return environment.ensure(guest, settings.python, settings.work_dir, key, place, in_guest)
+        return environment.ensure(guest, settings.python, self.work.directory, key, place, in_guest)
 
-    def _process(self, member: Member, config: str | None, place: int) -> Process:
+    def _process(
+        self, member: Member, place: int, config: str | None = None, port: int | None = None
+    ) -> Process:
         contract = self.workload.declaration.contract
         python = self.pythons.get(member.name, self.work.settings.python)
         command = [python, *self.workload.command] if self.workload.python else []
         command = command or list(self.workload.command)
+        queued = self.terms.gpu == "queue"
         variables = {
             "PYTHONUNBUFFERED": "1",
             SAFE_PATH: "",
@@ -352,7 +355,6 @@ class _Start:
             command += ["--out", "out" if self.workload.cwd == "." else "../out"]
         if config is not None:
             variables["TF_CONFIG"] = config
-            queued = self.terms.gpu == "queue"
             start_s = QUEUED_START_S if queued else self.work.distribution.start_s
             if contract:
                 command += ["--start-deadline-s", f"{start_s:g}"]
@@ -366,5 +368,6 @@ class _Start:
             cwd=self.workload.cwd,
             gpu=self.terms.gpu,
             place=place,
+            port=port if queued else None,
             then=self.terms.then,
         )

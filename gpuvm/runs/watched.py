@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, Interrupted, WorkerDied
+from gpuvm.errors import CommandFailed, GpuvmError, Interrupted, WorkerDied
 from gpuvm.events import Events
 from gpuvm.guest import (
     Guest,
@@ -25,6 +25,7 @@ from gpuvm.runs.fan_out import Everywhere, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
+from gpuvm.text import one_line
 
 LIMIT_BYTES = 2 << 30
 SHOWN = 5
@@ -211,8 +212,12 @@ class WatchedRun:
 
     def fetch_from(self, guest: Guest) -> None:
         python, patterns, limit = self.settings.python, self.patterns, self.limit_bytes
+        not_collected: CommandFailed | None = None
         if self.record.manifest.project:
-            collect_project(guest, python, self.directory)
+            try:
+                collect_project(guest, python, self.directory)
+            except CommandFailed as error:  # such as a full disk: the logs come all the same
+                not_collected = error
         fetched = fetch(
             guest,
             f"{self.directory}/out",
@@ -224,13 +229,15 @@ class WatchedRun:
         )
         if fetched.left:
             size = sum(one.size for one in fetched.left)
-            names = ", ".join(one.name for one in fetched.left[:SHOWN])
+            names = ", ".join(one_line(one.name) for one in fetched.left[:SHOWN])
             more = f" and {len(fetched.left) - SHOWN} more" if len(fetched.left) > SHOWN else ""
             self.events.warning(
                 f"{names}{more}: {size / 1e9:.2f} GB left there; "
                 f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",
                 guest.name,
             )
+        if not_collected is not None:
+            raise not_collected
 
     def _remove(self, guest: Guest) -> None:
         """What was sent for a run that never began."""
