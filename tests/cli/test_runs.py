@@ -3,12 +3,14 @@
 Guests of the lab, real processes; no TensorFlow.
 """
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import CommandLine
 from lab_runs import copy_of, detached, state, wait_for, waiting_project
 from programs import wheel
 
@@ -121,6 +123,28 @@ def test_requirements_from_a_wheelhouse(lab: Lab) -> None:
     assert done.exit_code == 3
     assert "gpuvm-test-greeting" in done.stderr
     assert "--wheelhouse" in done.stderr
+
+
+def test_older_records_are_counted_and_shown_when_asked_for(gpuvm: CommandLine) -> None:
+    for n in range(25):
+        run_id = f"old-20260101-0000{n:02}-abcd"
+        folder = gpuvm.home / "runs" / run_id
+        folder.mkdir(parents=True)
+        manifest = {
+            "schema": 1,
+            "run_id": run_id,
+            "workload": "old",
+            "vcenter": {"name": "vc"},
+            "started": "2026-01-01T00:00:00Z",
+            "status": "succeeded",
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    shown = gpuvm("runs", "--here").stdout.splitlines()
+    assert shown[-1] == "and 5 more on this machine: gpuvm runs --all"
+    assert sum(line.startswith(" old-") for line in shown) == 20
+    everything = gpuvm("runs", "--here", "--all")
+    assert everything.stdout.count("old-2026") == 25
+    assert "more" not in everything.stdout
 
 
 @pytest.mark.parametrize(
