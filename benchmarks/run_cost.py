@@ -40,11 +40,13 @@ def main(times: int = 9) -> int:
         seconds = _measure(
             {
                 "the program": lambda: subprocess.run([sys.executable, str(program)], check=True),
+                "gpuvm --version": lambda: _well(gpuvm("--version")),
                 "gpuvm run": lambda: _well(gpuvm("run", str(program), *chosen)),
                 "gpuvm runs": lambda: _well(gpuvm("runs")),
             },
             times,
         )
+    print(f"gpuvm --version       {seconds['gpuvm --version']:5.2f} s, how busy this machine is")
     over = seconds["gpuvm run"] - seconds["the program"]
     print(f"gpuvm run, {RUN_ON} guests   {over:5.2f} s over the program (target {RUN_S:g})")
     print(f"gpuvm runs, {GUESTS} guests {seconds['gpuvm runs']:5.2f} s (target {RUNS_S:g})")
