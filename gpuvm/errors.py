@@ -35,6 +35,7 @@
 Library code raises these; only ``gpuvm.cli.main`` turns one into text and an exit code.
 """
 
+import signal
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -264,7 +265,7 @@ class WorkerDied(RunError):
         rebooted: bool = False,
         cancelled: bool = False,
     ) -> None:
-        how = "vanished" if exit_status is None else f"ended with status {exit_status}"
+        how = "vanished" if exit_status is None else _ended(exit_status)
         if rebooted:
             how = "ended when the VM was rebooted"
         if cancelled:
@@ -272,6 +273,15 @@ class WorkerDied(RunError):
         super().__init__(f"the worker on {vm} {how}")
         self.vm, self.exit_status, self.tail = vm, exit_status, tuple(tail)
         self.cancelled = cancelled
+
+
+def _ended(exit_status: int) -> str:
+    """A shell's status says by 128 more that a signal ended the program."""
+    try:
+        name = signal.Signals(exit_status - 128).name
+    except ValueError:
+        return f"ended with status {exit_status}"
+    return f"was killed by {name} (status {exit_status})"
 
 
 class PortsBlocked(RunError):

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from gpuvm.errors import GuestError, PreflightRefused
-from gpuvm.guest import Endpoint, Guest, scripts, ssh_config
+from gpuvm.guest import Endpoint, Guest, ssh_config
 from gpuvm.settings import Context
 
 SSH_PORT = 22
@@ -58,9 +58,11 @@ class Member:
 
 
 def read_facts(guest: Guest, python: str) -> Facts:
-    """Raises GuestError when the script fails."""
-    command = scripts.command(python, "engine_facts")
-    output = guest.run(command, timeout_s=FACTS_TIMEOUT_S, what="read the guest's facts").stdout
+    """Raises GuestError when the guest's ``python`` does not answer."""
+    done = guest.script(
+        python, "engine_facts", timeout_s=FACTS_TIMEOUT_S, what="what the guest has"
+    )
+    output = done.stdout
     try:
         facts = json.loads(output)
         return Facts(**{**facts, "programs": tuple(facts["programs"])})

@@ -17,15 +17,21 @@ from gpuvm.errors import BadInput, CommandFailed, ExitCode, GuestError
 from gpuvm.guest import Endpoint, Guest
 
 AT_ONCE = 32
+MOST_BYTES = 1 << 20
+"""Of each stream of each VM, the last so many are in the JSON."""
 
 
 @dataclass
 class Done:
-    """What became of the command on one VM; ``error`` is None where it ended with status 0."""
+    """What became of the command on one VM; ``error`` is None where it ended with status 0.
+
+    ``left_out`` is how many bytes of the beginning of each stream are not there.
+    """
 
     vm: str
     stdout: str = ""
     stderr: str = ""
+    left_out: tuple[int, int] = (0, 0)
     exit_status: int | None = None
     error: GuestError | None = None
 
@@ -54,7 +60,8 @@ def execute(
 
         gpuvm exec --all --json -- uname -r
 
-    Each line is prefixed with its VM when there are several; control characters in it are not
+    Each line is prefixed with its VM when there are several, and of long output --json has the last
+    MiB; control characters in it are not
     obeyed. One argument is read by the guest's shell, several reach the program as they are.
     Where the command fails on some VMs the exit code is 4, where on all of them 1.
     """
@@ -127,11 +134,30 @@ class _Running:
             errors.close()
 
     def _gathered(self, machine: Guest, done: Done) -> int:
-        out, errors = bytearray(), bytearray()
+        out, errors = _End(), _End()
         try:
-            return machine.execute(self.command, out.extend, errors.extend)
+            return machine.execute(self.command, out.feed, errors.feed)
         finally:
-            done.stdout, done.stderr = out.decode(errors="replace"), errors.decode(errors="replace")
+            done.stdout, done.stderr = out.text, errors.text
+            done.left_out = (out.left_out, errors.left_out)
+
+
+class _End:
+    """The last bytes of a stream, however long it is."""
+
+    def __init__(self) -> None:
+        self._data, self.left_out = bytearray(), 0
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+        more = len(self._data) - MOST_BYTES
+        if more > 0:
+            del self._data[:more]
+            self.left_out += more
+
+    @property
+    def text(self) -> str:
+        return self._data.decode(errors="replace")
 
 
 def _json(done: Done) -> dict[str, Any]:
@@ -140,5 +166,7 @@ def _json(done: Done) -> dict[str, Any]:
         "exit_status": done.exit_status,
         "stdout": done.stdout,
         "stderr": done.stderr,
+        "stdout_left_out": done.left_out[0],
+        "stderr_left_out": done.left_out[1],
         "error": str(done.error) if done.error else None,
     }

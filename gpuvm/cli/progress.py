@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import click
 import typer
 from rich.live import Live
 from rich.markup import escape
@@ -176,13 +175,11 @@ class RunWatch(runs.Watch):
         self._stop_live()
         if not interactive():
             return False
-        answer = typer.prompt(
-            "Cancel the run, or leave it running?",
-            type=click.Choice(["cancel", "leave"]),
-            default="cancel",
-            err=True,
-        )
-        return str(answer) == "leave"
+        while True:
+            question = "Cancel the run, or leave it running? (cancel, leave)"
+            answer = str(typer.prompt(question, default="cancel", err=True)).strip()
+            if answer in ("cancel", "leave"):
+                return answer == "leave"
 
     def _stop_live(self) -> None:
         if self._live is not None:

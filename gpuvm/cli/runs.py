@@ -42,6 +42,9 @@ def list_runs(
     here: Annotated[
         bool, typer.Option("--here", help="Only the records on this machine; asks no vCenter.")
     ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"All records, not only the last {RECENT}.")
+    ] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
@@ -53,7 +56,10 @@ def list_runs(
         with open_guests(ctx, options) as guests:
             found = runs.list_runs(guests.members, guests.session.context.guest, guests.events)
             warnings = guests.warnings
-    rows = _rows(found)
+    known = results.list_runs()
+    there = {run.run_id for run in found}
+    left = [] if every else [run_id for run_id in known[:-RECENT] if run_id not in there]
+    rows = _rows(found, [run_id for run_id in known if run_id not in left])
     state = ctx.ensure_object(State)
     if not state.json:
         for text in warnings:
@@ -63,7 +69,10 @@ def list_runs(
             output.table(columns, [_cells(row) for row in rows])
         else:
             output.line("no runs; 'gpuvm run mnist' makes one")
-    output.finish(ctx, output.Result("runs", {"runs": rows, "warnings": warnings}))
+        if left:
+            output.line(f"and {len(left)} more on this machine: gpuvm runs --all")
+    data = {"runs": rows, "more": len(left), "warnings": warnings}
+    output.finish(ctx, output.Result("runs", data))
 
 
 @app.command()
@@ -79,6 +88,8 @@ def prune(
 ) -> None:
     """Remove ended runs from the guests' disks; what was fetched stays on this machine.
 
+    Python environments go with the last run that uses them.
+
     [bold]Examples[/]
 
         gpuvm runs prune
@@ -93,18 +104,23 @@ def prune(
             return
         settings = guests.session.context.guest
         removed = runs.prune_runs(guests.members, settings, guests.events, older_than=age)
+    pairs = [{"vm": vm, "run_id": run} for vm, gone in removed.items() for run in gone.runs]
+    unused = [{"vm": vm, "key": key} for vm, gone in removed.items() for key in gone.environments]
     if not ctx.ensure_object(State).json:
-        for vm, run_id in removed:
-            output.line(f"{vm}: {one_line(run_id)}")
-        output.line(f"{len(removed)} removed")
-    pairs = [{"vm": vm, "run_id": run_id} for vm, run_id in removed]
-    output.finish(ctx, output.Result("runs prune", {"removed": pairs}))
+        for text in guests.warnings:
+            output.warn(one_line(text))
+        for pair in pairs:
+            output.line(f"{pair['vm']}: {one_line(pair['run_id'])}")
+        environments = "1 environment" if len(unused) == 1 else f"{len(unused)} environments"
+        output.line(f"{len(pairs)} removed" + (f", and {environments}" if unused else ""))
+    data = {"removed": pairs, "environments": unused, "warnings": guests.warnings}
+    output.finish(ctx, output.Result("runs prune", data))
 
 
-def _rows(in_guests: Sequence[RunState]) -> list[dict[str, Any]]:
-    """The guests' runs and the latest records of this machine, the oldest first."""
+def _rows(in_guests: Sequence[RunState], here: Sequence[str]) -> list[dict[str, Any]]:
+    """The guests' runs and those records of this machine, the oldest first."""
     rows = {run.run_id: _guest_row(run) for run in in_guests}
-    for run_id in results.list_runs()[-RECENT:]:
+    for run_id in here:
         record = results.load(run_id)
         manifest = record.manifest
         row = rows.setdefault(run_id, {"state": "unknown", "vms": [], "line": ""})

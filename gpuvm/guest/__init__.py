@@ -12,7 +12,7 @@ from gpuvm.guest.addresses import Awaited, endpoint
 from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_network
 from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.download import Fetched, SkippedFile, fetch
-from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, read_gpu_health
+from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, GPUs, read_gpu_health
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import (
@@ -23,6 +23,7 @@ from gpuvm.guest.processes import (
     Listed,
     Output,
     Process,
+    PrunedRuns,
     cancel,
     collect_project,
     end_all,
@@ -54,6 +55,7 @@ __all__ = [
     "FixedAddress",
     "GPUHealth",
     "GPUProcess",
+    "GPUs",
     "Guest",
     "HeldCommand",
     "Launched",
@@ -62,6 +64,7 @@ __all__ = [
     "Output",
     "Process",
     "Pruned",
+    "PrunedRuns",
     "Pushed",
     "Ready",
     "SkippedFile",

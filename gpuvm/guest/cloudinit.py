@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from gpuvm.errors import BadInput
 from gpuvm.paths import resource
 
@@ -43,7 +41,10 @@ def user_data(
     """
     keys = [_public(key) for key in authorized_keys]
     text = resource("templates/user-data.yaml.j2").read_text(encoding="utf-8")
-    # YAML, not HTML: every value goes through tojson, which quotes enough for YAML.
+    # YAML, not HTML: every value goes through tojson, which is quoting enough for YAML.
+    # Only provisioning needs it, and it takes a while to import.
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
+
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701
     filled = template.render(hostname=hostname, user=user, authorized_keys=keys)
     metadata = {"instance-id": instance_id, "local-hostname": hostname}

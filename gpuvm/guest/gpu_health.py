@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuvm.guest import scripts
 from gpuvm.guest.ssh import Guest
 
 
@@ -28,11 +27,21 @@ class GPUProcess:
     run: str | None
 
 
-def read_gpu_health(guest: Guest, python: str) -> tuple[list[GPUHealth], list[GPUProcess]]:
-    """Reads nvidia-smi and the kernel's log; both lists are empty without nvidia-smi."""
-    command = scripts.command(python, "gpu_health")
-    answer = json.loads(guest.run(command, timeout_s=60, what="check the GPUs").stdout)
-    return (
-        [GPUHealth(**one) for one in answer["gpus"]],
-        [GPUProcess(**one) for one in answer["processes"]],
+@dataclass(frozen=True)
+class GPUs:
+    """``simulated`` is what nvidia-smi says of itself or of its GPUs."""
+
+    health: Sequence[GPUHealth] = ()
+    processes: Sequence[GPUProcess] = ()
+    simulated: bool = False
+
+
+def read_gpu_health(guest: Guest, python: str) -> GPUs:
+    """What nvidia-smi and the kernel's log say; nothing where there is no nvidia-smi."""
+    done = guest.script(python, "gpu_health", timeout_s=60, what="look at the GPUs")
+    answer = json.loads(done.stdout)
+    return GPUs(
+        tuple(GPUHealth(**one) for one in answer["gpus"]),
+        tuple(GPUProcess(**one) for one in answer["processes"]),
+        answer["simulated"],
     )

@@ -29,12 +29,13 @@ IDLE_TIMEOUT_S = 20.0
 class Process:
     """A program to launch.
 
-    ``directory`` is the run's folder, relative to the home unless absolute; its parent holds all
-    runs. The program runs in ``cwd`` below it. ``without`` are environment variables to unset, in
-    upper or lower case; ``fresh`` are files to remove first. ``gpu``: ``share`` the GPUs with other
-    runs, require them ``exclusive``, or wait in the ``queue`` at ``place`` (see ``take_place``).
-    ``then`` is what the guest does afterwards, once no other run is alive and no operator has
-    watched this one for ``unwatched_s``, so that a lost connection can be restored.
+    ``directory`` is the run's folder, relative to the home unless absolute; the folder above it is
+    that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
+    variables, in any case, that it must not have; ``fresh`` are files that are removed first.
+    ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
+    in the ``queue`` at ``place`` (see ``take_place``), where nobody else gets ``port``. ``then`` is
+    what the guest does afterwards, once no other run is alive and no operator has watched this one
+    for ``unwatched_s``: one whose connection broke comes back in that time.
     """
 
     directory: str
@@ -46,6 +47,7 @@ class Process:
     cwd: str = "."
     gpu: Literal["share", "exclusive", "queue"] = "share"
     place: int = 0
+    port: int | None = None
     then: Literal["shutdown"] | None = None
     unwatched_s: float = 20.0
 
@@ -120,17 +122,22 @@ class Alive:
 class Exited:
     """Ended ``age_s`` ago; ``exit_status`` as in a shell, None when it vanished without one.
 
-    ``rebooted``: a reboot of the guest ended it; ``cancelled``: an operator ended it.
+    ``rebooted``: the guest was rebooted since, which ended it; ``cancelled``: an operator ended it;
+    ``disk_full``: so was the guest's disk when it ended.
     """
 
     exit_status: int | None
     age_s: float = 0.0
     rebooted: bool = False
     cancelled: bool = False
+    disk_full: bool = False
 
 
 def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
-    """Start the program, or put it in the queue; its output goes to ``out/`` in its directory."""
+    """Start the program, or put it in the queue; its output goes to ``out/`` in its directory.
+
+    Raises GuestError, also when its port is not free.
+    """
     task = {
         "dir": process.directory,
         "cwd": process.cwd,
@@ -140,12 +147,19 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         "files": [STDOUT, STDERR, *process.fresh],
         "gpu": process.gpu,
         "place": process.place,
+        "port": process.port,
         "then": process.then,
         "unwatched_s": process.unwatched_s,
     }
-    command = scripts.command(python, "runs", "launch")
-    done = guest.run(command, timeout_s=60, stdin=json.dumps(task).encode(), what="launch")
+    done = guest.script(
+        python, "runs", "launch", stdin=json.dumps(task), timeout_s=60, what="launch"
+    )
     answer = json.loads(done.stdout)
+    if "taken" in answer:
+        raise GuestError(
+            f"{guest.name}: port {answer['taken']} was taken before the run could have it",
+            hint="run it again: other ports are chosen",
+        )
     return Busy(answer["busy"]) if "busy" in answer else Launched(answer.get("queued", 0))
 
 
@@ -155,22 +169,21 @@ def take_place(guest: Guest, python: str, work_dir: str, run: str) -> int:
     A run on several guests is launched in all of them with the highest of its places, so that all
     guests start the same runs in the same order.
     """
-    command = scripts.command(python, "runs", "place", work_dir, run)
-    return int(json.loads(guest.run(command, timeout_s=60, what="queue").stdout)["place"])
+    done = guest.script(python, "runs", "place", work_dir, run, timeout_s=60, what="queue")
+    return int(json.loads(done.stdout)["place"])
 
 
 def gpu_holder(guest: Guest, python: str, work_dir: str) -> str | None:
-    """The run that has the guest's GPUs or is next in the queue; None when they are free."""
-    command = scripts.command(python, "runs", "holder", work_dir)
-    answer = json.loads(guest.run(command, timeout_s=60, what="look for runs").stdout)
+    """The run that has the guest's GPUs, or is next to have them; None when they are free."""
+    done = guest.script(python, "runs", "holder", work_dir, timeout_s=60, what="look for runs")
+    answer = json.loads(done.stdout)
     return None if answer["holder"] is None else str(answer["holder"])
 
 
 def list_processes(guest: Guest, python: str, work_dir: str) -> list[Listed]:
-    """All runs that have a folder in the guest, by name."""
-    command = scripts.command(python, "runs", "list", work_dir)
-    lines = guest.run(command, timeout_s=60, what="list runs").stdout.splitlines()
-    return [_listed(json.loads(line)) for line in lines]
+    """All runs whose folders are in the guest, by name."""
+    done = guest.script(python, "runs", "list", work_dir, timeout_s=60, what="list runs")
+    return [_listed(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def _listed(row: dict[str, Any]) -> Listed:
@@ -193,8 +206,8 @@ def _listed(row: dict[str, Any]) -> Listed:
 
 
 def cancel(guest: Guest, python: str, work_dir: str, run: str) -> None:
-    """Cancel a queued or running run."""
-    guest.run(scripts.command(python, "runs", "cancel", work_dir, run), timeout_s=60, what="cancel")
+    """End a run that is queued or running; it counts as cancelled from now on."""
+    guest.script(python, "runs", "cancel", work_dir, run, timeout_s=60, what="cancel")
     end_all(guest, python, run)
 
 
@@ -231,15 +244,28 @@ def collect_project(guest: Guest, python: str, directory: str) -> None:
 
 
 def _project_files(guest: Guest, python: str, verb: str, directory: str) -> None:
-    command = scripts.command(python, "project_files", verb, directory)
-    guest.run(command, timeout_s=600, what=f"{verb} the project's files")
+    what = f"{verb} the project's files"
+    guest.script(python, "project_files", verb, directory, timeout_s=600, what=what)
 
 
-def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> list[str]:
-    """Remove the folders of runs that ended before then; return their names."""
-    command = scripts.command(python, "runs", "prune", work_dir, str(older_than_s))
-    lines = guest.run(command, timeout_s=600, what="prune runs").stdout.splitlines()
-    return [str(json.loads(line)["removed"]) for line in lines]
+@dataclass(frozen=True)
+class PrunedRuns:
+    """The names of both; an environment goes with the last run that uses it."""
+
+    runs: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+def prune(guest: Guest, python: str, work_dir: str, *, older_than_s: float) -> PrunedRuns:
+    """Remove the folders of runs that ended at least so long ago."""
+    done = guest.script(
+        python, "runs", "prune", work_dir, str(older_than_s), timeout_s=600, what="prune runs"
+    )
+    gone = [json.loads(line) for line in done.stdout.splitlines()]
+    return PrunedRuns(
+        tuple(one["removed"] for one in gone if "removed" in one),
+        tuple(one["environment"] for one in gone if "environment" in one),
+    )
 
 
 @contextlib.contextmanager
@@ -257,6 +283,7 @@ def _exited(record: dict[str, Any]) -> Exited:
         record.get("age", 0.0),
         rebooted=record.get("rebooted", False),
         cancelled=record.get("cancelled", False),
+        disk_full=record.get("full", False),
     )
 
 
@@ -265,7 +292,7 @@ def end_all(guest: Guest, python: str, mark: str) -> None:
 
     Raises GuestError naming the process ids that survive SIGKILL.
     """
-    command = scripts.command(python, "kill", f"{MARK}={mark}")
-    survivors = guest.run(command, timeout_s=60, what="kill").stdout.split()
+    done = guest.script(python, "kill", f"{MARK}={mark}", timeout_s=60, what="kill")
+    survivors = done.stdout.split()
     if survivors:
         raise GuestError(f"{guest.name}: could not end these processes: {', '.join(survivors)}")

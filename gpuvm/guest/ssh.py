@@ -11,10 +11,12 @@ line marks where the command's own output begins.
 
 import contextlib
 import io
+import json
 import logging
 import math
 import secrets
 import shlex
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +27,7 @@ import paramiko
 import stamina
 
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
-from gpuvm.guest import openssh
+from gpuvm.guest import openssh, scripts
 from gpuvm.guest.connection import Endpoint, key_line, open_transport
 from gpuvm.guest.streams import ChannelStream, Stream
 
@@ -33,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 CHUNK = 1 << 16
 TIMED_OUT = 124
 """The status of coreutils' timeout(1)."""
+TIMED_OUT_HERE = 128 + signal.SIGALRM
+"""That of a script whose time was up."""
 MAX_SHOWN = 60
 GRACE_S = 15.0
 """Added to the time limit that timeout(1) enforces in the guest."""
@@ -69,10 +73,16 @@ class Guest:
     def __init__(self, endpoint: Endpoint, transport: paramiko.Transport) -> None:
         self.endpoint, self._transport = endpoint, transport
         self._openssh_streams: set[openssh.ProcessStream] = set()
+        self._interpreters: dict[str, HeldCommand] = {}
+        self._turn = threading.Lock()
 
     @property
     def name(self) -> str:
         return self.endpoint.name
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport.is_active()
 
     def __enter__(self) -> "Guest":
         return self
@@ -137,6 +147,52 @@ class Guest:
         if status == TIMED_OUT:
             raise _timed_out(self.name, what or _program(command), timeout_s)
         return CommandResult(status, "", _text(bytes(errors)))
+
+    def script(
+        self,
+        python: str,
+        program: str,
+        *arguments: str,
+        timeout_s: float,
+        what: str,
+        stdin: str = "",
+        check: bool = True,
+    ) -> CommandResult:
+        """Runs a program of ``gpuvm.guest.scripts`` to its end with the guest's ``python``.
+
+        One interpreter serves all of them for as long as the connection lasts: they take a round
+        trip each, and one after the other. Raises as ``run`` does.
+        """
+        task = {
+            "name": program,
+            "source": scripts.source(program),
+            "arguments": arguments,
+            "stdin": stdin,
+            "most_s": math.ceil(timeout_s),
+        }
+        with self._turn, self._translated(what, timeout_s):
+            done = self._ask(python, json.dumps(task), what, timeout_s)
+        if done.exit_status == TIMED_OUT_HERE:
+            raise _timed_out(self.name, what, timeout_s)
+        if check and done.exit_status != 0:
+            raise CommandFailed(self.name, what, done.exit_status, done.stderr)
+        return done
+
+    def _ask(self, python: str, task: str, what: str, timeout_s: float) -> CommandResult:
+        served = self._interpreters.pop(python, None) or self._interpreter(python)
+        answer = served.ask(task, timeout_s + GRACE_S)
+        if answer:
+            self._interpreters[python] = served
+            return CommandResult(*map(json.loads(answer).get, ("status", "stdout", "stderr")))
+        ended = served.ended(GRACE_S)
+        if not served.mark.seen:
+            raise self._not_started(what, ended.exit_status, served.mark, ended.stderr.encode())
+        return ended
+
+    def _interpreter(self, python: str) -> "HeldCommand":
+        channel, mark = self._transport.open_session(timeout=GRACE_S), _OutputMark()
+        channel.exec_command(mark.before(_quoted(scripts.command(python, "serve"))))
+        return HeldCommand(channel, mark)
 
     def execute(
         self,
@@ -261,7 +317,25 @@ class HeldCommand:
     """A command that runs until its input is closed."""
 
     def __init__(self, channel: paramiko.Channel, mark: "_OutputMark") -> None:
+        self.mark, self._channel = mark, channel
         self._lines = mark.lines(channel.makefile("r"))
+
+    def ask(self, line: str, timeout_s: float) -> str:
+        """The line that it answers; empty when it has ended. Raises TimeoutError."""
+        self._channel.settimeout(timeout_s)
+        with contextlib.suppress(OSError):  # it has ended, and its answer says so
+            self._channel.sendall(f"{line}\n".encode())
+        return self.line()
+
+    def ended(self, timeout_s: float) -> CommandResult:
+        """How it ended, and what it wrote on standard error."""
+        if not self._channel.status_event.wait(timeout_s):
+            raise TimeoutError
+        if self._channel.exit_status == -1:
+            raise EOFError("the connection was closed")
+        errors = bytearray()
+        _drain(self._channel, errors)
+        return CommandResult(self._channel.exit_status, "", _text(bytes(errors)))
 
     def line(self) -> str:
         """Returns the next line of output; empty when the command has ended."""

@@ -81,9 +81,9 @@ def prune_store(guest: Guest, store: str, *, unused_days: float, python: str = "
     """Removes files from the store that no push has used since then, except those linked from a
     folder. Raises CommandFailed and GuestUnreachable.
     """
-    command = scripts.command(python, "prune_store", store, f"{unused_days * 86400:g}")
-    answer = guest.run(command, timeout_s=600, what=f"prune {store}").stdout
-    return Pruned(**json.loads(answer))
+    seconds, what = f"{unused_days * 86400:g}", f"prune {store}"
+    done = guest.script(python, "prune_store", store, seconds, timeout_s=600, what=what)
+    return Pruned(**json.loads(done.stdout))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpuvm import digests
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
-from gpuvm.guest import Guest, scripts
+from gpuvm.guest import Guest
 from gpuvm.paths import resource
 from gpuvm.runs import declaration, project
 from gpuvm.runs.declaration import Declaration
@@ -216,9 +216,9 @@ def _names(expression: ast.expr) -> set[str]:
 
 
 def check_imports(guest: Guest, python: str, modules: Sequence[str]) -> None:
-    """Raises PreflightRefused for missing modules, or if this Python does not work."""
-    command = scripts.command(python, "missing_imports", *modules)
-    done = guest.run(command, timeout_s=120, check=False, what="check modules")
+    """Raises PreflightRefused with the modules that are missing, or why this Python is no use."""
+    what = f"ask {python} for modules"
+    done = guest.script(python, "missing_imports", *modules, timeout_s=120, check=False, what=what)
     missing = done.stdout.split()
     if done.exit_status == 0 and not missing:
         return

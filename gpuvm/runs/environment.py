@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from gpuvm.errors import BadInput, PreflightRefused
-from gpuvm.guest import Guest, scripts
+from gpuvm.guest import Guest
 
 CREATE_TIMEOUT_S = 3600.0
 KEY_LENGTH = 24
@@ -40,16 +40,18 @@ def key(requirements: Path, wheelhouse: str | None) -> str:
 
 
 def ensure(
-    guest: Guest, python: str, work_dir: str, key: str, requirements: str, wheelhouse: str | None
+    guest: Guest, python: str, run_dir: str, key: str, requirements: str, wheelhouse: str | None
 ) -> str:
     """Return the path of the environment's Python; create the environment if necessary.
 
+    It stays until the last run that uses it is pruned; ``run_dir`` is one that does. It,
     ``requirements`` and ``wheelhouse`` are paths in the guest. Raises PreflightRefused with the
     last lines of the resolver, and GuestError.
     """
     more = [] if wheelhouse is None else [wheelhouse]
-    command = scripts.command(python, "environment", work_dir, key, requirements, *more)
-    done = guest.run(command, timeout_s=CREATE_TIMEOUT_S, what="create the Python environment")
+    arguments = (run_dir, key, requirements, *more)
+    what = "make the Python environment"
+    done = guest.script(python, "environment", *arguments, timeout_s=CREATE_TIMEOUT_S, what=what)
     answer = json.loads(done.stdout)
     if "problem" in answer:
         raise PreflightRefused(

@@ -1,8 +1,8 @@
 """Runs the same function in all members of a run in parallel, a thread for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,8 @@ from gpuvm.events import Events
 from gpuvm.guest import Endpoint, Guest, connect
 from gpuvm.inventory import VM
 
-CONNECT_S = 5.0
+CONNECT_S = 30.0
+QUICK_S = 5.0
 
 Result = TypeVar("Result")
 
@@ -29,12 +30,36 @@ class Member:
 
 
 class FanOut:
-    """``unreachable`` are guests that clean-up could not reach; they are not tried again."""
+    """Use it in a ``with`` block: each member's connection lasts from the first step to its end.
+
+    ``unreachable`` are the names of guests that clean-up could not reach; it asks them only once.
+    """
 
     def __init__(self, members: Sequence[Member], events: Events) -> None:
         self._members, self._events = members, events
-        self._connected: set[Guest] = set()
+        self._connected: dict[str, Guest] = {}
         self.unreachable: set[str] = set()
+
+    def __enter__(self) -> "FanOut":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    @contextmanager
+    def connection(self, member: Member, timeout_s: float = CONNECT_S) -> Iterator[Guest]:
+        """The one that is open, or a new one; by one thread of a member at a time.
+
+        One that breaks is closed: what is silent may still look open. Raises as ``connect`` does.
+        """
+        guest = self._connected.get(member.name)
+        if guest is None or not guest.is_open:
+            guest = self._connected[member.name] = connect(member.endpoint, timeout_s=timeout_s)
+        try:
+            yield guest
+        except GuestUnreachable:
+            guest.close()
+            raise
 
     def each(self, phase: str | None, work: Callable[[Guest], Result]) -> dict[str, Result]:
         """Returns results by name. Waits for all guests; then raises the first error in the
@@ -43,8 +68,7 @@ class FanOut:
 
         def one(member: Member) -> Result:
             timed = self._events.phase(phase, member.name) if phase else nullcontext()
-            with timed, connect(member.endpoint) as guest:
-                self._connected.add(guest)
+            with timed, self.connection(member) as guest:
                 return work(guest)
 
         with ThreadPoolExecutor(len(self._members)) as threads:
@@ -52,17 +76,18 @@ class FanOut:
             try:
                 wait(futures.values())
             except BaseException:
-                for guest in self._connected:  # so that Ctrl-C does not wait for a long push
-                    guest.close()
+                self._close()  # else Ctrl-C would wait for the longest push
                 raise
-        self._connected.clear()
         errors = [(name, e) for name, future in futures.items() if (e := future.exception())]
         for name, error in errors[1:]:
             self._events.warning(str(error), name)
         return {name: future.result() for name, future in futures.items()}
 
     def best_effort(self, work: Callable[[Guest], None]) -> None:
-        """For clean-up: errors become warnings."""
+        """For clean-up: errors become warnings, since another error is on its way.
+
+        Over new connections: whether the guests still answer is often the question.
+        """
 
         def one(member: Member) -> None:
             try:
@@ -76,3 +101,7 @@ class FanOut:
         reachable = [member for member in self._members if member.name not in self.unreachable]
         with ThreadPoolExecutor(len(self._members)) as threads:
             list(threads.map(one, reachable))
+
+    def _close(self) -> None:
+        for guest in tuple(self._connected.values()):
+            guest.close()

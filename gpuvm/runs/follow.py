@@ -5,6 +5,7 @@ the guest is lost. After a distributed run, ``cause_of_failure`` finds the worke
 """
 
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -15,14 +16,17 @@ from typing import Any
 
 from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, RunError, WorkerDied
 from gpuvm.events import Events
-from gpuvm.guest import Exited, Output, connect, follow
+from gpuvm.guest import Exited, Output, follow
 from gpuvm.guest.processes import STDERR, STDOUT
-from gpuvm.runs.fan_out import Member
+from gpuvm.runs.fan_out import FanOut, Member
 
 TIMINGS = "out/timings.jsonl"
 FILES = (TIMINGS, STDOUT, STDERR)
 TAIL_LINES = 12
-CONNECT_S, RETRY_S = 5.0, 0.5
+LONGEST_LINE = 1 << 20
+"""Bytes of a line; a longer one comes in pieces, so that it needs no more memory."""
+CHUNK = 1 << 16
+ATTEMPT_S, RETRY_S = 5.0, 0.5
 RECONNECT_S = 300.0
 """How long a guest may be unreachable while its program runs."""
 
@@ -68,6 +72,7 @@ class Outcome:
     error: GuestError | None = None
     rebooted: bool = False
     cancelled: bool = False
+    disk_full: bool = False
 
     @property
     def failed(self) -> bool:
@@ -78,10 +83,18 @@ class Follower:
     """Follows one program; run ``follow`` in its own thread."""
 
     def __init__(
-        self, member: Member, local: Path, events: Events, watch: Watch, *, resume: bool = False
+        self,
+        member: Member,
+        guests: FanOut,
+        local: Path,
+        events: Events,
+        watch: Watch,
+        *,
+        resume: bool = False,
     ) -> None:
-        """``resume``: continue after the local output instead of from the beginning."""
-        self.member, self._local, self._events, self._watch = member, local, events, watch
+        """``resume``: go on from what is here already instead of from the beginning."""
+        self.member, self._guests = member, guests
+        self._local, self._events, self._watch = local, events, watch
         self.started = self.stepped = self.port_lost = False
         self._disconnected = False
         self._phase = "starting"
@@ -133,13 +146,17 @@ class Follower:
         return not self.started and not self._phases_open and waited_s > start_s
 
     def _follow(self, python: str, directory: str, stop: threading.Event) -> Outcome:
-        with connect(self.member.endpoint, timeout_s=CONNECT_S) as guest:
+        with self._guests.connection(self.member, ATTEMPT_S) as guest:
             for seen in follow(guest, python, directory, self._offsets):
                 self._last_contact, self._disconnected = time.monotonic(), False
                 if isinstance(seen, Exited):
                     ended = self._last_contact - seen.age_s
                     return Outcome(
-                        seen.exit_status, ended, rebooted=seen.rebooted, cancelled=seen.cancelled
+                        seen.exit_status,
+                        ended,
+                        rebooted=seen.rebooted,
+                        cancelled=seen.cancelled,
+                        disk_full=seen.disk_full,
                     )
                 if isinstance(seen, Output):
                     self._store(seen)
@@ -153,7 +170,7 @@ class Follower:
         self._offsets[output.file] = output.offset
         with self._copy(output.file).open("ab") as copy:
             copy.write(output.data)
-        *lines, self._rest[output.file] = (self._rest[output.file] + output.data).split(b"\n")
+        lines, self._rest[output.file] = split_lines(self._rest[output.file] + output.data)
         for line in lines:
             text = line.decode(errors="replace")
             if output.file == TIMINGS:
@@ -195,12 +212,25 @@ class Follower:
         self._watch.step(Progress(self.name, self._phase))
 
 
+def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """Whole lines, and what follows them."""
+    *lines, rest = data.split(b"\n")
+    return ([*lines, rest], b"") if len(rest) > LONGEST_LINE else (lines, rest)
+
+
 def _whole_lines(file: Path) -> int:
     """Truncates the file after its last complete line; returns its size."""
     if not file.exists():
         return 0
     with file.open("rb+") as copy:
-        size = copy.read().rfind(b"\n") + 1
+        size = copy.seek(0, os.SEEK_END)
+        while size:
+            begin = copy.seek(max(0, size - CHUNK))
+            found = copy.read(size - begin).rfind(b"\n")
+            if found >= 0:
+                size = begin + found + 1
+                break
+            size = begin
         copy.truncate(size)
     return size
 
@@ -267,6 +297,8 @@ def _lost_a_peer(outcome: Outcome) -> bool:
 
 def _died(follower: Follower, outcome: Outcome) -> WorkerDied:
     why = [str(outcome.error)] if outcome.error else []
+    if outcome.disk_full:
+        why.append(f"the disk of {follower.name} is full; 'gpuvm runs prune' removes ended runs")
     tail = [*follower.tail(), *why]
     return WorkerDied(
         follower.name,

@@ -22,6 +22,7 @@ from gpuvm.guest import (
     Guest,
     Listed,
     Output,
+    PrunedRuns,
     connect,
     follow,
     list_processes,
@@ -31,6 +32,7 @@ from gpuvm.guest import (
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.results import Manifest
 from gpuvm.runs.fan_out import FanOut, Member
+from gpuvm.runs.follow import split_lines
 from gpuvm.runs.inputs import STORE
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
@@ -156,7 +158,7 @@ def _read_log(
     member: Member, python: str, directory: str, show: Lines, tail: int | None, until_end: bool
 ) -> None:
     past: deque[tuple[bool, str]] = deque(maxlen=tail)
-    live = False
+    live = tail is None
     with connect(member.endpoint) as guest:
         for seen in _lines(follow(guest, python, directory, {STDOUT: 0, STDERR: 0})):
             if seen is not None:
@@ -175,7 +177,7 @@ def _lines(output: Iterator[Output | Alive | Exited]) -> Iterator[tuple[bool, st
     rest = {STDOUT: b"", STDERR: b""}
     for seen in output:
         if isinstance(seen, Output):
-            *lines, rest[seen.file] = (rest[seen.file] + seen.data).split(b"\n")
+            lines, rest[seen.file] = split_lines(rest[seen.file] + seen.data)
             for line in lines:
                 yield seen.file == STDERR, line.decode(errors="replace")
         elif isinstance(seen, Alive):
@@ -201,7 +203,8 @@ def fetch_run(
     """
     work = WatchedRun(tuple(members), settings, Distributed(), record, events)
     work.patterns, work.limit_bytes = patterns, limit_bytes
-    work.guests.each("fetch", work.fetch_from)
+    with work.guests:
+        work.guests.each("fetch", work.fetch_from)
     if record.manifest.status == "running":
         _record_end(record, state_of(record.run_id, members, settings, events))
 
@@ -240,23 +243,23 @@ def cancel_run(
 
 def prune_runs(
     members: Sequence[Member], settings: GuestSettings, events: Events, *, older_than: timedelta
-) -> list[tuple[str, str]]:
-    """Remove the folders of runs that ended before then; return (VM, run) of each.
+) -> dict[str, PrunedRuns]:
+    """Remove the folders of runs that ended so long ago, and return what went, by VM.
 
-    Also removes project files and data that have not been used since then.
+    Contents that projects and data have not used for so long leave the guests' stores, too, and so
+    do Python environments that no run uses any more.
     """
-    removed: list[tuple[str, str]] = []
+    removed: dict[str, PrunedRuns] = {}
 
     def remove(guest: Guest) -> None:
         limit_s = older_than.total_seconds()
-        pruned = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
-        removed.extend((guest.name, run) for run in pruned)
+        removed[guest.name] = prune(guest, settings.python, settings.work_dir, older_than_s=limit_s)
         store, days = f"{settings.work_dir}/{STORE}", older_than / timedelta(days=1)
         prune_store(guest, store, unused_days=days, python=settings.python)
 
     if members:
         FanOut(members, events).best_effort(remove)
-    return sorted(removed)
+    return dict(sorted(removed.items()))
 
 
 def adopt(state: RunState) -> results.Run:

@@ -17,14 +17,12 @@ from gpuvm.guest import (
     GPUProcess,
     Guest,
     Process,
-    connect,
     gpu_holder,
     launch,
     list_processes,
     mark_project,
     push,
     push_by_content,
-    query_gpus,
     read_gpu_health,
     take_place,
 )
@@ -103,21 +101,22 @@ def run(
     work.limit_bytes = terms.fetch_limit
     in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
     start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
-    try:
-        start.check()
-    except PreflightRefused:
-        record.discard()
-        raise
-    with work.recorded():
-        if inputs:
-            start.push_inputs(inputs)
-        start.push()
-        if terms.detach:
-            start.launch()
-            work.detached = True
-        else:
-            start.train()
-            work.fetch()
+    with work.guests:
+        try:
+            start.check()
+        except PreflightRefused:
+            record.discard()
+            raise
+        with work.recorded():
+            if inputs:
+                start.push_inputs(inputs)
+            start.push()
+            if terms.detach:
+                start.launch()
+                work.detached = True
+            else:
+                start.train()
+                work.fetch()
     return not work.detached
 
 
@@ -218,13 +217,7 @@ class _Start:
     """The interpreters with the project's requirements, by VM."""
 
     def push(self) -> None:
-        simulated = self.work.guests.each("push", self._push)
-        self.work.record.update_vms(
-            [
-                vm.model_copy(update={"simulated": simulated[vm.name]})
-                for vm in self.work.record.manifest.vms
-            ]
-        )
+        self.work.guests.each("push", self._push)
 
     def push_inputs(self, inputs: Inputs) -> None:
         folder, python = self.work.settings.work_dir, self.work.settings.python
@@ -251,7 +244,8 @@ class _Start:
 
     def launch(self) -> None:
         with ExitStack() as stack:
-            guests = [stack.enter_context(connect(m.endpoint)) for m in self.work.members]
+            connection = self.work.guests.connection
+            guests = [stack.enter_context(connection(member)) for member in self.work.members]
             processes = self._processes(guests)
             self.work.launched = self.work.running = True
             with ThreadPoolExecutor(len(guests)) as threads:
@@ -267,14 +261,14 @@ class _Start:
     def _processes(self, guests: Sequence[Guest]) -> list[Process]:
         place = self._place(guests)
         if not self.work.distributed:
-            return [self._process(member, None, place) for member in self.work.members]
+            return [self._process(member, place) for member in self.work.members]
         with self.work.events.phase("check_network"):
             ports = tf_config.choose_ports(
                 guests, self.work.settings.python, self.work.distribution
             )
         addresses = [guest.endpoint.address for guest in guests]
         return [
-            self._process(member, tf_config.tf_config(addresses, ports, i), place)
+            self._process(member, place, tf_config.tf_config(addresses, ports, i), ports[i])
             for i, member in enumerate(self.work.members)
         ]
 
@@ -283,24 +277,32 @@ class _Start:
         if self.terms.gpu != "queue":
             return 0
         work, run_id = self.work.settings.work_dir, self.work.record.run_id
-        return max(take_place(guest, self.work.settings.python, work, run_id) for guest in guests)
+        python = self.work.settings.python
+        with ThreadPoolExecutor(len(guests)) as threads:
+            return max(threads.map(lambda one: take_place(one, python, work, run_id), guests))
 
     def check(self) -> None:
-        """Raises for a run that cannot start, before anything is sent."""
-        self.work.guests.each(None, self._check)
+        """Before anything is sent, so that nothing is sent for a run that cannot be."""
+        simulated, record = self.work.guests.each(None, self._check), self.work.record
+        changed = [
+            vm.model_copy(update={"simulated": simulated[vm.name]}) for vm in record.manifest.vms
+        ]
+        record.update_vms(changed)
 
-    def _check(self, guest: Guest) -> None:
+    def _check(self, guest: Guest) -> bool:
+        """Whether its GPUs are simulated."""
         python = self.work.settings.python
         check_imports(guest, python, self.workload.requires)
         if self.terms.gpu == "exclusive":
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
-        gpus, users = read_gpu_health(guest, python)
+        gpus = read_gpu_health(guest, python)
         if self.terms.healthy:
-            _check_health(guest.name, gpus)
+            _check_health(guest.name, gpus.health)
         if self.terms.gpu == "exclusive":
-            _check_unused(guest.name, users)
+            _check_unused(guest.name, gpus.processes)
+        return gpus.simulated
 
     def _busy(self, guest: Guest, holder: str) -> GPUsBusy:
         """The error with details of the run that has the GPUs."""
@@ -308,7 +310,7 @@ class _Start:
         found = next((one for one in listed if one.run == holder), None)
         return GPUsBusy(guest.name, holder, found.about if found else "")
 
-    def _push(self, guest: Guest) -> bool:
+    def _push(self, guest: Guest) -> None:
         workload, directory, python = self.workload, self.work.directory, self.work.settings.python
         below = "" if workload.cwd == "." else f"{workload.cwd}/"
         files: inputs.Files = {f"{below}{name}": file for name, file in workload.files.items()}
@@ -325,7 +327,6 @@ class _Start:
             push(guest, files, directory, python=python)
         if workload.requirements is not None:
             self.pythons[guest.name] = self._environment(guest, workload.requirements)
-        return query_gpus(guest).simulated
 
     def _environment(self, guest: Guest, requirements: Path) -> str:
         """Returns the Python of an environment with the project's requirements."""
@@ -335,13 +336,16 @@ class _Start:
         if self.workload.files.get(requirements.name) != requirements:
             place = f"{self.work.directory}/{REQUIREMENTS}/{requirements.name}"
         in_guest = None if wheels is None else f"{settings.work_dir}/{wheels}"
-        return environment.ensure(guest, settings.python, settings.work_dir, key, place, in_guest)
+        return environment.ensure(guest, settings.python, self.work.directory, key, place, in_guest)
 
-    def _process(self, member: Member, config: str | None, place: int) -> Process:
+    def _process(
+        self, member: Member, place: int, config: str | None = None, port: int | None = None
+    ) -> Process:
         contract = self.workload.declaration.contract
         python = self.pythons.get(member.name, self.work.settings.python)
         command = [python, *self.workload.command] if self.workload.python else []
         command = command or list(self.workload.command)
+        queued = self.terms.gpu == "queue"
         variables = {
             "PYTHONUNBUFFERED": "1",
             SAFE_PATH: "",
@@ -355,7 +359,6 @@ class _Start:
             command += ["--out", "out" if self.workload.cwd == "." else "../out"]
         if config is not None:
             variables["TF_CONFIG"] = config
-            queued = self.terms.gpu == "queue"
             start_s = QUEUED_START_S if queued else self.work.distribution.start_s
             if contract:
                 command += ["--start-deadline-s", f"{start_s:g}"]
@@ -369,5 +372,6 @@ class _Start:
             cwd=self.workload.cwd,
             gpu=self.terms.gpu,
             place=place,
+            port=port if queued else None,
             then=self.terms.then,
         )

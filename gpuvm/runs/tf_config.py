@@ -45,8 +45,8 @@ def probe_all(guests: Sequence[Guest], ports: Sequence[int], python: str) -> Non
 
     def blocked(guest: Guest) -> list[tuple[str, str, int]]:
         others = [w for w, (name, _) in where.items() if name != guest.name]
-        command = scripts.command(python, "probe_ports", *others)
-        done = guest.run(command, timeout_s=300, what="probe the workers' ports")
+        what = "try the workers' ports"
+        done = guest.script(python, "probe_ports", *others, timeout_s=300, what=what)
         return [(guest.name, *where[w]) for w in done.stdout.split()]
 
     with ThreadPoolExecutor(len(guests)) as threads:

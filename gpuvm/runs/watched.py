@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from gpuvm import results
-from gpuvm.errors import GpuvmError, Interrupted, WorkerDied
+from gpuvm.errors import CommandFailed, GpuvmError, Interrupted, WorkerDied
 from gpuvm.events import Events
 from gpuvm.guest import (
     Guest,
@@ -25,6 +25,7 @@ from gpuvm.runs.fan_out import FanOut, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
+from gpuvm.text import one_line
 
 LIMIT_BYTES = 2 << 30
 MAX_NAMED = 5
@@ -50,7 +51,7 @@ def attach(
     """
     work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
     work.launched = work.running = work.resumed = True
-    with work.recorded():
+    with work.guests, work.recorded():
         error = work.follow([work.follower(member) for member in members])
         if error is not None:
             raise error
@@ -129,7 +130,8 @@ class WatchedRun:
 
     def follower(self, member: Member, *, from_start: bool = False) -> Follower:
         folder = self.record.vm_dir(member.name)
-        return Follower(member, folder, self.events, self.watch, resume=not from_start)
+        resume = not from_start
+        return Follower(member, self.guests, folder, self.events, self.watch, resume=resume)
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Waits until the programs have ended; returns the error or None."""
@@ -210,8 +212,12 @@ class WatchedRun:
 
     def fetch_from(self, guest: Guest) -> None:
         python, patterns, limit = self.settings.python, self.patterns, self.limit_bytes
+        not_collected: CommandFailed | None = None
         if self.record.manifest.project:
-            collect_project(guest, python, self.directory)
+            try:
+                collect_project(guest, python, self.directory)
+            except CommandFailed as error:  # such as a full disk: the logs come all the same
+                not_collected = error
         fetched = fetch(
             guest,
             f"{self.directory}/out",
@@ -223,7 +229,7 @@ class WatchedRun:
         )
         if fetched.skipped:
             size = sum(one.size for one in fetched.skipped)
-            names = ", ".join(one.name for one in fetched.skipped[:MAX_NAMED])
+            names = ", ".join(one_line(one.name) for one in fetched.skipped[:MAX_NAMED])
             more = (
                 f" and {len(fetched.skipped) - MAX_NAMED} more"
                 if len(fetched.skipped) > MAX_NAMED
@@ -234,6 +240,8 @@ class WatchedRun:
                 f"'gpuvm fetch {self.record.run_id} --fetch-limit none' fetches them",
                 guest.name,
             )
+        if not_collected is not None:
+            raise not_collected
 
     def _remove_folder(self, guest: Guest) -> None:
         """Removes the files of a run that was not launched."""

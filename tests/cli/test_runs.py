@@ -3,64 +3,25 @@
 Guests of the lab, real processes; no TensorFlow.
 """
 
+import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import CommandLine
+from lab_runs import copy_of, detached, state, wait_for, waiting_project
 from programs import wheel
 
 Lab = Any
-
-
-def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = 60) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-
-
-# Waits for a file in its own copy, which the test can make through the lab's disk.
-WAITS = """
-import os, pathlib, sys, time
-from helpers.words import GREETING
-print(GREETING, sys.argv[1:], len(os.environ.get("TOKEN", "")), flush=True)
-print("\\x1b]0;owned\\x07\\x1b[2Jshown", flush=True)
-while not pathlib.Path("go").exists():
-    time.sleep(0.02)
-pathlib.Path("model.txt").write_text("weights")
-pathlib.Path(os.environ["GPUVM_OUT"], "curve.csv").write_text("1,2")
-print("done", flush=True)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two(lab: Lab) -> None:
     done = lab("provision", "--hosts", "2", "--accelerator", "none", "--until", "ready")
     assert done.exit_code == 0, done.stderr
-    project = lab.home / "mine"
-    (project / "helpers").mkdir(parents=True)
-    (project / "helpers/words.py").write_text("GREETING = 'hello'\n")
-    (project / "wait.py").write_text(WAITS)
-
-
-def copy_of(lab: Lab, run_id: str) -> Path:
-    (found,) = lab.home.rglob(f"gpuvm-runs/{run_id}/project")
-    return Path(found)
-
-
-def state(lab: Lab, run_id: str) -> str:
-    listed = lab("runs", "--json").json["data"]["runs"]
-    return str(next(run["state"] for run in listed if run["run_id"] == run_id))
-
-
-def detached(lab: Lab, *options: str) -> str:
-    done = lab("run", "mine/wait.py", "--detach", "--json", *options, "--", "--x")
-    assert done.exit_code == 0, done.stderr
-    assert done.json["data"]["status"] == "running"
-    return str(done.json["data"]["run_id"])
+    waiting_project(lab)
 
 
 def test_detached_run_is_found_and_fetched_from_another_machine(lab: Lab) -> None:
@@ -162,6 +123,28 @@ def test_requirements_from_a_wheelhouse(lab: Lab) -> None:
     assert done.exit_code == 3
     assert "gpuvm-test-greeting" in done.stderr
     assert "--wheelhouse" in done.stderr
+
+
+def test_older_records_are_counted_and_shown_when_asked_for(gpuvm: CommandLine) -> None:
+    for n in range(25):
+        run_id = f"old-20260101-0000{n:02}-abcd"
+        folder = gpuvm.home / "runs" / run_id
+        folder.mkdir(parents=True)
+        manifest = {
+            "schema": 1,
+            "run_id": run_id,
+            "workload": "old",
+            "vcenter": {"name": "vc"},
+            "started": "2026-01-01T00:00:00Z",
+            "status": "succeeded",
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    shown = gpuvm("runs", "--here").stdout.splitlines()
+    assert shown[-1] == "and 5 more on this machine: gpuvm runs --all"
+    assert sum(line.startswith(" old-") for line in shown) == 20
+    everything = gpuvm("runs", "--here", "--all")
+    assert everything.stdout.count("old-2026") == 25
+    assert "more" not in everything.stdout
 
 
 @pytest.mark.parametrize(

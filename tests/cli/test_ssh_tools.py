@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from commands import interrupt
 
 Lab = Any
@@ -82,6 +83,15 @@ def test_exec_says_where_it_failed(lab: Lab) -> None:
     failed = lab("exec", "--all", "--", "false")
     assert failed.exit_code == 1
     assert "gpuvm-02: 'false' ended with status 1" in failed.stderr
+
+
+def test_exec_keeps_the_end_of_long_output(lab: Lab) -> None:
+    prints = "head -c 3000000 /dev/zero | tr '\\0' x; echo end"
+    (vm,) = lab("exec", "--vm", "gpuvm-01", "--json", "--", prints).json["data"]["vms"]
+    assert vm["stdout"].endswith("xend\n")
+    assert len(vm["stdout"]) == 1 << 20
+    assert vm["stdout_left_out"] == 3_000_004 - (1 << 20)
+    assert vm["stderr_left_out"] == 0
 
 
 def test_exec_without_a_choice_asks_for_one(lab: Lab) -> None:
@@ -237,6 +247,43 @@ def test_export_refuses_what_the_guests_cannot_serve(lab: Lab) -> None:
     assert any("port than 22" in error["message"] for error in ray.json["errors"])
     assert lab("export", "skypilot").exit_code == 3
     assert not (lab.home / "fleet.yml").exists()
+
+
+# What a VM template with Docker has, as far as gpuvm asks for it.
+SERVES_DSTACK = """
+mkdir -p ~/bin ~/lib
+printf '#!/bin/sh\\nshift; exec "$@"\\n' > ~/bin/sudo
+for name in docker nvidia-ctk curl; do printf '#!/bin/sh\\n' > ~/bin/$name; done
+chmod +x ~/bin/*
+cat > ~/lib/sitecustomize.py <<END
+import os.path
+isdir = os.path.isdir
+os.path.isdir = lambda path: path == "/run/systemd/system" or isdir(path)
+END
+echo 'PATH=$HOME/bin:$PATH; export PYTHONPATH=$HOME/lib' > ~/.bashrc
+"""
+
+
+def test_export_of_guests_that_serve_an_engine(lab: Lab) -> None:
+    done = lab("exec", "--all", "--", SERVES_DSTACK)
+    assert done.exit_code == 0, done.stderr
+    try:
+        done = lab("export", "dstack", "--output", "out/fleet.dstack.yml")
+        shown = lab("export", "dstack").stdout
+    finally:
+        assert lab("exec", "--all", "--", "rm ~/.bashrc").exit_code == 0
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "out/fleet.dstack.yml: gpuvm-01, gpuvm-02 for dstack\n"
+    text = (lab.home / "out/fleet.dstack.yml").read_text()
+    assert shown == text
+    fleet = yaml.safe_load(text)
+    vms = lab("status", "--no-guests", "--json").json["data"]["vms"]
+    assert fleet["type"] == "fleet"
+    hosts = fleet["ssh_config"]["hosts"]
+    assert [host["hostname"] for host in hosts] == [vm["address"] for vm in vms]
+    key = Path(fleet["ssh_config"]["identity_file"])
+    assert key.is_file()
+    assert "PRIVATE KEY" not in text
 
 
 def test_export_never_writes_over_a_file(lab: Lab) -> None:

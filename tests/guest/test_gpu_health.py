@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpuvm import guest
-from gpuvm.guest import Guest, read_gpu_health
+from gpuvm.guest import GPUs, Guest, read_gpu_health
 
 Machine = Any  # tests/support/ssh_servers.py
 
@@ -36,8 +36,8 @@ def smi(machine: Machine, *gpus: str, processes: str = "") -> None:
 
 
 def problems(one: Guest) -> list[str]:
-    gpus, _ = read_gpu_health(one, "python3")
-    return [problem for gpu in gpus for problem in gpu.problems]
+    gpus = read_gpu_health(one, "python3")
+    return [problem for gpu in gpus.health for problem in gpu.problems]
 
 
 def throttled(kind: str, *names: str) -> str:
@@ -100,7 +100,7 @@ def test_processes_on_the_gpus(machine: Machine, one: Guest) -> None:
         processes="<processes><process_info><pid>999999999</pid><process_name>jupyter"
         "</process_name><used_memory>300 MiB</used_memory></process_info></processes>",
     )
-    _, users = read_gpu_health(one, "python3")
+    users = read_gpu_health(one, "python3").processes
     assert [(user.pid, user.name, user.memory, user.run) for user in users] == [
         (999999999, "jupyter", "300 MiB", None)
     ]
@@ -108,6 +108,6 @@ def test_processes_on_the_gpus(machine: Machine, one: Guest) -> None:
 
 def test_guest_without_nvidia_smi_reports_no_health(machine: Machine, one: Guest) -> None:
     machine.program("nvidia-smi", "echo 'No devices were found'; exit 6")
-    assert read_gpu_health(one, "python3") == ([], [])
+    assert read_gpu_health(one, "python3") == GPUs()
     machine.program("nvidia-smi", "echo '<nvidia_smi_log>'")
-    assert read_gpu_health(one, "python3") == ([], [])
+    assert read_gpu_health(one, "python3") == GPUs()

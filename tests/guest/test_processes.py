@@ -1,13 +1,15 @@
 """Programs that outlive the connection: launched, followed, ended; and what carries their files."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gpuvm import guest
-from gpuvm.errors import CommandFailed, GuestUnreachable
+from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
 from gpuvm.guest import Exited, Output, Process
 from gpuvm.guest.processes import STDERR, STDOUT
 
@@ -137,11 +139,42 @@ def test_stopping_it_stops_the_whole_process_tree(machine: Machine, wait_for: An
         wait_for(lambda: len(machine.processes()) >= 6, "all of them are there")
         guest.end_all(one, "python3", "mark-1")
         assert rest(one)[1].exit_status == 137
-        # What is left: the other's supervisor and the other.
-        wait_for(lambda: len(machine.processes()) == 2, "only the other run is there")
+        # What is left: the other's supervisor, the other, and what serves our connection.
+        wait_for(lambda: len(machine.processes()) == 3, "only the other run is there")
         guest.end_all(one, "python3", "mark-1")
         guest.end_all(one, "python3", "mark-2")
-        wait_for(lambda: not machine.processes(), "nothing is left")
+    wait_for(lambda: not machine.processes(), "nothing is left")
+
+
+def test_one_interpreter_serves_a_connection(machine: Machine) -> None:
+    starts = machine.home / "starts"
+    machine.program("counted", f'echo >> {starts}; exec python3 "$@"')
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "counted", program("import time; time.sleep(1000)"))
+        for _ in range(3):
+            assert [seen.run for seen in guest.list_processes(one, "counted", "runs")] == ["one"]
+        guest.end_all(one, "counted", "mark-1")
+    assert starts.read_text().count("\n") == 1
+
+
+def test_a_script_that_takes_too_long_is_ended_and_others_go_on(machine: Machine) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program("import time; time.sleep(1000)"))
+        with pytest.raises(GuestError, match="'wait' was not done in 1 s"):
+            one.script("python3", "runs", "follow", "runs/one", "{}", timeout_s=1, what="wait")
+        guest.end_all(one, "python3", "mark-1")
+        with pytest.raises(CommandFailed, match="No such file"):
+            one.script("python3", "runs", "follow", "runs/no", "{}", timeout_s=9, what="follow")
+
+
+def test_an_interpreter_that_was_killed_is_started_again(machine: Machine) -> None:
+    with guest.connect(machine.endpoint) as one:
+        assert guest.list_processes(one, "python3", "runs") == []
+        (serving,) = machine.processes()
+        os.kill(serving, signal.SIGKILL)
+        with pytest.raises(CommandFailed, match="list runs"):
+            guest.list_processes(one, "python3", "runs")
+        assert guest.list_processes(one, "python3", "runs") == []
 
 
 def test_program_that_ends_without_status_is_reported(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpuvm import guest
+from gpuvm.errors import GuestError
 from gpuvm.guest import Busy, Exited, Guest, Launched, Process
 
 Machine = Any  # tests/support/ssh_servers.py
@@ -125,6 +127,22 @@ def test_provisional_queue_place_blocks_later_runs(
     wait_for(lambda: started(machine) == [B, A], "a is next")
     assert guest.take_place(one, "python3", "work", C) > first + 7
     end(machine, A)
+
+
+def test_a_port_is_kept_while_its_run_waits(machine: Machine, one: Guest, wait_for: Any) -> None:
+    """For hours, perhaps; the program itself can have it then."""
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        port = chosen.getsockname()[1]
+        launch(one, A)
+        with pytest.raises(GuestError, match=f"one: port {port} was taken before the run"):
+            launch(one, B, gpu="queue", port=port)
+    listens = f"import socket; socket.create_server(('', {port})); print('mine', flush=True)"
+    launch(one, B, gpu="queue", port=port, command=["python3", "-c", listens])
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+    end(machine, A)
+    assert _ended(one, B) == 0
+    assert (machine.home / f"work/{B}/out/stdout.log").read_text() == "mine\n"
 
 
 def test_provisional_queue_place_of_a_lost_operator_is_released(

@@ -33,8 +33,9 @@ def ensure(machine: Machine, text: str, wheels: Path) -> str:
     requirements = Path(machine.home) / "requirements.txt"
     requirements.write_text(text)
     key = environment.key(requirements, str(wheels))
+    (machine.home / "work/run-1").mkdir(parents=True, exist_ok=True)
     with guest.connect(machine.endpoint) as one:
-        return environment.ensure(one, "python3", "work", key, str(requirements), str(wheels))
+        return environment.ensure(one, "python3", "work/run-1", key, str(requirements), str(wheels))
 
 
 def test_requirements_above_the_templates_packages(machine: Machine, wheels: Path) -> None:
@@ -54,6 +55,19 @@ def test_what_the_resolver_says_is_shown_and_nothing_is_left(
         ensure(machine, "gpuvm-test-one==9\n", wheels)
     assert "you require gpuvm-test-one==9" in str(refused.value)
     assert not [file for file in (machine.home / "work/envs").iterdir() if file.is_dir()]
+
+
+def test_an_environment_goes_with_the_last_run_that_uses_it(machine: Machine, wheels: Path) -> None:
+    made = Path(ensure(machine, "gpuvm-test-two\n", wheels))
+    run = machine.home / "work/run-1"
+    with guest.connect(machine.endpoint) as one:
+        pruned = guest.prune(one, "python3", "work", older_than_s=0)
+        assert pruned == guest.PrunedRuns((), ()), "the run is there"
+        (run / "run.json").write_text("{}")
+        pruned = guest.prune(one, "python3", "work", older_than_s=0)
+        assert pruned == guest.PrunedRuns(("run-1",), (made.parents[1].name,))
+        assert not made.exists()
+        assert guest.prune(one, "python3", "work", older_than_s=0) == guest.PrunedRuns((), ())
 
 
 @pytest.mark.tensorflow

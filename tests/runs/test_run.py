@@ -71,6 +71,7 @@ def test_one_vm(runner: Runner, machine: Machine, event_log: Any, wait_for: Any)
     ended = [(e["name"], e["vm"], e["ok"]) for e in lines if e.get("state") == "end"]
     assert [name for name, _, _ in ended] == ["push", "train", "fetch"]
     assert {(vm, ok) for _, vm, ok in ended} == {("one", True)}
+    assert machine.logins == 1, "one connection for all of it"
     wait_for(lambda: nothing_runs([machine]), "nothing is left")
 
 

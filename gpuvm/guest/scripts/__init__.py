@@ -1,6 +1,6 @@
 """Programs that are sent to a guest and run by its Python, with the standard library only.
 
-    guest.run(scripts.command("python3", "missing_imports", "tensorflow"), timeout_s=60)
+    guest.script("python3", "missing_imports", "tensorflow", timeout_s=60, what="look for modules")
 
 They are files, so that linters check them, and use only features of Python 3.9: a guest's
 interpreter may be older than the operator's.
@@ -11,9 +11,12 @@ from pathlib import Path
 
 
 def command(python: str, program: str, *arguments: str) -> Sequence[str]:
-    """Returns a command line that runs ``program``; it leaves no file in the guest."""
-    source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
-    return [python, "-c", source, *arguments]
+    """The command line that runs ``program`` with the guest's ``python``; it leaves no file."""
+    return [python, "-c", source(program), *arguments]
+
+
+def source(program: str) -> str:
+    return Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
 
 
 def shell(program: str) -> str:

@@ -1,9 +1,10 @@
-"""environment WORK KEY REQUIREMENTS [WHEELHOUSE]: create a virtual environment on this Python.
+"""environment RUN KEY REQUIREMENTS [WHEELHOUSE]: make a Python environment above this Python.
 
-REQUIREMENTS is a requirements file or a pyproject.toml. The environment is WORK/envs/KEY and is
-reused if it exists. Its packages take precedence over those of this Python, which are all visible:
-TensorFlow is not installed again, and neither it nor its dependencies may be replaced. With
-WHEELHOUSE only wheels in that folder are installed, without an index.
+REQUIREMENTS is a requirements file or a pyproject.toml. The environment is RUN/../envs/KEY; one
+that is there already is used as it is, and RUN/environment says that the run uses it. Its packages
+come before those of this Python, all of which it sees: so TensorFlow is not installed again, and
+neither it nor what it needs may be replaced. With WHEELHOUSE only wheels in that folder are
+installed, and no index is asked.
 
 Prints one JSON object: {"python": PATH, "made": true} or {"problem": the resolver's last lines}.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -31,15 +31,16 @@ class Failed(Exception):
 
 
 def main() -> None:
-    work, key, requirements = Path(sys.argv[1]).absolute(), sys.argv[2], Path(sys.argv[3])
+    run, key, requirements = Path(sys.argv[1]).absolute(), sys.argv[2], Path(sys.argv[3])
     wheelhouse = Path(sys.argv[4]) if len(sys.argv) > 4 else None
-    folder = work / "envs" / key
+    folder = run.parent / "envs" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{folder}.lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that start together create it once
-        complete = folder / ".whole"
-        exists = complete.exists()
-        if not exists:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that start together make it once
+        (run / "environment").write_text(key, encoding="ascii")
+        whole = folder / ".whole"
+        there = whole.exists()
+        if not there:
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 make(folder, requirements, wheelhouse)
@@ -47,9 +48,8 @@ def main() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 answer(problem=str(error))
                 return
-            complete.touch()
-        os.utime(complete)  # the time of its last use
-    answer(python=str(folder / "bin" / "python"), made=not exists)
+            whole.touch()
+    answer(python=str(folder / "bin" / "python"), made=not there)
 
 
 def make(folder: Path, requirements: Path, wheelhouse: Path | None) -> None:

@@ -1,7 +1,8 @@
 """gpu_health: print the health of this guest's GPUs, from nvidia-smi and the kernel's log, as JSON.
 
     {"gpus": [{"name": …, "bus_id": …, "uuid": …, "problems": ["…"]}],
-     "processes": [{"pid": 1, "name": "python3", "memory": "300 MiB", "run": "stock-…"}]}
+     "processes": [{"pid": 1, "name": "python3", "memory": "300 MiB", "run": "stock-…"}],
+     "simulated": false}
 
 ``problems`` are those that affect training; ``run`` is the gpuvm run that a process belongs to, or
 null. Both lists are empty when nvidia-smi fails.
@@ -41,18 +42,27 @@ PENDING = ("pending_retirement", "pending_blacklist")
 
 
 def main() -> None:
-    log = query()
+    said = query()
+    log = parsed(said)
     xids = kernel_errors()
     gpus = [] if log is None else [describe(gpu, xids) for gpu in log.iter("gpu")]
     users = [] if log is None else [process(one) for one in log.iter("process_info")]
-    sys.stdout.write(json.dumps({"gpus": gpus, "processes": users}) + "\n")
+    simulated = b"simulated" in said.lower()
+    sys.stdout.write(json.dumps({"gpus": gpus, "processes": users, "simulated": simulated}) + "\n")
 
 
-def query() -> ET.Element | None:
+def query() -> bytes:
     try:
         done = subprocess.run(["nvidia-smi", "-q", "-x"], capture_output=True, check=False)
-        return ET.fromstring(done.stdout) if done.returncode == 0 else None  # noqa: S314 - ours
-    except (OSError, ET.ParseError):
+    except OSError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def parsed(said: bytes) -> ET.Element | None:
+    try:
+        return ET.fromstring(said)  # noqa: S314 - ours
+    except ET.ParseError:
         return None
 
 

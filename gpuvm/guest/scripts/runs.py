@@ -2,28 +2,32 @@
 
     launch < TASK       start a program that outlives the SSH connection
     place WORK RUN      take a provisional place in the queue
-    holder WORK         print the run that a new one would have to wait for
-    list WORK           print a line for each run
-    prune WORK SECONDS  remove the folders of runs that ended that long ago; a line for each
-    cancel WORK RUN     mark the run as cancelled, so that a queued one gives up
+    holder WORK         the run that a new one would have to wait for
+    list WORK           one line for each run
+    prune WORK SECONDS  remove the folders of runs that ended so long ago, and the Python
+                        environments that no run uses any more; one line for each
+    cancel WORK RUN     note that the run was cancelled, so that a queued one gives up
     hold WORK RUN       keep the guest from shutting down until standard input ends
     follow DIR OFFSETS  print new content of a run's files until its program has ended
 
 WORK is the folder of all runs, WORK/RUN the folder of one:
-    run.json            the run's manifest; not read here
-    supervisor.lock     locked while the run's supervisor is alive; unlike a process id, a lock
-                        is gone after a reboot
-    begun               JSON, when the program was started (t) and the boot of the guest
-    exit_status         JSON, the program's status as in a shell (128 + signal), and when (t)
-    cancelled           exists when the run was cancelled
-    watched.lock        share-locked by operators who still need the guest
+    run.json            the run as its operator described it; opaque here
+    supervisor.lock     locked while the run's supervisor lives: unlike a process id, a lock means
+                        nothing after a reboot
+    begun               JSON, when the program was started (t) and in which boot of the guest
+    exit_status         JSON, the program's status as a shell has it (128 + signal), when (t), and
+                        whether the disk was full then; room for it is kept from the start
+    cancelled           there when somebody cancelled the run
+    watched.lock        locked, shared, by operators who still need the guest
     out/                the program's output
-WORK/queue/ has the places in the queue and ``gpu.lock``, which the run with the GPUs locks.
+    environment         the key of the Python environment that it uses, if it has one
+WORK/envs/KEY are these environments, and KEY.lock beside it is locked while it is made.
+WORK/queue/ has the places in the queue, and ``gpu.lock``, locked by the run that has the GPUs.
 
 TASK is JSON: dir (WORK/RUN), cwd (below it), command, env, without (environment variables to drop),
-files (stdout, stderr and others to remove first), gpu (share, exclusive or queue), place (in the
-queue), then (shutdown, or null) and unwatched_s: how long an ended run must be unwatched before its
-guest shuts down.
+files (stdout, stderr and what else is to be removed first), gpu (share, exclusive or queue), place
+(in the queue), port (to be kept for it while it is in the queue, or null), then (shutdown, or null)
+and unwatched_s: how long nobody may have watched an ended run before its guest shuts down.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,12 +47,16 @@ from pathlib import Path
 from typing import Any
 
 CANNOT_START = 127
+FULL = 1 << 20
+"""A disk with fewer bytes free."""
+ROOM = 256
 PROVISIONAL_S = 60.0
 """How long a place is held before the run is launched."""
 POLL_S = 0.5
 TAIL = 4096
 CHUNK = 1 << 16
-FOLLOW_S = 0.2
+FOLLOW_S = (0.02, 0.2)
+"""How long nothing new is waited for: at first, for a program that ends at once, and later."""
 HEARTBEAT_S = 2.0
 POWER_OFF = (
     ("sudo", "-n", "shutdown", "-h", "now"),
@@ -65,7 +74,7 @@ def main() -> None:
 
 
 def launch() -> None:
-    """Print {"started": true}, {"queued": how many are ahead} or {"busy": run}."""
+    """Print {"started": true}, {"queued": how many are ahead}, {"busy": run} or {"taken": port}."""
     task = json.loads(sys.stdin.read())
     folder = Path(task["dir"]).absolute()
     (folder / "out").mkdir(parents=True, exist_ok=True)
@@ -77,14 +86,20 @@ def launch() -> None:
     for stale in ("exit_status", "begun", "cancelled", *task["files"]):
         with contextlib.suppress(FileNotFoundError):
             Path(stale).unlink()
+    Path("exit_status.new").write_bytes(bytes(ROOM))
+    try:
+        port = reserved(task["port"])
+    except OSError:
+        print_json({"taken": task["port"]})
+        return
     queue = Queue(folder.parent)
     answer, gpus = claim(queue, folder.name, task)
     print_json(answer)
     if "busy" not in answer:
         sys.stdout.flush()
         if os.fork():
-            os._exit(0)  # the supervisor keeps the locks
-        supervisor_main(folder, queue, task, gpus)
+            os._exit(0)  # the locks stay: the supervisor has them too
+        supervisor_main(folder, queue, task, gpus, port)
 
 
 def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -97,7 +112,28 @@ def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any],
     return {"started": True}, None
 
 
-def supervisor_main(folder: Path, queue: Queue, task: dict[str, Any], gpus: int | None) -> None:
+def reserved(port: int | None) -> socket.socket | None:
+    """The port, bound on every address as TensorFlow binds it. Nobody is let in: those that start
+    first are refused, as they are before a program listens.
+    """
+    if port is None:
+        return None
+    try:
+        held = socket.socket(socket.AF_INET6)
+        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    except OSError:  # a kernel without IPv6
+        held = socket.socket(socket.AF_INET)
+    held.bind(("", port))
+    return held
+
+
+def supervisor_main(
+    folder: Path,
+    queue: Queue,
+    task: dict[str, Any],
+    gpus: int | None,
+    port: socket.socket | None,
+) -> None:
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):  # else the SSH session would not end
@@ -105,11 +141,16 @@ def supervisor_main(folder: Path, queue: Queue, task: dict[str, Any], gpus: int 
     if task["gpu"] == "queue":
         gpus = queue.wait(folder.name)
         if gpus is None:
-            write_json("exit_status", {"status": 128 + signal.SIGTERM, "t": time.time()})
+            leave_status(128 + signal.SIGTERM)
             return
-    write_json("begun", {"t": time.time(), "boot": boot()})
-    status = supervise(task, null)
-    write_json("exit_status", {"status": status, "t": time.time()})
+    try:
+        write_json("begun", {"t": time.time(), "boot": boot()})
+        if port is not None:
+            port.close()
+        status = supervise(task, null)
+    except OSError:  # neither a record nor a log can be written
+        status = CANNOT_START
+    leave_status(status)
     if gpus is not None:
         os.close(gpus)
     if task["then"] == "shutdown":
@@ -131,6 +172,16 @@ def supervise(task: dict[str, Any], null: int) -> int:
             err.write(f"{error}\n".encode())
             return CANNOT_START
     return status if status >= 0 else 128 - status
+
+
+def leave_status(status: int) -> None:
+    """Into the room that was kept for it: the disk may be full."""
+    disk = os.statvfs(".")
+    full = disk.f_bavail * disk.f_frsize < FULL
+    text = json.dumps({"status": status, "t": time.time(), "full": full})
+    with Path("exit_status.new").open("r+", encoding="ascii") as file:
+        file.write(text.ljust(ROOM))
+    Path("exit_status.new").replace("exit_status")
 
 
 def shut_down(folder: Path, unwatched_s: float) -> None:
@@ -299,7 +350,8 @@ def follow(directory: str, begin: str) -> None:
     """
     folder, offsets = Path(directory).absolute(), json.loads(begin)
     os.chdir(folder)
-    last_output = 0.0  # so that the first heartbeat is sent at once
+    last_output = 0.0  # the first time that nothing is new is said at once
+    pause = FOLLOW_S[0]
     while True:
         # Checked before the files are read, so that all output is read below.
         end = ending(folder)
@@ -313,7 +365,8 @@ def follow(directory: str, begin: str) -> None:
             if time.monotonic() - last_output > HEARTBEAT_S:
                 last_output = time.monotonic()
                 print_json({} if (folder / "begun").exists() else {"queued": True})
-            time.sleep(FOLLOW_S)
+            time.sleep(pause)
+            pause = min(1.5 * pause, FOLLOW_S[1])
         sys.stdout.flush()
 
 
@@ -323,7 +376,12 @@ def ending(folder: Path) -> dict[str, Any] | None:
         left = read(folder / "exit_status")
         if left is not None:
             age = max(0.0, time.time() - left["t"])
-            return {"exit": left["status"], "age": age, "cancelled": is_cancelled(folder)}
+            return {
+                "exit": left["status"],
+                "age": age,
+                "cancelled": is_cancelled(folder),
+                "full": left["full"],
+            }
         if alive(folder):
             return None
     return {"exit": None, "rebooted": rebooted(folder)}
@@ -365,6 +423,22 @@ def prune(work: str, older_than_s: str) -> None:
         if time.time() - ended["t"] >= float(older_than_s):
             shutil.rmtree(folder)
             print_json({"removed": folder.name})
+        os.close(lock)
+    prune_environments(Path(work))
+
+
+def prune_environments(work: Path) -> None:
+    for file in sorted(work.glob("envs/*.lock")):
+        lock = locked(str(file), fcntl.LOCK_EX)
+        if lock is None:
+            continue  # it is being made
+        folder, used = file.with_suffix(""), set()
+        for user in work.glob("*/environment"):
+            with contextlib.suppress(FileNotFoundError):  # somebody else prunes, too
+                used.add(user.read_text(encoding="ascii"))
+        if folder.is_dir() and folder.name not in used:
+            shutil.rmtree(folder)
+            print_json({"environment": folder.name})
         os.close(lock)
 
 

@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> int:
         return _print("No devices were found", status=_NO_DEVICES)
     if options.list_gpus:
         return _print(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
+    if options.xml:
+        return _print("<nvidia_smi_log>", *map(_xml, gpus), "</nvidia_smi_log>")
     if options.query_gpu is None:
         return _print(*_table(gpus))
     return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
@@ -82,6 +84,8 @@ def main(arguments: list[str]) -> int:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nvidia-smi", description="NVIDIA-SMI (simulated)")
     parser.add_argument("-L", "--list-gpus", action="store_true")
+    parser.add_argument("-q", "--query", action="store_true")
+    parser.add_argument("-x", "--xml-format", dest="xml", action="store_true")
     parser.add_argument("-i", "--id", metavar="INDEX,UUID,BUS_ID")
     parser.add_argument("--query-gpu", metavar="FIELD,...", help=", ".join(_FIELDS))
     parser.add_argument("--format", default="csv", metavar="csv[,noheader][,nounits]")
@@ -108,6 +112,12 @@ def _query(gpus: list[GPU], fields: list[str], formats: set[str]) -> int:
         _print(", ".join(_title(field) for field in fields))
     rows = ([_FIELDS[field].format(**gpu) for field in fields] for gpu in gpus)
     return _print(*(", ".join(_without_unit(v) if bare else v for v in row) for row in rows))
+
+
+def _xml(gpu: GPU) -> str:
+    """What ``-q -x`` says of a GPU that nothing is wrong with, as far as anybody here reads it."""
+    name = f"<product_name>{_name(gpu)}</product_name><uuid>{gpu['uuid']}</uuid>"
+    return f'<gpu id="{gpu["bus_id"]}">{name}</gpu>'
 
 
 def _title(field: str) -> str:

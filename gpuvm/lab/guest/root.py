@@ -113,8 +113,9 @@ def _mount_disk(root: Path, disk: Path, troubles: Collection[str]) -> None:
         (disk / name).chmod(mode)
         (root / name).mkdir()
         linux.bind(disk / name, root / name)
-        if f"{name}-full" in troubles:
-            _fill(disk / name, root / name)
+        for trouble, size in ((f"{name}-full", "64k"), (f"{name}-small", "4m")):
+            if trouble in troubles:
+                _fill(disk / name, root / name, size)
         if f"{name}-noexec" in troubles:
             linux.forbid_programs(root / name)
     for name in ("root", "run", "var", "etc", "dev"):
@@ -122,9 +123,9 @@ def _mount_disk(root: Path, disk: Path, troubles: Collection[str]) -> None:
     (root / "var/tmp").symlink_to("/tmp")  # noqa: S108 - the guest's own
 
 
-def _fill(disk: Path, target: Path) -> None:
-    """Copies the files to a file system that is full; changes there are lost."""
-    linux.mount("tmpfs", target, linux.MS_NOSUID | linux.MS_NODEV, "size=64k,mode=1777")
+def _fill(disk: Path, target: Path, size: str) -> None:
+    """The same files in a file system without room for more; nothing written there stays."""
+    linux.mount("tmpfs", target, linux.MS_NOSUID | linux.MS_NODEV, f"size={size},mode=1777")
     shutil.copytree(disk, target, dirs_exist_ok=True)
 
 
