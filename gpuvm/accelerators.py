@@ -1,4 +1,4 @@
-"""How a VM gets its GPU: a union whose ``mode`` says which of the five ways it is.
+"""How a VM gets its GPU: a union of five modes, discriminated by ``mode``.
 
     accelerator: {mode: passthrough, count: 1, model: P100}
     accelerator: {mode: dynamic, label: training}
@@ -27,27 +27,27 @@ class _WithGPU(_Model):
     count: int = Field(default=1, ge=1, le=16)
     """Devices in each VM."""
     mmio_gib: int | None = None
-    """64-bit MMIO window, a power of two; 0 for cards with small BARs, which need none, nor EFI.
+    """64-bit MMIO window, a power of two; 0 for GPUs with small BARs: they need no window, nor EFI.
 
-    Left out it is computed from what the GPUs are."""
+    By default it is computed from the GPUs."""
 
 
 class Passthrough(_WithGPU):
-    """Fixed DirectPath I/O: the VM gets whole GPUs of its host, chosen when it is made."""
+    """Fixed DirectPath I/O: the VM gets whole GPUs of its host, chosen when it is created."""
 
     mode: Literal["passthrough"] = "passthrough"
     model: str | None = None
     """Part of the GPU's name, such as P100."""
     addresses: tuple[PCIAddress, ...] = ()
-    """Only these slots of each host, such as 0000:3b:00.0."""
+    """Only these PCI addresses of each host, such as 0000:3b:00.0."""
     label: str | None = None
-    """The hardware label that the host's administrator gave the device."""
+    """The hardware label of the device, set on the host."""
 
 
 class DynamicPassthrough(_WithGPU):
     """Dynamic DirectPath I/O: a whole GPU of a kind, bound when the VM is powered on.
 
-    Needs API 7.0 and hardware version 17. Without ids the model's are taken from the cluster.
+    Needs API 7.0 and hardware version 17. Without ids, those of the cluster's matching GPUs apply.
     """
 
     mode: Literal["dynamic"] = "dynamic"
@@ -58,28 +58,26 @@ class DynamicPassthrough(_WithGPU):
 
 
 class VGPU(_WithGPU):
-    """A share of a GPU, by the profile's name as the hosts offer it."""
+    """A vGPU, by the name of a profile that the hosts offer."""
 
     mode: Literal["vgpu"] = "vgpu"
     profile: str = Field(min_length=1)
 
 
 class DeviceGroup(_Model):
-    """A vendor device group: GPUs that a link connects, given to a VM together (API 8.0.0.1).
+    """A vendor device group: connected GPUs, assigned to a VM together (API 8.0.0.1).
 
-    Its name is the hosts' own (``gpuvm gpus`` lists them); it says how many devices there are.
+    The hosts define its name and its devices (``gpuvm gpus`` lists them).
     """
 
     mode: Literal["device-group"] = "device-group"
     group: str = Field(min_length=1)
     mmio_gib: int | None = None
-    """64-bit MMIO window, a power of two; 0 for cards with small BARs, which need none, nor EFI.
-
-    Left out it is computed from what the GPUs are."""
+    """As in the other modes."""
 
 
 class NoGPU(_Model):
-    """A VM without a GPU, to compare with."""
+    """A VM without a GPU, for comparison."""
 
     mode: Literal["none"] = "none"
 
@@ -90,11 +88,11 @@ Accelerator = Annotated[AnyAccelerator, Field(discriminator="mode")]
 _ADAPTER: TypeAdapter[AnyAccelerator] = TypeAdapter(Accelerator)
 _MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "device-group:NAME", "none")
 _NAMED_BY = {"vgpu": "profile", "device-group": "group"}
-"""What stands after the colon without a key."""
+"""The key of a value that has none on the command line."""
 
 
 def parse(text: str) -> AnyAccelerator:
-    """``MODE`` or ``MODE:KEY=VALUE,…``; a vGPU's profile, or a device group's name, needs no key.
+    """Parse ``MODE`` or ``MODE:KEY=VALUE,…``; a vGPU profile or device group needs no key.
 
     Raises BadInput.
     """
@@ -137,7 +135,7 @@ def _parts(rest: str) -> list[str]:
 
 
 def _number(key: str, value: str) -> Any:
-    """PCI ids are written in hex everywhere else, with or without 0x."""
+    """Parse PCI ids as hex, as other tools write them, with or without 0x."""
     if key not in ("vendor_id", "device_id"):
         return value
     try:

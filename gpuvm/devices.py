@@ -1,4 +1,4 @@
-"""GPUs of hosts, who holds them, and the devices of VMs that give them one; plain values."""
+"""GPUs of hosts, the VMs that hold them, and the GPU devices of VMs; plain values."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ NVIDIA_VENDOR_ID = 0x10DE
 
 @dataclass(frozen=True)
 class VGPUProfile:
-    """A vGPU type; ``memory_gib`` is its framebuffer, None where its name does not say it."""
+    """A vGPU type; ``memory_gib`` is its framebuffer, None if unknown."""
 
     name: str
     memory_gib: int | None
@@ -15,10 +15,10 @@ class VGPUProfile:
 
 @dataclass(frozen=True)
 class Holder:
-    """A VM that names a GPU in its virtual hardware, or was given one; ``profile`` of a vGPU.
+    """A VM with a GPU in its virtual hardware, or with one bound to it; ``profile`` of its vGPU.
 
-    ``shares`` is how many vGPUs of this GPU it has. Names are unique in a folder only, so two
-    holders are one if their ``moref`` is. ``ours`` says that gpuvm made it.
+    ``shares`` is its number of vGPUs on this GPU. Names are unique in a folder only, so holders are
+    compared by ``moref``. ``ours``: gpuvm created the VM.
     """
 
     vm: str
@@ -27,12 +27,12 @@ class Holder:
     moref: str = ""
     shares: int = 1
     ours: bool = False
-    sure: bool = True
-    """False where what vCenter shows of the VM leaves open whether it has this GPU."""
+    certain: bool = True
+    """False if vCenter does not show enough of the VM to know whether it has this GPU."""
 
     @property
-    def keeps(self) -> bool:
-        """Nobody else may have the GPU; a VM of ours that is off has lent it."""
+    def blocks(self) -> bool:
+        """Whether no other VM may get the GPU; a powered-off VM of gpuvm does not block it."""
         return self.powered_on or not self.ours
 
 
@@ -41,9 +41,9 @@ class GPU:
     """One physical function as the host lists it (HostPciDevice, HostPciPassthruInfo).
 
     Ids are unsigned 16-bit numbers. ``system_id`` is the host's own, from
-    ``QueryConfigTarget(host=…)``: None when the host was not asked, empty when it did not tell.
-    ``memory_gib`` is None where nobody knows it. ``profiles`` are the vGPU types of a GPU that is
-    shared, empty for one that is not.
+    ``QueryConfigTarget(host=…)``: None if the host was not queried, empty if it returned none.
+    ``memory_gib`` is None if unknown. ``profiles`` are the vGPU types of a shared GPU, empty for
+    others.
     """
 
     host: str
@@ -61,9 +61,9 @@ class GPU:
     holders: tuple[Holder, ...] = ()
     profiles: tuple[VGPUProfile, ...] = ()
     shared_direct: bool = False
-    """The card's graphics type is Shared Direct: a vGPU driver may offer vGPUs of it."""
-    suspects: tuple[Holder, ...] = ()
-    """VMs that may hold it: of these it is not shown whether they do."""
+    """The graphics type is Shared Direct: a vGPU driver may offer vGPUs of it."""
+    possible_holders: tuple[Holder, ...] = ()
+    """VMs that may hold it: vCenter does not show whether they do."""
     passthrough_shown: bool = True
 
     @property
@@ -71,9 +71,9 @@ class GPU:
         """One phrase for a table: free, held by …, reboot pending, not enabled, incapable."""
         if self.profiles:
             return self._shared()
-        kept = [holder for holder in self.holders if holder.keeps]
-        if kept:
-            return "held by " + ", ".join(map(_held, kept))
+        blocking = [holder for holder in self.holders if holder.blocks]
+        if blocking:
+            return "held by " + ", ".join(map(_held, blocking))
         if not self.capable:
             shown = self.passthrough_shown
             return "not capable of passthrough" if shown else "its passthrough state is not shown"
@@ -81,25 +81,25 @@ class GPU:
             return self._pending()
         if not self.active:
             return "passthrough not enabled"
-        lent = ", ".join(holder.vm for holder in self.holders)
-        return (f"free, lent by {lent} (powered off)" if lent else "free") + self._doubt()
+        vms = ", ".join(holder.vm for holder in self.holders)
+        return (f"free, assigned to {vms} (powered off)" if vms else "free") + self._unless()
 
     @property
     def reboot_pending(self) -> bool:
-        """Passthrough was switched and is not in force: users of now lose the GPU at a reboot."""
+        """Whether the next reboot of the host changes passthrough: current users lose the GPU."""
         return self.enabled != self.active
 
     @property
     def free(self) -> bool:
-        """For a whole VM: neither shared nor kept by any other."""
-        kept = any(holder.keeps for holder in self.holders)
-        return self.active and self.enabled and not kept and not self.profiles
+        """Whether a VM can get the whole GPU: it is neither shared nor held by another VM."""
+        blocked = any(holder.blocks for holder in self.holders)
+        return self.active and self.enabled and not blocked and not self.profiles
 
-    def vgpus_left(self, profile: str, promised: int = 0) -> int:
-        """How many more vGPUs of this profile fit; all on one GPU have the same profile.
+    def vgpus_left(self, profile: str, reserved: int = 0) -> int:
+        """Return how many more vGPUs of this profile fit; all on one GPU have the same profile.
 
-        ``promised`` ones are not there yet. A profile whose size is not known counts as the whole
-        GPU. None fits where the next reboot makes the GPU one for passthrough.
+        ``reserved`` is the number planned but not created. A profile of unknown size counts as the
+        whole GPU. None fits if the next reboot of the host changes passthrough.
         """
         if self.reboot_pending:
             return 0
@@ -108,8 +108,8 @@ class GPU:
         if offered is None or any(h.profile != profile for h in used):
             return 0
         size = offered.memory_gib or self.memory_gib or 1
-        taken = sum(holder.shares for holder in used) + promised
-        return max(0, (self.memory_gib or size) // size - taken)
+        in_use = sum(holder.shares for holder in used) + reserved
+        return max(0, (self.memory_gib or size) // size - in_use)
 
     def _pending(self) -> str:
         switched = "enabled" if self.enabled else "disabled"
@@ -120,20 +120,20 @@ class GPU:
             return f"shared as vGPU, {self._pending()}"
         used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
         if used is None:
-            return f"shared as vGPU, unused, {len(self.profiles)} profiles" + self._doubt()
-        return f"shared as vGPU, {self.vgpus_left(used)} of {used} left" + self._doubt()
+            return f"shared as vGPU, unused, {len(self.profiles)} profiles" + self._unless()
+        return f"shared as vGPU, {self.vgpus_left(used)} of {used} left" + self._unless()
 
-    def _doubt(self) -> str:
-        suspects = ", ".join(holder.vm for holder in self.suspects)
-        return f", unless {suspects} has it" if suspects else ""
+    def _unless(self) -> str:
+        vms = ", ".join(holder.vm for holder in self.possible_holders)
+        return f", unless {vms} has it" if vms else ""
 
 
 @dataclass(frozen=True)
 class PassthroughDevice:
     """A fixed DirectPath I/O device in a VM's virtual hardware.
 
-    ``device_id`` is the backing's own text: unsigned hex without ``0x``. Two devices are the same
-    one if address and ``system_id`` are; ``key`` is 0 for one that is only wanted.
+    ``device_id`` is as in the backing: unsigned hex without ``0x``. Two devices are equal if their
+    address and ``system_id`` are; ``key`` is 0 for a device that does not exist yet.
     """
 
     pci_address: str
@@ -148,8 +148,8 @@ class PassthroughDevice:
 class DynamicDevice:
     """A Dynamic DirectPath I/O device: any GPU with one of the (vendor, device) ids, and label.
 
-    ``assigned`` is what the VM was given while it is powered on. ``sequence`` is its number in its
-    vendor device group, 0 for a device that is in none.
+    ``assigned`` is the PCI address that is bound to it while the VM is powered on. ``sequence`` is
+    its number in its vendor device group, 0 without a group.
     """
 
     allowed: tuple[tuple[int, int], ...]
@@ -159,7 +159,7 @@ class DynamicDevice:
     sequence: int = 0
 
     def allows(self, gpu: GPU) -> bool:
-        """Free or not."""
+        """Return whether the device could be bound to the GPU, which need not be free."""
         return (gpu.vendor_id, gpu.device_id) in self.allowed and self.label in ("", gpu.label)
 
 
@@ -176,15 +176,15 @@ Device = PassthroughDevice | DynamicDevice | VGPUDevice
 
 
 def in_group(device: Device) -> bool:
-    """It came with a vendor device group, and goes with it only."""
+    """Return whether the device belongs to a vendor device group, and is removed with it only."""
     return not isinstance(device, PassthroughDevice) and device.sequence > 0
 
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """A vendor device group that a host offers: its devices go into one VM, all or none.
+    """A vendor device group that a host offers: a VM gets all of its devices or none.
 
-    ``others`` are the kinds of those among them that are no GPU, such as sriovNic.
+    ``others`` are the types of its devices that are not GPUs, such as sriovNic.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Reads a YAML file into a pydantic model, with file and line in every complaint."""
+"""Reads a YAML file into a pydantic model, with file and line in every error."""
 
 import difflib
 from pathlib import Path

@@ -4,33 +4,33 @@
     ├── BadInput                  2   usage, a file's contents, an option's value
     │   ├── NotFound                  a name that does not exist; lists what exists
     │   └── Ambiguous                 several fit and none was named; lists the choices
-    ├── PreflightRefused          3   looked first, touched nothing
-    │   ├── Unplaceable               more GPUs wanted than are free; says who holds what
-    │   ├── NotVisible                an object that is needed and that this account cannot see
+    ├── PreflightRefused          3   a check failed before anything was changed
+    │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
+    │   ├── NotVisible                a required object that this account cannot see
     │   ├── GPUsBusy                  a guest's GPUs belong to another run; names it
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
-    │   │   └── OutcomeUnknown        a call's answer never came: look before doing it again
+    │   │   └── OutcomeUnknown        a call got no answer: check its outcome before repeating it
     │   ├── UnreadableAnswer          an answer of the vCenter that cannot be decoded
     │   ├── Untrusted                 its certificate is not verified
     │   ├── LoginRefused              user or password
     │   ├── NoPermission              a privilege is missing, named with its object
-    │   ├── TaskFailed                a vSphere task ended in a fault; carries every fault message
-    │   ├── PoweredOff                a VM dropped while its guest was awaited; its last events
-    │   └── DeadlinePassed            a task or a guest did not get there in time
+    │   ├── TaskFailed                a vSphere task ended in a fault; has every fault message
+    │   ├── PoweredOff                a VM powered off before its guest was ready; its last events
+    │   └── DeadlinePassed            a task or a guest took too long
     ├── GuestError                1
     │   ├── GuestUnreachable          no TCP connection or no SSH answer
-    │   ├── GuestAuthRefused          the guest does not accept our key
+    │   ├── GuestAuthRefused          the guest does not accept the key
     │   ├── HostKeyMismatch           the guest's key is not the one that it published
-    │   ├── CommandFailed             a command in a guest; carries exit status and stderr
-    │   └── NotReady                  a readiness requirement is not met; carries its hint
+    │   ├── CommandFailed             a command in a guest; has exit status and stderr
+    │   └── NotReady                  a readiness requirement is not met; has its hint
     ├── RunError                  1   a workload failed
     │   ├── WorkerDied                which VM, its exit status, its last lines
     │   └── PortsBlocked              which guest cannot reach which other
     ├── LabError                  1   the simulated data centre
-    ├── PartlyDone                4   some VMs got there, some did not
-    └── Interrupted             130   Ctrl-C; says what is left and how to go on
+    ├── PartlyDone                4   some VMs succeeded, some failed
+    └── Interrupted             130   Ctrl-C; says what is left and how to continue
 
 Library code raises these; only ``gpuvm.cli.main`` turns one into text and an exit code.
 """
@@ -53,7 +53,7 @@ class ExitCode(IntEnum):
 
 
 class GpuvmError(Exception):
-    """Base of all; ``str()`` is one line for people, ``hint`` says what to do next."""
+    """Base class; ``str()`` is one line, ``hint`` says what to do next."""
 
     exit_code = ExitCode.FAILED
 
@@ -67,7 +67,7 @@ class BadInput(GpuvmError):
 
 
 class NotFound(BadInput):
-    """Something was named that does not exist; ``existing`` are the names that do."""
+    """A name that does not exist; ``existing`` are the names that do."""
 
     def __init__(self, kind: str, name: str, existing: Sequence[str], *, where: str = "") -> None:
         place = f" in {where}" if where else ""
@@ -76,7 +76,7 @@ class NotFound(BadInput):
 
 
 class Ambiguous(BadInput):
-    """Nothing was named and several fit."""
+    """No name was given, or one that is not unique, and several objects fit."""
 
     def __init__(self, kind: str, choices: Sequence[str], *, option: str) -> None:
         super().__init__(
@@ -90,7 +90,7 @@ class PreflightRefused(GpuvmError):
 
 
 class Unplaceable(PreflightRefused):
-    """More was asked for than the cluster has free.
+    """The spec needs more than the cluster has free.
 
     ``table`` has one row (host, PCI address, model, state) for every GPU of the cluster.
     """
@@ -107,7 +107,7 @@ class Unplaceable(PreflightRefused):
 
 
 class NotVisible(PreflightRefused):
-    """A vCenter shows an account only the objects that it has a permission on."""
+    """An object that the account has no permission on, so that vCenter does not show it."""
 
     def __init__(self, what: str, instead: str = "") -> None:
         super().__init__(
@@ -128,7 +128,7 @@ class SeveralRefused(PreflightRefused):
 
 
 class GPUsBusy(PreflightRefused):
-    """``run`` has the GPUs of ``vm``, or is the next to have them; ``about`` says whose it is."""
+    """``run`` has the GPUs of ``vm``, or is next in the queue; ``about`` says whose run it is."""
 
     def __init__(self, vm: str, run: str, about: str) -> None:
         super().__init__(
@@ -178,25 +178,25 @@ class TaskFailed(VSphereError):
     """A task ended in a fault.
 
     ``fault`` is the fault's type (``GenericVmConfigFault``), ``messages`` the task's own message
-    followed by every ``fault.faultMessage``: the reason is often only there.
+    followed by every ``fault.faultMessage``, which often has the only reason.
     """
 
     def __init__(
         self, operation: str, vm: str, fault: str, messages: Sequence[str], *, hint: str | None
     ) -> None:
-        told = "; ".join(m.strip().rstrip(".") for m in messages if m.strip()) or fault
-        super().__init__(f"{vm}: {operation} failed: {told}", hint=hint)
+        reason = "; ".join(m.strip().rstrip(".") for m in messages if m.strip()) or fault
+        super().__init__(f"{vm}: {operation} failed: {reason}", hint=hint)
         self.operation, self.vm, self.fault, self.messages = operation, vm, fault, tuple(messages)
 
     @property
     def no_gpu_left(self) -> bool:
-        """The fault may mean that another VM has the GPU: at power-on it has no type of its own."""
-        return self.operation == "power on" and self.fault in _MAY_BE_TAKEN
+        """Whether another VM may have the GPU; no fault type of power-on means only that."""
+        return self.operation == "power on" and self.fault in _NO_GPU_LEFT
 
     @property
     def transient(self) -> bool:
-        """Between the vCenter and a host something broke; a moment later it may be well again."""
-        return self.fault in _OF_TRANSPORT
+        """Whether the vCenter lost contact with a host, so that a retry may succeed."""
+        return self.fault in _TRANSIENT
 
 
 class DeadlinePassed(VSphereError):
@@ -204,15 +204,15 @@ class DeadlinePassed(VSphereError):
 
 
 class PoweredOff(VSphereError):
-    """A VM that was powered on went off by itself; ``events`` are its last ones, in words."""
+    """A VM powered off by itself; ``events`` are the texts of its last events."""
 
     def __init__(self, vm: str, waiting_for: str, host: str, events: Sequence[str]) -> None:
         last = f"; its last events: {'; '.join(events)}" if events else ""
         super().__init__(
             f"{vm} powered off while gpuvm waited for {waiting_for}{last}",
             hint="likely causes: its 64-bit MMIO window is too small (mmio_gib in gpuvm.yaml); "
-            "'above 4 GB decoding' is off in the host's firmware; vmware.log in the VM's folder "
-            f"and vmkernel.log on {host} name the reason",
+            "'above 4 GB decoding' is off in the host's firmware; see vmware.log in the VM's "
+            f"folder and vmkernel.log on {host}",
         )
         self.vm, self.events = vm, tuple(events)
 
@@ -307,7 +307,7 @@ class PartlyDone(GpuvmError):
 
 
 class Interrupted(GpuvmError):
-    """Ctrl-C; ``left`` are the names of what exists and was not finished."""
+    """Ctrl-C; ``left`` are the names of unfinished objects that exist."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -316,13 +316,13 @@ class Interrupted(GpuvmError):
         self.left = tuple(left)
 
 
-_MAY_BE_TAKEN = {
+_NO_GPU_LEFT = {
     "GenericVmConfigFault",
     "InsufficientGraphicsResourcesFault",
     "NoCompatibleHost",
 }
 
-_OF_TRANSPORT = {
+_TRANSIENT = {
     "HostCommunication",
     "HostNotConnected",
     "HostNotReachable",

@@ -1,13 +1,13 @@
-"""What a card asks of the VM that it goes into: EFI firmware and room for it above 4 GiB.
+"""What a GPU needs from its VM: EFI firmware and a 64-bit MMIO window; and which GPUs fit a spec.
 
-A device maps its BARs into the VM's address space. Below 4 GiB there are 3.5 GiB for that, above it
-there is room only with EFI firmware and a 64-bit MMIO window (Dell's article 199172: a Tesla P100
-asks for 16 GiB and gets 3.5). Cards with small BARs need neither. The API does not tell BARs, so
-the cards that are known to have small ones are named here; ``accelerator.mmio_gib: 0`` says it of
-any other. Every other card is taken for a large one: what it needs does a small one no harm.
+A device maps its BARs into the VM's address space. Below 4 GiB there are 3.5 GiB for that; above
+it, EFI firmware and a 64-bit MMIO window are needed (Dell's article 199172: a Tesla P100 needs
+16 GiB and gets 3.5). GPUs with small BARs need neither. The API does not report BARs, so the models
+with small ones are listed here; for others there is ``accelerator.mmio_gib: 0``. Every other GPU
+counts as one with large BARs, which also works for small ones.
 
-Of vGPUs, those of the C-series have large BARs (NVIDIA's vGPU user guide), and those with 16 GiB of
-framebuffer or more are taken to have some. The smaller ones of other series start with BIOS too.
+vGPUs of the C-series have large BARs (NVIDIA's vGPU user guide); so, by assumption, do those with
+16 GiB of framebuffer or more. Smaller vGPUs of other series also start with BIOS.
 """
 
 import re
@@ -29,14 +29,14 @@ def has_large_bars(gpu: GPU) -> bool:
 
 
 def fits(spec: ClusterSpec, gpu: GPU) -> bool:
-    """The GPU is one of those that the accelerator names; free or not."""
+    """Return whether the spec's accelerator matches the GPU, which need not be free."""
     wanted = spec.accelerator
     if isinstance(wanted, NoGPU):
         return False
     if isinstance(wanted, VGPU):
         return any(profile.name == wanted.profile for profile in gpu.profiles)
     if isinstance(wanted, DeviceGroup):
-        return True  # the group's own devices say which
+        return True  # the devices of the group decide
     right = (wanted.model or "").lower() in gpu.name.lower()
     right = right and wanted.label in (None, gpu.label)
     if isinstance(wanted, Passthrough):
@@ -46,7 +46,7 @@ def fits(spec: ClusterSpec, gpu: GPU) -> bool:
 
 
 def needs_efi(spec: ClusterSpec, inventory: Inventory) -> str:
-    """The first device that a VM might get and that needs EFI; empty if none does."""
+    """Return the first device that a VM might get and that needs EFI; empty if none does."""
     given = given_gib(spec)
     if given is not None:
         return "a 64-bit MMIO window (accelerator.mmio_gib)" if given else ""
@@ -54,18 +54,18 @@ def needs_efi(spec: ClusterSpec, inventory: Inventory) -> str:
 
 
 def given_gib(spec: ClusterSpec) -> int | None:
-    """The window that ``mmio_gib`` asks for; 0 is for small cards, None leaves it to gpuvm."""
+    """Return the window that ``mmio_gib`` sets; 0 for none, None if it is to be computed."""
     return None if isinstance(spec.accelerator, NoGPU) else spec.accelerator.mmio_gib
 
 
 def mapped_gib(
     devices: Sequence[Device], gpus: Sequence[GPU], all_gpus: Iterable[GPU]
 ) -> list[int]:
-    """What a VM's devices map above 4 GiB, of those that do; 0 for a memory that is not known.
+    """Return what each device with large BARs maps above 4 GiB; 0 if its memory is unknown.
 
-    ``gpus`` are those of its fixed devices. A dynamic device may be bound to any GPU of the cluster
-    that it allows, and the largest counts. The first vGPU counts as its whole card, which is what
-    NVIDIA's table of MMIO space goes by.
+    ``gpus`` are those of the fixed devices. A dynamic device may be bound to any GPU of the cluster
+    that it allows, so the largest counts. The first vGPU counts as its whole GPU, as in NVIDIA's
+    table of MMIO space.
     """
     known, mapped = list(all_gpus), []
     if any(isinstance(device, PassthroughDevice) for device in devices):
@@ -75,9 +75,9 @@ def mapped_gib(
             mapped += _largest(gpu for gpu in known if device.allows(gpu))
     shares = [device.profile for device in devices if isinstance(device, VGPUDevice)]
     for number, name in enumerate(shares):
-        cards = [gpu for gpu in known if _profile(gpu, name) is not None]
-        share = next((_profile(gpu, name) for gpu in cards), None)
-        whole = _largest(cards)
+        offering = [gpu for gpu in known if _profile(gpu, name) is not None]
+        share = next((_profile(gpu, name) for gpu in offering), None)
+        whole = _largest(offering)
         mapped += whole if number == 0 or share is None else [share.memory_gib or 0] * len(whole)
     return mapped
 
@@ -111,7 +111,7 @@ def _share(gpu: GPU, name: str) -> Iterator[str]:
 
 
 def is_large(profile: VGPUProfile) -> bool:
-    """Of a card with large BARs: it has a large one itself."""
+    """Return whether this vGPU of a GPU with large BARs has a large BAR too."""
     compute = re.search(r"-\d+(-\d+)?c(me)?$", profile.name) is not None
     return compute or (profile.memory_gib or 0) >= LARGE_PROFILE_GIB
 
@@ -121,6 +121,6 @@ def _profile(gpu: GPU, name: str) -> VGPUProfile | None:
 
 
 def _largest(gpus: Iterable[GPU]) -> list[int]:
-    """The memory of the largest among those with large BARs; nothing without such a one."""
+    """Return the memory of the largest GPU with large BARs; an empty list if none has."""
     sizes = [gpu.memory_gib or 0 for gpu in gpus if has_large_bars(gpu)]
     return [max(sizes)] if sizes else []

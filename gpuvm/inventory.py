@@ -1,6 +1,6 @@
 """What exists in the vCenter, as frozen values; nothing here does I/O.
 
-``gpuvm.vsphere`` fills an :class:`Inventory` in one read, ``gpuvm.planner`` decides from it.
+``gpuvm.vsphere`` reads an :class:`Inventory`, ``gpuvm.planner`` compares it with a spec.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ MoRef = str
 
 @dataclass(frozen=True)
 class VCenter:
-    """``name`` is ``AboutInfo.name``: the lab's says that it is a lab."""
+    """``name`` is ``AboutInfo.name``, which in the lab says that it is a lab."""
 
     name: str
     url: str
@@ -41,12 +41,12 @@ class Host:
     in_quarantine_mode: bool
     memory_gib: float
     reserved_gib: float
-    """Memory reservations of the VMs that are powered on, and what ESXi itself needs for them."""
+    """Memory reservations of the powered-on VMs, and their memory overhead."""
     model: str
     gpus: tuple[GPU, ...]
     datastores: tuple[MoRef, ...]
     networks: tuple[MoRef, ...]
-    """What it reaches; names would not do, for two networks may have one name."""
+    """By moref, because two networks may have the same name."""
     power_state: str = "poweredOn"
     version: str = ""
     """Of ESXi."""
@@ -54,11 +54,11 @@ class Host:
     """Passthrough is switched without a reboot (deviceRebindWithoutRebootSupported)."""
     device_groups: tuple[DeviceGroup, ...] = ()
     problem: str = ""
-    """Why it did not answer for its devices; empty if it did, or was not asked."""
+    """Why QueryConfigTarget failed for the host; empty if it did not, or was not called."""
     hidden: str = ""
-    """What vCenter does not show of it without which no VM can be placed; empty as a rule."""
+    """Properties needed to place a VM that vCenter does not show; usually empty."""
     gpus_hidden: str = ""
-    """What vCenter does not show of its GPUs."""
+    """Properties of its GPUs that vCenter does not show; usually empty."""
     nvswitches: tuple[str, ...] = ()
     """PCI addresses of the switches that connect the GPUs of an HGX board."""
     hypervisor_gib: float | None = None
@@ -66,7 +66,7 @@ class Host:
 
     @property
     def switched_gpus(self) -> tuple[GPU, ...]:
-        """Those behind the NVSwitches; an HGX board has SXM modules, beside which cards may be."""
+        """The GPUs behind the NVSwitches: the SXM modules, if there are any."""
         modules = tuple(gpu for gpu in self.gpus if "SXM" in gpu.name.upper())
         return (modules or self.gpus) if self.nvswitches else ()
 
@@ -74,8 +74,8 @@ class Host:
         return next((group for group in self.device_groups if group.name == name), None)
 
     @property
-    def away(self) -> str | None:
-        """Why the host cannot be reached at all, or None."""
+    def unreachable(self) -> str | None:
+        """Why vCenter cannot reach the host, or None."""
         if self.connection_state != "connected":
             return _CONNECTION.get(self.connection_state, self.connection_state)
         if self.power_state != "poweredOn":
@@ -84,15 +84,15 @@ class Host:
 
     @property
     def unusable(self) -> str | None:
-        """Why no VM can be placed here, or None."""
-        if self.away is not None:
-            return self.away
+        """Why no VM can be placed on the host, or None."""
+        if self.unreachable is not None:
+            return self.unreachable
         if self.in_maintenance_mode:
             return "in maintenance mode"
         if self.in_quarantine_mode:
             return "in quarantine mode"
-        silent = f"its PCI devices cannot be read ({self.problem})" if self.problem else None
-        return self.hidden or silent
+        unread = f"its PCI devices cannot be read ({self.problem})" if self.problem else None
+        return self.hidden or unread
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Cluster:
     resource_pool: MoRef
     vm_folder: MoRef
     drs_places: bool = False
-    """DRS is on and fully automated: vCenter chooses the host of a VM that is powered on."""
+    """DRS is fully automated: vCenter chooses the host at power-on."""
     unreserved_gib: float | None = None
-    """What the resource pool has left for reservations; None where it does not tell."""
+    """Unreserved memory of the resource pool; None if unknown."""
     datacenter_path: str = ""
-    """Empty where the account cannot see all the way up to it."""
+    """Empty if the account cannot see the datacenter."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class NIC:
-    """A network card of a template; ``kind`` is its class in the API, such as VirtualVmxnet3."""
+    """A network adapter of a template; ``kind`` is its API class, such as VirtualVmxnet3."""
 
     key: int
     kind: str
@@ -143,12 +143,12 @@ class VMTemplate:
     guest_id: str
     snapshots: tuple[Snapshot, ...] = ()
     unfinished: bool = False
-    """Its notes say that its snapshot is being made; it may be a VM meanwhile."""
+    """Its notes say that gpuvm is creating its snapshot; until then it may be a VM."""
     host: MoRef = ""
     datastores: tuple[MoRef, ...] = ()
-    """Where its disks are; empty if that is not known."""
+    """Those of its disks; empty if unknown."""
     tools: str = "guestToolsUnmanaged"
-    """``guest.toolsVersionStatus2``: guestToolsNotInstalled when there are none."""
+    """``guest.toolsVersionStatus2``, such as guestToolsNotInstalled."""
     secure_boot: bool = False
     vtpm: bool = False
     encrypted: bool = False
@@ -156,9 +156,9 @@ class VMTemplate:
     cores_per_socket: int = 1
     disks: int = 1
     used_gib: float | None = None
-    """What its disks take, less than ``disk_gib`` where they are thin; None: not known."""
+    """Used space of its disks, less than ``disk_gib`` for thin ones; None if unknown."""
     hidden: str = ""
-    """What vCenter does not show of it, though a clone depends on it; empty as a rule."""
+    """Properties that a clone depends on and vCenter does not show; usually empty."""
     networks: tuple[MoRef, ...] = ()
 
 
@@ -170,28 +170,28 @@ class Datastore:
     accessible: bool
     path: str = ""
     hidden: str = ""
-    """What vCenter does not show of it; then its room is not known and it is taken to be there."""
+    """Properties that vCenter does not show; the free space is then assumed to be enough."""
     maintenance: bool = False
-    """In maintenance mode or entering it: what is there is moved away."""
-    troubles: tuple[tuple[MoRef, str], ...] = ()
-    """Hosts that have it and cannot write to it, and why."""
+    """In maintenance mode or entering it, which moves its files to other datastores."""
+    host_problems: tuple[tuple[MoRef, str], ...] = ()
+    """Hosts that mount it and cannot write to it, and why."""
 
     def why_not_on(self, host: "Host") -> str | None:
-        """Why a VM on this host cannot have its disks here; None when it can."""
+        """Return why a VM on this host cannot have its disks here, or None."""
         if self.moref not in host.datastores:
             return "it is not mounted there"
         if not self.accessible:
             return "it is not accessible"
         if self.maintenance:
             return "it is in maintenance mode"
-        return dict(self.troubles).get(host.moref)
+        return dict(self.host_problems).get(host.moref)
 
 
 @dataclass(frozen=True)
 class Network:
     """A distributed port group has a key, and the UUID of its switch.
 
-    An opaque network, such as a segment of NSX, has an id and a type of whoever manages it.
+    An opaque network, such as an NSX segment, has an id and a type.
     """
 
     name: str
@@ -205,17 +205,17 @@ class Network:
 
 @dataclass(frozen=True)
 class StoragePolicy:
-    """``id`` is the API's id; vCenter allows two of one name."""
+    """``id`` is the API's id; two policies may have the same name."""
 
     name: str
     id: str
 
 
 def is_called(wanted: str, *, name: str, path: str, moref: MoRef) -> bool:
-    """By name, by inventory path or by MoRef id, for every kind of object alike.
+    """Return whether ``wanted`` is the object's name, inventory path or MoRef id.
 
-    vCenter stores a slash, a backslash and a percent sign of a name as %2f, %5c and %25, and the
-    vSphere Client shows the sign: both are accepted.
+    vCenter stores a slash, a backslash and a percent sign in a name as %2f, %5c and %25, the
+    vSphere Client shows the characters themselves: both are accepted.
     """
     return wanted in (name, unquote(name), path, moref)
 
@@ -245,44 +245,37 @@ class VM:
     firmware: str = ""
     connection_state: str = "connected"
     question: str = ""
-    """The question that vCenter waits to be answered before the VM continues."""
+    """The question that must be answered in vCenter before the VM continues."""
     addresses: tuple[str, ...] = ()
-    """All that the guest reports on the VM's own network cards, the likeliest first."""
+    """Reported by the guest for the VM's network adapters, the most likely first."""
     macs: tuple[str, ...] = ()
-    """Of its network cards, in their order."""
+    """Of its network adapters, in their order."""
     host_keys: tuple[str, ...] = ()
     """OpenSSH public keys that the guest published through guestinfo."""
     annotation: str = ""
     creation_spec: str = ""
-    """What it was made from, as JSON (ClusterSpec.creation_spec_json)."""
+    """The spec it was created from, as JSON (ClusterSpec.creation_spec_json)."""
     tools_running: bool = False
     cores_per_socket: int = 1
     template: bool = False
-    """Somebody made a VM template of it."""
+    """It was converted to a VM template."""
     hidden: str = ""
-    """What vCenter does not show of it, so that nothing may be concluded; empty as a rule."""
+    """Required properties that vCenter does not show; usually empty."""
     folder: MoRef = ""
     resource_pool: MoRef = ""
     networks: tuple[MoRef, ...] = ()
     datastores: tuple[MoRef, ...] = ()
-    """Where its disks are."""
+    """Those of its disks."""
     foreign_disks: tuple[str, ...] = ()
     """Files of attached disks that did not come with the clone: destroying the VM deletes them."""
     extra_config: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def power(self) -> str:
-        """For people: on, off, template, or ``?`` where vCenter does not show enough."""
+        """For display: on, off, template, or ``?`` if vCenter does not show enough."""
         if self.hidden:
             return "?"
         return "template" if self.template else "on" if self.powered_on else "off"
-
-    @property
-    def copy_of_ours(self) -> str:
-        """What is known of a VM with our mark that is not ours."""
-        if not self.instance_uuid:
-            return f"{self.name} may be one of our VMs or a copy of one: {self.hidden}"
-        return f"{self.name} is a copy of one of our VMs"
 
     @property
     def address(self) -> str | None:
@@ -290,30 +283,30 @@ class VM:
 
     @property
     def pci_addresses(self) -> tuple[str, ...]:
-        """On its host: of fixed devices always, of dynamic ones while it is powered on."""
+        """Of fixed devices always, of dynamic ones while the VM is powered on."""
         fixed = [d.pci_address for d in self.devices if isinstance(d, PassthroughDevice)]
         return (*fixed, *(d.assigned for d in self.devices if isinstance(d, DynamicDevice)))
 
     @property
     def accelerator(self) -> str:
-        """The mode, as gpuvm.yaml has it, that its virtual hardware is of."""
+        """The accelerator mode, as in gpuvm.yaml, of its virtual hardware."""
         if any(map(in_group, self.devices)):
             return "device-group"
         modes = {PassthroughDevice: "passthrough", DynamicDevice: "dynamic", VGPUDevice: "vgpu"}
         return next((modes[type(device)] for device in self.devices), "none")
 
     def has(self, gpu: GPU) -> bool:
-        """The GPU is, or would be, this VM's."""
+        """Return whether the VM names the GPU or holds it."""
         named = gpu.host == self.host and gpu.pci_address in self.pci_addresses
         return named or self.moref in {holder.moref for holder in gpu.holders}
 
 
 @dataclass(frozen=True)
 class UnreadableVM:
-    """A VM that vCenter lists without its configuration, which alone would say whose it is.
+    """A VM that vCenter lists without its configuration, so that its mark cannot be read.
 
-    Its host or datastore is away, or this account may not see more. ``instance_uuid`` is what
-    vCenter remembers in the VM's summary; empty where it does not.
+    Its host or datastore is unreachable, or this account may not see more. ``instance_uuid`` is
+    from the VM's summary; empty if it is not there.
     """
 
     name: str
@@ -329,7 +322,7 @@ class UnreadableVM:
 
     @property
     def why(self) -> str:
-        """Such as ``it is inaccessible: vCenter cannot read its configuration``."""
+        """For example ``it is inaccessible: vCenter cannot read its configuration``."""
         if self.connection_state == "connected":
             return "vCenter shows nothing of its configuration"
         return f"it is {self.connection_state}: vCenter cannot read its configuration"
@@ -342,7 +335,7 @@ UNREADABLE_HINT = (
 
 @dataclass(frozen=True)
 class Deployment:
-    """``unreadable`` are VMs that seem to be its own and cannot be verified."""
+    """``unreadable`` are VMs that are probably its own, which cannot be verified."""
 
     ours: tuple[VM, ...]
     copies: tuple[VM, ...]
@@ -358,17 +351,17 @@ class Inventory:
     datastores: tuple[Datastore, ...]
     networks: tuple[Network, ...]
     vms: tuple[VM, ...]
-    """Only VMs that carry our mark, copies of them included."""
+    """Only VMs that carry the mark, copies included."""
     names_in_folder: frozenset[str]
-    """Names taken in the folder that new VMs go to."""
+    """Names in the folder of new VMs."""
     unreadable: tuple[UnreadableVM, ...] = ()
-    """VMs of anybody of which vCenter shows no configuration."""
+    """All VMs whose configuration vCenter does not show."""
     notes: tuple[str, ...] = ()
-    """What was not to be seen and may matter, a sentence each."""
+    """What could not be read and may matter, a sentence each."""
     policies: tuple[StoragePolicy, ...] = ()
     """Only read if the spec names one."""
     policies_hidden: str = ""
-    """Why they could not be read; empty as a rule."""
+    """Why they could not be read; usually empty."""
 
     def host(self, name: str) -> Host | None:
         return next((host for host in self.hosts if host.name == name), None)
@@ -378,9 +371,9 @@ class Inventory:
         return tuple(gpu for host in self.hosts for gpu in host.gpus)
 
     def ours(self, deployment: str) -> tuple[VM, ...]:
-        """The deployment's VMs by index; copies are left out."""
-        mine = [v for v in self.vms if v.ownership == "ours" and v.deployment == deployment]
-        return tuple(sorted(mine, key=lambda v: v.index or 0))
+        """Return the deployment's VMs by index, without copies."""
+        found = [v for v in self.vms if v.ownership == "ours" and v.deployment == deployment]
+        return tuple(sorted(found, key=lambda v: v.index or 0))
 
     def copies(self, deployment: str) -> tuple[VM, ...]:
         return tuple(v for v in self.vms if v.ownership == "copy" and v.deployment == deployment)
@@ -391,7 +384,7 @@ _CONNECTION = {"notResponding": "not responding"}
 
 @dataclass(frozen=True)
 class Licence:
-    """``expires`` is a date as text, None for one that never does or does not say."""
+    """``expires`` is a date as text, None if it does not expire or that is unknown."""
 
     name: str
     expires: str | None = None

@@ -1,8 +1,8 @@
-"""Whose VM is it: the mark that every VM of ours carries from the moment it is created.
+"""Which VMs gpuvm manages: the mark that each of them carries from its creation on.
 
-A VM is ours only if it carries the mark **and** its ``instanceUuid`` is the one derived from that
-mark. vCenter copies ``extraConfig`` into clones and restores, so a marked VM with another UUID is
-somebody's copy: listed, never touched. Names decide nothing.
+gpuvm manages a VM only if it carries the mark **and** its ``instanceUuid`` is the one derived from
+that mark. vCenter copies ``extraConfig`` into clones and restores, so a marked VM with another UUID
+is a copy: listed, never changed. Names do not matter.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpuvm.inventory import Ownership, UnreadableVM
+from gpuvm.inventory import VM, Ownership, UnreadableVM
 
 CLUSTER_KEY = "gpuvm.cluster"
 INDEX_KEY = "gpuvm.index"
@@ -20,11 +20,11 @@ GENERATION_KEY = "gpuvm.generation"
 DISKS_KEY = "gpuvm.disks"
 WISH_KEY = "gpuvm.wish"
 POLICY_KEY = "gpuvm.storage_policy"
-"""The id of the storage policy that was applied: no property of a VM has it."""
+"""The id of the storage policy that was applied; no property of a VM shows it."""
 MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 
 _RENAMED_UP_TO = 256
-"""A VM that was renamed is known by its UUID if its number is not higher than this."""
+"""A renamed VM is found by its UUID up to this index."""
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -32,9 +32,9 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 class Mark:
     """``deployment`` is the name in gpuvm.yaml; ``generation`` is new for each creation.
 
-    ``creation_spec`` is what the VM was made from, as JSON (ClusterSpec.creation_spec_json), so
-    that any machine can tell what a VM should be. ``disks`` is how many it was cloned with: more
-    are somebody else's; None where the mark does not say.
+    ``creation_spec`` is the spec that the VM was created from, as JSON
+    (ClusterSpec.creation_spec_json), so that drift can be found on any machine. ``disks`` is the
+    number of disks it was cloned with: any others were attached later; None if not recorded.
     """
 
     deployment: str
@@ -46,7 +46,7 @@ class Mark:
 
     @staticmethod
     def read(extra_config: Mapping[str, str]) -> "Mark | None":
-        """The mark in a VM's ``extraConfig``, or None when there is none that makes sense."""
+        """Return the mark in a VM's ``extraConfig``, or None if there is no valid one."""
         deployment = extra_config.get(CLUSTER_KEY, "")
         index = extra_config.get(INDEX_KEY, "")
         if not deployment or not _INDEX.fullmatch(index):
@@ -73,14 +73,14 @@ class Mark:
 
 
 def instance_uuid(vcenter_uuid: str, deployment: str, index: int) -> str:
-    """UUIDv5 of the vCenter's own instance UUID, the deployment's name and the index."""
+    """Return the UUIDv5 of the vCenter's instance UUID, the deployment's name and the index."""
     return str(uuid.uuid5(uuid.UUID(vcenter_uuid), f"{deployment}/{index}"))
 
 
 def index_in(vcenter_uuid: str, deployment: str, vm: UnreadableVM) -> int | None:
-    """Return the index of the deployment's VM this seems to be, without reading its mark.
+    """Return the index of the deployment's VM that this probably is; its mark cannot be read.
 
-    By its instance UUID where vCenter remembers one, else by its name; None for a stranger.
+    Goes by the instance UUID if vCenter shows one, else by the name. None for any other VM.
     """
     numbered = re.fullmatch(re.escape(deployment) + r"-(\d{2,9})", vm.name)
     if not vm.instance_uuid:
@@ -101,3 +101,10 @@ def ownership(vcenter_uuid: str, mark: Mark | None, vm_instance_uuid: str) -> Ow
         return "other"
     derived = instance_uuid(vcenter_uuid, mark.deployment, mark.index)
     return "ours" if derived == vm_instance_uuid.lower() else "copy"
+
+
+def copy_note(vm: VM) -> str:
+    """Return a note about a VM that carries the mark and that gpuvm does not manage."""
+    if not vm.instance_uuid:
+        return f"{vm.name} may be a VM of gpuvm, or a copy of one: {vm.hidden}; it is not changed"
+    return f"{vm.name} is a copy of a VM that gpuvm manages; it is not changed"

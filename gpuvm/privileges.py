@@ -1,7 +1,6 @@
 """Which privileges an account needs for a spec, and on which objects: docs/permissions.md in code.
 
-The ids are those of the API reference, method by method. Only what the spec uses is asked for: an
-account that may do no more than that is enough.
+The ids are those of the API reference for each method. Only what the spec uses is required.
 """
 
 from collections.abc import Mapping
@@ -38,21 +37,21 @@ FOLDER = (
 )
 GPU = ("VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Resource")
 EDIT = ("VirtualMachine.Config.EditDevice",)
-"""For another network than the template's, and a storage policy of its disks."""
+"""To change the network of the template, and for a storage policy of the disks."""
 POLICIES = ("StorageProfile.View",)
-"""For a storage policy that is called by its name."""
+"""For a storage policy that the spec gives by name."""
 POOL = ("Resource.AssignVMToPool",)
 MOVE = ("Resource.ColdMigrate",)
 DATASTORE = ("Datastore.AllocateSpace", "Datastore.Browse")
 NETWORK = ("Network.Assign",)
 HOST = ("Host.Config.PciPassthru", "Host.Config.Settings", "Host.Config.Maintenance")
 
-Wanted = dict[MoRef, tuple[str, ...]]
+Required = dict[MoRef, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Used:
-    """The objects that a plan touches, as far as they are known; ``moves``: VMs change hosts."""
+    """The known objects that a plan uses; ``moves``: VMs are migrated."""
 
     template: VMTemplate | None = None
     datastores: tuple[Datastore, ...] = ()
@@ -60,47 +59,47 @@ class Used:
     moves: bool = False
 
 
-def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Wanted:
-    """Privileges to create, start and remove the VMs of this spec."""
+def to_provision(spec: ClusterSpec, inventory: Inventory, used: Used) -> Required:
+    """Return the privileges to create, start and remove the VMs of this spec."""
     cluster = inventory.cluster
-    wanted = {cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
+    required = {cluster.vm_folder: _on_folder(spec, used), cluster.resource_pool: POOL}
     if spec.names_a_policy:
-        wanted[ROOT] = POLICIES
+        required[ROOT] = POLICIES
     if used.template is not None:
-        wanted[used.template.moref] = _on_template(spec, used.template)
-    wanted |= {store.moref: DATASTORE for store in used.datastores}
+        required[used.template.moref] = _on_template(spec, used.template)
+    required |= {store.moref: DATASTORE for store in used.datastores}
     if used.network is not None:
-        wanted[used.network.moref] = NETWORK
-    return wanted
+        required[used.network.moref] = NETWORK
+    return required
 
 
-def to_cancel(used: Used) -> Wanted:
-    """For Ctrl-C: a clone's task is the template's."""
+def to_cancel(used: Used) -> Required:
+    """Return the privileges for Ctrl-C; the object of a clone task is the template."""
     return {} if used.template is None else {used.template.moref: CANCEL}
 
 
-def to_move(spec: ClusterSpec, inventory: Inventory) -> Wanted:
-    """For ``gpuvm start`` where it finds a GPU on another host; DRS moves VMs by itself."""
+def to_move(spec: ClusterSpec, inventory: Inventory) -> Required:
+    """Return those for ``gpuvm start`` to migrate VMs; with DRS, vCenter does that."""
     stays = isinstance(spec.accelerator, (Passthrough, NoGPU)) or inventory.cluster.drs_places
     return {} if stays else {inventory.cluster.vm_folder: MOVE}
 
 
-def to_prepare_hosts(inventory: Inventory) -> Wanted:
-    """For ``gpuvm passthrough`` alone: an account of its own may have them."""
+def to_prepare_hosts(inventory: Inventory) -> Required:
+    """Return those for ``gpuvm passthrough``, which may use another account."""
     return {host.moref: HOST for host in inventory.hosts if host.gpus}
 
 
-def together(*several: Wanted) -> Wanted:
-    """One question for all of them."""
-    everything: Wanted = {}
-    for wanted in several:
-        for moref, privileges in wanted.items():
+def merged(*several: Required) -> Required:
+    """Merge several, so that one call can check them."""
+    everything: Required = {}
+    for required in several:
+        for moref, privileges in required.items():
             everything[moref] = tuple(dict.fromkeys((*everything.get(moref, ()), *privileges)))
     return everything
 
 
 def names(spec: ClusterSpec, inventory: Inventory) -> Mapping[MoRef, str]:
-    """What people call the objects."""
+    """Return display names of the objects."""
     objects: tuple[VMTemplate | Datastore | Network | Host, ...] = (
         *inventory.templates,
         *inventory.datastores,
@@ -118,7 +117,7 @@ def names(spec: ClusterSpec, inventory: Inventory) -> Mapping[MoRef, str]:
 
 
 def _on_folder(spec: ClusterSpec, used: Used) -> tuple[str, ...]:
-    """New VMs inherit what holds on their folder."""
+    """New VMs inherit the privileges on their folder."""
     return (
         *FOLDER,
         *(GPU if spec.has_gpu else ()),

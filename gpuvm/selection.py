@@ -1,6 +1,6 @@
-"""Which template and network: the named one, else the only one that fits.
+"""The template, snapshot, network and storage policy: the named one, else the only one that fits.
 
-Nothing is guessed: several that fit are an error that lists them.
+Nothing is guessed: if several fit, the error lists them.
 """
 
 import re
@@ -27,16 +27,16 @@ Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
 
 def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
-    """A misspelt name is said before anything else is looked at; raises NotFound."""
+    """Raise NotFound or Ambiguous for the names of the network and the storage policy."""
     if spec.network is not None:
         choose("network", spec.network, inventory.networks, (), inventory.cluster)
     storage_policy(spec, inventory)
 
 
 def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
-    """Raises NotFound for a group that no host offers, PreflightRefused for one that is not GPUs.
+    """Raise NotFound for a group that no host offers, PreflightRefused for one with other devices.
 
-    Which hosts have one free is the planner's to find.
+    Placement finds the hosts where the group is free.
     """
     wanted, api = spec.accelerator, inventory.vcenter.api_version
     if not isinstance(wanted, DeviceGroup):
@@ -49,13 +49,13 @@ def check_device_group(spec: ClusterSpec, inventory: Inventory) -> None:
     others = offered[wanted.group].others
     if others:
         raise PreflightRefused(
-            f"device group {wanted.group} has devices that are no GPU: {', '.join(others)}",
-            hint="gpuvm gives GPUs only: choose a group of GPUs, 'gpuvm gpus' lists them",
+            f"device group {wanted.group} has devices that are not GPUs: {', '.join(others)}",
+            hint="choose a group of GPUs only: 'gpuvm gpus' lists them",
         )
 
 
 def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
-    """Raises NotFound, Ambiguous, BadInput, and PreflightRefused for one that does not fit."""
+    """Return the template. Raises NotFound, Ambiguous, BadInput, and PreflightRefused if unfit."""
     for vm in inventory.unreadable:
         if spec.template in (vm.name, vm.moref):
             raise PreflightRefused(f"VM template {vm.name}: {vm.why}", hint=UNREADABLE_HINT)
@@ -72,28 +72,29 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
 
 
 def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> Network | None:
-    """None leaves the clone on its template's network."""
+    """Return the network; None keeps the template's networks."""
     if spec.network is None:
         return None
-    everywhere = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
-    chosen = choose("network", spec.network, inventory.networks, everywhere, inventory.cluster)
-    if chosen not in everywhere:
-        raise PreflightRefused(f"network {chosen.name} is not there on every host of the plan")
+    on_all = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
+    chosen = choose("network", spec.network, inventory.networks, on_all, inventory.cluster)
+    if chosen not in on_all:
+        raise PreflightRefused(f"network {chosen.name} is not on every host of the plan")
     return chosen
 
 
 def check_template_network(
     spec: ClusterSpec, template: VMTemplate, inventory: Inventory, hosts: Sequence[Host]
 ) -> None:
-    """Cards stay on the template's networks, but for the first where ``network`` is given.
+    """Raise PreflightRefused if the template's network is on none of the hosts.
 
-    Raises PreflightRefused when a network is on none of the hosts, as one of another datacenter is.
+    That is so for a template of another datacenter. ``network`` replaces the network of the first
+    adapter; the others keep theirs.
     """
     reached = {moref for host in hosts for moref in host.networks}
-    there = [one for one in inventory.networks if one.moref in reached]
-    if not there or reached.intersection(template.networks):
+    available = [one for one in inventory.networks if one.moref in reached]
+    if not available or reached.intersection(template.networks):
         return
-    known = {word for one in there for word in (one.name, one.portgroup_key)}
+    known = {key for one in available for key in (one.name, one.portgroup_key)}
     kept = template.nics[1:] if spec.network else template.nics
     for nic in kept:
         if nic.network and nic.network not in known:
@@ -101,19 +102,19 @@ def check_template_network(
                 f"VM template {template.path or template.name}: its network is on none of these "
                 f"hosts: {', '.join(sorted({host.name for host in hosts}))}",
                 hint="name one of theirs with --network: "
-                + ", ".join(sorted(distinct(one, there) for one in there)),
+                + ", ".join(sorted(distinct(one, available) for one in available)),
             )
 
 
 def storage_policy(spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """Its id. Raises NotFound and Ambiguous, and PreflightRefused where none can be read."""
+    """Return its id. Raises NotFound and Ambiguous, and PreflightRefused if none can be read."""
     if spec.storage_policy is None or not spec.names_a_policy:
         return spec.storage_policy
     wanted, kind = spec.storage_policy, "storage policy"
     if inventory.policies_hidden:
         raise PreflightRefused(
             f"{kind} '{wanted}': {inventory.policies_hidden}",
-            hint="storage_policy: with its id, a UUID, needs no look-up",
+            hint="set storage_policy: to its id, a UUID, which needs no privilege",
         )
     found = [policy for policy in inventory.policies if policy.name == wanted]
     if not found:
@@ -125,13 +126,13 @@ def storage_policy(spec: ClusterSpec, inventory: Inventory) -> str | None:
 
 
 def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
-    """What linked clones are made from; None for full ones. Never falls back to a full clone."""
+    """Return the snapshot for linked clones, None for full ones; never fall back to full clones."""
     if spec.clone_mode == "full":
         return None
     if not source.snapshots:
         raise PreflightRefused(
-            f"VM template {source.name} has no snapshot, and linked clones are made from one",
-            hint="--create-snapshot makes one, once; or clone_mode: full",
+            f"VM template {source.name} has no snapshot, which linked clones need",
+            hint="--create-snapshot creates one; or clone_mode: full",
         )
     if spec.snapshot is None:
         return next((s for s in source.snapshots if s.current), source.snapshots[-1])
@@ -143,17 +144,17 @@ def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
 
 
 def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """Why clones of it could not match the spec, or None."""
+    """Return why clones of the template could not match the spec, or None."""
     api_version = inventory.vcenter.api_version
     if template.hidden:
         return template.hidden
-    away = _host_is_away(template, inventory)
-    if away is not None:
-        return away
+    unreachable = _host_unreachable(template, inventory)
+    if unreachable is not None:
+        return unreachable
     if template.has_gpu:
-        return "it has a GPU attached; clones would all name the same device"
+        return "it has a GPU attached; all clones would name the same device"
     if template.vtpm and major(api_version) < 8:
-        return "it has a virtual TPM, whose secrets all clones would share before vSphere 8.0"
+        return "it has a virtual TPM; before vSphere 8.0, clones share its secrets"
     if template.guest_id.lower().startswith(_NOT_LINUX):
         return f"its guest operating system is {template.guest_id}; gpuvm needs Linux"
     return _unfit_for_gpus(template, spec, inventory) if spec.has_gpu else None
@@ -169,12 +170,12 @@ NEWEST_HARDWARE = {
     (8, 0, 2): 21,
     (9, 0, 0): 22,
 }
-"""The newest virtual hardware version that an ESXi runs, from the release on (Broadcom's article
-1003746). 6.7 U2 calls itself 6.7.0 too, so all of 6.7 is taken for it."""
+"""The newest virtual hardware version that ESXi runs, from this release on (Broadcom's article
+1003746). 6.7 U2 reports 6.7.0 too, so all of 6.7 counts as U2."""
 
 
 def too_new_for(template: VMTemplate, host: Host) -> str | None:
-    """Why the host cannot run the template's virtual hardware; None when it can, or may."""
+    """Return why the host cannot run the template's virtual hardware; None if it can, or may."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", host.version)[:3])
     newest = max((hw for since, hw in NEWEST_HARDWARE.items() if since <= numbers), default=None)
     if newest is None or template.hardware_version <= newest:
@@ -185,12 +186,12 @@ def too_new_for(template: VMTemplate, host: Host) -> str | None:
     )
 
 
-def _host_is_away(template: VMTemplate, inventory: Inventory) -> str | None:
-    """Its disks are read by the host that it is registered on, wherever its clones go."""
+def _host_unreachable(template: VMTemplate, inventory: Inventory) -> str | None:
+    """The host that the template is registered on reads its disks, also for clones elsewhere."""
     host = next((h for h in inventory.hosts if h.moref == template.host), None)
-    if host is None or host.away is None:
+    if host is None or host.unreachable is None:
         return None
-    return f"it is registered on {host.name}, which is {host.away}: move it to another host"
+    return f"it is registered on {host.name}, which is {host.unreachable}: move it to another host"
 
 
 def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
@@ -205,7 +206,7 @@ def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventor
 
 
 _NOT_LINUX = ("win", "vmkernel", "darwin", "dos", "solaris", "freebsd")
-"""How the guestId of Windows, nested ESXi and others begins (VirtualMachineGuestOsIdentifier)."""
+"""Prefixes of the guestId of Windows, nested ESXi and others (VirtualMachineGuestOsIdentifier)."""
 
 
 def major(version: str) -> int:
@@ -232,13 +233,13 @@ def _not_efi(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> s
 
 
 def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
-    """Each VM needs an address of the range, and a card to have it on."""
+    """Each VM needs an address of the range, and a network adapter for it."""
     if spec.addresses is None:
         return None
     if not template.nics:
-        return "it has no network card to give a fixed address to"
+        return "it has no network adapter for a fixed address"
     if spec.addresses.size < spec.vms:
-        return f"addresses: the range has {spec.addresses.size}, {spec.vms} VMs are wanted"
+        return f"addresses: the range has {spec.addresses.size} for {spec.vms} VMs"
     return None
 
 
@@ -247,19 +248,19 @@ def is_named(one: VMTemplate | Datastore | Network, wanted: str) -> bool:
 
 
 def named(wanted: str, everything: Iterable[Named], cluster: Cluster) -> list[Named]:
-    """Those that are called so: where datacenters have twins, the ones of the cluster's own."""
-    return _at_home([one for one in everything if is_named(one, wanted)], cluster)
+    """Return those of that name: the ones in the cluster's datacenter, if there are any."""
+    return _in_datacenter([one for one in everything if is_named(one, wanted)], cluster)
 
 
-def _at_home(found: list[Named], cluster: Cluster) -> list[Named]:
-    home = f"{cluster.datacenter_path}/"
-    return [one for one in found if one.path.startswith(home)] or found
+def _in_datacenter(found: list[Named], cluster: Cluster) -> list[Named]:
+    own = f"{cluster.datacenter_path}/"
+    return [one for one in found if one.path.startswith(own)] or found
 
 
 def distinct(one: Named, everything: Iterable[Named]) -> str:
-    """Its name, or its path where another one has that name too."""
-    twins = sum(other.name == one.name for other in everything) > 1
-    return (one.path or one.moref) if twins else one.name
+    """Return its name, or its path if another one has the same name."""
+    ambiguous = sum(other.name == one.name for other in everything) > 1
+    return (one.path or one.moref) if ambiguous else one.name
 
 
 def choose(
@@ -269,13 +270,13 @@ def choose(
     fitting: Iterable[Named],
     cluster: Cluster,
 ) -> Named:
-    """The one that is called so; without a name the only one that fits.
+    """Return the one of that name; without a name, the only one that fits.
 
-    A name is unique in its folder only: one that is there twice is Ambiguous. Those of other
-    datacenters count where the cluster's own has none.
+    A name is unique in its folder only, so a name can be Ambiguous. Other datacenters count only if
+    the cluster's own has none.
     """
     everything = tuple(known)
-    choices = named(name, everything, cluster) if name else _at_home(list(fitting), cluster)
+    choices = named(name, everything, cluster) if name else _in_datacenter(list(fitting), cluster)
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:

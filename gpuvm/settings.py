@@ -1,10 +1,10 @@
-"""Who and where: a *context* is one vCenter with the account, the TLS trust and the SSH key.
+"""Settings: a *context* is one vCenter with the account, the TLS trust and the SSH key.
 
     settings.load("lab")        # ~/.config/gpuvm/contexts/lab.yaml
     settings.load(None)         # GPUVM_CONTEXT, else the current one, else the only one
-    settings.save(context)      # what `gpuvm init` and `gpuvm lab up` both call
+    settings.save(context)      # by `gpuvm init` and `gpuvm lab up`
 
-A context never holds a password, only where it comes from.
+A context has no password, only the command that prints it.
 """
 
 import os
@@ -43,14 +43,14 @@ class CAFile(_Model):
 
 
 class Pin(_Model):
-    """The SHA-256 of the server's own certificate, hex with or without colons."""
+    """The SHA-256 of the server's certificate, hex with or without colons."""
 
     verify: Literal["sha256"] = "sha256"
     sha256: str = Field(pattern=r"^([0-9A-Fa-f]{2}:?){32}$")
 
 
 class Insecure(_Model):
-    """No verification at all; every command warns about it."""
+    """No verification; every command warns about it."""
 
     verify: Literal["insecure"] = "insecure"
 
@@ -62,16 +62,16 @@ class SSH(_Model):
     user: str = "gpuvm"
     port: int = Field(default=22, ge=1, le=65535)
     authorized_keys: tuple[str, ...] = ()
-    """More public keys that new guests accept, so that colleagues can `run` too."""
+    """More public keys for new guests, so that others can `run` too."""
     trust: Literal["guestinfo", "first-use"] = "guestinfo"
     """first-use only for a VM template that cannot publish its host keys."""
     subnet: IPv4Network | IPv6Network | None = None
-    """Only a guest's addresses in it are used, such as 10.0.0.0/24; all of its own without."""
+    """Only guest addresses in it are used, such as 10.0.0.0/24; by default all."""
 
 
 class GuestSettings(_Model):
     python: str = "python3"
-    """The guest's Python that has TensorFlow; on CentOS 7 not the system's."""
+    """The guest's Python with TensorFlow; on CentOS 7 this is not the system's."""
     tensorflow_gpu: Literal["require", "warn"] = "require"
     work_dir: str = "gpuvm-runs"
     """Relative to the SSH user's home."""
@@ -83,7 +83,7 @@ class Context(_Model):
     """Host, host:port or https URL."""
     user: str
     password_command: str | None = None
-    """Prints the password on its first line; without it the environment or a prompt."""
+    """Prints the password on its first line; by default the environment or a prompt is used."""
     tls: TLS = SystemTrust()
     ssh: SSH = SSH()
     guest: GuestSettings = GuestSettings()
@@ -97,12 +97,12 @@ class Context(_Model):
 
     @property
     def key_file(self) -> Path:
-        """The private half of this context's SSH key; it never leaves this machine."""
+        """The private SSH key of this context; it never leaves this machine."""
         return paths.state_dir() / "keys" / self.name / "id_ed25519"
 
 
 class Environment(BaseSettings):
-    """What the environment may say; GOVC_* so that govc users need nothing new."""
+    """The environment variables; govc's variable works too."""
 
     model_config = SettingsConfigDict(populate_by_name=True)
 
@@ -113,9 +113,9 @@ class Environment(BaseSettings):
 
 
 def parse_address(vcenter: str) -> tuple[str, int]:
-    """Host and port of ``vc.example``, ``vc.example:8443``, ``[2001:db8::10]`` or an https URL.
+    """Parse ``vc.example``, ``vc.example:8443``, ``[2001:db8::10]`` or an https URL.
 
-    An IPv6 address stands in brackets, as in every URL; the host is returned without them. Raises
+    An IPv6 address is in brackets, as in every URL; the host is returned without them. Raises
     BadInput.
     """
     match = re.fullmatch(
@@ -127,14 +127,14 @@ def parse_address(vcenter: str) -> tuple[str, int]:
 
 
 def authority(host: str, port: int) -> str:
-    """``host:port`` as a URL has it: an IPv6 address stands in brackets."""
+    """Return ``host:port`` for a URL, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load(name: str | None = None) -> Context:
-    """The context of that name; without one GPUVM_CONTEXT, the current or the only one.
+    """Load the context of that name, else of GPUVM_CONTEXT, else the current or the only one.
 
-    Raises NotFound or Ambiguous (both list what there is) and BadInput with file and line.
+    Raises NotFound or Ambiguous (both list the contexts) and BadInput with file and line.
     """
     name = name or Environment().context or current() or _only()
     if not _file(name).exists():
@@ -143,7 +143,7 @@ def load(name: str | None = None) -> Context:
 
 
 def save(context: Context) -> Path:
-    """Writes the context, readable by its owner alone, and makes it the current one."""
+    """Write the context, readable by its owner only, and make it the current one."""
     file = _file(context.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(context.model_dump(mode="json", exclude_none=True), sort_keys=False)
@@ -154,14 +154,14 @@ def save(context: Context) -> Path:
 
 
 def use(name: str) -> None:
-    """Makes the context the current one; `remove` goes back to the one before."""
+    """Make the context the current one; `remove` goes back to the previous one."""
     if name not in names():
         raise NotFound("context", name, names())
     _write_chosen([name, *(other for other in _chosen() if other != name)])
 
 
 def remove(name: str) -> None:
-    """Forgets the context; an unknown one is already gone."""
+    """Delete the context if it exists."""
     _file(name).unlink(missing_ok=True)
     _write_chosen([other for other in _chosen() if other != name])
 
@@ -175,7 +175,7 @@ def current() -> str | None:
 
 
 def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr:
-    """From the context's command, the environment, or ``prompt`` (None: nobody to ask)."""
+    """Get it from the context's command, the environment, or ``prompt`` (None: no terminal)."""
     if context.password_command:
         return _from_command(context.password_command)
     from_environment = Environment().password
@@ -194,7 +194,7 @@ def _file(name: str) -> Path:
 
 
 def _chosen() -> list[str]:
-    """The contexts chosen so far, the latest first."""
+    """Return the contexts in the order of their last use, the current one first."""
     file = paths.config_dir() / "current"
     return file.read_text(encoding="utf-8").split() if file.exists() else []
 
@@ -211,8 +211,8 @@ def _only() -> str:
     known = names()
     if not known:
         raise BadInput(
-            "no vCenter is known yet",
-            hint="'gpuvm init' for yours, or 'gpuvm lab up' for a simulated one",
+            "there is no context yet",
+            hint="'gpuvm init' for your vCenter, or 'gpuvm lab up' for a simulated one",
         )
     if len(known) > 1:
         raise Ambiguous("context", known, option="--context, or 'gpuvm context use NAME'")
@@ -220,7 +220,7 @@ def _only() -> str:
 
 
 def _from_command(command: str) -> SecretStr:
-    """The command's standard error goes to the terminal: it may ask for a passphrase there."""
+    """Run the command; its standard error is the terminal, where it can prompt for a passphrase."""
     try:
         done = subprocess.run(
             shlex.split(command),

@@ -1,11 +1,11 @@
-"""What is wanted: ``gpuvm.yaml`` as a :class:`ClusterSpec`.
+"""The spec of a deployment: ``gpuvm.yaml`` as a :class:`ClusterSpec`.
 
     name: gpuvm
     hosts: 4
     template: centos7-tensorflow
     accelerator: {mode: passthrough, count: 1}
 
-Every key may be left out: what is unique in the inventory is used and said.
+Every key is optional: an object that is unique in the inventory is used, and shown in the plan.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ FILE = Path("gpuvm.yaml")
 
 
 def _gib(value: Any) -> Any:
-    """``32``, ``"32GiB"``, ``"32 GB"`` and ``"65536MiB"`` become GiB here and nowhere else."""
+    """Convert ``32``, ``"32GiB"``, ``"32 GB"`` and ``"65536MiB"`` to GiB."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB|M|TiB|TB|T)?\s*", value)
@@ -47,7 +47,7 @@ GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0)]
 
 
 def _free_key(key: str) -> str:
-    """A key that gpuvm writes itself would make the VM somebody else's, or boot it as one."""
+    """Refuse the keys that gpuvm writes: they hold the VM's mark and its cloud-init data."""
     small = key.lower()
     if small.startswith(_OURS) or small in _FIRST_BOOT:
         raise ValueError(f"gpuvm writes {key} itself: leave it out")
@@ -67,12 +67,12 @@ class _Model(BaseModel):
 
 
 class AddressRange(_Model):
-    """Fixed addresses for the guests, all IPv4 or all IPv6: VM 1 gets the first, and so on."""
+    """Fixed addresses for the guests, all IPv4 or all IPv6; the VM with index 1 gets the first."""
 
     first: IPAddress
     last: IPAddress
     prefix: int = Field(ge=1, le=127)
-    """Bits of the network, such as 24 for 255.255.255.0."""
+    """Prefix length, such as 24 for 255.255.255.0."""
     gateway: IPAddress | None = None
     dns: tuple[IPAddress, ...] = ()
     domain: str = "localdomain"
@@ -94,7 +94,7 @@ class AddressRange(_Model):
 
     @model_validator(mode="after")
     def _is_in_one_network(self) -> "AddressRange":
-        """Guests in different networks cannot reach each other, nor a gateway of another one."""
+        """Guests in different networks could not reach each other, nor the gateway."""
         network = ip_interface((self.first, self.prefix)).network
         for what, address in (("last", self.last), ("gateway", self.gateway)):
             if address is not None and address not in network:
@@ -111,7 +111,7 @@ class AddressRange(_Model):
 
 
 class Deadlines(_Model):
-    """Seconds; the defaults are what large templates on slow links need."""
+    """In seconds; the defaults are enough for large templates on slow links."""
 
     clone_s: float = Field(default=1800, gt=0)
     power_on_s: float = Field(default=300, gt=0)
@@ -121,7 +121,7 @@ class Deadlines(_Model):
 
 class Distributed(_Model):
     ports: str | None = Field(default=None, pattern=r"^\d+-\d+$")
-    """A range that the guests' firewalls leave open; any free port when left out."""
+    """A range that is open in the guests' firewalls; by default any free port."""
     start_s: float = Field(default=60, gt=0)
 
 
@@ -138,11 +138,11 @@ class ClusterSpec(_Model):
     template: str | None = None
     clone_mode: CloneMode = "full"
     snapshot: str | None = None
-    """Of the template, for linked clones; its current one when left out."""
+    """Of the template, for linked clones; by default the current one."""
     datastore: str | dict[str, str] | None = None
-    """A name, a pattern such as local-*, or one of these for each host by its name."""
+    """A name, a pattern such as local-*, or one of these for each host name."""
     storage_policy: str | None = None
-    """Its name, or its id, which is a UUID: for the VM's home and for every disk."""
+    """Name or id (a UUID), for the VM home and every disk."""
     network: str | None = None
     addresses: AddressRange | None = None
     folder: str | None = None
@@ -157,7 +157,7 @@ class ClusterSpec(_Model):
 
     @property
     def vms(self) -> int:
-        """How many VMs are wanted in all."""
+        """The total number of VMs."""
         return self.hosts * self.per_host
 
     @property
@@ -166,24 +166,24 @@ class ClusterSpec(_Model):
 
     @property
     def names_a_policy(self) -> bool:
-        """Such as has to be looked up; an id is what the API wants."""
+        """Whether the policy is given by name, so that its id must be looked up."""
         return self.storage_policy is not None and not _is_uuid(self.storage_policy)
 
     def creation_spec_json(self) -> str:
-        """What makes one VM what it is, as compact JSON; how many there are is not part of it."""
+        """Return the fields that concern each VM, as compact JSON; the number of VMs does not."""
         fields = type(self).model_fields
-        changed = {key for key in self.of_one_vm() if getattr(self, key) != fields[key].default}
+        changed = {key for key in self.per_vm_fields() if getattr(self, key) != fields[key].default}
         changes = self.model_dump(mode="json", include=changed)
         return json.dumps(changes, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def of_one_vm(cls) -> tuple[str, ...]:
-        """The fields that make one VM what it is, but for how many there are."""
+    def per_vm_fields(cls) -> tuple[str, ...]:
+        """Return the fields that concern each VM, which the number of VMs does not."""
         return tuple(key for key in cls.model_fields if key not in _NOT_OF_ONE_VM)
 
     @classmethod
     def from_creation_spec(cls, text: str) -> "ClusterSpec | None":
-        """What ``creation_spec_json()`` wrote; None when that cannot be read."""
+        """Parse what ``creation_spec_json()`` returned; None if it is not valid."""
         try:
             return cls.model_validate_json(text)
         except ValidationError:
@@ -202,14 +202,14 @@ def _is_uuid(text: str) -> bool:
 
 _NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed"}
 COUNT = {"hosts", "per_host"}
-"""The fields that say how many VMs there should be."""
+"""The fields that set the number of VMs."""
 
 
 def load(file: Path | None, **changes: object) -> ClusterSpec:
-    """The file, or ``gpuvm.yaml`` here if there is one, with the command line's ``changes``.
+    """Load the file, else ``gpuvm.yaml`` if it exists, and apply ``changes`` of the command line.
 
-    What neither of them gives is not in the result's ``model_fields_set``. Raises BadInput with
-    file and line, or with the option.
+    The result's ``model_fields_set`` has the fields that were given. Raises BadInput with file and
+    line, or with the option.
     """
     chosen = file or FILE
     spec = read_document(chosen, ClusterSpec) if file or chosen.exists() else ClusterSpec()

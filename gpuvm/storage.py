@@ -1,8 +1,8 @@
-"""Which datastore each new VM goes to: one for all of them, or its host's own.
+"""The datastore of each new VM: one for all VMs, or one for each host.
 
-Nothing is guessed: hosts that share a datastore use the one that is named, or the only one; where
-they share none, each uses the only one that it has. A pattern such as ``local-*`` leaves the
-choice, and the one with the most room is taken.
+Nothing is guessed: hosts that share a datastore use the named one, or the only one; without a
+shared one, each host uses its only one. Of several that match a pattern such as ``local-*``, the
+one with the most free space is used.
 """
 
 from collections import Counter
@@ -19,35 +19,35 @@ from gpuvm.spec import ClusterSpec
 
 MARGIN = 0.05
 MARGIN_GIB = 1.0
-"""Of margin for each VM, beside the share of its disks and swap file."""
+"""Margin for each VM, besides the share of its disks and swap file."""
 
 
 def check_names(spec: ClusterSpec, inventory: Inventory) -> None:
-    """A misspelt name is said before anything else; raises NotFound and Ambiguous."""
+    """Raise NotFound or Ambiguous for names in ``datastore``."""
     if isinstance(spec.datastore, dict):
         known = [host.name for host in inventory.hosts]
         for host in spec.datastore:
             if host not in known:
                 raise NotFound("host", host, known, where="datastore: in gpuvm.yaml")
-    for word in _words(spec):
-        if not _is_pattern(word):
-            selection.choose("datastore", word, inventory.datastores, (), inventory.cluster)
-        elif not any(matches(word, store) for store in inventory.datastores):
-            raise NotFound("datastore", word, [store.name for store in inventory.datastores])
+    for name in _names(spec):
+        if not _is_pattern(name):
+            selection.choose("datastore", name, inventory.datastores, (), inventory.cluster)
+        elif not any(matches(name, store) for store in inventory.datastores):
+            raise NotFound("datastore", name, [store.name for store in inventory.datastores])
 
 
-def matches(word: str, store: Datastore) -> bool:
-    """``word`` is what gpuvm.yaml calls it, or a pattern that its name is like."""
-    return fnmatchcase(store.name, word) if _is_pattern(word) else selection.is_named(store, word)
+def matches(name: str, store: Datastore) -> bool:
+    """Return whether the name in gpuvm.yaml, or the pattern, matches the datastore."""
+    return fnmatchcase(store.name, name) if _is_pattern(name) else selection.is_named(store, name)
 
 
-def word_for(spec: ClusterSpec, host: str) -> str | None:
+def name_for(spec: ClusterSpec, host: str) -> str | None:
     """Return what the spec names as this host's datastore, or None."""
     return spec.datastore.get(host) if isinstance(spec.datastore, dict) else spec.datastore
 
 
 class Storage:
-    """Which datastores the VMs of a spec may go to, for each host."""
+    """The datastores that each host can use for the VMs of a spec."""
 
     def __init__(self, spec: ClusterSpec, inventory: Inventory, source: VMTemplate | None) -> None:
         self.spec, self.inventory, self.source = spec, inventory, source
@@ -60,7 +60,7 @@ class Storage:
 
     @property
     def misnamed(self) -> bool:
-        """Whether a name in the spec matches nothing or several things; see ``check_names``."""
+        """Whether a name in the spec matches no datastore, or several; see ``check_names``."""
         try:
             check_names(self.spec, self.inventory)
         except BadInput:
@@ -71,36 +71,36 @@ class Storage:
         return self._why_not(store, host) is None
 
     def why_left_out(self, host: Host) -> str | None:
-        """Why no new VM can be on this host; None when one can.
+        """Return why no datastore of this host can take a new VM, or None.
 
-        Whether a datastore that all share has room for all is told of all of them, not of a host.
+        The free space of a shared datastore is checked in ``choose``, for all VMs at once.
         """
         if self.source is None or self.misnamed:
             return None
         reasons = {s.name: self._why_no_room(s, host) for s in self.inventory.datastores}
         if any(why is None for why in reasons.values()):
             return None
-        word = word_for(self.spec, host.name)
-        if isinstance(self.spec.datastore, dict) and word is None:
+        name = name_for(self.spec, host.name)
+        if isinstance(self.spec.datastore, dict) and name is None:
             return "datastore: in gpuvm.yaml names none for it"
-        named = [s for s in self.inventory.datastores if word is None or matches(word, s)]
-        there = [s for s in named if s.moref in host.datastores]
-        told = "; ".join(f"{s.name}: {reasons[s.name]}" for s in (there or named))
-        return f"no datastore for its VMs ({told})" if told else "it has no datastore"
+        named = [s for s in self.inventory.datastores if name is None or matches(name, s)]
+        mounted = [s for s in named if s.moref in host.datastores]
+        text = "; ".join(f"{s.name}: {reasons[s.name]}" for s in (mounted or named))
+        return f"no datastore for its VMs ({text})" if text else "it has no datastore"
 
     def choose(self, hosts: Sequence[Host]) -> dict[str, Datastore]:
-        """By host; ``hosts`` has each as often as it gets VMs.
+        """Return the datastore by host name; ``hosts`` contains a host once for each of its VMs.
 
-        Raises Ambiguous and BadInput, and PreflightRefused where a datastore has too little room.
+        Raises Ambiguous and BadInput, and PreflightRefused if a datastore has too little space.
         """
-        there = {host.name: host for host in hosts}
-        fitting = {name: self._fitting(host) for name, host in there.items()}
+        by_name = {host.name: host for host in hosts}
+        fitting = {name: self._fitting(host) for name, host in by_name.items()}
         common = [s for s in self.inventory.datastores if all(s in f for f in fitting.values())]
         if common and isinstance(self.spec.datastore, (str, type(None))):
-            chosen = dict.fromkeys(there, self._one_of(common, self.spec.datastore))
+            chosen = dict.fromkeys(by_name, self._one_of(common, self.spec.datastore))
         else:
             chosen = {
-                name: self._one_of(stores, word_for(self.spec, name))
+                name: self._one_of(stores, name_for(self.spec, name))
                 for name, stores in fitting.items()
             }
         self._check_room(chosen, Counter(host.name for host in hosts))
@@ -109,9 +109,9 @@ class Storage:
     def _fitting(self, host: Host) -> list[Datastore]:
         return [s for s in self.inventory.datastores if self.usable(s, host)]
 
-    def _one_of(self, fitting: Sequence[Datastore], word: str | None) -> Datastore:
-        """The only one, or by a pattern the roomiest."""
-        if fitting and word is not None and _is_pattern(word):
+    def _one_of(self, fitting: Sequence[Datastore], name: str | None) -> Datastore:
+        """Return the only one, or for a pattern the one with the most free space."""
+        if fitting and name is not None and _is_pattern(name):
             return max(fitting, key=lambda store: (store.free_gib, store.name))
         if not fitting:
             known = ", ".join(store.name for store in self.inventory.datastores) or "none"
@@ -122,12 +122,12 @@ class Storage:
         return fitting[0]
 
     def _why_not(self, store: Datastore, host: Host) -> str | None:
-        word = word_for(self.spec, host.name)
-        if self.spec.datastore is not None and (word is None or not matches(word, store)):
-            return "it is not the one that is named"
-        away = self.source is not None and self.source.datastores
-        if self.spec.clone_mode == "linked" and away and store.moref not in away:
-            return "linked clones stay with their template"
+        name = name_for(self.spec, host.name)
+        if self.spec.datastore is not None and (name is None or not matches(name, store)):
+            return "the spec names another one"
+        of_template = self.source is not None and self.source.datastores
+        if self.spec.clone_mode == "linked" and of_template and store.moref not in of_template:
+            return "linked clones must be on their template's datastore"
         return store.why_not_on(host)
 
     def _why_no_room(self, store: Datastore, host: Host) -> str | None:
@@ -148,7 +148,7 @@ class Storage:
             if needed.gib > store.free_gib:
                 raise PreflightRefused(
                     f"datastore {store.name} has {store.free_gib:.0f} GiB free, {needed}",
-                    hint="another one with --datastore, or clone_mode: linked"
+                    hint="choose another with --datastore, or clone_mode: linked"
                     if needed.disks_gib
                     else None,
                 )
@@ -156,10 +156,10 @@ class Storage:
 
 @dataclass(frozen=True)
 class Space:
-    """What new VMs fill of their datastore when they are made and started.
+    """Space that new VMs need on their datastore once they run.
 
-    The swap file of a running VM is as large as its memory that is not reserved; with a GPU all of
-    it is. The margin is for logs, NVRAM and what others write meanwhile.
+    The swap file of a running VM is as large as its unreserved memory; with a GPU, all memory is
+    reserved. The margin is for logs, NVRAM and other writers.
     """
 
     clones: int
@@ -167,7 +167,7 @@ class Space:
     disks_gib: float
     swap_gib: float
     growth_gib: float = 0
-    """What thin disks may still grow by, in the course of time."""
+    """How much the thin disks can still grow."""
 
     @staticmethod
     def of(spec: ClusterSpec, source: VMTemplate, clones: int) -> "Space":
@@ -201,12 +201,12 @@ class Space:
         )
 
 
-def _words(spec: ClusterSpec) -> Iterator[str]:
+def _names(spec: ClusterSpec) -> Iterator[str]:
     if isinstance(spec.datastore, dict):
         yield from spec.datastore.values()
     elif spec.datastore is not None:
         yield spec.datastore
 
 
-def _is_pattern(word: str) -> bool:
-    return any(sign in word for sign in "*?[")
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")

@@ -31,7 +31,7 @@ def test_round_trip_and_owner_only(own_config: Path) -> None:
 
 
 def test_nothing_known() -> None:
-    with pytest.raises(BadInput, match="no vCenter is known yet"):
+    with pytest.raises(BadInput, match="there is no context yet"):
         settings.load()
 
 

@@ -73,7 +73,7 @@ def _list(ctx: typer.Context) -> None:
             ]
             output.table(("", "NAME", "VCENTER", "USER", "TLS"), rows)
         else:
-            output.line("no vCenter is known yet: 'gpuvm init', or 'gpuvm lab up'")
+            output.line("there is no context yet: 'gpuvm init', or 'gpuvm lab up'")
     data = {
         "current": current,
         "contexts": [

@@ -14,7 +14,7 @@ from gpuvm.cli.session import open_session
 from gpuvm.doctor import Check, CheckInput, TrialPlan
 from gpuvm.errors import BadInput, ExitCode
 from gpuvm.inventory import Inventory
-from gpuvm.privileges import Wanted
+from gpuvm.privileges import Required
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
 
@@ -77,8 +77,8 @@ def _write(file: Path, account: dict[str, Any]) -> None:
         raise BadInput(f"--report: {file} cannot be written: {error.strerror}") from None
 
 
-def _asked(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> Wanted:
-    return privileges.together(
+def _asked(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> Required:
+    return privileges.merged(
         privileges.to_provision(wanted, inventory, trial.used),
         privileges.to_cancel(trial.used),
         privileges.to_move(wanted, inventory),

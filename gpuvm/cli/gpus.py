@@ -97,7 +97,7 @@ def gpu_json(gpu: GPU) -> dict[str, Any]:
         "holders": [
             {"vm": h.vm, "powered_on": h.powered_on, "profile": h.profile} for h in gpu.holders
         ],
-        "may_be_held_by": [h.vm for h in gpu.suspects],
+        "may_be_held_by": [h.vm for h in gpu.possible_holders],
         "vgpu_profiles": [
             {"name": p.name, "memory_gib": p.memory_gib, "left": gpu.vgpus_left(p.name)}
             for p in gpu.profiles
@@ -109,7 +109,7 @@ def _print_gpus(inventory: Inventory) -> None:
     if not inventory.gpus:
         output.line(
             f"no NVIDIA GPU on the {len(inventory.hosts)} hosts of {inventory.cluster.path}; "
-            "'--accelerator none' makes VMs without one"
+            "'--accelerator none' creates VMs without one"
         )
     else:
         _table(inventory)

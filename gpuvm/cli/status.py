@@ -15,6 +15,7 @@ from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, Inventory, UnreadableVM
+from gpuvm.ownership import copy_note
 
 TIMEOUT_S = 10
 AT_ONCE = 16
@@ -192,7 +193,7 @@ def _print_status(found: Found, deployment: str) -> None:
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)
     for vm in found.copies:
-        output.line(f"note: {vm.copy_of_ours}; it is left alone")
+        output.line(f"note: {copy_note(vm)}")
 
 
 def _row(seen: Seen) -> tuple[str, ...]:

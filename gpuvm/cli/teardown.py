@@ -15,6 +15,7 @@ from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import Deployment, MoRef
+from gpuvm.ownership import copy_note
 from gpuvm.vsphere import CloneInFlight
 
 
@@ -121,4 +122,4 @@ def _print_deployment(
     else:
         output.line(f"nothing to do: no VM of '{deployment}' exists")
     for vm in found.copies:
-        output.line(f"note: {vm.copy_of_ours}; it is left alone")
+        output.line(f"note: {copy_note(vm)}")

@@ -1,10 +1,9 @@
 """Whether a vCenter has what gpuvm needs: a list of checks, each ok, a warning or a failure.
 
-    prospect = prospect_of(spec, inventory)      what would be planned, and with which objects
-    examine(CheckInput(spec, inventory, prospect, missing=…, tls=…, licences=…))
+    trial = make_trial_plan(spec, inventory)
+    run_checks(CheckInput(spec, inventory, trial, missing=…, tls=…, licences=…))
 
-Pure, like the planner: what is judged here was read before. A new check is one more function in
-``_CHECKS``.
+Pure, like the planner: everything was read before. A new check is a function in ``_CHECKS``.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,15 +25,17 @@ __all__ = [
 
 
 def run_checks(given: CheckInput) -> tuple[Check, ...]:
-    """All checks, in the order in which things are needed; the same thing is said once."""
-    told: list[Check] = []
+    """Run all checks, in the order of ``_CHECKS``, and leave out duplicates."""
+    results: list[Check] = []
     for find in _CHECKS:
-        told += [check for check in find(given) if not any(_covers(t, check) for t in told)]
-    return tuple(told)
+        results += [
+            check for check in find(given) if not any(_covers(one, check) for one in results)
+        ]
+    return tuple(results)
 
 
 def _covers(earlier: Check, check: Check) -> bool:
-    """The plan is refused for what another check has named already."""
+    """Return whether an earlier check reported the same; the plan repeats most refusals."""
     ranks = ("ok", "warning", "failure")
     as_bad = ranks.index(earlier.level) >= ranks.index(check.level) > 0
     return as_bad and earlier.text in f"{check.text} {check.hint}"
@@ -48,7 +49,7 @@ _CHECKS: tuple[Callable[[CheckInput], Iterator[Check]], ...] = (
     checks.hosts,
     checks.gpus,
     checks.vgpu,
-    checks.unseen,
+    checks.not_shown,
     checks.templates,
     checks.choices,
     checks.plan,

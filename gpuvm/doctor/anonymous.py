@@ -1,7 +1,7 @@
-"""An account of a site that can be attached to a public issue: versions, shapes, what is missing.
+"""A report of a site that can be attached to a public issue: versions, counts, failed checks.
 
-It is built from counts and from values of the API's own vocabulary only. No name, address, path,
-id or free text of the site goes in, so nothing has to be found and blacked out.
+It has only counts and values that the API defines. No name, address, path, id or free text of the
+site is included, so nothing has to be redacted.
 """
 
 import re
@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 def anonymous(given: CheckInput, checks: Sequence[Check]) -> dict[str, Any]:
-    """JSON-ready; docs/vsphere-versions.md describes it."""
+    """Return the report as JSON data; docs/vsphere-versions.md describes it."""
     inventory = given.inventory
     return {
         "schema": SCHEMA,
@@ -99,7 +99,7 @@ def _template(template: VMTemplate) -> dict[str, Any]:
 
 
 def _refusals(plan: object) -> list[dict[str, Any]]:
-    """By their kind; their texts name what they are about."""
+    """Count refusals by type; their texts contain names."""
     if not isinstance(plan, GpuvmError):
         return []
     several = plan.errors if isinstance(plan, SeveralRefused) else (plan,)
@@ -110,12 +110,12 @@ def _refusals(plan: object) -> list[dict[str, Any]]:
 
 
 def _version(text: str) -> str:
-    """Digits and dots: a vendor may write anything into a version."""
+    """Return digits and dots only: a version may have other text."""
     found = re.match(r"\d+(\.\d+)*", text)
     return found[0] if found else "unknown"
 
 
 def _counted(shapes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each shape once, with how many there are."""
+    """Return each shape once, with its count."""
     counts = Counter(tuple(shape.items()) for shape in shapes)
     return [{"count": count, **dict(shape)} for shape, count in counts.most_common()]

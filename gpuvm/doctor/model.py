@@ -1,4 +1,4 @@
-"""A check, and what the checks look at."""
+"""The result of a check, and the input of the checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Level = Literal["ok", "warning", "failure"]
 
 @dataclass(frozen=True)
 class Check:
-    """``hint`` says what to do about it, where something is to be done."""
+    """The result of a check; ``hint`` says what to do, if anything."""
 
     name: str
     level: Level
@@ -25,7 +25,7 @@ class Check:
 class CheckInput:
     """``missing`` are the privileges that the account lacks, per object.
 
-    ``licences`` are by moref or instance UUID, None when the account is not told.
+    ``licences`` are by moref or instance UUID, None if the account may not read them.
     """
 
     spec: ClusterSpec

@@ -1,4 +1,4 @@
-"""Plans the spec as `gpuvm plan` would, so that checks can judge the result."""
+"""Plans the spec as `gpuvm plan` does, for the checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """The plan or why there is none, and the objects that it uses; some are known without it."""
+    """The plan, or the error without one, and the objects it uses, as far as they are known."""
 
     plan: Plan | GpuvmError
     used: Used
 
     @property
     def makes_vms(self) -> bool:
-        """Without a plan they are taken to be wanted."""
+        """Whether it creates VMs; assumed if there is no plan."""
         return not isinstance(self.plan, Plan) or bool(self.plan.created)
 
 
@@ -40,24 +40,24 @@ def make_trial_plan(spec: ClusterSpec, inventory: Inventory) -> TrialPlan:
 
 
 def _named(spec: ClusterSpec, inventory: Inventory) -> Used:
-    """Those that are named, or the only ones, wherever the VMs would go."""
+    """Return the named objects, or the only ones, without regard to placement."""
     template = _tried(lambda: selection.template(spec, inventory))
     network = _tried(lambda: selection.network(spec, inventory, ()))
     return Used(template, _datastores(spec, inventory), network or _only_network(inventory))
 
 
 def _datastores(spec: ClusterSpec, inventory: Inventory) -> tuple[Datastore, ...]:
-    """Whether they have room, only a plan can tell."""
+    """Return the named datastore, or the only one; free space is checked by a plan only."""
     if isinstance(spec.datastore, str):
-        word = spec.datastore
-        named = tuple(s for s in inventory.datastores if storage.matches(word, s))
+        name = spec.datastore
+        named = tuple(s for s in inventory.datastores if storage.matches(name, s))
         return named if len(named) == 1 else ()
     accessible = tuple(store for store in inventory.datastores if store.accessible)
     return accessible if spec.datastore is None and len(accessible) == 1 else ()
 
 
 def _only_network(inventory: Inventory) -> Network | None:
-    """A template's adapter does not name its network; if the cluster has only one, it is that."""
+    """Return the cluster's network if it has only one; else the template's is not known here."""
     return inventory.networks[0] if len(inventory.networks) == 1 else None
 
 

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gpuvm.accelerators import PCIAddress
 from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
 from gpuvm.lab.gpu_models import GPUModel, gpu_model
 
 Seconds = Annotated[float, Field(ge=0)]
 Id16 = Annotated[int, Field(ge=0, le=0xFFFF)]
-PCIAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 
 # The slots of a PowerEdge's risers; further GPUs of a host get the buses after them.
 _BUSES = (0x3B, 0xAF, 0x5E, 0xD8, 0x18, 0x86, 0x12, 0xC3)

@@ -17,7 +17,7 @@ def taken(step: Step, holders: Holders, own: MoRef) -> PreflightRefused | None:
     """
     for gpu in step.gpus:
         for holder in holders.get((gpu.host, gpu.pci_address), ()):
-            runs = holder.sure and holder.powered_on and holder.moref != own
+            runs = holder.certain and holder.powered_on and holder.moref != own
             if runs and _is_fixed(step.devices):
                 return _held(step, gpu, holder.vm)
     return None
@@ -47,18 +47,18 @@ def elsewhere(
     plan: Plan,
     step: Step,
     inventory: Inventory,
-    promised: Collection[tuple[str, str]],
+    reserved: Collection[tuple[str, str]],
     own: MoRef,
 ) -> Step | None:
     """Return a step on another GPU if the step's own was lost and one is free, else None.
 
-    ``inventory`` is current; ``promised`` are GPUs (host, PCI address) of the plan's other VMs.
+    ``inventory`` is current; ``reserved`` are GPUs (host, PCI address) of the plan's other VMs.
     """
     if holder_of(step, inventory, own) is None and _is_fixed(step.devices):
         return None
     if not _is_fixed(step.devices):
-        promised = {*promised, *((step.host.name, gpu.pci_address) for gpu in step.gpus)}
-    return replan_lost(plan, step, _without(inventory, own), promised)
+        reserved = {*reserved, *((step.host.name, gpu.pci_address) for gpu in step.gpus)}
+    return replan_lost(plan, step, _without(inventory, own), reserved)
 
 
 def holder_of(step: Step, inventory: Inventory, own: MoRef) -> PreflightRefused | None:

@@ -37,7 +37,7 @@ def task_or_power_state(vsphere: VSphere, moref: MoRef, name: str) -> Task | boo
 
 
 def is_of_this_call(vm: VM, request: CloneRequest, index: int) -> bool:
-    """Return whether this call created the VM: each creation has its own generation."""
+    """Return whether the VM has the generation of this call's creation; a copy has it too."""
     expected = request.extra_config.get(GENERATION_KEY)
     return expected is not None and vm.generation == expected and vm.index == index
 

@@ -302,8 +302,9 @@ def _results(work: _Switching, error: GpuvmError | None = None) -> list[SwitchRe
 async def _check_reboot(work: _Switching) -> None:
     """Raise PreflightRefused for a host that cannot be rebooted now.
 
-    Agent VMs do not prevent a reboot: vCenter powers them off or moves them. A host that is already
-    in maintenance mode runs no VMs.
+    Agent VMs are not checked: from 8.0.3 on, vCenter moves them or powers them off; before, that
+    needs DRS, without which entering maintenance mode fails. A host that is already in maintenance
+    mode runs no VMs.
     """
     residents: tuple[Resident, ...] = ()
     if not work.host.in_maintenance_mode:

@@ -36,7 +36,9 @@ def make_start_plan(
 ) -> Plan:
     """Plan to power on those ``vms`` that are off. Raises what ``planner.plan_start`` raises."""
     if any(isinstance(device, VGPUDevice) for vm in vms for device in vm.devices):
-        inventory = vsphere.ask(inventory, [h.name for h in inventory.hosts if not h.unusable])
+        inventory = vsphere.with_config_targets(
+            inventory, [h.name for h in inventory.hosts if not h.unusable]
+        )
     return with_config_targets(inventory, vsphere, lambda now: planner.plan_start(vms, spec, now))
 
 
@@ -93,7 +95,7 @@ def with_config_targets(
         to_query = _hosts_to_query(plan)
         if not to_query:
             return plan
-        inventory = vsphere.ask(inventory, to_query)
+        inventory = vsphere.with_config_targets(inventory, to_query)
 
 
 def _hosts_to_query(plan: Plan) -> set[str]:

@@ -1,9 +1,9 @@
-"""What is wanted minus what is there: pure, no clock, no network.
+"""The difference between a spec and the inventory, as a plan: pure, no clock, no network.
 
-    plan(spec, inventory)            -> Plan, shown before anything is touched
+    plan(spec, inventory)            -> Plan, shown before anything is changed
     plan_start(vms, spec, inventory) -> Plan that only powers on
 
-The same spec again gives a plan that changes nothing.
+A spec that was applied gives a plan without changes.
 """
 
 from gpuvm.planner.allocations import without_holder

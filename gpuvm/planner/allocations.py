@@ -1,4 +1,4 @@
-"""The inventory as it will be: less what earlier steps take, with what they give back."""
+"""The inventory after steps of the plan: what they allocate and what they free."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -10,21 +10,21 @@ from gpuvm.planner.model import Step
 
 
 def after_step(inventory: Inventory, step: Step) -> Inventory:
-    """When ``step`` is done, for the steps after it."""
+    """Return the inventory after ``step``."""
     if step.action != "power-on" or step.vm is None:
         return inventory
-    taken = reserves_gib(step.vm)
+    reserved_gib = reserves_gib(step.vm)
     hosts = tuple(
-        _taking(host, step, taken) if host.name == step.runs_on.name else host
+        _running(host, step, reserved_gib) if host.name == step.runs_on.name else host
         for host in inventory.hosts
     )
     return replace(inventory, hosts=hosts)
 
 
 def after_removal(inventory: Inventory, vms: Collection[VM]) -> Inventory:
-    """When ``vms`` are gone."""
-    gone = {vm.moref: vm for vm in vms}
-    hosts = tuple(_without_all(host, gone) for host in inventory.hosts)
+    """Return the inventory without ``vms``."""
+    removed = {vm.moref: vm for vm in vms}
+    hosts = tuple(_without(host, removed) for host in inventory.hosts)
     return replace(inventory, hosts=hosts)
 
 
@@ -33,22 +33,22 @@ def without_holder(gpu: GPU, vm: MoRef) -> GPU:
     return replace(gpu, holders=tuple(holder for holder in gpu.holders if holder.moref != vm))
 
 
-def _taking(host: Host, step: Step, memory_gib: float) -> Host:
-    gpus = tuple(_with(gpu, step) for gpu in host.gpus)
+def _running(host: Host, step: Step, memory_gib: float) -> Host:
+    gpus = tuple(_held_by(gpu, step) for gpu in host.gpus)
     return replace(host, gpus=gpus, reserved_gib=host.reserved_gib + memory_gib)
 
 
-def _without_all(host: Host, gone: Mapping[MoRef, VM]) -> Host:
-    here = [vm for vm in gone.values() if vm.host == host.name and vm.powered_on]
+def _without(host: Host, removed: Mapping[MoRef, VM]) -> Host:
+    running = [vm for vm in removed.values() if vm.host == host.name and vm.powered_on]
     gpus = tuple(
-        replace(gpu, holders=tuple(h for h in gpu.holders if h.moref not in gone))
+        replace(gpu, holders=tuple(h for h in gpu.holders if h.moref not in removed))
         for gpu in host.gpus
     )
-    given = sum(map(reserves_gib, here))
-    return replace(host, gpus=gpus, reserved_gib=max(0.0, host.reserved_gib - given))
+    freed_gib = sum(map(reserves_gib, running))
+    return replace(host, gpus=gpus, reserved_gib=max(0.0, host.reserved_gib - freed_gib))
 
 
-def _with(gpu: GPU, step: Step) -> GPU:
+def _held_by(gpu: GPU, step: Step) -> GPU:
     shares = sum(one.pci_address == gpu.pci_address for one in step.gpus)
     if not shares or step.vm is None:
         return gpu

@@ -1,4 +1,4 @@
-"""What each host has left while a plan is made: GPUs, vGPUs and memory, less what is allotted."""
+"""What each host has left while a plan is made: GPUs, vGPUs and memory."""
 
 import copy
 from collections import Counter
@@ -12,7 +12,7 @@ from gpuvm.spec import ClusterSpec
 
 
 class HostCapacity:
-    """One host's; ``allocate`` gives the next VM its GPUs or says no and changes nothing."""
+    """Free capacity of one host; each ``allocate`` and ``reserve`` reduces it."""
 
     def __init__(self, host: Host, spec: ClusterSpec, needed_gib: float) -> None:
         self.host, self.vms = host, 0
@@ -25,10 +25,10 @@ class HostCapacity:
         self.no_system_id = (
             "vCenter does not report the systemId of its GPUs"
             if no_system_id
-            else self._unseen(spec)
+            else self._hidden_gpus(spec)
         )
-        self._free = [] if no_system_id else sorted(fitting, key=_doubtful)
-        self._promised: Counter[str] = Counter()
+        self._free = [] if no_system_id else sorted(fitting, key=_allocation_rank)
+        self._reserved: Counter[str] = Counter()
 
     @property
     def too_small(self) -> str | None:
@@ -36,32 +36,32 @@ class HostCapacity:
             return None
         left = f"{max(self._left_gib, 0):.1f} GiB are unreserved"
         if self.host.hypervisor_gib is None:
-            left = f"about {left} (ESXi's own share is an estimate)"
+            left = f"about {left} (ESXi's own memory is an estimate)"
         return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
 
     @property
-    def reuses_lent_gpu(self) -> bool:
-        """The next VM here would get a GPU that somebody has lent, or may hold."""
+    def reuses_assigned_gpu(self) -> bool:
+        """Whether the next VM would get a GPU that another VM names or may hold."""
         count = getattr(self._accelerator, "count", 0)
-        return sum(not _doubtful(gpu) for gpu in self._free) < min(count, len(self._free))
+        return sum(not _allocation_rank(gpu) for gpu in self._free) < min(count, len(self._free))
 
     def allocate(self) -> tuple[GPU, ...] | None:
-        """The GPUs of one more VM; empty without a GPU, None when there is no room."""
+        """Return the GPUs of one more VM, none with accelerator none; None if it does not fit."""
         gpus = None if self.too_small else self._choose()
         if gpus is not None:
             self.reserve(gpus, self._needed_gib)
         return gpus
 
     def capacity(self, at_most: int) -> int:
-        """How many more VMs would fit."""
+        """Return how many more VMs fit."""
         trial = self._copy()
         return sum(1 for _ in range(at_most) if trial.allocate() is not None)
 
     def reserve(self, gpus: Sequence[GPU], memory_gib: float) -> None:
-        """Another VM of the plan will run here with these."""
+        """Subtract the GPUs and the memory of another VM of the plan."""
         addresses = [gpu.pci_address for gpu in gpus]
         self._free = [gpu for gpu in self._free if gpu.pci_address not in addresses]
-        self._promised.update(addresses)
+        self._reserved.update(addresses)
         self._left_gib -= memory_gib
         self.vms += 1
 
@@ -76,17 +76,17 @@ class HostCapacity:
         return self._shares(self._accelerator.profile, count)
 
     def _shares(self, profile: str, count: int) -> tuple[GPU, ...] | None:
-        """The physical GPU of each vGPU; ESXi itself chooses, this only counts."""
+        """Return a physical GPU for each vGPU; this only counts, ESXi itself chooses."""
         chosen: list[GPU] = []
-        promised = self._promised.copy()
+        reserved = self._reserved.copy()
         for gpu in self.host.gpus:
-            while len(chosen) < count and gpu.vgpus_left(profile, promised[gpu.pci_address]):
-                promised[gpu.pci_address] += 1
+            while len(chosen) < count and gpu.vgpus_left(profile, reserved[gpu.pci_address]):
+                reserved[gpu.pci_address] += 1
                 chosen.append(gpu)
         return tuple(chosen) if len(chosen) == count else None
 
     def _device_group_gpus(self, name: str) -> tuple[GPU, ...] | None:
-        """A GPU for each device of the group; which ones are connected, vCenter alone knows."""
+        """Return a GPU for each device of the group; only vCenter knows which are connected."""
         group = self.host.device_group(name)
         chosen: list[GPU] = []
         for device in group.devices if group else ():
@@ -99,27 +99,27 @@ class HostCapacity:
 
     def _has(self, gpu: GPU, device: Device) -> bool:
         if isinstance(device, VGPUDevice):
-            return gpu.vgpus_left(device.profile, self._promised[gpu.pci_address]) > 0
+            return gpu.vgpus_left(device.profile, self._reserved[gpu.pci_address]) > 0
         return isinstance(device, DynamicDevice) and gpu in self._free and device.allows(gpu)
 
-    def _unseen(self, spec: ClusterSpec) -> str | None:
-        """A shared GPU needs no passthrough, so that of the host does not matter then."""
+    def _hidden_gpus(self, spec: ClusterSpec) -> str | None:
+        """Return what vCenter does not show of the GPUs; a vGPU needs no passthrough state."""
         whole = spec.has_gpu and not isinstance(spec.accelerator, VGPU)
         return (self.host.gpus_hidden or None) if whole or not self.host.gpus else None
 
     def _copy(self) -> "HostCapacity":
         other = copy.copy(self)
-        other._promised = self._promised.copy()
+        other._reserved = self._reserved.copy()
         return other
 
 
-def _doubtful(gpu: GPU) -> int:
-    """Taken last: what a stopped VM of ours has lent, and then what somebody may hold."""
-    return 2 if gpu.suspects else 1 if gpu.holders else 0
+def _allocation_rank(gpu: GPU) -> int:
+    """Sort key: free GPUs first, then those that a powered-off VM names, then uncertain ones."""
+    return 2 if gpu.possible_holders else 1 if gpu.holders else 0
 
 
 def _has_no_system_id(gpu: GPU) -> bool:
-    """Its host was asked and did not tell: no device could be made of it."""
+    """Whether its host was queried and returned no systemId, without which no device works."""
     return gpu.system_id == ""
 
 
@@ -135,7 +135,7 @@ def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[in
 def devices(
     spec: ClusterSpec, host: Host, gpus: Sequence[GPU], all_gpus: Iterable[GPU]
 ) -> tuple[Device, ...]:
-    """What goes into the VM's virtual hardware so that it gets these GPUs, or their like."""
+    """Return the virtual devices of a VM that is to get these GPUs, or equivalent ones."""
     wanted = spec.accelerator
     if isinstance(wanted, DeviceGroup):
         group = host.device_group(wanted.group)
@@ -149,7 +149,10 @@ def devices(
 
 
 def fixed(gpu: GPU) -> PassthroughDevice:
-    """``deviceId`` is unsigned hex without 0x: a decimal one is accepted and does not power on."""
+    """Return the fixed device for this GPU.
+
+    ``deviceId`` is unsigned hex without 0x: with a decimal one the VM does not power on.
+    """
     return PassthroughDevice(
         pci_address=gpu.pci_address,
         system_id=gpu.system_id or "",
@@ -160,7 +163,7 @@ def fixed(gpu: GPU) -> PassthroughDevice:
 
 
 HYPERVISOR_SHARE = 1 / 64
-"""What ESXi is taken to keep of a host that does not tell: 4 GiB of 256."""
+"""Estimate of the memory that ESXi itself uses, if vCenter does not report it: 4 GiB of 256."""
 
 
 def needed_gib(memory_gib: float, cpus: int, *, reserved: bool) -> float:
@@ -179,9 +182,9 @@ def left_gib(host: Host) -> float:
 
 
 def overhead_gib(memory_gib: float, cpus: int) -> float:
-    """What ESXi itself needs to run a VM of this size.
+    """Estimate the memory overhead of a VM of this size.
 
-    Near VMware's table "Overhead Memory on Virtual Machines" (vSphere Resource Management): some
-    tens of MiB, about 1/128 of the memory, and about 16 MiB for each virtual CPU.
+    Close to VMware's table "Overhead Memory on Virtual Machines" (vSphere Resource Management):
+    some tens of MiB, about 1/128 of the memory, and about 16 MiB for each virtual CPU.
     """
     return (64 + memory_gib * 1024 / 128 + 16 * cpus) / 1024

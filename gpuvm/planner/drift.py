@@ -1,4 +1,4 @@
-"""How a VM differs from the spec that it was created from, which it carries in its extraConfig."""
+"""How a VM differs from its creation spec, which is in its extraConfig."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
 from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, VGPUDevice, in_group
 from gpuvm.inventory import VM, Inventory
+from gpuvm.planner.sameness import NO_CREATION_SPEC
 from gpuvm.spec import ClusterSpec
 
 
@@ -15,7 +16,7 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
     if vm.hidden:
         return (vm.hidden,)
     if spec is None:
-        return ("it does not say what it was made from",)
+        return (NO_CREATION_SPEC,)
     return tuple(
         filter(
             None,
@@ -24,8 +25,8 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
                 _differs("GiB of memory", spec.memory_gib, vm.memory_gib),
                 _devices(spec, vm),
                 _not_locked(vm),
-                _not_ours_alone(vm, inventory),
-                *_not_passed_through(vm, inventory),
+                _other_holders(vm, inventory),
+                *_passthrough_off(vm, inventory),
                 "it is a VM template now" if vm.template else None,
                 f"vCenter asks: {vm.question}" if vm.question else None,
                 None if vm.connection_state == "connected" else f"it is {vm.connection_state}",
@@ -41,14 +42,14 @@ def _differs(what: str, wanted: float | None, found: float) -> str | None:
 
 
 def _devices(spec: ClusterSpec, vm: VM) -> str | None:
-    found, wanted = Counter(map(_kind, vm.devices)), _wanted(spec)
+    found, expected = Counter(map(_kind, vm.devices)), _expected(spec)
     if isinstance(spec.accelerator, DeviceGroup):
         whole = vm.devices and all(map(in_group, vm.devices))
         missing = f"the device group {spec.accelerator.group}"
         return None if whole else f"{_listed(found)} instead of {missing}"
-    if found == wanted:
+    if found == expected:
         return None
-    return f"{_listed(found)} instead of {_listed(wanted)}"
+    return f"{_listed(found)} instead of {_listed(expected)}"
 
 
 def _kind(device: Device) -> str:
@@ -57,7 +58,7 @@ def _kind(device: Device) -> str:
     return "fixed GPU" if isinstance(device, PassthroughDevice) else "dynamic GPU"
 
 
-def _wanted(spec: ClusterSpec) -> Counter[str]:
+def _expected(spec: ClusterSpec) -> Counter[str]:
     wanted = spec.accelerator
     if isinstance(wanted, VGPU):
         return Counter({f"vGPU {wanted.profile}": wanted.count})
@@ -78,27 +79,27 @@ def _not_locked(vm: VM) -> str | None:
     return "its memory is not all reserved" if not vm.memory_locked else "hot-add is on"
 
 
-def _not_ours_alone(vm: VM, inventory: Inventory) -> str | None:
-    """A fixed GPU that another VM names too can be started by one of them only."""
-    mine = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
+def _other_holders(vm: VM, inventory: Inventory) -> str | None:
+    """Of several VMs that name the same fixed GPU, only one can be powered on."""
+    own = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
     others = {
         holder.vm
         for gpu in inventory.gpus
-        if (gpu.host, gpu.pci_address) in mine
+        if (gpu.host, gpu.pci_address) in own
         for holder in gpu.holders
         if holder.moref != vm.moref
     }
-    return f"its GPU is also named by {', '.join(sorted(others))}" if others else None
+    return f"its GPU is also assigned to {', '.join(sorted(others))}" if others else None
 
 
-def _not_passed_through(vm: VM, inventory: Inventory) -> list[str]:
-    """A host may have lost the setting, at an upgrade for instance."""
-    mine = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
+def _passthrough_off(vm: VM, inventory: Inventory) -> list[str]:
+    """A host can lose the setting, for instance in an upgrade."""
+    own = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
     return [
         f"passthrough of {gpu.pci_address} is off"
         + ("" if gpu.enabled == gpu.active else ", host reboot pending")
         for gpu in inventory.gpus
-        if (gpu.host, gpu.pci_address) in mine and not gpu.active
+        if (gpu.host, gpu.pci_address) in own and not gpu.active
     ]
 
 
@@ -107,7 +108,7 @@ def _fixed(devices: Sequence[Device]) -> list[PassthroughDevice]:
 
 
 def assigned(vm: VM) -> tuple[str, ...]:
-    """What vCenter says that the VM has: PCI addresses on its host, or vGPU types."""
+    """Return the VM's GPUs according to vCenter: PCI addresses on its host, or vGPU types."""
     shares = [d.profile for d in vm.devices if isinstance(d, VGPUDevice)]
     dynamic = [d.assigned or "unbound" for d in vm.devices if isinstance(d, DynamicDevice)]
     return (*(d.pci_address for d in _fixed(vm.devices)), *dynamic, *shares)

@@ -9,11 +9,11 @@ from gpuvm.spec import ClusterSpec
 
 
 def mmio_window_gib(memory_gib_of_each: Sequence[int]) -> int:
-    """The 64-bit MMIO window for these GPUs: a power of two above their memory, at least 64.
+    """Return the 64-bit MMIO window for these GPUs: a power of two above their memory, at least 64.
 
-    VMware's rule is the next power of two *above* the sum; a window that is too large does no harm,
-    one that is too small keeps the VM from powering on. Of the two published rules for sums that
-    are no power of two (48 -> 64 or 128) the larger result is taken.
+    VMware's rule is the next power of two *above* the sum. A window that is too large does no harm,
+    with one that is too small the VM does not power on. For sums that are no power of two there are
+    two published rules (48 -> 64 or 128); this uses the larger result.
     """
     total = sum(memory_gib_of_each)
     above = 1 << total.bit_length()
@@ -22,7 +22,7 @@ def mmio_window_gib(memory_gib_of_each: Sequence[int]) -> int:
 
 
 def check(spec: ClusterSpec) -> None:
-    """Raises BadInput for a window that is no power of two; 0 is none at all."""
+    """Raise BadInput for a window that is not a power of two; 0 means no window."""
     given = fitting.given_gib(spec) or 0
     if given & (given - 1) or given < 0:
         raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
@@ -35,7 +35,7 @@ def window_gib(
     all_gpus: Sequence[GPU],
     firmware: str,
 ) -> int | None:
-    """Return one VM's window; None if its BARs fit below 4 GiB, or BIOS offers no other place."""
+    """Return one VM's window; None if its BARs fit below 4 GiB, or if its firmware is BIOS."""
     given = fitting.given_gib(spec)
     if not devices or given is not None:
         return given if devices and given else None

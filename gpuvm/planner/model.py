@@ -1,4 +1,4 @@
-"""A plan as a value: its steps, one per VM, and what is worth knowing beside them."""
+"""A plan as a value: its steps, one per VM, and its findings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Action = Literal["create", "power-on", "keep", "remove"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth knowing that does not stop the plan."""
+    """A warning that does not stop the plan."""
 
     text: str
     hint: str | None = None
@@ -20,10 +20,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Step:
-    """What will be done with one VM; ``vm`` is the existing one, None for one to create.
+    """The action for one VM; ``vm`` is the existing VM, None for one to create.
 
-    ``gpus`` are those that the plan counts on: with ``passthrough`` these very ones, else the ones
-    that are free for what ``devices`` ask for, and vCenter decides at power-on.
+    ``gpus`` are the GPUs that the plan allocates: with ``passthrough`` exactly these; otherwise
+    free GPUs that ``devices`` allow, of which vCenter chooses at power-on.
     """
 
     action: Action
@@ -35,11 +35,11 @@ class Step:
     instance_uuid: str
     vm: VM | None = None
     move_to: Host | None = None
-    """A powered-off VM goes to this host first, because its own has no GPU for it."""
+    """Host to migrate a powered-off VM to first, because its own has no GPU for it."""
     mmio_gib: int | None = None
-    """Its 64-bit MMIO window; None leaves it as it is, and there is none that no GPU needs."""
+    """64-bit MMIO window; None sets none, and does not change an existing VM's."""
     datastore: Datastore | None = None
-    """Where a new VM's disks go."""
+    """For the disks of a new VM."""
 
     @property
     def runs_on(self) -> Host:
@@ -50,7 +50,7 @@ class Step:
 class Plan:
     """``cpus`` and ``memory_gib`` are those of each new VM.
 
-    ``template`` is None when no VM is to be made.
+    ``template`` is None if no VM is created.
     """
 
     spec: ClusterSpec
@@ -64,16 +64,16 @@ class Plan:
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...] = ()
     storage_policy: str | None = None
-    """Its id."""
+    """The policy's id."""
 
     @property
     def datastores(self) -> tuple[Datastore, ...]:
-        """Where the new VMs' disks go: one for all, or each host's own."""
+        """The datastores of the new VMs: one for all, or one for each host."""
         return tuple(dict.fromkeys(step.datastore for step in self.created if step.datastore))
 
     @property
     def mmio_gib(self) -> int | None:
-        """The largest 64-bit MMIO window of its VMs; None where none needs one."""
+        """The largest 64-bit MMIO window of its VMs; None if no VM needs one."""
         return max((step.mmio_gib for step in self.steps if step.mmio_gib), default=None)
 
     @property
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def wanted(self) -> tuple[Step, ...]:
-        """The VMs that are there when the plan is done."""
+        """The steps of the VMs that exist after the plan was applied."""
         return tuple(step for step in self.steps if step.action != "remove")
 
     @property

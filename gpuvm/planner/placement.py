@@ -1,4 +1,4 @@
-"""Which host gets which VM: one per host, packed or spread, around what is held and promised."""
+"""Placement of new VMs on hosts: one per host, pack or spread."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,16 +27,14 @@ def place(
     needed_gib: float,
     why_left_out: Callable[[Host], str | None],
 ) -> tuple[list[Place], list[Finding]]:
-    """A place for each of ``missing`` new VMs, and which hosts were left out and why.
+    """Return a place for each of ``missing`` new VMs, and findings about hosts that are left out.
 
-    ``why_left_out`` says what a host lacks beside GPUs and memory.
-
-    ``inventory`` is as it will be when ``existing`` are done. Raises Unplaceable, with the table of
-    who holds what.
+    ``why_left_out`` returns why a host takes no new VM, GPUs and memory aside. ``inventory`` is the
+    one after the steps ``existing``. Raises Unplaceable, with the table of GPUs and their holders.
     """
     capacities, findings = _capacities(spec, inventory, existing, needed_gib, why_left_out)
-    ways = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
-    places = list(ways[spec.placement](spec, capacities, missing))
+    policies = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
+    places = list(policies[spec.placement](spec, capacities, missing))
     if len(places) < missing:
         raise _unplaceable(spec, inventory, existing, missing, len(places), findings)
     return places, findings
@@ -45,7 +43,7 @@ def place(
 def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
     return Unplaceable(
         f"no host of {inventory.cluster.name} has an NVIDIA GPU that this account can see",
-        hint="--accelerator none makes VMs without one",
+        hint="--accelerator none creates VMs without one",
     )
 
 
@@ -72,34 +70,34 @@ def _capacities(
 def _one_per_host(
     spec: ClusterSpec, capacities: Sequence[HostCapacity], missing: int
 ) -> Iterator[Place]:
-    """``per_host`` on each: hosts that have some of them first, then empty ones that fit all."""
-    begun = [capacity for capacity in capacities if 0 < capacity.vms < spec.per_host]
+    """Put ``per_host`` on each: first on hosts with some of them, then on hosts that fit all."""
+    partly_used = [capacity for capacity in capacities if 0 < capacity.vms < spec.per_host]
     empty = sorted(
         (capacity for capacity in capacities if not capacity.vms),
-        key=lambda capacity: capacity.reuses_lent_gpu,
+        key=lambda capacity: capacity.reuses_assigned_gpu,
     )
-    for capacity in (*begun, *empty):
-        wanted = min(spec.per_host - capacity.vms, missing)
-        if wanted > 0 and capacity.capacity(wanted) >= wanted:
-            missing -= wanted
-            yield from _fill(capacity, wanted)
+    for capacity in (*partly_used, *empty):
+        needed = min(spec.per_host - capacity.vms, missing)
+        if needed > 0 and capacity.capacity(needed) >= needed:
+            missing -= needed
+            yield from _fill(capacity, needed)
 
 
 def _pack(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
-    """Use as few hosts as possible, those that have VMs of ours already first."""
+    """Use as few hosts as possible, those with VMs of the deployment first."""
     for capacity in sorted(
-        capacities, key=lambda capacity: (-capacity.vms, capacity.reuses_lent_gpu)
+        capacities, key=lambda capacity: (-capacity.vms, capacity.reuses_assigned_gpu)
     ):
-        taken = list(_fill(capacity, missing))
-        missing -= len(taken)
-        yield from taken
+        placed = list(_fill(capacity, missing))
+        missing -= len(placed)
+        yield from placed
 
 
 def _spread(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
-    """Each VM to the host that has fewest of them."""
+    """Put each VM on the host with the fewest of them."""
     for _number in range(missing):
         for capacity in sorted(
-            capacities, key=lambda capacity: (capacity.vms, capacity.reuses_lent_gpu)
+            capacities, key=lambda capacity: (capacity.vms, capacity.reuses_assigned_gpu)
         ):
             gpus = capacity.allocate()
             if gpus is not None:
@@ -132,7 +130,8 @@ def _unplaceable(
         f"{missing} more VM{'s' if missing > 1 else ''} wanted, "
         f"{capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_hint(spec, inventory) or (f"at most --hosts {most} fits now" if most else None),
+        hint=_unknown_kind_hint(spec, inventory)
+        or (f"at most --hosts {most} fits now" if most else None),
     )
 
 
@@ -147,11 +146,11 @@ def _need(spec: ClusterSpec) -> str:
     return "room for the VM"
 
 
-def _hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """A name that is nowhere in the cluster is said before how many would fit."""
+def _unknown_kind_hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
+    """Return a hint if no GPU of the cluster is of the kind that the spec names, else None."""
     if not spec.has_gpu or any(fits(spec, gpu) for gpu in inventory.gpus):
         return None
     if isinstance(spec.accelerator, VGPU):
         offered = sorted({p.name for gpu in inventory.gpus for p in gpu.profiles})
-        return "the hosts offer: " + (", ".join(offered) or "no vGPU profile at all")
-    return "no GPU of the cluster is of that kind: 'gpuvm gpus' lists them"
+        return "vGPU profiles of the hosts: " + (", ".join(offered) or "none")
+    return "the cluster has no GPU of that kind: 'gpuvm gpus' lists its GPUs"

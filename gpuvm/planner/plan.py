@@ -1,7 +1,7 @@
-"""plan(spec, inventory) -> Plan: what is wanted minus what is there. Pure: no clock, no network.
+"""plan(spec, inventory) -> Plan: the difference between the spec and the inventory.
 
-Everything that stands in the way is reported at once (Refusals); findings are what a plan says
-beside its steps, and do not stand in the way.
+Pure: no clock, no network. All refusals are reported at once (Refusals). Findings are warnings of a
+plan that can be applied.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from gpuvm.storage import check_names as check_datastores
 
 
 class Refusals:
-    """Checks run in ``collected()`` blocks of their own; ``check()`` says what they refused."""
+    """Collects what the checks in ``collected()`` blocks raise; ``check()`` raises it."""
 
     def __init__(self) -> None:
         self._errors: list[GpuvmError] = []
@@ -46,26 +46,25 @@ class Refusals:
             self._errors.append(error)
 
     def check(self) -> None:
-        """Raises the only one as it is, several as SeveralRefused."""
-        once = list({str(error): error for error in self._errors}.values())
-        if len(once) > 1:
-            raise SeveralRefused(once)
-        if once:
-            raise once[0]
+        """Raise a single error as it is, several different ones as SeveralRefused."""
+        errors = list({str(error): error for error in self._errors}.values())
+        if len(errors) > 1:
+            raise SeveralRefused(errors)
+        if errors:
+            raise errors[0]
 
 
 def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -> Plan:
-    """Decides which VM goes to which host and GPU.
+    """Decide which VM goes to which host and GPU, and change nothing.
 
     Raises NotFound and Ambiguous for names, PreflightRefused and Unplaceable (with the table of
-    who holds what) when the spec cannot be met, SeveralRefused when several things are in the way;
-    nothing was touched then.
+    GPUs and their holders) when the spec cannot be met, SeveralRefused for several of these.
     """
     kept, surplus, missing = _compare(spec, inventory)
     hidden = unreadable(spec.name, inventory)
     missing = [index for index in missing if index not in hidden]
     if missing and spec.has_gpu and not inventory.gpus:
-        raise no_gpu_at_all(inventory)  # other refusals would be noise
+        raise no_gpu_at_all(inventory)  # every other refusal would follow from this one
     refusals = Refusals()
     with refusals.collected():
         check_readable(list(hidden.values()))
@@ -76,7 +75,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
     with refusals.collected():
         selection.check_names(spec, inventory)
     with refusals.collected():
-        _check_shrinking(spec, inventory, surplus, scale_down=scale_down)
+        _check_scale_down(spec, inventory, surplus, scale_down=scale_down)
     present = after_removal(inventory, surplus)
     template = _template(spec, inventory, missing, refusals)
     existing, later = _steps_for_existing(spec, present, kept, refusals)
@@ -111,7 +110,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
 
 
 def check_readable(hidden: Sequence[UnreadableVM]) -> None:
-    """Raises PreflightRefused for VMs of which nobody can tell what is to be done with them."""
+    """Raise PreflightRefused if there are VMs whose configuration vCenter does not show."""
     if hidden:
         raise PreflightRefused(
             "; ".join(f"{vm.name}: {vm.why}" for vm in hidden), hint=UNREADABLE_HINT
@@ -119,22 +118,22 @@ def check_readable(hidden: Sequence[UnreadableVM]) -> None:
 
 
 def unreadable(deployment: str, inventory: Inventory) -> dict[int, UnreadableVM]:
-    """By index: VMs that seem to be the deployment's own, and of which vCenter shows no more."""
+    """Return by index the unreadable VMs that are probably the deployment's."""
     uuid = inventory.vcenter.instance_uuid
     numbered = ((ownership.index_in(uuid, deployment, vm), vm) for vm in inventory.unreadable)
     return {index: vm for index, vm in numbered if index is not None}
 
 
 def replan_lost(
-    plan: Plan, lost: Step, inventory: Inventory, promised: Collection[tuple[str, str]]
+    plan: Plan, lost: Step, inventory: Inventory, reserved: Collection[tuple[str, str]]
 ) -> Step | None:
-    """Another place for a VM whose GPU somebody else took first, or None when there is none.
+    """Return a step on another GPU for a VM whose GPU is now in use by another VM, or None.
 
-    ``inventory`` was read after the loss; ``promised`` are the (host, PCI address) that other VMs
-    of this command are going to by now.
+    ``inventory`` was read after that was found; ``reserved`` are the GPUs (host, PCI address) of
+    the plan's other VMs.
     """
     spec = plan.spec
-    taken_hosts = {host for host, _ in promised} if spec.placement == "one-per-host" else set()
+    taken_hosts = {host for host, _ in reserved} if spec.placement == "one-per-host" else set()
     needed_gib = _Size(plan.cpus, plan.memory_gib).needed_gib(spec)
     why_left_out = _why_left_out(spec, inventory, plan.template)
     for host in inventory.hosts:
@@ -144,9 +143,9 @@ def replan_lost(
             or (spec.per_host == 1 and host.name in taken_hosts - {lost.host.name})
         ):
             continue
-        left = tuple(g for g in host.gpus if (host.name, g.pci_address) not in promised)
-        room = capacity.HostCapacity(replace(host, gpus=left), spec, needed_gib)
-        gpus = room.allocate()
+        left = tuple(g for g in host.gpus if (host.name, g.pci_address) not in reserved)
+        available = capacity.HostCapacity(replace(host, gpus=left), spec, needed_gib)
+        gpus = available.allocate()
         if gpus is not None:
             firmware = plan.template.firmware if plan.template else ""
             step = _create(spec, inventory, lost.index, Place(host, gpus), firmware)
@@ -154,10 +153,10 @@ def replan_lost(
     return None
 
 
-def _with_datastore(step: Step, before: Datastore | None, storage: Storage) -> Step | None:
-    """On the datastore that it was to be on, where its new host has that one too."""
-    if before is None or storage.usable(before, step.host):
-        return replace(step, datastore=before)
+def _with_datastore(step: Step, planned: Datastore | None, storage: Storage) -> Step | None:
+    """Keep the planned datastore if the new host can use it, else choose one; None without one."""
+    if planned is None or storage.usable(planned, step.host):
+        return replace(step, datastore=planned)
     try:
         return replace(step, datastore=storage.choose([step.host])[step.host.name])
     except GpuvmError:
@@ -166,7 +165,7 @@ def _with_datastore(step: Step, before: Datastore | None, storage: Storage) -> S
 
 @dataclass(frozen=True)
 class _Size:
-    """CPUs and memory of each new VM: the spec's, else the template's, else None."""
+    """CPUs and memory of each new VM: from the spec, else from the template, else None."""
 
     cpus: int | None
     memory_gib: float | None
@@ -183,15 +182,15 @@ def _size(spec: ClusterSpec, template: VMTemplate | None) -> _Size:
 
 
 def _compare(spec: ClusterSpec, inventory: Inventory) -> tuple[list[VM], list[VM], list[int]]:
-    """VMs to keep, VMs too many, and the numbers of those that are missing."""
-    ours = inventory.ours(spec.name)
-    surplus = [vm for vm in ours if (vm.index or 0) > spec.vms]
-    kept = [vm for vm in ours if vm not in surplus]
+    """Return the VMs to keep, the VMs to remove, and the indices of the missing ones."""
+    existing = inventory.ours(spec.name)
+    surplus = [vm for vm in existing if (vm.index or 0) > spec.vms]
+    kept = [vm for vm in existing if vm not in surplus]
     present = {vm.index for vm in kept}
     return kept, surplus, [i for i in range(1, spec.vms + 1) if i not in present]
 
 
-def _check_shrinking(
+def _check_scale_down(
     spec: ClusterSpec, inventory: Inventory, surplus: Sequence[VM], *, scale_down: bool
 ) -> None:
     if surplus and not scale_down:
@@ -205,7 +204,7 @@ def _check_shrinking(
 def _template(
     spec: ClusterSpec, inventory: Inventory, missing: Sequence[int], refusals: Refusals
 ) -> VMTemplate | None:
-    """None when no VM is to be made, or when there is no fitting one and that is a refusal."""
+    """Return None if no VM is to be created, or if no template fits (which is a refusal)."""
     if not missing:
         return None
     template = None
@@ -218,7 +217,7 @@ def _template(
 def _steps_for_existing(
     spec: ClusterSpec, inventory: Inventory, kept: Sequence[VM], refusals: Refusals
 ) -> tuple[list[Step], Inventory]:
-    """A step for each VM that is there, and the inventory as it will be when they are done."""
+    """Return a step for each existing VM, and the inventory after these steps."""
     steps, later = [], inventory
     for vm in kept:
         with refusals.collected():
@@ -230,10 +229,10 @@ def _steps_for_existing(
 
 def _step_for_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
     check_shown(vm)
-    others = differences(vm, spec, inventory)
-    if others:
+    found = differences(vm, spec, inventory)
+    if found:
         raise PreflightRefused(
-            f"{vm.name} was created from a different spec: {'; '.join(others)}",
+            f"{vm.name} was created from a different spec: {'; '.join(found)}",
             hint=f"'gpuvm teardown' first, or another deployment name than '{spec.name}'",
         )
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)
@@ -249,7 +248,7 @@ def _steps_to_create(
     size: _Size,
     refusals: Refusals,
 ) -> tuple[list[Step], Sequence[Finding]]:
-    """Steps for the VMs that are missing, and what is to be said of hosts that were left out."""
+    """Return steps that create the missing VMs, and findings about hosts that are left out."""
     if not missing:
         return [], ()
     with refusals.collected():
@@ -259,8 +258,8 @@ def _steps_to_create(
             spec, later, len(missing), existing, size.needed_gib(spec), why_left_out
         )
         return [
-            _create(spec, inventory, index, where, template.firmware if template else "")
-            for index, where in zip(missing, places, strict=True)
+            _create(spec, inventory, index, one, template.firmware if template else "")
+            for index, one in zip(missing, places, strict=True)
         ], left_out
     return [], ()
 
@@ -268,7 +267,7 @@ def _steps_to_create(
 def _why_left_out(
     spec: ClusterSpec, inventory: Inventory, template: VMTemplate | None
 ) -> Callable[[Host], str | None]:
-    """What keeps new VMs off a host, beside GPUs and memory."""
+    """Return a function that says why a host takes no new VM, GPUs and memory aside."""
     storage = Storage(spec, inventory, template)
 
     def why(host: Host) -> str | None:
@@ -287,11 +286,11 @@ def _step(action: Action, vm: VM, inventory: Inventory) -> Step:
 
 
 def _create(
-    spec: ClusterSpec, inventory: Inventory, index: int, where: Place, firmware: str
+    spec: ClusterSpec, inventory: Inventory, index: int, place: Place, firmware: str
 ) -> Step:
     derived = ownership.instance_uuid(inventory.vcenter.instance_uuid, spec.name, index)
-    devices = capacity.devices(spec, where.host, where.gpus, inventory.gpus)
-    step = Step("create", spec.vm_name(index), index, where.host, where.gpus, devices, derived)
+    devices = capacity.devices(spec, place.host, place.gpus, inventory.gpus)
+    step = Step("create", spec.vm_name(index), index, place.host, place.gpus, devices, derived)
     return _with_window(spec, step, inventory, firmware)
 
 
@@ -301,18 +300,18 @@ def _with_window(spec: ClusterSpec, step: Step, inventory: Inventory, firmware: 
 
 
 def _check_names(spec: ClusterSpec, missing: Sequence[int], inventory: Inventory) -> None:
-    """A name is the lock between two operators, so a taken one is nobody's to work around."""
+    """Refuse names that exist: a name in a folder is unique, which locks out a second operator."""
     for index in missing:
         name = spec.vm_name(index)
         if name in inventory.names_in_folder:
             raise PreflightRefused(
-                f"a VM named {name} exists in the folder and is not ours",
+                f"{name} is not managed by gpuvm: a VM of that name exists in the folder",
                 hint="choose another deployment name: 'name:' in gpuvm.yaml or --name",
             )
 
 
 def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: int) -> None:
-    """A VM with a GPU reserves all of its memory, in its resource pool too."""
+    """A VM with a GPU reserves all of its memory, also from its resource pool."""
     left, wanted = inventory.cluster.unreserved_gib, size.needed_gib(spec) * clones
     if not spec.has_gpu or left is None or wanted <= left:
         return
@@ -340,7 +339,7 @@ def _with_datastores(
     created: Sequence[Step],
     refusals: Refusals,
 ) -> list[Step]:
-    """The steps with their datastores, which are known once the VMs are placed."""
+    """Return the steps with their datastores, which depend on the hosts."""
     hosts = [step.host for step in created]
     with refusals.collected():
         selection.network(spec, inventory, hosts)
@@ -363,12 +362,12 @@ def findings(
     memory_gib: float | None,
     created: Sequence[Step],
 ) -> Iterator[Finding]:
-    """``memory_gib`` is each new VM's."""
+    """Yield what the plan warns about; ``memory_gib`` is the memory of each new VM."""
     yield from _template_host_findings(template, inventory)
     for vm in inventory.copies(spec.name):
-        yield Finding(f"{vm.copy_of_ours}; it is left alone")
-    yield from map(_lent_gpu_finding, _steps_with_lent_gpus(created))
-    yield from _doubtful_gpu_findings(created)
+        yield Finding(ownership.copy_note(vm))
+    yield from map(_assigned_gpu_finding, _steps_with_assigned_gpus(created))
+    yield from _possible_holder_findings(created)
     if isinstance(spec.accelerator, (Passthrough, DynamicPassthrough)):
         yield from _partial_hgx_findings(created)
     if any(step.gpus for step in created):
@@ -376,8 +375,8 @@ def findings(
     largest = max((sum(device_memory_gib(s.devices, s.gpus)) for s in created), default=0)
     if created and (memory_gib or 0) < 1.5 * largest:
         yield Finding(
-            f"{memory_gib:g} GiB of memory is little beside {largest} GiB of GPU memory",
-            hint=f"memory_gib: {int(1.5 * largest)} or more is the usual advice",
+            f"{memory_gib:g} GiB of memory is low for {largest} GiB of GPU memory",
+            hint=f"memory_gib: {int(1.5 * largest)} or more is recommended",
         )
 
 
@@ -386,16 +385,14 @@ def _template_host_findings(template: VMTemplate | None, inventory: Inventory) -
         if template is not None and host.moref == template.host and host.in_maintenance_mode:
             yield Finding(
                 f"{template.name} is registered on {host.name}, which is in maintenance mode",
-                hint="clones read its disks through that host: do not reboot it meanwhile",
+                hint="clones read its disks through that host: do not reboot it until they exist",
             )
 
 
 def datastore_findings(space: Space, store: Datastore) -> Iterator[Finding]:
-    """Room that could not be looked at; and thin disks that fit as they are, and not if filled."""
+    """Warn if the free space is unknown, or too small for thin disks once they are full."""
     if store.hidden:
-        yield Finding(
-            f"datastore {store.name}: {store.hidden}; whether it has room is not known: {space}"
-        )
+        yield Finding(f"datastore {store.name}: {store.hidden}; it may be too small: {space}")
         return
     if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib:
         return
@@ -409,33 +406,33 @@ def datastore_findings(space: Space, store: Datastore) -> Iterator[Finding]:
 
 
 def _partial_hgx_findings(created: Sequence[Step]) -> Iterator[Finding]:
-    """Several GPUs of an HGX board, without the switches that gpuvm gives to nobody."""
-    parts: dict[str, list[Step]] = {}
+    """Warn about VMs with several GPUs of an HGX board: gpuvm does not pass through NVSwitches."""
+    affected: dict[str, list[Step]] = {}
     for step in created:
-        behind = {gpu.pci_address for gpu in step.host.switched_gpus}
-        if len([gpu for gpu in step.gpus if gpu.pci_address in behind]) > 1:
-            parts.setdefault(step.host.name, []).append(step)
-    for host, steps in parts.items():
+        switched = {gpu.pci_address for gpu in step.host.switched_gpus}
+        if len([gpu for gpu in step.gpus if gpu.pci_address in switched]) > 1:
+            affected.setdefault(step.host.name, []).append(step)
+    for host, steps in affected.items():
         yield Finding(
             f"{', '.join(step.name for step in steps)}: {len(steps[0].gpus)} GPUs of the HGX board "
-            f"of {host} without its {len(steps[0].host.nvswitches)} NVSwitches: CUDA answers there "
+            f"of {host} without its {len(steps[0].host.nvswitches)} NVSwitches: CUDA fails there "
             "with error 802, system not yet initialized",
             hint="one GPU for each VM (count: 1), or a vendor device group of the host, which "
             "'gpuvm gpus' lists",
         )
 
 
-def _doubtful_gpu_findings(created: Sequence[Step]) -> Iterator[Finding]:
+def _possible_holder_findings(created: Sequence[Step]) -> Iterator[Finding]:
     for step in created:
-        for name in dict.fromkeys(h.vm for gpu in step.gpus for h in gpu.suspects):
+        for name in dict.fromkeys(h.vm for gpu in step.gpus for h in gpu.possible_holders):
             yield Finding(
                 f"{step.name} gets a GPU that {name} may hold",
-                hint="no other is free; if it is taken, powering on says so",
+                hint="no other is free; if it is in use, powering on fails",
             )
 
 
-def _steps_with_lent_gpus(created: Sequence[Step]) -> list[tuple[Step, str]]:
-    """Steps whose GPU a stopped VM of ours still names, and that VM."""
+def _steps_with_assigned_gpus(created: Sequence[Step]) -> list[tuple[Step, str]]:
+    """Return steps whose GPU is assigned to a powered-off VM of gpuvm too, with that VM's name."""
     return [
         (step, holder.vm)
         for step in created
@@ -445,9 +442,9 @@ def _steps_with_lent_gpus(created: Sequence[Step]) -> list[tuple[Step, str]]:
     ]
 
 
-def _lent_gpu_finding(borrowed: tuple[Step, str]) -> Finding:
-    step, lender = borrowed
+def _assigned_gpu_finding(found: tuple[Step, str]) -> Finding:
+    step, other = found
     return Finding(
-        f"{step.name} gets a GPU that is also assigned to {lender}, which is powered off",
-        hint=f"'gpuvm start {lender}' then takes another free one of that host, or says who has it",
+        f"{step.name} gets a GPU that is also assigned to {other}, which is powered off",
+        hint=f"'gpuvm start {other}' then uses another free GPU of that host, or names the holder",
     )

@@ -1,4 +1,4 @@
-"""Powering on what exists: with its own GPUs, or with others when somebody has taken those."""
+"""Powering on existing VMs: with their own GPUs, or with others if those are in use."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,9 +14,9 @@ from gpuvm.spec import ClusterSpec
 
 
 def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Plan:
-    """Powers on those of ``vms`` that are off; nothing is made, and nothing else is changed.
+    """Plan to power on those of ``vms`` that are off, and nothing else.
 
-    Raises PreflightRefused, and Unplaceable when a GPU that is needed is nowhere free.
+    Raises PreflightRefused, and Unplaceable if a needed GPU is free on no host.
     """
     now, steps = inventory, []
     for vm in vms:
@@ -37,7 +37,7 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
 
 
 def start_step(vm: VM, inventory: Inventory) -> Step:
-    """A fixed device stays on its host; what is bound at power-on may be found on another one."""
+    """Return the power-on step; only a VM without fixed devices can move to another host."""
     check_shown(vm)
     if vm.template:
         raise PreflightRefused(
@@ -47,27 +47,26 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
     host = _host(vm, inventory)
     if host.unusable and not _may_change_host(vm):
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
-    lost = _lost_disks(vm, host, inventory)
-    if lost and not _may_change_host(vm):
-        raise PreflightRefused(f"{vm.name} is on {host.name}, and its disks: {lost}")
-    candidates = [host] if not host.unusable and not lost else []
+    unreachable = _unreachable_disks(vm, host, inventory)
+    if unreachable and not _may_change_host(vm):
+        raise PreflightRefused(f"{vm.name} is on {host.name}, and its disks: {unreachable}")
+    candidates = [host] if not host.unusable and not unreachable else []
     if _may_change_host(vm) and vm.devices:
         candidates += [
-            h for h in inventory.hosts if h.name != host.name and _may_go(vm, h, inventory)
+            h for h in inventory.hosts if h.name != host.name and _can_move_to(h, vm, inventory)
         ]
     for candidate in candidates:
         found = _gpus_on(vm, candidate)
-        if found is not None and _has_memory(vm, candidate) and _offers(vm, candidate):
+        if found is not None and _has_memory(vm, candidate) and _has_device_group(vm, candidate):
             gpus, devices = found
-            away = candidate if candidate.name != host.name else None
-            moves = away is not None and not inventory.cluster.drs_places
+            moves = candidate.name != host.name and not inventory.cluster.drs_places
             step = Step("power-on", vm.name, vm.index or 0, host, gpus, devices, vm.instance_uuid)
-            return replace(step, vm=vm, move_to=away if moves else None)
-    raise _nothing_free(vm, host, inventory)
+            return replace(step, vm=vm, move_to=candidate if moves else None)
+    raise _no_gpu_free(vm, host, inventory)
 
 
 def check_shown(vm: VM) -> None:
-    """Raises PreflightRefused for a VM of which too little is to be seen to do anything with it."""
+    """Raise PreflightRefused if vCenter does not show enough of the VM."""
     if vm.hidden:
         raise PreflightRefused(f"{vm.name}: {vm.hidden}", hint=UNREADABLE_HINT)
 
@@ -89,34 +88,34 @@ def _may_change_host(vm: VM) -> bool:
     return not any(isinstance(device, PassthroughDevice) for device in vm.devices)
 
 
-def _may_go(vm: VM, host: Host, inventory: Inventory) -> bool:
-    """Only the VM is moved, its disks stay where they are; maintenance of a datastore is no bar."""
+def _can_move_to(host: Host, vm: VM, inventory: Inventory) -> bool:
+    """The disks are not moved, so a datastore in maintenance mode does not matter."""
     reaches = set(vm.datastores) <= set(host.datastores)
-    return not host.unusable and reaches and not _lost_disks(vm, host, inventory)
+    return not host.unusable and reaches and not _unreachable_disks(vm, host, inventory)
 
 
-def _lost_disks(vm: VM, host: Host, inventory: Inventory) -> str:
-    """Which of the VM's datastores the host cannot write to, and why; empty as a rule."""
-    troubles = (
-        f"{store.name}: {dict(store.troubles)[host.moref]}"
+def _unreachable_disks(vm: VM, host: Host, inventory: Inventory) -> str:
+    """Return which of the VM's datastores the host cannot write to, and why; usually empty."""
+    problems = (
+        f"{store.name}: {dict(store.host_problems)[host.moref]}"
         for store in inventory.datastores
-        if store.moref in vm.datastores and host.moref in dict(store.troubles)
+        if store.moref in vm.datastores and host.moref in dict(store.host_problems)
     )
-    return "; ".join(troubles)
+    return "; ".join(problems)
 
 
 def _has_memory(vm: VM, host: Host) -> bool:
     return reserves_gib(vm) <= left_gib(host)
 
 
-def _offers(vm: VM, host: Host) -> bool:
-    """A vendor device group is known by its name only, which is in the VM's creation spec."""
-    wanted = getattr(ClusterSpec.from_creation_spec(vm.creation_spec), "accelerator", None)
-    return not isinstance(wanted, DeviceGroup) or host.device_group(wanted.group) is not None
+def _has_device_group(vm: VM, host: Host) -> bool:
+    """Whether the host offers the VM's device group, whose name is only in the creation spec."""
+    used = getattr(ClusterSpec.from_creation_spec(vm.creation_spec), "accelerator", None)
+    return not isinstance(used, DeviceGroup) or host.device_group(used.group) is not None
 
 
 def _gpus_on(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] | None:
-    """The GPUs on ``host`` for the VM's devices, and the devices as they must be for that."""
+    """Return GPUs on ``host`` for the VM's devices, and the devices changed to match; or None."""
     gpus: list[GPU] = []
     devices: list[Device] = []
     for device in vm.devices:
@@ -131,7 +130,7 @@ def _gpus_on(vm: VM, host: Host) -> tuple[tuple[GPU, ...], tuple[Device, ...]] |
 
 
 def _device(device: Device, gpu: GPU) -> Device:
-    """A fixed device is built again if the systemId is known, because that may have changed."""
+    """Build a fixed device again if the systemId is known, because that may have changed."""
     if not isinstance(device, PassthroughDevice):
         return device
     same = gpu.pci_address == device.pci_address
@@ -139,29 +138,29 @@ def _device(device: Device, gpu: GPU) -> Device:
 
 
 def _gpu_for(gpu: GPU, device: Device, vm: VM, chosen: Sequence[GPU]) -> bool:
-    """The GPU that the device names, or one that fits it; nobody else runs with it."""
+    """Whether the device can use the GPU, and no other running VM does."""
     if isinstance(device, VGPUDevice):
         already = chosen.count(gpu)
-        apart = in_group(device) and already  # a group has one device of each of its GPUs
-        return not apart and gpu.vgpus_left(device.profile, already) > 0
+        same_group = in_group(device) and already  # a group has one device of each of its GPUs
+        return not same_group and gpu.vgpus_left(device.profile, already) > 0
     others = [holder for holder in gpu.holders if holder.moref != vm.moref]
     if any(holder.powered_on for holder in others) or gpu in chosen or not gpu.active:
         return False
     if isinstance(device, PassthroughDevice):
         return gpu.pci_address == device.pci_address
-    return device.allows(gpu) and not any(holder.keeps for holder in others)
+    return device.allows(gpu) and not any(holder.blocks for holder in others)
 
 
 def _substitute_for(gpu: GPU, device: Device, chosen: Sequence[GPU]) -> bool:
-    """A free GPU of the same host and kind instead of a fixed one that was taken."""
+    """Whether the GPU is free and of the same model as the device's own, which is in use."""
     if not isinstance(device, PassthroughDevice) or not gpu.free or gpu in chosen:
         return False
-    if gpu.system_id == "":  # its host was asked and did not tell
+    if gpu.system_id == "":  # its host was queried and returned none
         return False
     return format(gpu.device_id, "x") == device.device_id.lower().removeprefix("0")
 
 
-def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
+def _no_gpu_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     named = {d.pci_address for d in vm.devices if isinstance(d, PassthroughDevice)}
     others = [without_holder(gpu, vm.moref) for gpu in host.gpus if gpu.pci_address in named]
     held = [gpu for gpu in others if not gpu.free]
@@ -174,11 +173,11 @@ def _nothing_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
 
 
 def _hint(held: Sequence[GPU]) -> str:
-    """Follows the reason: passthrough that is off has no holder, and waiting does not help."""
+    """Return how to get the GPUs: by switching passthrough on if it is off, else from holders."""
     for gpu in held:
-        kept = any(holder.keeps for holder in gpu.holders)
-        if not kept and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
+        blocked = any(holder.blocks for holder in gpu.holders)
+        if not blocked and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
             return f"gpuvm passthrough enable {gpu.host} --reboot"
-        if not kept and not gpu.profiles and gpu.capable and not gpu.active:
+        if not blocked and not gpu.profiles and gpu.capable and not gpu.active:
             return f"gpuvm passthrough enable {gpu.host}, with --reboot where it needs one"
     return "stop the holder, or wait: 'gpuvm gpus' shows who holds which GPU"

@@ -1,7 +1,7 @@
 """Whether a VM matches the spec: compared by meaning, not by spelling.
 
-A VM carries the spec that it was created from. Writing down a default, or a path instead of a name,
-changes nothing; a name that means something else now is a difference.
+The spec that a VM was created from is in its extraConfig. A default that is written down, or a path
+instead of a name, is no difference; a name that resolves to another object now is one.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,26 @@ from gpuvm.ownership import POLICY_KEY
 from gpuvm.planner import capacity, mmio
 from gpuvm.spec import ClusterSpec
 
+NO_CREATION_SPEC = "it does not record the spec it was created from"
+
 
 def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, ...]:
-    """How the VM is another one than ``spec`` asks for, such as ``cpus 8, now 4``; empty if not."""
+    """Return how the VM differs from ``spec``, such as ``cpus 8, now 4``; empty if it matches."""
     if vm.spec_digest == spec.digest():
         return ()
-    made_from = ClusterSpec.from_creation_spec(vm.creation_spec) if vm.creation_spec else None
-    if made_from is None:
-        return ("it does not say what it was made from",)
-    comparison = _Comparison(vm, made_from, spec, inventory)
+    created_from = ClusterSpec.from_creation_spec(vm.creation_spec) if vm.creation_spec else None
+    if created_from is None:
+        return (NO_CREATION_SPEC,)
+    comparison = _Comparison(vm, created_from, spec, inventory)
     return tuple(
-        _difference_text(field, getattr(made_from, field), getattr(spec, field))
-        for field in ClusterSpec.of_one_vm()
-        if getattr(made_from, field) != getattr(spec, field) and not comparison.same(field)
+        _difference_text(field, getattr(created_from, field), getattr(spec, field))
+        for field in ClusterSpec.per_vm_fields()
+        if getattr(created_from, field) != getattr(spec, field) and not comparison.same(field)
     )
 
 
 class _Comparison:
-    """Compares fields whose words differ between a VM's creation spec and the spec."""
+    """Compares fields that are written differently in a VM's creation spec and in the spec."""
 
     def __init__(self, vm: VM, old: ClusterSpec, new: ClusterSpec, inventory: Inventory) -> None:
         self.vm, self.old, self.new, self.inventory = vm, old, new, inventory
@@ -56,7 +58,7 @@ class _Comparison:
         return field in checks and checks[field]()
 
     def _template(self, spec: ClusterSpec) -> VMTemplate | None:
-        """None where the word means nothing, or several things, by now."""
+        """Return the spec's template; None if it names none that exists and fits, or several."""
         try:
             return selection.template(spec, self.inventory)
         except GpuvmError:
@@ -73,14 +75,14 @@ class _Comparison:
             return False
 
     def _datastore(self) -> bool:
-        """Without a word any will do, and it is on one."""
-        word = storage.word_for(self.new, self.vm.host)
+        """Every datastore matches a spec that names none."""
+        name = storage.name_for(self.new, self.vm.host)
         known = self.inventory.datastores
-        named = {s.moref for s in known if word is not None and storage.matches(word, s)}
+        named = {s.moref for s in known if name is not None and storage.matches(name, s)}
         return self.new.datastore is None or (bool(named) and set(self.vm.datastores) <= named)
 
     def _network(self) -> bool:
-        """Without a word the clone stays on its template's."""
+        """A clone is on its template's network if the spec names none."""
         template = self._template(self.new)
         if self.new.network is None:
             return template is not None and set(template.networks) == set(self.vm.networks)
@@ -100,7 +102,7 @@ class _Comparison:
         return getattr(self.new, field) or (getattr(template, field) if template else None)
 
     def _accelerator(self) -> bool:
-        """What a new VM with these very GPUs would get is what the VM has."""
+        """Whether a new VM with the same GPUs would get the devices that the VM has."""
         old, new = self.old.accelerator, self.new.accelerator
         if type(old) is not type(new) or self._window(self.old) != self._window(self.new):
             return False
@@ -130,14 +132,14 @@ class _Comparison:
 
 
 def _kinds(device: Any) -> Any:
-    """What a dynamic device may be bound to."""
+    """Return what a dynamic device may be bound to; another device as it is."""
     if not isinstance(device, DynamicDevice):
         return device
     return sorted(device.allowed), device.label
 
 
 def _difference_text(field: str, old: Any, new: Any) -> str:
-    """Short values are shown; of ``extra_config`` and the like only the name."""
+    """Show short values; of ``extra_config`` and other mappings, only the name."""
     if not all(value is None or isinstance(value, (str, int, float)) for value in (old, new)):
         return field
     was, now = ("not given" if value in (None, "") else value for value in (old, new))

@@ -1,4 +1,4 @@
-"""The only importer of pyVmomi: everything here hands out frozen values from gpuvm.inventory.
+"""The only importer of pyVmomi; returns frozen values from gpuvm.inventory.
 
 with vsphere.connect(context, password) as connection:
     inventory = connection.read_inventory()

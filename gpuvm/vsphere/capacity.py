@@ -1,4 +1,4 @@
-"""How much there is: memory of a cluster's hosts and of a resource pool, disks of a template."""
+"""Capacity: memory of a cluster's hosts and of a resource pool, disk usage of a template."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,21 +6,20 @@ from typing import Any
 from gpuvm.vsphere.properties import Row
 
 _LARGEST_SHARE = 0.5
-"""A summary that leaves less than this to VMs is of other hosts than those that were read."""
+"""A larger share means that the summary covers other hosts than those that were read."""
 
 
 def hypervisor_share(cluster: Row, hosts: Iterable[Row]) -> float | None:
-    """Return ESXi's own share of the hosts' memory, from 0 to 1; None if unknown.
+    """Return the share of the hosts' memory that ESXi uses itself, from 0 to 1; None if unknown.
 
-    ``summary.effectiveMemory`` (ComputeResourceSummary) is in MB, what all hosts have for VMs that
-    are neither unresponsive nor in maintenance mode. Hosts of one cluster differ little, and no
-    property of a host says it of that host alone.
+    ``summary.effectiveMemory`` (ComputeResourceSummary) is the memory for VMs in MB, summed over
+    the hosts that respond and are not in maintenance mode. No property of a host has its own share.
     """
     effective = cluster.get("summary.effectiveMemory")
-    there = sum(row.get("hardware.memorySize", 0) for row in hosts if _is_effective(row))
-    if not effective or not there:
+    total = sum(row.get("hardware.memorySize", 0) for row in hosts if _is_effective(row))
+    if not effective or not total:
         return None
-    share = 1 - effective * 1024**2 / there
+    share = 1 - effective * 1024**2 / total
     return share if 0 <= share < _LARGEST_SHARE else None
 
 
@@ -31,11 +30,11 @@ def unreserved_gib(pool: Row) -> float | None:
 
 
 def used_gib(template: Row, disks: Sequence[Any]) -> float | None:
-    """What the disks take, and full clones of them: of thin ones only what is used of them.
+    """Return the used space of the disks, which a full clone needs; None if unknown or not thin.
 
-    ``committed`` (VirtualMachineStorageSummary) is the space of all of the VM's files, those that
-    it shares with others too, which a full clone copies. So it is too much rather than too little,
-    unless it is more than the disks hold. None where nobody tells.
+    ``committed`` (VirtualMachineStorageSummary) is the space of all files of the VM, shared ones
+    included, which a full clone copies. It may be too high, never too low; the disks' capacity is
+    the limit.
     """
     committed: int | None = template.get("summary.storage.committed")
     thin = [getattr(disk.backing, "thinProvisioned", False) or False for disk in disks]

@@ -1,4 +1,4 @@
-"""One CloneVM_Task that carries everything, and the one reconfigure that repairs the rest."""
+"""The spec of a CloneVM_Task, and of the ReconfigVM_Task that corrects what differs afterwards."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ MMIO_SIZE_GB = "pciPassthru.64bitMMIOSizeGB"
 
 @dataclass(frozen=True)
 class CloneRequest:
-    """A VM as it is wanted. With devices it implies all memory reserved and hot-add off.
+    """A VM to create. With devices, all memory is reserved and hot-add is off.
 
-    ``extra_config`` holds the mark and the guestinfo keys; ``cpus`` and ``memory_gib`` None leave
-    the template's. ``host`` None leaves the choice to DRS. With a ``snapshot`` it is a linked
-    clone. ``nics`` are the template's cards.
+    ``extra_config`` has the mark and the guestinfo keys. None keeps the template's ``cpus`` and
+    ``memory_gib``, and for ``host`` it leaves the choice to DRS. With a ``snapshot`` it is a linked
+    clone. ``nics`` are the template's network adapters.
     """
 
     name: str
@@ -42,19 +42,19 @@ class CloneRequest:
     nics: tuple[NIC, ...] = ()
     snapshot: MoRef | None = None
     storage_policy: str | None = None
-    """Its id; it is applied to the VM as made, not in the clone."""
+    """Its id; it is applied to the VM by a reconfigure, not in the clone."""
     device_group: str = ""
-    """The vendor device group that the devices make up together."""
+    """The vendor device group that consists of the devices."""
     metadata: dict[str, str] = field(default_factory=dict, hash=False)
-    """Of the guestinfo keys those that could only be known once the VM was there."""
+    """The guestinfo keys that are known only once the VM exists."""
     own_tpm: bool = False
-    """The template has a virtual TPM: the clone gets a new one, with secrets of its own."""
+    """The template has a virtual TPM: the clone gets a new one, with its own secrets."""
     cores_per_socket: int = 1
-    """The template's; a number of CPUs that it does not divide gets another one."""
+    """The template's; it is changed if the number of CPUs is not a multiple of it."""
 
 
 def clone_spec(request: CloneRequest, reference: Any) -> Any:
-    """``reference(kind, moref)`` makes a managed object of this connection."""
+    """Return the CloneSpec; ``reference(kind, moref)`` returns a managed object."""
     spec = vim.vm.CloneSpec(
         location=_location(request, reference),
         powerOn=False,
@@ -69,9 +69,9 @@ def clone_spec(request: CloneRequest, reference: Any) -> Any:
 
 
 def repair_spec(vm: VM, request: CloneRequest, disks: Sequence[Any] = ()) -> Any | None:
-    """Return what differs between the VM as read back and the request; None if nothing does.
+    """Return a ConfigSpec for what differs between the VM and the request; None if nothing does.
 
-    ``disks`` are the VM's, as vCenter shows them, where a storage policy is due.
+    ``disks`` are the VM's, read only if a storage policy must be applied.
     """
     spec = vim.vm.ConfigSpec()
     changes: dict[str, tuple[object, object]] = {
@@ -122,7 +122,7 @@ def _config(request: CloneRequest, reference: Any) -> Any:
     spec = vim.vm.ConfigSpec(
         instanceUuid=request.instance_uuid,
         annotation=request.annotation,
-        extraConfig=_option_values(_options(request) | _not_yet(request)),
+        extraConfig=_option_values(_options(request) | _no_policy(request)),
         deviceChange=pci_devices.added(request.devices),
         deviceGroups=pci_devices.groups(request.device_group),
     )
@@ -135,14 +135,14 @@ def _config(request: CloneRequest, reference: Any) -> Any:
         spec.memoryMB = round(request.memory_gib * 1024)  # type: ignore[assignment]
     if request.devices:
         spec.memoryReservationLockedToMax = True
-        # No more can be reserved than a limit allows, and a clone has its template's.
+        # The reservation cannot exceed the limit, which the clone inherits from its template.
         spec.memoryAllocation = vim.ResourceAllocationInfo(limit=UNLIMITED)
         spec.cpuHotAddEnabled = spec.memoryHotAddEnabled = False
     return spec
 
 
 def _other_cores_per_socket(cpus: int, present: int) -> int | None:
-    """The most that divides both: vCenter wants the CPUs to be a multiple. None if that is so."""
+    """Return the largest divisor of both if CPUs are not a multiple of ``present``, else None."""
     return None if cpus % present == 0 else math.gcd(cpus, present)
 
 
@@ -153,13 +153,13 @@ def _options(request: CloneRequest) -> dict[str, str]:
     return {**mmio, **request.extra_config}
 
 
-def _not_yet(request: CloneRequest) -> dict[str, str]:
-    """A clone of a VM of ours says of itself that it has a policy, and has none."""
+def _no_policy(request: CloneRequest) -> dict[str, str]:
+    """Clear the record of an applied policy, which the clone may have inherited."""
     return {} if request.storage_policy is None else {POLICY_KEY: ""}
 
 
 def _kept(options: dict[str, str], vm: VM) -> dict[str, str]:
-    """A VM that exists keeps what its guest published and what it first booted with."""
+    """A marked VM keeps its guestinfo keys: it booted with them, or its guest published them."""
     return {k: v for k, v in options.items() if not (k.startswith("guestinfo.") and vm.generation)}
 
 
@@ -172,16 +172,16 @@ def _mib(gib: float | None) -> int | None:
 
 
 def connected(nic: NIC, network: Network, reference: Any) -> Any:
-    """The change that puts the template's card on ``network``, everything else about it kept."""
-    card = getattr(vim.vm.device, nic.kind)(key=nic.key, backing=_backing(network, reference))
-    card.connectable = vim.vm.device.VirtualDevice.ConnectInfo(
+    """Return the change that connects the template's adapter to ``network``."""
+    adapter = getattr(vim.vm.device, nic.kind)(key=nic.key, backing=_backing(network, reference))
+    adapter.connectable = vim.vm.device.VirtualDevice.ConnectInfo(
         startConnected=True, allowGuestControl=True, connected=False
     )
-    return vim.vm.device.VirtualDeviceSpec(operation="edit", device=card)
+    return vim.vm.device.VirtualDeviceSpec(operation="edit", device=adapter)
 
 
 def _backing(network: Network, reference: Any) -> Any:
-    """By what vCenter knows each kind of network; it refuses any other backing.
+    """Return the backing for this kind of network; vCenter refuses any other.
 
     A distributed port group is named by its key and its switch, an opaque network by its id and
     its type, a standard network by itself.

@@ -1,4 +1,4 @@
-"""A session with one vCenter: log in once, the verbs that the lifecycle needs, log out."""
+"""A connection to one vCenter: login, the calls that gpuvm makes, logout."""
 
 import contextlib
 import ssl
@@ -30,23 +30,22 @@ from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
-from gpuvm.vsphere.session import SessionStub
+from gpuvm.vsphere.session import SessionStub, ssl_context, untrusted
 from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
-from gpuvm.vsphere.tls import ssl_context, untrusted
 from gpuvm.vsphere.updates import Task, UpdateStream
 from gpuvm.vsphere.vm_watch import VMWatch
 
 TIMEOUT_S = 60
 LOCALE = "en_US"
-"""Of the texts that a vCenter answers with: hints go by them where the type says too little."""
+"""Of vCenter's texts: some hints depend on them, where the fault type is not specific enough."""
 ROOT = "root"
 
 
 def connect(context: Context, password: SecretStr) -> "VSphere":
-    """Logs in once; a refused password is not tried again, since accounts lock.
+    """Log in; a refused password is not tried again, because accounts get locked.
 
-    Raises Unreachable, Untrusted, LoginRefused, and BadInput for the context's own mistakes.
+    Raises Unreachable, Untrusted, LoginRefused, and BadInput for errors in the context.
     """
     host, port = context.address
     trust = ssl_context(context.tls, host, port)
@@ -68,16 +67,16 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
             "try user@domain instead of DOMAIN\\user, or a local or service account",
         ) from None
     except vmodl.MethodFault as fault:
-        told = getattr(fault, "msg", None) or type(fault).__name__
-        raise LoginRefused(f"{host} refused the login of {context.user}: {told}") from None
+        reason = getattr(fault, "msg", None) or type(fault).__name__
+        raise LoginRefused(f"{host} refused the login of {context.user}: {reason}") from None
     except Exception as error:  # noqa: BLE001
-        # pyVmomi raises a bare Exception for "no vCenter there", and its proxies wrap causes.
+        # pyVmomi raises a bare Exception if the server is no vCenter, and its proxies wrap causes.
         raise _no_connection(host, port, error) from None
-    return VSphere(_lasting(service, context, password, trust), context)
+    return VSphere(_with_relogin(service, context, password, trust), context)
 
 
-def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLContext) -> Any:
-    """The same session, on a stub that logs in again when it has expired."""
+def _with_relogin(first: Any, context: Context, password: SecretStr, trust: ssl.SSLContext) -> Any:
+    """Return the same session on a stub that logs in again when it has expired."""
 
     def login(stub: Any) -> None:
         content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
@@ -95,22 +94,20 @@ def _lasting(first: Any, context: Context, password: SecretStr, trust: ssl.SSLCo
     )
     stub.cookie = first._stub.cookie
     first._stub.DropConnections()
-    lasting: Any = vim.ServiceInstance("ServiceInstance", stub)
-    with contextlib.suppress(
-        vmodl.MethodFault, Undecodable
-    ):  # its texts are shown as they are then
-        lasting.content.sessionManager.SetLocale(LOCALE)
-    return lasting
+    service: Any = vim.ServiceInstance("ServiceInstance", stub)
+    with contextlib.suppress(vmodl.MethodFault, Undecodable):  # the locale only improves hints
+        service.content.sessionManager.SetLocale(LOCALE)
+    return service
 
 
 class VSphere:
-    """Each ``start_…`` is one round trip that returns an accepted task; nothing here waits."""
+    """Each ``start_…`` is one round trip that returns a task; no method waits for its end."""
 
     def __init__(self, service: Any, context: Context) -> None:
         self._service = service
         with translated("reading its services", context.vcenter):
             self._content = service.RetrieveContent()
-        self._host_names: dict[MoRef, str] = {}  # they outlast a session
+        self._host_names: dict[MoRef, str] = {}  # names that were read once
         about = self._content.about
         self.vcenter = VCenter(
             name=about.name,
@@ -124,7 +121,7 @@ class VSphere:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Sessions are scarce on a vCenter; a connection that is gone has none."""
+        """Log out, because sessions are limited; errors of a lost connection do not matter."""
         with contextlib.suppress(*CALL_FAILED):
             pyvim.Disconnect(self._service)
 
@@ -135,10 +132,10 @@ class VSphere:
         resource_pool: str | None = None,
         query_targets: read_inventory.ConfigTargets = "all",
     ) -> Inventory:
-        """Names and inventory paths; the only one is used where none is given.
+        """Read the inventory; each argument is a name or path, by default the only one is used.
 
-        ``query_targets`` are the hosts, by name, that are asked for their systemIds, vGPU sizes and
-        device groups, which takes a round trip for each. Raises NotFound and Ambiguous.
+        ``query_targets`` are names of hosts to query for systemIds, vGPU sizes and device groups, a
+        round trip each. Raises NotFound and Ambiguous.
         """
         content = self._content
         read = read_inventory.read_inventory(
@@ -147,38 +144,38 @@ class VSphere:
         self._host_names |= {host.moref: host.name for host in read.hosts}
         return read
 
-    def ask(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
-        """The inventory with the systemIds of these hosts, by name: a round trip for each."""
+    def with_config_targets(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
+        """Add the config targets (systemIds) of these hosts, by name: a round trip each."""
         cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
         with translated("reading the cluster", "the vCenter"):
             browser = cluster.environmentBrowser
 
-        def asked(host: Host) -> Host:
+        def queried(host: Host) -> Host:
             target = gpus.read_target(browser, self._reference(vim.HostSystem, host.moref))
             return gpus.with_target(host, target)
 
-        found = tuple(asked(host) if host.name in hosts else host for host in inventory.hosts)
+        found = tuple(queried(host) if host.name in hosts else host for host in inventory.hosts)
         return replace(inventory, hosts=found)
 
     def read_policies(self) -> tuple[StoragePolicy, ...]:
-        """The storage policies; another service of the vCenter, and a privilege of its own."""
+        """Read the storage policies, from another service that needs its own privilege."""
         return policies.read_policies(self._service._stub)
 
     def read_vms(self, morefs: Sequence[MoRef]) -> tuple[VM, ...]:
-        """Those of the VMs that still exist."""
+        """Read those of the VMs that still exist."""
         refs = [self._reference(vim.VirtualMachine, moref) for moref in morefs]
         return read_inventory.read_vms(self._content, self.vcenter, refs, self._host_names)
 
     def read_diagnosis(self, morefs: Sequence[MoRef]) -> tuple[Diagnosis, ...]:
-        """Why nothing may be heard of these VMs."""
+        """Read why these VMs may have no address."""
         return read_diagnosis(self._content, [self._vm(moref) for moref in morefs])
 
     def read_marked(self) -> tuple[VM, ...]:
-        """Every VM of the vCenter that carries the mark: ours, and copies of ours."""
+        """Read every VM of the vCenter that carries the mark, copies included."""
         return read_inventory.read_marked(self._content, self.vcenter, self._host_names)[0]
 
     def read_deployment(self, name: str) -> Deployment:
-        """The VMs of one deployment, wherever in the vCenter they are."""
+        """Read the VMs of one deployment, in the whole vCenter."""
         uuid = self.vcenter.instance_uuid
         marked, hidden = read_inventory.read_marked(self._content, self.vcenter, self._host_names)
         return Deployment(
@@ -188,12 +185,12 @@ class VSphere:
         )
 
     def clusters_of(self, deployment: str) -> tuple[MoRef, ...]:
-        """Where the deployment's own VMs are."""
-        ours = [self._vm(vm.moref) for vm in self.read_deployment(deployment).ours]
-        return read_inventory.read_clusters(self._content, ours)
+        """Return the clusters of the deployment's VMs."""
+        vms = [self._vm(vm.moref) for vm in self.read_deployment(deployment).ours]
+        return read_inventory.read_clusters(self._content, vms)
 
     def read_holders(self, hosts: Sequence[MoRef]) -> Holders:
-        """Who names which GPU of these hosts now, by host name and PCI address."""
+        """Read the current holders of these hosts' GPUs, by host name and PCI address."""
         refs = [self._reference(vim.HostSystem, moref) for moref in hosts]
         return read_inventory.read_holders(self._content, refs)
 
@@ -206,7 +203,7 @@ class VSphere:
         return Task(task._moId, "clone")
 
     def start_repair(self, vm: VM, request: CloneRequest) -> Task | None:
-        """None when the VM as read back matches the request."""
+        """Reconfigure what differs from the request; None if nothing does."""
         due = policies.is_due(vm, request.storage_policy)
         disks = policies.disks_of(self._content, self._vm(vm.moref)) if due else ()
         spec = repair_spec(vm, request, disks)
@@ -217,7 +214,7 @@ class VSphere:
         return Task(task._moId, "reconfigure")
 
     def start_move(self, moref: MoRef, host: MoRef, pool: MoRef) -> Task:
-        """A powered-off VM to another host; its disks stay where they are."""
+        """Migrate a powered-off VM to another host, without its disks."""
         spec = vim.vm.RelocateSpec(
             host=self._reference(vim.HostSystem, host),
             pool=self._reference(vim.ResourcePool, pool),
@@ -238,11 +235,11 @@ class VSphere:
             return Task(self._vm(moref).Destroy_Task()._moId, "destroy")
 
     def template(self, moref: MoRef, name: str) -> TemplateHandle:
-        """For its snapshot to be made."""
+        """Return a handle for creating the template's snapshot."""
         return TemplateHandle(self._content, self._reference, moref, name)
 
     def unfinished_templates(self) -> Mapping[MoRef, str]:
-        """Names of templates that a gpuvm which was killed left as VMs."""
+        """Return the names of templates that are VMs because gpuvm was killed meanwhile."""
         return find_unfinished(self._content)
 
     def switch_passthrough(self, host: Host, devices: Sequence[str], *, enabled: bool) -> None:
@@ -255,14 +252,14 @@ class VSphere:
         )
 
     def residents(self, host: Host) -> tuple[Resident, ...]:
-        """The VMs that run there, and what keeps those that vCenter does not move."""
+        """Read the VMs that run on the host, and why vCenter does not move some of them."""
         return read_residents(self._content, self._host(host))
 
     def host_state(self, host: Host) -> HostState:
         return host_passthrough.read_state(self._content, self._host(host))
 
     def host_tasks(self, host: Host, operation: str) -> list[Task]:
-        """Like running_tasks, for a host."""
+        """Like ``running_tasks``, for a host."""
         return tasks.running_tasks(self._content, self._host(host), operation)
 
     def start_maintenance(self, host: Host) -> Task:
@@ -277,34 +274,34 @@ class VSphere:
     def missing_privileges(
         self, wanted: Mapping[MoRef, Sequence[str]]
     ) -> Mapping[MoRef, tuple[str, ...]]:
-        """Per object, what of the wanted this account lacks; "root" is the vCenter itself."""
+        """Return, per object, those of ``wanted`` that this account lacks; ROOT is the vCenter."""
         refs = {moref: self._any(moref) for moref in wanted}
         found = privileges.missing(self._content, {refs[m]: wanted[m] for m in wanted})
         return {moref: found[ref] for moref, ref in refs.items()}
 
     def read_licences(self) -> Mapping[str, Licence] | None:
-        """By host moref or vCenter instance UUID; None when this account may not read them."""
+        """Read licences by host moref or vCenter instance UUID; None without the privilege."""
         return privileges.assigned(self._content)
 
     def shut_down(self, moref: MoRef) -> None:
-        """Asks the guest to shut down; returns at once. Raises TaskFailed without VMware Tools."""
+        """Start a guest shutdown. Raises TaskFailed without VMware Tools."""
         with submitted("shut down", moref):
             self._vm(moref).ShutdownGuest()
 
     def running_tasks(self, moref: MoRef, operation: str) -> list[Task]:
-        """Queued and running tasks of that kind on a VM or template, the oldest first."""
+        """Return queued and running tasks of that kind on a VM or template, the oldest first."""
         return tasks.running_tasks(self._content, self._vm(moref), operation)
 
     def clones_in_flight(self) -> list[CloneInFlight]:
-        """Clones of this account that have not ended, perhaps of a gpuvm that was killed."""
+        """Return this account's clones that have not ended; they outlive a killed gpuvm."""
         return tasks.clones_in_flight(self._content)
 
     def find_in_folder(self, folder: MoRef, name: str) -> MoRef | None:
-        """The VM of that name directly in the folder."""
+        """Return the VM of that name in this folder, or None."""
         return tasks.find_child(self._content, self._reference(vim.Folder, folder), name)
 
     def recent_events(self, moref: MoRef) -> tuple[str, ...]:
-        """The VM's last events, in vCenter's words, the oldest first."""
+        """Return the texts of the VM's last events, the oldest first."""
         return diagnosis.recent_events(self._content, self._vm(moref))
 
     def cancel(self, task: Task) -> None:
@@ -325,7 +322,7 @@ class VSphere:
         return self._reference(vim.HostSystem, host.moref)
 
     def _any(self, moref: MoRef) -> Any:
-        """The kind does not matter where only the id is sent."""
+        """Return an object of unknown type: the call sends only its id."""
         if moref == ROOT:
             return self._content.rootFolder
         return self._reference(vim.ManagedEntity, moref)
@@ -335,11 +332,11 @@ class VSphere:
 
 
 def _no_connection(host: str, port: int, error: Exception) -> Unreachable:
-    """The hint's curl ignores the environment's proxy, as gpuvm does."""
+    """In the hint, curl ignores the proxy of the environment, as gpuvm does."""
     reason, where = str(error).strip() or type(error).__name__, authority(host, port)
     proxy = "; HTTPS_PROXY is set, and gpuvm does not use it" if "https" in getproxies() else ""
     return Unreachable(
         f"no vCenter answers at {where}: {reason}",
-        hint=f"check the name, the port and the way there: curl --noproxy '*' -k "
+        hint=f"check the name, the port and the route: curl --noproxy '*' -k "
         f"https://{where}/sdk/vimServiceVersions.xml{proxy}",
     )

@@ -1,4 +1,4 @@
-"""What is known of a VM from which nothing has been heard: why it may have no address."""
+"""Diagnosis of a VM that reports no address: host, VMware Tools, network adapters, question."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _HOST_PATHS = ("name", "runtime.connectionState")
 
 @dataclass(frozen=True)
 class NetworkAdapter:
-    """A network card of the VM; ``network`` is empty where nobody may see its name."""
+    """A network adapter of the VM; ``network`` is empty if its name cannot be read."""
 
     label: str
     connected: bool
@@ -36,7 +36,7 @@ class NetworkAdapter:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``host_state`` is vSphere's word for it; ``addresses`` came without host keys."""
+    """``host_state`` is the host's connectionState."""
 
     moref: MoRef
     host: str
@@ -70,7 +70,7 @@ def read_diagnosis(content: Any, vms: Sequence[Any]) -> tuple[Diagnosis, ...]:
 
 
 def recent_events(content: Any, vm: Any) -> tuple[str, ...]:
-    """The last few, the oldest first; EventManager.QueryEvents gives no order."""
+    """Return the last few, the oldest first; EventManager.QueryEvents does not sort them."""
     of_vm = vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self")
     with translated("reading events", vm._moId):
         events = content.eventManager.QueryEvents(vim.event.EventFilterSpec(entity=of_vm)) or ()
@@ -80,11 +80,11 @@ def recent_events(content: Any, vm: Any) -> tuple[str, ...]:
 
 
 def _named_by_id(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
-    """Networks that a card names by a key or an id of their own."""
+    """Yield names of the networks that an adapter refers to by a key or an id."""
     for row in rows:
-        known_as = row.get("key") or getattr(row.get("summary"), "opaqueNetworkId", None)
-        if known_as is not None:
-            yield known_as, row.get("name") or known_as
+        key = row.get("key") or getattr(row.get("summary"), "opaqueNetworkId", None)
+        if key is not None:
+            yield key, row.get("name") or key
 
 
 def _diagnosis(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, str]) -> Diagnosis:
@@ -105,7 +105,7 @@ def _diagnosis(ref: Any, row: Row, around: dict[Any, Row], networks: dict[str, s
 def _adapters(devices: Sequence[Any], networks: dict[str, str]) -> Iterator[NetworkAdapter]:
     for device in devices:
         if isinstance(device, vim.vm.device.VirtualEthernetCard):
-            label = getattr(device.deviceInfo, "label", None) or "its network card"
+            label = getattr(device.deviceInfo, "label", None) or "its network adapter"
             connected = bool(device.connectable and device.connectable.connected)
             yield NetworkAdapter(label, connected, _network(device.backing, networks))
 

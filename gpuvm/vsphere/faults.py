@@ -1,4 +1,4 @@
-"""vSphere's faults as our errors: every message is shown, known texts get a hint."""
+"""vSphere's faults as gpuvm's errors: every message is shown, known texts get a hint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,70 +31,70 @@ _KNOWN = (
     ),
     ("failed to find a suitable device", "no free GPU matches: 'gpuvm gpus' shows who holds them"),
     ("generate predicates", "no free GPU matches: 'gpuvm gpus' shows who holds them"),
-    ("bar memory", "switch 'memory mapped I/O above 4 GB' on in the host's firmware"),
+    ("bar memory", "enable 'memory mapped I/O above 4 GB' in the host's firmware"),
     ("held by", "'gpuvm gpus' shows who holds which GPU"),
     ("not shared direct", "the host must share its GPUs: graphics type Shared Direct"),
     ("does not offer the vgpu profile", "'gpuvm gpus' shows which profiles the hosts offer"),
     (
         "unavailable hardware or software support",
-        "the host cannot reset this device: its /etc/vmware/passthru.map, or another slot",
+        "the host cannot reset this device: see its /etc/vmware/passthru.map, or use another slot",
     ),
     (
         "libnvidia-vgx",
-        "NVIDIA's vGPU driver on the host does not serve this profile: its log is on the host",
+        "NVIDIA's vGPU driver on the host does not support this profile: see its log on the host",
     ),
     (
         "graphics resource available in the parent resource pool",
-        "no vGPU of that profile is left: 'gpuvm gpus' shows which profiles have room",
+        "no vGPU of that profile is left: 'gpuvm gpus' shows which profiles are",
     ),
     ("are not available on host", "'gpuvm gpus' shows the host's devices: run 'gpuvm plan' again"),
     ("hot-plug", "the VM must be powered off for this"),
     ("in use by a virtual machine", "'gpuvm gpus' names the VM: stop it first"),
-    ("configure that one", "passthrough is switched for the device that it depends on"),
+    ("configure that one", "switch passthrough of the device that this one depends on"),
 )
 
 _BY_TYPE = {
     "DuplicateName": "a VM of that name exists: choose another deployment name",
     "InsufficientHostMemoryCapacityFault": "the host has too little unreserved memory left",
     "InsufficientMemoryResourcesFault": "the resource pool has too little unreserved memory left",
-    "InsufficientFailoverResourcesFault": "HA keeps capacity back: look at its admission control",
+    "InsufficientFailoverResourcesFault": "HA reserves capacity: check its admission control",
     "NoDiskSpace": "the datastore is full: choose another with --datastore",
-    "InvalidState": "look at the states of VM and host: template, maintenance mode, connection",
-    "InvalidHostState": "look at the host, and at the one that the template is registered on: "
+    "InvalidState": "check the state of VM and host: template, maintenance mode, connection",
+    "InvalidHostState": "check the host, and the one that the template is registered on: "
     "maintenance mode, connection",
-    "TaskInProgress": "another task works on this VM: try again when it has ended",
+    "TaskInProgress": "another task is running on this VM: try again when it has ended",
     "NoCompatibleHost": "no host fits: 'gpuvm gpus' shows hosts and GPUs",
     "InsufficientGraphicsResourcesFault": "no vGPU of that profile is left: 'gpuvm gpus' shows "
-    "which profiles have room",
+    "which profiles are",
     "InsufficientStorageSpace": "the datastore cluster is full: choose another with --datastore",
-    "FileAlreadyExists": "files of that name are left on the datastore: another deployment name, "
-    "or remove them",
+    "FileAlreadyExists": "files of that name are on the datastore: remove them, or choose another "
+    "deployment name",
     "HostNotConnected": "the host is not connected to the vCenter: 'gpuvm doctor' lists hosts",
     "HostNotReachable": "the host does not answer the vCenter: 'gpuvm doctor' lists hosts",
     "InvalidHostConnectionState": "the host is not connected to the vCenter",
-    "HostCommunication": "the vCenter lost its host: try again when it is back",
+    "HostCommunication": "the vCenter lost contact with the host: try again when it is back",
     "ConcurrentAccess": "another client changed the VM at the same time: run the command again",
-    "InvalidPowerState": "another client powered the VM on or off meanwhile: run the command again",
+    "InvalidPowerState": "another client powered the VM on or off: run the command again",
     "ResourceInUse": "another operation uses it: try again when that has ended",
     "RequestCanceled": "the task was cancelled in vCenter",
     "InvalidProperty": "this vCenter does not have that property: 'gpuvm doctor' shows its version",
-    "InvalidArgument": "the vCenter does not accept that value: look at gpuvm.yaml and the options",
-    "InvalidVmConfig": "the vCenter does not accept that configuration: look at gpuvm.yaml",
+    "InvalidArgument": "the vCenter does not accept that value: check gpuvm.yaml and the options",
+    "InvalidVmConfig": "the vCenter does not accept that configuration: check gpuvm.yaml",
     "InvalidDeviceSpec": "the vCenter does not accept that change of the VM's virtual hardware",
-    "Timedout": "the vCenter gave up waiting: look at the task in the vSphere Client",
+    "Timedout": "the task timed out in vCenter: see it in the vSphere Client",
 }
 
 
 class Undecodable(Exception):
-    """The vCenter answered, and pyVmomi cannot decode the answer; the text says why."""
+    """pyVmomi cannot decode the vCenter's answer; the text says why."""
 
 
 CALL_FAILED = (vmodl.MethodFault, OSError, HTTPException, Undecodable)
-"""Whatever a call can end in, for calls whose end does not matter."""
+"""All errors of a call, for calls whose failure does not matter."""
 
 
 def task_failed(operation: str, vm: str, fault: Any, localized: str) -> VSphereError:
-    """The error for a task that ended in ``fault``; ``localized`` is the task's own message."""
+    """Return the error for a task that failed; ``localized`` is the task's own message."""
     if isinstance(fault, vim.fault.NoPermission):
         return _no_permission(fault)
     messages = tuple(dict.fromkeys(_messages(fault, localized)))
@@ -104,16 +104,16 @@ def task_failed(operation: str, vm: str, fault: Any, localized: str) -> VSphereE
 
 
 def hint_for(fault: str, messages: tuple[str, ...]) -> str | None:
-    told = " ".join(messages).lower()
+    text = " ".join(messages).lower()
     for fragment, hint in _KNOWN:
-        if fragment in told:
+        if fragment in text:
             return hint
     return _BY_TYPE.get(fault)
 
 
 @contextmanager
 def translated(operation: str, subject: str) -> Iterator[None]:
-    """A call's own faults and a lost connection, as ours."""
+    """Raise gpuvm's errors for the call's faults and for a lost connection."""
     try:
         yield
     except vmodl.fault.ManagedObjectNotFound:
@@ -127,13 +127,13 @@ def translated(operation: str, subject: str) -> Iterator[None]:
     except (OSError, HTTPException) as error:
         raise Unreachable(
             f"the connection to the vCenter broke during {operation}: {error}",
-            hint="what became of it is looked up when the command is run again",
+            hint="run the command again: it checks the outcome first",
         ) from None
 
 
 @contextmanager
 def submitted(operation: str, subject: str) -> Iterator[None]:
-    """Like ``translated``, for calls that change something: unanswered, they may have."""
+    """Like ``translated``, for calls that change something: OutcomeUnknown without an answer."""
     try:
         with translated(operation, subject):
             yield
@@ -142,13 +142,13 @@ def submitted(operation: str, subject: str) -> Iterator[None]:
 
 
 def _memory_hint(name: str, fault: Any) -> str | None:
-    """How much was asked for and how much there was: only such faults have both numbers."""
-    asked = getattr(fault, "requested", None)
+    """Return a hint with the requested and the unreserved memory, if the fault has both."""
+    requested = getattr(fault, "requested", None)
     general = _BY_TYPE.get(name)
-    if not asked or general is None:
+    if not requested or general is None:
         return None
     left = (getattr(fault, "unreserved", None) or 0) / 1024**3
-    return f"{general}: {asked / 1024**3:.1f} GiB requested, {left:.1f} GiB unreserved"
+    return f"{general}: {requested / 1024**3:.1f} GiB requested, {left:.1f} GiB unreserved"
 
 
 def _messages(fault: Any, localized: str) -> Iterator[str]:
@@ -164,7 +164,7 @@ def _messages(fault: Any, localized: str) -> Iterator[str]:
 
 
 def _refused_property(fault: Any) -> Iterator[str]:
-    """Such faults name what they refuse in a field of their own, and their text may not."""
+    """Yield what the fault refuses, which some types have in a field and not in their text."""
     if isinstance(fault, vmodl.query.InvalidProperty) and fault.name:
         yield f"property {fault.name}"
     elif isinstance(fault, vim.fault.InvalidDeviceSpec):
@@ -180,7 +180,7 @@ def _no_permission(fault: Any) -> NoPermission:
 
 
 def _named(entity: Any) -> str:
-    """The fault has only the object's id; one more read, if that is allowed, has its name."""
+    """Return the object's name, which needs a read, or else its id."""
     with suppress(*CALL_FAILED, AttributeError):
         return str(entity.name)
     return getattr(entity, "_moId", None) or "an object"

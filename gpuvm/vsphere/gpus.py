@@ -1,4 +1,4 @@
-"""A host's GPUs: PCI devices, passthrough state, memory, vGPU types, and which VMs hold them."""
+"""A host's GPUs: PCI devices, passthrough state, memory, vGPU types, and the VMs that hold them."""
 
 import re
 from collections import Counter, defaultdict
@@ -30,8 +30,7 @@ HOST_GPU_PATHS = (
     "config.sharedPassthruGpuTypes",
 )
 
-# GiB by PCI device id (pci.ids), for GPUs that the host no longer reports in graphicsInfo because
-# they are set aside for passthrough.
+# GiB by PCI device id (pci.ids): the host does not report GPUs with passthrough in graphicsInfo.
 _MEMORY_GIB = {
     0x15F7: 12,
     0x15F8: 16,
@@ -67,7 +66,7 @@ Holders = Mapping[tuple[str, str], Sequence[Holder]]
 """By host name and PCI address."""
 
 ANYWHERE = ""
-"""Instead of a PCI address: somewhere on the host."""
+"""Instead of a PCI address: any GPU of the host."""
 
 _NVSWITCH = 0x0680
 SHARED_DIRECT, _PASSED_THROUGH = "sharedDirect", "direct"
@@ -75,31 +74,31 @@ SHARED_DIRECT, _PASSED_THROUGH = "sharedDirect", "direct"
 
 @dataclass(frozen=True)
 class Target:
-    """What ``QueryConfigTarget(host=…)`` says of one host.
+    """The result of ``QueryConfigTarget(host=…)`` for one host.
 
-    ``system_ids`` is by PCI address: hosts of one kind have their GPUs at the same addresses, so
-    one host's answer must never serve for another. ``profile_gib`` and ``groups`` are known from
-    API 8.0 on. ``asked`` is False where nobody asked; ``problem`` is why the host did not answer.
+    ``system_ids`` is by PCI address: hosts of the same model have GPUs at the same addresses, so
+    the result of one host must not be used for another. ``profile_gib`` and ``groups`` need API
+    8.0. ``queried`` is False without a call; ``problem`` is why the call failed.
     """
 
     system_ids: dict[str, str] = field(default_factory=dict)
     profile_gib: dict[str, int] = field(default_factory=dict)
     groups: tuple[DeviceGroup, ...] = ()
-    asked: bool = True
+    queried: bool = True
     problem: str = ""
 
     def system_id(self, pci_address: str) -> str | None:
-        return self.system_ids.get(pci_address, "" if self.asked else None)
+        return self.system_ids.get(pci_address, "" if self.queried else None)
 
 
-NOT_ASKED = Target(asked=False)
+NOT_QUERIED = Target(queried=False)
 
 
 def read_target(browser: Any, host: Any) -> Target:
-    """One call. A fault is that host's own, whatever its type, and never the cluster's.
+    """Query one host. Any fault is a problem of this host only, not of the cluster.
 
-    A host agent that hangs answers with runtime faults (HostCommunication, SystemError) as well as
-    with those that the method declares. Raises Unreachable, and NoPermission.
+    If the host agent hangs, there are runtime faults (HostCommunication, SystemError) besides those
+    that the method declares. Raises Unreachable and NoPermission.
     """
     if browser is None:
         return Target(problem="its cluster has no environment browser")
@@ -116,7 +115,7 @@ def read_target(browser: Any, host: Any) -> Target:
 
 
 def target_of(target: Any | None) -> Target:
-    """What the host answered (vim.vm.ConfigTarget); nearly all of it is optional."""
+    """Convert a vim.vm.ConfigTarget; nearly all of its properties are optional."""
     if target is None:
         return Target()
     profiles = getattr(target, "vgpuProfileInfo", None) or ()
@@ -153,26 +152,26 @@ def gpus_of(host: str, row: Row, target: Target, holders: Holders) -> list[GPU]:
 
 
 def with_target(host: Host, target: Target) -> Host:
-    """The host with what it answered when it was asked on its own."""
+    """Return the host with the result of its QueryConfigTarget."""
     known = (replace(gpu, system_id=target.system_id(gpu.pci_address)) for gpu in host.gpus)
     return replace(host, gpus=tuple(known), device_groups=target.groups, problem=target.problem)
 
 
 def profile_memory_gib(name: str) -> int | None:
-    """NVIDIA's names end in the framebuffer's GiB and a letter: grid_p100-4q, nvidia_a40-48c."""
+    """Return the framebuffer from NVIDIA's names, such as 4 for grid_p100-4q; None if unknown."""
     match = re.search(r"-(\d+)[a-z]+$", name)
     return int(match[1]) if match else None
 
 
 def _reason(fault: Any) -> str:
-    """The fault's type and, where it has one, its text."""
+    """Return the fault's type and, if it has one, its text."""
     name = type(fault).__name__.rsplit(".", maxsplit=1)[-1]
     text = (getattr(fault, "msg", None) or "").strip()
     return f"{name}: {text}" if text else name
 
 
 def _group(info: Any) -> DeviceGroup:
-    """Each component brings a template of its device, with its number in the group."""
+    """Convert a group; each component has a prototype of its device with its sequence id."""
     found = [(c, devices_of([c.device])) for c in info.componentDeviceInfo or ()]
     return DeviceGroup(
         info.deviceGroupName,
@@ -190,30 +189,29 @@ def _profiles(row: Row, target: Target) -> tuple[VGPUProfile, ...]:
 
 
 def _graphics_types(row: Row) -> Callable[[str], str | None]:
-    """The graphics type of each card, by PCI address.
+    """Return the graphics type of a GPU by its PCI address.
 
-    What is in force goes before what is set, and a card's own before the host's default, which
-    individual devices override (API reference of HostGraphicsConfig). Of a card that is passed
-    through the host tells no more than that.
+    The active type takes precedence over the configured one, and the device's over the host's
+    default (API reference of HostGraphicsConfig). A GPU with passthrough has no other active type.
     """
     config = row.get("config.graphicsConfig")
     default = getattr(config, "hostDefaultGraphicsType", None)
     own = {one.deviceId: one.graphicsType for one in getattr(config, "deviceType", None) or ()}
-    in_force = {
+    active = {
         info.pciId: info.graphicsType
         for info in row.get("config.graphicsInfo", ())
         if info.graphicsType != _PASSED_THROUGH
     }
-    return lambda address: in_force.get(address) or own.get(address) or default
+    return lambda address: active.get(address) or own.get(address) or default
 
 
 def _profiles_of_gpu(
     device: Any, devices: Sequence[Any], profiles: Sequence[VGPUProfile]
 ) -> tuple[VGPUProfile, ...]:
-    """Those of the host's types that are this card's.
+    """Return those of the host's vGPU types that this GPU offers.
 
-    The API lists them by host. With cards of several models the model in the name decides, where
-    it is the name of a card of this host.
+    The API lists them by host. On a host with several GPU models, the model in the type's name
+    decides, if a GPU of the host has that model.
     """
     names = {one.id: one.deviceName.lower() for one in devices}
     return tuple(
@@ -225,13 +223,13 @@ def _profiles_of_gpu(
 
 
 def _model(profile: str) -> str:
-    """grid_p100c-12q is of a P100: letters after the number tell the variant."""
+    """Return the GPU model, such as p100 for grid_p100c-12q: letters after it are a variant."""
     match = re.match(r"(?:grid|nvidia)_([a-z]*\d+)", profile.lower())
     return match[1] if match else profile.lower()
 
 
 def nvswitches_of(row: Row) -> tuple[str, ...]:
-    """NVIDIA's bridges of the class *other* (0680) are NVSwitches."""
+    """Return the NVSwitches: NVIDIA's bridges of the class *other* (0680)."""
     return tuple(
         device.id
         for device in row.get("hardware.pciDevice", ())
@@ -240,7 +238,7 @@ def nvswitches_of(row: Row) -> tuple[str, ...]:
 
 
 def is_gpu(device: Any) -> bool:
-    """NVIDIA display controllers and processing accelerators; ids arrive as signed shorts."""
+    """Whether it is an NVIDIA display controller or processing accelerator; ids are signed."""
     base_class = (device.classId & 0xFFFF) >> 8
     return device.vendorId & 0xFFFF == NVIDIA_VENDOR_ID and base_class in (0x03, 0x12)
 
@@ -273,8 +271,8 @@ def _gpu(
         dependent_device=getattr(state, "dependentDevice", None) or device.id,
         system_id=system_id,
         label=getattr(state, "hardwareLabel", None) or "",
-        holders=tuple(holder for holder in holders if holder.sure),
-        suspects=tuple(holder for holder in holders if not holder.sure),
+        holders=tuple(holder for holder in holders if holder.certain),
+        possible_holders=tuple(holder for holder in holders if not holder.certain),
         profiles=profiles if graphics_type == SHARED_DIRECT and not active else (),
         shared_direct=graphics_type == SHARED_DIRECT,
     )
@@ -292,21 +290,21 @@ _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
 def holders(
     hosts: Mapping[Any, Row], vms: Mapping[Any, Row], ours: Collection[MoRef] = ()
 ) -> Holders:
-    """By host name and PCI address, from rows of HOST_PATHS and VM_PATHS, or more.
+    """Return holders by host name and PCI address; rows have at least HOST_PATHS and VM_PATHS.
 
-    ``ours`` are the VMs that gpuvm made. A holder that is not ``sure`` may be on a host ANYWHERE.
+    ``ours`` are the VMs that gpuvm created. An uncertain holder may be under ANYWHERE of a host.
     """
     found: dict[tuple[str, str], dict[MoRef, Holder]] = defaultdict(dict)
-    sure = (*_fixed(hosts, vms), *_dynamic_holders(hosts, vms), *_vgpu_holders(hosts, vms))
-    placed = {holder.moref for _, _, holder in sure if holder.sure}
-    for host, address, holder in (*sure, *_unplaced(hosts, vms, placed)):
+    certain = (*_fixed(hosts, vms), *_dynamic_holders(hosts, vms), *_vgpu_holders(hosts, vms))
+    placed = {holder.moref for _, _, holder in certain if holder.certain}
+    for host, address, holder in (*certain, *_unplaced(hosts, vms, placed)):
         known = replace(holder, ours=holder.moref in ours)
         found[host, address].setdefault(holder.moref, known)
     return {where: tuple(by_vm.values()) for where, by_vm in found.items()}
 
 
 def name_of(ref: Any, row: Row) -> str:
-    """What an object is called; its id where its name is not shown."""
+    """Return the object's name, or its id if vCenter does not show the name."""
     return str(row.get("name", ref._moId))
 
 
@@ -314,33 +312,33 @@ def _fixed(hosts: Mapping[Any, Row], vms: Mapping[Any, Row]) -> Iterator[tuple[s
     for ref, row in vms.items():
         for device in devices_of(row.get("config.hardware.device", ())):
             if isinstance(device, PassthroughDevice):
-                for host in _around(row, hosts):
-                    yield host, device.pci_address, _holder(ref, row, sure="runtime.host" in row)
+                for host in _host_names(row, hosts):
+                    yield host, device.pci_address, _holder(ref, row, certain="runtime.host" in row)
 
 
 def _unplaced(
     hosts: Mapping[Any, Row], vms: Mapping[Any, Row], placed: Collection[MoRef]
 ) -> Iterator[tuple[str, str, Holder]]:
-    """VMs whose hardware is not shown, and running ones with a GPU that no host says is theirs."""
+    """Yield VMs whose hardware is not shown, and running ones whose GPU no host reports."""
     for ref, row in vms.items():
-        holder = _holder(ref, row, sure=False)
+        holder = _holder(ref, row, certain=False)
         devices = devices_of(row.get("config.hardware.device", ()))
         bound = any(not isinstance(device, PassthroughDevice) for device in devices)
-        lost = bound and holder.powered_on and holder.moref not in placed
-        if lost or "config.hardware.device" not in row:
-            yield from ((host, ANYWHERE, holder) for host in _around(row, hosts))
+        unknown = bound and holder.powered_on and holder.moref not in placed
+        if unknown or "config.hardware.device" not in row:
+            yield from ((host, ANYWHERE, holder) for host in _host_names(row, hosts))
 
 
-def _around(row: Row, hosts: Mapping[Any, Row]) -> list[str]:
-    """Names of the VM's host; of all where it is not shown which one it is."""
-    where = row.get("runtime.host")
-    return [name_of(ref, host) for ref, host in hosts.items() if where in (None, ref)]
+def _host_names(row: Row, hosts: Mapping[Any, Row]) -> list[str]:
+    """Return the name of the VM's host; of all hosts if vCenter does not show which one it is."""
+    own = row.get("runtime.host")
+    return [name_of(ref, host) for ref, host in hosts.items() if own in (None, ref)]
 
 
-def _holder(ref: Any, row: Row, *, sure: bool) -> Holder:
-    """A VM whose power state is not shown is taken to run: it may."""
+def _holder(ref: Any, row: Row, *, certain: bool) -> Holder:
+    """A VM whose power state is not shown counts as powered on."""
     powered_on = row.get("runtime.powerState", "poweredOn") == "poweredOn"
-    return Holder(name_of(ref, row), powered_on, moref=ref._moId, sure=sure)
+    return Holder(name_of(ref, row), powered_on, moref=ref._moId, certain=certain)
 
 
 def _dynamic_holders(
@@ -357,20 +355,20 @@ def _dynamic_holders(
 def _vgpu_holders(
     hosts: Mapping[Any, Row], vms: Mapping[Any, Row]
 ) -> Iterator[tuple[str, str, Holder]]:
-    """The API names the VMs that use a GPU, not how many vGPUs each has there.
+    """The API reports the VMs that use a GPU, not how many vGPUs each has there.
 
-    A VM that is on several cards has one on each at least; the rest are counted on all of them,
-    because counting too many refuses a plan and counting too few fails it at power-on.
+    A VM on several GPUs has at least one vGPU on each; the rest are counted on all of them, because
+    with too low a count the VM would fail to power on.
     """
     for ref, host in hosts.items():
-        cards = {c.pciId: set(c.vm or ()) for c in host.get("config.graphicsInfo", ())}
-        on = Counter(vm for users in cards.values() for vm in users)
-        for address, users in cards.items():
+        used = {c.pciId: set(c.vm or ()) for c in host.get("config.graphicsInfo", ())}
+        gpus = Counter(vm for users in used.values() for vm in users)
+        for address, users in used.items():
             for vm in sorted(users, key=str):
-                yield name_of(ref, host), address, _running(vm, vms, cards=on[vm])
+                yield name_of(ref, host), address, _running(vm, vms, gpus=gpus[vm])
 
 
-def _running(ref: Any, vms: Mapping[Any, Row], cards: int = 1) -> Holder:
+def _running(ref: Any, vms: Mapping[Any, Row], gpus: int = 1) -> Holder:
     row = vms.get(ref, {})
     devices = devices_of(row.get("config.hardware.device", ()))
     profiles = [device.profile for device in devices if isinstance(device, VGPUDevice)]
@@ -379,5 +377,5 @@ def _running(ref: Any, vms: Mapping[Any, Row], cards: int = 1) -> Holder:
         powered_on=True,
         profile=next(iter(profiles), None),
         moref=ref._moId,
-        shares=max(1, len(profiles) - cards + 1),
+        shares=max(1, len(profiles) - gpus + 1),
     )

@@ -1,4 +1,4 @@
-"""What is switched on a host: passthrough of its devices, maintenance mode, a reboot."""
+"""Passthrough of a host's devices, maintenance mode and reboot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gpuvm.vsphere.faults import submitted
 from gpuvm.vsphere.properties import Objects, retrieve
 from gpuvm.vsphere.updates import Task
 
-# A host that cannot be emptied in this time is not going to be.
+# Timeout of entering maintenance mode: an evacuation that takes longer counts as failed.
 MAINTENANCE_S = 600
 
 _SYSTEM = "configManager.pciPassthruSystem"
@@ -24,7 +24,7 @@ _STATE_PATHS = (
 
 @dataclass(frozen=True)
 class HostState:
-    """``reboots``: it can be rebooted through the API."""
+    """``reboots``: the host can be rebooted through the API."""
 
     connected: bool
     in_maintenance_mode: bool
@@ -34,11 +34,10 @@ class HostState:
 def switch_passthrough(
     content: Any, host: Any, name: str, devices: Sequence[str], *, enabled: bool
 ) -> None:
-    """For *dependent* devices, which is what the kernel has to let go; then the list is refreshed.
+    """Switch passthrough of *dependent* devices, which ESXi rebinds; then refresh the list.
 
-    ``applyNow`` is left unset: the host applies it at once where it can rebind devices (API 7.0),
-    elsewhere at its next reboot (API reference of HostPciPassthruConfig).
-    Raises TaskFailed with the host's own words.
+    ``applyNow`` is unset: a host that can rebind devices (API 7.0) applies the change at once,
+    others at the next reboot (API reference of HostPciPassthruConfig). Raises TaskFailed.
     """
     system = _passthrough_system(content, host)
     changes = [vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled) for device in devices]
@@ -48,7 +47,7 @@ def switch_passthrough(
 
 
 def enter_maintenance(host: Any, name: str) -> Task:
-    """Powered-off VMs stay: evacuated ones would name devices of a host that they left."""
+    """Enter it without moving powered-off VMs: they may name devices of this host."""
     with submitted("maintenance mode", name):
         task = host.EnterMaintenanceMode_Task(timeout=MAINTENANCE_S, evacuatePoweredOffVms=False)
     return Task(task._moId, "maintenance mode")
@@ -60,7 +59,7 @@ def exit_maintenance(host: Any, name: str) -> Task:
 
 
 def reboot(host: Any, name: str) -> Task:
-    """Never by force: that would take running VMs down. It ends when the reboot has begun."""
+    """Reboot without force, which would stop running VMs. The task ends when the reboot begins."""
     with submitted("reboot", name):
         return Task(host.RebootHost_Task(force=False)._moId, "reboot")
 

@@ -1,4 +1,4 @@
-"""The vCenter's tree as one read gave it: paths, clusters, folders, pools, and where VMs are."""
+"""The vCenter's inventory tree: paths, clusters, folders, resource pools, and where VMs are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ class Tree:
         self.rows = rows
 
     def path(self, ref: Any) -> str:
-        """The inventory path, such as ``/Lab/host/GPU-Cluster``."""
+        """Return the inventory path, such as ``/Lab/host/GPU-Cluster``."""
         parts: list[str] = []
         while ref in self.rows:
             parts.append(self.rows[ref].get("name", "?"))
@@ -23,36 +23,38 @@ class Tree:
         return "/" + "/".join(reversed(parts))
 
     def cluster(self, wanted: str | None) -> Any:
-        """By name, inventory path or MoRef id; the only one when none is named."""
+        """Return the cluster of that name, inventory path or MoRef id; by default the only one."""
         clusters = self._all(vim.ClusterComputeResource)
         if not clusters:
-            raise NotVisible("any cluster", "put the hosts into one: hosts outside are not used")
+            raise NotVisible(
+                "any cluster", "move the hosts into one: standalone hosts are not used"
+            )
         return self._named("cluster", clusters, wanted, option="--cluster")
 
     def datacenter(self, ref: Any) -> Any | None:
-        """The datacenter above; None where the account cannot see all the way up to it.
+        """Return the object's datacenter; None if the account cannot see it.
 
-        A permission on a cluster without one on its folders shows the cluster and hides those.
+        A permission on a cluster alone does not show the folders above it.
         """
         while ref in self.rows and not isinstance(ref, vim.Datacenter):
             ref = self.rows[ref].get("parent")
         return ref if ref in self.rows else None
 
     def folder(self, cluster: Any, wanted: str | None) -> Any:
-        """Where new VMs go: the datacenter's VM folder, or a named one below it."""
+        """Return the folder for new VMs: the datacenter's VM folder, or a named one below it."""
         top = self.rows.get(self.datacenter(cluster), {}).get("vmFolder")
         if wanted is None:
             return self._visible(
                 top,
                 f"the VM folder of {self.path(cluster)}'s datacenter",
-                "name one that it can see with folder: in gpuvm.yaml",
+                "set folder: in gpuvm.yaml to one that it can see",
             )
         folders = self._all(vim.Folder)
         below = [ref for ref in folders if top is None or self._is_below(ref, top)]
-        return self._named("folder", below, wanted, option="folder: with its whole path")
+        return self._named("folder", below, wanted, option="folder: with its full path")
 
     def pool(self, cluster: Any, wanted: str | None) -> Any:
-        """The cluster's root resource pool, or a named one below it."""
+        """Return the cluster's root resource pool, or a named one below it."""
         root = self.rows[cluster].get("resourcePool")
         top = self._visible(root, f"the resource pool of {self.path(cluster)}")
         if wanted is None:
@@ -61,7 +63,7 @@ class Tree:
         return self._named("resource pool", below, wanted, option="resource_pool: with its path")
 
     def browser(self, cluster: Any) -> Any | None:
-        """The cluster's environment browser, which knows each host's devices.
+        """Return the cluster's environment browser, which QueryConfigTarget belongs to.
 
         The property is optional: a cluster whose only host does not respond has none.
         """
@@ -73,7 +75,7 @@ class Tree:
         ]
 
     def unreadable(self) -> list[Any]:
-        """VMs without a configuration: each that has one says whether it is a template."""
+        """Return VMs whose configuration cannot be read, as a missing config.template shows."""
         return [
             ref for ref in self._all(vim.VirtualMachine) if "config.template" not in self.rows[ref]
         ]
@@ -82,7 +84,7 @@ class Tree:
         return [ref for ref in self._all(vim.VirtualMachine) if extra_config(self.rows[ref])]
 
     def vms_on(self, hosts: Sequence[Any]) -> list[Any]:
-        """VMs, not templates, that are registered on these hosts, or may be."""
+        """Return VMs, without templates, that are or may be registered on these hosts."""
         candidates = {*hosts, None}
         return [
             ref

@@ -1,4 +1,4 @@
-"""What VMs are made of: templates, datastores and networks, from their rows of properties."""
+"""Templates, datastores and networks, from their rows of properties."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -68,7 +68,7 @@ def template(ref: Any, rows: Rows, tree: Tree) -> VMTemplate:
         has_gpu=any(isinstance(d, vim.vm.device.VirtualPCIPassthrough) for d in devices),
         guest_id=row.get("config.guestId", ""),
         snapshots=tuple(_snapshots(row.get("snapshot"))),
-        unfinished=template_snapshot.says(ref, row),
+        unfinished=template_snapshot.has_note(ref, row),
         host=host._moId if host is not None else "",
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
         tools=row.get("guest.toolsVersionStatus2", ""),
@@ -91,7 +91,7 @@ def datastores(rows: Rows, tree: Tree) -> tuple[Datastore, ...]:
             path=_path(ref, row, tree),
             hidden=not_shown(row, visibility.OF_DATASTORES),
             maintenance=row.get("summary.maintenanceMode", "normal") != "normal",
-            troubles=tuple(_troubles(row.get("host", ()))),
+            host_problems=tuple(_host_problems(row.get("host", ()))),
         )
         for ref, row in rows.items()
         if isinstance(ref, vim.Datastore) and is_visible(row)
@@ -115,9 +115,10 @@ def networks(rows: Rows, tree: Tree) -> tuple[Network, ...]:
 
 
 def networks_asked(nets: Iterable[Any]) -> list[Objects]:
-    """Distributed port groups have a key and a switch, opaque networks an id in their summary.
+    """Return what to read of each kind of network.
 
-    The declared type of a network's summary does not have that id, so all of it is asked for.
+    Distributed port groups have a key and a switch, opaque networks an id in their summary. The
+    declared type of the summary does not have that id, so the whole summary is read.
     """
     ordered = sorted(nets, key=str)
     special = (_PORTGROUP, vim.OpaqueNetwork)
@@ -139,7 +140,7 @@ def networks_asked(nets: Iterable[Any]) -> list[Objects]:
 
 
 def _hardware_version(version: str | None) -> int:
-    """Return the number in ``vmx-17``; 0, which is too old for everything, if unknown."""
+    """Return the number in ``vmx-17``; 0, which counts as too old, if unknown."""
     number = (version or "").removeprefix("vmx-")
     return int(number) if number.isdecimal() else 0
 
@@ -152,21 +153,21 @@ def _nic(device: Any) -> NIC:
 
 
 def _snapshots(info: Any) -> Iterator[Snapshot]:
-    """All of the tree."""
-    waiting = list(info.rootSnapshotList) if info else []
-    while waiting:
-        node = waiting.pop(0)
-        waiting += node.childSnapshotList or ()
+    """Yield all snapshots of the tree."""
+    nodes = list(info.rootSnapshotList) if info else []
+    while nodes:
+        node = nodes.pop(0)
+        nodes += node.childSnapshotList or ()
         yield Snapshot(node.name, node.snapshot._moId, node.snapshot == info.currentSnapshot)
 
 
-def _troubles(mounts: Iterable[Any]) -> Iterator[tuple[MoRef, str]]:
-    """``accessible`` is unset on hosts that do not tell (HostMountInfo)."""
+def _host_problems(mounts: Iterable[Any]) -> Iterator[tuple[MoRef, str]]:
+    """Yield hosts that cannot write to the datastore; ``accessible`` is optional."""
     for mount in mounts:
         info = mount.mountInfo
         if info.mounted is False or info.accessible is False:
             why = info.inaccessibleReason
-            yield mount.key._moId, "the host has lost it" + (f" ({why})" if why else "")
+            yield mount.key._moId, "the host cannot access it" + (f" ({why})" if why else "")
         elif info.accessMode == "readOnly":
             yield mount.key._moId, "it is mounted read-only there"
 

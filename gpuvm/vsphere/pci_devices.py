@@ -1,9 +1,9 @@
-"""A VM's PCI devices as the API wants them, and what must be added and removed.
+"""A VM's PCI devices in the API's types, and the changes from the present to the required ones.
 
-The fixed backing is the usual mistake: ``deviceId`` is unsigned hex without ``0x`` (a decimal one
-is accepted and the VM then does not power on), ``vendorId`` the signed short, ``systemId`` that of
-the very host (API reference of VirtualPCIPassthroughDeviceBackingInfo; govmomi issue 2248). The
-dynamic one has its ids as plain unsigned numbers.
+In the fixed backing, ``deviceId`` is unsigned hex without ``0x`` (a decimal one is accepted, but
+the VM does not power on), ``vendorId`` a signed short, and ``systemId`` that of the VM's host (API
+reference of VirtualPCIPassthroughDeviceBackingInfo; govmomi issue 2248). In the dynamic backing,
+ids are unsigned numbers.
 """
 
 from collections import Counter
@@ -16,11 +16,11 @@ from gpuvm.devices import Device, DynamicDevice, PassthroughDevice, in_group
 
 FIRST_KEY = 100
 NEW_GROUP = -1
-"""What the devices of a new vendor device group have in common until vCenter gives it a key."""
+"""Temporary key of a new vendor device group; vCenter replaces it."""
 
 
 def added(devices: Iterable[Device]) -> list[Any]:
-    """Each new device has a negative key of its own; equal ones would be one device."""
+    """Return the changes that add the devices, each with its own temporary negative key."""
     return [
         vim.vm.device.VirtualDeviceSpec(operation="add", device=_new(-key, device))
         for key, device in enumerate(devices, start=FIRST_KEY)
@@ -28,7 +28,7 @@ def added(devices: Iterable[Device]) -> list[Any]:
 
 
 def groups(name: str) -> Any | None:
-    """The vendor device group that the added devices make up (VirtualDeviceGroups, 8.0.0.1)."""
+    """Return the vendor device group of the added devices (VirtualDeviceGroups, 8.0.0.1)."""
     if not name:
         return None
     group = vim.vm.VirtualDeviceGroups.VendorDeviceGroup(
@@ -38,9 +38,9 @@ def groups(name: str) -> Any | None:
 
 
 def changes(present: Sequence[Device], wanted: Sequence[Device]) -> list[Any]:
-    """Wanted minus present is added, present minus wanted removed; equal ones are counted.
+    """Return the changes: ``wanted`` minus ``present`` is added, the reverse removed.
 
-    A vendor device group comes and goes whole.
+    A vendor device group is added and removed as a whole.
     """
     more, less = _minus(wanted, present), _minus(present, wanted)
     if (more or less) and any(map(in_group, (*more, *less))):
@@ -49,7 +49,7 @@ def changes(present: Sequence[Device], wanted: Sequence[Device]) -> list[Any]:
 
 
 def backing(device: Device) -> Any:
-    """Raises ValueError for a fixed device whose host did not tell its ``systemId``."""
+    """Return the device's backing. Raises ValueError for a fixed one without ``systemId``."""
     kinds = vim.vm.device.VirtualPCIPassthrough
     if isinstance(device, PassthroughDevice):
         return _fixed(device)
@@ -66,12 +66,12 @@ def backing(device: Device) -> Any:
 
 
 def _new(key: int, device: Device) -> Any:
-    made = vim.vm.device.VirtualPCIPassthrough(key=key, backing=backing(device))
+    new = vim.vm.device.VirtualPCIPassthrough(key=key, backing=backing(device))
     if not isinstance(device, PassthroughDevice) and device.sequence:
-        made.deviceGroupInfo = vim.vm.device.VirtualDevice.DeviceGroupInfo(
+        new.deviceGroupInfo = vim.vm.device.VirtualDevice.DeviceGroupInfo(
             groupInstanceKey=NEW_GROUP, sequenceId=device.sequence
         )
-    return made
+    return new
 
 
 def _fixed(device: PassthroughDevice) -> Any:
@@ -104,5 +104,5 @@ def _removed(device: Device) -> Any:
 
 
 def _signed(number: int) -> int:
-    """An unsigned 16-bit id as the API's signed short."""
+    """Convert an unsigned 16-bit id to the API's signed short."""
     return number - 0x10000 if number >= 0x8000 else number

@@ -1,8 +1,8 @@
-"""Storage policies: their names, and how one is applied to a VM.
+"""Storage policies: their names, and applying one to a VM.
 
-They are a service of their own (Storage Policy Based Management). A policy is applied to the VM's
-home and to each disk by a reconfigure: a clone refuses those with data services, and its
-``RelocateSpec.profile`` is of the home alone.
+They are a separate service (Storage Policy Based Management). A policy is applied to the VM home
+and each disk by a reconfigure: a clone refuses policies with data services, and its
+``RelocateSpec.profile`` covers the home only.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +24,11 @@ _VIEW = "StorageProfile.View"
 
 
 def read_policies(stub: SessionStub) -> tuple[StoragePolicy, ...]:
-    """Those for VMs. Needs StorageProfile.View; raises NoPermission without."""
-    beside = stub.beside(_PATH, _VERSION)
+    """Read the policies for VMs. Raises NoPermission without StorageProfile.View."""
+    service_stub = stub.for_service(_PATH, _VERSION)
     try:
         with translated("reading the storage policies", "the vCenter"), _permitted():
-            service: Any = pbm.ServiceInstance("ServiceInstance", beside)
+            service: Any = pbm.ServiceInstance("ServiceInstance", service_stub)
             manager = service.RetrieveContent().profileManager
             ids = manager.QueryProfile(
                 resourceType=pbm.profile.ResourceType(resourceType="STORAGE"),
@@ -36,13 +36,13 @@ def read_policies(stub: SessionStub) -> tuple[StoragePolicy, ...]:
             )
             profiles = manager.RetrieveContent(profileIds=ids) if ids else ()
     finally:
-        beside.DropConnections()  # type: ignore[no-untyped-call]
+        service_stub.DropConnections()  # type: ignore[no-untyped-call]
     return tuple(StoragePolicy(one.name, one.profileId.uniqueId) for one in profiles)
 
 
 @contextmanager
 def _permitted() -> Iterator[None]:
-    """The service has a fault of its own for a missing privilege, and shows its base to some."""
+    """Convert the service's faults for a missing privilege, which share a base type."""
     try:
         yield
     except vim.fault.NotAuthenticated:
@@ -52,7 +52,7 @@ def _permitted() -> Iterator[None]:
 
 
 def is_due(vm: VM, policy: str | None) -> bool:
-    """What was applied is in extraConfig, for vCenter keeps it elsewhere."""
+    """Return whether the policy must be applied; extraConfig records the one that was."""
     return policy is not None and vm.extra_config.get(POLICY_KEY) != policy
 
 
@@ -63,7 +63,7 @@ def disks_of(content: Any, vm: Any) -> Sequence[Any]:
 
 
 def apply_to(spec: Any, policy: str, disks: Iterable[Any], foreign: Sequence[str]) -> None:
-    """``foreign`` are the files of disks that are somebody else's."""
+    """Add the policy to the ConfigSpec; ``foreign`` are files of disks that keep their own."""
     profile = [vim.vm.DefinedProfileSpec(profileId=policy)]
     spec.vmProfile = profile
     spec.deviceChange = [

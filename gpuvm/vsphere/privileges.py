@@ -1,4 +1,4 @@
-"""Which privileges the account lacks, read before anything is tried; and assigned licences."""
+"""The privileges that the account lacks, and the assigned licences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,12 +10,12 @@ from gpuvm.vsphere.faults import translated
 
 
 def missing(content: Any, wanted: Mapping[Any, Sequence[str]]) -> dict[Any, tuple[str, ...]]:
-    """Per object, those of the wanted privileges that this session does not have on it.
+    """Return, per object, those of ``wanted`` that this session does not have on it.
 
     API: AuthorizationManager.HasPrivilegeOnEntities.
     """
     every = sorted({privilege for privileges in wanted.values() for privilege in privileges})
-    with translated("asking for privileges", "the vCenter"):
+    with translated("checking privileges", "the vCenter"):
         session = content.sessionManager.currentSession
         answers = content.authorizationManager.HasPrivilegeOnEntities(
             entity=list(wanted), sessionId=session.key, privId=every
@@ -31,10 +31,10 @@ def missing(content: Any, wanted: Mapping[Any, Sequence[str]]) -> dict[Any, tupl
 
 
 def assigned(content: Any) -> Mapping[str, Licence] | None:
-    """By a host's moref or the vCenter's instance UUID; None when it may not be read.
+    """Return licences by a host's moref or the vCenter's instance UUID; None if not readable.
 
-    API: LicenseAssignmentManager.QueryAssignedLicenses, one call for all; System.View is enough by
-    the reference, and it is deprecated without a successor in this API, so a no is an answer too.
+    API: LicenseAssignmentManager.QueryAssignedLicenses, one call for all. By the reference it needs
+    System.View only. It is deprecated without a successor in this API, so errors are accepted.
     """
     try:
         with translated("reading licences", "the vCenter"):
@@ -55,7 +55,7 @@ def _licence(assignment: Any) -> Licence:
 
 
 def _ends(assignment: Any) -> datetime | None:
-    """An evaluation has its end in the assignment, a licence in itself."""
+    """Return the expiry: an evaluation has it in its assignment, a licence in its properties."""
     evaluation = _property(assignment.properties, "Evaluation")
     holders = (getattr(evaluation, "properties", None), assignment.assignedLicense.properties)
     for properties in holders:

@@ -1,10 +1,10 @@
-"""Narrow reads: leaf property paths of many objects in one call, paged only when it is long.
+"""Narrow reads: leaf property paths of many objects in one call, paged for many objects.
 
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, ("name", "runtime.powerState"))])
 
-Whole objects (``vm.runtime``, ``vm.config``) are never asked for: they cost megabytes, and some
-servers send values in them that this client cannot read. Where even a leaf cannot be decoded, the
-objects are read one by one and the leaf is left out, as if it were unset.
+Whole objects (``vm.runtime``, ``vm.config``) are never read: they have megabytes, and values of
+some servers cannot be decoded. If a leaf cannot be decoded, the objects are read one by one and the
+leaf is left out, as if it were unset.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, translated
 Row = dict[str, Any]
 PAGE = 500
 REFUSED = "(refused)"
-"""In a row: the paths that this account may not read, which is not the same as unset."""
+"""In a row: the paths that this account may not read, as opposed to unset ones."""
 
-# One key of extraConfig each, not all of it: an indexed path answers with that OptionValue alone
-# (as vm-operator reads guestinfo keys from a vCenter).
+# Single keys of extraConfig: an indexed path returns only that OptionValue (vm-operator reads
+# guestinfo keys from a vCenter this way).
 HOST_KEYS_KEY = "guestinfo.gpuvm.ssh_host_keys"
 MARKS = tuple(f'config.extraConfig["{key}"]' for key in MARK_KEYS)
 HOST_KEYS = f'config.extraConfig["{HOST_KEYS_KEY}"]'
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Objects:
-    """``refs`` of one ``kind`` and the paths wanted of each."""
+    """``refs`` of one ``kind`` and the paths to read of each."""
 
     kind: Any
     refs: Sequence[Any]
@@ -46,7 +46,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Related:
-    """The objects that the property ``path`` names, read in the same call."""
+    """The objects that the property ``path`` refers to, read in the same call."""
 
     path: str
     kind: Any
@@ -54,9 +54,9 @@ class Related:
 
 
 def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
-    """The properties of the given objects; unset ones are left out; vanished objects too.
+    """Read the given objects; unset properties and deleted objects are left out.
 
-    What was refused to this account is under REFUSED.
+    Paths that this account may not read are under REFUSED.
     """
     with translated("reading properties", "the vCenter"):
         return _readable(content, [one for one in wanted if one.refs])
@@ -65,20 +65,20 @@ def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
 def retrieve_all(
     content: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], *, root: Any | None = None
 ) -> dict[Any, Row]:
-    """The properties of every object of these kinds below ``root`` (the root folder)."""
+    """Read every object of these kinds below ``root``, by default the root folder."""
     within = root or content.rootFolder
     with translated("reading the inventory", "the vCenter"):
         try:
             return _viewed(content, wanted, within)
         except vmodl.fault.ManagedObjectNotFound:
-            # The view went with an expired session; the connection has logged in again since.
+            # The session expired, and its view with it; the stub has logged in again.
             return _viewed(content, wanted, within)
 
 
 def not_shown(row: Row, wanted: Mapping[str, str]) -> str:
-    """Which of ``wanted``, by path and as people call them, is missing; empty when all is there.
+    """Return which of ``wanted`` (display names by path) are missing; empty if none.
 
-    Such as ``vCenter does not show its memory, power state``; there is nothing to infer from it.
+    For example ``vCenter does not show its memory, power state``.
     """
     missing = [path for path in wanted if path not in row]
     if not missing:
@@ -89,12 +89,12 @@ def not_shown(row: Row, wanted: Mapping[str, str]) -> str:
 
 
 def is_visible(row: Row) -> bool:
-    """Something of it may be read; a vanished object has no row at all."""
+    """Return whether any property was read; a deleted object has no row at all."""
     return any(path != REFUSED for path in row)
 
 
 def extra_config(row: Row) -> dict[str, str]:
-    """The keys of extraConfig that were asked for, by indexed path or whole."""
+    """Return the keys of extraConfig that were read, by indexed paths or as a whole."""
     found = {}
     for path, value in row.items():
         if path.startswith("config.extraConfig"):
@@ -104,19 +104,19 @@ def extra_config(row: Row) -> dict[str, str]:
 
 
 def property_spec(kind: Any, paths: Sequence[str], version: str) -> Any:
-    """The paths that a vCenter of this API version has; the others are as if unset.
+    """Return a PropertySpec with the paths that this API version has; others count as unset.
 
-    A vCenter follows *declared* types, and refuses the whole call for one path that they do not
-    have or that is newer than itself (InvalidProperty). ``version`` is pyVmomi's name for the
-    version that was negotiated. Raises ValueError for a path that no version has.
+    A vCenter checks paths against *declared* types, and refuses the whole call if one is unknown or
+    newer than itself (InvalidProperty). ``version`` is pyVmomi's name of the negotiated version.
+    Raises ValueError for a path that no version has.
     """
-    had = [path for path in paths if _has(version, since(kind, path))]
-    return vmodl.query.PropertyCollector.PropertySpec(type=kind, pathSet=had, all=False)
+    known = [path for path in paths if _has(version, since(kind, path))]
+    return vmodl.query.PropertyCollector.PropertySpec(type=kind, pathSet=known, all=False)
 
 
 @functools.cache
 def since(kind: Any, path: str) -> tuple[str, ...]:
-    """The API versions, as pyVmomi names them, that brought the properties along the path."""
+    """Return the API versions, as pyVmomi names them, that introduced the path's properties."""
     versions = []
     for part in re.findall(r'[^.\[]+|\["[^"]*"\]', path):
         try:
@@ -160,7 +160,7 @@ def _viewed(
 
 
 def _readable(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
-    """What can be decoded of it: one call when all can, else by halves down to single paths."""
+    """Read what can be decoded: in one call if possible, else by halves down to single paths."""
     wanted = [one for one in wanted if one.refs]
     if not wanted:
         return {}
@@ -183,7 +183,7 @@ def _readable(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
 
 
 def _halves(wanted: Sequence[Objects]) -> Sequence[Sequence[Objects]] | None:
-    """Two smaller reads of the same, without what is related; None when there is none."""
+    """Return smaller reads of the same, without related objects; None for a single path."""
     alone = [replace(one, related=None) for one in wanted]
     if len(alone) > 1:
         return [[one] for one in alone]
@@ -198,7 +198,7 @@ def _halves(wanted: Sequence[Objects]) -> Sequence[Sequence[Objects]] | None:
 
 
 def _related(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
-    """The related objects, by the references that the objects themselves turned out to have."""
+    """Read the related objects, after the references to them."""
     found: dict[Any, Row] = {}
     for one in wanted:
         if one.related is None:
@@ -292,4 +292,4 @@ VM_PATHS = (
     "guest.net",
     "guest.toolsRunningStatus",
 )
-"""What is read of a VM of ours; of others only the few paths that the inventory needs."""
+"""Read of marked VMs; of others only the few paths that the inventory needs."""

@@ -1,7 +1,7 @@
-"""The whole inventory in a number of round trips that does not grow with unrelated VMs.
+"""Read the inventory, in a number of round trips that does not grow with unrelated VMs.
 
 One read of the tree, one of the chosen cluster, and one ``QueryConfigTarget`` per host, because
-``systemId`` is each host's own and hosts of one kind have their GPUs at the same addresses.
+each host has its own ``systemId``, and hosts of the same model have GPUs at the same addresses.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from gpuvm.vsphere import materials, template_snapshot, visibility
 from gpuvm.vsphere.capacity import hypervisor_share, unreserved_gib
 from gpuvm.vsphere.gpus import (
     HOST_GPU_PATHS,
-    NOT_ASKED,
+    NOT_QUERIED,
     Holders,
     Target,
     gpus_of,
@@ -103,7 +103,7 @@ def read_inventory(
     resource_pool: str | None,
     query_targets: ConfigTargets = "all",
 ) -> Inventory:
-    """Raises NotFound and Ambiguous for the cluster, the folder and the resource pool.
+    """Read a cluster. Raises NotFound and Ambiguous for cluster, folder and resource pool.
 
     ``query_targets``: names of hosts to call QueryConfigTarget for, a round trip each.
     """
@@ -174,7 +174,7 @@ def read_inventory(
 def read_vms(
     content: Any, vcenter: VCenter, refs: Sequence[Any], hosts: Mapping[MoRef, str]
 ) -> tuple[VM, ...]:
-    """``hosts`` are the names that are known already; only the others are asked for."""
+    """Read VMs; ``hosts`` are the known host names, the others are read too."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, refs, VM_PATHS)])
     host_name = _host_names(content, rows, hosts)
     return tuple(
@@ -185,7 +185,7 @@ def read_vms(
 def read_marked(
     content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]
 ) -> tuple[tuple[VM, ...], tuple[UnreadableVM, ...]]:
-    """Every VM that carries the mark, wherever in the vCenter it is; and those that may."""
+    """Read every VM of the vCenter that carries the mark, and those whose mark is unreadable."""
     found = retrieve_all(content, [(vim.VirtualMachine, _MARKED_PATHS)])
     marked = [ref for ref, row in found.items() if extra_config(row)]
     hidden = [ref for ref, row in found.items() if "config.template" not in row]
@@ -195,7 +195,7 @@ def read_marked(
 
 
 def read_clusters(content: Any, vms: Sequence[Any]) -> tuple[MoRef, ...]:
-    """The clusters of the hosts of these VMs."""
+    """Return the clusters of these VMs."""
     rows = retrieve(content, [Objects(vim.VirtualMachine, vms, ("runtime.host",))])
     hosts = {row["runtime.host"] for row in rows.values() if "runtime.host" in row}
     found = retrieve(content, [Objects(vim.HostSystem, sorted(hosts, key=str), ("parent",))])
@@ -205,19 +205,19 @@ def read_clusters(content: Any, vms: Sequence[Any]) -> tuple[MoRef, ...]:
 
 
 def read_holders(content: Any, hosts: Sequence[Any]) -> Holders:
-    """The VMs of these hosts that hold a GPU, as they are now."""
-    there = Related("vm", vim.VirtualMachine, held_by.VM_PATHS)
-    rows = retrieve(content, [Objects(vim.HostSystem, hosts, held_by.HOST_PATHS, there)])
+    """Read the current holders of these hosts' GPUs."""
+    on_hosts = Related("vm", vim.VirtualMachine, held_by.VM_PATHS)
+    rows = retrieve(content, [Objects(vim.HostSystem, hosts, held_by.HOST_PATHS, on_hosts)])
     vms = {ref: row for ref, row in rows.items() if isinstance(ref, vim.VirtualMachine)}
     return held_by.holders(_of(rows, hosts), vms)
 
 
 def _host_names(content: Any, rows: Rows, hosts: Mapping[MoRef, str]) -> Callable[[Any], str]:
-    """Return the names of the hosts these VMs run on; reads only those not known yet."""
-    seen = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
-    unknown = sorted((host for host in seen if host._moId not in hosts), key=str)
-    told = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
-    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in told.items()}}
+    """Return a look-up of the names of these VMs' hosts; reads only those not known yet."""
+    refs = {row["runtime.host"] for row in rows.values() if row.get("runtime.host") is not None}
+    unknown = sorted((host for host in refs if host._moId not in hosts), key=str)
+    found = retrieve(content, [Objects(vim.HostSystem, unknown, ("name",))])
+    names = {**hosts, **{ref._moId: row.get("name", "") for ref, row in found.items()}}
     return lambda host: names.get(host._moId, "")
 
 
@@ -240,7 +240,7 @@ def sorted_hosts(names: dict[Any, str]) -> list[Any]:
 
 
 def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
-    """Hosts, the VMs on them, templates and our own VMs, in one call; then what hosts name."""
+    """Read hosts, their VMs, templates and marked VMs in one call; then what these refer to."""
     marked, hidden = tree.marked(), tree.unreadable()
     neighbours = _without(tree.vms_on(hosts), [*marked, *hidden])
     rows = retrieve(
@@ -260,7 +260,9 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
         content,
         [
             Objects(vim.VirtualMachine, _unfinished(rows), materials.TEMPLATE_PATHS),
-            Objects(vim.VirtualMachine, visibility.beside(hosts, rows, tree), _NEIGHBOUR_PATHS),
+            Objects(
+                vim.VirtualMachine, visibility.not_in_tree(hosts, rows, tree), _NEIGHBOUR_PATHS
+            ),
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
@@ -279,7 +281,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
 
 
 def _unfinished(rows: Rows) -> list[Any]:
-    """Templates that a gpuvm left as VMs when it was killed; they stay on the cluster's hosts."""
+    """Return templates that are VMs because gpuvm was killed while it created a snapshot."""
     return [ref for ref, row in rows.items() if template_snapshot.is_unfinished(ref, row)]
 
 
@@ -293,9 +295,9 @@ def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
 
 
 def _target(browser: Any, host: Any, row: Row, name: str, query_targets: ConfigTargets) -> Target:
-    """Only of a host that has a GPU and is there to be asked."""
+    """Query the host if it has a GPU and is connected."""
     if query_targets != "all" and name not in query_targets:
-        return NOT_ASKED
+        return NOT_QUERIED
     connected = str(row.get("runtime.connectionState")) == "connected"
     if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
         return Target()
@@ -318,7 +320,7 @@ def _host(
     held: Holders,
     hypervisor: float | None,
 ) -> Host:
-    """Without a row it is a host of the cluster that this account cannot see."""
+    """Return the host; one without a row is not visible to this account."""
     row = rows.get(ref, {})
     memory_gib = row.get("hardware.memorySize", 0) / 1024**3
     running = [
@@ -335,7 +337,7 @@ def _host(
         in_quarantine_mode=bool(row.get("runtime.inQuarantineMode")),
         memory_gib=memory_gib,
         hypervisor_gib=None if hypervisor is None else memory_gib * hypervisor,
-        reserved_gib=sum(map(_taken_gib, running)),
+        reserved_gib=sum(map(_reserved_gib, running)),
         model=row.get("hardware.systemInfo.model", ""),
         gpus=tuple(gpus_of(name, row, target, held)),
         datastores=tuple(ref._moId for ref in row.get("datastore", ())),
@@ -351,7 +353,7 @@ def _host(
     )
 
 
-def _taken_gib(vm: Row) -> float:
+def _reserved_gib(vm: Row) -> float:
     reserved_mib = vm.get("config.memoryAllocation.reservation") or 0
     return reserved_mib / 1024 + (vm.get("runtime.memoryOverhead") or 0) / 1024**3
 

@@ -1,9 +1,9 @@
-"""Which VMs run on a host that has to be empty, and whether vCenter can move them.
+"""The running VMs of a host that is to enter maintenance mode, and whether vCenter moves them.
 
-Entering maintenance mode, a host is emptied by DRS where that is fully automated, for the cluster
-and for the VM (API reference of ``EnterMaintenanceMode_Task``); elsewhere the task waits until
-somebody else has emptied it. A VM with a whole card is never moved. One with vGPUs is since 7.0.3,
-where the cluster's DRS option ``VgpuMMAutomationTimeoutSecs`` is -1 (VMware's article 88271).
+DRS evacuates the host if it is fully automated for the cluster and for the VM (API reference of
+``EnterMaintenanceMode_Task``); otherwise the task waits until the VMs were moved by hand. A VM with
+a passthrough device is never moved. One with vGPUs is, since 7.0.3, if the cluster's DRS option
+``VgpuMMAutomationTimeoutSecs`` is -1 (VMware's article 88271).
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ _VGPU_OPTION = "VgpuMMAutomationTimeoutSecs"
 class Resident:
     """A VM that runs on a host. ``stays`` is why vCenter does not move it, empty if it does.
 
-    An ``agent`` is vCenter's own (vSphere Cluster Services): it is vCenter's to remove, and comes
-    back when somebody stops it.
+    An ``agent`` is a VM of vSphere Cluster Services: only vCenter can remove it, and starts it
+    again when it is stopped.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Resident:
 
 
 def read_residents(content: Any, host: Any) -> tuple[Resident, ...]:
-    """By name. Four round trips, whatever their number."""
+    """Read them, sorted by name, in four round trips."""
     row = retrieve(content, [Objects(vim.HostSystem, [host], ("vm", "parent"))]).get(host, {})
     rows = retrieve(content, [Objects(vim.VirtualMachine, row.get("vm", ()), _VM_PATHS)])
     running = {ref: vm for ref, vm in rows.items() if vm.get("runtime.powerState") == "poweredOn"}
@@ -53,23 +53,23 @@ def read_residents(content: Any, host: Any) -> tuple[Resident, ...]:
     cluster = retrieve(content, [Objects(vim.ClusterComputeResource, clusters, _CLUSTER_PATHS)])
     settings = cluster.get(parent, {})
     others = [other for other in settings.get("host", ()) if other != host]
-    there = retrieve(content, [Objects(vim.HostSystem, others, _OTHER_PATHS)])
-    drs = _DRS(settings, anywhere=any(map(_takes_vms, there.values())))
+    targets = retrieve(content, [Objects(vim.HostSystem, others, _OTHER_PATHS)])
+    drs = _DRS(settings, has_target=any(map(_takes_vms, targets.values())))
     found = (_resident(ref, vm, drs) for ref, vm in running.items())
     return tuple(sorted(found, key=lambda one: one.name))
 
 
 class _DRS:
-    """What a cluster's settings say of one VM; ``anywhere`` is whether it could go anywhere."""
+    """A cluster's DRS settings; ``has_target``: another host can take VMs."""
 
-    def __init__(self, cluster: Row, *, anywhere: bool) -> None:
+    def __init__(self, cluster: Row, *, has_target: bool) -> None:
         self._config = cluster.get("configuration.drsConfig")
         overrides = cluster.get("configuration.drsVmConfig", ())
         ignored = getattr(self._config, "enableVmBehaviorOverrides", None) is False
         self._overrides: Mapping[Any, Any] = {} if ignored else {one.key: one for one in overrides}
-        self._anywhere = anywhere
+        self._has_target = has_target
 
-    def leaves(self, vm: Any) -> str:
+    def why_not_moved(self, vm: Any) -> str:
         if self._config is None or not self._config.enabled:
             return "DRS is off"
         override = self._overrides.get(vm)
@@ -78,7 +78,7 @@ class _DRS:
         own = getattr(override, "behavior", None)
         if (own or self._config.defaultVmBehavior) != "fullyAutomated":
             return "DRS is not fully automated" + (" for it" if own else "")
-        return "" if self._anywhere else "no other host of the cluster can take it"
+        return "" if self._has_target else "no other host of the cluster can take it"
 
     @property
     def moves_vgpus(self) -> bool:
@@ -89,11 +89,11 @@ class _DRS:
 def _resident(ref: Any, row: Row, drs: _DRS) -> Resident:
     name = row.get("name", ref._moId)
     if _is_agent(name, row):
-        return Resident(name, agent=True, stays=drs.leaves(ref))
-    return Resident(name, stays=_tied(row, drs) or drs.leaves(ref))
+        return Resident(name, agent=True, stays=drs.why_not_moved(ref))
+    return Resident(name, stays=_bound_device(row, drs) or drs.why_not_moved(ref))
 
 
-def _tied(row: Row, drs: _DRS) -> str:
+def _bound_device(row: Row, drs: _DRS) -> str:
     devices = devices_of(row.get("config.hardware.device", ()))
     if any(not isinstance(device, VGPUDevice) for device in devices):
         return "it has a passthrough device"
@@ -103,7 +103,7 @@ def _tied(row: Row, drs: _DRS) -> str:
 
 
 def _is_agent(name: str, row: Row) -> bool:
-    """Known by the extension that manages it, else by its name."""
+    """Whether ESX Agent Manager manages the VM, or its name is one of an agent."""
     manager = getattr(row.get("config.managedBy"), "extensionKey", None)
     return manager == _AGENT_MANAGER or name.startswith(_AGENT_NAME)
 

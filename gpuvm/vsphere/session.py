@@ -1,30 +1,39 @@
-"""A connection that outlives its session: it logs in again, and repeats what only reads.
+"""TLS, and a SOAP stub that logs in again and repeats reads.
 
-A call that the vCenter refused for want of a session was not carried out, so it can be made again.
-A call whose answer never came may have been: reads are repeated, anything else is left to the
-caller, who looks first (:class:`~gpuvm.errors.OutcomeUnknown`).
+A call that the vCenter refused because the session had expired was not executed, so it is made
+again. A call without an answer may have been executed: reads are repeated, for any other call the
+caller checks the outcome (:class:`~gpuvm.errors.OutcomeUnknown`).
 """
 
+import hashlib
+import hmac
 import logging
 import re
+import socket
+import ssl
 from collections.abc import Callable
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
 import stamina
+from cryptography import x509
 from pyVmomi import vim
 from pyVmomi.SoapAdapter import SoapStubAdapter
 from typing_extensions import override
 
+from gpuvm.errors import BadInput, Unreachable, Untrusted
+from gpuvm.settings import TLS, CAFile, Insecure, Pin, authority
 from gpuvm.vsphere.faults import Undecodable
 
+CERTIFICATE_TIMEOUT_S = 20.0
 ATTEMPTS = 4
 LOST = (OSError, HTTPException)
 _NOT_DECODED = (TypeError, KeyError, AttributeError, ValueError, ExpatError)
-"""What pyVmomi raises for an answer with a type, a field or a value that it does not know."""
+"""What pyVmomi raises for an unknown type, field or value in an answer."""
 
-# Methods of the API that change nothing but the caller's own collectors and views.
+# Prefixes of API methods that change nothing but the session's own collectors and views.
 _READS = (
     "Retrieve",
     "Query",
@@ -45,50 +54,50 @@ logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 class DecodingStub(SoapStubAdapter):
-    """Raises Undecodable for every answer that pyVmomi cannot decode, faults included."""
+    """Raises Undecodable for any answer or fault that pyVmomi cannot decode."""
 
     @override
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         try:
             return super().InvokeMethod(mo, info, args, outerStub)  # type: ignore[no-untyped-call]
         except LOST:
-            raise  # ssl.SSLCertVerificationError is a ValueError too
+            raise  # ssl.SSLCertVerificationError is also a ValueError
         except _NOT_DECODED as error:
             raise Undecodable(f"{type(error).__name__}: {error}") from error
         except Exception as error:
-            if type(error) is Exception:  # pyVmomi's, for an error page without a fault
+            if type(error) is Exception:  # from pyVmomi, for an error page without a fault
                 raise Undecodable(str(error).splitlines()[0]) from error
             raise
 
 
 class SessionStub(DecodingStub):
-    """``login`` is called with this stub when its session has ended."""
+    """Logs in again when the session has expired: calls ``login`` with this stub."""
 
     def __init__(self, login: Callable[[Any], None], **connection: Any) -> None:
         super().__init__(**connection)  # type: ignore[no-untyped-call]
         self._login = login
         self._connection = connection
 
-    def beside(self, path: str, version: str) -> DecodingStub:
-        """To another service of the same vCenter, which is shown this session in a header."""
+    def for_service(self, path: str, version: str) -> DecodingStub:
+        """Return a stub for another service of the vCenter, with this session in a header."""
         cookie = re.search(r'vmware_soap_session="?([^";]+)', str(self.cookie))
-        shown = {"vcSessionCookie": cookie[1]} if cookie else {}
-        changed = {"path": path, "version": version, "requestContext": shown}
+        header = {"vcSessionCookie": cookie[1]} if cookie else {}
+        changed = {"path": path, "version": version, "requestContext": header}
         return DecodingStub(**self._connection | changed)  # type: ignore[no-untyped-call]
 
     @override
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         name = str(info.wsdlName).removesuffix("_Task")
         try:
-            return self._tried(mo, info, args, outerStub, again=_only_reads(name))
+            return self._invoke(mo, info, args, outerStub, repeat=_only_reads(name))
         except vim.fault.NotAuthenticated:
             if name in ("Login", "Logout"):
                 raise
             self._login(self)
-            return self._tried(mo, info, args, outerStub, again=_only_reads(name))
+            return self._invoke(mo, info, args, outerStub, repeat=_only_reads(name))
 
-    def _tried(self, mo: Any, info: Any, args: Any, outer: Any, *, again: bool) -> Any:
-        attempts = ATTEMPTS if again else 1
+    def _invoke(self, mo: Any, info: Any, args: Any, outer: Any, *, repeat: bool) -> Any:
+        attempts = ATTEMPTS if repeat else 1
         for attempt in stamina.retry_context(on=LOST, attempts=attempts, wait_initial=0.2):
             with attempt:
                 return super().InvokeMethod(mo, info, args, outer)
@@ -97,3 +106,78 @@ class SessionStub(DecodingStub):
 
 def _only_reads(method: str) -> bool:
     return method.startswith(_READS)
+
+
+def ssl_context(tls: TLS, host: str, port: int) -> ssl.SSLContext:
+    """Return the context for this kind of trust.
+
+    Always set one: without a context, pyVmomi does not verify 127.0.0.1; it does not pin the
+    version probe, and accepts a wrong thumbprint with an unverified context. A pin is therefore
+    compared before pyVmomi connects. Raises Untrusted if it differs, Unreachable, and BadInput for
+    a bad CA file.
+    """
+    if isinstance(tls, Insecure):
+        return ssl._create_unverified_context()  # noqa: S323 - set in the context, with a warning
+    if isinstance(tls, CAFile):
+        return _with_ca(tls.ca_file)
+    if isinstance(tls, Pin):
+        return _pinned(tls.sha256, host, port)
+    return ssl.create_default_context()
+
+
+def untrusted(host: str, port: int, reason: str) -> Untrusted:
+    """Return the error for a certificate that did not verify, with its issuer and SHA-256."""
+    try:
+        der = peer_certificate(host, port)
+    except OSError:
+        return Untrusted(f"the certificate of {authority(host, port)} is not trusted: {reason}")
+    certificate = x509.load_der_x509_certificate(der)
+    issuer = certificate.issuer.rfc4514_string() or "unknown"
+    return Untrusted(
+        f"the certificate of {authority(host, port)} is not trusted: {reason} (issued by {issuer}, "
+        f"SHA-256 {fingerprint(der)})",
+        hint="compare that SHA-256 with the server's and pin it (tls: {verify: sha256}), or "
+        "set the CA file (tls: {verify: ca}; a vCenter offers it at "
+        f"https://{authority(host, port)}/certs/download.zip)",
+    )
+
+
+def fingerprint(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
+
+
+def peer_certificate(host: str, port: int) -> bytes:
+    """Return the server's certificate as DER, unverified: only for comparison and display."""
+    context = ssl._create_unverified_context()  # noqa: S323 - nothing is sent
+    with (
+        socket.create_connection((host, port), CERTIFICATE_TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname=host) as wrapped,
+    ):
+        return wrapped.getpeercert(binary_form=True) or b""
+
+
+def _with_ca(file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(file))
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "strerror", None) or "it has no PEM certificate"
+        raise BadInput(f"tls.ca_file {file}: {reason}") from None
+
+
+def _pinned(pin: str, host: str, port: int) -> ssl.SSLContext:
+    """Return a context that verifies, and trusts only the certificate with this pin."""
+    try:
+        der = peer_certificate(host, port)
+    except OSError as error:
+        raise Unreachable(f"no connection to {authority(host, port)}: {error}") from None
+    wanted, seen = pin.replace(":", "").lower(), fingerprint(der)
+    if not hmac.compare_digest(wanted, seen):
+        raise Untrusted(
+            f"the certificate of {authority(host, port)} has the SHA-256 {seen}, "
+            "not the pinned one",
+            hint="pin the new one if the certificate was renewed; otherwise do not connect",
+        )
+    context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(der))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -1,4 +1,4 @@
-"""Looking first: what became of a call whose answer never came."""
+"""Running tasks and the VM of a name, for checking the outcome of a call without an answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _DESCRIPTION = {
     "maintenance mode": "HostSystem.enterMaintenanceMode",
     "leaving maintenance mode": "HostSystem.exitMaintenanceMode",
 }
-_BEGUN = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
+_CLONE_EVENTS = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
 
-# Recent tasks are everybody's, and pyVmomi cannot decode the whole ``info`` of all of them: a
-# task's entity may be no ManagedEntity, and its error may name no task.
+# Recent tasks are those of all users, and pyVmomi cannot decode the whole ``info`` of each: its
+# entity may not be a ManagedEntity.
 _PATHS = ("info.descriptionId", "info.state", "info.queueTime")
 _CLONE_PATHS = (*_PATHS, "info.eventChainId", "info.reason")
 
@@ -35,20 +35,20 @@ def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
     rows = retrieve(content, [Objects(vim.ManagedEntity, [entity], ("recentTask",))])
     recent = rows.get(entity, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, _PATHS)])
-    running = [(ref, row) for ref, row in found.items() if _is_under_way(row, operation)]
-    return [Task(ref._moId, operation) for ref, _ in sorted(running, key=_queued)]
+    running = [(ref, row) for ref, row in found.items() if _is_running(row, operation)]
+    return [Task(ref._moId, operation) for ref, _ in sorted(running, key=_queue_time)]
 
 
 @dataclass(frozen=True)
 class CloneInFlight:
-    """A clone that has not ended; ``name`` is what it will be called, None where nobody says."""
+    """A clone that has not ended; ``name`` is the new VM's, None if unknown."""
 
     task: Task
     name: str | None
 
 
 def clones_in_flight(content: Any) -> list[CloneInFlight]:
-    """Clones that this account began and that have not ended, whoever waits for them."""
+    """Return the clones of this account that have not ended."""
     rows = retrieve(content, [Objects(vim.TaskManager, [content.taskManager], ("recentTask",))])
     recent = rows.get(content.taskManager, {}).get("recentTask", ())
     return list(_clones(content, recent)) if recent else []
@@ -59,18 +59,18 @@ def _clones(content: Any, recent: Sequence[Any]) -> Iterator[CloneInFlight]:
     with translated("reading its session", "the vCenter"):
         user = content.sessionManager.currentSession.userName
     for ref, row in found.items():
-        if _is_under_way(row, "clone") and _began(row, user):
+        if _is_running(row, "clone") and _is_of_user(row, user):
             yield CloneInFlight(Task(ref._moId, "clone"), _target(content, row))
 
 
 def _target(content: Any, row: Row) -> str | None:
-    """A task names only what is cloned; the events of its chain name the new VM."""
+    """Return the name of the new VM from the task's event chain; the task has only its source."""
     chain, queued = row.get("info.eventChainId"), row.get("info.queueTime")
     if chain is None or queued is None:
         return None
     query = vim.event.EventFilterSpec(
         eventChainId=chain,
-        eventTypeId=list(_BEGUN),
+        eventTypeId=list(_CLONE_EVENTS),
         time=vim.event.EventFilterSpec.ByTime(beginTime=queued),
     )
     try:
@@ -92,16 +92,16 @@ def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
     return found._moId if isinstance(found, vim.VirtualMachine) else None
 
 
-def _is_under_way(row: Row, operation: str) -> bool:
+def _is_running(row: Row, operation: str) -> bool:
     described = row.get("info.descriptionId") == _DESCRIPTION[operation]
     return described and row.get("info.state") in ("queued", "running")
 
 
-def _began(row: Row, user: str) -> bool:
-    """Whether this account did; a task without a user counts as its own."""
-    began = getattr(row.get("info.reason"), "userName", user) or ""
-    return began.lower() == user.lower()
+def _is_of_user(row: Row, user: str) -> bool:
+    """Whether this account started the task; so it is assumed for a task without a user."""
+    started_by = getattr(row.get("info.reason"), "userName", user) or ""
+    return started_by.lower() == user.lower()
 
 
-def _queued(task: tuple[Any, Row]) -> str:
+def _queue_time(task: tuple[Any, Row]) -> str:
     return str(task[1].get("info.queueTime", ""))

@@ -1,8 +1,7 @@
-"""A template that is a VM for the moment that its snapshot takes, and how it is known meanwhile.
+"""Creating a snapshot of a template, which must be a VM meanwhile, and recognising one that is.
 
-vCenter changes nothing of a template but its name and its notes, so it is a line of its notes that
-says what is going on. It carries the VM's own id: a copy inherits the line, and there it says
-nothing.
+Only the name and the notes of a template can be changed, so a line in its notes marks it. The line
+includes the VM's own id: in a copy, which inherits the notes, it has no effect.
 """
 
 from collections.abc import Callable
@@ -25,7 +24,7 @@ _UNFINISHED_PATHS = ("name", "config.template", "runtime.powerState", ANNOTATION
 
 @dataclass(frozen=True)
 class TemplateState:
-    """``noted``: a gpuvm makes its snapshot, or was killed while it did."""
+    """``noted``: gpuvm is creating its snapshot, or was killed meanwhile."""
 
     is_template: bool
     has_snapshot: bool
@@ -33,7 +32,7 @@ class TemplateState:
 
 
 class TemplateHandle:
-    """What is done with one template; each call is a round trip or two, and nothing here waits."""
+    """The calls for one template, one or two round trips each; none waits for a task."""
 
     def __init__(
         self, content: Any, reference: Callable[[Any, MoRef], Any], moref: MoRef, name: str
@@ -46,11 +45,11 @@ class TemplateHandle:
         return TemplateState(
             is_template=bool(row.get("config.template")),
             has_snapshot=row.get("snapshot") is not None,
-            noted=says(self._vm, row),
+            noted=has_note(self._vm, row),
         )
 
     def start_noting(self, *, noted: bool) -> Task:
-        """Adds the line to the notes, or takes it out; the rest of them stays."""
+        """Add the line to the notes, or remove it; the other lines stay."""
         note = _note(self._vm)
         lines = (self._read().get(ANNOTATION) or "").splitlines()
         kept = [line for line in lines if line != note]
@@ -59,12 +58,12 @@ class TemplateHandle:
             return Task(self._vm.ReconfigVM_Task(spec=spec)._moId, "reconfigure")
 
     def start_snapshot(self, snapshot: str) -> Task:
-        """Without memory, for linked clones to be made from."""
+        """Start a snapshot without memory, for linked clones."""
         with submitted("snapshot", self.name):
             task = self._vm.CreateSnapshot_Task(
                 name=snapshot,
-                description="Linked clones are made from this snapshot: removing it breaks none of "
-                "them, but no new one can be made.",
+                description="Linked clones are created from this snapshot. Removing it does not "
+                "break them, but no new ones can be created.",
                 memory=False,
                 quiesce=False,
             )
@@ -86,18 +85,18 @@ class TemplateHandle:
         return retrieve(self._content, wanted).get(self._vm, {})
 
 
-def says(vm: Any, row: Row) -> bool:
-    """Whether the notes of this very VM say that it is a template; ``row`` has ANNOTATION."""
+def has_note(vm: Any, row: Row) -> bool:
+    """Return whether the notes have the line with this VM's id; ``row`` has ANNOTATION."""
     return _note(vm) in (row.get(ANNOTATION) or "").splitlines()
 
 
 def is_unfinished(vm: Any, row: Row) -> bool:
-    """A template that is a VM now; one that somebody powered on meanwhile is theirs."""
-    return says(vm, row) and row.get("runtime.powerState") == _OFF
+    """Return whether the VM is a noted template; one that was powered on since is not."""
+    return has_note(vm, row) and row.get("runtime.powerState") == _OFF
 
 
 def find_unfinished(content: Any) -> dict[MoRef, str]:
-    """Names of the templates that are VMs now, wherever in the vCenter they are."""
+    """Return the names of templates in the whole vCenter that are VMs now."""
     found = retrieve_all(content, [(vim.VirtualMachine, _UNFINISHED_PATHS)])
     return {
         vm._moId: row.get("name", vm._moId)

@@ -1,12 +1,12 @@
-"""The one wait: every task and VM of a command on one PropertyCollector and one update stream.
+"""One PropertyCollector and one update stream for all tasks, VMs and hosts of a command.
 
     with vsphere.update_stream() as stream:
         stream.follow_tasks({"gpuvm-01": task})
         while stream.follows_any:
             changes = stream.next_changes(30.0)
 
-``WaitForUpdatesEx`` is asked at most once a second, with a timeout, so that deadlines hold even
-when nothing happens (pyVim's own WaitForTask blocks without one).
+``WaitForUpdatesEx`` is called at most once a second, with a timeout, so that deadlines hold also
+without updates (pyVim's WaitForTask has no timeout).
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _FOLLOWED = (
 
 @dataclass(frozen=True)
 class Task:
-    """A task that was accepted; ``operation`` is for people."""
+    """A task that vCenter accepted; ``operation`` is for display."""
 
     moref: MoRef
     operation: str
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """``running`` is False while the task waits for its turn in the vCenter."""
+    """``running`` is False while the task is queued in the vCenter."""
 
     key: str
     operation: str
@@ -61,7 +61,7 @@ class TaskProgress:
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """``error`` is None on success; ``result`` is the moref of what was made, if anything."""
+    """``error`` is None on success; ``result`` is the moref of the new object, if any."""
 
     key: str
     operation: str
@@ -79,13 +79,13 @@ class VMChanged:
 
 @dataclass(frozen=True)
 class HostChanged:
-    """``booted`` is when the host started last, as text: another value means that it rebooted."""
+    """``booted`` is the host's boot time, as text: a new value means that it was rebooted."""
 
     key: str
     connected: bool
     booted: str
     active: frozenset[str]
-    """PCI addresses whose passthrough is in force."""
+    """PCI addresses with active passthrough."""
 
 
 Change = TaskProgress | TaskEnded | VMChanged | HostChanged
@@ -93,7 +93,7 @@ Change = TaskProgress | TaskEnded | VMChanged | HostChanged
 
 @dataclass
 class _Followed:
-    """``row`` is what is known so far: updates bring only what changed."""
+    """``row`` has all known properties: an update has only those that changed."""
 
     key: str
     task: Task | None
@@ -101,20 +101,20 @@ class _Followed:
 
 
 class UpdateStream:
-    """Use it in a ``with`` block; what it made in the vCenter is gone afterwards."""
+    """Use it in a ``with`` block, which destroys its collector in the vCenter at the end."""
 
     def __init__(self, content: Any, reference: Callable[[Any, MoRef], Any]) -> None:
         self._content, self._reference = content, reference
         self._followed: dict[Any, _Followed] = {}
         self._version = ""
-        self._asked = 0.0
+        self._last_call = 0.0
 
     def __enter__(self) -> "UpdateStream":
         self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The filters go with their collector; a lost connection has taken both already."""
+        """Destroy the collector with its filters; a lost connection has none."""
         with contextlib.suppress(*CALL_FAILED):
             self._collector.DestroyPropertyCollector()
 
@@ -123,7 +123,7 @@ class UpdateStream:
             self._collector = self._content.propertyCollector.CreatePropertyCollector()
 
     def follow_tasks(self, tasks: Mapping[str, Task]) -> None:
-        """Several tasks cost one round trip."""
+        """Follow several tasks, with one round trip."""
         refs = {self._reference(vim.Task, task.moref): key for key, task in tasks.items()}
         self._filter(vim.Task, list(refs), _TASK_PATHS)
         for ref, key in refs.items():
@@ -141,7 +141,7 @@ class UpdateStream:
         self._followed[ref] = _Followed(key, None, {})
 
     def unfollow(self, key: str) -> None:
-        """No more changes of this key; its filter goes with the collector."""
+        """Ignore further changes of this key; its filter stays until the end."""
         self._followed = {ref: f for ref, f in self._followed.items() if f.key != key}
 
     @property
@@ -149,11 +149,11 @@ class UpdateStream:
         return bool(self._followed)
 
     def next_changes(self, wait_s: float) -> list[Change]:
-        """What the next update brings; empty when none comes within about ``wait_s`` seconds.
+        """Return the changes of the next update; none after about ``wait_s`` seconds without one.
 
         At most one call a second, and none that waits longer than LONGEST_WAIT_S.
         """
-        pause = self._asked + INTERVAL_S - time.monotonic()
+        pause = self._last_call + INTERVAL_S - time.monotonic()
         if pause > 0:
             time.sleep(pause)
         seconds = max(1, int(min(wait_s, LONGEST_WAIT_S)))
@@ -165,16 +165,16 @@ class UpdateStream:
                 self._open_again()
                 return []
             except Undecodable:
-                self._asked = time.monotonic()
-                return self._read_apart()
-        self._asked = time.monotonic()
+                self._last_call = time.monotonic()
+                return self._read_and_restart()
+        self._last_call = time.monotonic()
         if update is None:
             return []
         self._version = update.version
         objects = [o for one in update.filterSet or () for o in one.objectSet or ()]
         missing = [m.obj for one in update.filterSet or () for m in one.missingSet or ()]
         changes = [self._changed(o) for o in objects]
-        changes += [self._vanished(ref) for ref in missing]
+        changes += [self._deleted(ref) for ref in missing]
         return [change for change in changes if change is not None]
 
     def _filter(self, kind: Any, refs: list[Any], paths: tuple[str, ...]) -> None:
@@ -194,7 +194,7 @@ class UpdateStream:
                 self._collector.CreateFilter(spec=spec, partialUpdates=False)
 
     def _open_again(self) -> None:
-        """A collector ends with its session; tasks and VMs do not. Everything is reported again."""
+        """Replace a collector that ended with its session; all current values come again."""
         self._version = ""
         self._open()
         for kind, paths in _FOLLOWED:
@@ -203,10 +203,10 @@ class UpdateStream:
     def _refs(self, kind: Any) -> list[Any]:
         return [ref for ref in self._followed if isinstance(ref, kind)]
 
-    def _read_apart(self) -> list[Change]:
-        """The present state of all, read so that what cannot be decoded is left out.
+    def _read_and_restart(self) -> list[Change]:
+        """Read the current state, without what cannot be decoded, and start a new stream.
 
-        The update would come again as it is: the stream starts again without what has ended.
+        The old stream would repeat the update that cannot be decoded.
         """
         rows = retrieve(
             self._content,
@@ -217,7 +217,7 @@ class UpdateStream:
             ],
         )
         changes = [
-            self._now(ref, rows[ref]) if ref in rows else self._vanished(ref)
+            self._updated(ref, rows[ref]) if ref in rows else self._deleted(ref)
             for ref in list(self._followed)
         ]
         with contextlib.suppress(*CALL_FAILED):
@@ -230,12 +230,12 @@ class UpdateStream:
         if followed is None:
             return None
         if update.kind == "leave":
-            return self._vanished(update.obj)
-        return self._now(update.obj, {one.name: one.val for one in update.changeSet or ()})
+            return self._deleted(update.obj)
+        return self._updated(update.obj, {one.name: one.val for one in update.changeSet or ()})
 
-    def _now(self, ref: Any, news: Mapping[str, Any]) -> Change:
+    def _updated(self, ref: Any, values: Mapping[str, Any]) -> Change:
         followed = self._followed[ref]
-        followed.row.update(news)
+        followed.row.update(values)
         if isinstance(ref, vim.HostSystem):
             return _host_changed(followed.key, followed.row)
         if followed.task is None:
@@ -253,8 +253,8 @@ class UpdateStream:
         result = row.get("info.result")
         return TaskEnded(key, task.operation, getattr(result, "_moId", None), None)
 
-    def _vanished(self, ref: Any) -> Change | None:
-        """A vCenter forgets tasks some minutes after their end; how it ended is then unknown."""
+    def _deleted(self, ref: Any) -> Change | None:
+        """A vCenter deletes tasks some minutes after their end; the result is then unknown."""
         followed = self._followed.pop(ref, None)
         if followed is None:
             return None
@@ -267,7 +267,7 @@ def _failure(key: str, task: Task, problem: Any) -> VSphereError:
     if problem is None:  # left out because it cannot be decoded
         return UnreadableAnswer(
             f"{key}: {task.operation} failed, and the vCenter's reason cannot be decoded",
-            hint="the vSphere Client shows it among the recent tasks",
+            hint="see the recent tasks in the vSphere Client",
         )
     text = getattr(problem, "localizedMessage", None) or getattr(problem, "msg", "") or ""
     return task_failed(task.operation, key, problem, text)

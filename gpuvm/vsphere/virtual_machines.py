@@ -1,4 +1,4 @@
-"""A VM's rows of properties as an :class:`~gpuvm.inventory.VM`, and its address and host keys."""
+"""From a row of properties to a :class:`~gpuvm.inventory.VM`, its addresses and host keys."""
 
 import base64
 import binascii
@@ -23,15 +23,15 @@ _NEEDED = {
     "config.hardware.memoryMB": "memory",
     "config.instanceUuid": "instance UUID",
 }
-"""What a VM of ours must show before anything is done with it."""
+"""Properties that must be readable before gpuvm changes a VM."""
 
 _KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
 
 
 def vm_from_row(ref: Any, row: Row, vcenter_uuid: str, host_name: Callable[[Any], str]) -> VM:
-    """``row`` holds VM_PATHS, or fewer; what is missing is empty.
+    """Return the VM; ``row`` has VM_PATHS or fewer, and missing ones are empty.
 
-    A VM whose power state is not shown is taken to run: so nothing is done that would stop it.
+    A VM whose power state is not shown counts as powered on.
     """
     config = extra_config(row)
     mark = Mark.read(config)
@@ -82,25 +82,25 @@ def _moref(ref: Any | None) -> str:
 
 
 def _kept(config: dict[str, str], mark: Mark | None) -> dict[str, str]:
-    """Keys that gpuvm writes and keys of the VM's creation spec: all that is ever repaired."""
+    """Return the keys that gpuvm writes and those of the creation spec: only these are repaired."""
     spec = ClusterSpec.from_creation_spec(mark.creation_spec) if mark else None
-    asked = spec.extra_config if spec else {}
-    return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in asked}
+    of_spec = spec.extra_config if spec else {}
+    return {k: v for k, v in config.items() if k.startswith(_KEPT_PREFIXES) or k in of_spec}
 
 
 def foreign_disks(devices: Iterable[Any], vmx: str, cloned: int | None) -> tuple[str, ...]:
-    """Files of the disks that did not come with the clone, which had ``cloned`` disks.
+    """Return the files of disks that were attached after the clone, which had ``cloned`` disks.
 
-    A disk beside the VM's .vmx is taken for one of the clone's, the first ones by device key, until
-    there are as many; any other file is foreign, and all of them where the .vmx is not known.
+    The clone's disks are the first ``cloned`` ones, by device key, in the folder of the VM's .vmx.
+    All others are foreign, and so are all disks if the .vmx is unknown.
     """
     own = vmx.rpartition("/")[0]
     disks = [device for device in devices if isinstance(device, vim.vm.device.VirtualDisk)]
     files = [
         str(getattr(disk.backing, "fileName", "") or "") for disk in sorted(disks, key=_device_key)
     ]
-    beside = [file for file in files if own and file.rpartition("/")[0] == own]
-    return tuple(file for file in files if file not in beside[:cloned])
+    in_folder = [file for file in files if own and file.rpartition("/")[0] == own]
+    return tuple(file for file in files if file not in in_folder[:cloned])
 
 
 def _device_key(device: Any) -> int:
@@ -108,7 +108,7 @@ def _device_key(device: Any) -> int:
 
 
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:
-    """The PCI devices among a VM's virtual hardware; the ids as the backings have them."""
+    """Return the GPU devices of a VM's virtual hardware; ids are as in the backings."""
     found = (
         _device(device)
         for device in devices
@@ -118,7 +118,7 @@ def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:
 
 
 def _device(device: Any) -> Device | None:
-    """Fixed, dynamic and shared devices are one class with different backings; others are none."""
+    """Convert a device by its backing: fixed, dynamic or vGPU; None for any other."""
     kinds = vim.vm.device.VirtualPCIPassthrough
     key, backing = device.key, device.backing
     sequence = getattr(device.deviceGroupInfo, "sequenceId", 0)
@@ -145,11 +145,10 @@ def _device(device: Any) -> Device | None:
 
 
 def addresses(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) -> tuple[str, ...]:
-    """The guest's preferred addresses on the VM's own NICs: IPv4 first, then in order of cards.
+    """Return the guest's preferred addresses on the VM's NICs: IPv4 first, then by adapter.
 
-    Bridges inside the guest (docker0, virbr0) have other MACs, and link-local addresses are of no
-    use to anybody else, so both are left out. A card without a MAC matches nothing: tunnels in the
-    guest have none either.
+    Bridges in the guest (docker0, virbr0) have other MACs; they and link-local addresses are left
+    out. An adapter without a MAC matches nothing, because tunnels in the guest have none either.
     """
     if tools != "guestToolsRunning":
         return ()
@@ -161,19 +160,19 @@ def addresses(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) ->
         for entry in net.ipConfig.ipAddress or ()
         if entry.state == "preferred"
     ]
-    usable = [(card, a) for card, a in found if not a.is_link_local]
+    usable = [(nic, a) for nic, a in found if not a.is_link_local]
     return tuple(str(a) for _, a in sorted(usable, key=lambda one: (one[1].version, one[0])))
 
 
 def macs(devices: Iterable[Any]) -> tuple[str, ...]:
     """Return the MAC addresses of the VM's network adapters, in order, in lower case."""
-    card = vim.vm.device.VirtualEthernetCard
-    cards = sorted((d for d in devices if isinstance(d, card) and d.macAddress), key=_device_key)
-    return tuple(str(d.macAddress).lower() for d in cards)
+    kind = vim.vm.device.VirtualEthernetCard
+    nics = sorted((d for d in devices if isinstance(d, kind) and d.macAddress), key=_device_key)
+    return tuple(str(d.macAddress).lower() for d in nics)
 
 
 def host_keys(config: dict[str, str]) -> tuple[str, ...]:
-    """What the guest's first-boot unit published, as OpenSSH public keys."""
+    """Return the OpenSSH public keys that the guest's first-boot unit published."""
     try:
         text = base64.b64decode(config.get(HOST_KEYS_KEY, ""), validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError):

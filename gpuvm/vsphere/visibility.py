@@ -1,4 +1,4 @@
-"""What was not to be seen: which properties must be there, and what is said when they are not."""
+"""Required properties of hosts, templates and datastores, and notes about missing ones."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ OF_HOSTS = {
     "hardware.memorySize": "memory",
     "datastore": "datastores",
 }
-"""What a host must show before a VM is placed on it; all of it is there on one that is well."""
+"""Properties that must be readable before a VM is placed on a host; usually they are."""
 OF_GPUS = {"hardware.pciDevice": "PCI devices", "config.pciPassthruInfo": "passthrough state"}
 OF_HOLDERS = {"runtime.host": "host", "config.hardware.device": "virtual hardware"}
 OF_TEMPLATES = {
@@ -37,7 +37,7 @@ UNSEEN_HOST = "this account cannot see it"
 
 
 def of_account(root: Any, rows: Rows) -> Iterator[str]:
-    """Whoever cannot see the vCenter's root may not see a part of what is below it."""
+    """An account that cannot see the vCenter's root may not see all objects below it."""
     if is_visible(rows.get(root, {})):
         return
     kinds = {vim.Datastore: "datastores", vim.Network: "networks"}
@@ -49,38 +49,37 @@ def of_account(root: Any, rows: Rows) -> Iterator[str]:
     )
     more = "".join(f", nor {count} of the hosts' {name}" for name, count in unseen.items())
     yield (
-        f"this account cannot see the vCenter's root{more}: "
-        "a VM that it cannot see either may hold a GPU"
+        f"this account cannot see the vCenter's root{more}: a VM that it cannot see may hold a GPU"
     )
 
 
 def notes(cluster: Row, hosts: Sequence[Host], vms: Rows) -> Iterator[str]:
-    """What was not to be seen and may matter for who holds which GPU."""
+    """Yield what could not be read and may matter for the holders of GPUs."""
     if missing := not_shown(cluster, {"host": "hosts"}):
         yield f"{cluster.get('name', 'the cluster')}: {missing}"
     for host in hosts:
         if host.gpus_hidden and host.unusable is None:
             yield f"{host.name}: {host.gpus_hidden}"
-    suspects: dict[MoRef, set[str]] = {}
+    possible_holders: dict[MoRef, set[str]] = {}
     for gpu in (gpu for host in hosts for gpu in host.gpus):
-        for holder in gpu.suspects:
-            suspects.setdefault(holder.moref, set()).add(gpu.host)
+        for holder in gpu.possible_holders:
+            possible_holders.setdefault(holder.moref, set()).add(gpu.host)
     for ref, row in vms.items():
-        if ref._moId in suspects:
-            where = ", ".join(sorted(suspects[ref._moId]))
-            missing = not_shown(row, OF_HOLDERS) or "no host says which GPU it has"
+        if ref._moId in possible_holders:
+            where = ", ".join(sorted(possible_holders[ref._moId]))
+            missing = not_shown(row, OF_HOLDERS) or "no host reports which GPU it has"
             yield f"{name_of(ref, row)} may hold a GPU of {where}: {missing}"
 
 
-def beside(hosts: Sequence[Any], rows: Rows, tree: Tree) -> list[Any]:
-    """VMs that hosts have and the tree has not: new ones, and such as this account cannot see."""
+def not_in_tree(hosts: Sequence[Any], rows: Rows, tree: Tree) -> list[Any]:
+    """Return the hosts' VMs that are not in the tree: new ones, and ones not visible."""
     on = [vm for host in hosts for vm in rows.get(host, {}).get("vm", ())]
     return [vm for vm in on if vm not in tree.rows]
 
 
 def invisible(host: Any, rows: Rows, tree: Tree) -> Rows:
-    """One row for all VMs of the host that this account cannot see; new ones have rows by now."""
-    more = beside([host], rows, tree)
+    """Return the rows of new VMs, and one row for all VMs that this account cannot see."""
+    more = not_in_tree([host], rows, tree)
     new = {vm: rows[vm] for vm in more if is_visible(rows.get(vm, {}))}
     unseen = [vm for vm in more if vm not in new]
     if not unseen:

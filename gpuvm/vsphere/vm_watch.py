@@ -50,7 +50,7 @@ class VMWatch:
         self._content, self._reference = content, reference
 
     def updates(self) -> Iterator[list[WatchedVM]]:
-        """Yields changed VMs, all of them at first, and an empty list at least every 5 s."""
+        """Yield changed VMs, all of them at first, and an empty list at least every 5 s."""
         content = self._content
         with translated("watching", "the vCenter"):
             view = content.viewManager.CreateContainerView(
@@ -72,7 +72,7 @@ class VMWatch:
             first = False
 
     def publish_guestinfo(self, moref: MoRef, values: Mapping[str, str]) -> None:
-        """Sets ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""
+        """Set ``guestinfo.*`` keys of a running VM, as its guest does through VMware Tools."""
         options = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
         vm = self._reference(vim.VirtualMachine, moref)
         with translated("publishing guestinfo", moref):
@@ -108,7 +108,7 @@ def _changed(update: Any, rows: dict[Any, dict[str, Any]]) -> Iterator[WatchedVM
 
 def _vm_from_row(ref: Any, row: dict[str, Any], *, gone: bool = False) -> WatchedVM:
     devices = row.get("config.hardware.device") or ()
-    cards = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
+    nics = [d for d in devices if isinstance(d, vim.vm.device.VirtualEthernetCard)]
     return WatchedVM(
         moref=ref._moId,
         name=row.get("name") or "",
@@ -117,7 +117,7 @@ def _vm_from_row(ref: Any, row: dict[str, Any], *, gone: bool = False) -> Watche
         powered_on=str(row.get("runtime.powerState")) == "poweredOn",
         gpus=devices_of(devices),
         addresses=tuple(_addresses(row.get("guest.net") or ())),
-        macs=tuple(card.macAddress for card in cards if card.macAddress),
+        macs=tuple(nic.macAddress for nic in nics if nic.macAddress),
         extra_config=extra_config({k: v for k, v in row.items() if v is not None}),
         memory_gib=(row.get("config.hardware.memoryMB") or 0) / 1024,
         cpus=row.get("config.hardware.numCPU") or 0,
@@ -126,7 +126,7 @@ def _vm_from_row(ref: Any, row: dict[str, Any], *, gone: bool = False) -> Watche
 
 
 def _addresses(nets: Any) -> Iterator[str]:
-    """Link-local addresses mean nothing outside the guest's own link."""
+    """Yield the addresses that are valid outside the guest's own link."""
     for net in nets:
         for entry in net.ipConfig.ipAddress if net.ipConfig else ():
             if not ipaddress.ip_address(entry.ipAddress).is_link_local:

@@ -17,7 +17,7 @@ def test_help_starts_with_examples(gpuvm: Gpuvm) -> None:
 def test_no_vcenter_is_known(gpuvm: Gpuvm) -> None:
     done = gpuvm("plan")
     assert done.exit_code == 2
-    assert "no vCenter is known yet" in done.stderr
+    assert "there is no context yet" in done.stderr
     assert "gpuvm init" in done.stderr
     assert "Traceback" not in done.stderr
 

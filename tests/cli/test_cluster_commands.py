@@ -292,7 +292,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
     more = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-8q")
     assert more.exit_code == 3
     other = shared("plan", "--name", "more", "--accelerator", "vgpu:grid_p100-3q")
-    assert "the hosts offer: grid_p100-16q" in other.stderr
+    assert "vGPU profiles of the hosts: grid_p100-16q" in other.stderr
     assert shared("teardown").exit_code == 0
 
 

@@ -55,7 +55,7 @@ def test_plan(file: Path) -> None:
         _check_error(caught.value, case["error"])
         return
     plan = planner.plan(spec, inventory, scale_down=scale_down)
-    assert [_told(step) for step in plan.steps] == case["steps"]
+    assert [_step_text(step) for step in plan.steps] == case["steps"]
     assert [f.text for f in plan.findings] == case.get("findings", [])
     if "stores" in case:
         stores = [step.datastore.name if step.datastore else None for step in plan.steps]
@@ -74,7 +74,7 @@ def _check_error(error: GpuvmError, wanted: dict[str, Any]) -> None:
         assert [row[3] for row in error.table] == wanted["states"]
 
 
-def _told(step: planner.Step) -> str:
+def _step_text(step: planner.Step) -> str:
     gpus = ",".join(gpu.pci_address for gpu in step.gpus)
     moved = f"to {step.move_to.name} " if step.move_to else ""
     return f"{step.action} {step.name} {step.host.name} {moved}{gpus}".strip()
@@ -180,9 +180,9 @@ def _holder(case: dict[str, Any]) -> Holder:
 def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
     index = case["index"]
     derived = ownership.instance_uuid(VCENTER.instance_uuid, spec.name, index)
-    made_from = spec
-    if "made_from" in case:
-        made_from = ClusterSpec.model_validate({"name": spec.name} | case["made_from"])
+    created_from = spec
+    if "created_from" in case:
+        created_from = ClusterSpec.model_validate({"name": spec.name} | case["created_from"])
     return VM(
         name=case.get("name", spec.vm_name(index)),
         moref=f"vm-{index}",
@@ -196,8 +196,8 @@ def _vm(case: dict[str, Any], spec: ClusterSpec) -> VM:
         cpus=case.get("cpus", 8),
         memory_gib=case.get("memory_gib", 32),
         memory_locked=spec.has_gpu,
-        spec_digest=case.get("digest", made_from.digest()),
-        creation_spec=made_from.creation_spec_json(),
+        spec_digest=case.get("digest", created_from.digest()),
+        creation_spec=created_from.creation_spec_json(),
         folder=case.get("folder", "f-1"),
         datastores=tuple(case.get("datastores", ["vsanDatastore"])),
         resource_pool=case.get("resource_pool", "rp-1"),
@@ -253,5 +253,5 @@ def _datastore(case: dict[str, Any]) -> Datastore:
         case.get("accessible", True),
         maintenance=case.get("maintenance", False),
         hidden=case.get("hidden", ""),
-        troubles=tuple(case.get("troubles", {}).items()),
+        host_problems=tuple(case.get("host_problems", {}).items()),
     )

@@ -12,7 +12,7 @@ from gpuvm import vsphere
 from gpuvm.errors import LoginRefused, Unreachable, Untrusted
 from gpuvm.lab.description import describe
 from gpuvm.settings import CAFile, Insecure, Pin, SystemTrust
-from gpuvm.vsphere.tls import fingerprint, peer_certificate
+from gpuvm.vsphere.session import fingerprint, peer_certificate
 
 
 def _with(rig: Any, **changes: Any) -> Any:
