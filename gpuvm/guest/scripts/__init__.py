@@ -12,8 +12,12 @@ from pathlib import Path
 
 def command(python: str, program: str, *arguments: str) -> Sequence[str]:
     """Returns a command line that runs ``program``; it leaves no file in the guest."""
-    source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
-    return [python, "-c", source, *arguments]
+    return [python, "-c", source(program), *arguments]
+
+
+def source(program: str) -> str:
+    """Returns the text of ``program``, for one that stays in the guest."""
+    return Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
 
 
 def shell(program: str) -> str:

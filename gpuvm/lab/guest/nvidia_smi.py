@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> int:
         return _print("No devices were found", status=_NO_DEVICES)
     if options.list_gpus:
         return _print(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
+    if options.query_compute_apps is not None:
+        return 0  # no process ever runs on these GPUs
     if options.query_gpu is None:
         return _print(*_table(gpus))
     return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
@@ -84,6 +86,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("-L", "--list-gpus", action="store_true")
     parser.add_argument("-i", "--id", metavar="INDEX,UUID,BUS_ID")
     parser.add_argument("--query-gpu", metavar="FIELD,...", help=", ".join(_FIELDS))
+    parser.add_argument("--query-compute-apps", metavar="FIELD,...")
     parser.add_argument("--format", default="csv", metavar="csv[,noheader][,nounits]")
     return parser
 
