@@ -104,7 +104,7 @@ class _Server(asyncssh.SSHServer):
             )
         finally:
             os.close(read)
-        self._children.ended(session, lambda: None)
+        self._children.wait(session, lambda: None)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
