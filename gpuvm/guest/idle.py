@@ -5,6 +5,7 @@ state = idle_state(guest, work_dir)
 """
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ from gpuvm.guest.ssh import Guest
 from gpuvm.text import one_line
 
 LOOK_S = 60.0
+AT_BOOT = ".gpuvm/at-boot"
+"""Below the home; what templates/user-data.yaml.j2 runs at each boot."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ def shut_down_when_idle(
     """
     folder = _folder(work_dir)
     if limit is None:
-        guest.run(scripts.command(python, "idle", "remove", folder), timeout_s=60, what="idle")
+        remove = shlex.join(["rm", "-rf", AT_BOOT, folder])
+        # The watcher may write once more meanwhile: a second time the folder is empty for good.
+        guest.run(f"{remove} 2>/dev/null || {remove}", timeout_s=60, what="idle")
         return None
     task = {
         "source": scripts.source("idle"),

@@ -148,27 +148,38 @@ def test_any_command_in_a_copy_of_a_folder(lab: Lab) -> None:
     assert "ended with status 5" in done.stderr
 
 
-KERAS = """
-import keras, numpy as np
-x = np.random.rand(64, 3)
-model = keras.Sequential([keras.layers.Dense(1)])
-model.compile("sgd", "mse")
-callbacks = [keras.callbacks.TensorBoard("logs")]
-model.fit(x, x.sum(1), epochs=2, validation_data=(x, x.sum(1)), callbacks=callbacks, verbose=0)
-"""
+def example(number: int) -> str:
+    """A program of docs/your-own-code.md."""
+    text = (Path(__file__).parents[2] / "docs/your-own-code.md").read_text(encoding="utf-8")
+    return text.split("```python\n")[number].split("```")[0]
 
 
 @pytest.mark.tensorflow
-def test_a_keras_script_has_curves_in_its_report(lab: Lab) -> None:
-    (lab.home / "keras-script").mkdir()
-    (lab.home / "keras-script/fit.py").write_text(KERAS)
-    done = lab("run", "keras-script/fit.py", "--json")
+@pytest.mark.parametrize(
+    ("number", "curves"),
+    [
+        (
+            1,
+            (
+                "gpuvm-01 train: epoch_loss",
+                "</i>gpuvm-01 train</li>",
+                "</i>gpuvm-01 validation</li>",
+            ),
+        ),
+        (2, ("gpuvm-01: loss 1 at step 1, 0.01 at step 100",)),
+    ],
+)
+def test_the_examples_have_curves_in_their_report(
+    lab: Lab, number: int, curves: tuple[str, ...]
+) -> None:
+    folder = lab.home / f"example-{number}"
+    folder.mkdir()
+    (folder / "fit.py").write_text(example(number))
+    done = lab("run", f"{folder.name}/fit.py", "--json")
     assert done.exit_code == 0, done.stderr
     page = Path(lab("report", done.json["data"]["run_id"], "--json").json["data"]["html"])
-    text = page.read_text(encoding="utf-8")
-    for series in ("train", "validation"):
-        assert f"</i>gpuvm-01 {series}</li>" in text
-    assert "gpuvm-01 train: epoch_loss" in text
+    for curve in curves:
+        assert curve in page.read_text(encoding="utf-8")
 
 
 def test_requirements_from_a_wheelhouse(lab: Lab) -> None:

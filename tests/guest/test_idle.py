@@ -151,6 +151,20 @@ def test_a_reboot_does_not_end_it(machine: Machine) -> None:
     machine.shut_downs.get(timeout=60)
 
 
+def test_a_clone_of_the_guest_is_left_alone(machine: Machine, wait_for: WaitFor) -> None:
+    """It has the same files, and a machine id of its own."""
+    with machine.connect() as one:
+        install(one, LONG)
+        task = machine.home / "work/idle/task"
+        task.write_text(task.read_text().replace('"machine": null', '"machine": "another"'))
+        assert '"another"' in task.read_text()
+    machine.off()
+    machine.on()
+    with machine.connect() as one:
+        assert (machine.home / ".gpuvm/at-boot").exists()
+        wait_for(lambda: watchers(one) == 0, "what the boot started has ended")
+
+
 def test_a_run_keeps_it_up(machine: Machine, wait_for: WaitFor) -> None:
     run = Process(
         directory="work/stock-1",

@@ -216,6 +216,12 @@ def test_a_loss_that_is_no_number(run: Any) -> None:
     assert f"{VM} train: loss was not a number at step 2" in built(run).warnings
 
 
+def test_csv_names_the_series(run: Any) -> None:
+    write(run, "logs/train", event(1, "loss", 0.5))
+    rows = report.steps_csv(report.build([run.dir])).splitlines()[1:]
+    assert rows == [f"{run.run_id},{VM},train/loss,1,0.5"]
+
+
 def test_records_of_the_contract_win(run: Any) -> None:
     write(run, "logs", event(1, "loss", 1))
     run.start(VM)

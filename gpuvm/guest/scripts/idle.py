@@ -1,9 +1,7 @@
 """idle COMMAND FOLDER: shut this guest down by itself when nobody has used it for long enough.
 
     install FOLDER < TASK   put the watcher there, start it, and let every boot start it
-    remove FOLDER           end it, also for later boots
     start FOLDER            start the one that is installed there
-    look FOLDER             print what the guest is in use for, as JSON; null for nothing
 
 TASK is JSON: source (this file), limit_s, look_s (how often it looks) and work (the folder of all
 runs). In use is a guest with a run that waits or runs, with a login, or with a compute process on
@@ -11,7 +9,7 @@ a GPU. ``install`` prints {"problem": why the guest may not shut down, or null}.
 
 FOLDER has this file as ``idle.py``; ``task``, whose change or removal ends a watcher; ``state``,
 JSON written at each look: idle_s, limit_s, in_use (null, or what for) and problem. The system runs
-``~/.gpuvm/at-boot`` at each boot (gpuvm's user data for cloud-init).
+``~/.gpuvm/at-boot`` at each boot (gpuvm's user data for cloud-init). Without the two, all is over.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import os
 import pwd
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -43,13 +40,8 @@ def main() -> None:
     command, folder = sys.argv[1], Path(sys.argv[2]).absolute()
     if command == "install":
         install(folder, json.loads(sys.stdin.read()))
-    elif command == "remove":
-        at_boot().unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    elif command == "start":
-        start(folder)
     else:
-        say(in_use(Path(json.loads((folder / "task").read_text(encoding="utf-8"))["work"])))
+        start(folder)
 
 
 def install(folder: Path, task: dict[str, Any]) -> None:
@@ -58,11 +50,13 @@ def install(folder: Path, task: dict[str, Any]) -> None:
     leave(folder / "idle.py", task.pop("source"))
     task["work"] = str(Path(task["work"]).absolute())
     # Written anew even where nothing has changed, so that a watcher of an older gpuvm ends.
-    leave(folder / "task", json.dumps({**task, "installed": time.time_ns()}))
-    at_boot().parent.mkdir(exist_ok=True)
+    task.update(installed=time.time_ns(), machine=machine())
+    leave(folder / "task", json.dumps(task))
+    at_boot = Path.home() / ".gpuvm" / "at-boot"
+    at_boot.parent.mkdir(exist_ok=True)
     command = [sys.executable, str(folder / "idle.py"), "start", str(folder)]
-    leave(at_boot(), f"#!/bin/sh\nexec {shlex.join(command)}\n", mode=0o755)
-    say({"problem": why_not_off()})
+    leave(at_boot, f"#!/bin/sh\nexec {shlex.join(command)}\n", mode=0o755)
+    sys.stdout.write(json.dumps({"problem": why_not_off()}) + "\n")
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - so that ps shows a short command line
 
@@ -85,7 +79,7 @@ def watch(folder: Path) -> None:
     """
     written = read(folder / "task")
     task = json.loads(written or "null")
-    if task is None:
+    if task is None or task["machine"] != machine():
         return
     work, limit_s, problem = Path(task["work"]), task["limit_s"], None
     used_at, traces = time.monotonic(), traces_of_use(work)
@@ -191,8 +185,9 @@ def failure(command: Any) -> str | None:
     return done.stderr.strip() or f"{command[0]}: status {done.returncode}"
 
 
-def at_boot() -> Path:
-    return Path.home() / ".gpuvm" / "at-boot"
+def machine() -> str | None:
+    """A clone of this guest is another one, and nobody asked for it to shut down."""
+    return read(Path("/etc/machine-id"))
 
 
 def read(file: Path) -> str | None:
@@ -208,10 +203,6 @@ def leave(file: Path, text: str, mode: int = 0o600) -> None:
     new.write_text(text, encoding="utf-8")
     new.chmod(mode)
     new.replace(file)
-
-
-def say(what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
 
 
 if __name__ == "__main__":
