@@ -240,7 +240,7 @@ def test_logins_at_an_openssh_server(tmp_path: Path, wait_for: WaitFor) -> None:
         stranger.recv(8)  # a process serves it
         with (
             guest.connect(server.endpoint) as one,
-            one.start(["sh", "-c", "echo $$; cat"], silent_s=20) as shell,
+            one.start(["sh", "-c", "echo $$; cat"], idle_timeout_s=20) as shell,
         ):
             above = psutil.Process(int(shell.line())).parents()
             session, listener = [p for p in above if p.name().startswith("sshd")][-2:]
