@@ -11,6 +11,7 @@ Every key is optional: an object that is unique in the inventory is used, and sh
 import hashlib
 import json
 import re
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,25 @@ def _gib(value: Any) -> Any:
 
 
 GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0)]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _idle_time(value: Any) -> Any:
+    """``45m``, ``2h`` and ``1d``; a number without a unit could mean anything."""
+    if value is None or isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
+    if match is None:
+        raise ValueError(f"'{value}' is not a duration such as 45m, 2h or 1d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 600 <= seconds <= 365 * 86400:
+        raise ValueError(f"{value} is not between 10m and 365d")
+    return timedelta(seconds=seconds)
+
+
+IdleTime = Annotated[timedelta, BeforeValidator(_idle_time)]
+"""Below ten minutes a guest could go between two commands of somebody who works in it."""
 
 
 def _free_key(key: str) -> str:
@@ -154,6 +174,8 @@ class ClusterSpec(_Model):
     extra_config: ExtraConfig = {}
     deadlines: Deadlines = Deadlines()
     distributed: Distributed = Distributed()
+    idle_shutdown: IdleTime | None = None
+    """How long guests may be without a run, a login and a process on the GPU."""
 
     @property
     def vms(self) -> int:
@@ -200,7 +222,7 @@ def _is_uuid(text: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
-_NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed"}
+_NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed", "idle_shutdown"}
 COUNT = {"hosts", "per_host"}
 """The fields that set the number of VMs."""
 

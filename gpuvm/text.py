@@ -38,9 +38,20 @@ def one_line(text: str, *, longest: int | None = None) -> str:
     return shown
 
 
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60))
+
+
 def ago(seconds: float) -> str:
     """Formats a time span in its largest unit: ``12 min ago``."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, size in _UNITS:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{max(0.0, seconds):.0f} s ago"
+
+
+def how_long(seconds: float) -> str:
+    """A time that somebody chose: ``2 h``, ``90 min``, ``1 d``."""
+    for unit, size in _UNITS:
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s"

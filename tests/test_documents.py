@@ -22,6 +22,19 @@ from gpuvm.errors import BadInput
             "",
         ),
         ("accelerator: {mode: magic}\n", "gpuvm.yaml:1: accelerator: input tag 'magic'", ""),
+        (
+            "hosts: 1\nidle_shutdown: 5m\n",
+            "gpuvm.yaml:2: idle_shutdown: 5m is not between 10m and",
+            "",
+        ),
+        (
+            "idle_shutdown: 2\n",
+            "gpuvm.yaml:1: idle_shutdown: '2' is not a duration such as 45m",
+            "",
+        ),
+        ("idle_shutdown: -2h\n", "gpuvm.yaml:1: idle_shutdown: '-2h' is not a duration", ""),
+        ("idle_shutdown: off\n", "gpuvm.yaml:1: idle_shutdown: 'False' is not a duration", ""),
+        (f"idle_shutdown: {'9' * 400}d\n", "99d is not between 10m and 365d", ""),
         ("hosts: [\n", "gpuvm.yaml:2: not YAML", ""),
         ("- 1\n", "gpuvm.yaml:1: ", ""),
         (

@@ -16,6 +16,7 @@ from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 from gpuvm.ownership import copy_note
+from gpuvm.text import how_long
 
 TIMEOUT_S = 10
 AT_ONCE = 16
@@ -27,6 +28,8 @@ class Inside:
 
     told: str = "-"
     gpus: int | None = None
+    idle: guest.IdleState | None = None
+    """None where it does not shut down by itself."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,13 @@ def _look(session: Session, vm: VM) -> Inside:
     try:
         with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
+            idle = guest.idle_state(shell, session.context.guest.work_dir)
     except GpuvmError as error:
         return Inside(f"unknown: {error}")
-    return Inside(", ".join(found.gpu_names) or "no GPU", len(found.gpu_names))
+    told = ", ".join(found.gpu_names) or "no GPU"
+    if idle is not None:
+        told += f"; shuts down after {how_long(idle.limit_s)} without use"
+    return Inside(told, len(found.gpu_names), idle)
 
 
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
@@ -159,6 +166,7 @@ def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> See
         *planner.drift(vm, inventory),
         *_differences_from_spec(vm, against, inventory),
         *_in_the_guest(vm, inside),
+        *_idle_shutdown(inside, against),
     )
     return Seen(vm, planner.assigned(vm), inside, drift)
 
@@ -182,6 +190,19 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
     known = "no GPU" if sees == 0 else f"{sees} GPU{'s' if sees > 1 else ''}"
     why = ": its driver, or the 64-bit MMIO window" if sees < has else ""
     yield f"the guest sees {known}, its virtual hardware has {has}{why}"
+
+
+def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
+    has = inside.idle
+    if has is not None and has.problem is not None:
+        yield f"it could not shut down by itself: {has.problem}"
+    if inside.gpus is None or against.file is None:
+        return
+    limit = against.wanted.idle_shutdown
+    wanted_s = limit.total_seconds() if limit else None
+    if wanted_s != (has.limit_s if has else None):
+        says = "nothing" if wanted_s is None else how_long(wanted_s)
+        yield f"{against.file} says {says} of idle_shutdown: gpuvm provision applies it"
 
 
 def _print_status(found: Found, deployment: str) -> None:
@@ -224,5 +245,6 @@ def _vm_json(seen: Seen) -> dict[str, Any]:
         "accelerator": vm.accelerator,
         "gpus": seen.gpus,
         "in_guest": seen.inside.told,
+        "idle_shutdown_s": seen.inside.idle.limit_s if seen.inside.idle else None,
         "drift": seen.drift,
     }

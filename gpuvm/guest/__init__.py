@@ -13,6 +13,7 @@ from gpuvm.guest.cloudinit import METADATA, FixedAddress, user_data, with_networ
 from gpuvm.guest.connection import Endpoint, locate
 from gpuvm.guest.download import Fetched, SkippedFile, fetch
 from gpuvm.guest.gpu_health import GPUHealth, GPUProcess, GPUs, read_gpu_health
+from gpuvm.guest.idle import IdleState, idle_state, shut_down_when_idle
 from gpuvm.guest.keys import ensure_key_pair
 from gpuvm.guest.keys import forget as forget_host_keys
 from gpuvm.guest.processes import (
@@ -58,6 +59,7 @@ __all__ = [
     "GPUs",
     "Guest",
     "HeldCommand",
+    "IdleState",
     "Launched",
     "Listed",
     "OnProgress",
@@ -80,6 +82,7 @@ __all__ = [
     "forget_host_keys",
     "gpu_holder",
     "hold",
+    "idle_state",
     "launch",
     "list_processes",
     "locate",
@@ -90,6 +93,7 @@ __all__ = [
     "push_by_content",
     "query_gpus",
     "read_gpu_health",
+    "shut_down_when_idle",
     "ssh_config",
     "take_place",
     "user_data",

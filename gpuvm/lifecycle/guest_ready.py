@@ -117,7 +117,20 @@ def _check_guest(work: Work, job: Job) -> guest.Ready:
         settings=work.context.guest,
     )
     deadline_s = work.plan.spec.deadlines.ready_s
-    return guest.wait_ready(lambda: _where(work, job), expected, deadline_s, work.events)
+    ready = guest.wait_ready(lambda: _where(work, job), expected, deadline_s, work.events)
+    return replace(ready, warnings=(*ready.warnings, *_idle_shutdown(work, job)))
+
+
+def _idle_shutdown(work: Work, job: Job) -> tuple[str, ...]:
+    """Have the guest shut down, or no longer, as the spec says; warn where it may not."""
+    limit, settings = work.plan.spec.idle_shutdown, work.context.guest
+    if limit is None and (work.plan.starts_only or job.step.action == "create"):
+        return ()
+    with guest.connect(_where(work, job)) as machine:
+        problem = guest.shut_down_when_idle(machine, settings.python, settings.work_dir, limit)
+    if problem is None:
+        return ()
+    return (f"idle_shutdown: it may not shut down by itself: {problem}",)
 
 
 def _where(work: Work, job: Job) -> guest.Endpoint:

@@ -65,6 +65,8 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     storage_policy: str | None = None
     """The policy's id."""
+    starts_only: bool = False
+    """Of the spec only what it gives is applied to running guests: it may be another machine's."""
 
     @property
     def datastores(self) -> tuple[Datastore, ...]:

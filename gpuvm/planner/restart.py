@@ -33,6 +33,7 @@ def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Pl
         cpus=None,
         memory_gib=None,
         steps=tuple(steps),
+        starts_only=True,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from gpuvm.report import phases, scores
+from gpuvm.report import phases, scores, tensorboard
 from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
 from gpuvm.report.records import (
     Lines,
@@ -21,6 +21,7 @@ from gpuvm.report.shards import shards
 from gpuvm.report.vms import curves as curves_of
 from gpuvm.report.vms import device_note, since_last_start, vm_report
 from gpuvm.results import Manifest
+from gpuvm.text import one_line
 
 
 def build(run_dirs: Sequence[Path]) -> ReportData:
@@ -50,6 +51,9 @@ def _run(run_dir: Path) -> RunReport:
     )
     vcenter = manifest.vcenter
     curves = tuple(curve for vm in names for curve in curves_of(vm, timings[vm]))
+    unread: tuple[str, ...] = ()
+    if not curves:
+        curves, unread = _from_tensorboard(run_dir, names)
     return RunReport(
         dir=run_dir,
         run_id=manifest.run_id,
@@ -77,13 +81,29 @@ def _run(run_dir: Path) -> RunReport:
         samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
         shards=shards(timings, run_dir),
         weights_agree=_weights_agree(vms) if manifest.distributed else None,
-        warnings=(*_logged_warnings(events), *_diverged(curves), *_record_problems(events, lines)),
+        warnings=(
+            *_logged_warnings(events),
+            *_diverged(curves),
+            *_record_problems(events, lines),
+            *unread,
+        ),
         notes=_notes(results),
     )
 
 
 def _time(when: datetime | None) -> float | None:
     return when.timestamp() if when else None
+
+
+def _from_tensorboard(
+    run_dir: Path, vms: Sequence[str]
+) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
+    """Returns the curves of a program that logs no losses by the contract, and warnings."""
+    found = [tensorboard.curves(vm, run_dir / vm) for vm in vms]
+    shown, others = tensorboard.most_telling([curve for own, _ in found for curve in own])
+    left_out = f"{len(others)} more scalars of TensorBoard's event files are not shown"
+    more = (f"{left_out}: {one_line(', '.join(others), longest=200)}.",) if others else ()
+    return shown, (*(problem for _, problems in found for problem in problems), *more)
 
 
 def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
@@ -123,6 +143,8 @@ def _logged_warnings(events: Lines[PhaseEvent | WarningEvent]) -> tuple[str, ...
 def _diverged(curves: Sequence[Curve]) -> tuple[str, ...]:
     return tuple(
         f"{curve.vm}: the loss of phase {curve.phase} was not a number at step {curve.diverged_at}"
+        if curve.series is None
+        else f"{curve.label}: {curve.phase} was not a number at step {curve.diverged_at}"
         for curve in curves
         if curve.diverged_at is not None
     )

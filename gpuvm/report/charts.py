@@ -103,7 +103,7 @@ def losses(
     chart_id: str,
     width_in: float,
 ) -> str:
-    """The curves of one phase; ``colours`` are by VM, None if there are too many VMs."""
+    """The curves of one phase; ``colours`` are by label, None if there are too many."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": chart_id}):
         height = 2.9 if width_in > 5 else 2.4
         figure = Figure(figsize=(width_in, height))
@@ -111,7 +111,7 @@ def losses(
             (0.5 / width_in, 0.5 / height, 1 - 0.62 / width_in, 1 - 0.6 / height)
         )
         for curve in reversed(curves):  # the first, the chief, is drawn on top
-            position = colours[curve.vm]
+            position = colours[curve.label]
             shade = _QUIET if position is None else colour(position)
             steps, values = zip(*curve.points, strict=True)
             marker = "o" if len(steps) < 3 else ""
@@ -286,7 +286,7 @@ def _lanes(run: RunReport, spans: Sequence[Span]) -> list[str | None]:
 def _losses(run: RunReport, phase: str, chart_id: str) -> Chart:
     curves = [curve for curve in run.curves if curve.phase == phase and curve.points]
     coloured = len(curves) <= _MAX_COLOURED
-    colours = {c.vm: i if coloured or i == 0 else None for i, c in enumerate(curves)}
+    colours = {c.label: i if coloured or i == 0 else None for i, c in enumerate(curves)}
     alt = _curve_label(curves[0])
     wide, narrow = (
         Markup(  # noqa: S704 - matplotlib escapes what it draws
@@ -294,18 +294,20 @@ def _losses(run: RunReport, phase: str, chart_id: str) -> Chart:
         )
         for kind, width in (("w", _WIDE_IN), ("n", _NARROW_IN))
     )
-    return Chart(title(phase), alt, alt, _loss_legend(curves, colours), wide, narrow)
+    heading = phase if curves[0].series is not None else title(phase)
+    return Chart(heading, alt, alt, _loss_legend(curves, colours), wide, narrow)
 
 
 def _loss_legend(curves: Sequence[Curve], colours: dict[str, int | None]) -> tuple[Legend, ...]:
-    known = [Legend(vm, _variable(i)) for vm, i in colours.items() if i is not None]
+    known = [Legend(label, _variable(i)) for label, i in colours.items() if i is not None]
     rest = len(curves) - len(known)
     return (*known, *([Legend(f"{rest} more", "var(--quiet)")] if rest else []))
 
 
 def _curve_label(curve: Curve) -> str:
     (first, began), (last, ended) = curve.points[0], curve.points[-1]
-    label = f"{curve.vm}: loss {number(began)} at step {first}, {number(ended)} at step {last}"
+    what = f"{curve.label}: {curve.what}"
+    label = f"{what} {number(began)} at step {first}, {number(ended)} at step {last}"
     if curve.diverged_at is not None:
         return f"{label}; not a number from step {curve.diverged_at} on"
     return label

@@ -95,8 +95,15 @@ def _rate(run: RunReport) -> list[Tile]:
 
 
 def _loss(run: RunReport) -> list[Tile]:
-    train = [curve for curve in run.curves if curve.phase == "train" and curve.points]
+    """Of the contract's phase ``train``, or the first loss that TensorBoard would show."""
+    train = [
+        curve
+        for curve in run.curves
+        if curve.points
+        and (curve.phase == "train" if curve.series is None else "loss" in curve.phase)
+    ]
     if not train:
         return []
     (first, began), (last, ended) = train[0].points[0], train[0].points[-1]
-    return [Tile("Training loss", number(ended), f"step {last}; {number(began)} at step {first}")]
+    label = "Training loss" if train[0].series is None else f"{train[0].phase}, {train[0].series}"
+    return [Tile(label, number(ended), f"step {last}; {number(began)} at step {first}")]

@@ -4,7 +4,7 @@ ReportData
 └── RunReport            one run: what, when, how it ended
     ├── VMReport             one VM: its GPUs, the device TensorFlow used, steps and rates
     ├── PhaseRow, Span       how long each phase took, as a table and as a timeline
-    ├── Curve                a loss over the steps of one phase on one VM
+    ├── Curve                a loss over the steps of one phase on one VM, or a TensorBoard scalar
     ├── Score, Sample        the results, beside the scores of shuffled images
     └── Shards               which VM computed on which examples
 """
@@ -132,12 +132,25 @@ class PhaseRow:
 class Curve:
     """``points`` are (step, loss), finite ones only; ``diverged_at`` is the first step
     whose loss was not a number.
+
+    Of a program without gpuvm's contract it is a scalar of TensorBoard's event files: ``phase`` is
+    its tag, such as ``epoch_loss``, and ``series`` TensorBoard's run, such as ``train``.
     """
 
     phase: str
     vm: str
     points: tuple[tuple[int, float], ...]
     diverged_at: int | None = None
+    series: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells it apart from the others of its phase."""
+        return self.vm if self.series is None else f"{self.vm} {self.series}"
+
+    @property
+    def what(self) -> str:
+        return "loss" if self.series is None else self.phase
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ def steps_csv(data: ReportData) -> str:
     writer.writerow(STEP_COLUMNS)
     for run in data.runs:
         for curve in run.curves:
+            phase = curve.phase if curve.series is None else f"{curve.series}/{curve.phase}"
             for step, loss in curve.points:
-                writer.writerow((run.run_id, curve.vm, curve.phase, step, loss))
+                writer.writerow((run.run_id, curve.vm, phase, step, loss))
     return out.getvalue()
 
 

@@ -109,6 +109,40 @@ def test_any_command_in_a_copy_of_a_folder(lab: Lab) -> None:
     assert "ended with status 5" in done.stderr
 
 
+def example(number: int) -> str:
+    """A program of docs/your-own-code.md."""
+    text = (Path(__file__).parents[2] / "docs/your-own-code.md").read_text(encoding="utf-8")
+    return text.split("```python\n")[number].split("```")[0]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("number", "curves"),
+    [
+        (
+            1,
+            (
+                "gpuvm-01 train: epoch_loss",
+                "</i>gpuvm-01 train</li>",
+                "</i>gpuvm-01 validation</li>",
+            ),
+        ),
+        (2, ("gpuvm-01: loss 1 at step 1, 0.01 at step 100",)),
+    ],
+)
+def test_the_examples_have_curves_in_their_report(
+    lab: Lab, number: int, curves: tuple[str, ...]
+) -> None:
+    folder = lab.home / f"example-{number}"
+    folder.mkdir()
+    (folder / "fit.py").write_text(example(number))
+    done = lab("run", f"{folder.name}/fit.py", "--json")
+    assert done.exit_code == 0, done.stderr
+    page = Path(lab("report", done.json["data"]["run_id"], "--json").json["data"]["html"])
+    for curve in curves:
+        assert curve in page.read_text(encoding="utf-8")
+
+
 def test_requirements_from_a_wheelhouse(lab: Lab) -> None:
     wheel(lab.home / "wheels", "gpuvm_test_greeting", "1.5")
     needs = lab.home / "needs"

@@ -74,3 +74,13 @@ def test_a_user_s_name_stays_below_home(disk: Path) -> None:
     evil = encoded(USERS.replace("gpuvm", "../../evil"), "")
     assert cloudinit.boot(disk, "vm-1", evil).users == ("evil",)
     assert (disk / "home/evil/.ssh/authorized_keys").exists()
+
+
+def test_the_commands_of_every_boot() -> None:
+    text = f"{USERS}bootcmd:\n- [touch, a, 1]\n- echo a; echo b\n"
+    assert cloudinit.boot_commands(encoded(text, "base64")) == [
+        ["touch", "a", "1"],
+        ["sh", "-c", "echo a; echo b"],
+    ]
+    for without in (USERS, "#!/bin/sh\n", "#cloud-config\nbootcmd: x\n"):
+        assert cloudinit.boot_commands(encoded(without, "")) == []

@@ -11,11 +11,12 @@ from pathlib import Path
 
 
 def command(python: str, program: str, *arguments: str) -> Sequence[str]:
-    """The command line that runs ``program`` with the guest's ``python``; it leaves no file."""
+    """Returns a command line that runs ``program``; it leaves no file in the guest."""
     return [python, "-c", source(program), *arguments]
 
 
 def source(program: str) -> str:
+    """Returns the text of ``program``, for one that stays in the guest."""
     return Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,7 +58,27 @@ def _boot(folder: Path, ready: int, lifeline: int) -> None:
     (disk / "home").mkdir(parents=True, exist_ok=True)
     instance = cloudinit.boot(disk, boot.vm, boot.guestinfo)
     layout = _isolated(folder, boot, instance) if boot.isolated else _shared(folder, boot)
+    _run_boot_commands(boot, layout)
     asyncio.run(_serve(boot, instance, layout, ready, lifeline))
+
+
+def _run_boot_commands(boot: Boot, layout: "_Layout") -> None:
+    commands = cloudinit.boot_commands(boot.guestinfo)
+    if not boot.isolated:
+        # They would act on this machine and not on the guest.
+        _LOG.info("%d boot commands are not run without namespaces", len(commands))
+        return
+    environment = {"PATH": f"{layout.programs}:{_SYSTEM_PATH}", "LANG": "C.UTF-8"}
+    for command in commands:
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, env=environment, cwd="/", check=False
+            )
+        except OSError as error:
+            _LOG.error("bootcmd: %s", error)
+            continue
+        if done.returncode != 0:
+            _LOG.error("bootcmd: %s: status %d", command[0], done.returncode)
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,7 @@ async def _serve(
         shells={user: instance.shell(user) for user in instance.users},
         path=f"{layout.programs}:{_SYSTEM_PATH}",
         environment=layout.environment,
+        session_program=layout.programs / "sshd-session",
         hangs_up="startups" in boot.troubles,
     )
 

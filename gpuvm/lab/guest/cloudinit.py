@@ -1,6 +1,7 @@
-"""The part of cloud-init that the lab's guests need: users, their SSH keys and the host name.
+"""The part of cloud-init that the lab's guests need: users with SSH keys, host name, bootcmd.
 
-User data comes from ``guestinfo`` and is applied once for each instance id, as on a real template.
+User data comes from ``guestinfo`` and is applied once for each instance id, as on a real template;
+``bootcmd`` is run at every boot.
 """
 
 import base64
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 _LOG = logging.getLogger(__name__)
-_SUPPORTED = {"users", "ssh_authorized_keys", "hostname"}
+_SUPPORTED = {"users", "ssh_authorized_keys", "hostname", "bootcmd"}
 _DEFAULT_USER = "cloud-user"
 _SHELL = "/bin/sh"
 
@@ -53,6 +54,18 @@ def boot(disk: Path, vm: str, guestinfo: Mapping[str, str]) -> Instance:
     record.parent.mkdir(exist_ok=True)
     record.write_text(json.dumps(vars(instance)), encoding="utf-8")
     return instance
+
+
+def boot_commands(guestinfo: Mapping[str, str]) -> list[list[str]]:
+    """Returns ``bootcmd``: a list is a program with its arguments, a string is for sh."""
+    text = _read(guestinfo, "userdata")
+    found = _mapping("user data", text).get("bootcmd") if text.startswith("#cloud-config") else None
+    if not isinstance(found, list):
+        return []
+    return [
+        [str(part) for part in command] if isinstance(command, list) else ["sh", "-c", str(command)]
+        for command in found
+    ]
 
 
 def _read(guestinfo: Mapping[str, str], key: str) -> str:

@@ -72,13 +72,19 @@ def main(arguments: list[str]) -> int:
     gpus = _select(options.id)
     if not gpus:
         return _print("No devices were found", status=_NO_DEVICES)
+    if options.query_gpu is not None:
+        return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
+    return _print(*_listing(gpus, options))
+
+
+def _listing(gpus: list[GPU], options: argparse.Namespace) -> list[str]:
     if options.list_gpus:
-        return _print(*(f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus))
+        return [f"GPU {g['index']}: {_name(g)} (UUID: {g['uuid']})" for g in gpus]
     if options.xml:
-        return _print("<nvidia_smi_log>", *map(_xml, gpus), "</nvidia_smi_log>")
-    if options.query_gpu is None:
-        return _print(*_table(gpus))
-    return _query(gpus, options.query_gpu.split(","), set(options.format.split(",")))
+        return ["<nvidia_smi_log>", *map(_xml, gpus), "</nvidia_smi_log>"]
+    if options.query_compute_apps is not None:
+        return []  # no process ever runs on these GPUs
+    return _table(gpus)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -88,6 +94,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("-x", "--xml-format", dest="xml", action="store_true")
     parser.add_argument("-i", "--id", metavar="INDEX,UUID,BUS_ID")
     parser.add_argument("--query-gpu", metavar="FIELD,...", help=", ".join(_FIELDS))
+    parser.add_argument("--query-compute-apps", metavar="FIELD,...")
     parser.add_argument("--format", default="csv", metavar="csv[,noheader][,nounits]")
     return parser
 

@@ -71,7 +71,7 @@ def enter(folder: Path, boot: Boot, instance: Instance) -> None:
 def write_programs(
     folder: Path, gpus: Iterable[SimulatedGPU], troubles: Collection[str] = (), *, init: int = 1
 ) -> None:
-    """Writes ``bin/``, first in the guest's PATH: python3, nvidia-smi, sudo and shutdown.
+    """Writes ``bin/``, first in the guest's PATH: python3, nvidia-smi, sudo, shutdown and others.
 
     ``init`` is the process that powers the guest off on the signal POWER_OFF. python3 is a script,
     since Python finds its virtual environment by the path that it was started with.
@@ -90,6 +90,11 @@ def write_programs(
         (programs / name).unlink(missing_ok=True)  # from a fault that is no longer simulated
     _script(programs / "nvidia-smi", f'exec {python} -IS "${{0%/bin/*}}/nvidia_smi.py" "$@"')
     _script(programs / "sudo", 'while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"')
+    # The guest has one user, whichever name it is called by.
+    _script(programs / "runuser", 'while [ "$1" != -- ]; do shift; done\nshift\nexec "$@"')
+    session = programs / "sshd-session"
+    session.unlink(missing_ok=True)
+    session.symlink_to("/bin/sh")
     (folder / "init.pid").write_text(str(init), encoding="ascii")
     for name in ("shutdown", "poweroff"):
         _script(programs / name, f'exec /bin/kill -{POWER_OFF} "$(cat "${{0%/bin/*}}/init.pid")"')

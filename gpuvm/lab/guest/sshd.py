@@ -39,6 +39,8 @@ class ServerConfig:
     shells: Mapping[str, str]
     path: str
     environment: Mapping[str, str]
+    session_program: Path
+    """Ends when its standard input does."""
     hangs_up: bool = False
     """Drops every connection, as sshd does past MaxStartups."""
 
@@ -78,12 +80,36 @@ class _Server(asyncssh.SSHServer):
         self._config, self._children = config, children
         self._connection: asyncssh.SSHServerConnection | None = None
         self._user = ""
+        self._session_end: int | None = None
 
     @override
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
         if self._config.hangs_up:
             conn.abort()
+
+    @override
+    def auth_completed(self) -> None:
+        """A process for each login, as OpenSSH has one: by it guests see who is there."""
+        read, self._session_end = os.pipe()
+        try:
+            session = os.posix_spawn(
+                self._config.session_program,
+                [f"sshd-session: {self._user}@notty"],
+                {},
+                file_actions=[(os.POSIX_SPAWN_DUP2, read, 0)],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_RESET_SIGNALS,
+            )
+        finally:
+            os.close(read)
+        self._children.wait(session, lambda: None)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._session_end is not None:
+            os.close(self._session_end)
 
     @override
     def begin_auth(self, username: str) -> bool:
