@@ -14,12 +14,10 @@ from gpuvm import data as data_files
 from gpuvm import lifecycle, results, runs
 from gpuvm.cli import output, targets
 from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
-from gpuvm.cli.output import State
-from gpuvm.cli.progress import RunWatch
 from gpuvm.cli.run_control import finish_run
+from gpuvm.cli.run_job import CompareOptions, Job
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
-from gpuvm.events import Events
 from gpuvm.runs import sweep as sweeps
 
 ASK_BYTES = 1 << 30
@@ -112,8 +110,9 @@ def run(
         bool, typer.Option("--quiet", "-q", help="Do not show what it prints.")
     ] = False,
     fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
-    yes: YesOption = False,
     *,
+    compare: CompareOptions,
+    yes: YesOption = False,
     options: DeploymentOptions,
 ) -> None:
     """Push a workload, run it, follow it live, and fetch its logs and timings.
@@ -136,6 +135,8 @@ def run(
 
         gpuvm run captioning --distributed --detach --then shutdown
 
+        gpuvm run stock --compare none --repeat 3
+
     Without --distributed it runs on the first VM. Results go to runs/RUN-ID/: of a script or
     project everything that it wrote beside itself or to $GPUVM_OUT (docs/your-own-code.md).
     """
@@ -151,6 +152,7 @@ def run(
         fetch_limit=None if fetch_limit < 0 else fetch_limit,
         environment=_variables(env or [], env_file, secret or []),
     )
+    compare.check(terms, sweep=sweep, distributed=distributed)
     chosen, arguments = _chosen(name, arguments or [], project, requirements)
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
@@ -162,6 +164,11 @@ def run(
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         taking_part = targets.members(
             session, inventory, wanted, vms, every=distributed or bool(shared)
+        )
+        other = (
+            targets.members(session, inventory, wanted, [compare.vm], every=False)
+            if compare.vm
+            else []
         )
     if distributed and len(taking_part) < 2:
         raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
@@ -178,36 +185,24 @@ def run(
         if not confirm(session.context, question, yes=yes):
             output.declined(ctx, "run")
             return
-    record = runs.begin_record(
+    job = Job(
+        ctx,
         chosen,
         arguments,
         inventory,
-        wanted.name,
-        taking_part,
+        wanted,
+        session.context.guest,
         distributed=distributed,
-        then=terms.then,
+        resume=before,
+        inputs=inputs,
+        grid=shared,
+        terms=terms,
+        quiet=quiet,
     )
-    state = ctx.ensure_object(State)
-    if not state.json:
-        where = ", ".join(member.vm.name for member in taking_part)
-        output.line(f"run {record.run_id}: {chosen.name} on {where}")
-    events = Events(record.sink)
-    with RunWatch(events, state, taking_part, quiet=quiet) as watch:
-        ended = runs.run(
-            chosen,
-            arguments,
-            taking_part,
-            distributed=distributed,
-            guest=session.context.guest,
-            distribution=wanted.distributed,
-            record=record,
-            events=events,
-            resume=before,
-            inputs=inputs,
-            more_args=sweeps.shares(shared, taking_part) if shared else {},
-            terms=terms,
-            watch=watch,
-        )
+    if compare.wanted:
+        job.compare(taking_part, other, compare.repeat)
+        return
+    record, events, ended = job.run(taking_part)
     if sweep and shared:
         events.note(f"contact sheet: {sweeps.gather(chosen, shared, record)}")
     finish_run(ctx, "run", record, ended=ended)

@@ -236,9 +236,10 @@ def _baseline(sides: Sequence[Side]) -> Side:
 
 
 def _ratio(side: Side, base: Side) -> Ratio:
-    for one in (side, base):
-        if one.other_device:
-            return Ratio(side.name, refused=f"{one.name}: {one.other_device}")
+    if side.other_device:
+        return Ratio(side.name, refused=side.other_device)
+    if base.other_device:
+        return Ratio(side.name, refused=f"{base.name}: {base.other_device}")
     speed_up = base.whole.median / side.whole.median if side.whole.median else None
     step = base.step.median / side.step.median if base.step and side.step else None
     apart = side.whole.high < base.whole.low or side.whole.low > base.whole.high

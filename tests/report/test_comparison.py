@@ -98,7 +98,7 @@ def test_no_speed_up_of_another_device(make: Make, changed: dict[str, Any], why:
     without = make(30, device=CPU, gpus_hidden=True)
     (ratio,) = compare(make(10, **changed), without).ratios
     assert ratio.speed_up is None
-    assert f": {why}" in str(ratio.refused)
+    assert str(ratio.refused).startswith(why)
 
 
 def test_the_lab_says_first_that_its_gpus_are_simulated(make: Make) -> None:
