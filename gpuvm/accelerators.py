@@ -87,7 +87,7 @@ Accelerator = Annotated[AnyAccelerator, Field(discriminator="mode")]
 
 _ADAPTER: TypeAdapter[AnyAccelerator] = TypeAdapter(Accelerator)
 _MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "device-group:NAME", "none")
-_NAMED_BY = {"vgpu": "profile", "device-group": "group"}
+_DEFAULT_KEY = {"vgpu": "profile", "device-group": "group"}
 """The key of a value that has none on the command line."""
 
 
@@ -99,7 +99,7 @@ def parse(text: str) -> AnyAccelerator:
     mode, _, rest = text.partition(":")
     if mode not in {known.partition(":")[0] for known in _MODES}:
         raise BadInput(
-            f"--accelerator: there is no '{mode}'", hint="there is: " + ", ".join(_MODES)
+            f"--accelerator: unknown mode '{mode}'", hint="the modes are: " + ", ".join(_MODES)
         )
     try:
         return _ADAPTER.validate_python({"mode": mode, **_values(mode, rest)})
@@ -114,7 +114,7 @@ def _bad(text: str, mode: str, error: ValidationError) -> BadInput:
     known = next(k.model_fields for k in kinds if k.model_fields["mode"].default == mode)
     keys = ", ".join(key for key in known if key != "mode") or "no keys"
     if first["type"] == "extra_forbidden":
-        return BadInput(f"--accelerator {text}: there is no '{where}'", hint=f"{mode} has {keys}")
+        return BadInput(f"--accelerator {text}: unknown key '{where}'", hint=f"{mode} has {keys}")
     return BadInput(f"--accelerator {text}: {where}: {first['msg'].lower()}")
 
 
@@ -122,8 +122,8 @@ def _values(mode: str, rest: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in filter(None, _parts(rest)):
         key, equals, value = part.partition("=")
-        if not equals and mode in _NAMED_BY:
-            key, value = _NAMED_BY[mode], part
+        if not equals and mode in _DEFAULT_KEY:
+            key, value = _DEFAULT_KEY[mode], part
         elif not equals:
             raise BadInput(f"--accelerator: '{part}' is not KEY=VALUE", hint="such as model=P100")
         values[key] = (*values.get(key, ()), value) if key == "addresses" else _number(key, value)

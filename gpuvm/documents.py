@@ -15,10 +15,10 @@ Location = tuple[int | str, ...]
 
 
 def read_document(file: Path, model: type[Document]) -> Document:
-    """The file as ``model``.
+    """Read and validate the file.
 
-    Raises BadInput with one line, ``gpuvm.yaml:7: acelerator: unknown key``, for the first thing
-    that is wrong, and says how many more there are.
+    Raises BadInput for the first error, such as ``gpuvm.yaml:7: acelerator: unknown key``, with the
+    number of further errors.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def read_document(file: Path, model: type[Document]) -> Document:
     try:
         return model.model_validate({} if data is None else data)
     except ValidationError as error:
-        raise _complaint(file, root, error, model) from None
+        raise _invalid(file, root, error, model) from None
 
 
 def _not_yaml(file: Path, error: yaml.YAMLError) -> BadInput:
@@ -42,7 +42,7 @@ def _not_yaml(file: Path, error: yaml.YAMLError) -> BadInput:
     return BadInput(f"{file}{line}: not YAML: {getattr(error, 'problem', None) or error}")
 
 
-def _complaint(
+def _invalid(
     file: Path, root: yaml.Node | None, error: ValidationError, model: type[BaseModel]
 ) -> BadInput:
     details = error.errors()
@@ -51,7 +51,7 @@ def _complaint(
     key = ".".join(str(part) for part in _visible(root, first["loc"]))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return BadInput(
-        f"{file}:{line}: {key}: {_problem_text(first)}{more}", hint=_meant(first, model)
+        f"{file}:{line}: {key}: {_problem_text(first)}{more}", hint=_unknown_key_hint(first, model)
     )
 
 
@@ -62,8 +62,8 @@ def _problem_text(detail: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _meant(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
-    """A likely spelling, or the keys there are, for an unknown key at the top level."""
+def _unknown_key_hint(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
+    """For an unknown key suggest the closest known one, or list the keys."""
     if detail["type"] != "extra_forbidden":
         return None
     known = sorted(_known_keys(model))
@@ -87,7 +87,7 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def _line(root: yaml.Node | None, loc: Location) -> int:
-    """The line of the deepest part of ``loc`` that the file has; 1 for an empty file."""
+    """Return the line of the deepest part of ``loc`` in the file; 1 for an empty file."""
     line = 1 if root is None else root.start_mark.line + 1
     node = root
     for part in loc:
@@ -100,7 +100,7 @@ def _line(root: yaml.Node | None, loc: Location) -> int:
 
 
 def _visible(root: yaml.Node | None, loc: Location) -> Location:
-    """``loc`` without what pydantic puts in (union tags, ``[key]``); a missing last key stays."""
+    """Return ``loc`` without pydantic's additions (union tags, ``[key]``); keep a missing key."""
     shown: list[int | str] = []
     node = root
     for position, part in enumerate(loc):

@@ -7,20 +7,20 @@
     ├── PreflightRefused          3   a check failed before anything was changed
     │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
     │   ├── NotVisible                a required object that this account cannot see
-    │   ├── GPUsBusy                  a guest's GPUs belong to another run; names it
+    │   ├── GPUsBusy                  a guest's GPUs are used by another run; names it
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
     │   │   └── OutcomeUnknown        a call got no answer: check its outcome before repeating it
-    │   ├── UnreadableAnswer          an answer of the vCenter that cannot be decoded
-    │   ├── Untrusted                 its certificate is not verified
-    │   ├── LoginRefused              user or password
-    │   ├── NoPermission              a privilege is missing, named with its object
+    │   ├── UnreadableAnswer          a response of the vCenter cannot be decoded
+    │   ├── Untrusted                 the vCenter's certificate cannot be verified
+    │   ├── LoginRefused              wrong user or password
+    │   ├── NoPermission              a privilege is missing; names it and the object
     │   ├── TaskFailed                a vSphere task ended in a fault; has every fault message
     │   ├── PoweredOff                a VM powered off before its guest was ready; its last events
     │   └── DeadlinePassed            a task or a guest took too long
     ├── GuestError                1
-    │   ├── GuestUnreachable          no TCP connection or no SSH answer
+    │   ├── GuestUnreachable          no TCP connection or no SSH response
     │   ├── GuestAuthRefused          the guest does not accept the key
     │   ├── HostKeyMismatch           the guest's key is not the one that it published
     │   ├── CommandFailed             a command in a guest; has exit status and stderr
@@ -276,7 +276,7 @@ class WorkerDied(RunError):
 
 
 def _ended(exit_status: int) -> str:
-    """A shell's status says by 128 more that a signal ended the program."""
+    """Describe an exit status; a shell returns 128 + n for a program that signal n ended."""
     try:
         name = signal.Signals(exit_status - 128).name
     except ValueError:
@@ -337,5 +337,5 @@ def _plural(kind: str) -> str:
 
 def _exists(kind: str, existing: Sequence[str]) -> str:
     if not existing:
-        return f"there is no {kind} at all"
-    return "there is: " + ", ".join(sorted(set(existing))[:20])
+        return f"there is no {kind}"
+    return "available: " + ", ".join(sorted(set(existing))[:20])

@@ -63,7 +63,7 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     fitting = [t for t in inventory.templates if unfit[t.moref] is None]
     if inventory.templates and not fitting and spec.template is None:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
-        raise BadInput("no fitting VM template", hint=reasons)
+        raise BadInput("no suitable VM template", hint=reasons)
     chosen = choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
     why = unfit[chosen.moref] or _addresses(spec, chosen)
     if why is not None:
@@ -78,7 +78,7 @@ def network(spec: ClusterSpec, inventory: Inventory, hosts: Sequence[Host]) -> N
     on_all = [n for n in inventory.networks if all(n.moref in h.networks for h in hosts)]
     chosen = choose("network", spec.network, inventory.networks, on_all, inventory.cluster)
     if chosen not in on_all:
-        raise PreflightRefused(f"network {chosen.name} is not on every host of the plan")
+        raise PreflightRefused(f"network {chosen.name} is not available on every host of the plan")
     return chosen
 
 
@@ -99,9 +99,9 @@ def check_template_network(
     for nic in kept:
         if nic.network and nic.network not in known:
             raise PreflightRefused(
-                f"VM template {template.path or template.name}: its network is on none of these "
-                f"hosts: {', '.join(sorted({host.name for host in hosts}))}",
-                hint="name one of theirs with --network: "
+                f"VM template {template.path or template.name}: none of these hosts has its "
+                f"network: {', '.join(sorted({host.name for host in hosts}))}",
+                hint="choose one of their networks with --network: "
                 + ", ".join(sorted(distinct(one, available) for one in available)),
             )
 
@@ -132,7 +132,7 @@ def snapshot(spec: ClusterSpec, source: VMTemplate) -> Snapshot | None:
     if not source.snapshots:
         raise PreflightRefused(
             f"VM template {source.name} has no snapshot, which linked clones need",
-            hint="--create-snapshot creates one; or clone_mode: full",
+            hint="create one with --create-snapshot, or use clone_mode: full",
         )
     if spec.snapshot is None:
         return next((s for s in source.snapshots if s.current), source.snapshots[-1])
@@ -152,7 +152,7 @@ def unfit_for(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> 
     if unreachable is not None:
         return unreachable
     if template.has_gpu:
-        return "it has a GPU attached; all clones would name the same device"
+        return "it has a GPU attached; all clones would get the same device"
     if template.vtpm and major(api_version) < 8:
         return "it has a virtual TPM; before vSphere 8.0, clones share its secrets"
     if template.guest_id.lower().startswith(_NOT_LINUX):
@@ -196,7 +196,7 @@ def _host_unreachable(template: VMTemplate, inventory: Inventory) -> str | None:
 
 def _unfit_for_gpus(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
     if template.nested_hv:
-        return "nested virtualization is on, which excludes GPUs"
+        return "nested virtualization is enabled, which excludes GPU passthrough"
     why = None
     if isinstance(spec.accelerator, (DynamicPassthrough, DeviceGroup)):
         why = _unfit_for_dynamic(template, inventory.vcenter.api_version)
@@ -239,7 +239,7 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     if not template.nics:
         return "it has no network adapter for a fixed address"
     if spec.addresses.size < spec.vms:
-        return f"addresses: the range has {spec.addresses.size} for {spec.vms} VMs"
+        return f"addresses: the range has {spec.addresses.size} addresses for {spec.vms} VMs"
     return None
 
 
@@ -280,7 +280,7 @@ def choose(
     if name and not choices:
         raise NotFound(kind, name, [one.name for one in everything])
     if not choices:
-        raise BadInput(f"no fitting {kind}", hint=_none_fits(kind, everything))
+        raise BadInput(f"no suitable {kind}", hint=_none_fits(kind, everything))
     if len(choices) > 1:
         labels = sorted(distinct(one, choices) for one in choices)
         raise Ambiguous(kind, labels, option=f"--{kind.removeprefix('VM ')}")
@@ -289,4 +289,4 @@ def choose(
 
 def _none_fits(kind: str, everything: Sequence[Named]) -> str:
     names = ", ".join(one.name for one in everything)
-    return f"the {kind}s are: {names}" if names else f"there is no {kind} at all"
+    return f"the {kind}s are: {names}" if names else f"there is no {kind}"

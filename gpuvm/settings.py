@@ -212,7 +212,7 @@ def _only() -> str:
     if not known:
         raise BadInput(
             "there is no context yet",
-            hint="'gpuvm init' for your vCenter, or 'gpuvm lab up' for a simulated one",
+            hint="run 'gpuvm init' for your vCenter, or 'gpuvm lab up' for a simulated one",
         )
     if len(known) > 1:
         raise Ambiguous("context", known, option="--context, or 'gpuvm context use NAME'")
@@ -232,5 +232,7 @@ def _from_command(command: str) -> SecretStr:
         raise BadInput(f"password_command: {error}") from None
     lines = done.stdout.decode(errors="replace").splitlines()
     if done.returncode != 0 or not lines or not lines[0]:
-        raise BadInput(f"password_command ended with status {done.returncode} and no password")
+        raise BadInput(
+            f"password_command ended with status {done.returncode} and printed no password"
+        )
     return SecretStr(lines[0])

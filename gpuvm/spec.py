@@ -63,23 +63,23 @@ def _idle_time(value: Any) -> Any:
 
 
 IdleTime = Annotated[timedelta, BeforeValidator(_idle_time)]
-"""Below ten minutes a guest could go between two commands of somebody who works in it."""
+"""At least ten minutes, so that no guest shuts down between two commands of its user."""
 
 
-def _free_key(key: str) -> str:
+def _unreserved_key(key: str) -> str:
     """Refuse the keys that gpuvm writes: they hold the VM's mark and its cloud-init data."""
     small = key.lower()
-    if small.startswith(_OURS) or small in _FIRST_BOOT:
-        raise ValueError(f"gpuvm writes {key} itself: leave it out")
+    if small.startswith(_RESERVED) or small in _CLOUD_INIT:
+        raise ValueError("reserved for gpuvm: remove it")
     return key
 
 
-_OURS = ("gpuvm.", "guestinfo.gpuvm.")
-_FIRST_BOOT = {
+_RESERVED = ("gpuvm.", "guestinfo.gpuvm.")
+_CLOUD_INIT = {
     f"guestinfo.{what}{end}" for what in ("userdata", "metadata") for end in ("", ".encoding")
 }
 IPAddress = IPv4Address | IPv6Address
-ExtraConfig = dict[Annotated[str, AfterValidator(_free_key)], str]
+ExtraConfig = dict[Annotated[str, AfterValidator(_unreserved_key)], str]
 
 
 class _Model(BaseModel):
@@ -103,13 +103,13 @@ class AddressRange(_Model):
             if address is not None and address.version != self.first.version:
                 raise ValueError(f"{what} {address} is not IPv{self.first.version}, as first is")
         if self.prefix >= self.first.max_prefixlen:
-            raise ValueError(f"prefix {self.prefix} leaves no room in an IPv4 network")
+            raise ValueError(f"prefix {self.prefix} leaves no addresses in an IPv4 network")
         return self
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "AddressRange":
         if int(self.last) < int(self.first):
-            raise ValueError(f"{self.last} comes before {self.first}")
+            raise ValueError(f"last {self.last} is lower than first {self.first}")
         return self
 
     @model_validator(mode="after")
@@ -118,7 +118,7 @@ class AddressRange(_Model):
         network = ip_interface((self.first, self.prefix)).network
         for what, address in (("last", self.last), ("gateway", self.gateway)):
             if address is not None and address not in network:
-                raise ValueError(f"{what} {address} is outside of {network}, which first is in")
+                raise ValueError(f"{what} {address} is outside {network}, the network of first")
         return self
 
     @property

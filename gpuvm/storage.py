@@ -82,7 +82,7 @@ class Storage:
             return None
         name = name_for(self.spec, host.name)
         if isinstance(self.spec.datastore, dict) and name is None:
-            return "datastore: in gpuvm.yaml names none for it"
+            return "datastore: in gpuvm.yaml has no entry for it"
         named = [s for s in self.inventory.datastores if name is None or matches(name, s)]
         mounted = [s for s in named if s.moref in host.datastores]
         text = "; ".join(f"{s.name}: {reasons[s.name]}" for s in (mounted or named))
@@ -115,7 +115,7 @@ class Storage:
             return max(fitting, key=lambda store: (store.free_gib, store.name))
         if not fitting:
             known = ", ".join(store.name for store in self.inventory.datastores) or "none"
-            raise BadInput("no fitting datastore", hint=f"the datastores are: {known}")
+            raise BadInput("no suitable datastore", hint=f"the datastores are: {known}")
         if len(fitting) > 1:
             labels = sorted(selection.distinct(s, self.inventory.datastores) for s in fitting)
             raise Ambiguous("datastore", labels, option="--datastore")
@@ -124,7 +124,7 @@ class Storage:
     def _why_not(self, store: Datastore, host: Host) -> str | None:
         name = name_for(self.spec, host.name)
         if self.spec.datastore is not None and (name is None or not matches(name, store)):
-            return "the spec names another one"
+            return "it is not the datastore that the spec names"
         of_template = self.source is not None and self.source.datastores
         if self.spec.clone_mode == "linked" and of_template and store.moref not in of_template:
             return "linked clones must be on their template's datastore"
@@ -148,7 +148,7 @@ class Storage:
             if needed.gib > store.free_gib:
                 raise PreflightRefused(
                     f"datastore {store.name} has {store.free_gib:.0f} GiB free, {needed}",
-                    hint="choose another with --datastore, or clone_mode: linked"
+                    hint="choose another with --datastore, or use clone_mode: linked"
                     if needed.disks_gib
                     else None,
                 )

@@ -39,22 +39,22 @@ from gpuvm.errors import BadInput
         ("- 1\n", "gpuvm.yaml:1: ", ""),
         (
             "extra_config:\n  disk.EnableUUID: 'TRUE'\n  gpuvm.index: '7'\n",
-            "gpuvm.yaml:3: extra_config.gpuvm.index: gpuvm writes gpuvm.index itself",
+            "gpuvm.yaml:3: extra_config.gpuvm.index: reserved for gpuvm",
             "",
         ),
         (
             "extra_config: {GuestInfo.UserData: x}\n",
-            "gpuvm.yaml:1: extra_config.GuestInfo.UserData: gpuvm writes GuestInfo.UserData itself",
+            "gpuvm.yaml:1: extra_config.GuestInfo.UserData: reserved for gpuvm",
             "",
         ),
         (
             "addresses: {first: 10.0.0.250, last: 10.0.1.5, prefix: 24}\n",
-            "gpuvm.yaml:1: addresses: last 10.0.1.5 is outside of 10.0.0.0/24",
+            "gpuvm.yaml:1: addresses: last 10.0.1.5 is outside 10.0.0.0/24",
             "",
         ),
         (
             "addresses: {first: 10.0.0.2, last: 10.0.0.5, prefix: 24, gateway: 10.0.1.1}\n",
-            "gpuvm.yaml:1: addresses: gateway 10.0.1.1 is outside of 10.0.0.0/24",
+            "gpuvm.yaml:1: addresses: gateway 10.0.1.1 is outside 10.0.0.0/24",
             "",
         ),
         ("hosts: 0\nname: X_y\n", "(and 1 more)", ""),

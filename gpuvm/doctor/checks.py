@@ -50,7 +50,8 @@ def tls(given: CheckInput) -> Iterator[Check]:
             "TLS",
             "warning",
             "the vCenter's certificate is not verified: an attacker could read the password",
-            hint="fetch the CA from https://VCENTER/certs/download.zip, 'gpuvm init --ca-file'",
+            hint="download the CA from https://VCENTER/certs/download.zip and pass it to "
+            "'gpuvm init --ca-file'",
         )
 
 
@@ -97,8 +98,9 @@ def _licence_warnings(given: CheckInput, known: Mapping[str, Licence]) -> Iterat
         for host in inventory.hosts:
             licence = known.get(host.moref)
             if licence is not None and any(e in licence.name.lower() for e in _WITHOUT_VGPU):
-                text = f"{host.name}: {licence.name} has no vGPUs"
-                yield Check("licences", "warning", text, "use Enterprise Plus or a Foundation")
+                text = f"{host.name}: {licence.name} does not include vGPUs"
+                hint = "use Enterprise Plus, vSphere Foundation or Cloud Foundation"
+                yield Check("licences", "warning", text, hint)
 
 
 _ROLES = "docs/permissions.md has the roles, and the govc commands that create them"
@@ -148,10 +150,10 @@ def _not_checked(given: CheckInput) -> str:
         "template's network": used.network,
     }
     unknown = [name for name, found in objects.items() if found is None]
-    return f"; not checked, because unknown: {', '.join(unknown)}" if unknown else ""
+    return f"; not checked, since not yet chosen: {', '.join(unknown)}" if unknown else ""
 
 
-_IOMMU = "VT-d or the AMD IOMMU must be on in the host's firmware"
+_IOMMU = "enable VT-d or the AMD IOMMU in the host's firmware"
 
 
 def hosts(given: CheckInput) -> Iterator[Check]:
@@ -159,7 +161,7 @@ def hosts(given: CheckInput) -> Iterator[Check]:
     usable = [host for host in every if host.unusable is None]
     level: Level = "ok" if usable else "failure"
     versions = ", ".join(sorted({f"ESXi {host.version}" for host in usable if host.version}))
-    yield Check("hosts", level, f"{len(usable)} of {len(every)} can take VMs; {versions}")
+    yield Check("hosts", level, f"{len(usable)} of {len(every)} can run VMs; {versions}")
     for host in every:
         if host.unusable is not None:
             yield Check("hosts", "warning", f"{host.name} is left out: {host.unusable}")
@@ -172,7 +174,7 @@ def _too_old(given: CheckInput, usable: list[Host]) -> Iterator[Check]:
     needed, what = since.get(type(given.spec.accelerator), (0, ""))
     for host in usable:
         if host.version and major(host.version) < needed:
-            text = f"{host.name}: ESXi {host.version} has no {what}, which needs {needed}.0"
+            text = f"{host.name}: ESXi {host.version} has no {what}, available since {needed}.0"
             yield Check("hosts", "warning", text, "upgrade it, or remove it from the cluster")
 
 
@@ -184,7 +186,7 @@ def gpus(given: CheckInput) -> Iterator[Check]:
             "GPUs",
             "warning" if not given.spec.has_gpu else "failure",
             f"no host of {cluster} has an NVIDIA GPU that this account can see",
-            hint="--accelerator none creates VMs without one",
+            hint="--accelerator none creates VMs without a GPU",
         )
         return
     free = [gpu for gpu in found if gpu.free or _is_shared(gpu)]
@@ -241,10 +243,7 @@ def _driver(host: Host, *, wanted: bool) -> Check:
         return Check("vGPU", "ok", text)
     sharing = _shared_direct(host)
     if not sharing:
-        text = (
-            f"no GPU of {host.name} is set to Shared Direct: whether it has a vGPU driver is not "
-            "known"
-        )
+        text = f"no GPU of {host.name} is set to Shared Direct: its vGPU driver cannot be checked"
         hint = "for vGPUs, set the host's graphics devices to 'Shared Direct'"
         return Check("vGPU", "warning", text, hint)
     named = f"{', '.join(gpu.pci_address for gpu in sharing)} on {host.name}: Shared Direct"
@@ -262,7 +261,7 @@ def templates(given: CheckInput) -> Iterator[Check]:
     if not inventory.templates:
         hint = "docs/template.md says how to create one"
         level: Level = "failure" if given.trial.makes_vms else "warning"
-        yield Check("template", level, "there is no VM template at all", hint)
+        yield Check("template", level, "there is no VM template", hint)
     for one in _candidates(given):
         yield _template_check(one, given)
         yield from _guest_warnings(one, given)
@@ -278,7 +277,7 @@ def _candidates(given: CheckInput) -> Sequence[VMTemplate]:
 def _template_check(one: VMTemplate, given: CheckInput) -> Check:
     why = selection.unfit_for(one, given.spec, given.inventory)
     if why is not None:
-        hint = "docs/template.md says what a template must have"
+        hint = "docs/template.md lists the requirements"
         return Check("template", _level(one, given), f"{_label(one, given)}: {why}", hint)
     about = (
         f"{_label(one, given)}: {one.firmware}, hardware version {one.hardware_version}, "
@@ -294,7 +293,7 @@ def _label(one: VMTemplate, given: CheckInput) -> str:
 def _guest_warnings(one: VMTemplate, given: CheckInput) -> Iterator[Check]:
     if one.tools == "guestToolsNotInstalled":
         label = _label(one, given)
-        text = f"{label}: VMware Tools are not installed, so no address is ever reported"
+        text = f"{label}: VMware Tools is not installed, so VMs will not report an IP address"
         yield Check("template", _level(one, given), text, "install open-vm-tools in it")
     if one.secure_boot and given.spec.has_gpu:
         text = f"{_label(one, given)}: Secure Boot is on"

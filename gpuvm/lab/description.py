@@ -12,13 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gpuvm.accelerators import PCIAddress
+from gpuvm.accelerators import PCIAddress, PCIId
 from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
 from gpuvm.lab.gpu_models import GPUModel, gpu_model
 
 Seconds = Annotated[float, Field(ge=0)]
-Id16 = Annotated[int, Field(ge=0, le=0xFFFF)]
 
 # The slots of a PowerEdge's risers; further GPUs of a host get the buses after them.
 _BUSES = (0x3B, 0xAF, 0x5E, 0xD8, 0x18, 0x86, 0x12, 0xC3)
@@ -50,11 +49,11 @@ class GPUDescription(_Model):
     """A PCI function of a host; ids are unsigned, and signed only in the simulator's API."""
 
     pci_address: PCIAddress
-    vendor_id: Id16
-    device_id: Id16
-    sub_vendor_id: Id16
-    sub_device_id: Id16
-    class_id: Id16 = 0x0302
+    vendor_id: PCIId
+    device_id: PCIId
+    sub_vendor_id: PCIId
+    sub_device_id: PCIId
+    class_id: PCIId = 0x0302
     vendor_name: str = "NVIDIA Corporation"
     name: str
     memory_gib: int = Field(gt=0)

@@ -37,7 +37,7 @@ class HostCapacity:
         left = f"{max(self._left_gib, 0):.1f} GiB are unreserved"
         if self.host.hypervisor_gib is None:
             left = f"about {left} (ESXi's own memory is an estimate)"
-        return f"{self._needed_gib:.1f} GiB would be reserved, overhead included, and {left}"
+        return f"the VM would reserve {self._needed_gib:.1f} GiB including overhead, and {left}"
 
     @property
     def reuses_assigned_gpu(self) -> bool:

@@ -24,11 +24,11 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
                 _differs("CPUs", spec.cpus, vm.cpus),
                 _differs("GiB of memory", spec.memory_gib, vm.memory_gib),
                 _devices(spec, vm),
-                _not_locked(vm),
+                _memory(vm),
                 _other_holders(vm, inventory),
                 *_passthrough_off(vm, inventory),
                 "it is a VM template now" if vm.template else None,
-                f"vCenter asks: {vm.question}" if vm.question else None,
+                f"it waits for an answer: {vm.question}" if vm.question else None,
                 None if vm.connection_state == "connected" else f"it is {vm.connection_state}",
             ),
         )
@@ -73,10 +73,11 @@ def _listed(kinds: Counter[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no GPU"
 
 
-def _not_locked(vm: VM) -> str | None:
+def _memory(vm: VM) -> str | None:
+    """With a GPU, ESXi needs all memory reserved and hot-add disabled."""
     if not vm.devices or (vm.memory_locked and not vm.hot_add):
         return None
-    return "its memory is not all reserved" if not vm.memory_locked else "hot-add is on"
+    return "its memory is not fully reserved" if not vm.memory_locked else "hot-add is enabled"
 
 
 def _other_holders(vm: VM, inventory: Inventory) -> str | None:
@@ -96,7 +97,7 @@ def _passthrough_off(vm: VM, inventory: Inventory) -> list[str]:
     """A host can lose the setting, for instance in an upgrade."""
     own = {(vm.host, d.pci_address) for d in _fixed(vm.devices)}
     return [
-        f"passthrough of {gpu.pci_address} is off"
+        f"passthrough of {gpu.pci_address} is disabled"
         + ("" if gpu.enabled == gpu.active else ", host reboot pending")
         for gpu in inventory.gpus
         if (gpu.host, gpu.pci_address) in own and not gpu.active

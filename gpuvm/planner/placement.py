@@ -43,7 +43,7 @@ def place(
 def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
     return Unplaceable(
         f"no host of {inventory.cluster.name} has an NVIDIA GPU that this account can see",
-        hint="--accelerator none creates VMs without one",
+        hint="--accelerator none creates VMs without a GPU",
     )
 
 
@@ -122,12 +122,12 @@ def _unplaceable(
     findings: Sequence[Finding],
 ) -> Unplaceable:
     reasons = "".join(f"; {finding.text}" for finding in findings)
-    capacity = f"{fitting} host{'' if fitting == 1 else 's'} of {inventory.cluster.name} left"
+    capacity = f"{inventory.cluster.name} has {fitting} host{'' if fitting == 1 else 's'} left"
     if spec.placement != "one-per-host" or spec.per_host > 1:
         capacity = f"{inventory.cluster.name} has room for {fitting}"
     most = (len(existing) + fitting) // spec.per_host
     return Unplaceable(
-        f"{missing} more VM{'s' if missing > 1 else ''} wanted, "
+        f"{missing} more VM{'s' if missing > 1 else ''} needed, "
         f"{capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
         hint=_unknown_kind_hint(spec, inventory)
@@ -138,12 +138,12 @@ def _unplaceable(
 def _need(spec: ClusterSpec) -> str:
     wanted = spec.accelerator
     if isinstance(wanted, VGPU):
-        return f"{wanted.count} vGPU{'s' if wanted.count > 1 else ''} {wanted.profile} left"
+        return f"{wanted.count} free vGPU{'s' if wanted.count > 1 else ''} {wanted.profile}"
     if isinstance(wanted, (Passthrough, DynamicPassthrough)):
         return f"{wanted.count} free GPU{'s' if wanted.count > 1 else ''}"
     if isinstance(wanted, DeviceGroup):
         return f"a free device group {wanted.group}"
-    return "room for the VM"
+    return "enough memory"
 
 
 def _unknown_kind_hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
@@ -153,4 +153,4 @@ def _unknown_kind_hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
     if isinstance(spec.accelerator, VGPU):
         offered = sorted({p.name for gpu in inventory.gpus for p in gpu.profiles})
         return "vGPU profiles of the hosts: " + (", ".join(offered) or "none")
-    return "the cluster has no GPU of that kind: 'gpuvm gpus' lists its GPUs"
+    return "no GPU in the cluster matches: 'gpuvm gpus' lists them"

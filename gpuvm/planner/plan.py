@@ -84,7 +84,7 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         spec, inventory, later, template, missing, existing, size, refusals
     )
     with refusals.collected():
-        _check_names(spec, missing, inventory)
+        _check_vm_names_free(spec, missing, inventory)
     with refusals.collected():
         _check_pool(spec, inventory, size, len(missing))
     created = _with_datastores(spec, inventory, template, created, refusals)
@@ -195,8 +195,8 @@ def _check_scale_down(
 ) -> None:
     if surplus and not scale_down:
         raise PreflightRefused(
-            f"{len(inventory.ours(spec.name))} VMs of '{spec.name}' exist, {spec.vms} wanted: "
-            f"{', '.join(vm.name for vm in surplus)} would be removed",
+            f"'{spec.name}' has {len(inventory.ours(spec.name))} VMs and the spec asks for "
+            f"{spec.vms}: {', '.join(vm.name for vm in surplus)} would be removed",
             hint="add --scale-down to remove them",
         )
 
@@ -299,7 +299,7 @@ def _with_window(spec: ClusterSpec, step: Step, inventory: Inventory, firmware: 
     return replace(step, mmio_gib=window)
 
 
-def _check_names(spec: ClusterSpec, missing: Sequence[int], inventory: Inventory) -> None:
+def _check_vm_names_free(spec: ClusterSpec, missing: Sequence[int], inventory: Inventory) -> None:
     """Refuse names that exist: a name in a folder is unique, which locks out a second operator."""
     for index in missing:
         name = spec.vm_name(index)
@@ -316,9 +316,9 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
     if not spec.has_gpu or left is None or wanted <= left:
         return
     raise PreflightRefused(
-        f"{clones} VMs would reserve {wanted:.1f} GiB of memory, overhead included, and the "
+        f"{clones} VMs would reserve {wanted:.1f} GiB of memory including overhead, and the "
         f"resource pool has {left:.1f} GiB unreserved",
-        hint="a smaller memory_gib, another resource_pool, or a larger reservation of this one",
+        hint="use a smaller memory_gib or another resource_pool, or raise the pool's reservation",
     )
 
 
@@ -400,7 +400,7 @@ def datastore_findings(space: Space, store: Datastore) -> Iterator[Finding]:
         f"the thin disks of {space.clones} new VMs take {space.disks_gib:.0f} GiB now and can grow "
         f"to {space.disks_gib + space.growth_gib:.0f} GiB; datastore {store.name} has "
         f"{store.free_gib:.0f} GiB free",
-        hint="a VM stops when it writes to a full datastore: watch its free space, or take "
+        hint="a VM stops when it writes to a full datastore: monitor its free space, or choose "
         "another one with --datastore",
     )
 
@@ -417,8 +417,8 @@ def _partial_hgx_findings(created: Sequence[Step]) -> Iterator[Finding]:
             f"{', '.join(step.name for step in steps)}: {len(steps[0].gpus)} GPUs of the HGX board "
             f"of {host} without its {len(steps[0].host.nvswitches)} NVSwitches: CUDA fails there "
             "with error 802, system not yet initialized",
-            hint="one GPU for each VM (count: 1), or a vendor device group of the host, which "
-            "'gpuvm gpus' lists",
+            hint="use one GPU per VM (count: 1), or a vendor device group of the host: "
+            "'gpuvm gpus' lists them",
         )
 
 
@@ -427,7 +427,7 @@ def _possible_holder_findings(created: Sequence[Step]) -> Iterator[Finding]:
         for name in dict.fromkeys(h.vm for gpu in step.gpus for h in gpu.possible_holders):
             yield Finding(
                 f"{step.name} gets a GPU that {name} may hold",
-                hint="no other is free; if it is in use, powering on fails",
+                hint="no other GPU is free; if this one is in use, power-on fails",
             )
 
 

@@ -50,7 +50,7 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
         raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
     unreachable = _unreachable_disks(vm, host, inventory)
     if unreachable and not _may_change_host(vm):
-        raise PreflightRefused(f"{vm.name} is on {host.name}, and its disks: {unreachable}")
+        raise PreflightRefused(f"{host.name} cannot access the disks of {vm.name}: {unreachable}")
     candidates = [host] if not host.unusable and not unreachable else []
     if _may_change_host(vm) and vm.devices:
         candidates += [
@@ -167,18 +167,19 @@ def _no_gpu_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
     held = [gpu for gpu in others if not gpu.free]
     why = "; ".join(f"{gpu.pci_address} on {gpu.host} is {gpu.state}" for gpu in held)
     return Unplaceable(
-        f"{vm.name} cannot be powered on: " + (why or "no host has a free GPU and memory for it"),
+        f"{vm.name} cannot be powered on: "
+        + (why or "no host has the free GPUs and memory that it needs"),
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_hint(held),
+        hint=_no_gpu_hint(held),
     )
 
 
-def _hint(held: Sequence[GPU]) -> str:
-    """Return how to get the GPUs: by switching passthrough on if it is off, else from holders."""
+def _no_gpu_hint(held: Sequence[GPU]) -> str:
+    """Suggest enabling passthrough if it is disabled: such a GPU has no holder to wait for."""
     for gpu in held:
         blocked = any(holder.blocks for holder in gpu.holders)
         if not blocked and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
             return f"gpuvm passthrough enable {gpu.host} --reboot"
         if not blocked and not gpu.profiles and gpu.capable and not gpu.active:
-            return f"gpuvm passthrough enable {gpu.host}, with --reboot where it needs one"
-    return "stop the holder, or wait: 'gpuvm gpus' shows who holds which GPU"
+            return f"gpuvm passthrough enable {gpu.host}, with --reboot if the host needs one"
+    return "stop the VM that holds it, or wait: 'gpuvm gpus' lists the holders"

@@ -302,7 +302,7 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
         ("warp", "dynamic, vgpu:PROFILE, device-group:NAME, none"),
         ("vgpu", "profile: field required"),
         ("passthrough:count=0", "count: input should be greater than or equal to 1"),
-        ("passthrough:colour=red", "there is no 'colour'"),
+        ("passthrough:colour=red", "unknown key 'colour'"),
         ("passthrough:P100", "is not KEY=VALUE"),
         ("dynamic:device_id=xyz", "is not a hex number"),
     ],

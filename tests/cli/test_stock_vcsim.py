@@ -116,7 +116,7 @@ def test_a_template_whose_network_no_host_has_is_refused(site: Site, name: str) 
     refused = site.gpuvm("plan", *WITHOUT_GPU, "--template", name, "--json").json
     assert refused["exit_code"] == 3
     (error,) = refused["errors"]
-    assert f"{TEMPLATE_ELSEWHERE}: its network is on none of these hosts" in error["message"]
+    assert f"{TEMPLATE_ELSEWHERE}: none of these hosts has its network" in error["message"]
     assert "--network: DC0_DVPG0, DC0_DVPG1" in error["hint"]
     moved = site.gpuvm("plan", *WITHOUT_GPU, "--template", name, "--network", "DC0_DVPG1")
     assert moved.exit_code == 10, moved.stderr

@@ -65,7 +65,7 @@ def test_plan_is_tried_and_reports_each_problem_once() -> None:
         ("template", "tf: its firmware is bios; Tesla P100 in passthrough needs EFI")
     ]
     (refused,) = of(examined(hosts=3), "failure")
-    assert refused == ("plan", "3 more VMs wanted, 2 hosts of GPUs left with 1 free GPU")
+    assert refused == ("plan", "3 more VMs needed, GPUs has 2 hosts left with 1 free GPU")
 
 
 def test_all_reasons_for_a_refusal_are_reported() -> None:
@@ -82,7 +82,7 @@ def test_skipped_host_is_reported_once() -> None:
 
 def test_a_warning_does_not_hide_the_plans_refusal() -> None:
     both = (replace(TEMPLATE, firmware="bios"), replace(TEMPLATE, name="b", firmware="bios"))
-    assert ("plan", "no fitting VM template") in of(
+    assert ("plan", "no suitable VM template") in of(
         examined(replace(SITE, templates=both)), "failure"
     )
 
@@ -148,7 +148,9 @@ def test_vms_are_moved_at_start_but_not_under_drs() -> None:
 
 def test_unchecked_privileges_are_reported() -> None:
     several = replace(SITE, networks=(*SITE.networks, Network("other", "net-2")))
-    assert line(examined(several), "privileges").endswith("because unknown: template's network")
+    assert line(examined(several), "privileges").endswith(
+        "since not yet chosen: template's network"
+    )
 
 
 def test_licences() -> None:
@@ -164,7 +166,9 @@ def test_licences() -> None:
         ("licences", "esx-02: vSphere 8 Standard expired on 2026-01-31")
     ]
     with_vgpu = examined(licences=known, accelerator=VGPU)
-    assert ("licences", "esx-02: vSphere 8 Standard has no vGPUs") in of(with_vgpu, "warning")
+    assert ("licences", "esx-02: vSphere 8 Standard does not include vGPUs") in of(
+        with_vgpu, "warning"
+    )
     assert "licence server" in line(with_vgpu, "vGPU licence")
 
 
@@ -194,7 +198,7 @@ def test_an_old_host_under_a_new_vcenter() -> None:
     assert of(examined(old, accelerator={"mode": "dynamic"}), "warning") == [
         (
             "hosts",
-            "esx-01: ESXi 6.7.0 has no Dynamic DirectPath I/O, which needs 7.0",
+            "esx-01: ESXi 6.7.0 has no Dynamic DirectPath I/O, available since 7.0",
         ),
         (
             "plan",
@@ -216,7 +220,7 @@ def test_vgpu_driver_is_detected_by_the_offered_profiles() -> None:
     assert [level for level, _ in reported] == ["ok", "failure", "warning"]
     assert "offers grid_p100-4q" in reported[0][1]
     assert "the host offers no vGPU type" in reported[1][1]
-    assert "not known" in reported[2][1]
+    assert "cannot be checked" in reported[2][1]
     lenient = examined(replace(SITE, hosts=(without, host("esx-03"))))
     assert not of(lenient, "failure"), "another spec does not need it"
 

@@ -18,9 +18,9 @@ FIXED = guest.FixedAddress("10.0.0.5", 24, "10.0.0.1", ("10.0.0.2",), "lab.examp
 @pytest.mark.parametrize(
     ("requested", "complaint"),
     [
-        ({"first": "10.0.0.9", "last": "10.0.0.1", "prefix": 24}, "comes before"),
+        ({"first": "10.0.0.9", "last": "10.0.0.1", "prefix": 24}, "is lower than"),
         ({"first": "10.0.0.1", "last": "10.0.1.9", "prefix": 24}, "last 10.0.1.9 is outside"),
-        ({"first": "10.0.0.1", "last": "10.0.0.9", "prefix": 32}, "leaves no room"),
+        ({"first": "10.0.0.1", "last": "10.0.0.9", "prefix": 32}, "leaves no addresses"),
         ({"first": "2001:db8::1", "last": "10.0.0.9", "prefix": 24}, "last 10.0.0.9 is not IPv6"),
         (
             {"first": "10.0.0.1", "last": "10.0.0.9", "prefix": 24, "gateway": "fe80::1"},

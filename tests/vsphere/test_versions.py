@@ -40,7 +40,7 @@ def test_a_fixed_gpu_from_plan_to_teardown(release: Rig) -> None:
 def test_dynamic_needs_7_0(release: Rig) -> None:
     with release.connect() as connection:
         if connection.vcenter.api_version.startswith("6.7"):
-            with pytest.raises(BadInput, match="no fitting VM template") as refused:
+            with pytest.raises(BadInput, match="no suitable VM template") as refused:
                 release.plan(connection, accelerator={"mode": "dynamic"})
             assert "7.0" in (refused.value.hint or "")
         else:
