@@ -1,1 +1,1 @@
-"""The only importer of typer and rich: commands return results, output.py renders them."""
+"""The command line. Only this package imports typer and rich; output.py prints the results."""

@@ -1,4 +1,4 @@
-"""gpuvm caption: captions any picture with a fetched run of captioning, here or on a VM."""
+"""gpuvm caption: captions pictures with a trained run, on this machine or on a VM."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +19,11 @@ def caption(
     images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE…")],
     run: Annotated[
         str | None,
-        typer.Option("--run", help="The latest run of captioning when left out.", metavar="RUN-ID"),
+        typer.Option("--run", help="Default: the latest captioning run.", metavar="RUN-ID"),
     ] = None,
-    beam: Annotated[
-        int, typer.Option("--beam", min=1, help="Sentences kept side by side; 1: greedy.")
-    ] = 3,
+    beam: Annotated[int, typer.Option("--beam", min=1, help="Beam width; 1: greedy search.")] = 3,
     on: Annotated[
-        str | None, typer.Option("--on", help="On this VM instead of here.", metavar="VM")
+        str | None, typer.Option("--on", help="Run on this VM, not on this machine.", metavar="VM")
     ] = None,
     *,
     options: DeploymentOptions,
@@ -40,7 +38,7 @@ def caption(
 
         gpuvm caption bus.jpg street.jpg --run captioning-20261124-013000-ab12 --beam 5 --json
 
-    Here it needs TensorFlow (pip install 'gpuvm[lab]') and nothing of the vCenter.
+    Without --on it needs TensorFlow (pip install 'gpuvm[lab]') but no vCenter.
     """
     record = results.load(run) if run else runs.caption.latest()
     for image in images:

@@ -1,4 +1,4 @@
-"""gpuvm compare: runs of one workload side by side, and what is faster by how much."""
+"""gpuvm compare: runs of one workload side by side, and their speed-up."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def compare(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Compare runs of one workload: times, speed-up, scores, and what was not equal.
+    """Compare runs of one workload: times, speed-up, scores, and different settings.
 
     [bold]Examples[/]
 
@@ -33,14 +33,14 @@ def compare(
 
         gpuvm compare captioning-20261124-01 captioning-20261124-02 --json
 
-    Runs that were made alike are repeats of one side. A speed-up is computed only from runs on the
-    device that was asked for. It reads records only, and needs no vCenter.
+    Runs with the same settings count as repeats of one side. A speed-up is computed only from runs
+    that used the requested device. It reads the runs' records only, and needs no vCenter.
     """
     finish(ctx, "compare", [results.load(run_id) for run_id in run_ids])
 
 
 def finish(ctx: typer.Context, command: str, records: Sequence[results.Run]) -> None:
-    """Compare the runs, show it, and end the command. Raises BadInput."""
+    """Compare the runs, print the result and end the command. Raises BadInput."""
     found = reports.compare(reports.build([record.dir for record in records]).runs)
     references = _references(found.workload)
     if not ctx.ensure_object(State).json:
@@ -53,7 +53,7 @@ def finish(ctx: typer.Context, command: str, records: Sequence[results.Run]) -> 
 def _references(workload: str) -> Sequence[Reference]:
     try:
         return runs.find(workload).declaration.references
-    except NotFound:  # a program of one's own
+    except NotFound:  # the user's own program
         return ()
 
 
@@ -107,11 +107,11 @@ def _remarks(ratio: Ratio) -> list[str]:
         return [f"no speed-up: {ratio.refused}"]
     lines = []
     if ratio.step_speed_up is not None:
-        lines.append(f"in the steady state {ratio.step_speed_up:.2f}x (start-up left out)")
+        lines.append(f"in the steady state {ratio.step_speed_up:.2f}x (without start-up)")
     if ratio.efficiency is not None:
         lines.append(f"efficiency {100 * ratio.efficiency:.0f} % per VM")
     if ratio.beyond_spread is None:
-        lines.append("a single run of a side: whether the difference is chance is not known")
+        lines.append("only one run on a side: the difference may be chance")
     elif not ratio.beyond_spread:
         lines.append("the ranges of both sides overlap: the difference may be chance")
     return lines

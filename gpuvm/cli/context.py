@@ -1,4 +1,4 @@
-"""gpuvm context: which vCenters are known, and which one is meant."""
+"""gpuvm context: lists the configured vCenters and chooses the current one."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from gpuvm.guest import ssh_config
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="""List the known vCenters, or choose the one that commands talk to.
+    help="""List the known vCenters, or choose the one that commands use.
 
 [bold]Examples[/]
 
@@ -35,7 +35,7 @@ def contexts(ctx: typer.Context, json: JsonOption = False, debug: DebugOption = 
 
 @app.command("use")
 def use(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
-    """Make NAME the context that commands talk to.
+    """Make NAME the context that commands use.
 
     [bold]Example[/]
 
@@ -43,13 +43,13 @@ def use(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
     """
     settings.use(name)
     if not ctx.ensure_object(State).json:
-        output.line(f"commands now talk to '{name}'")
+        output.line(f"commands now use context '{name}'")
     output.finish(ctx, output.Result("context use", {"current": name}))
 
 
 @app.command("remove")
 def remove(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
-    """Forget NAME: its file goes, its vCenter is not touched.
+    """Remove the context NAME; its vCenter is not changed.
 
     [bold]Example[/]
 
@@ -58,7 +58,7 @@ def remove(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
     settings.remove(name)
     ssh_config.forget(name)
     if not ctx.ensure_object(State).json:
-        output.line(f"'{name}' is forgotten")
+        output.line(f"removed context '{name}'")
     output.finish(ctx, output.Result("context remove", {"removed": name}))
 
 
@@ -73,7 +73,7 @@ def _list(ctx: typer.Context) -> None:
             ]
             output.table(("", "NAME", "VCENTER", "USER", "TLS"), rows)
         else:
-            output.line("there is no context yet: 'gpuvm init', or 'gpuvm lab up'")
+            output.line("there is no context yet: run 'gpuvm init', or 'gpuvm lab up'")
     data = {
         "current": current,
         "contexts": [

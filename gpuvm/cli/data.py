@@ -1,4 +1,4 @@
-"""gpuvm data: what each workload can use, fetched once and checked."""
+"""gpuvm data: lists and downloads the optional data of the workloads."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from gpuvm.events import Events
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="""List what each workload can use, or fetch it once, checked by hash.
+    help="""List the data that workloads can use, or download it, checked by hash.
 
 [bold]Examples[/]
 
@@ -26,13 +26,13 @@ app = typer.Typer(
 
     gpuvm run captioning -- --data @./flickr8k/
 
-No workload needs any of it: without, it makes its data and says what it used instead. An argument
-that begins with @ names one of these, or a file or folder of yours; each guest gets it once, by its
-content.
+All of it is optional: without it, a workload generates data and prints what it used instead. An
+argument that begins with @ is one of these names, or a file or folder of yours; each guest gets the
+same content only once.
 """,
 )
 
-Names = Annotated[list[str] | None, typer.Argument(help="All when left out.", metavar="[NAME]…")]
+Names = Annotated[list[str] | None, typer.Argument(help="Default: all of them.", metavar="[NAME]…")]
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""gpuvm demo: the whole path in the lab, each command printed as it is run."""
+"""gpuvm demo: every main command in the lab, printed as it is run."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ STEPS = (
 
 
 class DemoFailed(GpuvmError):
-    """A step of the demo ended with a non-zero exit code; it has already said why."""
+    """A step of the demo failed; it has already printed the reason."""
 
 
 def demo(
@@ -42,13 +42,13 @@ def demo(
 
         gpuvm demo -- --preset quick
 
-    Afterwards the lab is gone; the results stay in runs/. A lab that is up already is left alone:
-    the demo then refuses to start.
+    It removes the lab at the end and keeps the results in runs/. If a lab is already up, the demo
+    does not start.
     """
     if lab.status("lab").running:
         raise PreflightRefused(
-            "a lab is up already, and the demo would take it down",
-            hint="'gpuvm lab down' first, or run the demo's commands by hand",
+            "a lab is already up, and the demo would take it down",
+            hint="run 'gpuvm lab down' first, or run the demo's commands by hand",
         )
     environment = os.environ | {"GPUVM_CONTEXT": "lab"}
     try:
@@ -73,7 +73,7 @@ def _step(command: str, what: str, environment: dict[str, str]) -> None:
 
 
 def _clean_up(environment: dict[str, str]) -> None:
-    """Whatever happened, the lab does not stay behind."""
+    """Take the lab down after a failure or Ctrl-C."""
     output.styled("[dim]taking the lab down[/]")
     subprocess.run(_argv("gpuvm lab down"), env=environment, check=False)
 

@@ -1,4 +1,4 @@
-"""gpuvm doctor: whether a vCenter has what gpuvm needs, and what to do where it has not."""
+"""gpuvm doctor: checks whether a vCenter meets gpuvm's requirements, with hints."""
 
 from json import dumps
 from pathlib import Path
@@ -28,7 +28,7 @@ def run_checks(
         Path | None,
         typer.Option(
             "--report",
-            help="Write an account without names, to attach to an issue.",
+            help="Write an anonymous report, to attach to an issue.",
             metavar="FILE",
         ),
     ] = None,
@@ -43,8 +43,8 @@ def run_checks(
 
         gpuvm doctor --report site.json
 
-    The report has versions, counts and what is missing: no names, addresses, ids or paths.
-    Exit code 0: nothing stands in the way; 3: something does, and each line says what to do.
+    The report has versions, counts and failed checks, but no names, addresses, ids or paths.
+    Exit code 0: no check failed; 3: a check failed, and its line has a hint.
     """
     wanted = options.spec()
     with open_session(ctx, options.context) as session:
@@ -54,7 +54,7 @@ def run_checks(
             wanted,
             inventory,
             trial,
-            missing=session.vsphere.missing_privileges(_asked(wanted, inventory, trial)),
+            missing=session.vsphere.missing_privileges(_required(wanted, inventory, trial)),
             tls=session.context.tls.verify,
             licences=session.vsphere.read_licences(),
         )
@@ -70,14 +70,14 @@ def run_checks(
     output.finish(ctx, output.Result("doctor", data, code))
 
 
-def _write(file: Path, account: dict[str, Any]) -> None:
+def _write(file: Path, anonymous: dict[str, Any]) -> None:
     try:
-        file.write_text(dumps(account, indent=2) + "\n", encoding="utf-8")
+        file.write_text(dumps(anonymous, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"--report: {file} cannot be written: {error.strerror}") from None
+        raise BadInput(f"--report: cannot write {file}: {error.strerror}") from None
 
 
-def _asked(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> Required:
+def _required(wanted: spec.ClusterSpec, inventory: Inventory, trial: TrialPlan) -> Required:
     return privileges.merged(
         privileges.to_provision(wanted, inventory, trial.used),
         privileges.to_cancel(trial.used),

@@ -18,14 +18,14 @@ from gpuvm.guest import Endpoint, Guest
 
 AT_ONCE = 32
 MOST_BYTES = 1 << 20
-"""Of each stream of each VM, the last so many are in the JSON."""
+"""--json has at most the last MiB of each stream of each VM."""
 
 
 @dataclass
 class Done:
-    """What became of the command on one VM; ``error`` is None where it ended with status 0.
+    """The result of the command on one VM; ``error`` is None if it exited with status 0.
 
-    ``left_out`` is how many bytes of the beginning of each stream are not there.
+    ``left_out`` is the number of bytes that are missing at the beginning of each stream.
     """
 
     vm: str
@@ -40,13 +40,13 @@ class Done:
 def execute(
     ctx: typer.Context,
     command: Annotated[
-        list[str], typer.Argument(help="After --: what to run.", metavar="-- COMMAND...")
+        list[str], typer.Argument(help="The command, after --.", metavar="-- COMMAND...")
     ],
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="On this VM; may be repeated.", metavar="NAME"),
+        typer.Option("--vm", help="Run on this VM; can be repeated.", metavar="NAME"),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="On every running VM.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Run on every running VM.")] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
@@ -60,13 +60,13 @@ def execute(
 
         gpuvm exec --all --json -- uname -r
 
-    Each line is prefixed with its VM when there are several, and of long output --json has the last
-    MiB; control characters in it are not
-    obeyed. One argument is read by the guest's shell, several reach the program as they are.
-    Where the command fails on some VMs the exit code is 4, where on all of them 1.
+    With several VMs, each line is prefixed with its VM; control characters are shown, not executed.
+    Of long output, --json has the last MiB.
+    A single argument is run by the guest's shell; several are passed to the program unchanged.
+    The exit code is 4 if the command fails on some VMs, and 1 if it fails on all.
     """
     if every and vms:
-        raise BadInput("--all and --vm were both given", hint="name one of them")
+        raise BadInput("--all and --vm exclude each other", hint="use one of them")
     wanted = options.spec()
     with open_session(ctx, options.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=every)
@@ -82,7 +82,7 @@ def execute(
 def _on_each(
     places: Sequence[Endpoint], command: str | Sequence[str], *, shown: bool
 ) -> list[Done]:
-    """Every VM has its turn, whatever becomes of the others."""
+    """Run the command on every VM, even if it fails on others."""
     running = _Running(command, shown=shown, prefixed=len(places) > 1)
     with ThreadPoolExecutor(min(len(places), AT_ONCE)) as threads:
         futures = [threads.submit(running.on, place) for place in places]

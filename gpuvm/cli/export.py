@@ -1,4 +1,4 @@
-"""gpuvm export: hands the VMs to SkyPilot, dstack, Ray or any tool that reads host blocks."""
+"""gpuvm export: writes the VMs as input of SkyPilot, dstack, Ray or any SSH tool."""
 
 import sys
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ AT_ONCE = 16
 @grouped
 def export(
     ctx: typer.Context,
-    engine: Annotated[Engine, typer.Argument(help="Whose file to write.", metavar="ENGINE")],
+    engine: Annotated[Engine, typer.Argument(help="The tool to write for.", metavar="ENGINE")],
     to: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Instead of standard output.", metavar="FILE"),
+        typer.Option("--output", "-o", help="Write here, not to standard output.", metavar="FILE"),
     ] = None,
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Only this VM; may be repeated.", metavar="NAME"),
+        typer.Option("--vm", help="Only this VM; can be repeated.", metavar="NAME"),
     ] = None,
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Write the running VMs as SkyPilot's, dstack's or Ray's own file, or as SSH host blocks.
+    """Write the running VMs as a SkyPilot, dstack or Ray config, or as SSH host blocks.
 
     [bold]Examples[/]
 
@@ -49,11 +49,12 @@ def export(
 
         gpuvm export ssh
 
-    ENGINE is skypilot, dstack, ray or ssh. The guests are asked first whether they can serve it:
-    what is missing is named, and nothing is written. The private key is named by its path only.
+    ENGINE is skypilot, dstack, ray or ssh. The guests are checked for its requirements first: if
+    something is missing, it is reported and nothing is written. The file contains the private key's
+    path, never the key.
     """
     if to is not None and to.exists():
-        raise BadInput(f"{to} exists", hint="name another file; gpuvm writes over none")
+        raise BadInput(f"{to} already exists", hint="choose another file; none is overwritten")
     wanted = options.spec()
     with open_session(ctx, options.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=True)
@@ -85,7 +86,7 @@ def export(
 
 
 def _ask_each(places: Sequence[Endpoint], context: Context) -> list[Member]:
-    """Raises the first GuestError: a file that leaves a VM out would be a surprise."""
+    """Raises the first GuestError, because a file without one of the VMs would be misleading."""
 
     def one(place: Endpoint) -> Member:
         with guest.connect(place) as machine:
@@ -96,14 +97,14 @@ def _ask_each(places: Sequence[Endpoint], context: Context) -> list[Member]:
 
 
 def _not_included(engine: Engine) -> list[PreflightRefused]:
-    """SkyPilot's hosts are names that ssh has to know: a pool has no place for a port or key."""
+    """SkyPilot connects by host name, because its pools have no fields for port and key."""
     included = ssh_config.is_wanted() and ssh_config.is_included(Path.home() / ".ssh/config")
     if engine is not Engine.SKYPILOT or included:
         return []
     return [
         PreflightRefused(
-            "ssh does not know the VMs by their names yet, and SkyPilot calls them by these",
-            hint="gpuvm ssh-config",
+            "SkyPilot connects to the VMs by name, but they are not in ~/.ssh/config yet",
+            hint="run 'gpuvm ssh-config'",
         )
     ]
 
@@ -114,4 +115,4 @@ def _write(file: Path, text: str) -> None:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
     except OSError as error:
-        raise BadInput(f"{file} cannot be written: {error.strerror or error}") from None
+        raise BadInput(f"cannot write {file}: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""gpuvm gpus: every GPU of the cluster, and who holds it."""
+"""gpuvm gpus: lists every GPU of the cluster and the VMs that hold it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def gpus(
     *,
     options: ClusterOptions,
 ) -> None:
-    """List every GPU of the cluster: where it is, what it is, and who holds it.
+    """List every GPU of the cluster: host, model, state, and the VM that holds it.
 
     [bold]Examples[/]
 
@@ -28,7 +28,7 @@ def gpus(
 
         gpuvm gpus --json
 
-    Whoever made the VM that holds a GPU: it is held, and never taken.
+    gpuvm never takes a GPU from a VM, no matter who created the VM.
     """
     wanted = options.spec()
     with open_session(ctx, options.context) as session:
@@ -39,7 +39,7 @@ def gpus(
 
 
 def listed(inventory: Inventory) -> dict[str, Any]:
-    """What ``--json`` has."""
+    """Return the data of ``--json``."""
     return {
         "cluster": inventory.cluster.path,
         "gpus": [
@@ -62,7 +62,7 @@ def listed(inventory: Inventory) -> dict[str, Any]:
 
 
 def notes(inventory: Inventory) -> Iterator[str]:
-    """What is not to be had, and what was not to be seen."""
+    """Yield notes on unusable hosts, NVSwitches and missing permissions."""
     for host in inventory.hosts:
         if host.unusable:
             yield f"{host.name}: {host.unusable}"
@@ -76,7 +76,7 @@ def notes(inventory: Inventory) -> Iterator[str]:
 
 
 def gpu_json(gpu: GPU) -> dict[str, Any]:
-    """A GPU as ``--json`` has it; ids are hex as lspci writes them."""
+    """Return a GPU for ``--json``; ids are hex, as in lspci."""
     return {
         "host": gpu.host,
         "pci_address": gpu.pci_address,
@@ -126,7 +126,7 @@ def _table(inventory: Inventory) -> None:
 
 
 def _device_groups(hosts: Sequence[Host]) -> dict[str, list[str]]:
-    """Names of hosts by group."""
+    """Return host names by device group."""
     found: dict[str, list[str]] = {}
     for host in hosts:
         for group in host.device_groups:

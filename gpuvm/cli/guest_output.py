@@ -1,4 +1,4 @@
-"""The output of guests, line by line, as it may be shown (gpuvm.text)."""
+"""Prints output of guests line by line, without control characters (gpuvm.text)."""
 
 import codecs
 import re
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from gpuvm.text import printable
 
 LONGEST = 1 << 16
-"""Characters of a line; a longer one is shown in pieces, so that it needs no more memory."""
+"""In characters; a longer line is split, to limit the memory it takes."""
 
 _LINE_ENDS = re.compile(r"\r\n|\n|\r(?!\n)")
-_turn = threading.Lock()
+_lock = threading.Lock()
 
 
 class Lines:
-    """Bytes of one stream of a guest, handed on as lines of text while they come.
+    """Decodes one output stream of a guest, and passes each line on as it arrives.
 
-    A carriage return ends a line too: progress bars are drawn with it.
+    A carriage return ends a line too, because progress bars use it.
     """
 
     def __init__(self, show: Callable[[str], None]) -> None:
@@ -45,8 +45,8 @@ class Lines:
 
 
 def show_line(prefix: str, line: str, *, stderr: bool = False) -> None:
-    """One line at a time, however many guests speak at once."""
+    """Print one line; the lock keeps lines of several guests apart."""
     stream = sys.stderr if stderr else sys.stdout
-    with _turn:
+    with _lock:
         stream.write(f"{prefix}{printable(line)}\n")
         stream.flush()

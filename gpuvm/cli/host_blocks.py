@@ -1,4 +1,4 @@
-"""Keeps the host blocks of ``gpuvm ssh-config`` as the VMs are, wherever they change."""
+"""Updates the host blocks of ``gpuvm ssh-config`` after commands that change VMs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,18 +9,18 @@ from gpuvm.guest import Endpoint, ssh_config
 
 
 def refresh(session: Session, deployment: str) -> None:
-    """Only where the user has host blocks; what goes wrong is said and fails no command."""
+    """Update existing host blocks; an error is only a warning, and fails no command."""
     if not ssh_config.is_wanted():
         return
     try:
         places = list(usable(targets.all_endpoints(session, deployment)))
         ssh_config.keep(session.context, deployment, places)
     except (GpuvmError, OSError) as error:
-        output.warn(f"the SSH host blocks are as they were: {error}")
+        output.warn(f"the SSH host blocks were not updated: {error}")
 
 
 def usable(places: Sequence[Endpoint]) -> Iterator[Endpoint]:
-    """Those whose address and host key are known; the others are warned of."""
+    """Yield the VMs with a known address and host key, and warn of the others."""
     for place in places:
         try:
             yield ssh_config.pinned(place)

@@ -1,4 +1,4 @@
-"""gpuvm lab: the simulated data centre, up, shown and down."""
+"""gpuvm lab: starts, shows and stops the simulated data centre."""
 
 import dataclasses
 import json as jsons
@@ -42,16 +42,16 @@ def up(
     hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 4,
     gpus_per_host: Annotated[int, typer.Option(min=0, help="GPUs in each host.")] = 1,
     gpu: Annotated[str, typer.Option(help="The GPUs' model.")] = "p100",
-    vgpu: Annotated[bool, typer.Option("--vgpu", help="Hosts share their GPUs as vGPUs.")] = False,
-    vms: Annotated[int, typer.Option(min=0, help="Unrelated VMs in the inventory.")] = 0,
+    vgpu: Annotated[bool, typer.Option("--vgpu", help="Hosts offer vGPUs.")] = False,
+    vms: Annotated[int, typer.Option(min=0, help="Unrelated VMs to add to the inventory.")] = 0,
     description: Annotated[
         Path | None,
-        typer.Option(help="A whole data centre as JSON (docs/lab.md).", metavar="FILE"),
+        typer.Option(help="Describe the data centre in JSON (docs/lab.md).", metavar="FILE"),
     ] = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Bring the lab up in the background; return when its vCenter answers.
+    """Start the lab in the background, and return when its vCenter responds.
 
     [bold]Examples[/]
 
@@ -94,7 +94,7 @@ def status(
 def down(
     ctx: typer.Context, name: Name = "lab", json: JsonOption = False, debug: DebugOption = False
 ) -> None:
-    """Stop the lab: no process, no port, no file of it is left.
+    """Stop the lab and remove its processes, ports and files.
 
     [bold]Example[/]
 

@@ -1,7 +1,7 @@
-"""The command line; the one place where an error becomes text and an exit code.
+"""The command line; the only place where an error becomes text and an exit code.
 
-Commands are imported when they run: ``gpuvm --help`` and shell completion need their names and one
-line each, and not pyVmomi, paramiko or matplotlib.
+A command is imported only when it runs: ``gpuvm --help`` and shell completion need the names and
+summaries, but not pyVmomi, paramiko or matplotlib.
 """
 
 import logging
@@ -22,9 +22,9 @@ from gpuvm.errors import ExitCode, GpuvmError, Interrupted
 
 @dataclass(frozen=True)
 class Command:
-    """``function`` is in ``gpuvm.cli.<module>``; empty for a module with an ``app`` of commands.
+    """``function`` is in ``gpuvm.cli.<module>``; it is empty if the module has an ``app``.
 
-    ``summary`` is the first line of its help, which a test compares.
+    ``summary`` repeats the first line of the command's help; a test compares them.
     """
 
     module: str
@@ -52,9 +52,9 @@ COMMANDS = {
     "gpus": Command(
         "gpus",
         "gpus",
-        "List every GPU of the cluster: where it is, what it is, and who holds it.",
+        "List every GPU of the cluster: host, model, state, and the VM that holds it.",
     ),
-    "plan": Command("plan", "plan", "Show what provision would do; touch nothing."),
+    "plan": Command("plan", "plan", "Show what provision would do; change nothing."),
     "provision": Command(
         "provision",
         "provision",
@@ -68,18 +68,18 @@ COMMANDS = {
     "start": Command(
         "power",
         "start",
-        "Power on the deployment's VMs that are off, each with a GPU that is free now.",
+        "Power on the deployment's VMs that are off, each with a free GPU.",
     ),
     "stop": Command(
         "power",
         "stop",
-        "Shut the deployment's VMs down; their GPUs and reserved memory are free for others then.",
+        "Shut down the deployment's VMs, and free their GPUs and reserved memory.",
     ),
     "run": Command(
         "run", "run", "Push a workload, run it, follow it live, and fetch its logs and timings."
     ),
     "runs": Command(
-        "runs", "", "List the runs: what runs where, since when, and what it printed last."
+        "runs", "", "List the runs: their VMs, state, start time and last line of output."
     ),
     "attach": Command(
         "run_control",
@@ -93,7 +93,7 @@ COMMANDS = {
     "cancel": Command(
         "run_control",
         "cancel",
-        "End a run that is queued or running, in all its guests, and fetch what it wrote.",
+        "Cancel a queued or running run in all its guests, and fetch what it wrote.",
     ),
     "ssh": Command(
         "ssh", "ssh", "Open a shell on a VM, or run a command there, with the system's ssh."
@@ -103,17 +103,17 @@ COMMANDS = {
     "forward": Command(
         "ssh",
         "forward",
-        "Reach ports of a VM, such as Jupyter's or TensorBoard's, from this machine alone.",
+        "Forward ports of a VM, such as Jupyter's or TensorBoard's, to this machine.",
     ),
     "ssh-config": Command(
         "ssh_config",
         "ssh_config",
-        "Let ssh, scp, rsync, git and VS Code know the VMs by their names.",
+        "Make ssh, scp, rsync, git and VS Code connect to the VMs by name.",
     ),
     "export": Command(
         "export",
         "export",
-        "Write the running VMs as SkyPilot's, dstack's or Ray's own file, or as SSH host blocks.",
+        "Write the running VMs as a SkyPilot, dstack or Ray config, or as SSH host blocks.",
     ),
     "report": Command(
         "report",
@@ -123,7 +123,7 @@ COMMANDS = {
     "compare": Command(
         "compare",
         "compare",
-        "Compare runs of one workload: times, speed-up, scores, and what was not equal.",
+        "Compare runs of one workload: times, speed-up, scores, and different settings.",
     ),
     "caption": Command(
         "caption", "caption", "Caption pictures with a trained run, on this machine or on a VM."
@@ -133,21 +133,21 @@ COMMANDS = {
         "lab", "", "A simulated vCenter with GPU hosts and real SSH guests on this machine."
     ),
     "context": Command(
-        "context", "", "List the known vCenters, or choose the one that commands talk to."
+        "context", "", "List the known vCenters, or choose the one that commands use."
     ),
     "passthrough": Command(
-        "passthrough", "", "Switch passthrough (DirectPath I/O) of the hosts' GPUs on or off."
+        "passthrough", "", "Enable or disable passthrough (DirectPath I/O) of the hosts' GPUs."
     ),
     "data": Command(
-        "data", "", "List what each workload can use, or fetch it once, checked by hash."
+        "data", "", "List the data that workloads can use, or download it, checked by hash."
     ),
 }
 
 
 class Group(TyperGroup):
-    """Looks commands up in COMMANDS, and turns errors into text and exit codes.
+    """Finds commands in COMMANDS, and turns errors into text and exit codes.
 
-    It overrides ``invoke``, so that tests with CliRunner see the same text and exit codes.
+    It does so in ``invoke``, so that tests with CliRunner get the same text and exit codes.
     """
 
     @override
@@ -156,13 +156,13 @@ class Group(TyperGroup):
 
     @override
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """For a listing: a command without its options."""
+        """Return a command without its options, for a listing."""
         found = COMMANDS.get(cmd_name)
         return found and TyperCommand(cmd_name, help=found.summary)
 
     @override
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """To run it: the command itself."""
+        """Return the real command, to run it."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, stub and _load(str(name)), rest
 
@@ -175,7 +175,7 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             _fail(ctx, Interrupted("interrupted"))
         except BrokenPipeError:
-            # The reader of a pipe went away, as `| head` does; nothing is left to say it to.
+            # The reader of a pipe has exited, as `| head` does; no output can be shown.
             sys.stderr.close()
             raise typer.Exit(ExitCode.DONE) from None
 
@@ -207,7 +207,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="""Turn a vSphere cluster with NVIDIA GPUs into a place where TensorFlow runs.
+    help="""Run TensorFlow on a vSphere cluster with NVIDIA GPUs.
 
 [bold]Examples[/]
 
@@ -215,23 +215,23 @@ app = typer.Typer(
 
     gpuvm init                            your vCenter, once
 
-    gpuvm doctor                          what it has, and what stands in the way
+    gpuvm doctor                          check what it has and what is missing
 
-    gpuvm gpus                            every GPU, and who holds it
+    gpuvm gpus                            every GPU, and the VM that holds it
 
     gpuvm provision --hosts 4             one VM with a GPU on each of four hosts
 
     gpuvm run captioning --distributed    train over all of them
 
-    gpuvm run ./train.py -- --epochs 3    your own code; what it wrote comes back
+    gpuvm run ./train.py -- --epochs 3    run your own code, and fetch its results
 
-    gpuvm runs                            what runs where; attach, logs, fetch, cancel
+    gpuvm runs                            all runs; see also attach, logs, fetch, cancel
 
     gpuvm report                          timings, losses, captions
 
-    gpuvm stop                            free the GPUs; 'gpuvm start' continues
+    gpuvm stop                            free the GPUs until 'gpuvm start'
 
-    gpuvm teardown                        all of it gone again
+    gpuvm teardown                        destroy the VMs
 """,
 )
 
@@ -245,12 +245,12 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     ctx: typer.Context,
-    debug: bool = typer.Option(False, "--debug", help="Show tracebacks and what is going on."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks and debug messages."),
     version: bool = typer.Option(
         False, "--version", help="Show the version.", callback=_version, is_eager=True
     ),
 ) -> None:
-    from rich.logging import RichHandler  # noqa: PLC0415 - for commands that run, as they are
+    from rich.logging import RichHandler  # noqa: PLC0415 - slow to import
 
     state = ctx.ensure_object(State)
     state.debug = state.debug or debug
@@ -260,7 +260,7 @@ def root(
         handlers=[RichHandler(console=output.stderr, show_path=False)],
         force=True,
     )
-    # Bodies of SOAP requests and packets of SSH may hold secrets: never shown, not even here.
+    # SOAP bodies and SSH packets may contain secrets: they are never logged, even with --debug.
     for noisy in ("pyVmomi", "paramiko", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -1,6 +1,6 @@
-"""The options that several commands share, each defined once, and the groups they come in.
+"""Options shared by several commands, and groups of them.
 
-A command takes a group as one parameter (``grouped``): ``options: DeploymentOptions``.
+A command takes a group as one parameter, with ``grouped``: ``options: DeploymentOptions``.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from gpuvm.spec import ClusterSpec
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
-    """Every command has it, so this is also where its name is noted, for errors in JSON."""
+    """Also store the command's name for errors in JSON, because every command has --json."""
     state = context.ensure_object(State)
     state.json, state.command = value, " ".join(_command_words(context))
     return value
@@ -41,9 +41,9 @@ def _set_debug(context: typer.Context, value: bool) -> bool:
 
 
 def _not_empty(value: str | None) -> str | None:
-    """An unset variable in a script must not mean the default accelerator."""
+    """Reject an empty value: an unset variable in a script must not select the default."""
     if value is not None and not value.strip():
-        raise BadInput("--accelerator is empty", hint="name a mode, such as passthrough or none")
+        raise BadInput("--accelerator is empty", hint="use a mode, such as passthrough or none")
     return value
 
 
@@ -59,13 +59,13 @@ JsonOption = Annotated[
 DebugOption = Annotated[
     bool,
     typer.Option(
-        "--debug", help="Show tracebacks and what is going on.", callback=_set_debug, is_eager=True
+        "--debug", help="Show tracebacks and debug messages.", callback=_set_debug, is_eager=True
     ),
 ]
 ContextOption = Annotated[
     str | None,
     typer.Option(
-        "--context", "-c", help="Which vCenter; 'gpuvm context' lists them.", metavar="NAME"
+        "--context", "-c", help="The vCenter to use; 'gpuvm context' lists them.", metavar="NAME"
     ),
 ]
 FileOption = Annotated[
@@ -78,7 +78,7 @@ NameOption = Annotated[
     str | None, typer.Option("--name", help="The deployment's name.", metavar="NAME")
 ]
 HostsOption = Annotated[
-    int | None, typer.Option("--hosts", min=1, help="How many hosts get a VM.", metavar="N")
+    int | None, typer.Option("--hosts", min=1, help="Number of hosts that get VMs.", metavar="N")
 ]
 ScaleDownOption = Annotated[
     bool, typer.Option("--scale-down", help="Allow VMs to be removed to reach --hosts.")
@@ -95,7 +95,7 @@ AcceleratorOption = Annotated[
     ),
 ]
 PerHostOption = Annotated[
-    int | None, typer.Option("--per-host", min=1, help="How many VMs on each host.", metavar="N")
+    int | None, typer.Option("--per-host", min=1, help="Number of VMs on each host.", metavar="N")
 ]
 
 
@@ -112,14 +112,14 @@ class CloneMode(enum.StrEnum):
 
 PlacementOption = Annotated[
     Placement | None,
-    typer.Option("--placement", help="Which hosts: one-per-host, packed full, or evenly spread."),
+    typer.Option("--placement", help="How VMs are placed: one-per-host, packed, or spread evenly."),
 ]
 CloneModeOption = Annotated[
     CloneMode | None,
-    typer.Option("--clone-mode", help="Linked clones share the template's snapshot's disk."),
+    typer.Option("--clone-mode", help="Linked clones share the disk of the template's snapshot."),
 ]
 VMArgument = Annotated[
-    list[str] | None, typer.Argument(help="All of the deployment's when left out.", metavar="[VM]…")
+    list[str] | None, typer.Argument(help="Default: all of the deployment's VMs.", metavar="[VM]…")
 ]
 TemplateOption = Annotated[
     str | None, typer.Option("--template", help="The VM template to clone.", metavar="NAME")
@@ -129,16 +129,16 @@ ClusterOption = Annotated[
 ]
 DatastoreOption = Annotated[
     str | None,
-    typer.Option("--datastore", help="Where the clones' disks go; also a pattern.", metavar="NAME"),
+    typer.Option("--datastore", help="The datastore for the clones, or a pattern.", metavar="NAME"),
 ]
 NetworkOption = Annotated[
     str | None,
-    typer.Option("--network", help="Instead of the template's network.", metavar="NAME"),
+    typer.Option("--network", help="Use this network, not the template's.", metavar="NAME"),
 ]
 
 
 def _bytes(text: str) -> int:
-    """Bytes of ``500M`` or ``2G``; -1 for ``none``."""
+    """Parse ``500M`` or ``2G`` into bytes, and ``none`` into -1."""
     match = re.fullmatch(r"(\d{1,9})([KMGT]?)(i?B?)", text.strip(), re.IGNORECASE)
     if text.strip().lower() == "none":
         return -1
@@ -152,14 +152,14 @@ FetchLimitOption = Annotated[
     typer.Option(
         "--fetch-limit",
         parser=_bytes,
-        help="Of each VM's results, at most so much is fetched, small files first: 500M, 2G, none.",
+        help="Limit of each VM's fetched results, small files first: 500M, 2G, none.",
         metavar="SIZE",
     ),
 ]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Show Typer the fields of each option group of ``command`` as parameters of their own."""
+    """Expose the fields of each option group of ``command`` to Typer as separate parameters."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[Any, list[str]]] = {}
     for parameter in inspect.signature(command).parameters.values():
@@ -184,7 +184,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """Of a command that works with the VMs that there are."""
+    """Options of a command for existing VMs."""
 
     file: FileOption = None
     deployment: NameOption = None
@@ -193,13 +193,13 @@ class DeploymentOptions:
     debug: DebugOption = False
 
     def spec(self, **more: Any) -> ClusterSpec:
-        """The spec in the file, with what the options say instead. Raises BadInput."""
+        """Load the spec from the file; options override it. Raises BadInput."""
         return spec.load(self.file, name=self.deployment, **more)
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Of a command that works with the cluster's hosts."""
+    """Options of a command for the cluster's hosts."""
 
     cluster: ClusterOption = None
     file: FileOption = None
@@ -213,7 +213,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class SpecOptions:
-    """Of a command that works with the whole spec: each overrides a field of gpuvm.yaml."""
+    """Options of a command that uses the whole spec; each overrides a field of gpuvm.yaml."""
 
     hosts: HostsOption = None
     per_host: PerHostOption = None

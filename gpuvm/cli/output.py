@@ -1,4 +1,4 @@
-"""Renders results: text for people on stdout, or one JSON envelope; errors on stderr.
+"""Prints results on stdout, as text or as one JSON envelope, and errors on stderr.
 
 The envelope is ``{"schema", "command", "status", "exit_code", "vcenter", "data", "errors"}``,
 documented in docs/json-output.md.
@@ -29,7 +29,7 @@ from gpuvm.text import printable
 SCHEMA = 1
 
 WIDE = 200
-"""Columns off a terminal: a table in a log or a pipe is not folded."""
+"""Columns if the output is no terminal, so that tables in logs and pipes are not wrapped."""
 
 
 def _console(*, stderr: bool) -> Console:
@@ -47,12 +47,12 @@ class State:
     debug: bool = False
     command: str = ""
     vcenter: str | None = None
-    """Set once it is known, so that the JSON envelope names it too."""
+    """Set as soon as it is known, for the JSON envelope."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command returns; ``data`` is JSON-ready, ``errors`` are those of single VMs."""
+    """``data`` can be serialised to JSON; ``errors`` are those of single VMs."""
 
     command: str
     data: dict[str, Any]
@@ -61,7 +61,7 @@ class Result:
 
 
 def finish(ctx: typer.Context, result: Result) -> None:
-    """Prints the envelope if asked for; ends with the result's exit code if it is not 0."""
+    """Print the envelope with --json; exit with the result's exit code if it is not 0."""
     state = ctx.ensure_object(State)
     if state.json:
         _envelope(result, state)
@@ -73,14 +73,14 @@ def finish(ctx: typer.Context, result: Result) -> None:
 
 
 def declined(ctx: typer.Context, command: str) -> None:
-    """The user was asked and said no."""
+    """End a command after the user answered no."""
     if not ctx.ensure_object(State).json:
         line("nothing was changed")
     finish(ctx, Result(command, {"changed": False}))
 
 
 def error(problem: GpuvmError, state: State) -> None:
-    """The one door's voice."""
+    """Print an error that ended a command, or several refusals."""
     problems = problem.errors if isinstance(problem, SeveralRefused) else (problem,)
     if state.json:
         _envelope(Result("", {}, problem.exit_code, problems), state)
@@ -90,17 +90,17 @@ def error(problem: GpuvmError, state: State) -> None:
 
 
 def line(text: str) -> None:
-    """One line of plain text; what a terminal would act on is shown, not obeyed."""
+    """Print one line of plain text, with control characters escaped."""
     stdout.print(_plain(text))
 
 
 def styled(text: str) -> None:
-    """With rich's markup."""
+    """Print a line with rich markup."""
     stdout.print(text)
 
 
 def marked(mark: str, text: str, hint: str | None) -> None:
-    """A line that begins with a mark in colour, and under it what to do."""
+    """Print a line after a coloured mark, and the hint below it."""
     stdout.print(f"{mark} {_plain(text)}")
     if hint:
         stdout.print(f"     [dim]{_plain(hint)}[/]")
@@ -111,7 +111,7 @@ def warn(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """A table on stdout; the cells are plain text."""
+    """Print a table on stdout; the cells are plain text."""
     stdout.print(_table(columns, rows, title))
 
 
@@ -129,14 +129,14 @@ def _print_error(problem: GpuvmError) -> None:
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
     if isinstance(problem, WorkerDied):
-        for told in problem.tail:
-            stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(told)}")
+        for last in problem.tail:
+            stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(last)}")
     if problem.hint:
         stderr.print(f"[dim]hint:[/] {_plain(problem.hint)}")
 
 
 def _plain(text: str) -> str:
-    """Neither markup nor control characters: much of what is shown came from a guest."""
+    """Escape markup and control characters, because much of the text comes from guests."""
     return markup.escape(printable(text))
 
 
@@ -161,20 +161,20 @@ def _status(code: ExitCode) -> str:
 
 
 def _error_json(problem: GpuvmError) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    data: dict[str, Any] = {
         "type": type(problem).__name__,
         "message": str(problem),
         "hint": problem.hint,
     }
     if isinstance(problem, TaskFailed):
-        told |= {"fault": problem.fault, "messages": problem.messages, "vm": problem.vm}
+        data |= {"fault": problem.fault, "messages": problem.messages, "vm": problem.vm}
     if isinstance(problem, Unplaceable):
-        told["gpus"] = [
+        data["gpus"] = [
             dict(zip(("host", "pci_address", "model", "state"), row, strict=True))
             for row in problem.table
         ]
     if isinstance(problem, WorkerDied):
-        told |= {"vm": problem.vm, "exit_status": problem.exit_status, "tail": problem.tail}
+        data |= {"vm": problem.vm, "exit_status": problem.exit_status, "tail": problem.tail}
     if isinstance(problem, Interrupted):
-        told["left"] = problem.left
-    return told
+        data["left"] = problem.left
+    return data

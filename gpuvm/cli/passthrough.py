@@ -1,4 +1,4 @@
-"""gpuvm passthrough: switches DirectPath I/O of the hosts' GPUs on and off."""
+"""gpuvm passthrough: enables and disables DirectPath I/O of the hosts' GPUs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from gpuvm.lifecycle import SwitchResult
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Switch passthrough (DirectPath I/O) of the hosts' GPUs on or off.
+    help="""Enable or disable passthrough (DirectPath I/O) of the hosts' GPUs.
 
 [bold]Examples[/]
 
@@ -29,11 +29,11 @@ app = typer.Typer(
 
     gpuvm passthrough disable esx-01.example.com
 
-It is set for the device that the GPU depends on, takes effect at once where the host can do that,
-is read back, and the answer is what is: active, reboot pending, or why not. A host is rebooted only
-with --reboot, one host at a time, and never by force. It enters maintenance mode first: where DRS
-is fully automated that moves the VMs which run there, and you are asked with their names; a VM that
-is not moved is named with the reason, and the host is left as it is.
+Passthrough is set for the device that the GPU depends on. It takes effect at once if the host
+supports that, otherwise after a reboot; the command shows the resulting state. Hosts are rebooted
+only with --reboot, one at a time and never by force. A host enters maintenance mode first, and DRS
+migrates its VMs if it is fully automated: you are asked first, with their names. If a VM cannot be
+migrated, the reason is shown and the host is not changed.
 """,
 )
 
@@ -43,20 +43,20 @@ GPUOption = Annotated[
     list[str] | None,
     typer.Option(
         "--gpu",
-        help="Only this card, and those that are switched with it; can be repeated.",
+        help="Only this GPU, and those on the same dependent device; can be repeated.",
         metavar="ADDRESS",
     ),
 ]
 RebootOption = Annotated[
     bool,
-    typer.Option("--reboot", help="Maintenance mode, reboot, and back, where that is needed."),
+    typer.Option("--reboot", help="If needed, reboot the hosts in maintenance mode."),
 ]
 
 LeaveOption = Annotated[
     bool,
     typer.Option(
         "--leave-maintenance",
-        help="Take hosts out of maintenance mode that were in it before; else they stay in it.",
+        help="Also take hosts out of maintenance mode that were in it before.",
     ),
 ]
 
@@ -71,16 +71,16 @@ class SwitchOptions:
     yes: YesOption = False
 
     def names(self) -> Sequence[str]:
-        """Of the hosts; none for all of them. Raises BadInput."""
+        """Return the hosts' names, or none for all hosts. Raises BadInput."""
         if bool(self.hosts) == self.every:
-            raise BadInput("name the hosts, or use --all", hint="'gpuvm gpus' lists them")
+            raise BadInput("give host names, or --all", hint="'gpuvm gpus' lists the hosts")
         return self.hosts or ()
 
 
 @app.command("enable")
 @grouped
 def enable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -> None:
-    """Give the hosts' GPUs to VMs.
+    """Enable passthrough of GPUs, so that VMs can use them.
 
     [bold]Examples[/]
 
@@ -90,7 +90,7 @@ def enable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -
 
         gpuvm passthrough enable --all --reboot --yes
 
-    A card that a VM runs with, passed through or as vGPU, is not switched.
+    A GPU that a running VM uses, by passthrough or as vGPU, is not changed.
     """
     _switch(ctx, switch, options, enabled=True)
 
@@ -98,13 +98,13 @@ def enable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -
 @app.command("disable")
 @grouped
 def disable(ctx: typer.Context, switch: SwitchOptions, options: ClusterOptions) -> None:
-    """Give the hosts' GPUs back to the hosts, as vGPU needs it.
+    """Disable passthrough of GPUs, as vGPU requires.
 
     [bold]Example[/]
 
         gpuvm passthrough disable esx-01.example.com --reboot
 
-    A card that a VM runs with, passed through or as vGPU, is not switched.
+    A GPU that a running VM uses, by passthrough or as vGPU, is not changed.
     """
     _switch(ctx, switch, options, enabled=False)
 
@@ -149,9 +149,9 @@ def _switch(
 
 
 def _moves(moved: Mapping[str, Sequence[str]]) -> str:
-    """VMs of other people are named before they are moved."""
-    told = [f"{', '.join(names)} from {host}" for host, names in moved.items()]
-    return f"; DRS first moves these running VMs to other hosts: {'; '.join(told)}" if told else ""
+    """List the VMs to be migrated, because they may belong to other people."""
+    each = [f"{', '.join(names)} from {host}" for host, names in moved.items()]
+    return f"; DRS first moves these running VMs to other hosts: {'; '.join(each)}" if each else ""
 
 
 def _gpu_json(one: SwitchResult) -> dict[str, Any]:
@@ -173,17 +173,17 @@ def _print_results(
     if pending and not switch.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
     elif not any(one.changed or one.error for one in switched):
-        output.line("nothing to do: passthrough is in that state already")
+        output.line("nothing to do: passthrough is already in that state")
 
 
 def _errors(switched: Sequence[SwitchResult]) -> tuple[GpuvmError, ...]:
-    """Each host's once, whatever the number of its GPUs."""
+    """Return one error per host, for any number of GPUs."""
     by_host = {one.gpu.host: one.error for one in switched if one.error is not None}
     return tuple(by_host.values())
 
 
 def _exit_code(switched: Sequence[SwitchResult]) -> ExitCode:
-    """A pending reboot is not done yet: 10, as for any other change that is still to come."""
+    """Return 10 for a pending reboot, as for any other pending change."""
     failed = [one for one in switched if one.error is not None]
     if failed:
         alone = failed[0].error if len(_errors(switched)) == 1 else None

@@ -1,4 +1,4 @@
-"""gpuvm plan: what provision would do, and nothing done."""
+"""gpuvm plan: shows what provision would do."""
 
 import typer
 
@@ -17,7 +17,7 @@ def plan(
     options: SpecOptions,
     scale_down: ScaleDownOption = False,
 ) -> None:
-    """Show what provision would do; touch nothing.
+    """Show what provision would do; change nothing.
 
     [bold]Examples[/]
 
@@ -27,7 +27,7 @@ def plan(
 
         gpuvm plan --hosts 2 --scale-down --json
 
-    Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
+    Exit code 0: nothing to do; 10: changes pending; 3: not possible, with the reason.
     """
     wanted = options.spec()
     with open_session(ctx, options.context) as session:

@@ -1,4 +1,4 @@
-"""How a plan is shown, by plan, provision and start."""
+"""Prints a plan, for the commands plan, provision and start."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove
 
 
 def show_plan(plan: Plan) -> None:
-    """The table of hosts, GPUs and VMs, and under it what each new VM will be."""
+    """Print the table of hosts, GPUs and VMs, and below it the settings of new VMs."""
     rows: list[tuple[str, ...]] = [
         (
             step.host.name,
@@ -34,7 +34,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as ``--json`` has it."""
+    """Return the plan for ``--json``."""
     return {
         "deployment": plan.spec.name,
         "cluster": plan.cluster.path,
@@ -64,7 +64,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _gpus(step: Step) -> str:
-    """What the plan counts on; but for a fixed device vCenter decides at power-on."""
+    """Return the planned GPUs; unless a device is fixed, vCenter chooses at power-on."""
     shares = [device.profile for device in step.devices if isinstance(device, VGPUDevice)]
     if shares:
         return ", ".join(f"vGPU {profile}" for profile in shares)

@@ -1,4 +1,4 @@
-"""gpuvm start and gpuvm stop: GPUs are lent to learning when it is wanted, and given back."""
+"""gpuvm start and gpuvm stop: power VMs on when needed, and off to free their GPUs."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -26,7 +26,7 @@ def start(
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Power on the deployment's VMs that are off, each with a GPU that is free now.
+    """Power on the deployment's VMs that are off, each with a free GPU.
 
     [bold]Examples[/]
 
@@ -34,8 +34,8 @@ def start(
 
         gpuvm start gpuvm-02 --until powered-on
 
-    A VM whose GPU was taken gets another one of its host; with a dynamic accelerator or vGPUs also
-    one of another host. If none is free, the holder is named and nothing is changed.
+    A VM whose GPU is in use gets another one on its host, and with a dynamic accelerator or vGPUs
+    also one on another host. If none is free, the command names the holder and changes nothing.
     """
     wanted = options.spec(cluster=cluster)
     state = ctx.ensure_object(State)
@@ -64,12 +64,12 @@ def stop(
     vms: VMArgument = None,
     yes: YesOption = False,
     now: Annotated[
-        bool, typer.Option("--now", help="Power off at once, without asking the guests.")
+        bool, typer.Option("--now", help="Power off at once, without a guest shutdown.")
     ] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Shut the deployment's VMs down; their GPUs and reserved memory are free for others then.
+    """Shut down the deployment's VMs, and free their GPUs and reserved memory.
 
     [bold]Examples[/]
 
@@ -77,7 +77,7 @@ def stop(
 
         gpuvm stop gpuvm-02 --now
 
-    Disks are kept: 'gpuvm start' powers the VMs on again, each with a GPU that is free then.
+    The disks are kept. 'gpuvm start' powers the VMs on again, each with a GPU that is free then.
     """
     wanted = options.spec()
     state = ctx.ensure_object(State)
@@ -109,7 +109,7 @@ def _named(
 ) -> tuple[list[VM], list[UnreadableVM]]:
     if not ours and not hidden:
         raise PreflightRefused(
-            f"no VM of '{deployment}' exists", hint="gpuvm provision --hosts N makes some"
+            f"no VM of '{deployment}' exists", hint="create them with 'gpuvm provision --hosts N'"
         )
     by_name: dict[str, VM | UnreadableVM] = {}
     by_name |= {vm.name: vm for vm in sorted(ours, key=lambda vm: vm.index or 0)}
@@ -128,6 +128,6 @@ def _show_stopped(result: ApplyResult) -> None:
     stopped = len([o for o in result.outcomes if o.changed])
     off = len(result.outcomes) - stopped - len(result.failed)
     if stopped or result.failed:
-        output.line(f"stopped: {stopped} VMs" + (f"; {off} were off already" if off else ""))
+        output.line(f"stopped: {stopped} VMs" + (f"; {off} were already off" if off else ""))
     else:
-        output.line("nothing to do: all of them are off")
+        output.line("nothing to do: all VMs are already off")

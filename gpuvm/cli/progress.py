@@ -1,4 +1,4 @@
-"""Shows events and running workloads: a moving line per VM on a terminal, plain lines elsewhere."""
+"""Shows events and runs: a progress line per VM on a terminal, plain lines otherwise."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from gpuvm.cli.session import interactive
 from gpuvm.events import Event, Events, Sink
 from gpuvm.text import printable
 
-SAID = {
+LABELS = {
     "clone": "cloning",
     "configure": "reading back",
     "power_on": "powering on",
@@ -34,7 +34,7 @@ SAID = {
     "move": "moving to another host",
     "shut down": "shutting down",
     "stopped": "stopped",
-    "passthrough": "switching passthrough",
+    "passthrough": "toggling passthrough",
     "maintenance": "entering maintenance mode",
     "rebooting": "rebooting",
     "leaving": "leaving maintenance mode",
@@ -43,7 +43,7 @@ SAID = {
 
 @contextmanager
 def shown(events: Events, state: State) -> Iterator[None]:
-    """While the block runs, events are shown on stderr; with --json nothing is."""
+    """Show events on stderr during the block; with --json, show nothing."""
     if state.json:
         yield
     elif output.stderr.is_terminal:
@@ -56,7 +56,7 @@ def shown(events: Events, state: State) -> Iterator[None]:
 
 @contextmanager
 def _added(events: Events, sink: Sink) -> Iterator[None]:
-    """Adds the sink for as long as the block runs, so that nothing is shown twice."""
+    """Add the sink only during the block, so that nothing is shown twice."""
     events.add(sink)
     try:
         yield
@@ -65,7 +65,7 @@ def _added(events: Events, sink: Sink) -> Iterator[None]:
 
 
 class _Bars:
-    """A bar per VM; the bar is the present stage's progress as the vCenter reports it."""
+    """A bar per VM: the progress of its current stage, as reported by the vCenter."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -96,12 +96,12 @@ class _Bars:
         self._progress.update(
             self._tasks[vm],
             completed=event.fraction or 0.0,
-            stage=escape(event.text or SAID.get(event.name, event.name)),
+            stage=escape(event.text or LABELS.get(event.name, event.name)),
         )
 
 
 def _lines() -> Sink:
-    """Plain lines for logs and pipes: a line when a VM's stage begins."""
+    """Return a sink for logs and pipes, which prints a line when a VM's stage begins."""
     last: dict[str, str] = {}
 
     def sink(event: Event) -> None:
@@ -109,7 +109,7 @@ def _lines() -> Sink:
             output.stderr.print(_event_text(event))
         elif event.vm is not None and event.state != "end" and last.get(event.vm) != event.name:
             last[event.vm] = event.name
-            output.stderr.print(f"  {event.vm}: {SAID.get(event.name, event.name)}", markup=False)
+            output.stderr.print(f"  {event.vm}: {LABELS.get(event.name, event.name)}", markup=False)
 
     return sink
 
@@ -121,11 +121,11 @@ def _event_text(event: Event) -> str:
 
 
 EVERY = 10
-"""Off a terminal, so many steps of the step counter's log points are skipped between two lines."""
+"""Without a terminal, one line is printed for this many reported steps."""
 
 
 class RunWatch(runs.Watch):
-    """Shows each VM's last step and its output, and the run's phases and warnings, as they come."""
+    """Shows each VM's last step and output, and the run's phases and warnings, live."""
 
     def __init__(
         self, events: Events, state: State, members: Sequence[runs.Member], *, quiet: bool = False
@@ -171,7 +171,7 @@ class RunWatch(runs.Watch):
 
     @override
     def leave_running(self) -> bool:
-        """Ask at a terminal; without one Ctrl-C cancels, as everywhere."""
+        """Ask at a terminal; without one, Ctrl-C cancels the run."""
         self._stop_live()
         if not interactive():
             return False
@@ -202,7 +202,7 @@ class RunWatch(runs.Watch):
             output.stderr.print(f"  {event.name.replace('_', ' ')}", markup=False)
 
     def _transfer(self, event: Event, vm: str) -> None:
-        """A transfer's line; off a terminal, at each tenth of it."""
+        """Show a transfer's progress; without a terminal, print a line every 10 %."""
         before = self._transfers.pop(vm, None)
         fraction = event.fraction or 0.0
         if fraction < 1:

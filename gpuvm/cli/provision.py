@@ -1,4 +1,4 @@
-"""gpuvm provision: VMs with GPUs, ready over SSH."""
+"""gpuvm provision: creates VMs with GPUs, ready over SSH."""
 
 import contextlib
 import enum
@@ -23,7 +23,7 @@ class Until(enum.StrEnum):
     READY = "ready"
 
 
-UntilOption = Annotated[Until, typer.Option("--until", help="How far to take each VM.")]
+UntilOption = Annotated[Until, typer.Option("--until", help="The state to bring each VM to.")]
 
 
 @grouped
@@ -35,12 +35,12 @@ def provision(
     yes: YesOption = False,
     until: UntilOption = Until.READY,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Keep VMs that failed, to look at them.")
+        bool, typer.Option("--keep-failed", help="Keep VMs that failed, to examine them.")
     ] = False,
     create_snapshot: Annotated[
         bool,
         typer.Option(
-            "--create-snapshot", help="Make the template's snapshot for linked clones, if none is."
+            "--create-snapshot", help="Take the template's snapshot for linked clones, if missing."
         ),
     ] = False,
 ) -> None:
@@ -56,7 +56,7 @@ def provision(
 
         gpuvm provision -f gpuvm.yaml --until powered-on
 
-    Running it again with the same spec changes nothing and says so.
+    Running it again with the same spec changes nothing.
     """
     wanted = options.spec()
     state = ctx.ensure_object(State)
@@ -70,7 +70,7 @@ def provision(
         if not state.json:
             plan_output.show_plan(plan)
         if plan.changes:
-            if not confirm(session.context, "Go on?", yes=yes):
+            if not confirm(session.context, "Apply these changes?", yes=yes):
                 output.declined(ctx, "provision")
                 return
             _restore_template(session, plan)
@@ -95,25 +95,25 @@ def provision(
 
 
 def _ensure_snapshot(session: Session, wanted: ClusterSpec, *, yes: bool) -> None:
-    """Linked clones need a snapshot of the template; one is made if there is none."""
+    """Take a snapshot of the template for linked clones, if it has none."""
     inventory = lifecycle.read_inventory(wanted, session.vsphere)
     missing = lifecycle.missing_snapshot(wanted, inventory)
     if missing is None:
         return
     template, host = missing
-    if confirm(session.context, f"Make a snapshot of {template.name}?", yes=yes):
+    if confirm(session.context, f"Take a snapshot of {template.name}?", yes=yes):
         pool = inventory.cluster.resource_pool
         lifecycle.create_snapshot(template, host, pool, session.vsphere)
 
 
 def _restore_template(session: Session, plan: Plan) -> None:
-    """One that a gpuvm left as a VM when it was killed is a template again before it is cloned."""
+    """Mark a template that a killed gpuvm left as a VM as a template again, before cloning."""
     if plan.template is not None and plan.template.unfinished:
         lifecycle.restore_template(plan.template.moref, plan.template.name, session.vsphere)
 
 
 def result_json(result: ApplyResult) -> dict[str, Any]:
-    """The outcome of each VM as ``--json`` has it."""
+    """Return each VM's result for ``--json``."""
     return {
         "changed": result.changed,
         "vms": [
@@ -151,9 +151,9 @@ def show_result(result: ApplyResult) -> None:
 
 
 def _warnings(result: ApplyResult) -> dict[str, list[str]]:
-    """Each text once, with the VMs that gave it."""
-    told: dict[str, list[str]] = {}
+    """Return each distinct warning with its VMs."""
+    vms: dict[str, list[str]] = {}
     for outcome in result.outcomes:
         for text in outcome.warnings:
-            told.setdefault(text, []).append(outcome.name)
-    return told
+            vms.setdefault(text, []).append(outcome.name)
+    return vms

@@ -1,4 +1,4 @@
-"""gpuvm report: runs' timings, losses and results, on the terminal and as a file."""
+"""gpuvm report: prints runs' timings, losses and results, and writes them to a file."""
 
 import enum
 import json as jsons
@@ -28,11 +28,11 @@ def report(
     ctx: typer.Context,
     run_ids: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids or prefixes; the latest run when left out.", metavar="[RUN]..."),
+        typer.Argument(help="Ids or prefixes; default: the latest run.", metavar="[RUN]..."),
     ] = None,
     kind: Annotated[
         Format,
-        typer.Option("--format", help="csv: a row for each logged step. All but html are printed."),
+        typer.Option("--format", help="csv: one row per logged step. All but html are printed."),
     ] = Format.HTML,
     html: Annotated[
         Path | None,
@@ -40,7 +40,7 @@ def report(
             "--output",
             "-o",
             "--html",
-            help="Where the file goes; default for html: report.html in the run's folder.",
+            help="The file to write; default for html: report.html in the run's folder.",
             metavar="FILE",
         ),
     ] = None,
@@ -60,10 +60,10 @@ def report(
 
         gpuvm report --format md | gh issue comment 12 -F -
 
-    It reads the runs' records only, so it also works long after the VMs are gone.
+    It reads only the runs' records, so it still works after the VMs are destroyed.
     """
     if opened and kind is not Format.HTML:
-        raise BadInput("--open: only a page of HTML can be opened")
+        raise BadInput("--open needs --format html")
     records = [results.load(run_id) for run_id in run_ids] if run_ids else [results.load()]
     data = reports.build([record.dir for record in records])
     if kind is not Format.HTML:
@@ -76,7 +76,7 @@ def report(
         output.stdout.print(run_summary.of(data))
         output.line(f"report: {page}")
     if opened and not webbrowser.open(page.absolute().as_uri()):
-        output.warn(f"no browser was found; open {page} yourself")
+        output.warn(f"found no browser; open {page} yourself")
     shown = run_summary.as_json(data) | {"html": str(page)}
     output.finish(ctx, output.Result("report", shown))
 
@@ -93,7 +93,7 @@ def _write_text(
         try:
             file.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise BadInput(f"{file} cannot be written: {error.strerror or error}") from None
+            raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
     elif not state.json:
         sys.stdout.write(text)
     found = {"format": kind.value, "file": str(file) if file else None, "text": text}

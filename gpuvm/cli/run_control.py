@@ -1,4 +1,4 @@
-"""gpuvm attach, logs, fetch, cancel: one run, whoever started it, from any machine."""
+"""gpuvm attach, logs, fetch and cancel: control a run that was started on any machine."""
 
 from typing import Annotated, Any
 
@@ -18,16 +18,14 @@ from gpuvm.events import Events
 from gpuvm.results import Run
 from gpuvm.text import one_line
 
-RunArgument = Annotated[
-    str, typer.Argument(help="A run's id, or the beginning of one.", metavar="RUN")
-]
+RunArgument = Annotated[str, typer.Argument(help="A run's id or a prefix of it.", metavar="RUN")]
 
 
 @grouped
 def attach(
     ctx: typer.Context,
     run: RunArgument,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Without its output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show its output.")] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
@@ -58,8 +56,8 @@ def attach(
 def logs(
     ctx: typer.Context,
     run: RunArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
-    vm: Annotated[str | None, typer.Option("--vm", help="Only this VM's.", metavar="NAME")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more output.")] = False,
+    vm: Annotated[str | None, typer.Option("--vm", help="Only this VM.", metavar="NAME")] = None,
     tail: Annotated[
         int | None, typer.Option("--tail", min=0, help="Only the last N lines.", metavar="N")
     ] = None,
@@ -116,7 +114,7 @@ def fetch(
 
         gpuvm fetch train '*.keras' --fetch-limit none
 
-    It works while the run goes on, and after it, until 'gpuvm runs prune' or 'gpuvm teardown'.
+    It works during the run and after it, until 'gpuvm runs prune' or 'gpuvm teardown'.
     """
     with open_guests(ctx, options) as guests:
         record, members = guests.run(run)
@@ -150,7 +148,7 @@ def cancel(
     *,
     options: DeploymentOptions,
 ) -> None:
-    """End a run that is queued or running, in all its guests, and fetch what it wrote.
+    """Cancel a queued or running run in all its guests, and fetch what it wrote.
 
     [bold]Examples[/]
 
@@ -162,27 +160,27 @@ def cancel(
         now = runs.state_of(record.run_id, members, settings, guests.events)
         if now is None or now.state not in ("queued", "running"):
             ended = record.manifest.status if now is None else now.state
-            raise PreflightRefused(f"run {record.run_id} does not run: it is {ended}")
-        question = f"End run {record.run_id} on {', '.join(now.vms)}?"
+            raise PreflightRefused(f"run {record.run_id} is not running: it is {ended}")
+        question = f"Cancel run {record.run_id} on {', '.join(now.vms)}?"
         if not confirm(guests.session.context, question, yes=yes):
             output.declined(ctx, "cancel")
             return
         runs.cancel_run(record, members, settings, guests.events)
     if not ctx.ensure_object(State).json:
-        output.line(f"run {record.run_id} was cancelled; what it wrote: {record.dir}")
+        output.line(f"run {record.run_id} was cancelled; results: {record.dir}")
     data = {"run_id": record.run_id, "dir": str(record.dir), "status": "cancelled"}
     output.finish(ctx, output.Result("cancel", data))
 
 
 def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) -> None:
-    """The last lines of a command that has started or followed a run."""
+    """Print the last lines of a command that started or followed a run."""
     state = ctx.ensure_object(State)
     run_id = record.run_id
     if not ended:
         if not state.json:
             output.line(
                 f"run {run_id} continues in its guests; 'gpuvm attach {run_id}' follows it, "
-                f"'gpuvm cancel {run_id}' ends it"
+                f"'gpuvm cancel {run_id}' cancels it"
             )
         left = {"run_id": run_id, "dir": str(record.dir), "status": record.manifest.status}
         output.finish(ctx, output.Result(command, left))

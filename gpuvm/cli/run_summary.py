@@ -1,4 +1,4 @@
-"""A report on the terminal: what the HTML page says first, in tables."""
+"""Prints a report on the terminal: the first tables of the HTML page."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def of(data: ReportData) -> RenderableType:
 
 
 def as_json(data: ReportData) -> dict[str, Any]:
-    """Everything that the report knows, JSON-ready."""
+    """Return the whole report for ``--json``."""
     return {"runs": [_plain(run) for run in data.runs]}
 
 
@@ -74,7 +74,7 @@ def _vms(run: RunReport) -> Table:
 
 
 def _scores(run: RunReport) -> Table:
-    """Columns for what the scores have; under each what it is compared with."""
+    """Print the scores, with a row below each for every baseline."""
     columns: dict[str, Callable[[Score], str]] = {"VALUE": lambda s: figure(s.value)}
     if len({score.vm for score in run.scores}) > 1:
         columns["VM"] = lambda s: s.vm

@@ -1,4 +1,4 @@
-"""Finds a run and its VMs: by the record on this machine, else in the guests."""
+"""Finds a run and its VMs, from the record on this machine or in the guests."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from gpuvm.text import one_line
 
 @dataclass
 class Guests:
-    """The deployment's VMs that are on."""
+    """The deployment's running VMs."""
 
     session: Session
     members: list[Member]
@@ -32,12 +32,12 @@ class Guests:
         return ", ".join(member.name for member in self.members) or "no VM"
 
     def run(self, wanted: str) -> tuple[Run, list[Member]]:
-        """The run of that id or prefix, and its VMs that are on.
+        """Return the run with that id or prefix, and its running VMs.
 
-        Raises NotFound, Ambiguous, BadInput and PreflightRefused (none of its VMs is on).
+        Raises NotFound, Ambiguous, BadInput and PreflightRefused (none of its VMs is running).
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted):
-            raise BadInput(f"'{one_line(wanted)}' is not a run's id", hint="'gpuvm runs' has them")
+            raise BadInput(f"'{one_line(wanted)}' is not a run's id", hint="see 'gpuvm runs'")
         try:
             record = results.load(wanted)
         except NotFound as error:
@@ -46,8 +46,8 @@ class Guests:
         members = [member for member in self.members if member.name in names]
         if not members:
             raise PreflightRefused(
-                f"none of the run's VMs is on: {', '.join(sorted(names))}",
-                hint=f"what was fetched is in {record.dir}; 'gpuvm start' powers them on",
+                f"none of the run's VMs is running: {', '.join(sorted(names))}",
+                hint=f"'gpuvm start' powers them on; fetched results are in {record.dir}",
             )
         order = [vm.name for vm in record.manifest.vms]
         return record, sorted(members, key=lambda member: order.index(member.name))
@@ -69,12 +69,12 @@ class Guests:
         there = {member.name for member in members}
         for vm in record.manifest.vms:
             if vm.name not in there:
-                self.events.warning("it takes part in the run and is not on", vm.name)
+                self.events.warning("this VM of the run is not running", vm.name)
 
 
 @contextmanager
 def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Guests]:
-    """The VMs of the deployment that are on; there may be none."""
+    """Connect to the deployment's running VMs; there may be none."""
     wanted = options.spec()
     warnings: list[str] = []
 

@@ -1,4 +1,4 @@
-"""gpuvm runs: what runs where, from the guests and from the records on this machine."""
+"""gpuvm runs: lists the runs in the guests and the records on this machine."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from gpuvm.text import ago, one_line
 app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="rich",
-    help="""List the runs: what runs where, since when, and what it printed last.
+    help="""List the runs: their VMs, state, start time and last line of output.
 
 [bold]Examples[/]
 
@@ -40,7 +40,7 @@ RECENT = 20
 def list_runs(
     ctx: typer.Context,
     here: Annotated[
-        bool, typer.Option("--here", help="Only the records on this machine; asks no vCenter.")
+        bool, typer.Option("--here", help="Only the records on this machine; needs no vCenter.")
     ] = False,
     every: Annotated[
         bool, typer.Option("--all", help=f"All records, not only the last {RECENT}.")
@@ -68,7 +68,7 @@ def list_runs(
             columns = ("RUN", "STATE", "VMS", "STARTED", "BY", "LAST LINE")
             output.table(columns, [_cells(row) for row in rows])
         else:
-            output.line("no runs; 'gpuvm run mnist' makes one")
+            output.line("no runs; start one with 'gpuvm run mnist'")
         if left:
             output.line(f"and {len(left)} more on this machine: gpuvm runs --all")
     data = {"runs": rows, "more": len(left), "warnings": warnings}
@@ -86,9 +86,9 @@ def prune(
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Remove ended runs from the guests' disks; what was fetched stays on this machine.
+    """Remove ended runs from the guests' disks; fetched results stay on this machine.
 
-    Python environments go with the last run that uses them.
+    Python environments are removed with the last run that uses them.
 
     [bold]Examples[/]
 
@@ -118,7 +118,7 @@ def prune(
 
 
 def _rows(in_guests: Sequence[RunState], here: Sequence[str]) -> list[dict[str, Any]]:
-    """The guests' runs and those records of this machine, the oldest first."""
+    """Return the guests' runs and those records of this machine, oldest first."""
     rows = {run.run_id: _guest_row(run) for run in in_guests}
     for run_id in here:
         record = results.load(run_id)

@@ -1,4 +1,4 @@
-"""Opens the vCenter that a command works on, and says which one it is."""
+"""Connects to the vCenter that a command uses, and prints which one it is."""
 
 import getpass
 import sys
@@ -26,7 +26,7 @@ class Session:
 def open_session(
     ctx: typer.Context, name: str | None, *, announced: bool = True
 ) -> Iterator[Session]:
-    """Connects and prints the command's first line; not where standard output is data."""
+    """Connect and print the command's first line, unless standard output is for data."""
     context = settings.load(name)
     with connected(context) as connection:
         announce(ctx, context, connection, line=announced)
@@ -60,9 +60,9 @@ def interactive() -> bool:
 
 
 def confirm(context: Context, question: str, *, yes: bool) -> bool:
-    """Asks for confirmation unless --yes or the context says not to.
+    """Ask for confirmation, unless --yes or the context disables it.
 
-    Raises BadInput when there is nobody to ask.
+    Raises BadInput without a terminal.
     """
     if yes or not context.confirm:
         return True
@@ -70,7 +70,7 @@ def confirm(context: Context, question: str, *, yes: bool) -> bool:
 
 
 def ask(question: str, *, hint: str) -> bool:
-    """Raises BadInput when there is no terminal to ask on."""
+    """Ask a yes-no question. Raises BadInput without a terminal."""
     if not interactive():
-        raise BadInput(f"there is no terminal to ask on: {question}", hint=hint)
+        raise BadInput(f"no terminal to ask on: {question}", hint=hint)
     return typer.confirm(question, default=False, err=True)

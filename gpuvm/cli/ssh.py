@@ -27,7 +27,7 @@ from gpuvm.text import printable
 
 LOOPBACK = "127.0.0.1"
 OPEN = "gpuvm-forward-open"
-"""What ssh's LocalCommand prints, which it runs once the ports are forwarded."""
+"""Printed by ssh's LocalCommand, which runs once the ports are forwarded."""
 ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 
 VMOfCommand = Annotated[str, typer.Argument(help="The VM's name.", metavar="VM")]
@@ -39,10 +39,10 @@ def ssh(
     vm: VMOfCommand,
     command: Annotated[
         list[str] | None,
-        typer.Argument(help="After --: what to run there.", metavar="[-- COMMAND]..."),
+        typer.Argument(help="The command, after --.", metavar="[-- COMMAND]..."),
     ] = None,
     tty: Annotated[
-        bool, typer.Option("--tty", "-t", help="A terminal for COMMAND, as htop needs one.")
+        bool, typer.Option("--tty", "-t", help="Allocate a terminal for COMMAND, such as htop.")
     ] = False,
     *,
     options: DeploymentOptions,
@@ -59,9 +59,9 @@ def ssh(
 
         gpuvm ssh gpuvm-02 -t -- htop
 
-    The host key is pinned through the vCenter. One argument is read by the guest's shell, several
-    reach the program as they are. The exit status is the command's, 255 where ssh itself failed.
-    With --json it connects to nothing, and shows how ssh would be called.
+    The host key is pinned through the vCenter. A single argument is run by the guest's shell;
+    several are passed to the program unchanged. The exit status is the command's, or 255 if ssh
+    itself failed. With --json, the ssh command line is printed and not run.
     """
     program = _program("ssh", "openssh-client")
     with _one_guest(ctx, vm, options) as (place, known):
@@ -80,7 +80,7 @@ def cp(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="What to copy, and last where to; one side is VM:PATH.",
+            help="Files or folders, then the target; one side is VM:PATH.",
             metavar="SOURCE... TARGET",
         ),
     ],
@@ -97,7 +97,7 @@ def cp(
 
         gpuvm cp gpuvm-01:work/model.keras 'gpuvm-01:logs/*.txt' .
 
-    Folders are copied with all that is in them. A path in the VM begins in the home of its user.
+    Folders are copied recursively. A relative path in the VM starts in its user's home folder.
     """
     copy = _read_copy(paths)
     program = _program("scp", "openssh-client")
@@ -111,12 +111,12 @@ def cp(
         stderr=subprocess.PIPE,
         check=False,
     )
-    said = printable(done.stderr.decode(errors="replace")).strip()
+    errors = printable(done.stderr.decode(errors="replace")).strip()
     if done.returncode != 0:
-        *before, _ = said.splitlines() or [""]
+        *before, _ = errors.splitlines() or [""]
         for line in before:
             output.warn(line)
-        raise CommandFailed(copy.vm, "scp", done.returncode, said)
+        raise CommandFailed(copy.vm, "scp", done.returncode, errors)
     data = {"vm": copy.vm, "sources": copy.sources, "target": copy.target}
     output.finish(ctx, output.Result("cp", data))
 
@@ -126,12 +126,12 @@ def forward(
     ctx: typer.Context,
     vm: VMOfCommand,
     ports: Annotated[
-        list[str], typer.Argument(help="The VM's port, or here:there.", metavar="PORT...")
+        list[str], typer.Argument(help="The VM's port, or LOCAL:REMOTE.", metavar="PORT...")
     ],
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Reach ports of a VM, such as Jupyter's or TensorBoard's, from this machine alone.
+    """Forward ports of a VM, such as Jupyter's or TensorBoard's, to this machine.
 
     [bold]Examples[/]
 
@@ -139,7 +139,7 @@ def forward(
 
         gpuvm forward gpuvm-01 8888 16006:6006
 
-    The ports are open on 127.0.0.1 only, until Ctrl-C.
+    The ports are open only on 127.0.0.1, until Ctrl-C.
     """
     pairs = _read_ports(ports)
     program = _program("ssh", "openssh-client")
@@ -160,9 +160,9 @@ def _one_guest(
     name: str,
     options: DeploymentOptions,
 ) -> Iterator[tuple[Endpoint, Context]]:
-    """It answers, shows the right host key and accepts ours: what ssh says then is the command's.
+    """Check address, host key and login first, so that later ssh errors come from the command.
 
-    Nothing is printed: standard output is the command's.
+    Nothing is printed, because standard output belongs to the command.
     """
     wanted = options.spec()
     with open_session(ctx, options.context, announced=False) as session:
@@ -174,7 +174,7 @@ def _program(name: str, package: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise PreflightRefused(
-            f"there is no {name} on this machine", hint=f"install OpenSSH's client ({package})"
+            f"{name} is not installed here", hint=f"install the OpenSSH client ({package})"
         )
     return found
 
@@ -184,7 +184,7 @@ def _as_typed(command: Sequence[str]) -> list[str]:
 
 
 def _become(arguments: Sequence[str]) -> NoReturn:
-    """Become ssh: signals, the terminal and the exit status are its own."""
+    """Replace this process by ssh, so that signals, terminal and exit status are ssh's."""
     os.execv(arguments[0], list(arguments))  # noqa: S606 - no shell is wanted
 
 
@@ -200,7 +200,7 @@ class _Copy:
 
 
 def _read_copy(paths: Sequence[str]) -> _Copy:
-    """Raises BadInput unless exactly one side is one VM's."""
+    """Raises BadInput unless exactly one side is in a VM, and all of it in the same one."""
     *sources, target = paths
     if not sources:
         raise BadInput("cp needs a source and a target", hint="gpuvm cp FILE gpuvm-01:")
@@ -208,22 +208,22 @@ def _read_copy(paths: Sequence[str]) -> _Copy:
     vms = (there | {to}) - {None}
     if not vms:
         raise BadInput(
-            "neither side is in a VM", hint=f"VM:PATH is, such as gpuvm-01:{Path(target).name}"
+            "neither side is in a VM", hint=f"write VM:PATH, such as gpuvm-01:{Path(target).name}"
         )
     if len(vms) > 1 or (to is not None and there != {None}) or (to is None and None in there):
         raise BadInput(
             "one side must be on this machine, and the other in one VM",
-            hint="copy here first, then there",
+            hint="copy to this machine first, then to the other VM",
         )
     if to is not None:
         for path in sources:
             if not Path(path).exists():
-                raise BadInput(f"there is no {path} on this machine")
+                raise BadInput(f"no such file on this machine: {path}")
     return _Copy(str(vms.pop()), sources, target)
 
 
 def _vm_of(path: str) -> str | None:
-    """As scp reads it: a colon before any slash is a machine's."""
+    """Parse a path as scp does: a colon before any slash ends a host name."""
     name, colon, _ = path.partition(":")
     return name if colon and name and "/" not in name else None
 
@@ -235,12 +235,12 @@ def _read_ports(texts: Sequence[str]) -> list[tuple[int, int]]:
         numbers = [int(p) if p.isascii() and p.isdigit() else 0 for p in (here or there, there)]
         if not all(0 < number <= 65535 for number in numbers):
             raise BadInput(
-                f"'{text}' is not a port", hint="PORT, or HERE:THERE, each from 1 to 65535"
+                f"'{text}' is not a port", hint="use PORT or LOCAL:REMOTE, from 1 to 65535"
             )
         pairs.append((numbers[0], numbers[1]))
     twice = [here for n, (here, _) in enumerate(pairs) if here in [p for p, _ in pairs[:n]]]
     if twice:
-        raise BadInput(f"port {twice[0]} of this machine is named twice")
+        raise BadInput(f"local port {twice[0]} is given twice")
     return pairs
 
 
@@ -251,15 +251,15 @@ def _check_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise BadInput(
-                f"port {port} cannot be opened on this machine: {error.strerror or error}",
-                hint=f"take another one: OTHER:{port}",
+                f"cannot open local port {port}: {error.strerror or error}",
+                hint=f"use another one: LOCAL:{port}",
             ) from None
 
 
 def _forward(
     ctx: typer.Context, place: Endpoint, arguments: Sequence[str], pairs: Sequence[tuple[int, int]]
 ) -> None:
-    """Until Ctrl-C or SIGTERM, which end ssh with us. Raises GuestUnreachable when ssh ends."""
+    """Forward until Ctrl-C or SIGTERM, which also end ssh. Raises GuestUnreachable if ssh ends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     last: list[str] = []
     pipes: dict[str, Any] = {
@@ -268,11 +268,11 @@ def _forward(
         "stderr": subprocess.PIPE,
     }
     with subprocess.Popen(arguments, start_new_session=True, **pipes) as process:
-        said, errors = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
+        lines, errors = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
         reader = threading.Thread(target=_show_errors, args=(place.name, errors, last))
         reader.start()
         try:
-            if any(OPEN.encode() in line for line in iter(said.readline, b"")):
+            if any(OPEN.encode() in line for line in iter(lines.readline, b"")):
                 _show_open(ctx, place.name, pairs)
             process.wait()
         except KeyboardInterrupt:
@@ -290,13 +290,13 @@ def _show_open(ctx: typer.Context, vm: str, pairs: Sequence[tuple[int, int]]) ->
     if not state.json:
         for here, there in pairs:
             output.line(f"http://{LOOPBACK}:{here} is port {there} of {vm}")
-        output.line("Ctrl-C ends it")
+        output.line("press Ctrl-C to stop")
     ports = [{"url": f"http://{LOOPBACK}:{here}", "vm_port": there} for here, there in pairs]
     output.finish(ctx, output.Result("forward", {"vm": vm, "ports": ports}))
 
 
 def _show_errors(vm: str, stream: IO[bytes], last: list[str]) -> None:
-    """What ssh says, such as that nothing listens at the VM's port."""
+    """Print ssh's errors, for example that the VM's port is closed."""
     for raw in stream:
         last[:] = [raw.decode(errors="replace").strip()]
         guest_output.show_line(f"{vm}: ", last[0], stderr=True)

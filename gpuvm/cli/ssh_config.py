@@ -1,4 +1,4 @@
-"""gpuvm ssh-config: the VMs in ~/.ssh/config, for ssh, scp, rsync, git and VS Code."""
+"""gpuvm ssh-config: adds the VMs to ~/.ssh/config, for ssh, scp, rsync, git and VS Code."""
 
 import sys
 from pathlib import Path
@@ -20,12 +20,12 @@ def ssh_config(
     ctx: typer.Context,
     yes: YesOption = False,
     printed: Annotated[
-        bool, typer.Option("--print", help="Print the host blocks; leave ~/.ssh/config alone.")
+        bool, typer.Option("--print", help="Print the host blocks; do not change ~/.ssh/config.")
     ] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
-    """Let ssh, scp, rsync, git and VS Code know the VMs by their names.
+    """Make ssh, scp, rsync, git and VS Code connect to the VMs by name.
 
     [bold]Examples[/]
 
@@ -35,15 +35,15 @@ def ssh_config(
 
         gpuvm ssh-config --print
 
-    A file of gpuvm's own gets a host block for each running VM, with its pinned host key;
-    ~/.ssh/config includes it: that one line is added at its top after a question, or with --yes.
-    From then on 'provision', 'start', 'stop' and 'teardown' keep the blocks as the VMs are.
+    gpuvm writes a host block for each running VM, with its pinned host key, to a file of its own.
+    An Include line for it is added at the top of ~/.ssh/config, after a question or with --yes.
+    'provision', 'start', 'stop' and 'teardown' then keep the host blocks up to date.
     """
     user_config = Path.home() / ".ssh/config"
     included = blocks.is_included(user_config)
     if not (printed or included or yes):
         question = f"Add '{blocks.include_line()}' at the top of {user_config}?"
-        hint = "use --yes, or --print to see the host blocks alone"
+        hint = "use --yes, or --print to only see the host blocks"
         if not ask(question, hint=hint):
             output.declined(ctx, "ssh-config")
             return
@@ -56,7 +56,8 @@ def ssh_config(
     if printed:
         if not places:
             raise PreflightRefused(
-                f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
+                f"no VM of '{wanted.name}' is running",
+                hint="create them with 'gpuvm provision --hosts N'",
             )
         text = render(Engine.SSH, wanted.name, places, known)
         if not state.json:
@@ -68,10 +69,10 @@ def ssh_config(
         blocks.include(user_config)
     if not state.json:
         if names:
-            output.line(f"ssh, scp, rsync and VS Code know {', '.join(names)}: {written}")
+            output.line(f"host blocks for {', '.join(names)}: {written}")
         else:
             output.line("no VM is running yet: 'provision' and 'start' add their host blocks")
         if not included:
-            output.line(f"{user_config} includes {blocks.config_file()} now")
+            output.line(f"{user_config} now includes {blocks.config_file()}")
     data = {"vms": names, "file": str(written), "changed_user_config": not included}
     output.finish(ctx, output.Result("ssh-config", data))

@@ -1,4 +1,4 @@
-"""gpuvm status: the deployment as it is, in vCenter and in the guests, compared with the spec."""
+"""gpuvm status: the deployment in vCenter and in the guests, compared with the spec."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +24,12 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Inside:
-    """What the guest's nvidia-smi names, or why that is not known; then ``gpus`` is None."""
+    """The GPUs that the guest's nvidia-smi lists; if unknown, ``text`` is why, ``gpus`` None."""
 
-    told: str = "-"
+    text: str = "-"
     gpus: int | None = None
     idle: guest.IdleState | None = None
-    """None where it does not shut down by itself."""
+    """None if the guest does not shut down when idle."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Seen:
 def status(
     ctx: typer.Context,
     guests: Annotated[
-        bool, typer.Option("--guests/--no-guests", help="Look into running guests over SSH too.")
+        bool, typer.Option("--guests/--no-guests", help="Also check running guests over SSH.")
     ] = True,
     hosts: HostsOption = None,
     per_host: PerHostOption = None,
@@ -60,11 +60,11 @@ def status(
 
         gpuvm status --hosts 4 --no-guests --json
 
-    Drift is measured against the spec that each VM was created from, and, where gpuvm.yaml or an
-    option says how many VMs there should be, against that too: VMs that are missing, surplus,
-    powered off, or created from a different spec.
-    It works from any machine that has the vCenter's credentials; looking into guests needs a key
-    that they accept.
+    Drift is the difference from the spec that each VM was created from. If gpuvm.yaml or an option
+    sets the number of VMs, it also includes VMs that are missing, surplus, powered off, or created
+    from a different spec.
+    It works from any machine with the vCenter's credentials; checking guests needs an SSH key that
+    they accept.
     """
     wanted = options.spec(cluster=cluster, hosts=hosts, per_host=per_host)
     given = (
@@ -83,9 +83,9 @@ def status(
 
 @dataclass(frozen=True)
 class Against:
-    """The present spec: ``file`` says what a VM is; it or an option says how many there are.
+    """The spec to compare with; ``counted`` if it or an option sets the number of VMs.
 
-    A file that says nothing of a VM, such as the starter that `gpuvm init` writes, is None.
+    ``file`` is None if no file defines the VMs, as in the starter that `gpuvm init` writes.
     """
 
     wanted: spec.ClusterSpec
@@ -95,7 +95,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Found:
-    """``missing`` are names of VMs that are wanted and do not exist."""
+    """``missing`` are the names of VMs in the spec that do not exist."""
 
     seen: tuple[Seen, ...]
     hidden: tuple[UnreadableVM, ...]
@@ -103,7 +103,7 @@ class Found:
     copies: tuple[VM, ...]
 
     def data(self, against: Against) -> dict[str, Any]:
-        """What ``--json`` has."""
+        """Return the data of ``--json``."""
         return {
             "deployment": against.wanted.name,
             "wanted": against.wanted.vms if against.counted else None,
@@ -118,7 +118,7 @@ class Found:
 
 
 def compare(inventory: Inventory, against: Against, inside: Mapping[str, Inside]) -> Found:
-    """``inside`` is what the guests said, by name of their VM."""
+    """``inside`` is the result of the guest checks by VM name."""
     name = against.wanted.name
     ours, hidden = inventory.ours(name), planner.unreadable(name, inventory)
     return Found(
@@ -134,7 +134,7 @@ def _given(file: Path | None) -> Path | None:
 
 
 def _missing(present: Collection[int | None], against: Against) -> list[str]:
-    """Names of VMs that are wanted and do not exist."""
+    """Return the names of VMs in the spec that do not exist."""
     if not against.counted:
         return []
     wanted = against.wanted
@@ -144,21 +144,21 @@ def _missing(present: Collection[int | None], against: Against) -> list[str]:
 def _inside(session: Session, vms: Sequence[VM]) -> dict[str, Inside]:
     running = [vm for vm in vms if vm.powered_on and vm.address]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        told = pool.map(lambda vm: _look(session, vm), running)
-    return {vm.name: inside for vm, inside in zip(running, told, strict=True)}
+        found = pool.map(lambda vm: _check_guest(session, vm), running)
+    return {vm.name: inside for vm, inside in zip(running, found, strict=True)}
 
 
-def _look(session: Session, vm: VM) -> Inside:
+def _check_guest(session: Session, vm: VM) -> Inside:
     try:
         with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
             idle = guest.idle_state(shell, session.context.guest.work_dir)
     except GpuvmError as error:
         return Inside(f"unknown: {error}")
-    told = ", ".join(found.gpu_names) or "no GPU"
+    text = ", ".join(found.gpu_names) or "no GPU"
     if idle is not None:
-        told += f"; shuts down after {how_long(idle.limit_s)} without use"
-    return Inside(told, len(found.gpu_names), idle)
+        text += f"; shuts down after {how_long(idle.limit_s)} without use"
+    return Inside(text, len(found.gpu_names), idle)
 
 
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
@@ -173,7 +173,7 @@ def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> See
 
 def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
     if against.counted and (vm.index or 0) > against.wanted.vms:
-        yield f"one too many: {against.wanted.vms} are wanted"
+        yield f"surplus: the spec has {against.wanted.vms} VMs"
         return
     if (against.counted or against.file) and not vm.powered_on:
         yield "it is powered off"
@@ -183,7 +183,7 @@ def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> It
 
 
 def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
-    """The VM may have been given more than the guest's driver could bring up."""
+    """The guest's driver may not be able to use all GPUs of the VM."""
     has, sees = len(vm.devices), inside.gpus
     if sees is None or sees == has:
         return
@@ -195,7 +195,7 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
 def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
     has = inside.idle
     if has is not None and has.problem is not None:
-        yield f"it could not shut down by itself: {has.problem}"
+        yield f"idle shutdown failed: {has.problem}"
     if inside.gpus is None or against.file is None:
         return
     limit = against.wanted.idle_shutdown
@@ -207,7 +207,7 @@ def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
 
 def _print_status(found: Found, deployment: str) -> None:
     if not found.seen and not found.hidden and not found.missing:
-        output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
+        output.line(f"no VM of '{deployment}' exists: create them with 'gpuvm provision --hosts N'")
     else:
         rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
         rows += [(name, *"-----", "it is missing") for name in found.missing]
@@ -225,7 +225,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
         vm.power,
         vm.address or "-",
         ", ".join(seen.gpus) or "-",
-        seen.inside.told,
+        seen.inside.text,
         "; ".join(seen.drift) or "none",
     )
 
@@ -244,7 +244,7 @@ def _vm_json(seen: Seen) -> dict[str, Any]:
         "address": vm.address,
         "accelerator": vm.accelerator,
         "gpus": seen.gpus,
-        "in_guest": seen.inside.told,
+        "in_guest": seen.inside.text,
         "idle_shutdown_s": seen.inside.idle.limit_s if seen.inside.idle else None,
         "drift": seen.drift,
     }

@@ -1,4 +1,4 @@
-"""gpuvm teardown: everything that gpuvm made, and nothing else, is removed."""
+"""gpuvm teardown: removes everything that gpuvm created, and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,10 +25,11 @@ def teardown(
     yes: YesOption = False,
     with_disks: Annotated[
         bool,
-        typer.Option("--with-disks", help="Also VMs with disks that they were not cloned with."),
+        typer.Option("--with-disks", help="Also VMs with disks that were added later."),
     ] = False,
     with_templates: Annotated[
-        bool, typer.Option("--with-templates", help="Also VMs that were made into templates.")
+        bool,
+        typer.Option("--with-templates", help="Also VMs that were converted to templates."),
     ] = False,
     *,
     options: DeploymentOptions,
@@ -41,19 +42,18 @@ def teardown(
 
         gpuvm teardown --yes --json
 
-    Only VMs that carry gpuvm's mark and the UUID derived from it; copies of them are listed and
-    left alone. A clone that is under way becomes a VM later: those of the deployment's names are
-    waited for, and removed; one that the vCenter does not name is waited for two minutes at most.
-    Running it twice is quiet. A VM with disks that it was not cloned with, which would be deleted
-    with it, a VM that somebody made into a template, and one whose configuration vCenter cannot
-    read are left and named.
+    It destroys only VMs with gpuvm's mark and the UUID derived from it; copies of them are listed
+    but kept. It also waits for the deployment's running clones and destroys the new VMs; if the
+    vCenter does not report a clone's name, it waits for two minutes at most. VMs with disks that
+    were added later, VMs that were converted to templates, and VMs with an unreadable configuration
+    are kept and listed.
     """
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
     with open_session(ctx, options.context) as session:
         coming = lifecycle.clones_in_flight(session.vsphere, wanted.name)
-        found = _beside(session.vsphere.read_deployment(wanted.name), coming)
+        found = _without_clones(session.vsphere.read_deployment(wanted.name), coming)
         left = {
             vm.moref: why
             for vm in found.ours
@@ -86,16 +86,16 @@ def teardown(
     output.finish(ctx, output.Result("teardown", data, result.exit_code, result.errors))
 
 
-def _beside(found: Deployment, coming: Sequence[CloneInFlight]) -> Deployment:
-    """Without those that are being cloned: vCenter shows no configuration of them yet."""
+def _without_clones(found: Deployment, coming: Sequence[CloneInFlight]) -> Deployment:
+    """Remove VMs still being cloned from the unreadable: they have no configuration yet."""
     names = {one.name for one in coming}
     return replace(found, unreadable=tuple(v for v in found.unreadable if v.name not in names))
 
 
 def _question(going: int, coming: Sequence[CloneInFlight]) -> str:
-    """Empty when there is nothing to ask about."""
+    """Return an empty string if there is nothing to confirm."""
     parts = [f"{going} VMs"] if going else []
-    parts += [f"{len(coming)} that are being cloned"] if coming else []
+    parts += [f"{len(coming)} being cloned"] if coming else []
     return f"Destroy {', and '.join(parts)}?" if parts else ""
 
 
@@ -116,7 +116,7 @@ def _print_deployment(
         for vm in found.ours
     ]
     rows += [(vm.name, vm.host, vm.power, "-", "leave") for vm in found.unreadable]
-    rows += [(one.name or "(not known)", "-", "being cloned", "-", "destroy") for one in coming]
+    rows += [(one.name or "(unknown)", "-", "being cloned", "-", "destroy") for one in coming]
     if rows:
         output.table(("VM", "HOST", "POWER", "ADDRESS", "ACTION"), sorted(rows))
     else:

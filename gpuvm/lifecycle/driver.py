@@ -150,7 +150,7 @@ class ReadHolders(Wait[Holders]):
 
 @dataclass(frozen=True)
 class Diagnose(Wait[Diagnosis | None]):
-    """What vCenter shows about a VM that exceeded a deadline; None if it does not exist."""
+    """Read why a VM may have exceeded a deadline; None if it no longer exists."""
 
     moref: MoRef
 

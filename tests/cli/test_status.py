@@ -48,7 +48,7 @@ def test_gpus_are_counted_on_both_sides(given: int, seen: int | None, drift: lis
 def test_one_too_many() -> None:
     against = Against(ClusterSpec(hosts=2), Path("gpuvm.yaml"), counted=True)
     assert list(_differences_from_spec(vm(index=3), against, SITE)) == [
-        "one too many: 2 are wanted"
+        "surplus: the spec has 2 VMs"
     ]
     assert (
         list(_differences_from_spec(vm(index=3), Against(ClusterSpec(), None, counted=False), SITE))
