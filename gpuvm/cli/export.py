@@ -103,7 +103,7 @@ def _not_included(engine: Engine) -> list[PreflightRefused]:
     return [
         PreflightRefused(
             "ssh does not know the VMs by their names yet, and SkyPilot calls them by these",
-            hint="gpuvm ssh-config",
+            hint="'gpuvm ssh-config' adds them to ~/.ssh/config",
         )
     ]
 

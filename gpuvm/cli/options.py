@@ -16,15 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, spec
+from gpuvm.cli import output
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
 from gpuvm.spec import ClusterSpec
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
-    """Every command has it, so this is also where its name is noted, for errors in JSON."""
+    """Every command has it, so this is also where the command is noted, for errors and hints."""
     state = context.ensure_object(State)
     state.json, state.command = value, " ".join(_command_words(context))
+    state.typed = context
+    output.begin(state)
     return value
 
 

@@ -94,7 +94,7 @@ def run(
         typer.Option(help="Continue from this run's last checkpoint.", metavar="RUN-ID"),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return once it has started; see gpuvm runs.")
+        bool, typer.Option("--detach", "-d", help="Return once it has started; see 'gpuvm runs'.")
     ] = False,
     queue: Annotated[
         bool, typer.Option("--queue", help="Wait in the guests until their GPUs are free.")
@@ -164,7 +164,9 @@ def run(
             session, inventory, wanted, vms, every=distributed or bool(shared)
         )
     if distributed and len(taking_part) < 2:
-        raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
+        raise BadInput(
+            "--distributed needs at least two VMs", hint="'gpuvm provision --hosts 2' makes two"
+        )
     arguments, inputs = _with_data(arguments)
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)

@@ -49,6 +49,10 @@ def list_runs(
     options: DeploymentOptions,
 ) -> None:
     if ctx.invoked_subcommand is not None:
+        if options.file or options.deployment or options.context or here:
+            raise BadInput(
+                f"options of 'runs {ctx.invoked_subcommand}' stand after it, not before it"
+            )
         return
     found: list[RunState] = []
     warnings: list[str] = []

@@ -28,6 +28,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Connects and prints the command's first line; not where standard output is data."""
     context = settings.load(name)
+    ctx.ensure_object(State).context = context.name
     with connected(context) as connection:
         announce(ctx, context, connection, line=announced)
         yield Session(context, connection)

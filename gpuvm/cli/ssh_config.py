@@ -56,7 +56,7 @@ def ssh_config(
     if printed:
         if not places:
             raise PreflightRefused(
-                f"no VM of '{wanted.name}' is running", hint="gpuvm provision --hosts N makes some"
+                f"no VM of '{wanted.name}' is running", hint="'gpuvm provision' makes some"
             )
         text = render(Engine.SSH, wanted.name, places, known)
         if not state.json:

@@ -207,7 +207,7 @@ def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
 
 def _print_status(found: Found, deployment: str) -> None:
     if not found.seen and not found.hidden and not found.missing:
-        output.line(f"no VM of '{deployment}' exists: gpuvm provision --hosts N makes some")
+        output.line(f"no VM of '{deployment}' exists: 'gpuvm provision' makes some")
     else:
         rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
         rows += [(name, *"-----", "it is missing") for name in found.missing]

@@ -79,7 +79,7 @@ def _running(ours: Sequence[VM]) -> list[VM]:
 def _all_running(ours: Sequence[VM], deployment: str) -> list[VM]:
     there = _running(ours)
     if not there:
-        makes = "gpuvm start" if ours else "gpuvm provision --hosts N makes some"
+        makes = "'gpuvm start' powers them on" if ours else "'gpuvm provision' makes some"
         raise PreflightRefused(f"no VM of '{deployment}' is running", hint=makes)
     return there
 
@@ -95,7 +95,9 @@ def _find(ours: Sequence[VM], deployment: str, name: str) -> VM:
 def _place(vm: VM, session: Session) -> Endpoint:
     """Raises PreflightRefused for a VM that cannot be spoken to."""
     if not vm.powered_on:
-        raise PreflightRefused(f"{vm.name} is powered off", hint=f"gpuvm start {vm.name}")
+        raise PreflightRefused(
+            f"{vm.name} is powered off", hint=f"'gpuvm start {vm.name}' powers it on"
+        )
     if not vm.address:
         tools = "" if vm.tools_running else "; VMware Tools is not running in it yet"
         raise PreflightRefused(

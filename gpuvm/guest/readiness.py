@@ -204,7 +204,7 @@ def _driver_failed(guest: Guest, done: CommandResult) -> NotMet:
     for line in (done.stdout + done.stderr).splitlines():
         hint = next((hint for sign, hint in _FAILURES if re.search(sign, line)), None)
         if hint is not None:
-            return NotMet(f"{status}: {line.strip()}", hint=hint)
+            return NotMet(f"{status}: {line.strip()}", hint=hint.format(guest.name))
     loaded = guest.run("lsmod || cat /proc/modules", timeout_s=60, check=False, what="lsmod")
     if re.search(r"^nouveau\s", loaded.stdout, re.MULTILINE):
         return NotMet("the driver nouveau is loaded instead of NVIDIA's", hint=_NOUVEAU)
@@ -295,19 +295,20 @@ _FAILURES = (
     (
         "[Dd]river/library version mismatch",
         (
-            "the driver was updated but the old module is loaded: 'gpuvm stop' and 'gpuvm start' "
-            "load the new one; disable automatic driver updates in the VM template"
+            "the driver was updated but the old module is loaded: 'gpuvm stop {0}' and "
+            "'gpuvm start {0}' load the new one; disable automatic driver updates in the VM "
+            "template"
         ),
     ),
     (
         "GPU is lost|fallen off the bus|Unable to determine the device handle",
         (
-            "the GPU no longer responds (Xid 79): 'gpuvm stop' and 'gpuvm start' reset it; if it "
-            "happens again, check its power, temperature and slot on the host"
+            "the GPU no longer responds (Xid 79): 'gpuvm stop {0}' and 'gpuvm start {0}' reset it; "
+            "if it happens again, check its power, temperature and slot on the host"
         ),
     ),
 )
-"""By NVML's error texts, which nvidia-smi prints."""
+"""By NVML's error texts, which nvidia-smi prints; {0} is the VM's name."""
 _NOUVEAU = (
     "in the VM template: blacklist nouveau in /etc/modprobe.d, rebuild the initramfs (sudo dracut "
     "--force), reboot (docs/template.md)"

@@ -178,7 +178,7 @@ def _hint(held: Sequence[GPU]) -> str:
     for gpu in held:
         blocked = any(holder.blocks for holder in gpu.holders)
         if not blocked and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
-            return f"gpuvm passthrough enable {gpu.host} --reboot"
+            return f"'gpuvm passthrough enable {gpu.host} --reboot'"
         if not blocked and not gpu.profiles and gpu.capable and not gpu.active:
-            return f"gpuvm passthrough enable {gpu.host}, with --reboot where it needs one"
+            return f"'gpuvm passthrough enable {gpu.host}', with --reboot where it needs one"
     return "stop the holder, or wait: 'gpuvm gpus' shows who holds which GPU"
