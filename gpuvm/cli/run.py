@@ -164,9 +164,7 @@ def run(
             session, inventory, wanted, vms, every=distributed or bool(shared)
         )
     if distributed and len(taking_part) < 2:
-        raise BadInput(
-            "--distributed needs at least two VMs", hint="'gpuvm provision --hosts 2' makes two"
-        )
+        raise targets.too_few(inventory.ours(wanted.name), wanted.name)
     arguments, inputs = _with_data(arguments)
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)

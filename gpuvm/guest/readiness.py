@@ -19,6 +19,8 @@ from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
+REPORT_AFTER_S = 3.0
+"""A guest that boots refuses connections for a moment; after that the reason is shown."""
 LOCATE_EVERY_S = 10.0
 """How often the address is looked up again while SSH does not answer."""
 NO_SUCH_PROGRAM = 127
@@ -67,6 +69,8 @@ class _Waiting:
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
     address: str = ""
+    reported: str = ""
+    """Why SSH does not answer, as it was last told."""
 
     def left(self, at_most: float) -> float:
         return max(1.0, min(at_most, self.end - time.monotonic()))
@@ -131,11 +135,15 @@ def _connected(waiting: _Waiting, count: int) -> Guest:
     _announce(waiting, SSH_ANSWERS, 0, count)
     while True:
         endpoint = waiting.where()
+        within_s = LOCATE_EVERY_S if waiting.reported else REPORT_AFTER_S
         try:
-            guest = connect(endpoint, timeout_s=min(LOCATE_EVERY_S, waiting.end - time.monotonic()))
+            guest = connect(endpoint, timeout_s=min(within_s, waiting.end - time.monotonic()))
         except GuestUnreachable as error:
             if time.monotonic() >= waiting.end:
                 raise _no_ssh(endpoint, error) from None
+            if str(error) != waiting.reported:
+                waiting.reported = str(error)
+                waiting.events.note(f"still waiting: {error}", endpoint.name)
         else:
             waiting.answered()
             return guest
