@@ -74,7 +74,7 @@ def list_runs(
         else:
             output.line("no runs; 'gpuvm run mnist' makes one")
         if left:
-            output.line(f"and {len(left)} more on this machine: gpuvm runs --all")
+            output.line(f"and {len(left)} more on this machine: 'gpuvm runs --all'")
     data = {"runs": rows, "more": len(left), "warnings": warnings}
     output.finish(ctx, output.Result("runs", data))
 

@@ -202,7 +202,7 @@ def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
     wanted_s = limit.total_seconds() if limit else None
     if wanted_s != (has.limit_s if has else None):
         says = "nothing" if wanted_s is None else how_long(wanted_s)
-        yield f"{against.file} says {says} of idle_shutdown: gpuvm provision applies it"
+        yield f"{against.file} says {says} of idle_shutdown: 'gpuvm provision' applies it"
 
 
 def _print_status(found: Found, deployment: str) -> None:
