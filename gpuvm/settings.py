@@ -215,7 +215,7 @@ def _only() -> str:
             hint="run 'gpuvm init' for your vCenter, or 'gpuvm lab up' for a simulated one",
         )
     if len(known) > 1:
-        raise Ambiguous("context", known, option="--context, or 'gpuvm context use NAME'")
+        raise Ambiguous("context", known, option=f"--context, or 'gpuvm context use {known[0]}'")
     return known[0]
 
 

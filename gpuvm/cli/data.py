@@ -106,4 +106,4 @@ def _how(one: dict[str, Any]) -> str:
     if "layout" in one:
         return f"{one['layout']}, at {one['path']} or as @./PATH; not fetched: {one['source']}"
     wrong = f"{one['path']} has another hash; " if one["state"] == "wrong" else ""
-    return f"{wrong}gpuvm data fetch {one['name']}"
+    return f"{wrong}'gpuvm data fetch {one['name']}' fetches it"

@@ -104,7 +104,7 @@ def _not_included(engine: Engine) -> list[PreflightRefused]:
     return [
         PreflightRefused(
             "SkyPilot connects to the VMs by name, but they are not in ~/.ssh/config yet",
-            hint="run 'gpuvm ssh-config'",
+            hint="'gpuvm ssh-config' adds them",
         )
     ]
 

@@ -67,7 +67,7 @@ def init(
     if not ctx.ensure_object(State).json:
         output.line(f"context '{context.name}' written to {written}")
         output.line(f"wrote {starter}" if starter else f"{spec.FILE} is there already: left alone")
-        output.line("next: gpuvm plan --hosts 1")
+        output.line("next: 'gpuvm plan --hosts 1'")
     data = {"context": context.name, "file": str(written), "version": about.version}
     output.finish(ctx, output.Result("init", data))
 

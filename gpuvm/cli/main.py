@@ -4,6 +4,7 @@ A command is imported only when it runs: ``gpuvm --help`` and shell completion n
 summaries, but not pyVmomi, paramiko or matplotlib.
 """
 
+import functools
 import logging
 import sys
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class Group(TyperGroup):
             raise typer.Exit(ExitCode.DONE) from None
 
 
+@functools.cache
 def _load(name: str) -> Any:
     wanted = COMMANDS[name]
     module = import_module(f"gpuvm.cli.{wanted.module}")

@@ -16,15 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, spec
+from gpuvm.cli import output
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
 from gpuvm.spec import ClusterSpec
 
 
 def _set_json(context: typer.Context, value: bool) -> bool:
-    """Also store the command's name for errors in JSON, because every command has --json."""
+    """Also note the command, for errors in JSON and for hints, because every command has --json."""
     state = context.ensure_object(State)
     state.json, state.command = value, " ".join(_command_words(context))
+    state.typed = context
+    output.begin(state)
     return value
 
 

@@ -15,6 +15,7 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
+from gpuvm.cli import hints
 from gpuvm.errors import (
     ExitCode,
     GpuvmError,
@@ -48,6 +49,13 @@ class State:
     command: str = ""
     vcenter: str | None = None
     """Set as soon as it is known, for the JSON envelope."""
+    typed: typer.Context | None = None
+    """The command as it was typed: what it was given goes into the commands that hints name."""
+    context: str | None = None
+    """The context that the command works on, once it is known."""
+
+
+_running = State()
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def error(problem: GpuvmError, state: State) -> None:
 
 def line(text: str) -> None:
     """Print one line of plain text, with control characters escaped."""
-    stdout.print(_plain(text))
+    stdout.print(_plain(completed(text)))
 
 
 def styled(text: str) -> None:
@@ -103,11 +111,22 @@ def marked(mark: str, text: str, hint: str | None) -> None:
     """Print a line after a coloured mark, and the hint below it."""
     stdout.print(f"{mark} {_plain(text)}")
     if hint:
-        stdout.print(f"     [dim]{_plain(hint)}[/]")
+        stdout.print(f"     [dim]{_plain(completed(hint))}[/]")
 
 
 def warn(text: str) -> None:
-    stderr.print(f"[yellow]warning:[/] {_plain(text)}")
+    stderr.print(f"[yellow]warning:[/] {_plain(completed(text))}")
+
+
+def completed(text: str) -> str:
+    """With the commands that it names as they must be typed (gpuvm.cli.hints)."""
+    return hints.complete(text, _running.typed, _running.context)
+
+
+def begin(state: State) -> None:
+    """Called as soon as the command is known: messages are about it from now on."""
+    global _running  # noqa: PLW0603 - a process runs one command; messages come from its threads too
+    _running = state
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
@@ -125,14 +144,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
 
 
 def _print_error(problem: GpuvmError) -> None:
-    stderr.print(f"[bold red]error:[/] {_plain(str(problem))}")
+    stderr.print(f"[bold red]error:[/] {_plain(completed(str(problem)))}")
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
     if isinstance(problem, WorkerDied):
         for last in problem.tail:
             stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(last)}")
     if problem.hint:
-        stderr.print(f"[dim]hint:[/] {_plain(problem.hint)}")
+        stderr.print(f"[dim]hint:[/] {_plain(completed(problem.hint))}")
 
 
 def _plain(text: str) -> str:
@@ -147,11 +166,23 @@ def _envelope(result: Result, state: State) -> None:
         "status": _status(result.exit_code),
         "exit_code": int(result.exit_code),
         "vcenter": state.vcenter,
-        "data": result.data,
+        "data": _hints_completed(result.data),
         "errors": [_error_json(one) for one in result.errors],
     }
     sys.stdout.write(json.dumps(envelope, indent=2, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _hints_completed(data: Any) -> Any:
+    """Only where a hint is: other texts are those of guests and of the vCenter."""
+    if isinstance(data, dict):
+        return {
+            key: completed(value)
+            if key in ("hint", "next") and isinstance(value, str)
+            else _hints_completed(value)
+            for key, value in data.items()
+        }
+    return [_hints_completed(one) for one in data] if isinstance(data, (list, tuple)) else data
 
 
 def _status(code: ExitCode) -> str:
@@ -163,8 +194,8 @@ def _status(code: ExitCode) -> str:
 def _error_json(problem: GpuvmError) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": type(problem).__name__,
-        "message": str(problem),
-        "hint": problem.hint,
+        "message": completed(str(problem)),
+        "hint": problem.hint and completed(problem.hint),
     }
     if isinstance(problem, TaskFailed):
         data |= {"fault": problem.fault, "messages": problem.messages, "vm": problem.vm}

@@ -169,7 +169,7 @@ def _print_results(
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
     for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
         command = lifecycle.continue_hint(host, enabled=enabled, gpus=tuple(switch.gpu or ()))
-        output.warn(f"{host} is in maintenance mode: '{command}' takes it out of it")
+        output.warn(f"{host} is in maintenance mode: {command} takes it out of it")
     if pending and not switch.reboot:
         output.line(f"a reboot is pending on {', '.join(sorted(pending))}: --reboot does it")
     elif not any(one.changed or one.error for one in switched):

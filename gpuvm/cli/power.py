@@ -109,7 +109,7 @@ def _named(
 ) -> tuple[list[VM], list[UnreadableVM]]:
     if not ours and not hidden:
         raise PreflightRefused(
-            f"no VM of '{deployment}' exists", hint="create them with 'gpuvm provision --hosts N'"
+            f"no VM of '{deployment}' exists", hint="create them with 'gpuvm provision'"
         )
     by_name: dict[str, VM | UnreadableVM] = {}
     by_name |= {vm.name: vm for vm in sorted(ours, key=lambda vm: vm.index or 0)}

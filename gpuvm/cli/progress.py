@@ -117,7 +117,7 @@ def _lines() -> Sink:
 def _event_text(event: Event) -> str:
     who = f"{escape(event.vm)}: " if event.vm else ""
     colour = "yellow" if event.kind == "warning" else "dim"
-    return f"  [{colour}]{who}{escape(event.text or '')}[/]"
+    return f"  [{colour}]{who}{escape(output.completed(event.text or ''))}[/]"
 
 
 EVERY = 10
@@ -194,7 +194,8 @@ class RunWatch(runs.Watch):
     def _event(self, event: Event) -> None:
         if event.kind in ("note", "warning"):
             who = f"{event.vm}: " if event.vm else ""
-            output.stderr.print(f"  {who}{printable(event.text or '')}", markup=False)
+            text = printable(output.completed(event.text or ""))
+            output.stderr.print(f"  {who}{text}", markup=False)
         elif event.kind == "progress":
             self._transfer(event, event.vm or "")
         elif event.kind == "phase" and event.state == "start" and event.name not in self._phases:

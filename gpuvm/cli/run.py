@@ -92,7 +92,7 @@ def run(
         typer.Option(help="Continue from this run's last checkpoint.", metavar="RUN-ID"),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return once it has started; see gpuvm runs.")
+        bool, typer.Option("--detach", "-d", help="Return once it has started; see 'gpuvm runs'.")
     ] = False,
     queue: Annotated[
         bool, typer.Option("--queue", help="Wait in the guests until their GPUs are free.")
@@ -171,7 +171,7 @@ def run(
             else []
         )
     if distributed and len(taking_part) < 2:
-        raise BadInput("--distributed needs at least two VMs", hint="gpuvm provision --hosts 2")
+        raise targets.too_few(inventory.ours(wanted.name), wanted.name)
     arguments, inputs = _with_data(arguments)
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)

@@ -49,9 +49,7 @@ class CompareOptions:
         """Raises BadInput for options that a comparison has no use for."""
         if not self.wanted:
             if self.repeat > 1:
-                raise BadInput(
-                    "--repeat needs a comparison", hint="add --compare none"
-                )
+                raise BadInput("--repeat needs a comparison", hint="add --compare none")
             return
         if self.against and self.vm:
             raise BadInput("--compare and --compare-vm exclude each other")

@@ -49,6 +49,10 @@ def list_runs(
     options: DeploymentOptions,
 ) -> None:
     if ctx.invoked_subcommand is not None:
+        if options.file or options.deployment or options.context or here:
+            raise BadInput(
+                f"options of 'runs {ctx.invoked_subcommand}' stand after it, not before it"
+            )
         return
     found: list[RunState] = []
     warnings: list[str] = []
@@ -70,7 +74,7 @@ def list_runs(
         else:
             output.line("no runs; start one with 'gpuvm run mnist'")
         if left:
-            output.line(f"and {len(left)} more on this machine: gpuvm runs --all")
+            output.line(f"and {len(left)} more on this machine: 'gpuvm runs --all'")
     data = {"runs": rows, "more": len(left), "warnings": warnings}
     output.finish(ctx, output.Result("runs", data))
 

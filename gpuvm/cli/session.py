@@ -28,6 +28,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Connect and print the command's first line, unless standard output is for data."""
     context = settings.load(name)
+    ctx.ensure_object(State).context = context.name
     with connected(context) as connection:
         announce(ctx, context, connection, line=announced)
         yield Session(context, connection)

@@ -203,7 +203,7 @@ def _read_copy(paths: Sequence[str]) -> _Copy:
     """Raises BadInput unless exactly one side is in a VM, and all of it in the same one."""
     *sources, target = paths
     if not sources:
-        raise BadInput("cp needs a source and a target", hint="gpuvm cp FILE gpuvm-01:")
+        raise BadInput("cp needs a source and a target", hint="'gpuvm cp FILE gpuvm-01:'")
     there, to = {_vm_of(path) for path in sources}, _vm_of(target)
     vms = (there | {to}) - {None}
     if not vms:

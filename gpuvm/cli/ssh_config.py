@@ -10,7 +10,6 @@ from gpuvm.cli import host_blocks, output, targets
 from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import ask, open_session
-from gpuvm.errors import PreflightRefused
 from gpuvm.export import Engine, render
 from gpuvm.guest import ssh_config as blocks
 
@@ -50,15 +49,11 @@ def ssh_config(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     with open_session(ctx, options.context, announced=not printed) as session:
-        places = list(host_blocks.usable(targets.all_endpoints(session, wanted.name)))
+        there = targets.all_endpoints(session, wanted.name, some=printed)
+        places = list(host_blocks.usable(there))
         known = session.context
     names = [place.name for place in places]
     if printed:
-        if not places:
-            raise PreflightRefused(
-                f"no VM of '{wanted.name}' is running",
-                hint="create them with 'gpuvm provision --hosts N'",
-            )
         text = render(Engine.SSH, wanted.name, places, known)
         if not state.json:
             sys.stdout.write(text)

@@ -202,12 +202,12 @@ def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
     wanted_s = limit.total_seconds() if limit else None
     if wanted_s != (has.limit_s if has else None):
         says = "nothing" if wanted_s is None else how_long(wanted_s)
-        yield f"{against.file} says {says} of idle_shutdown: gpuvm provision applies it"
+        yield f"{against.file} says {says} of idle_shutdown: 'gpuvm provision' applies it"
 
 
 def _print_status(found: Found, deployment: str) -> None:
     if not found.seen and not found.hidden and not found.missing:
-        output.line(f"no VM of '{deployment}' exists: create them with 'gpuvm provision --hosts N'")
+        output.line(f"no VM of '{deployment}' exists: create them with 'gpuvm provision'")
     else:
         rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
         rows += [(name, *"-----", "it is missing") for name in found.missing]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
-from gpuvm.errors import Ambiguous, NotFound, PreflightRefused
+from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.guest import Endpoint, endpoint
 from gpuvm.inventory import VM, Inventory
 from gpuvm.runs import Member
@@ -64,10 +64,11 @@ def endpoints(
     return places
 
 
-def all_endpoints(session: Session, deployment: str) -> list[Endpoint]:
-    """Of every running VM; there may be none."""
+def all_endpoints(session: Session, deployment: str, *, some: bool = False) -> list[Endpoint]:
+    """Of every running VM; raises PreflightRefused for none, if there must be ``some``."""
     ours = session.vsphere.read_deployment(deployment).ours
-    return [endpoint(vm, session.context) for vm in _running(ours)]
+    running = _all_running(ours, deployment) if some else _running(ours)
+    return [endpoint(vm, session.context) for vm in running]
 
 
 def _running(ours: Sequence[VM]) -> list[VM]:
@@ -79,12 +80,45 @@ def _running(ours: Sequence[VM]) -> list[VM]:
 def _all_running(ours: Sequence[VM], deployment: str) -> list[VM]:
     there = _running(ours)
     if not there:
-        makes = "gpuvm start" if ours else "gpuvm provision --hosts N makes some"
-        raise PreflightRefused(f"no VM of '{deployment}' is running", hint=makes)
+        raise _none_running(ours, deployment)
     return there
 
 
+def _none_running(ours: Sequence[VM], deployment: str) -> PreflightRefused:
+    """Why no VM of the deployment can be spoken to, the first cause first."""
+    if not ours:
+        return PreflightRefused(
+            f"no VM of '{deployment}' exists", hint="'gpuvm provision' makes some"
+        )
+    on = [vm for vm in ours if vm.powered_on]
+    if not on:
+        which = f"{ours[0].name} is" if len(ours) == 1 else f"all VMs of '{deployment}' are"
+        them = "it" if len(ours) == 1 else "them"
+        return PreflightRefused(f"{which} powered off", hint=f"'gpuvm start' powers {them} on")
+    return _no_address(on[0])
+
+
+def too_few(ours: Sequence[VM], deployment: str) -> PreflightRefused | BadInput:
+    """Why a distributed run cannot be made up of the deployment's VMs."""
+    off = [vm.name for vm in ours if not vm.powered_on]
+    silent = [vm for vm in ours if vm.powered_on and not vm.address]
+    text = "--distributed needs at least two VMs"
+    if off and len(ours) > 1:
+        are = "is" if len(off) == 1 else "are"
+        return PreflightRefused(
+            f"{text}: {', '.join(off)} {are} powered off",
+            hint=f"'gpuvm start {' '.join(off)}' powers {'it' if are == 'is' else 'them'} on",
+        )
+    if silent:
+        return _no_address(silent[0])
+    return BadInput(
+        f"{text}, and '{deployment}' has {len(ours)}", hint="'gpuvm provision --hosts 2' makes two"
+    )
+
+
 def _find(ours: Sequence[VM], deployment: str, name: str) -> VM:
+    if not ours:
+        raise _none_running(ours, deployment)
     for vm in ours:
         if vm.name == name:
             return vm
@@ -95,13 +129,19 @@ def _find(ours: Sequence[VM], deployment: str, name: str) -> VM:
 def _place(vm: VM, session: Session) -> Endpoint:
     """Raises PreflightRefused for a VM that cannot be spoken to."""
     if not vm.powered_on:
-        raise PreflightRefused(f"{vm.name} is powered off", hint=f"gpuvm start {vm.name}")
-    if not vm.address:
-        tools = "" if vm.tools_running else "; VMware Tools is not running in it yet"
         raise PreflightRefused(
-            f"{vm.name} has no address yet{tools}", hint="'gpuvm status' shows when it has one"
+            f"{vm.name} is powered off", hint=f"'gpuvm start {vm.name}' powers it on"
         )
+    if not vm.address:
+        raise _no_address(vm)
     return endpoint(vm, session.context)
+
+
+def _no_address(vm: VM) -> PreflightRefused:
+    tools = "" if vm.tools_running else "; VMware Tools is not running in it yet"
+    return PreflightRefused(
+        f"{vm.name} has no address yet{tools}", hint="'gpuvm status' shows when it has one"
+    )
 
 
 def _require_key(context: Context) -> None:

@@ -72,7 +72,7 @@ def _named(source: Path, value: str, option: str) -> Named:
 
 
 def _fetched(known: Known) -> Path:
-    command = f"gpuvm data fetch {known.name}"
+    command = f"'gpuvm data fetch {known.name}' fetches it"
     if not known.path.exists():
         raise BadInput(f"@{known.name} has not been fetched", hint=command)
     if not is_right(known, known.path):

@@ -50,8 +50,8 @@ def tls(given: CheckInput) -> Iterator[Check]:
             "TLS",
             "warning",
             "the vCenter's certificate is not verified: an attacker could read the password",
-            hint="download the CA from https://VCENTER/certs/download.zip and pass it to "
-            "'gpuvm init --ca-file'",
+            hint="download the CA from https://VCENTER/certs/download.zip and pass its file to "
+            "'gpuvm init' as --ca-file",
         )
 
 
@@ -220,8 +220,11 @@ def _gpu_hint(gpu: GPU) -> str:
         return _IOMMU
     if gpu.profiles:
         only = f"{gpu.host} --gpu {gpu.pci_address}"
-        return f"gpuvm passthrough disable {only} to share it, enable {only} --reboot otherwise"
-    return f"gpuvm passthrough enable {gpu.host} --reboot"
+        return (
+            f"'gpuvm passthrough disable {only}' to share it, "
+            f"'gpuvm passthrough enable {only} --reboot' otherwise"
+        )
+    return f"'gpuvm passthrough enable {gpu.host} --reboot'"
 
 
 def vgpu(given: CheckInput) -> Iterator[Check]:
@@ -250,7 +253,7 @@ def _driver(host: Host, *, wanted: bool) -> Check:
     if all(gpu.active for gpu in sharing):
         only = "".join(f" --gpu {gpu.pci_address}" for gpu in sharing)
         text = f"{named}, but passthrough is on"
-        return Check("vGPU", "warning", text, f"gpuvm passthrough disable {host.name}{only}")
+        return Check("vGPU", "warning", text, f"'gpuvm passthrough disable {host.name}{only}'")
     text = f"{named}, but the host offers no vGPU type"
     hint = "NVIDIA's vGPU driver (VIB) is missing on the host, or does not support the GPU"
     return Check("vGPU", "failure" if wanted else "warning", text, hint)

@@ -19,6 +19,8 @@ from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
 
 RETRY_S = 1.0
+REPORT_AFTER_S = 3.0
+"""A guest that boots refuses connections for a moment; after that the reason is shown."""
 LOCATE_EVERY_S = 10.0
 """How often the address is looked up again while SSH does not answer."""
 NO_SUCH_PROGRAM = 127
@@ -67,6 +69,8 @@ class _Waiting:
     simulated: bool = False
     gpu_names: tuple[str, ...] = ()
     address: str = ""
+    reported: str = ""
+    """Why SSH does not answer, as it was last told."""
 
     def left(self, at_most: float) -> float:
         return max(1.0, min(at_most, self.end - time.monotonic()))
@@ -131,11 +135,15 @@ def _connected(waiting: _Waiting, count: int) -> Guest:
     _announce(waiting, SSH_ANSWERS, 0, count)
     while True:
         endpoint = waiting.where()
+        within_s = LOCATE_EVERY_S if waiting.reported else REPORT_AFTER_S
         try:
-            guest = connect(endpoint, timeout_s=min(LOCATE_EVERY_S, waiting.end - time.monotonic()))
+            guest = connect(endpoint, timeout_s=min(within_s, waiting.end - time.monotonic()))
         except GuestUnreachable as error:
             if time.monotonic() >= waiting.end:
                 raise _no_ssh(endpoint, error) from None
+            if str(error) != waiting.reported:
+                waiting.reported = str(error)
+                waiting.events.note(f"still waiting: {error}", endpoint.name)
         else:
             waiting.answered()
             return guest
@@ -204,7 +212,7 @@ def _driver_failed(guest: Guest, done: CommandResult) -> NotMet:
     for line in (done.stdout + done.stderr).splitlines():
         hint = next((hint for sign, hint in _FAILURES if re.search(sign, line)), None)
         if hint is not None:
-            return NotMet(f"{status}: {line.strip()}", hint=hint)
+            return NotMet(f"{status}: {line.strip()}", hint=hint.format(guest.name))
     loaded = guest.run("lsmod || cat /proc/modules", timeout_s=60, check=False, what="lsmod")
     if re.search(r"^nouveau\s", loaded.stdout, re.MULTILINE):
         return NotMet("the driver nouveau is loaded instead of NVIDIA's", hint=_NOUVEAU)
@@ -295,19 +303,20 @@ _FAILURES = (
     (
         "[Dd]river/library version mismatch",
         (
-            "the driver was updated but the old module is loaded: 'gpuvm stop' and 'gpuvm start' "
-            "load the new one; disable automatic driver updates in the VM template"
+            "the driver was updated but the old module is loaded: 'gpuvm stop {0}' and "
+            "'gpuvm start {0}' load the new one; disable automatic driver updates in the VM "
+            "template"
         ),
     ),
     (
         "GPU is lost|fallen off the bus|Unable to determine the device handle",
         (
-            "the GPU no longer responds (Xid 79): 'gpuvm stop' and 'gpuvm start' reset it; if it "
-            "happens again, check its power, temperature and slot on the host"
+            "the GPU no longer responds (Xid 79): 'gpuvm stop {0}' and 'gpuvm start {0}' reset it; "
+            "if it happens again, check its power, temperature and slot on the host"
         ),
     ),
 )
-"""By NVML's error texts, which nvidia-smi prints."""
+"""By NVML's error texts, which nvidia-smi prints; {0} is the VM's name."""
 _NOUVEAU = (
     "in the VM template: blacklist nouveau in /etc/modprobe.d, rebuild the initramfs (sudo dracut "
     "--force), reboot (docs/template.md)"

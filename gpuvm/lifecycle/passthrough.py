@@ -139,7 +139,7 @@ def continue_hint(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
     """Return the command that completes the change on the host."""
     verb = "enable" if enabled else "disable"
     only = "".join(f" --gpu {address}" for address in gpus)
-    return f"gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance"
+    return f"'gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance'"
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ async def switch(work: _Switching) -> None:
         raise Interrupted(
             f"interrupted; {await _where(work)}",
             left=[work.host.name],
-            hint=f"run '{command}' to continue and to leave maintenance mode",
+            hint=f"run {command} to continue and to leave maintenance mode",
         ) from None
 
 

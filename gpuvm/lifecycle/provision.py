@@ -460,7 +460,7 @@ def _interrupted(work: Work) -> Interrupted:
     return Interrupted(
         "interrupted; these VMs exist or were being created: " + (", ".join(left) or "none"),
         left=left,
-        hint=continue_hint(work.plan, more=work.until != "ready" or work.keep_failed),
+        hint=continue_hint(work.plan),
     )
 
 

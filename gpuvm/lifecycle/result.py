@@ -56,15 +56,11 @@ class ApplyResult:
         return ExitCode.FAILED if len(self.failed) == len(self.outcomes) else ExitCode.PARTLY_DONE
 
 
-def continue_hint(plan: Plan, *, more: bool) -> str:
-    """Return the hint after Ctrl-C; ``more``: the command had options that are not in the plan."""
-    changed = plan.spec.model_dump(exclude_defaults=True).keys()
-    name = f" --name {plan.spec.name}" if "name" in changed else ""
-    again = "run the same command again"
-    if any(step.action == "create" for step in plan.steps):
-        same = " and the same options" if more or changed - {"name", "hosts"} else ""
-        again = f"continue with 'gpuvm provision --hosts {plan.spec.hosts}{name}'{same}"
-    return f"{again}, or remove them with 'gpuvm teardown{name}'"
+def continue_hint(plan: Plan) -> str:
+    """Return the hint after Ctrl-C; the command line adds the options that were given to it."""
+    creating = any(step.action == "create" for step in plan.steps)
+    again = "'gpuvm provision'" if creating else "'gpuvm start'"
+    return f"continue with {again}, or remove them with 'gpuvm teardown'"
 
 
 Until = Literal["powered-on", "address", "ready"]

@@ -78,6 +78,9 @@ def plan(spec: ClusterSpec, inventory: Inventory, *, scale_down: bool = False) -
         _check_scale_down(spec, inventory, surplus, scale_down=scale_down)
     present = after_removal(inventory, surplus)
     template = _template(spec, inventory, missing, refusals)
+    if not missing:
+        with refusals.collected():
+            _check_template_name(spec, inventory, kept)
     existing, later = _steps_for_existing(spec, present, kept, refusals)
     size = _size(spec, template)
     created, left_out = _steps_to_create(
@@ -212,6 +215,16 @@ def _template(
         template = selection.template(spec, inventory)
         selection.snapshot(spec, template)
     return template
+
+
+def _check_template_name(spec: ClusterSpec, inventory: Inventory, kept: Sequence[VM]) -> None:
+    """Raises NotFound or Ambiguous: a VM that seems to differ may only seem so.
+
+    A VM that matches the spec does not need its template any more.
+    """
+    if spec.template and any(not vm.hidden and differences(vm, spec, inventory) for vm in kept):
+        known = inventory.templates
+        selection.choose("VM template", spec.template, known, (), inventory.cluster)
 
 
 def _steps_for_existing(

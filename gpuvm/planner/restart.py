@@ -179,7 +179,7 @@ def _no_gpu_hint(held: Sequence[GPU]) -> str:
     for gpu in held:
         blocked = any(holder.blocks for holder in gpu.holders)
         if not blocked and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
-            return f"gpuvm passthrough enable {gpu.host} --reboot"
+            return f"'gpuvm passthrough enable {gpu.host} --reboot'"
         if not blocked and not gpu.profiles and gpu.capable and not gpu.active:
-            return f"gpuvm passthrough enable {gpu.host}, with --reboot if the host needs one"
+            return f"'gpuvm passthrough enable {gpu.host}', with --reboot if the host needs one"
     return "stop the VM that holds it, or wait: 'gpuvm gpus' lists the holders"

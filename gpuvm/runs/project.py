@@ -72,7 +72,7 @@ def of_folder(root: Path, command: Sequence[str]) -> Project:
     if not command:
         raise BadInput(
             f"--project {root}: no command",
-            hint="for example: gpuvm run --project . -- python -m mine.train",
+            hint="for example: 'gpuvm run --project . -- python -m mine.train'",
         )
     root = root.absolute()
     return Project(

@@ -32,7 +32,7 @@ def drift(lab: Lab) -> list[str]:
 def test_provision_and_start_apply_it(lab: Lab) -> None:
     assert "shuts down after 2 h without use" in lab("status").stdout
     write(lab, "idle_shutdown: 90m")
-    assert drift(lab) == ["gpuvm.yaml says 90 min of idle_shutdown: gpuvm provision applies it"]
+    assert drift(lab) == ["gpuvm.yaml says 90 min of idle_shutdown: 'gpuvm provision' applies it"]
     done = lab("start")
     assert done.exit_code == 0, done.stderr
     assert limit_s(lab) == 5400

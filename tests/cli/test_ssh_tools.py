@@ -28,10 +28,10 @@ def test_the_tools_are_there() -> None:
 def test_without_any_vm(lab: Lab) -> None:
     done = lab("exec", "--all", "--", "true")
     assert done.exit_code == 3
-    assert "no VM of 'gpuvm' is running" in done.stderr
+    assert "no VM of 'gpuvm' exists" in done.stderr
     done = lab("ssh", "gpuvm-01")
-    assert done.exit_code == 2
-    assert "VM 'gpuvm-01' not found" in done.stderr
+    assert done.exit_code == 3
+    assert "no VM of 'gpuvm' exists" in done.stderr
 
 
 def test_provision(lab: Lab) -> None:

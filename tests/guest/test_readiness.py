@@ -10,7 +10,7 @@ import pytest
 from gpuvm import guest
 from gpuvm.errors import GuestAuthRefused, HostKeyMismatch, NotReady
 from gpuvm.events import Event, Events
-from gpuvm.guest import Expected, Ready
+from gpuvm.guest import Expected, Ready, readiness
 from gpuvm.guest.readiness import GPUS, SSH_ANSWERS, SYSTEM, TENSORFLOW_CPU, TENSORFLOW_GPU
 from gpuvm.settings import GuestSettings
 
@@ -167,6 +167,18 @@ def test_no_ssh(guests: Guests, machine: Machine, events: Events) -> None:
     assert error.requirement == SSH_ANSWERS
     assert "connection refused" in error.seen
     assert "console" in str(error.hint)
+
+
+def test_why_ssh_does_not_answer_is_told_while_waiting(
+    guests: Guests, machine: Machine, event_log: Any, events: Events, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(readiness, "REPORT_AFTER_S", 0.1)
+    monkeypatch.setattr(readiness, "LOCATE_EVERY_S", 0.1)
+    guests.stop(machine)
+    not_ready(machine, Expected((), GuestSettings()), events, 0.5)
+    (told,) = event_log.texts("note")
+    assert "still waiting" in told
+    assert "connection refused" in told
 
 
 def test_wrong_host_key_and_refused_login_fail_without_waiting(

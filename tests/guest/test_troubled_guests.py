@@ -54,7 +54,7 @@ def refused(endpoint: Endpoint, deadline_s: float = 60) -> NotReady:
                 "nvidia-smi ended with status 18: Failed to initialize NVML: Driver/library "
                 "version mismatch"
             ),
-            "'gpuvm stop' and 'gpuvm start' load the new one",
+            "'gpuvm stop gpuvm-01' and 'gpuvm start gpuvm-01' load the new one",
         ),
         ("nouveau", "the driver nouveau is loaded instead of NVIDIA's", "blacklist nouveau"),
         (
@@ -63,7 +63,7 @@ def refused(endpoint: Endpoint, deadline_s: float = 60) -> NotReady:
                 "nvidia-smi ended with status 15: Unable to determine the device handle for "
                 "GPU0000:0B:00.0: GPU is lost.  Reboot the system to recover this GPU"
             ),
-            "'gpuvm stop' and 'gpuvm start' reset it",
+            "'gpuvm stop gpuvm-01' and 'gpuvm start gpuvm-01' reset it",
         ),
     ],
 )

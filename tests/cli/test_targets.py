@@ -1,0 +1,53 @@
+"""The first cause is said: whether VMs exist, are powered on, have an address; then the key."""
+
+from typing import Any
+
+import pytest
+
+from gpuvm.cli import targets
+from gpuvm.errors import GpuvmError
+from gpuvm.inventory import VM
+
+
+def vm(index: int, *, on: bool = True, address: str | None = "192.0.2.1", **more: Any) -> VM:
+    name, addresses = f"gpuvm-{index:02d}", (address,) if address else ()
+    return VM(name, f"vm-{index}", "esx-01", on, "u", index=index, addresses=addresses, **more)
+
+
+OFF_1, OFF_2 = (vm(n, on=False, address=None) for n in (1, 2))
+SILENT = vm(1, address=None)
+
+
+@pytest.mark.parametrize(
+    ("ours", "cause", "hint"),
+    [
+        ([], "no VM of 'gpuvm' exists", "'gpuvm provision'"),
+        ([OFF_1], "gpuvm-01 is powered off", "'gpuvm start'"),
+        ([OFF_1, OFF_2], "all VMs of 'gpuvm' are powered off", "'gpuvm start'"),
+        ([SILENT, OFF_2], "gpuvm-01 has no address yet; VMware Tools is not", "'gpuvm status'"),
+    ],
+)
+def test_why_no_vm_can_be_spoken_to(ours: list[VM], cause: str, hint: str) -> None:
+    with pytest.raises(GpuvmError) as caught:
+        targets._all_running(ours, "gpuvm")
+    assert cause in str(caught.value)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("ours", "cause", "hint"),
+    [
+        ([vm(1)], "'gpuvm' has 1", "'gpuvm provision --hosts 2'"),
+        ([vm(1), OFF_2], "gpuvm-02 is powered off", "'gpuvm start gpuvm-02'"),
+        ([vm(2), SILENT], "gpuvm-01 has no address yet", "'gpuvm status'"),
+    ],
+)
+def test_why_a_run_cannot_be_distributed(ours: list[VM], cause: str, hint: str) -> None:
+    refused = targets.too_few(ours, "gpuvm")
+    assert cause in str(refused)
+    assert hint in str(refused.hint)
+
+
+def test_a_named_vm_of_a_deployment_without_any() -> None:
+    with pytest.raises(GpuvmError, match="no VM of 'gpuvm' exists"):
+        targets._find([], "gpuvm", "gpuvm-01")
