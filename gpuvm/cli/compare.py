@@ -13,7 +13,7 @@ from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.errors import NotFound
 from gpuvm.report import Comparison, Ratio, Side, Spread
-from gpuvm.report.format import duration, figure
+from gpuvm.report.format import duration, figure, milliseconds
 from gpuvm.runs import Reference
 
 
@@ -65,9 +65,9 @@ def _print_comparison(found: Comparison, references: Sequence[Reference]) -> Non
         "SIDE": lambda side: side.name,
         "RUNS": lambda side: str(len(side.runs)),
         "VMS": lambda side: str(side.vms),
-        "WHOLE RUN": lambda side: _spread(side.whole, duration),
-        "STEP": lambda side: _spread(side.step, lambda seconds: f"{1000 * seconds:.1f} ms"),
-        "EXAMPLES/S": lambda side: _spread(side.examples_per_second, lambda rate: f"{rate:.0f}"),
+        "WHOLE RUN": lambda side: _shown(side.whole, duration),
+        "STEP": lambda side: _shown(side.step, milliseconds),
+        "EXAMPLES/S": lambda side: _shown(side.examples_per_second, lambda rate: f"{rate:.0f}"),
         "SPEED-UP": lambda side: _speed_up(ratios.get(side.name)),
         "TIME SAVED": lambda side: _saved(ratios.get(side.name)),
     }
@@ -75,12 +75,12 @@ def _print_comparison(found: Comparison, references: Sequence[Reference]) -> Non
     known = {title: column for title, column in cells.items() if set(column) != {"-"}}
     output.table(list(known), list(zip(*known.values(), strict=True)))
     for ratio in found.ratios:
-        for line in _remarks(ratio):
+        for line in ratio.remarks:
             output.line(f"{ratio.side}: {line}")
     if any(side.scores for side in found.sides):
         titles = list(dict.fromkeys(title for side in found.sides for title, _ in side.scores))
         scores = [
-            (title, *(_spread(dict(side.scores).get(title), figure) for side in found.sides))
+            (title, *(_shown(dict(side.scores).get(title), figure) for side in found.sides))
             for title in titles
         ]
         output.table(("SCORE", *(side.name for side in found.sides)), scores)
@@ -102,24 +102,5 @@ def _saved(ratio: Ratio | None) -> str:
     return "-" if ratio is None or ratio.saved is None else f"{ratio.saved:.0f} %"
 
 
-def _remarks(ratio: Ratio) -> list[str]:
-    if ratio.refused:
-        return [f"no speed-up: {ratio.refused}"]
-    lines = []
-    if ratio.step_speed_up is not None:
-        lines.append(f"in the steady state {ratio.step_speed_up:.2f}x (without start-up)")
-    if ratio.efficiency is not None:
-        lines.append(f"efficiency {100 * ratio.efficiency:.0f} % per VM")
-    if ratio.beyond_spread is None:
-        lines.append("only one run on a side: the difference may be chance")
-    elif not ratio.beyond_spread:
-        lines.append("the ranges of both sides overlap: the difference may be chance")
-    return lines
-
-
-def _spread(spread: Spread | None, text: Callable[[float], str]) -> str:
-    if spread is None:
-        return "-"
-    if spread.count == 1:
-        return text(spread.median)
-    return f"{text(spread.median)} ({text(spread.low)} to {text(spread.high)})"
+def _shown(spread: Spread | None, text: Callable[[float], str]) -> str:
+    return "-" if spread is None else spread.shown(text)

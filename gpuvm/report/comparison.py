@@ -33,6 +33,12 @@ class Spread:
     high: float
     count: int
 
+    def shown(self, text: Callable[[float], str]) -> str:
+        """The median, and the range of several runs."""
+        if self.count == 1:
+            return text(self.median)
+        return f"{text(self.median)} ({text(self.low)} to {text(self.high)})"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -69,6 +75,22 @@ class Ratio:
     efficiency: float | None = None
     beyond_spread: bool | None = None
     refused: str | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to be said of the numbers, or why there are none."""
+        if self.refused:
+            return (f"no speed-up: {self.refused}",)
+        lines = []
+        if self.step_speed_up is not None:
+            lines.append(f"in the steady state {self.step_speed_up:.2f}x (without start-up)")
+        if self.efficiency is not None:
+            lines.append(f"efficiency {100 * self.efficiency:.0f} % per VM")
+        if self.beyond_spread is None:
+            lines.append("only one run on a side: the difference may be chance")
+        elif not self.beyond_spread:
+            lines.append("the ranges of both sides overlap: the difference may be chance")
+        return tuple(lines)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ def when(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip() if moment else "not recorded"
 
 
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
+
+
 def figure(value: float) -> str:
     """A score: three decimals, or as many digits as a small one needs."""
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"

@@ -1,19 +1,28 @@
 """write_html(): a self-contained page without external references."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from gpuvm.errors import BadInput
 from gpuvm.files import write_atomic
 from gpuvm.paths import resource
 from gpuvm.report.charts import loss_figures, timeline_figures
-from gpuvm.report.format import duration, figure, number, when
+from gpuvm.report.comparison import Comparison, compare
+from gpuvm.report.format import duration, figure, milliseconds, number, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
+
+_TEXTS: dict[str, Callable[[float], str]] = {
+    "duration": duration,
+    "figure": figure,
+    "milliseconds": milliseconds,
+    "number": number,
+}
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,17 @@ def write_html(data: ReportData, path: Path) -> None:
     """Writes the page, or leaves an earlier one at ``path`` unchanged."""
     template = _environment().get_template("report.html.j2")
     title = ", ".join(run.run_id for run in data.runs) or "no run"
-    page = template.render(data=data, shuffled=SHUFFLED, title=title)
+    page = template.render(data=data, shuffled=SHUFFLED, title=title, comparison=_comparison(data))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page, 0o644)
+
+
+def _comparison(data: ReportData) -> Comparison | None:
+    """None for one run, and for runs that cannot be compared."""
+    try:
+        return compare(data.runs) if len(data.runs) > 1 else None
+    except BadInput:
+        return None
 
 
 def _environment() -> jinja2.Environment:
@@ -49,6 +66,7 @@ def _environment() -> jinja2.Environment:
         "when": when,
         "picture": picture,
         "tiles": tiles,
+        "spread": lambda found, text: "—" if found is None else found.shown(_TEXTS[text]),
         "timelines": timeline_figures,
         "losses": loss_figures,
     }

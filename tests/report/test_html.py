@@ -1,6 +1,7 @@
 """report.write_html: one self-contained page that is readable without pictures."""
 
 import base64
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -113,6 +114,20 @@ def test_it_shows_the_numbers(finished: Page) -> None:
         "--steps 400",
     ):
         assert shown in finished.text
+
+
+def test_runs_that_can_be_compared_are(tmp_path: Path) -> None:
+    first = report_records.captioning_run(tmp_path / "a")
+    second = report_records.captioning_run(tmp_path / "b", vms=2)
+    manifest = json.loads((second / "manifest.json").read_text())
+    manifest["run_id"] = "captioning-20261124-023000-cd34"
+    (second / "manifest.json").write_text(json.dumps(manifest))
+    page = _page(tmp_path, first, second)
+    assert "Comparison" in page.text
+    assert "2 VMs" in page.text
+    assert "no speed-up: its GPU is simulated" in page.text
+    assert "Comparison" not in _page(tmp_path, first).text
+    assert "Comparison" not in _page(tmp_path, first, report_records.failed_run(tmp_path)).text
 
 
 def test_a_picture_without_references_is_shown_large(tmp_path: Path) -> None:
