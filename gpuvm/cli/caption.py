@@ -51,7 +51,7 @@ def caption(
         captions = captioner.here(images, beam)
     else:
         wanted = options.spec()
-        with open_session(ctx, options.context) as session:
+        with open_session(ctx, options.context, wanted.context) as session:
             inventory = lifecycle.read_inventory(wanted, session.vsphere)
             member = targets.members(session, inventory, wanted, [on], every=False)[0]
         captions = captioner.on(member.endpoint, session.context.guest, images, beam)

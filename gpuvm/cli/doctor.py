@@ -47,7 +47,7 @@ def run_checks(
     Exit code 0: nothing stands in the way; 3: something does, and each line says what to do.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
         trial = doctor.make_trial_plan(wanted, inventory)
         given = CheckInput(

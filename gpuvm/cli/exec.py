@@ -68,7 +68,7 @@ def execute(
     if every and vms:
         raise BadInput("--all and --vm were both given", hint="name one of them")
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=every)
     state = ctx.ensure_object(State)
     results = _on_each(places, command[0] if len(command) == 1 else command, shown=not state.json)

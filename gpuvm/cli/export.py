@@ -55,7 +55,7 @@ def export(
     if to is not None and to.exists():
         raise BadInput(f"{to} exists", hint="name another file; gpuvm writes over none")
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=True)
         known = session.context
     if engine is Engine.SSH:

@@ -31,7 +31,7 @@ def gpus(
     Whoever made the VM that holds a GPU: it is held, and never taken.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
     if not ctx.ensure_object(State).json:
         _print_gpus(inventory)

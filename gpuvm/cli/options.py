@@ -18,7 +18,7 @@ import typer
 from gpuvm import accelerators, spec
 from gpuvm.cli import output
 from gpuvm.cli.output import State
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, GpuvmError
 from gpuvm.spec import ClusterSpec
 
 
@@ -159,6 +159,14 @@ FetchLimitOption = Annotated[
         metavar="SIZE",
     ),
 ]
+
+
+def file_context(file: Path | None) -> str | None:
+    """The context that gpuvm.yaml names; a file that cannot be read names none."""
+    try:
+        return spec.load(file).context
+    except GpuvmError:
+        return None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

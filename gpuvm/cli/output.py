@@ -53,6 +53,8 @@ class State:
     """The command as it was typed: what it was given goes into the commands that hints name."""
     context: str | None = None
     """The context that the command works on, once it is known."""
+    default_context: str | None = None
+    """The one that a command works on which is given none."""
 
 
 _running = State()
@@ -120,7 +122,12 @@ def warn(text: str) -> None:
 
 def completed(text: str) -> str:
     """With the commands that it names as they must be typed (gpuvm.cli.hints)."""
-    return hints.complete(text, _running.typed, _running.context)
+    return hints.complete(text, _running.typed, _running.context, _running.default_context)
+
+
+def begin_on(state: State, context: str, default: str | None) -> None:
+    """Called once the vCenter is known: commands in hints name it unless they find it anyway."""
+    state.context, state.default_context = context, default
 
 
 def begin(state: State) -> None:

@@ -30,7 +30,7 @@ def plan(
     Exit code 0: nothing to do; 10: changes pending; 3: it cannot be done, and why.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
         plan_output.show_plan(made)

@@ -40,7 +40,7 @@ def start(
     wanted = options.spec(cluster=cluster)
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
@@ -82,7 +82,7 @@ def stop(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         found = session.vsphere.read_deployment(wanted.name)
         chosen, hidden = _named(found.ours, found.unreadable, vms, wanted.name)
         running = [vm for vm in chosen if vm.powered_on]

@@ -62,7 +62,7 @@ def provision(
     state = ctx.ensure_object(State)
     record = Recorder()
     events = Events(record)
-    with open_session(ctx, options.context) as session, contextlib.closing(record):
+    with open_session(ctx, options.context, wanted.context) as session, contextlib.closing(record):
         if create_snapshot:
             _ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):

@@ -158,7 +158,7 @@ def run(
         arguments = sweeps.with_grid(shared, arguments)
     wanted = options.spec()
     before = results.load(resume) if resume else None
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         taking_part = targets.members(
             session, inventory, wanted, vms, every=distributed or bool(shared)

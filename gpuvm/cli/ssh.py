@@ -165,7 +165,7 @@ def _one_guest(
     Nothing is printed: standard output is the command's.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         place = targets.endpoints(session, wanted.name, [name], every=False)[0]
     yield guest.locate(place), session.context
 

@@ -68,9 +68,11 @@ def status(
     """
     wanted = options.spec(cluster=cluster, hosts=hosts, per_host=per_host)
     given = (
-        _given(options.file) if wanted.model_fields_set - {"name", "cluster"} - spec.COUNT else None
+        _given(options.file)
+        if wanted.model_fields_set - {"context", "name", "cluster"} - spec.COUNT
+        else None
     )
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         ours = inventory.ours(wanted.name)
         inside = _inside(session, ours) if guests else {}
