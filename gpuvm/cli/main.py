@@ -66,6 +66,11 @@ COMMANDS = {
         "status",
         "Show the deployment's VMs: power, address, GPUs in vCenter and in the guest, and drift.",
     ),
+    "deployments": Command(
+        "deployments",
+        "deployments",
+        "List every deployment in the vCenter: its VMs, who created them, and when.",
+    ),
     "start": Command(
         "power",
         "start",
