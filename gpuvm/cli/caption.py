@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, results, runs
-from gpuvm.cli import output, targets
+from gpuvm.cli import completion, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -19,13 +19,21 @@ def caption(
     images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE…")],
     run: Annotated[
         str | None,
-        typer.Option("--run", help="The latest run of captioning when left out.", metavar="RUN-ID"),
+        typer.Option(
+            "--run",
+            help="The latest run of captioning when left out.",
+            metavar="RUN-ID",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     beam: Annotated[
         int, typer.Option("--beam", min=1, help="Sentences kept side by side; 1: greedy.")
     ] = 3,
     on: Annotated[
-        str | None, typer.Option("--on", help="On this VM instead of here.", metavar="VM")
+        str | None,
+        typer.Option(
+            "--on", help="On this VM instead of here.", metavar="VM", autocompletion=completion.vms
+        ),
     ] = None,
     *,
     options: DeploymentOptions,
@@ -40,7 +48,7 @@ def caption(
 
         gpuvm caption bus.jpg street.jpg --run captioning-20261124-013000-ab12 --beam 5 --json
 
-    Here it needs TensorFlow (pip install 'gpuvm[lab]') and nothing of the vCenter.
+    Here it needs TensorFlow (pip install '.[lab]' in gpuvm's source folder), and no vCenter.
     """
     record = results.load(run) if run else runs.caption.latest()
     for image in images:

@@ -67,7 +67,9 @@ def run_checks(
     failed = any(check.level == "failure" for check in checks)
     code = ExitCode.PREFLIGHT_REFUSED if failed else ExitCode.DONE
     data = {"checks": [vars(check) for check in checks]}
-    output.finish(ctx, output.Result("doctor", data, code))
+    again = "do what the failures say, then 'gpuvm doctor' again"
+    next_step = again if failed else "'gpuvm plan'"
+    output.finish(ctx, output.Result("doctor", data, code, next_step=next_step))
 
 
 def _write(file: Path, account: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest
-from gpuvm.cli import guest_output, output, targets
+from gpuvm.cli import completion, guest_output, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -44,7 +44,12 @@ def execute(
     ],
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="On this VM; may be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="On this VM; may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="On every running VM.")] = False,
     *,

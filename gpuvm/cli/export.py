@@ -10,7 +10,7 @@ import typer
 
 from gpuvm import export as engines
 from gpuvm import guest
-from gpuvm.cli import host_blocks, output, targets
+from gpuvm.cli import completion, host_blocks, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -32,7 +32,12 @@ def export(
     ] = None,
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Only this VM; may be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="Only this VM; may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     *,
     options: DeploymentOptions,

@@ -144,6 +144,7 @@ COMMANDS = {
     "passthrough": Command(
         "passthrough", "", "Switch passthrough (DirectPath I/O) of the hosts' GPUs on or off."
     ),
+    "help": Command("help", "help_on", "Show what gpuvm can do, or how a command is used."),
     "data": Command(
         "data", "", "List what each workload can use, or fetch it once, checked by hash."
     ),
@@ -212,6 +213,7 @@ app = typer.Typer(
     cls=Group,
     name="gpuvm",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""Turn a vSphere cluster with NVIDIA GPUs into a place where TensorFlow runs.

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, spec
-from gpuvm.cli import output
+from gpuvm.cli import completion, output
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput, GpuvmError
 from gpuvm.spec import ClusterSpec
@@ -68,7 +68,11 @@ DebugOption = Annotated[
 ContextOption = Annotated[
     str | None,
     typer.Option(
-        "--context", "-c", help="Which vCenter; 'gpuvm context' lists them.", metavar="NAME"
+        "--context",
+        "-c",
+        help="Which vCenter; 'gpuvm context' lists them.",
+        metavar="NAME",
+        autocompletion=completion.contexts,
     ),
 ]
 FileOption = Annotated[
@@ -122,7 +126,12 @@ CloneModeOption = Annotated[
     typer.Option("--clone-mode", help="Linked clones share the template's snapshot's disk."),
 ]
 VMArgument = Annotated[
-    list[str] | None, typer.Argument(help="All of the deployment's when left out.", metavar="[VM]…")
+    list[str] | None,
+    typer.Argument(
+        help="All of the deployment's when left out.",
+        metavar="[VM]…",
+        autocompletion=completion.vms,
+    ),
 ]
 TemplateOption = Annotated[
     str | None, typer.Option("--template", help="The VM template to clone.", metavar="NAME")

@@ -12,7 +12,7 @@ import typer
 
 from gpuvm import data as data_files
 from gpuvm import lifecycle, results, runs
-from gpuvm.cli import output, targets
+from gpuvm.cli import completion, output, targets
 from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.progress import RunWatch
@@ -38,6 +38,7 @@ def run(
         typer.Argument(
             help="A shipped workload, or the path of a script; with --project any command.",
             metavar="WORKLOAD",
+            autocompletion=completion.workloads,
         ),
     ] = None,
     arguments: Annotated[
@@ -87,11 +88,20 @@ def run(
     ] = False,
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Only on this VM; may be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="Only on this VM; may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Continue from this run's last checkpoint.", metavar="RUN-ID"),
+        typer.Option(
+            help="Continue from this run's last checkpoint.",
+            metavar="RUN-ID",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it has started; see 'gpuvm runs'.")
@@ -188,6 +198,10 @@ def run(
         then=terms.then,
     )
     state = ctx.ensure_object(State)
+    state.if_it_fails = (
+        f"'gpuvm logs {record.run_id}' shows what it printed, "
+        f"'gpuvm report {record.run_id}' what was fetched"
+    )
     if not state.json:
         where = ", ".join(member.vm.name for member in taking_part)
         output.line(f"run {record.run_id}: {chosen.name} on {where}")

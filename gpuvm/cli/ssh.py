@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any, NoReturn, cast
 import typer
 
 from gpuvm import guest
-from gpuvm.cli import guest_output, output, targets
+from gpuvm.cli import completion, guest_output, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -30,7 +30,9 @@ OPEN = "gpuvm-forward-open"
 """What ssh's LocalCommand prints, which it runs once the ports are forwarded."""
 ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 
-VMOfCommand = Annotated[str, typer.Argument(help="The VM's name.", metavar="VM")]
+VMOfCommand = Annotated[
+    str, typer.Argument(help="The VM's name.", metavar="VM", autocompletion=completion.vms)
+]
 
 
 @grouped
