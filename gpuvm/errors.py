@@ -160,7 +160,21 @@ class Untrusted(VSphereError):
 
 
 class LoginRefused(VSphereError):
-    pass
+    """``wrong_password``: or a wrong user name; vCenter does not say which.
+
+    ``source`` is where the password came from.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        wrong_password: bool = False,
+        source: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.wrong_password, self.source = wrong_password, source
 
 
 class NoPermission(VSphereError):

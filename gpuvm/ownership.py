@@ -5,8 +5,10 @@ that mark. vCenter copies ``extraConfig`` into clones and restores, so a marked 
 is a copy: listed, never changed. Names do not matter.
 """
 
+import getpass
 import itertools
 import re
+import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ INDEX_KEY = "gpuvm.index"
 SPEC_KEY = "gpuvm.spec"
 GENERATION_KEY = "gpuvm.generation"
 DISKS_KEY = "gpuvm.disks"
+OPERATOR_KEY = "gpuvm.operator"
+CREATED_KEY = "gpuvm.created"
 WISH_KEY = "gpuvm.wish"
 POLICY_KEY = "gpuvm.storage_policy"
 """The id of the storage policy that was applied; no property of a VM shows it."""
@@ -43,6 +47,10 @@ class Mark:
     generation: str
     creation_spec: str = ""
     disks: int | None = None
+    operator: str = ""
+    """Who created it, as user@machine; empty if the mark does not record it, as ``created``."""
+    created: str = ""
+    """When, in ISO format and UTC."""
 
     @staticmethod
     def read(extra_config: Mapping[str, str]) -> "Mark | None":
@@ -59,6 +67,8 @@ class Mark:
             extra_config.get(GENERATION_KEY, ""),
             extra_config.get(WISH_KEY, ""),
             int(disks) if _INDEX.fullmatch(disks) else None,
+            extra_config.get(OPERATOR_KEY, ""),
+            extra_config.get(CREATED_KEY, ""),
         )
 
     def extra_config(self) -> dict[str, str]:
@@ -69,6 +79,8 @@ class Mark:
             GENERATION_KEY: self.generation,
             WISH_KEY: self.creation_spec,
         }
+        if self.created:
+            keys |= {OPERATOR_KEY: self.operator, CREATED_KEY: self.created}
         return keys if self.disks is None else keys | {DISKS_KEY: str(self.disks)}
 
 
@@ -90,6 +102,11 @@ def index_in(vcenter_uuid: str, deployment: str, vm: UnreadableVM) -> int | None
         if instance_uuid(vcenter_uuid, deployment, index) == vm.instance_uuid.lower():
             return index
     return None
+
+
+def operator() -> str:
+    """Return who runs gpuvm here, as user@machine."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def new_generation() -> str:

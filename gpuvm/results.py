@@ -8,12 +8,10 @@
 The manifest exists from the start, with status ``running``, and is replaced atomically.
 """
 
-import getpass
 import json
 import re
 import secrets
 import shutil
-import socket
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gpuvm
-from gpuvm import paths
+from gpuvm import ownership, paths
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
 from gpuvm.files import write_atomic
@@ -188,7 +186,7 @@ def create(
         vcenter=RunVCenter(name=vcenter.name, url=vcenter.url, version=vcenter.version),
         cluster=cluster,
         deployment=deployment,
-        operator=f"{getpass.getuser()}@{socket.gethostname()}",
+        operator=ownership.operator(),
         started=started,
         then=then,
         gpus_hidden=gpus_hidden,

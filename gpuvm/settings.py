@@ -1,7 +1,7 @@
 """Settings: a *context* is one vCenter with the account, the TLS trust and the SSH key.
 
     settings.load("lab")        # ~/.config/gpuvm/contexts/lab.yaml
-    settings.load(None)         # GPUVM_CONTEXT, else the current one, else the only one
+    settings.load(None)         # GPUVM_CONTEXT, else gpuvm.yaml's, the current or the only one
     settings.save(context)      # by `gpuvm init` and `gpuvm lab up`
 
 A context has no password, only the command that prints it.
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpuvm import paths
+from gpuvm import paths, variables
 from gpuvm.documents import read_document
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 
@@ -102,14 +102,12 @@ class Context(_Model):
 
 
 class Environment(BaseSettings):
-    """The environment variables; govc's variable works too."""
+    """gpuvm's own variables; those of govc, Terraform and Ansible are in ``gpuvm.variables``."""
 
     model_config = SettingsConfigDict(populate_by_name=True)
 
     context: str | None = Field(default=None, validation_alias="GPUVM_CONTEXT")
-    password: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("GPUVM_PASSWORD", "GOVC_PASSWORD")
-    )
+    password: SecretStr | None = Field(default=None, validation_alias="GPUVM_PASSWORD")
 
 
 def parse_address(vcenter: str) -> tuple[str, int]:
@@ -131,15 +129,54 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def load(name: str | None = None) -> Context:
-    """Load the context of that name, else of GPUVM_CONTEXT, else the current or the only one.
+ENVIRONMENT = "environment"
+"""The context that the variables of govc, Terraform or Ansible make if none is configured."""
 
-    Raises NotFound or Ambiguous (both list the contexts) and BadInput with file and line.
+
+def load(name: str | None = None, of_file: str | None = None) -> Context:
+    """Load the context of that name, else of GPUVM_CONTEXT, ``of_file``, the current or only one.
+
+    ``of_file`` is the one that gpuvm.yaml names. Raises NotFound or Ambiguous (both list the
+    contexts) and BadInput with file and line.
     """
-    name = name or Environment().context or current() or _only()
+    name = name or Environment().context or of_file or current() or _only()
     if not _file(name).exists():
+        made = from_environment() if name == ENVIRONMENT else None
+        if made is not None:
+            return made
         raise NotFound("context", name, names())
     return read_document(_file(name), Context)
+
+
+def default_name(of_file: str | None = None) -> str | None:
+    """The context of a command that names none, if GPUVM_CONTEXT is not set."""
+    known = names()
+    only = known[0] if len(known) == 1 else None
+    return of_file or current() or only or (ENVIRONMENT if not known else None)
+
+
+def from_environment() -> Context | None:
+    """Return the first vCenter that variables of govc, Terraform or Ansible name, or None.
+
+    Raises BadInput if they name no account, or no possible host.
+    """
+    for named in variables.named_vcenters():
+        parse_address(named.vcenter)
+        if named.user is None:
+            raise BadInput(
+                f"{named.named_by} names a vCenter, but no variable names an account",
+                hint=f"set {named.user_variable}",
+            )
+        return Context(
+            name=ENVIRONMENT, vcenter=named.vcenter, user=named.user, tls=trust_of(named)
+        )
+    return None
+
+
+def trust_of(named: variables.NamedVCenter) -> TLS:
+    if named.ca_file is not None:
+        return CAFile(ca_file=named.ca_file)
+    return Insecure() if named.insecure else SystemTrust()
 
 
 def save(context: Context) -> Path:
@@ -176,17 +213,46 @@ def current() -> str | None:
 
 def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr:
     """Get it from the context's command, the environment, or ``prompt`` (None: no terminal)."""
+    return find_password(context, prompt)[0]
+
+
+PROMPT = "the prompt"
+
+
+def find_password(context: Context, prompt: Callable[[str], str] | None) -> tuple[SecretStr, str]:
+    """Return the password and where it comes from.
+
+    GPUVM_PASSWORD is for any vCenter of gpuvm's. A password in another tool's variables is only
+    for the host and the account that the same variables name.
+    """
     if context.password_command:
-        return _from_command(context.password_command)
-    from_environment = Environment().password
-    if from_environment is not None:
-        return from_environment
+        return _from_command(context.password_command), "the context's password_command"
+    own = Environment().password
+    if own is not None:
+        return own, "GPUVM_PASSWORD"
+    unused = ""
+    for named in variables.named_vcenters():
+        if named.password is None:
+            continue
+        if _is_for(named, context):
+            return named.password, named.password_variable
+        unused += f"; {named.password_variable} is for another host or account"
     if prompt is None:
         raise BadInput(
-            f"no password for {context.user} and no terminal to ask on",
+            f"no password for {context.user} and no terminal to ask on{unused}",
             hint="set GPUVM_PASSWORD, or password_command in the context",
         )
-    return SecretStr(prompt(f"Password for {context.user}: "))
+    return SecretStr(prompt(f"Password for {context.user}: ")), PROMPT
+
+
+def _is_for(named: variables.NamedVCenter, context: Context) -> bool:
+    try:
+        host, port = parse_address(named.vcenter)
+    except BadInput:
+        return False
+    own_host, own_port = context.address
+    same_host = (host.lower(), port) == (own_host.lower(), own_port)
+    return same_host and named.user in (None, context.user)
 
 
 def _file(name: str) -> Path:
@@ -209,6 +275,8 @@ def _write_chosen(chosen: list[str]) -> None:
 
 def _only() -> str:
     known = names()
+    if not known and variables.named_vcenters():
+        return ENVIRONMENT
     if not known:
         raise BadInput(
             "there is no context yet",

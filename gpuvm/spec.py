@@ -150,6 +150,8 @@ CloneMode = Literal["full", "linked"]
 
 
 class ClusterSpec(_Model):
+    context: str | None = None
+    """Which vCenter it is for; --context and GPUVM_CONTEXT come before it."""
     name: str = Field(default="gpuvm", pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")
     hosts: int = Field(default=1, ge=1)
     per_host: int = Field(default=1, ge=1)
@@ -222,7 +224,15 @@ def _is_uuid(text: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) is not None
 
 
-_NOT_OF_ONE_VM = {"hosts", "per_host", "placement", "deadlines", "distributed", "idle_shutdown"}
+_NOT_OF_ONE_VM = {
+    "context",
+    "hosts",
+    "per_host",
+    "placement",
+    "deadlines",
+    "distributed",
+    "idle_shutdown",
+}
 COUNT = {"hosts", "per_host"}
 """The fields that set the number of VMs."""
 

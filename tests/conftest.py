@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from simulated_vcenter import QUICK, Rig, rig_of
 
-from gpuvm import paths
+from gpuvm import paths, variables
 from gpuvm.lab import build
 from gpuvm.lab.description import VMDescription, describe
 
@@ -75,7 +75,7 @@ def own_directories(
     for name in ("CONFIG", "STATE"):
         monkeypatch.setenv(f"GPUVM_{name}_DIR", str(folder / name.lower()))
     monkeypatch.setenv("GPUVM_RUNS_DIR", str(tmp_path / "runs"))
-    for name in ("GPUVM_CONTEXT", "GPUVM_PASSWORD", "GOVC_PASSWORD", "SSH_AUTH_SOCK"):
+    for name in ("GPUVM_CONTEXT", "GPUVM_PASSWORD", "SSH_AUTH_SOCK", *variables.NAMES):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -7,14 +7,12 @@ from pydantic import SecretStr
 
 from gpuvm import settings
 from gpuvm.errors import Ambiguous, BadInput, NotFound
-from gpuvm.settings import CAFile, Context, Pin
+from gpuvm.settings import CAFile, Context, Insecure, Pin, SystemTrust
 
 
 @pytest.fixture(autouse=True)
 def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GPUVM_CONFIG_DIR", str(tmp_path / "config"))
-    for name in ("GPUVM_CONTEXT", "GPUVM_PASSWORD", "GOVC_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -87,7 +85,7 @@ def test_no_address() -> None:
 
 def test_password_from_command_environment_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.password(_context(), lambda _: "asked") == SecretStr("asked")
-    monkeypatch.setenv("GOVC_PASSWORD", "from-environment")
+    monkeypatch.setenv("GPUVM_PASSWORD", "from-environment")
     assert settings.password(_context(), None) == SecretStr("from-environment")
     by_command = _context(password_command="printf 'first\\nsecond\\n'")
     assert settings.password(by_command, None) == SecretStr("first")
@@ -109,3 +107,100 @@ def test_pin_must_be_a_fingerprint() -> None:
     assert Pin(sha256=":".join(["ab"] * 32))
     with pytest.raises(ValueError, match="sha256"):
         Pin(sha256="ab")
+
+
+OF_GOVC = {"GOVC_URL": "https://vc.example/sdk", "GOVC_USERNAME": "a", "GOVC_PASSWORD": "p"}
+OF_TERRAFORM = {"VSPHERE_SERVER": "vc.example", "VSPHERE_USER": "a", "VSPHERE_PASSWORD": "p"}
+OF_ANSIBLE = {"VMWARE_HOST": "vc.example", "VMWARE_USER": "a", "VMWARE_PASSWORD": "p"}
+
+
+def _set(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "source"),
+    [
+        (OF_GOVC, "GOVC_PASSWORD"),
+        ({"GOVC_URL": "a:p@vc.example"}, "GOVC_URL"),
+        (OF_TERRAFORM, "VSPHERE_PASSWORD"),
+        (OF_ANSIBLE, "VMWARE_PASSWORD"),
+    ],
+    ids=["govc", "url", "terraform", "ansible"],
+)
+def test_variables_of_other_tools_make_a_context_where_none_is_configured(
+    variables: dict[str, str], source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set(monkeypatch, variables)
+    context = settings.load()
+    assert (context.name, context.address, context.user) == (
+        "environment",
+        ("vc.example", 443),
+        "a",
+    )
+    assert context.tls == SystemTrust()
+    assert settings.find_password(context, None) == (SecretStr("p"), source)
+    assert "p" not in context.vcenter.replace("example", "").replace("https", "")
+    settings.save(_context("prod"))
+    assert settings.load().name == "prod"
+    assert settings.load("environment") == context, "by its name it is there all the same"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {**OF_GOVC, "GOVC_INSECURE": "1"},
+        {**OF_TERRAFORM, "VSPHERE_ALLOW_UNVERIFIED_SSL": "true"},
+        {**OF_ANSIBLE, "VMWARE_VALIDATE_CERTS": "no"},
+    ],
+)
+def test_verification_is_off_only_where_a_variable_says_so(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set(monkeypatch, variables)
+    assert settings.load().tls == Insecure()
+
+
+def test_the_ca_file_of_govc(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch, {**OF_GOVC, "GOVC_TLS_CA_CERTS": "/etc/vmca.pem"})
+    assert settings.load().tls == CAFile(ca_file=Path("/etc/vmca.pem"))
+
+
+@pytest.mark.parametrize("variables", [OF_GOVC, OF_TERRAFORM, OF_ANSIBLE])
+@pytest.mark.parametrize(
+    "changes", [{"vcenter": "other.example"}, {"vcenter": "vc.example:8443"}, {"user": "b"}]
+)
+def test_a_password_goes_only_to_the_host_and_account_of_its_variables(
+    variables: dict[str, str], changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set(monkeypatch, variables)
+    with pytest.raises(BadInput, match="is for another host or account"):
+        settings.find_password(_context(**changes), None)
+    asked = settings.find_password(_context(**changes), lambda _: "asked")
+    assert asked == (SecretStr("asked"), settings.PROMPT)
+
+
+def test_a_password_without_a_host_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOVC_PASSWORD", "p")
+    with pytest.raises(BadInput, match="no password"):
+        settings.find_password(_context(), None)
+
+
+def test_a_vcenter_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOVC_URL", "vc.example")
+    with pytest.raises(BadInput) as caught:
+        settings.load()
+    assert caught.value.hint == "set GOVC_USERNAME"
+
+
+def test_the_file_names_the_context_unless_variable_or_option_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        settings.save(_context(name))
+    assert settings.load().name == "d"
+    assert settings.load(of_file="a").name == "a"
+    monkeypatch.setenv("GPUVM_CONTEXT", "b")
+    assert settings.load(of_file="a").name == "b"
+    assert settings.load("c", of_file="a").name == "c"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, results, runs
-from gpuvm.cli import output, targets
+from gpuvm.cli import completion, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -19,11 +19,22 @@ def caption(
     images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE…")],
     run: Annotated[
         str | None,
-        typer.Option("--run", help="Default: the latest captioning run.", metavar="RUN-ID"),
+        typer.Option(
+            "--run",
+            help="Default: the latest captioning run.",
+            metavar="RUN-ID",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     beam: Annotated[int, typer.Option("--beam", min=1, help="Beam width; 1: greedy search.")] = 3,
     on: Annotated[
-        str | None, typer.Option("--on", help="Run on this VM, not on this machine.", metavar="VM")
+        str | None,
+        typer.Option(
+            "--on",
+            help="Run on this VM, not on this machine.",
+            metavar="VM",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     *,
     options: DeploymentOptions,
@@ -38,7 +49,7 @@ def caption(
 
         gpuvm caption bus.jpg street.jpg --run captioning-20261124-013000-ab12 --beam 5 --json
 
-    Without --on it needs TensorFlow (pip install 'gpuvm[lab]') but no vCenter.
+    Without --on it needs TensorFlow (pip install '.[lab]' in gpuvm's source folder) but no vCenter.
     """
     record = results.load(run) if run else runs.caption.latest()
     for image in images:
@@ -49,7 +60,7 @@ def caption(
         captions = captioner.here(images, beam)
     else:
         wanted = options.spec()
-        with open_session(ctx, options.context) as session:
+        with open_session(ctx, options.context, wanted.context) as session:
             inventory = lifecycle.read_inventory(wanted, session.vsphere)
             member = targets.members(session, inventory, wanted, [on], every=False)[0]
         captions = captioner.on(member.endpoint, session.context.guest, images, beam)

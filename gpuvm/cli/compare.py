@@ -8,7 +8,7 @@ import typer
 
 from gpuvm import report as reports
 from gpuvm import results, runs
-from gpuvm.cli import output
+from gpuvm.cli import completion, output
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.errors import NotFound
@@ -20,7 +20,12 @@ from gpuvm.runs import Reference
 def compare(
     ctx: typer.Context,
     run_ids: Annotated[
-        list[str], typer.Argument(help="Runs of one workload, by id or prefix.", metavar="RUN...")
+        list[str],
+        typer.Argument(
+            help="Runs of one workload, by id or prefix.",
+            metavar="RUN...",
+            autocompletion=completion.runs,
+        ),
     ],
     json: JsonOption = False,
     debug: DebugOption = False,

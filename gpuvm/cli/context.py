@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import settings
-from gpuvm.cli import output
+from gpuvm.cli import completion, output
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.guest import ssh_config
@@ -24,7 +24,10 @@ app = typer.Typer(
 """,
 )
 
-Name = Annotated[str, typer.Argument(help="A context's name.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(help="A context's name.", metavar="NAME", autocompletion=completion.contexts),
+]
 
 
 @app.callback()

@@ -47,7 +47,7 @@ def run_checks(
     Exit code 0: no check failed; 3: a check failed, and its line has a hint.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
         trial = doctor.make_trial_plan(wanted, inventory)
         given = CheckInput(
@@ -67,7 +67,9 @@ def run_checks(
     failed = any(check.level == "failure" for check in checks)
     code = ExitCode.PREFLIGHT_REFUSED if failed else ExitCode.DONE
     data = {"checks": [vars(check) for check in checks]}
-    output.finish(ctx, output.Result("doctor", data, code))
+    again = "do what the failures say, then 'gpuvm doctor' again"
+    next_step = again if failed else "'gpuvm plan'"
+    output.finish(ctx, output.Result("doctor", data, code, next_step=next_step))
 
 
 def _write(file: Path, anonymous: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest
-from gpuvm.cli import guest_output, output, targets
+from gpuvm.cli import completion, guest_output, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -44,7 +44,12 @@ def execute(
     ],
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Run on this VM; can be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="Run on this VM; can be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run on every running VM.")] = False,
     *,
@@ -68,7 +73,7 @@ def execute(
     if every and vms:
         raise BadInput("--all and --vm exclude each other", hint="use one of them")
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=every)
     state = ctx.ensure_object(State)
     results = _on_each(places, command[0] if len(command) == 1 else command, shown=not state.json)

@@ -10,7 +10,7 @@ import typer
 
 from gpuvm import export as engines
 from gpuvm import guest
-from gpuvm.cli import host_blocks, output, targets
+from gpuvm.cli import completion, host_blocks, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -32,7 +32,12 @@ def export(
     ] = None,
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Only this VM; can be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="Only this VM; can be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     *,
     options: DeploymentOptions,
@@ -56,7 +61,7 @@ def export(
     if to is not None and to.exists():
         raise BadInput(f"{to} already exists", hint="choose another file; none is overwritten")
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         places = targets.endpoints(session, wanted.name, vms, every=True)
         known = session.context
     if engine is Engine.SSH:

@@ -31,7 +31,7 @@ def gpus(
     gpuvm never takes a GPU from a VM, no matter who created the VM.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
     if not ctx.ensure_object(State).json:
         _print_gpus(inventory)

@@ -34,19 +34,25 @@ _NEVER = {"--context", "--yes", "--json", "--debug"}
 """Not repeated with the command that was typed: no hint may take a question away."""
 
 
-def complete(text: str, typed: typer.Context | None, target: str | None = None) -> str:
+def complete(
+    text: str,
+    typed: typer.Context | None,
+    target: str | None = None,
+    default: str | None = None,
+) -> str:
     """Return ``text`` with the options of the ``typed`` command added to the commands it names.
 
     A named command gets the context, and the options that say which VMs are meant, where it has
     them too. The command that was typed, named without options or arguments, is repeated with what
-    it was given, but for ``--yes``. ``target`` is the context that it works on.
+    it was given, but for ``--yes``. ``target`` is the context that it works on,
+    and ``default`` the one of a command that is given none.
     """
     if typed is None or NAMED.search(text) is None:
         return text
-    return NAMED.sub(lambda found: f"'gpuvm {_completed(found[1], typed, target)}'", text)
+    return NAMED.sub(lambda found: f"'gpuvm {_completed(found[1], typed, target, default)}'", text)
 
 
-def _completed(command: str, typed: typer.Context, target: str | None) -> str:
+def _completed(command: str, typed: typer.Context, target: str | None, default: str | None) -> str:
     try:
         words = shlex.split(command)
         named, path = _find(words, typed.find_root())
@@ -64,10 +70,10 @@ def _completed(command: str, typed: typer.Context, target: str | None) -> str:
             added += _as_typed(twin, value, named)
     context = _option("--context", named)
     if context is not None and not own.intersection(context.opts):
-        name = _context_to_name(typed, target)
+        name = _context_to_name(typed, target, default)
         if name is not None:
             added = [*_as_typed(context, name, named), *added]
-    return " ".join([head, *map(_quoted, added)]) + command[len(head) :]
+    return " ".join([head, *map(quoted, added)]) + command[len(head) :]
 
 
 def _find(words: Sequence[str], root: Any) -> tuple[Any, list[str]]:
@@ -126,7 +132,7 @@ def _option(name: str, command: Any) -> Any | None:
     return next((one for one in command.params if name in one.opts), None)
 
 
-def _context_to_name(typed: typer.Context, target: str | None) -> str | None:
+def _context_to_name(typed: typer.Context, target: str | None, default: str | None) -> str | None:
     """None where a plain command finds the context by itself."""
     from gpuvm import settings  # noqa: PLC0415 - not needed for --help
 
@@ -134,7 +140,9 @@ def _context_to_name(typed: typer.Context, target: str | None) -> str | None:
         return str(typed.params["context"])
     from_environment = settings.Environment().context
     meant = target or from_environment
-    if meant is None or meant == (from_environment or meant) == settings.current():
+    if meant is None:
+        return None
+    if meant == (from_environment or meant) == (default or settings.default_name()):
         return None
     return meant
 
@@ -151,7 +159,7 @@ def _as_typed(parameter: Any, value: Any, command: Any) -> list[str]:
     return [min((opt for opt in parameter.opts if opt not in taken), key=len), text]
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """As a shell reads it; not in single quotes, which end the command in a message."""
     if shlex.quote(word) == word:
         return word

@@ -6,14 +6,18 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from gpuvm import settings, spec
-from gpuvm.cli import output
-from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm import settings, spec, variables, vsphere
+from gpuvm.cli import hints, output
+from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
-from gpuvm.cli.session import announce, connected, interactive
-from gpuvm.errors import BadInput
+from gpuvm.cli.session import announce, ask, connect, interactive
+from gpuvm.errors import BadInput, LoginRefused, Untrusted
 from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
+from gpuvm.vsphere import VSphere
+
+ATTEMPTS = 3
+"""vCenter locks an account after five by default."""
 
 
 def init(
@@ -51,31 +55,117 @@ def init(
 
         gpuvm init --vcenter vc.example.com --user svc --password-command 'pass show vc'
 
-    The password itself is never written: it comes from the command, GPUVM_PASSWORD or a prompt.
+    A certificate that nothing here vouches for, as a vCenter has one by default, is shown, and you
+    are asked whether to trust exactly that one (--sha256). Variables of govc (GOVC_URL), Terraform
+    (VSPHERE_SERVER) and Ansible (VMWARE_HOST) are defaults. The password itself is never written:
+    docs/configuration.md has where it comes from.
     """
-    vcenter = vcenter or _ask("vCenter host", "--vcenter")
-    user = user or _ask("User", "--user")
+    named = next(iter(variables.named_vcenters()), None)
+    vcenter = vcenter or _ask("vCenter host", "--vcenter", named.vcenter if named else None)
+    same = named if named and named.vcenter == vcenter else None
+    asked_user = user is None
+    user = user or _ask("User", "--user", same.user if same else None)
     trust = _trust(ca_file, sha256, insecure=insecure)
+    if isinstance(trust, SystemTrust) and same and (same.ca_file or not interactive()):
+        trust = settings.trust_of(same)
     context = _context(
         name or settings.parse_address(vcenter)[0], vcenter, user, password_command, trust
     )
-    with connected(context) as connection:
+    context = _trusted(context)
+    connection, context = _logged_in(context, asked_user=asked_user)
+    with connection:
         announce(ctx, context, connection)
         about = connection.vcenter
+    before = settings.current()
     written = settings.save(context)
     starter = _starter()
-    if not ctx.ensure_object(State).json:
+    state = ctx.ensure_object(State)
+    output.begin_on(state, context.name, settings.default_name(file_context(None)))
+    if not state.json:
         output.line(f"context '{context.name}' written to {written}")
+        if before not in (None, context.name):
+            output.line(
+                f"commands now use '{context.name}', no longer '{before}': "
+                f"'gpuvm context use {before}' switches back"
+            )
         output.line(f"wrote {starter}" if starter else f"{spec.FILE} is there already: left alone")
-        output.line("next: 'gpuvm plan --hosts 1'")
-    data = {"context": context.name, "file": str(written), "version": about.version}
+        output.line("next: 'gpuvm doctor'")
+    data = {
+        "context": context.name,
+        "previous": before,
+        "file": str(written),
+        "version": about.version,
+        "next": "'gpuvm doctor'",
+    }
     output.finish(ctx, output.Result("init", data))
 
 
-def _ask(what: str, option: str) -> str:
+def _ask(what: str, option: str, default: str | None) -> str:
     if not interactive():
+        if default:
+            return default
         raise BadInput(f"{option} is missing and there is no terminal to ask on")
-    return str(typer.prompt(what))
+    return str(typer.prompt(what, default=default))
+
+
+def _trusted(context: Context) -> Context:
+    """The context, with the vCenter's certificate pinned if it is unknown and the user says so.
+
+    It comes before the password: that never goes to a server that is not trusted. Raises Untrusted.
+    """
+    if isinstance(context.tls, Insecure):
+        return context
+    certificate = vsphere.rejected_certificate(context)
+    if certificate is None:
+        return context
+    where = settings.authority(*context.address)
+    if not isinstance(context.tls, SystemTrust) or not interactive():
+        raise Untrusted(
+            f"the certificate of {where} is not trusted: {certificate.reason} (issued by "
+            f"{certificate.issuer}, for {', '.join(certificate.names) or 'no name'}, SHA-256 "
+            f"{certificate.sha256})",
+            hint="compare that SHA-256 with the vCenter's own, then "
+            + _pinning(context, certificate),
+        )
+    output.line(f"the certificate of {where} is not trusted: {certificate.reason}")
+    output.line(f"  issued by  {certificate.issuer}")
+    output.line(f"  for        {', '.join(certificate.names) or 'no name'}")
+    output.line(f"  SHA-256    {certificate.sha256}")
+    output.line("compare the SHA-256 with the one that the vCenter's administrator has")
+    if not ask("Trust exactly this certificate?", hint="--sha256"):
+        raise Untrusted(
+            f"the certificate of {where} is not trusted",
+            hint="'gpuvm init' takes the CA's file as --ca-file; a vCenter has it at "
+            f"https://{where}/certs/download.zip",
+        )
+    output.line(f"in a script: {_pinning(context, certificate)}")
+    return context.model_copy(update={"tls": Pin(sha256=certificate.sha256)})
+
+
+def _pinning(context: Context, certificate: vsphere.Certificate) -> str:
+    words = ["gpuvm", "init", "--vcenter", context.vcenter, "--user", context.user]
+    words += ["--sha256", certificate.sha256]
+    if context.name != context.address[0]:
+        words += ["--name", context.name]
+    if context.password_command:
+        words += ["--password-command", context.password_command]
+    return f"'{' '.join(map(hints.quoted, words))}'"
+
+
+def _logged_in(context: Context, *, asked_user: bool) -> tuple[VSphere, Context]:
+    """Ask again for what was typed and refused, a few times: accounts get locked."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return connect(context), context
+        except LoginRefused as error:
+            typed = error.wrong_password and error.source == settings.PROMPT
+            if not typed or not interactive() or attempt == ATTEMPTS:
+                raise
+            output.warn(f"{error} (attempt {attempt} of {ATTEMPTS})")
+        if asked_user:
+            user = str(typer.prompt("User", default=context.user))
+            context = context.model_copy(update={"user": user})
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _trust(ca_file: Path | None, sha256: str | None, *, insecure: bool) -> TLS:

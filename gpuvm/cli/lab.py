@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import lab
+from gpuvm import lab, settings
 from gpuvm.cli import output, progress
-from gpuvm.cli.options import DebugOption, JsonOption
+from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
 from gpuvm.events import Events
 from gpuvm.lab import LabOptions, LabStatus
@@ -72,9 +72,17 @@ def up(
     )
     state = ctx.ensure_object(State)
     events = Events()
+    state.if_it_fails = "'gpuvm lab status' shows what runs, 'gpuvm lab down' removes it"
     with progress.shown(events, state):
         status = lab.up(options, events)
-    _finish(ctx, "lab up", status)
+    if status.context:
+        output.begin_on(state, status.context, settings.default_name(file_context(None)))
+    _finish(
+        ctx,
+        "lab up",
+        status,
+        "'gpuvm provision'" if hosts == 1 else f"'gpuvm provision --hosts {min(hosts, 4)}'",
+    )
 
 
 @app.command("status")
@@ -106,11 +114,11 @@ def down(
     output.finish(ctx, output.Result("lab down", {"name": name, "was_there": was_there}))
 
 
-def _finish(ctx: typer.Context, command: str, status: LabStatus) -> None:
+def _finish(ctx: typer.Context, command: str, status: LabStatus, next_step: str = "") -> None:
     if not ctx.ensure_object(State).json:
         _print_lab(status)
     data: dict[str, Any] = jsons.loads(jsons.dumps(dataclasses.asdict(status), default=str))
-    output.finish(ctx, output.Result(command, data))
+    output.finish(ctx, output.Result(command, data, next_step=next_step))
 
 
 def _print_lab(status: LabStatus) -> None:

@@ -66,6 +66,11 @@ COMMANDS = {
         "status",
         "Show the deployment's VMs: power, address, GPUs in vCenter and in the guest, and drift.",
     ),
+    "deployments": Command(
+        "deployments",
+        "deployments",
+        "List every deployment in the vCenter: its VMs, who created them, and when.",
+    ),
     "start": Command(
         "power",
         "start",
@@ -139,6 +144,7 @@ COMMANDS = {
     "passthrough": Command(
         "passthrough", "", "Enable or disable passthrough (DirectPath I/O) of the hosts' GPUs."
     ),
+    "help": Command("help", "help_on", "Show what gpuvm can do, or how a command is used."),
     "data": Command(
         "data", "", "List the data that workloads can use, or download it, checked by hash."
     ),
@@ -207,6 +213,7 @@ app = typer.Typer(
     cls=Group,
     name="gpuvm",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""Run TensorFlow on a vSphere cluster with NVIDIA GPUs.

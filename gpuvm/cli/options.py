@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import accelerators, spec
-from gpuvm.cli import output
+from gpuvm.cli import completion, output
 from gpuvm.cli.output import State
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, GpuvmError
 from gpuvm.spec import ClusterSpec
 
 
@@ -68,7 +68,11 @@ DebugOption = Annotated[
 ContextOption = Annotated[
     str | None,
     typer.Option(
-        "--context", "-c", help="The vCenter to use; 'gpuvm context' lists them.", metavar="NAME"
+        "--context",
+        "-c",
+        help="The vCenter to use; 'gpuvm context' lists them.",
+        metavar="NAME",
+        autocompletion=completion.contexts,
     ),
 ]
 FileOption = Annotated[
@@ -122,7 +126,12 @@ CloneModeOption = Annotated[
     typer.Option("--clone-mode", help="Linked clones share the disk of the template's snapshot."),
 ]
 VMArgument = Annotated[
-    list[str] | None, typer.Argument(help="Default: all of the deployment's VMs.", metavar="[VM]…")
+    list[str] | None,
+    typer.Argument(
+        help="Default: all of the deployment's VMs.",
+        metavar="[VM]…",
+        autocompletion=completion.vms,
+    ),
 ]
 TemplateOption = Annotated[
     str | None, typer.Option("--template", help="The VM template to clone.", metavar="NAME")
@@ -159,6 +168,14 @@ FetchLimitOption = Annotated[
         metavar="SIZE",
     ),
 ]
+
+
+def file_context(file: Path | None) -> str | None:
+    """The context that gpuvm.yaml names; a file that cannot be read names none."""
+    try:
+        return spec.load(file).context
+    except GpuvmError:
+        return None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

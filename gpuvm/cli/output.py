@@ -53,6 +53,10 @@ class State:
     """The command as it was typed: what it was given goes into the commands that hints name."""
     context: str | None = None
     """The context that the command works on, once it is known."""
+    default_context: str | None = None
+    """The one that a command works on which is given none."""
+    if_it_fails: str = ""
+    """The next step then, where the error itself has no hint."""
 
 
 _running = State()
@@ -66,6 +70,8 @@ class Result:
     data: dict[str, Any]
     exit_code: ExitCode = ExitCode.DONE
     errors: tuple[GpuvmError, ...] = ()
+    next_step: str = ""
+    """What to type next; ``next`` in ``data``."""
 
 
 def finish(ctx: typer.Context, result: Result) -> None:
@@ -73,9 +79,15 @@ def finish(ctx: typer.Context, result: Result) -> None:
     state = ctx.ensure_object(State)
     if state.json:
         _envelope(result, state)
-    elif result.errors:
-        for one in result.errors:
-            _print_error(one)
+        _raise_exit(result)
+    for one in result.errors:
+        _print_error(one)
+    if result.next_step:
+        line(f"next: {result.next_step}")
+    _raise_exit(result)
+
+
+def _raise_exit(result: Result) -> None:
     if result.exit_code is not ExitCode.DONE:
         raise typer.Exit(result.exit_code)
 
@@ -90,11 +102,15 @@ def declined(ctx: typer.Context, command: str) -> None:
 def error(problem: GpuvmError, state: State) -> None:
     """Print an error that ended a command, or several refusals."""
     problems = problem.errors if isinstance(problem, SeveralRefused) else (problem,)
+    hinted = any(one.hint for one in problems)
+    next_step = "" if hinted else state.if_it_fails
     if state.json:
-        _envelope(Result("", {}, problem.exit_code, problems), state)
+        _envelope(Result("", {}, problem.exit_code, problems, next_step), state)
         return
     for one in problems:
         _print_error(one)
+    if next_step:
+        stderr.print(f"[dim]next:[/] {_plain(completed(next_step))}")
 
 
 def line(text: str) -> None:
@@ -120,7 +136,12 @@ def warn(text: str) -> None:
 
 def completed(text: str) -> str:
     """With the commands that it names as they must be typed (gpuvm.cli.hints)."""
-    return hints.complete(text, _running.typed, _running.context)
+    return hints.complete(text, _running.typed, _running.context, _running.default_context)
+
+
+def begin_on(state: State, context: str, default: str | None) -> None:
+    """Called once the vCenter is known: commands in hints name it unless they find it anyway."""
+    state.context, state.default_context = context, default
 
 
 def begin(state: State) -> None:
@@ -166,7 +187,9 @@ def _envelope(result: Result, state: State) -> None:
         "status": _status(result.exit_code),
         "exit_code": int(result.exit_code),
         "vcenter": state.vcenter,
-        "data": _hints_completed(result.data),
+        "data": _hints_completed(
+            result.data | ({"next": result.next_step} if result.next_step else {})
+        ),
         "errors": [_error_json(one) for one in result.errors],
     }
     sys.stdout.write(json.dumps(envelope, indent=2, default=str) + "\n")

@@ -116,7 +116,7 @@ def _switch(
     state = ctx.ensure_object(State)
     events = Events()
     command = f"passthrough {'enable' if enabled else 'disable'}"
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         vcenter = session.vsphere
         read = partial(lifecycle.read_inventory, wanted, vcenter, query_targets="all")
         chosen = lifecycle.choose_hosts(names, read(), gpus)

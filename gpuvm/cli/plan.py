@@ -30,10 +30,13 @@ def plan(
     Exit code 0: nothing to do; 10: changes pending; 3: not possible, with the reason.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context) as session:
+    ctx.ensure_object(State).if_it_fails = "'gpuvm doctor' shows what stands in the way"
+    with open_session(ctx, options.context, wanted.context) as session:
         made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
         plan_output.show_plan(made)
         output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
-    output.finish(ctx, output.Result("plan", plan_output.plan_json(made), code))
+    next_step = "'gpuvm provision'" if made.changes else "'gpuvm run mnist'"
+    data = plan_output.plan_json(made)
+    output.finish(ctx, output.Result("plan", data, code, next_step=next_step))

@@ -1,20 +1,26 @@
 """gpuvm start and gpuvm stop: power VMs on when needed, and off to free their GPUs."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from gpuvm import lifecycle, planner
-from gpuvm.cli import host_blocks, output, plan_output, progress
+from gpuvm import guest, lifecycle, planner, runs
+from gpuvm.cli import host_blocks, output, plan_output, progress, targets
 from gpuvm.cli.options import ClusterOption, DeploymentOptions, VMArgument, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.provision import Until, UntilOption, result_json, show_result
-from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.session import Session, confirm, open_session
 from gpuvm.errors import NotFound, PreflightRefused
-from gpuvm.events import Events
+from gpuvm.events import Event, Events
 from gpuvm.inventory import VM, UnreadableVM
 from gpuvm.lifecycle import ApplyResult
+from gpuvm.runs import RunState
+from gpuvm.text import one_line
+
+ASK_GUESTS_S = 5.0
+"""A guest that hangs is a reason to stop it, and is not waited for."""
 
 
 @grouped
@@ -40,7 +46,7 @@ def start(
     wanted = options.spec(cluster=cluster)
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
@@ -82,10 +88,16 @@ def stop(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         found = session.vsphere.read_deployment(wanted.name)
         chosen, hidden = _named(found.ours, found.unreadable, vms, wanted.name)
         running = [vm for vm in chosen if vm.powered_on]
+        active = [] if now else _active_runs(session, running)
+        for one in active:
+            output.warn(
+                f"run {one_line(one.run_id)} is {one.state} on {', '.join(one.vms)}: "
+                "stopping its VMs ends it"
+            )
         question = f"Stop {', '.join(vm.name for vm in running)}?"
         if running and not confirm(session.context, question, yes=yes):
             output.declined(ctx, "stop")
@@ -98,7 +110,26 @@ def stop(
         host_blocks.refresh(session, wanted.name)
     if not state.json:
         _show_stopped(result)
-    output.finish(ctx, output.Result("stop", result_json(result), result.exit_code, result.errors))
+    data = result_json(result) | {"ended_runs": [one.run_id for one in active]}
+    output.finish(ctx, output.Result("stop", data, result.exit_code, result.errors))
+
+
+def _active_runs(session: Session, vms: Sequence[VM]) -> list[RunState]:
+    """Runs that are running or queued in these VMs; a guest that does not answer is a warning."""
+    if not targets.has_key(session.context):
+        return []
+    members = []
+    for vm in vms:
+        with suppress(PreflightRefused):  # none of its addresses is in the context's subnet
+            if vm.address:
+                members.append(runs.Member(guest.endpoint(vm, session.context), vm, ()))
+
+    def sink(event: Event) -> None:
+        if event.kind == "warning":
+            output.warn(one_line(f"{event.vm}: its runs are not known: {event.text}"))
+
+    found = runs.list_runs(members, session.context.guest, Events(sink), timeout_s=ASK_GUESTS_S)
+    return [one for one in found if one.state in ("running", "queued")]
 
 
 def _named(

@@ -60,9 +60,10 @@ def provision(
     """
     wanted = options.spec()
     state = ctx.ensure_object(State)
+    state.if_it_fails = "'gpuvm doctor' shows what stands in the way"
     record = Recorder()
     events = Events(record)
-    with open_session(ctx, options.context) as session, contextlib.closing(record):
+    with open_session(ctx, options.context, wanted.context) as session, contextlib.closing(record):
         if create_snapshot:
             _ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):
@@ -77,6 +78,7 @@ def provision(
             file = lifecycle.provisioning_record(plan.vcenter.instance_uuid, plan.spec.name)
             stay = {step.name for step in plan.steps if step.action in ("keep", "power-on")}
             record.keep(file, older=stay)
+        state.if_it_fails = "'gpuvm status' shows what exists, 'gpuvm provision' continues"
         with progress.shown(events, state):
             result = lifecycle.provision(
                 plan,
@@ -89,8 +91,12 @@ def provision(
         host_blocks.refresh(session, wanted.name)
     if not state.json:
         show_result(result)
+    again = "'gpuvm provision' continues, 'gpuvm status' shows what exists"
+    further = "'gpuvm run mnist'" if until is Until.READY else "'gpuvm provision --until ready'"
+    next_step = again if result.failed else further
     output.finish(
-        ctx, output.Result("provision", result_json(result), result.exit_code, result.errors)
+        ctx,
+        output.Result("provision", result_json(result), result.exit_code, result.errors, next_step),
     )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from gpuvm import paths, results
 from gpuvm import report as reports
-from gpuvm.cli import output, run_summary
+from gpuvm.cli import completion, output, run_summary
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
@@ -28,7 +28,11 @@ def report(
     ctx: typer.Context,
     run_ids: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids or prefixes; default: the latest run.", metavar="[RUN]..."),
+        typer.Argument(
+            help="Ids or prefixes; default: the latest run.",
+            metavar="[RUN]...",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     kind: Annotated[
         Format,

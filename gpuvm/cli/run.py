@@ -12,7 +12,7 @@ import typer
 
 from gpuvm import data as data_files
 from gpuvm import lifecycle, results, runs
-from gpuvm.cli import output, targets
+from gpuvm.cli import completion, output, targets
 from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.run_control import finish_run
 from gpuvm.cli.run_job import CompareOptions, Job
@@ -36,6 +36,7 @@ def run(
         typer.Argument(
             help="A shipped workload, or the path of a script; with --project any command.",
             metavar="WORKLOAD",
+            autocompletion=completion.workloads,
         ),
     ] = None,
     arguments: Annotated[
@@ -85,11 +86,20 @@ def run(
     ] = False,
     vms: Annotated[
         list[str] | None,
-        typer.Option("--vm", help="Only on this VM; may be repeated.", metavar="NAME"),
+        typer.Option(
+            "--vm",
+            help="Only on this VM; may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.vms,
+        ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Continue from this run's last checkpoint.", metavar="RUN-ID"),
+        typer.Option(
+            help="Continue from this run's last checkpoint.",
+            metavar="RUN-ID",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it has started; see 'gpuvm runs'.")
@@ -160,7 +170,7 @@ def run(
         arguments = sweeps.with_grid(shared, arguments)
     wanted = options.spec()
     before = results.load(resume) if resume else None
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         taking_part = targets.members(
             session, inventory, wanted, vms, every=distributed or bool(shared)

@@ -6,7 +6,7 @@ import typer
 
 from gpuvm import report as reports
 from gpuvm import runs
-from gpuvm.cli import output, run_summary
+from gpuvm.cli import completion, output, run_summary
 from gpuvm.cli.guest_output import show_line
 from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.output import State
@@ -18,7 +18,12 @@ from gpuvm.events import Events
 from gpuvm.results import Run
 from gpuvm.text import one_line
 
-RunArgument = Annotated[str, typer.Argument(help="A run's id or a prefix of it.", metavar="RUN")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run's id or a prefix of it.", metavar="RUN", autocompletion=completion.runs
+    ),
+]
 
 
 @grouped
@@ -57,7 +62,10 @@ def logs(
     ctx: typer.Context,
     run: RunArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more output.")] = False,
-    vm: Annotated[str | None, typer.Option("--vm", help="Only this VM.", metavar="NAME")] = None,
+    vm: Annotated[
+        str | None,
+        typer.Option("--vm", help="Only this VM.", metavar="NAME", autocompletion=completion.vms),
+    ] = None,
     tail: Annotated[
         int | None, typer.Option("--tail", min=0, help="Only the last N lines.", metavar="N")
     ] = None,
@@ -178,12 +186,10 @@ def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) ->
     run_id = record.run_id
     if not ended:
         if not state.json:
-            output.line(
-                f"run {run_id} continues in its guests; 'gpuvm attach {run_id}' follows it, "
-                f"'gpuvm cancel {run_id}' cancels it"
-            )
+            output.line(f"run {run_id} continues in its guests")
+        next_step = f"'gpuvm attach {run_id}' follows it, 'gpuvm cancel {run_id}' cancels it"
         left = {"run_id": run_id, "dir": str(record.dir), "status": record.manifest.status}
-        output.finish(ctx, output.Result(command, left))
+        output.finish(ctx, output.Result(command, left, next_step=next_step))
         return
     data = reports.build([record.dir])
     if not state.json:
@@ -196,4 +202,5 @@ def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) ->
         "warnings": list(record.manifest.warnings),
         "scores": {score.name: score.value for run in data.runs for score in run.scores},
     }
-    output.finish(ctx, output.Result(command, shown))
+    next_step = f"'gpuvm report {run_id}'"
+    output.finish(ctx, output.Result(command, shown, next_step=next_step))

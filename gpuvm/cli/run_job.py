@@ -98,6 +98,10 @@ class Job:
             gpus_hidden=hide_gpus,
         )
         state = self.ctx.ensure_object(State)
+        state.if_it_fails = (
+            f"'gpuvm logs {record.run_id}' shows what it printed, "
+            f"'gpuvm report {record.run_id}' what was fetched"
+        )
         if not state.json:
             where = ", ".join(member.vm.name for member in members)
             without = ", without its GPU" if hide_gpus else ""

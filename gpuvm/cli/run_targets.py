@@ -82,7 +82,7 @@ def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Gues
         if event.kind == "warning":
             warnings.append(f"{event.vm}: {event.text}" if event.vm else str(event.text))
 
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
         members = targets.members(session, inventory, wanted, None, every=True) if there else []

@@ -11,7 +11,7 @@ import typer
 from gpuvm import settings, vsphere
 from gpuvm.cli import output
 from gpuvm.cli.output import State
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, LoginRefused
 from gpuvm.settings import Context, Insecure
 from gpuvm.vsphere import VSphere
 
@@ -24,11 +24,11 @@ class Session:
 
 @contextmanager
 def open_session(
-    ctx: typer.Context, name: str | None, *, announced: bool = True
+    ctx: typer.Context, name: str | None, of_file: str | None = None, *, announced: bool = True
 ) -> Iterator[Session]:
     """Connect and print the command's first line, unless standard output is for data."""
-    context = settings.load(name)
-    ctx.ensure_object(State).context = context.name
+    context = settings.load(name, of_file)
+    output.begin_on(ctx.ensure_object(State), context.name, settings.default_name(of_file))
     with connected(context) as connection:
         announce(ctx, context, connection, line=announced)
         yield Session(context, connection)
@@ -36,9 +36,23 @@ def open_session(
 
 @contextmanager
 def connected(context: Context) -> Iterator[VSphere]:
-    ask = getpass.getpass if interactive() else None
-    with vsphere.connect(context, settings.password(context, ask)) as connection:
+    with connect(context) as connection:
         yield connection
+
+
+def connect(context: Context) -> VSphere:
+    """Raises LoginRefused, which says where the refused password came from."""
+    ask = getpass.getpass if interactive() else None
+    password, source = settings.find_password(context, ask)
+    try:
+        return vsphere.connect(context, password)
+    except LoginRefused as error:
+        raise LoginRefused(
+            f"{error}; the password is from {source}",
+            hint=error.hint,
+            wrong_password=error.wrong_password,
+            source=source,
+        ) from None
 
 
 def announce(

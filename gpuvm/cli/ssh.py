@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any, NoReturn, cast
 import typer
 
 from gpuvm import guest
-from gpuvm.cli import guest_output, output, targets
+from gpuvm.cli import completion, guest_output, output, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
@@ -30,7 +30,9 @@ OPEN = "gpuvm-forward-open"
 """Printed by ssh's LocalCommand, which runs once the ports are forwarded."""
 ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 
-VMOfCommand = Annotated[str, typer.Argument(help="The VM's name.", metavar="VM")]
+VMOfCommand = Annotated[
+    str, typer.Argument(help="The VM's name.", metavar="VM", autocompletion=completion.vms)
+]
 
 
 @grouped
@@ -165,7 +167,7 @@ def _one_guest(
     Nothing is printed, because standard output belongs to the command.
     """
     wanted = options.spec()
-    with open_session(ctx, options.context, announced=False) as session:
+    with open_session(ctx, options.context, wanted.context, announced=False) as session:
         place = targets.endpoints(session, wanted.name, [name], every=False)[0]
     yield guest.locate(place), session.context
 

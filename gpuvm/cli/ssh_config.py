@@ -48,7 +48,7 @@ def ssh_config(
             return
     wanted = options.spec()
     state = ctx.ensure_object(State)
-    with open_session(ctx, options.context, announced=not printed) as session:
+    with open_session(ctx, options.context, wanted.context, announced=not printed) as session:
         there = targets.all_endpoints(session, wanted.name, some=printed)
         places = list(host_blocks.usable(there))
         known = session.context

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from gpuvm import guest, lifecycle, planner, spec
-from gpuvm.cli import output
+from gpuvm.cli import deployments, output
 from gpuvm.cli.options import ClusterOption, DeploymentOptions, HostsOption, PerHostOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
-from gpuvm.errors import GpuvmError
+from gpuvm.errors import Ambiguous, BadInput, GpuvmError
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 from gpuvm.ownership import copy_note
-from gpuvm.text import how_long
+from gpuvm.text import how_long, one_line
 
 TIMEOUT_S = 10
 AT_ONCE = 16
@@ -49,6 +49,9 @@ def status(
     hosts: HostsOption = None,
     per_host: PerHostOption = None,
     cluster: ClusterOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every deployment in the vCenter instead.")
+    ] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
@@ -60,6 +63,8 @@ def status(
 
         gpuvm status --hosts 4 --no-guests --json
 
+        gpuvm status --all
+
     Drift is the difference from the spec that each VM was created from. If gpuvm.yaml or an option
     sets the number of VMs, it also includes VMs that are missing, surplus, powered off, or created
     from a different spec.
@@ -68,17 +73,38 @@ def status(
     """
     wanted = options.spec(cluster=cluster, hosts=hosts, per_host=per_host)
     given = (
-        _given(options.file) if wanted.model_fields_set - {"name", "cluster"} - spec.COUNT else None
+        _given(options.file)
+        if wanted.model_fields_set - {"context", "name", "cluster"} - spec.COUNT
+        else None
     )
-    with open_session(ctx, options.context) as session:
-        inventory = lifecycle.read_inventory(wanted, session.vsphere)
-        ours = inventory.ours(wanted.name)
+    if every and (options.deployment or cluster):
+        raise BadInput("--all is of the whole vCenter: leave --name and --cluster out")
+    with open_session(ctx, options.context, wanted.context) as session:
+        if every:
+            deployments.finish(ctx, "status", deployments.list_all(session.vsphere.read_marked()))
+            return
+        inventories = _inventories(wanted, session)
+        ours = [vm for inventory in inventories for vm in inventory.ours(wanted.name)]
         inside = _inside(session, ours) if guests else {}
+        others = [] if ours else deployments.list_all(session.vsphere.read_marked())
     against = Against(wanted, given, counted=bool(wanted.model_fields_set & spec.COUNT))
-    found = compare(inventory, against, inside)
+    found = compare(inventories, against, inside)
     if not ctx.ensure_object(State).json:
-        _print_status(found, wanted.name)
-    output.finish(ctx, output.Result("status", found.data(against)))
+        _print_status(found, wanted.name, others)
+    there = {"deployments": [one.name for one in others]} if others else {}
+    output.finish(ctx, output.Result("status", found.data(against) | there))
+
+
+def _inventories(wanted: spec.ClusterSpec, session: Session) -> list[Inventory]:
+    """Of each cluster that the deployment's VMs are in, where several fit and none is named."""
+    try:
+        return [lifecycle.read_inventory(wanted, session.vsphere)]
+    except Ambiguous as error:
+        if error.kind != "cluster" or wanted.cluster is not None:
+            raise
+    clusters = session.vsphere.clusters_of(wanted.name)
+    of_each = [wanted.model_copy(update={"cluster": cluster}) for cluster in clusters]
+    return [lifecycle.read_inventory(one, session.vsphere) for one in of_each]
 
 
 @dataclass(frozen=True)
@@ -117,15 +143,27 @@ class Found:
         }
 
 
-def compare(inventory: Inventory, against: Against, inside: Mapping[str, Inside]) -> Found:
-    """``inside`` is the result of the guest checks by VM name."""
+def compare(
+    inventories: Sequence[Inventory], against: Against, inside: Mapping[str, Inside]
+) -> Found:
+    """``inside`` is the result of the guest checks by VM name; an inventory is one cluster's."""
     name = against.wanted.name
-    ours, hidden = inventory.ours(name), planner.unreadable(name, inventory)
+    seen: list[Seen] = []
+    copies: list[VM] = []
+    hidden: dict[int, UnreadableVM] = {}
+    for inventory in inventories:
+        hidden |= planner.unreadable(name, inventory)
+        copies += inventory.copies(name)
+        seen += [
+            _seen(vm, inventory, against, inside.get(vm.name, Inside()))
+            for vm in inventory.ours(name)
+        ]
+    present = {one.vm.index for one in seen} | hidden.keys()
     return Found(
-        tuple(_seen(vm, inventory, against, inside.get(vm.name, Inside())) for vm in ours),
+        tuple(seen),
         tuple(hidden.values()),
-        tuple(_missing({vm.index for vm in ours} | hidden.keys(), against)),
-        inventory.copies(name),
+        tuple(_missing(present, against)),
+        tuple(dict.fromkeys(copies)),
     )
 
 
@@ -205,7 +243,7 @@ def _idle_shutdown(inside: Inside, against: Against) -> Iterator[str]:
         yield f"{against.file} says {says} of idle_shutdown: 'gpuvm provision' applies it"
 
 
-def _print_status(found: Found, deployment: str) -> None:
+def _print_status(found: Found, deployment: str, others: Sequence[deployments.Listed]) -> None:
     if not found.seen and not found.hidden and not found.missing:
         output.line(f"no VM of '{deployment}' exists: create them with 'gpuvm provision'")
     else:
@@ -213,6 +251,9 @@ def _print_status(found: Found, deployment: str) -> None:
         rows += [(name, *"-----", "it is missing") for name in found.missing]
         columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
         output.table(columns, rows)
+    if others:
+        known = ", ".join(f"{one_line(one.name)} ({len(one.vms)})" for one in others)
+        output.line(f"deployments in this vCenter: {known}; --name selects one")
     for vm in found.copies:
         output.line(f"note: {copy_note(vm)}")
 

@@ -144,8 +144,12 @@ def _no_address(vm: VM) -> PreflightRefused:
     )
 
 
+def has_key(context: Context) -> bool:
+    return context.key_file.exists() or "SSH_AUTH_SOCK" in os.environ
+
+
 def _require_key(context: Context) -> None:
-    if not context.key_file.exists() and "SSH_AUTH_SOCK" not in os.environ:
+    if not has_key(context):
         raise PreflightRefused(
             f"no SSH key for these guests: {context.key_file} does not exist and no ssh-agent runs",
             hint="run from the machine that provisioned, or add your public key to "

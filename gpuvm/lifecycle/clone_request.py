@@ -1,6 +1,7 @@
 """From a planned step to a single CloneVM_Task."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from gpuvm import guest, ownership
 from gpuvm.accelerators import DeviceGroup, DynamicPassthrough
@@ -24,6 +25,8 @@ def clone_request(plan: Plan, step: Step, context: Context, public_key: str) -> 
         generation=generation,
         creation_spec=spec.creation_spec_json(),
         disks=plan.template.disks or None if plan.template else None,
+        operator=ownership.operator(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     first_boot = guest.user_data(
         hostname=step.name,

@@ -80,7 +80,7 @@ class Workload:
         if done.returncode != 0 and "No module named" in done.stderr:
             raise PreflightRefused(
                 f"{self.name} cannot run on this machine: {last_line(done.stderr)}",
-                hint="pip install 'gpuvm[lab]'",
+                hint="pip install '.[lab]' in gpuvm's source folder",
             )
         return done
 

@@ -83,7 +83,7 @@ class FanOut:
             self._events.warning(str(error), name)
         return {name: future.result() for name, future in futures.items()}
 
-    def best_effort(self, work: Callable[[Guest], None]) -> None:
+    def best_effort(self, work: Callable[[Guest], None], *, timeout_s: float = CONNECT_S) -> None:
         """For clean-up: errors become warnings, since another error is on its way.
 
         Over new connections: whether the guests still answer is often the question.
@@ -91,7 +91,7 @@ class FanOut:
 
         def one(member: Member) -> None:
             try:
-                with connect(member.endpoint, timeout_s=CONNECT_S) as guest:
+                with connect(member.endpoint, timeout_s=timeout_s) as guest:
                     work(guest)
             except GuestError as error:
                 self._events.warning(str(error), member.name)

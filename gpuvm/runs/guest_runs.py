@@ -31,7 +31,7 @@ from gpuvm.guest import (
 )
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.results import Manifest
-from gpuvm.runs.fan_out import FanOut, Member
+from gpuvm.runs.fan_out import CONNECT_S, FanOut, Member
 from gpuvm.runs.follow import split_lines
 from gpuvm.runs.inputs import STORE
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
@@ -60,7 +60,13 @@ class RunState:
     problem: str | None
 
 
-def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events) -> list[RunState]:
+def list_runs(
+    members: Sequence[Member],
+    settings: GuestSettings,
+    events: Events,
+    *,
+    timeout_s: float = CONNECT_S,
+) -> list[RunState]:
     """The runs of all guests, the oldest first; unreachable guests are warnings."""
     seen: dict[str, list[Listed]] = {}
 
@@ -68,7 +74,7 @@ def list_runs(members: Sequence[Member], settings: GuestSettings, events: Events
         seen[guest.name] = list_processes(guest, settings.python, settings.work_dir)
 
     if members:
-        FanOut(members, events).best_effort(list_in)
+        FanOut(members, events).best_effort(list_in, timeout_s=timeout_s)
     by_run: dict[str, dict[str, Listed]] = defaultdict(dict)
     for vm in sorted(seen):
         for listed in seen[vm]:

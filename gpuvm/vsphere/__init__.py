@@ -5,12 +5,13 @@ with vsphere.connect(context, password) as connection:
 """
 
 from gpuvm.vsphere.clone import CloneRequest
-from gpuvm.vsphere.connection import VSphere, connect
+from gpuvm.vsphere.connection import VSphere, connect, rejected_certificate
 from gpuvm.vsphere.diagnosis import Diagnosis, NetworkAdapter
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.read_inventory import ConfigTargets
 from gpuvm.vsphere.residents import Resident
+from gpuvm.vsphere.session import Certificate
 from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, TemplateState
 from gpuvm.vsphere.updates import (
@@ -25,6 +26,7 @@ from gpuvm.vsphere.updates import (
 from gpuvm.vsphere.vm_watch import WatchedVM
 
 __all__ = [
+    "Certificate",
     "Change",
     "CloneInFlight",
     "CloneRequest",
@@ -45,4 +47,5 @@ __all__ = [
     "VSphere",
     "WatchedVM",
     "connect",
+    "rejected_certificate",
 ]

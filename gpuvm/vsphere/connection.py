@@ -22,6 +22,7 @@ from gpuvm.vsphere import (
     policies,
     privileges,
     read_inventory,
+    session,
     tasks,
 )
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
@@ -65,6 +66,7 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
             f"{host} does not let {context.user} in: wrong user name or password",
             hint="check the context's user and password; with a federated login (AD FS, Entra ID) "
             "try user@domain instead of DOMAIN\\user, or a local or service account",
+            wrong_password=True,
         ) from None
     except vmodl.MethodFault as fault:
         reason = getattr(fault, "msg", None) or type(fault).__name__
@@ -73,6 +75,18 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
         # pyVmomi raises a bare Exception if the server is no vCenter, and its proxies wrap causes.
         raise _no_connection(host, port, error) from None
     return VSphere(_with_relogin(service, context, password, trust), context)
+
+
+def rejected_certificate(context: Context) -> session.Certificate | None:
+    """Return the vCenter's certificate if it does not verify; no account and no password is sent.
+
+    Raises Unreachable, Untrusted for a pin that differs, and BadInput for errors in the context.
+    """
+    host, port = context.address
+    try:
+        return session.rejected_certificate(context.tls, host, port)
+    except OSError as error:
+        raise _no_connection(host, port, error) from None
 
 
 def _with_relogin(first: Any, context: Context, password: SecretStr, trust: ssl.SSLContext) -> Any:

@@ -12,6 +12,8 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from xml.parsers.expat import ExpatError
 
 import stamina
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from pyVmomi import vim
 from pyVmomi.SoapAdapter import SoapStubAdapter
 from typing_extensions import override
@@ -123,6 +126,42 @@ def ssl_context(tls: TLS, host: str, port: int) -> ssl.SSLContext:
     if isinstance(tls, Pin):
         return _pinned(tls.sha256, host, port)
     return ssl.create_default_context()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A server's certificate that did not verify, and the reason."""
+
+    issuer: str
+    names: tuple[str, ...]
+    sha256: str
+    reason: str
+
+
+def rejected_certificate(tls: TLS, host: str, port: int) -> Certificate | None:
+    """Return the server's certificate if it does not verify, else None; sends only a handshake.
+
+    Raises OSError without a TLS server there, and as ``ssl_context``.
+    """
+    context = ssl_context(tls, host, port)
+    try:
+        with (
+            socket.create_connection((host, port), CERTIFICATE_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        return _certificate(peer_certificate(host, port), error.verify_message)
+
+
+def _certificate(der: bytes, reason: str) -> Certificate:
+    read = x509.load_der_x509_certificate(der)
+    names = [str(name.value) for name in read.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    with suppress(x509.ExtensionNotFound, ValueError):
+        extension = read.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names += [str(name.value) for name in extension.value]
+    issuer = "itself" if read.issuer == read.subject else read.issuer.rfc4514_string()
+    return Certificate(issuer or "unknown", tuple(dict.fromkeys(names)), fingerprint(der), reason)
 
 
 def untrusted(host: str, port: int, reason: str) -> Untrusted:

@@ -63,6 +63,22 @@ def test_one_gpu_one_run_and_the_queue(lab: Lab) -> None:
     assert "it is cancelled" in again.stderr
 
 
+def test_stop_names_a_run_before_it_asks(lab: Lab) -> None:
+    run_id = detached(lab)
+    (file,) = lab.home.glob("**/contexts/lab.yaml")
+    without_question = file.read_text()
+    file.write_text(without_question.replace("confirm: false", "confirm: true"))
+    try:
+        asked = lab("stop")
+    finally:
+        file.write_text(without_question)
+    assert asked.exit_code == 2
+    assert f"run {run_id} is running on gpuvm-01: stopping its VMs ends it" in asked.stderr
+    assert asked.stderr.index(run_id) < asked.stderr.index("Stop gpuvm-01, gpuvm-02?")
+    assert state(lab, run_id) == "running"
+    assert lab("cancel", run_id, "--yes").exit_code == 0
+
+
 def test_another_operator_cancels_what_this_one_watches(lab: Lab) -> None:
     run_id = detached(lab)
     process = lab.start("attach", run_id)

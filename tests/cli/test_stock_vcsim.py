@@ -48,6 +48,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator[
     [
         (("gpus", *HERE), 0),
         (("status", *HERE), 0),
+        (("status",), 0),
+        (("status", "--all"), 0),
+        (("deployments",), 0),
         (("doctor", *WITHOUT_GPU), 0),
         (("plan", *WITHOUT_GPU), 10),
         (("plan", *HERE), 3),

@@ -171,7 +171,7 @@ def seen(connection: VSphere) -> Seen:
     made = trial.plan
     plan = plan_json(made) if isinstance(made, Plan) else {}
     against = status.Against(wanted, None, counted=True)
-    reported = status.compare(inventory, against, {}).data(against)
+    reported = status.compare([inventory], against, {}).data(against)
     return Seen(gpus.listed(inventory), plan, reported, checks, inventory)
 
 
