@@ -33,12 +33,26 @@ def gpus(
     """
     wanted = options.spec()
     with open_session(ctx, options.context) as session:
-        # Before API 8 a host adds nothing here when it is asked: no device groups, no vGPU sizes.
-        groups = major(session.vsphere.vcenter.api_version) >= 8
-        inventory = lifecycle.read_inventory(wanted, session.vsphere, "all" if groups else ())
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
+        inventory = session.vsphere.with_config_targets(inventory, _to_ask(inventory))
     if not ctx.ensure_object(State).json:
         _print_gpus(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))
+
+
+def _to_ask(inventory: Inventory) -> list[str]:
+    """Hosts that may have a device group, which API 8 brought, or a vGPU of unknown size."""
+    groups = major(inventory.vcenter.api_version) >= 8
+    return [
+        host.name
+        for host in inventory.hosts
+        if host.unreachable is None
+        and host.gpus
+        and (
+            (groups and len(host.gpus) > 1)
+            or any(one.memory_gib is None for gpu in host.gpus for one in gpu.profiles)
+        )
+    ]
 
 
 def listed(inventory: Inventory) -> dict[str, Any]:

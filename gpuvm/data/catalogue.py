@@ -104,7 +104,7 @@ BY_HAND = {
             "coco",
             "gpuvm run captioning -- --data @coco",
             _SCENES,
-            "cocodataset.org, under its terms of use: the pictures have licences of their own",
+            "cocodataset.org, under its terms of use; each picture has its own licence",
             "a folder with annotations/captions_train2017.json and train2017/*.jpg, and to "
             "score on what others do captions_val2017.json and val2017/*.jpg; or with "
             "dataset_coco.json",

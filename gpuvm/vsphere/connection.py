@@ -147,11 +147,14 @@ class VSphere:
 
     def with_config_targets(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
         """Add the config targets (systemIds) of these hosts, by name: a round trip each."""
+        if not hosts:
+            return inventory
         cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
         with translated("reading the cluster", "the vCenter"):
             browser = cluster.environmentBrowser
 
-        asked = [host for host in inventory.hosts if host.name in hosts]
+        names = set(hosts)
+        asked = [host for host in inventory.hosts if host.name in names]
         targets = gpus.read_targets(browser, list(map(self._host, asked)))
         answers = {host.moref: target for host, target in zip(asked, targets, strict=True)}
         found = (

@@ -170,7 +170,7 @@ def _examples(
         return held_out, lambda one: images.resized(scenes.render(one), side)
     folder = options.data or Path(model["data"])
     if options.data is None and not folder.is_dir():
-        raise BadInput(f"the run's images are not at {folder}: --data DIR says where they are here")
+        raise BadInput(f"the run's images are not at {folder}: set --data DIR")
     return images.read_pictures(folder).held_out, lambda one: images.load(one.file, side)
 
 

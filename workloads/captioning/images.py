@@ -82,7 +82,7 @@ def read_pictures(folder: Path) -> Pictures:
         found = _flickr_split(folder, file)
     if not found.train or not found.held_out:
         number = len(found.train) + len(found.held_out)
-        raise BadInput(f"{file}: {number} images are too few to hold some out")
+        raise BadInput(f"{file}: {number} images are too few for a held-out set")
     return found
 
 

@@ -21,13 +21,13 @@ ROWS, STOCKS = 41_266, 500
 SECTORS = 11
 DAY = 390  # minutes that the New York exchange is open
 FEWEST_ROWS = 20
-FIRST_SECOND = 1e8  # in 1973: a smaller DATE is a row's number, not Unix seconds
+FIRST_SECOND = 1e8  # in 1973: a smaller DATE is a row number, not Unix seconds
 _DATES = ("DATE", "DATETIME", "TIMESTAMP")
 _GAPS = ("", "-", "na", "n/a", "nan", "none", "null")
 _LOCAL_DATE = re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{2,4}\b|\d{1,2}-\d{1,2}-\d{4}\b")
 _MONEY = re.compile(r"[^\d\s,.-]*\s?-?[\d,]+(\.\d+)?\s?[^\d\s,.]*")
 _DECIMAL_COMMA = re.compile(r"-?\d[\d.]*,(\d{1,2}|\d{4,})")
-LAST_SECOND = 1e11  # in 5138: a larger one is milliseconds, or smaller parts still
+LAST_SECOND = 1e11  # in 5138: a larger one is milliseconds or smaller
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _moment(where: str, text: str, before: Sequence[float]) -> float:
     moment = _seconds(where, text.strip())
     if before and moment <= before[-1]:
         newest = ": the newest come first, turn it round" if len(before) == 1 else ""
-        raise BadInput(f"{where}: DATE {text} is not after the one of the row before{newest}")
+        raise BadInput(f"{where}: DATE {text} is not after that of the previous row{newest}")
     return moment
 
 
