@@ -6,17 +6,27 @@
     accelerator: {mode: device-group, group: "Nvidia:2@nvidia_a100-40c%NVLink"}
     accelerator: {mode: none}
 
-On the command line the same in one word: ``passthrough:model=P100``, ``vgpu:grid_p100-4q``.
+On the command line, and in gpuvm.yaml too, the same in one word: ``passthrough:model=P100``,
+``vgpu:grid_p100-4q``.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, Mistakes
+from gpuvm.validation import matching, problem_text
 
-PCIAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+PCIAddress = Annotated[
+    str,
+    matching(
+        r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", "is not a PCI address such as 0000:3b:00.0"
+    ),
+]
 PCIId = Annotated[int, Field(ge=0, le=0xFFFF)]
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+LARGEST_WINDOW_GIB = 65536
 
 
 class _Model(BaseModel):
@@ -26,7 +36,7 @@ class _Model(BaseModel):
 class _WithGPU(_Model):
     count: int = Field(default=1, ge=1, le=16)
     """Devices in each VM."""
-    mmio_gib: int | None = None
+    mmio_gib: int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
     """64-bit MMIO window, a power of two; 0 for GPUs with small BARs: they need no window, nor EFI.
 
     By default it is computed from the GPUs."""
@@ -36,11 +46,11 @@ class Passthrough(_WithGPU):
     """Fixed DirectPath I/O: the VM gets whole GPUs of its host, chosen when it is created."""
 
     mode: Literal["passthrough"] = "passthrough"
-    model: str | None = None
+    model: Word | None = None
     """Part of the GPU's name, such as P100."""
-    addresses: tuple[PCIAddress, ...] = ()
+    addresses: tuple[PCIAddress, ...] = Field(default=(), max_length=64)
     """Only these PCI addresses of each host, such as 0000:3b:00.0."""
-    label: str | None = None
+    label: Word | None = None
     """The hardware label of the device, set on the host."""
 
 
@@ -51,17 +61,17 @@ class DynamicPassthrough(_WithGPU):
     """
 
     mode: Literal["dynamic"] = "dynamic"
-    model: str | None = None
+    model: Word | None = None
     vendor_id: PCIId | None = None
     device_id: PCIId | None = None
-    label: str | None = None
+    label: Word | None = None
 
 
 class VGPU(_WithGPU):
     """A vGPU, by the name of a profile that the hosts offer."""
 
     mode: Literal["vgpu"] = "vgpu"
-    profile: str = Field(min_length=1)
+    profile: Word
 
 
 class DeviceGroup(_Model):
@@ -71,8 +81,8 @@ class DeviceGroup(_Model):
     """
 
     mode: Literal["device-group"] = "device-group"
-    group: str = Field(min_length=1)
-    mmio_gib: int | None = None
+    group: Word
+    mmio_gib: int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
     """As in the other modes."""
 
 
@@ -83,12 +93,25 @@ class NoGPU(_Model):
 
 
 AnyAccelerator = Passthrough | DynamicPassthrough | VGPU | DeviceGroup | NoGPU
-Accelerator = Annotated[AnyAccelerator, Field(discriminator="mode")]
 
-_ADAPTER: TypeAdapter[AnyAccelerator] = TypeAdapter(Accelerator)
 _MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "device-group:NAME", "none")
 _DEFAULT_KEY = {"vgpu": "profile", "device-group": "group"}
 """The key of a value that has none on the command line."""
+
+
+def _keys_of(value: Any) -> Any:
+    """``MODE`` or ``MODE:KEY=VALUE,…`` as keys and values; whatever is no text as it is."""
+    if not isinstance(value, str):
+        return value
+    mode, _, rest = value.partition(":")
+    if mode not in {known.partition(":")[0] for known in _MODES}:
+        raise ValueError(f"unknown mode '{mode[:40]}': the modes are {', '.join(_MODES)}")
+    return {"mode": mode, **_values(mode, rest)}
+
+
+Accelerator = Annotated[AnyAccelerator, Field(discriminator="mode"), BeforeValidator(_keys_of)]
+
+_ADAPTER: TypeAdapter[AnyAccelerator] = TypeAdapter(Accelerator)
 
 
 def parse(text: str) -> AnyAccelerator:
@@ -96,26 +119,22 @@ def parse(text: str) -> AnyAccelerator:
 
     Raises BadInput.
     """
-    mode, _, rest = text.partition(":")
-    if mode not in {known.partition(":")[0] for known in _MODES}:
-        raise BadInput(
-            f"--accelerator: unknown mode '{mode}'", hint="the modes are: " + ", ".join(_MODES)
-        )
     try:
-        return _ADAPTER.validate_python({"mode": mode, **_values(mode, rest)})
+        return _ADAPTER.validate_python(text)
     except ValidationError as error:
-        raise _bad(text, mode, error) from None
+        mistakes = [_mistake(text, detail) for detail in error.errors()]
+        raise mistakes[0] if len(mistakes) == 1 else Mistakes(mistakes) from None
 
 
-def _bad(text: str, mode: str, error: ValidationError) -> BadInput:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
+def _mistake(text: str, detail: ErrorDetails) -> BadInput:
+    mode, where = text.partition(":")[0], ".".join(str(part) for part in detail["loc"][1:])
+    if detail["type"] != "extra_forbidden":
+        key = f" {text}: {where}" if where else ""
+        return BadInput(f"--accelerator{key}: {problem_text(detail)}")
     kinds = (Passthrough, DynamicPassthrough, VGPU, DeviceGroup, NoGPU)
     known = next(k.model_fields for k in kinds if k.model_fields["mode"].default == mode)
     keys = ", ".join(key for key in known if key != "mode") or "no keys"
-    if first["type"] == "extra_forbidden":
-        return BadInput(f"--accelerator {text}: unknown key '{where}'", hint=f"{mode} has {keys}")
-    return BadInput(f"--accelerator {text}: {where}: {first['msg'].lower()}")
+    return BadInput(f"--accelerator {text}: unknown key '{where}'", hint=f"{mode} has {keys}")
 
 
 def _values(mode: str, rest: str) -> dict[str, Any]:
@@ -125,7 +144,9 @@ def _values(mode: str, rest: str) -> dict[str, Any]:
         if not equals and mode in _DEFAULT_KEY:
             key, value = _DEFAULT_KEY[mode], part
         elif not equals:
-            raise BadInput(f"--accelerator: '{part}' is not KEY=VALUE", hint="such as model=P100")
+            raise ValueError(f"'{part}' is not KEY=VALUE, such as model=P100")
+        if key in values and key != "addresses":
+            raise ValueError(f"{key} is given twice")
         values[key] = (*values.get(key, ()), value) if key == "addresses" else _number(key, value)
     return values
 
@@ -141,4 +162,4 @@ def _number(key: str, value: str) -> Any:
     try:
         return int(value, 16)
     except ValueError:
-        raise BadInput(f"--accelerator: {key}={value} is not a hex number such as 15f8") from None
+        raise ValueError(f"{key}={value} is not a hex number such as 15f8") from None

@@ -120,7 +120,7 @@ class GPU:
             return f"shared as vGPU, {self._pending()}"
         used = next((h.profile for h in self.holders if h.powered_on and h.profile), None)
         if used is None:
-            return f"shared as vGPU, unused, {len(self.profiles)} profiles" + self._unless()
+            return "shared as vGPU, unused" + self._unless()
         return f"shared as vGPU, {self.vgpus_left(used)} of {used} left" + self._unless()
 
     def _unless(self) -> str:

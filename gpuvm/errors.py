@@ -3,7 +3,8 @@
     GpuvmError                    1   failed
     ├── BadInput                  2   usage, a file's contents, an option's value
     │   ├── NotFound                  a name that does not exist; lists what exists
-    │   └── Ambiguous                 several fit and none was named; lists the choices
+    │   ├── Ambiguous                 several fit and none was named; lists the choices
+    │   └── Mistakes                  several of the above in one file or command line
     ├── PreflightRefused          3   a check failed before anything was changed
     │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
     │   ├── NotVisible                a required object that this account cannot see
@@ -83,6 +84,14 @@ class Ambiguous(BadInput):
             f"several {_plural(kind)} fit: {', '.join(choices)}", hint=f"name one with {option}"
         )
         self.kind, self.choices = kind, tuple(choices)
+
+
+class Mistakes(BadInput):
+    """``errors`` are the mistakes, each with its own hint."""
+
+    def __init__(self, errors: Sequence[BadInput]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
 
 
 class PreflightRefused(GpuvmError):

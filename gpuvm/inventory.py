@@ -63,6 +63,8 @@ class Host:
     """PCI addresses of the switches that connect the GPUs of an HGX board."""
     hypervisor_gib: float | None = None
     """Memory that ESXi keeps for itself; None if unknown."""
+    cpu_threads: int = 0
+    """Logical CPUs; 0 if unknown."""
 
     @property
     def switched_gpus(self) -> tuple[GPU, ...]:

@@ -107,10 +107,18 @@ def check_template_network(
 
 
 def storage_policy(spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """Return its id. Raises NotFound and Ambiguous, and PreflightRefused if none can be read."""
-    if spec.storage_policy is None or not spec.names_a_policy:
-        return spec.storage_policy
+    """Its id. Raises NotFound and Ambiguous, and PreflightRefused where none can be read.
+
+    An id is looked for as well, where this account can read policies.
+    """
+    if spec.storage_policy is None:
+        return None
     wanted, kind = spec.storage_policy, "storage policy"
+    if not spec.names_a_policy:
+        ids = {policy.id.lower(): policy.id for policy in inventory.policies}
+        if ids and wanted.lower() not in ids:
+            raise NotFound(kind, wanted, [f"{p.name} ({p.id})" for p in inventory.policies])
+        return ids.get(wanted.lower(), wanted)
     if inventory.policies_hidden:
         raise PreflightRefused(
             f"{kind} '{wanted}': {inventory.policies_hidden}",

@@ -12,17 +12,18 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpuvm import paths, variables
 from gpuvm.documents import read_document
 from gpuvm.errors import Ambiguous, BadInput, NotFound
+from gpuvm.validation import matching, parsed, shown
 
 
 class _Model(BaseModel):
@@ -46,7 +47,10 @@ class Pin(_Model):
     """The SHA-256 of the server's certificate, hex with or without colons."""
 
     verify: Literal["sha256"] = "sha256"
-    sha256: str = Field(pattern=r"^([0-9A-Fa-f]{2}:?){32}$")
+    sha256: Annotated[
+        str,
+        matching(r"([0-9A-Fa-f]{2}:?){32}", "is not 64 hex digits, with or without colons"),
+    ]
 
 
 class Insecure(_Model):
@@ -55,6 +59,10 @@ class Insecure(_Model):
     verify: Literal["insecure"] = "insecure"
 
 
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(parsed(ip_network, "a network such as 10.0.0.0/24")),
+]
 TLS = Annotated[SystemTrust | CAFile | Pin | Insecure, Field(discriminator="verify")]
 
 
@@ -65,7 +73,7 @@ class SSH(_Model):
     """More public keys for new guests, so that others can `run` too."""
     trust: Literal["guestinfo", "first-use"] = "guestinfo"
     """first-use only for a VM template that cannot publish its host keys."""
-    subnet: IPv4Network | IPv6Network | None = None
+    subnet: Network | None = None
     """Only guest addresses in it are used, such as 10.0.0.0/24; by default all."""
 
 
@@ -78,7 +86,13 @@ class GuestSettings(_Model):
 
 
 class Context(_Model):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[
+        str,
+        matching(
+            r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+            "is not a name of letters, digits, dots, hyphens and underscores, 100 at most",
+        ),
+    ]
     vcenter: str
     """Host, host:port or https URL."""
     user: str
@@ -117,10 +131,10 @@ def parse_address(vcenter: str) -> tuple[str, int]:
     BadInput.
     """
     match = re.fullmatch(
-        r"(?:https://)?(\[[0-9A-Fa-f:.]+\]|[^/:\[\]\s]+)(?::(\d+))?(?:/.*)?", vcenter
+        r"(?:https://)?(\[[0-9A-Fa-f:.]+\]|[^/:\[\]\s]+)(?::([0-9]{1,5}))?(?:/.*)?", vcenter
     )
-    if match is None:
-        raise BadInput(f"vCenter '{vcenter}' is not a host or https URL")
+    if match is None or not 0 < int(match[2] or 443) < 65536:
+        raise BadInput(f"vCenter {shown(vcenter)} is not a host or https URL")
     return match[1].strip("[]"), int(match[2] or 443)
 
 

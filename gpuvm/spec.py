@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,8 +27,9 @@ from pydantic import (
 )
 
 from gpuvm.accelerators import Accelerator, NoGPU, Passthrough
-from gpuvm.documents import read_document
-from gpuvm.errors import BadInput
+from gpuvm.documents import described, read_document
+from gpuvm.errors import BadInput, Mistakes
+from gpuvm.validation import matching, parsed, shown
 
 FILE = Path("gpuvm.yaml")
 
@@ -37,14 +38,55 @@ def _gib(value: Any) -> Any:
     """Convert ``32``, ``"32GiB"``, ``"32 GB"`` and ``"65536MiB"`` to GiB."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB|M|TiB|TB|T)?\s*", value)
+    match = re.fullmatch(
+        r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(GiB|GB|G|MiB|MB|M|TiB|TB|T)?\s*", value
+    )
     if match is None:
-        raise ValueError(f"'{value}' is not a size such as 32GiB")
+        raise ValueError(f"{shown(value)} is not a size such as 32GiB")
     scale = {"M": 1 / 1024, "G": 1, "T": 1024}[(match[2] or "G")[0]]
     return float(match[1]) * scale
 
 
-GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0)]
+def _datastore(value: Any) -> Any:
+    """Both kinds are looked at here: pydantic would complain of each that it is not."""
+    if isinstance(value, str):
+        names = [value]
+    elif isinstance(value, dict):
+        names = [*value, *value.values()]
+    else:
+        raise ValueError(f"must be a name, or a name for each host, and is {shown(value)}")  # noqa: TRY004 - pydantic takes no TypeError
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+            raise ValueError(f"{shown(name)} is no name")
+    return value
+
+
+def _ports(text: str) -> str:
+    """Two ports, the lower one first."""
+    match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
+    if match is None:
+        raise ValueError(f"{shown(text)} is not a range of ports such as 20000-20100")
+    low, high = int(match[1]), int(match[2])
+    if low > high:
+        raise ValueError(f"{text} is reversed: the lower port comes first")
+    if low < 1 or high > LAST_PORT:
+        raise ValueError(f"{text} is not within 1-{LAST_PORT}")
+    return text
+
+
+LONGEST_NAME = 1000
+"""Characters of a name or an inventory path; vCenter itself takes 80 for one name."""
+LONGEST_DEADLINE_S = 7 * 24 * 3600
+MOST_HOSTS, MOST_PER_HOST = 1000, 128
+"""Ten times what a cluster can have (96 hosts), and as many VMs as vGPUs of 16 cards."""
+MOST_CPUS, MOST_MEMORY_GIB = 960, 24 * 1024
+"""Of one VM, in vSphere 9 (VMware Configuration Maximums)."""
+LAST_PORT = 65535
+
+GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0, le=MOST_MEMORY_GIB, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+Datastore = Annotated[str | dict[str, str], BeforeValidator(_datastore)]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -78,8 +120,12 @@ _RESERVED = ("gpuvm.", "guestinfo.gpuvm.")
 _CLOUD_INIT = {
     f"guestinfo.{what}{end}" for what in ("userdata", "metadata") for end in ("", ".encoding")
 }
-IPAddress = IPv4Address | IPv6Address
-ExtraConfig = dict[Annotated[str, AfterValidator(_unreserved_key)], str]
+IPAddress = Annotated[
+    IPv4Address | IPv6Address, BeforeValidator(parsed(ip_address, "an IP address"))
+]
+ExtraConfig = Annotated[
+    dict[Annotated[Name, AfterValidator(_unreserved_key)], str], Field(max_length=1000)
+]
 
 
 class _Model(BaseModel):
@@ -94,8 +140,8 @@ class AddressRange(_Model):
     prefix: int = Field(ge=1, le=127)
     """Prefix length, such as 24 for 255.255.255.0."""
     gateway: IPAddress | None = None
-    dns: tuple[IPAddress, ...] = ()
-    domain: str = "localdomain"
+    dns: tuple[IPAddress, ...] = Field(default=(), max_length=16)
+    domain: str = Field(default="localdomain", min_length=1, max_length=253)
 
     @model_validator(mode="after")
     def _is_of_one_family(self) -> "AddressRange":
@@ -133,46 +179,55 @@ class AddressRange(_Model):
 class Deadlines(_Model):
     """In seconds; the defaults are enough for large templates on slow links."""
 
-    clone_s: float = Field(default=1800, gt=0)
-    power_on_s: float = Field(default=300, gt=0)
-    address_s: float = Field(default=600, gt=0)
-    ready_s: float = Field(default=300, gt=0)
+    clone_s: Seconds = 1800
+    power_on_s: Seconds = 300
+    address_s: Seconds = 600
+    ready_s: Seconds = 300
 
 
 class Distributed(_Model):
-    ports: str | None = Field(default=None, pattern=r"^\d+-\d+$")
+    ports: Annotated[str, AfterValidator(_ports)] | None = None
     """A range that is open in the guests' firewalls; by default any free port."""
-    start_s: float = Field(default=60, gt=0)
+    start_s: Seconds = 60
 
 
 Placement = Literal["one-per-host", "pack", "spread"]
 CloneMode = Literal["full", "linked"]
 
 
+DeploymentName = Annotated[
+    str,
+    matching(
+        r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?",
+        "is not a name of a-z and 0-9, hyphens within, 32 at most",
+    ),
+]
+
+
 class ClusterSpec(_Model):
-    context: str | None = None
+    context: Name | None = None
     """Which vCenter it is for; --context and GPUVM_CONTEXT come before it."""
-    name: str = Field(default="gpuvm", pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")
-    hosts: int = Field(default=1, ge=1)
-    per_host: int = Field(default=1, ge=1)
+    name: DeploymentName = "gpuvm"
+    hosts: int = Field(default=1, ge=1, le=MOST_HOSTS)
+    per_host: int = Field(default=1, ge=1, le=MOST_PER_HOST)
     placement: Placement = "one-per-host"
-    cluster: str | None = None
-    template: str | None = None
+    cluster: Name | None = None
+    template: Name | None = None
     clone_mode: CloneMode = "full"
-    snapshot: str | None = None
+    snapshot: Name | None = None
     """Of the template, for linked clones; by default the current one."""
-    datastore: str | dict[str, str] | None = None
+    datastore: Datastore | None = None
     """A name, a pattern such as local-*, or one of these for each host name."""
-    storage_policy: str | None = None
+    storage_policy: Name | None = None
     """Name or id (a UUID), for the VM home and every disk."""
-    network: str | None = None
+    network: Name | None = None
     addresses: AddressRange | None = None
-    folder: str | None = None
-    resource_pool: str | None = None
-    cpus: int | None = Field(default=None, ge=1)
+    folder: Name | None = None
+    resource_pool: Name | None = None
+    cpus: int | None = Field(default=None, ge=1, le=MOST_CPUS)
     memory_gib: GiB | None = None
     accelerator: Accelerator = Passthrough()
-    annotation: str = ""
+    annotation: str = Field(default="", max_length=10_000)
     extra_config: ExtraConfig = {}
     deadlines: Deadlines = Deadlines()
     distributed: Distributed = Distributed()
@@ -241,7 +296,7 @@ def load(file: Path | None, **changes: object) -> ClusterSpec:
     """Load the file, else ``gpuvm.yaml`` if it exists, and apply ``changes`` of the command line.
 
     The result's ``model_fields_set`` has the fields that were given. Raises BadInput with file and
-    line, or with the option.
+    line, or with the option, and Mistakes if several things are wrong.
     """
     chosen = file or FILE
     spec = read_document(chosen, ClusterSpec) if file or chosen.exists() else ClusterSpec()
@@ -249,5 +304,9 @@ def load(file: Path | None, **changes: object) -> ClusterSpec:
     try:
         return ClusterSpec.model_validate(spec.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"--{first['loc'][0]}: {first['msg'].lower()}") from None
+        mistakes = []
+        for detail in error.errors():
+            text, hint = described(detail, ClusterSpec)
+            option = str(detail["loc"][0]).replace("_", "-")
+            mistakes.append(BadInput(f"--{option}: {text}", hint=hint))
+        raise mistakes[0] if len(mistakes) == 1 else Mistakes(mistakes) from None

@@ -83,6 +83,12 @@ def test_no_address() -> None:
         _ = _context(vcenter="http://vc example").address
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "9" * 5000])
+def test_no_port(port: str) -> None:
+    with pytest.raises(BadInput, match="is not a host or https URL"):
+        settings.parse_address(f"vc.example:{port}")
+
+
 def test_password_from_command_environment_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.password(_context(), lambda _: "asked") == SecretStr("asked")
     monkeypatch.setenv("GPUVM_PASSWORD", "from-environment")

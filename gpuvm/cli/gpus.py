@@ -10,8 +10,9 @@ from gpuvm.cli import output
 from gpuvm.cli.options import ClusterOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
-from gpuvm.devices import GPU
+from gpuvm.devices import GPU, VGPUProfile
 from gpuvm.inventory import Host, Inventory
+from gpuvm.selection import major
 
 
 @grouped
@@ -32,10 +33,26 @@ def gpus(
     """
     wanted = options.spec()
     with open_session(ctx, options.context, wanted.context) as session:
-        inventory = lifecycle.read_inventory(wanted, session.vsphere, query_targets="all")
+        inventory = lifecycle.read_inventory(wanted, session.vsphere)
+        inventory = session.vsphere.with_config_targets(inventory, _to_ask(inventory))
     if not ctx.ensure_object(State).json:
         _print_gpus(inventory)
     output.finish(ctx, output.Result("gpus", listed(inventory)))
+
+
+def _to_ask(inventory: Inventory) -> list[str]:
+    """Hosts that may have a device group, which API 8 brought, or a vGPU of unknown size."""
+    groups = major(inventory.vcenter.api_version) >= 8
+    return [
+        host.name
+        for host in inventory.hosts
+        if host.unreachable is None
+        and host.gpus
+        and (
+            (groups and len(host.gpus) > 1)
+            or any(one.memory_gib is None for gpu in host.gpus for one in gpu.profiles)
+        )
+    ]
 
 
 def listed(inventory: Inventory) -> dict[str, Any]:
@@ -115,6 +132,8 @@ def _print_gpus(inventory: Inventory) -> None:
         _table(inventory)
     for note in notes(inventory):
         output.line(f"note: {note}")
+    for text in _profile_lines(inventory):
+        output.line(text)
     for name, hosts in _device_groups(inventory.hosts).items():
         output.line(f"device group {name} on {', '.join(hosts)}")
 
@@ -123,6 +142,25 @@ def _table(inventory: Inventory) -> None:
     labels = any(gpu.label for gpu in inventory.gpus)
     columns = ("HOST", "GPU", "MODEL", "MEMORY", "STATE", *(("LABEL",) if labels else ()))
     output.table(columns, [row(gpu, labels=labels) for gpu in inventory.gpus])
+
+
+def _profile_lines(inventory: Inventory) -> Iterator[str]:
+    """Each vGPU profile that is to be had, as ``--accelerator`` takes it, and where."""
+    left: dict[VGPUProfile, dict[str, int]] = {}
+    for gpu in inventory.gpus:
+        for profile in gpu.profiles:
+            on = left.setdefault(profile, {})
+            on[gpu.host] = on.get(gpu.host, 0) + gpu.vgpus_left(profile.name)
+    for profile, on in sorted(left.items(), key=lambda one: (one[0].memory_gib or 0, one[0].name)):
+        size = f" ({profile.memory_gib} GiB each)" if profile.memory_gib else ""
+        there = [host for host, number in on.items() if number]
+        where = ", ".join(there[:4]) + (f" and {len(there) - 4} more" if len(there) > 4 else "")
+        number = sum(on.values())
+        yield (
+            f"vgpu:{profile.name}{size}: {number} left on {where}"
+            if number
+            else f"vgpu:{profile.name}{size}: none left"
+        )
 
 
 def _device_groups(hosts: Sequence[Host]) -> dict[str, list[str]]:

@@ -39,11 +39,13 @@ Name = Annotated[
 def up(
     ctx: typer.Context,
     name: Name = "lab",
-    hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 4,
+    hosts: Annotated[int, typer.Option(min=1, max=1000, help="How many hosts.")] = 4,
     gpus_per_host: Annotated[int, typer.Option(min=0, help="GPUs in each host.")] = 1,
     gpu: Annotated[str, typer.Option(help="The GPUs' model.")] = "p100",
-    vgpu: Annotated[bool, typer.Option("--vgpu", help="Hosts offer vGPUs.")] = False,
-    vms: Annotated[int, typer.Option(min=0, help="Unrelated VMs to add to the inventory.")] = 0,
+    vgpu: Annotated[bool, typer.Option("--vgpu", help="Hosts share their GPUs as vGPUs.")] = False,
+    vms: Annotated[
+        int, typer.Option(min=0, max=20_000, help="Unrelated VMs in the inventory.")
+    ] = 0,
     description: Annotated[
         Path | None,
         typer.Option(help="Describe the data centre in JSON (docs/lab.md).", metavar="FILE"),

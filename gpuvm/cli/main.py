@@ -17,8 +17,8 @@ from typing_extensions import override
 
 import gpuvm
 from gpuvm.cli import output
-from gpuvm.cli.output import State
-from gpuvm.errors import ExitCode, GpuvmError, Interrupted
+from gpuvm.cli.output import State, command_words
+from gpuvm.errors import BadInput, ExitCode, GpuvmError, Interrupted
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,24 @@ class Group(TyperGroup):
         return name, stub and _load(str(name)), rest
 
     @override
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            _misused(ctx, typed, error)
+            raise
+
+    @override
     def invoke(self, ctx: Any) -> Any:
+        typed = [*ctx._protected_args, *ctx.args]
         try:
             return super().invoke(ctx)
         except GpuvmError as error:
             _fail(ctx, error)
+        except typer.TyperException as error:
+            _misused(ctx, typed, error)
+            raise
         except KeyboardInterrupt:
             _fail(ctx, Interrupted("interrupted"))
         except BrokenPipeError:
@@ -199,6 +212,25 @@ def _load(name: str) -> Any:
     extra = {"allow_extra_args": True, "ignore_unknown_options": False} if name == "run" else None
     alone.command(name, context_settings=extra)(getattr(module, wanted.function))
     return typer.main.get_command(alone)
+
+
+def _misused(ctx: Any, typed: list[str], error: typer.TyperException) -> None:
+    """A usage error is an envelope too where --json was typed, before a "--" at least.
+
+    Values are read by pydantic, whose texts Typer passes on.
+    """
+    details = getattr(error.__cause__, "errors", None)
+    if details is not None:
+        from gpuvm.validation import problem_text  # noqa: PLC0415 - it imports pydantic
+
+        error.message = "; ".join(map(problem_text, details()))
+    ours = typed[: typed.index("--")] if "--" in typed else typed
+    if error.exit_code != ExitCode.BAD_INPUT or "--json" not in ours:
+        return
+    state = ctx.ensure_object(State)
+    at = getattr(error, "ctx", None) or ctx
+    state.json, state.command = True, " ".join(command_words(at))
+    _fail(ctx, BadInput(error.format_message(), hint=f"{at.command_path} --help"))
 
 
 def _fail(ctx: Any, error: GpuvmError) -> NoReturn:

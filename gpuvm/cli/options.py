@@ -17,7 +17,7 @@ import typer
 
 from gpuvm import accelerators, spec
 from gpuvm.cli import completion, output
-from gpuvm.cli.output import State
+from gpuvm.cli.output import State, command_words
 from gpuvm.errors import BadInput, GpuvmError
 from gpuvm.spec import ClusterSpec
 
@@ -25,17 +25,10 @@ from gpuvm.spec import ClusterSpec
 def _set_json(context: typer.Context, value: bool) -> bool:
     """Also note the command, for errors in JSON and for hints, because every command has --json."""
     state = context.ensure_object(State)
-    state.json, state.command = value, " ".join(_command_words(context))
+    state.json, state.command = value, " ".join(command_words(context))
     state.typed = context
     output.begin(state)
     return value
-
-
-def _command_words(context: Any) -> list[str]:
-    """Return the words after the program's name, such as ``lab up``."""
-    if context.parent is None:
-        return []
-    return [*_command_words(context.parent), context.info_name]
 
 
 def _set_debug(context: typer.Context, value: bool) -> bool:

@@ -20,6 +20,7 @@ from gpuvm.errors import (
     ExitCode,
     GpuvmError,
     Interrupted,
+    Mistakes,
     SeveralRefused,
     TaskFailed,
     Unplaceable,
@@ -29,6 +30,8 @@ from gpuvm.text import printable
 
 SCHEMA = 1
 
+MOST_ROWS = 50
+"""Of the table under an error."""
 WIDE = 200
 """Columns if the output is no terminal, so that tables in logs and pipes are not wrapped."""
 
@@ -60,6 +63,13 @@ class State:
 
 
 _running = State()
+
+
+def command_words(context: Any) -> list[str]:
+    """Return the words after the program's name, such as ``lab up``."""
+    if context.parent is None:
+        return []
+    return [*command_words(context.parent), context.info_name]
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ def declined(ctx: typer.Context, command: str) -> None:
 
 
 def error(problem: GpuvmError, state: State) -> None:
-    """Print an error that ended a command, or several refusals."""
-    problems = problem.errors if isinstance(problem, SeveralRefused) else (problem,)
+    """Print an error that ended a command, or several mistakes or refusals."""
+    problems = problem.errors if isinstance(problem, (Mistakes, SeveralRefused)) else (problem,)
     hinted = any(one.hint for one in problems)
     next_step = "" if hinted else state.if_it_fails
     if state.json:
@@ -167,7 +177,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
 def _print_error(problem: GpuvmError) -> None:
     stderr.print(f"[bold red]error:[/] {_plain(completed(str(problem)))}")
     if isinstance(problem, Unplaceable) and problem.table:
-        stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table))
+        stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table[:MOST_ROWS]))
+        if len(problem.table) > MOST_ROWS:
+            stderr.print(f"and {len(problem.table) - MOST_ROWS} more: 'gpuvm gpus' lists them all")
     if isinstance(problem, WorkerDied):
         for last in problem.tail:
             stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(last)}")

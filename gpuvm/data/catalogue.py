@@ -105,7 +105,9 @@ BY_HAND = {
             "gpuvm run captioning -- --data @coco",
             _SCENES,
             "cocodataset.org, under its terms of use; each picture has its own licence",
-            "a folder with annotations/captions_train2017.json and train2017/*.jpg",
+            "a folder with annotations/captions_train2017.json and train2017/*.jpg, and to "
+            "score on what others do captions_val2017.json and val2017/*.jpg; or with "
+            "dataset_coco.json",
         ),
         ByHand(
             "flickr8k",
@@ -115,7 +117,8 @@ BY_HAND = {
             _SCENES,
             _FLICKR,
             "a folder with captions.txt or Flickr8k.token.txt, and Images/*.jpg or "
-            "Flicker8k_Dataset/*.jpg",
+            "Flicker8k_Dataset/*.jpg; Flickr_8k.trainImages.txt and the like, or "
+            "dataset_flickr8k.json",
         ),
         ByHand(
             "flickr30k",

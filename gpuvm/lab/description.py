@@ -17,6 +17,8 @@ from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
 from gpuvm.lab.gpu_models import GPUModel, gpu_model
 
+LIMIT_KIB = 16 * 1024
+"""Of a whole data centre with a thousand hosts, each written out."""
 Seconds = Annotated[float, Field(ge=0)]
 
 # The slots of a PowerEdge's risers; further GPUs of a host get the buses after them.
@@ -81,8 +83,8 @@ class HostDescription(_Model):
     name: str = Field(min_length=1)
     vendor: str = "Dell Inc."
     model: str = "PowerEdge R730"
-    cpu_cores: int = Field(default=28, gt=0)
-    cpu_mhz: int = Field(default=2400, gt=0)
+    cpu_cores: int = Field(default=28, gt=0, le=4096)
+    cpu_mhz: int = Field(default=2400, gt=0, le=100_000)
     memory_gib: int = Field(default=256, gt=0)
     hypervisor_gib: float | None = Field(default=None, ge=0)
     """Memory used by ESXi itself; by default 4 GiB, less on a small host."""
@@ -158,7 +160,7 @@ class VMDescription(_Model):
     """
 
     name: str = "unrelated-{i}"
-    count: int = Field(default=1, ge=0)
+    count: int = Field(default=1, ge=0, le=20_000)
     power: Literal["on", "off"] = "on"
     host: str | None = None
     gpu: PCIAddress | None = None
@@ -312,7 +314,7 @@ def cluster_services(hosts: int) -> VMDescription:
 
 def read_description(file: Path) -> Description:
     """Raises BadInput with file and line."""
-    return read_document(file, Description)
+    return read_document(file, Description, limit_kib=LIMIT_KIB)
 
 
 def _gpu(model: GPUModel, address: str, shared_as: str | None = None) -> GPUDescription:

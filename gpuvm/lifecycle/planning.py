@@ -4,7 +4,7 @@ A fixed device needs its host's systemId, which costs a round trip per host. In 
 hosts are not part of the plan, so the plan is made first and its hosts are queried then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from gpuvm import planner
@@ -22,10 +22,12 @@ def make_plan(spec: ClusterSpec, vsphere: VSphere, *, scale_down: bool = False) 
 
     Raises what ``planner.plan`` and ``VSphere.read_inventory`` raise.
     """
-    # vGPU sizes and device groups of every host decide the placement.
-    all_hosts = isinstance(spec.accelerator, (VGPU, DeviceGroup))
+    # Device groups of every host decide the placement.
+    groups = isinstance(spec.accelerator, DeviceGroup)
+    inventory = read_inventory(spec, vsphere, "all" if groups else ())
+    profiles = {spec.accelerator.profile} if isinstance(spec.accelerator, VGPU) else set()
     return with_config_targets(
-        read_inventory(spec, vsphere, "all" if all_hosts else ()),
+        _with_sizes(inventory, vsphere, profiles),
         vsphere,
         lambda inventory: planner.plan(spec, inventory, scale_down=scale_down),
     )
@@ -35,11 +37,12 @@ def make_start_plan(
     vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory, vsphere: VSphere
 ) -> Plan:
     """Plan to power on those ``vms`` that are off. Raises what ``planner.plan_start`` raises."""
-    if any(isinstance(device, VGPUDevice) for vm in vms for device in vm.devices):
-        inventory = vsphere.with_config_targets(
-            inventory, [h.name for h in inventory.hosts if not h.unusable]
-        )
-    return with_config_targets(inventory, vsphere, lambda now: planner.plan_start(vms, spec, now))
+    profiles = {d.profile for vm in vms for d in vm.devices if isinstance(d, VGPUDevice)}
+    return with_config_targets(
+        _with_sizes(inventory, vsphere, profiles),
+        vsphere,
+        lambda now: planner.plan_start(vms, spec, now),
+    )
 
 
 def read_inventory(
@@ -66,7 +69,7 @@ def read_inventory(
         if spec.cluster is not None or len(clusters) != 1:
             raise
         inventory = read(clusters[0])
-    return _with_policies(inventory, vsphere) if spec.names_a_policy else inventory
+    return _with_policies(inventory, vsphere) if spec.storage_policy else inventory
 
 
 def read_again(plan: Plan, vsphere: VSphere) -> Inventory:
@@ -76,6 +79,17 @@ def read_again(plan: Plan, vsphere: VSphere) -> Inventory:
         folder=plan.spec.folder,
         resource_pool=plan.spec.resource_pool,
     )
+
+
+def _with_sizes(inventory: Inventory, vsphere: VSphere, profiles: Collection[str]) -> Inventory:
+    """With the sizes of these vGPU profiles; nearly all have theirs in their name."""
+    unknown = {
+        gpu.host
+        for gpu in inventory.gpus
+        for profile in gpu.profiles
+        if profile.name in profiles and profile.memory_gib is None
+    }
+    return vsphere.with_config_targets(inventory, unknown) if unknown else inventory
 
 
 def _with_policies(inventory: Inventory, vsphere: VSphere) -> Inventory:
@@ -103,6 +117,6 @@ def _hosts_to_query(plan: Plan) -> set[str]:
         step.runs_on.name
         for step in plan.changes
         if step.action != "remove"
-        and any(isinstance(device, PassthroughDevice) for device in step.devices)
+        and any(isinstance(device, (PassthroughDevice, VGPUDevice)) for device in step.devices)
         and any(gpu.system_id is None for gpu in step.gpus)
     }

@@ -123,6 +123,13 @@ def _has_no_system_id(gpu: GPU) -> bool:
     return gpu.system_id == ""
 
 
+def too_few_cpus(host: Host, cpus: int | None) -> str | None:
+    """ESXi starts no VM that has more virtual CPUs than the host has logical ones."""
+    if not host.cpu_threads or (cpus or 0) <= host.cpu_threads:
+        return None
+    return f"{cpus} CPUs wanted, {host.cpu_threads} logical ones there"
+
+
 def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:
     """Return the memory of each device: a vGPU's framebuffer or a whole GPU's; 0 if unknown."""
     shares = [device.profile for device in devices if isinstance(device, VGPUDevice)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gpuvm import fitting
-from gpuvm.devices import GPU, Device
+from gpuvm.devices import GPU, Device, VGPUDevice
 from gpuvm.errors import BadInput
 from gpuvm.spec import ClusterSpec
 
@@ -26,6 +26,20 @@ def check(spec: ClusterSpec) -> None:
     given = fitting.given_gib(spec) or 0
     if given & (given - 1) or given < 0:
         raise BadInput(f"accelerator.mmio_gib: {given} is not a power of two")
+
+
+def check_size(
+    spec: ClusterSpec, devices: Sequence[Device], gpus: Sequence[GPU], all_gpus: Sequence[GPU]
+) -> None:
+    """Raises BadInput for a window that the whole GPUs of a VM do not fit into."""
+    given = fitting.given_gib(spec) or 0
+    whole = [device for device in devices if not isinstance(device, VGPUDevice)]
+    total = sum(fitting.mapped_gib(whole, gpus, all_gpus)) if whole else 0
+    if 0 < given <= total:
+        raise BadInput(
+            f"accelerator.mmio_gib: {given} GiB is too little for GPUs with {total} GiB of memory",
+            hint=f"{1 << total.bit_length()} or more; left out it is computed",
+        )
 
 
 def window_gib(

@@ -12,6 +12,8 @@ from gpuvm.planner.capacity import HostCapacity
 from gpuvm.planner.model import Finding, Step
 from gpuvm.spec import ClusterSpec
 
+SHOWN_HOSTS = 8
+
 
 @dataclass(frozen=True)
 class Place:
@@ -54,7 +56,8 @@ def _capacities(
     needed_gib: float,
     why_left_out: Callable[[Host], str | None],
 ) -> tuple[list[HostCapacity], list[Finding]]:
-    capacities, findings = [], []
+    capacities: list[HostCapacity] = []
+    left_out: dict[str, list[str]] = {}
     for host in inventory.hosts:
         capacity = HostCapacity(host, spec, needed_gib)
         capacity.vms = sum(step.runs_on.name == host.name for step in existing)
@@ -63,8 +66,15 @@ def _capacities(
         if why is None:
             capacities.append(capacity)
         elif not full:
-            findings.append(Finding(f"{host.name} is left out: {why}"))
-    return capacities, findings
+            left_out.setdefault(why, []).append(host.name)
+    return capacities, [_left_out(why, hosts) for why, hosts in left_out.items()]
+
+
+def _left_out(why: str, hosts: Sequence[str]) -> Finding:
+    """Hosts of one kind are left out for one reason."""
+    more = f" and {len(hosts) - SHOWN_HOSTS} more" if len(hosts) > SHOWN_HOSTS else ""
+    verb = "is" if len(hosts) == 1 else "are"
+    return Finding(f"{', '.join(hosts[:SHOWN_HOSTS])}{more} {verb} left out: {why}")
 
 
 def _one_per_host(
@@ -96,13 +106,12 @@ def _pack(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> I
 def _spread(_: ClusterSpec, capacities: Sequence[HostCapacity], missing: int) -> Iterator[Place]:
     """Put each VM on the host with the fewest of them."""
     for _number in range(missing):
-        for capacity in sorted(
-            capacities, key=lambda capacity: (capacity.vms, capacity.reuses_assigned_gpu)
-        ):
-            gpus = capacity.allocate()
-            if gpus is not None:
-                yield Place(capacity.host, gpus)
-                break
+        in_order = sorted(capacities, key=lambda one: (one.vms, one.reuses_assigned_gpu))
+        found = ((one, one.allocate()) for one in in_order)
+        place = next((Place(one.host, gpus) for one, gpus in found if gpus is not None), None)
+        if place is None:
+            return
+        yield place
 
 
 def _fill(capacity: HostCapacity, at_most: int) -> Iterator[Place]:
@@ -125,13 +134,11 @@ def _unplaceable(
     capacity = f"{inventory.cluster.name} has {fitting} host{'' if fitting == 1 else 's'} left"
     if spec.placement != "one-per-host" or spec.per_host > 1:
         capacity = f"{inventory.cluster.name} has room for {fitting}"
-    most = (len(existing) + fitting) // spec.per_host
     return Unplaceable(
         f"{missing} more VM{'s' if missing > 1 else ''} needed, "
         f"{capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_unknown_kind_hint(spec, inventory)
-        or (f"at most --hosts {most} fits now" if most else None),
+        hint=_hint(spec, inventory, len(existing), missing, fitting),
     )
 
 
@@ -146,11 +153,73 @@ def _need(spec: ClusterSpec) -> str:
     return "enough memory"
 
 
-def _unknown_kind_hint(spec: ClusterSpec, inventory: Inventory) -> str | None:
-    """Return a hint if no GPU of the cluster is of the kind that the spec names, else None."""
-    if not spec.has_gpu or any(fits(spec, gpu) for gpu in inventory.gpus):
-        return None
-    if isinstance(spec.accelerator, VGPU):
-        offered = sorted({p.name for gpu in inventory.gpus for p in gpu.profiles})
-        return "vGPU profiles of the hosts: " + (", ".join(offered) or "none")
-    return "no GPU in the cluster matches: 'gpuvm gpus' lists them"
+def _hint(
+    spec: ClusterSpec, inventory: Inventory, existing: int, missing: int, fitting: int
+) -> str:
+    """What to do, from what keeps the VMs out: kind, state, how many on one host, how many at all.
+
+    A name that is nowhere in the cluster is said before how many would fit.
+    """
+    usable = [host for host in inventory.hosts if not host.unusable]
+    shapes = {host.name: [g for g in host.gpus if fits(spec, g)] for host in usable}
+    found = [gpu for gpus in shapes.values() for gpu in gpus]
+    free = {name: sum(gpu.free for gpu in gpus) for name, gpus in shapes.items()}
+    whole = isinstance(spec.accelerator, (Passthrough, DynamicPassthrough))
+    told = None
+    if spec.has_gpu and not any(fits(spec, gpu) for gpu in inventory.gpus):
+        told = _not_of_the_cluster(spec, inventory)
+    elif whole and found and not any(free.values()):
+        told = _none_is_free(found)
+    elif whole and any(free.values()):
+        told = _not_on_one_host(spec, max(free.values()), sum(free.values()), missing)
+    most = (existing + fitting) // spec.per_host
+    return told or (
+        f"at most --hosts {most} fits now"
+        if most
+        else "ask for less, or change what leaves the hosts out; 'gpuvm gpus' lists them all"
+    )
+
+
+def _not_of_the_cluster(spec: ClusterSpec, inventory: Inventory) -> str:
+    if not isinstance(spec.accelerator, VGPU):
+        return "no GPU in the cluster matches: 'gpuvm gpus' lists them"
+    offered = _profiles(inventory.gpus)
+    if offered:
+        return f"vGPU profiles of the hosts: {offered}"
+    return "vGPU profiles of the hosts: none; --accelerator passthrough gives whole GPUs"
+
+
+def _none_is_free(found: Sequence[GPU]) -> str:
+    """Of whole GPUs that are of the right kind."""
+    offered = _profiles(found)
+    if offered:
+        return f"their hosts share these GPUs: --accelerator vgpu:PROFILE, which is {offered}"
+    idle = [g for g in found if g.capable and not any(holder.blocks for holder in g.holders)]
+    waiting = next((gpu for gpu in idle if gpu.reboot_pending), None)
+    off = next((gpu for gpu in idle if not gpu.active), None)
+    if waiting is not None:
+        return f"gpuvm passthrough enable {waiting.host} --reboot"
+    if off is not None:
+        return f"gpuvm passthrough enable {off.host}, with --reboot where it needs one"
+    return "stop a holder, or wait: the table says who holds which GPU"
+
+
+def _not_on_one_host(spec: ClusterSpec, most: int, free: int, missing: int) -> str | None:
+    """Free GPUs that are there, and not where the VMs would have to be."""
+    count = getattr(spec.accelerator, "count", 1)
+    if most < count:
+        return (
+            f"a VM's GPUs are all of its host, and the most that is free on one is {most}: "
+            f"accelerator.count: {most}"
+        )
+    together = spec.per_host * count
+    if spec.placement == "one-per-host" and most < together and free >= missing * count:
+        return (
+            f"{spec.per_host} VMs on each host take {together} free GPUs there, and the most that "
+            f"is free on one is {most}: --placement spread takes them wherever they are"
+        )
+    return None
+
+
+def _profiles(gpus: Sequence[GPU]) -> str:
+    return ", ".join(sorted({profile.name for gpu in gpus for profile in gpu.profiles}))

@@ -138,7 +138,7 @@ def replan_lost(
     spec = plan.spec
     taken_hosts = {host for host, _ in reserved} if spec.placement == "one-per-host" else set()
     needed_gib = _Size(plan.cpus, plan.memory_gib).needed_gib(spec)
-    why_left_out = _why_left_out(spec, inventory, plan.template)
+    why_left_out = _why_left_out(spec, inventory, plan.template, plan.cpus)
     for host in inventory.hosts:
         if (
             host.unusable
@@ -266,7 +266,7 @@ def _steps_to_create(
         return [], ()
     with refusals.collected():
         selection.check_device_group(spec, inventory)
-        why_left_out = _why_left_out(spec, inventory, template)
+        why_left_out = _why_left_out(spec, inventory, template, size.cpus)
         places, left_out = place(
             spec, later, len(missing), existing, size.needed_gib(spec), why_left_out
         )
@@ -278,14 +278,14 @@ def _steps_to_create(
 
 
 def _why_left_out(
-    spec: ClusterSpec, inventory: Inventory, template: VMTemplate | None
+    spec: ClusterSpec, inventory: Inventory, template: VMTemplate | None, cpus: int | None
 ) -> Callable[[Host], str | None]:
     """Return a function that says why a host takes no new VM, GPUs and memory aside."""
     storage = Storage(spec, inventory, template)
 
     def why(host: Host) -> str | None:
         too_new = selection.too_new_for(template, host) if template is not None else None
-        return too_new or storage.why_left_out(host)
+        return capacity.too_few_cpus(host, cpus) or too_new or storage.why_left_out(host)
 
     return why
 
@@ -303,6 +303,7 @@ def _create(
 ) -> Step:
     derived = ownership.instance_uuid(inventory.vcenter.instance_uuid, spec.name, index)
     devices = capacity.devices(spec, place.host, place.gpus, inventory.gpus)
+    mmio.check_size(spec, devices, place.gpus, inventory.gpus)
     step = Step("create", spec.vm_name(index), index, place.host, place.gpus, devices, derived)
     return _with_window(spec, step, inventory, firmware)
 

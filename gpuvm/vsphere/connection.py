@@ -105,6 +105,7 @@ def _with_relogin(first: Any, context: Context, password: SecretStr, trust: ssl.
         path=first._stub.path,
         sslContext=trust,
         httpConnectionTimeout=TIMEOUT_S,
+        poolSize=gpus.AT_ONCE,
     )
     stub.cookie = first._stub.cookie
     first._stub.DropConnections()
@@ -160,16 +161,21 @@ class VSphere:
 
     def with_config_targets(self, inventory: Inventory, hosts: Collection[str]) -> Inventory:
         """Add the config targets (systemIds) of these hosts, by name: a round trip each."""
+        if not hosts:
+            return inventory
         cluster = self._reference(vim.ClusterComputeResource, inventory.cluster.moref)
         with translated("reading the cluster", "the vCenter"):
             browser = cluster.environmentBrowser
 
-        def queried(host: Host) -> Host:
-            target = gpus.read_target(browser, self._reference(vim.HostSystem, host.moref))
-            return gpus.with_target(host, target)
-
-        found = tuple(queried(host) if host.name in hosts else host for host in inventory.hosts)
-        return replace(inventory, hosts=found)
+        names = set(hosts)
+        asked = [host for host in inventory.hosts if host.name in names]
+        targets = gpus.read_targets(browser, list(map(self._host, asked)))
+        answers = {host.moref: target for host, target in zip(asked, targets, strict=True)}
+        found = (
+            gpus.with_target(host, answers[host.moref]) if host.moref in answers else host
+            for host in inventory.hosts
+        )
+        return replace(inventory, hosts=tuple(found))
 
     def read_policies(self) -> tuple[StoragePolicy, ...]:
         """Read the storage policies, from another service that needs its own privilege."""

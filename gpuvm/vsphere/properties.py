@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from gpuvm.ownership import MARK_KEYS
 from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, translated
 
 Row = dict[str, Any]
+Keep = Callable[[Any, str, Any], Any]
+"""Of an object's property, by path, the part of its value that is kept."""
 PAGE = 500
 REFUSED = "(refused)"
 """In a row: the paths that this account may not read, as opposed to unset ones."""
@@ -53,13 +55,16 @@ class Related:
     paths: tuple[str, ...]
 
 
-def retrieve(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
+def retrieve(
+    content: Any, wanted: Sequence[Objects], *, keep: Keep | None = None
+) -> dict[Any, Row]:
     """Read the given objects; unset properties and deleted objects are left out.
 
-    Paths that this account may not read are under REFUSED.
+    Paths that this account may not read are under REFUSED. ``keep`` says what is kept of each
+    value, page by page, so that long answers do not all lie in memory.
     """
     with translated("reading properties", "the vCenter"):
-        return _readable(content, [one for one in wanted if one.refs])
+        return _readable(content, [one for one in wanted if one.refs], keep)
 
 
 def retrieve_all(
@@ -159,14 +164,14 @@ def _viewed(
             view.DestroyView()
 
 
-def _readable(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
+def _readable(content: Any, wanted: Sequence[Objects], keep: Keep | None = None) -> dict[Any, Row]:
     """Read what can be decoded: in one call if possible, else by halves down to single paths."""
     wanted = [one for one in wanted if one.refs]
     if not wanted:
         return {}
     version = content.propertyCollector._stub.version
     try:
-        return _collect(content, [_filter(one, version) for one in wanted])
+        return _collect(content, [_filter(one, version) for one in wanted], keep)
     except Undecodable as error:
         halves = _halves(wanted)
         if halves is None:
@@ -175,7 +180,7 @@ def _readable(content: Any, wanted: Sequence[Objects]) -> dict[Any, Row]:
             return {}
     rows: dict[Any, Row] = {}
     for half in halves:
-        for ref, row in _readable(content, half).items():
+        for ref, row in _readable(content, half, keep).items():
             kept = rows.setdefault(ref, {})
             refused = kept.get(REFUSED, frozenset()) | row.get(REFUSED, frozenset())
             kept.update(row, **({REFUSED: refused} if refused else {}))
@@ -241,12 +246,14 @@ def _view_filter(view: Any, wanted: Sequence[tuple[Any, tuple[str, ...]]], versi
     )
 
 
-def _collect(content: Any, filters: Sequence[Any]) -> dict[Any, Row]:
+def _collect(content: Any, filters: Sequence[Any], keep: Keep | None = None) -> dict[Any, Row]:
     rows: dict[Any, Row] = {}
     for page in _pages(content.propertyCollector, filters):
         for found in page.objects:
             row = rows.setdefault(found.obj, {})
-            row.update({change.name: change.val for change in found.propSet})
+            for change in found.propSet:
+                value = change.val
+                row[change.name] = keep(found.obj, change.name, value) if keep else value
             refused = [one.path for one in found.missingSet or () if _refused(one)]
             if refused:
                 row[REFUSED] = row.get(REFUSED, frozenset()).union(refused)

@@ -30,7 +30,7 @@ from gpuvm.vsphere.gpus import (
     is_gpu,
     name_of,
     nvswitches_of,
-    read_target,
+    read_targets,
 )
 from gpuvm.vsphere.inventory_paths import Tree
 from gpuvm.vsphere.properties import (
@@ -45,7 +45,7 @@ from gpuvm.vsphere.properties import (
     retrieve,
     retrieve_all,
 )
-from gpuvm.vsphere.virtual_machines import vm_from_row
+from gpuvm.vsphere.virtual_machines import pci_devices_of, vm_from_row
 
 Rows = dict[Any, Row]
 ConfigTargets = Collection[str] | Literal["all"]
@@ -67,6 +67,7 @@ _HOST_PATHS = (
     "runtime.inMaintenanceMode",
     "runtime.inQuarantineMode",
     "hardware.memorySize",
+    "hardware.cpuInfo.numCpuThreads",
     "hardware.systemInfo.model",
     "config.product.version",
     "config.assignableHardwareBinding",
@@ -89,10 +90,10 @@ _NEIGHBOUR_PATHS = (
     "name",
     "runtime.host",
     "runtime.powerState",
-    "config.hardware.device",
     *_MEMORY_PATHS,
     template_snapshot.ANNOTATION,
 )
+_DEVICES = "config.hardware.device"
 
 
 def read_inventory(
@@ -131,13 +132,14 @@ def read_inventory(
     vms = _marked(tree, rows, vcenter, lambda host: names.get(host, elsewhere))
     ours = {vm.moref for vm in vms if vm.ownership == "ours"}
     held = held_by.holders({host: rows.get(host, {}) for host in hosts}, neighbours, ours)
-    targets = {
-        host: _target(tree.browser(chosen), host, rows.get(host, {}), name, query_targets)
-        for host, name in names.items()
-    }
+    asked = [h for h, name in names.items() if _is_asked(rows.get(h, {}), query_targets, name)]
+    answers = dict(zip(asked, read_targets(tree.browser(chosen), asked), strict=True))
+    unasked = Target() if query_targets == "all" else NOT_QUERIED
+    targets = {host: answers.get(host, unasked) for host in names}
     share = hypervisor_share(tree.rows[chosen], _of(rows, hosts).values())
+    running = _running_by_host(neighbours.values())
     equipped = tuple(
-        _host(ref, names[ref], rows, neighbours.values(), targets[ref], held, share)
+        _host(ref, names[ref], rows, running.get(ref, ()), targets[ref], held, share)
         for ref in sorted_hosts(names)
     )
     into, pool = tree.folder(chosen, folder), tree.pool(chosen, resource_pool)
@@ -240,7 +242,11 @@ def sorted_hosts(names: dict[Any, str]) -> list[Any]:
 
 
 def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
-    """Read hosts, their VMs, templates and marked VMs in one call; then what these refer to."""
+    """Read hosts, their VMs, templates and marked VMs in one call; then what these refer to.
+
+    Virtual hardware is by far the most of it: it is read of VMs that may hold a GPU, and only its
+    PCI devices are kept.
+    """
     marked, hidden = tree.marked(), tree.unreadable()
     neighbours = _without(tree.vms_on(hosts), [*marked, *hidden])
     rows = retrieve(
@@ -256,13 +262,18 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     )
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
     nets = {ref for host in hosts for ref in rows.get(host, {}).get("network", ())}
+    unfinished = _unfinished(rows)
+    near = set(_near_gpus(neighbours, rows)).difference(unfinished)
     more = retrieve(
         content,
         [
-            Objects(vim.VirtualMachine, _unfinished(rows), materials.TEMPLATE_PATHS),
+            Objects(vim.VirtualMachine, unfinished, materials.TEMPLATE_PATHS),
             Objects(
-                vim.VirtualMachine, visibility.not_in_tree(hosts, rows, tree), _NEIGHBOUR_PATHS
+                vim.VirtualMachine,
+                visibility.not_in_tree(hosts, rows, tree),
+                (*_NEIGHBOUR_PATHS, _DEVICES),
             ),
+            Objects(vim.VirtualMachine, sorted(near, key=str), (_DEVICES,)),
             Objects(
                 vim.Datastore,
                 sorted(stores, key=str),
@@ -270,6 +281,9 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             ),
             *materials.networks_asked(nets),
         ],
+        keep=lambda ref, path, value: (
+            pci_devices_of(value) if path == _DEVICES and ref in near else value
+        ),
     )
     for ref, row in more.items():
         rows[ref] = rows.get(ref, {}) | row
@@ -278,6 +292,16 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
         content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
     )
     return rows
+
+
+def _near_gpus(vms: Sequence[Any], rows: Rows) -> list[Any]:
+    """VMs on a host with a GPU; a host that does not show its devices may have one."""
+    without = {
+        ref
+        for ref, row in rows.items()
+        if "hardware.pciDevice" in row and not any(map(is_gpu, row["hardware.pciDevice"]))
+    }
+    return [vm for vm in vms if rows.get(vm, {}).get("runtime.host") not in without]
 
 
 def _unfinished(rows: Rows) -> list[Any]:
@@ -294,14 +318,11 @@ def _of(rows: Rows, refs: Iterable[Any]) -> Rows:
     return {ref: rows[ref] for ref in refs if ref in rows}
 
 
-def _target(browser: Any, host: Any, row: Row, name: str, query_targets: ConfigTargets) -> Target:
-    """Query the host if it has a GPU and is connected."""
-    if query_targets != "all" and name not in query_targets:
-        return NOT_QUERIED
+def _is_asked(row: Row, query_targets: ConfigTargets, name: str) -> bool:
+    """Only a host that has a GPU and is there to be asked."""
     connected = str(row.get("runtime.connectionState")) == "connected"
-    if not connected or not any(map(is_gpu, row.get("hardware.pciDevice", ()))):
-        return Target()
-    return read_target(browser, host)
+    wanted = query_targets == "all" or name in query_targets
+    return wanted and connected and any(map(is_gpu, row.get("hardware.pciDevice", ())))
 
 
 def _drs_places(row: Row) -> bool:
@@ -315,7 +336,7 @@ def _host(
     ref: Any,
     name: str,
     rows: Rows,
-    neighbours: Iterable[Row],
+    running: Sequence[Row],
     target: Target,
     held: Holders,
     hypervisor: float | None,
@@ -323,12 +344,6 @@ def _host(
     """Return the host; one without a row is not visible to this account."""
     row = rows.get(ref, {})
     memory_gib = row.get("hardware.memorySize", 0) / 1024**3
-    running = [
-        vm
-        for vm in neighbours
-        if vm.get("runtime.host") == ref
-        and vm.get("runtime.powerState", "poweredOn") == "poweredOn"
-    ]
     return Host(
         name=name,
         moref=ref._moId,
@@ -350,7 +365,17 @@ def _host(
         hidden=not_shown(row, visibility.OF_HOSTS) if is_visible(row) else visibility.UNSEEN_HOST,
         gpus_hidden=not_shown(row, visibility.OF_GPUS),
         nvswitches=nvswitches_of(row),
+        cpu_threads=row.get("hardware.cpuInfo.numCpuThreads", 0),
     )
+
+
+def _running_by_host(vms: Iterable[Row]) -> dict[Any, list[Row]]:
+    """A VM whose power state is not shown is taken to run: it may."""
+    found: dict[Any, list[Row]] = {}
+    for vm in vms:
+        if vm.get("runtime.powerState", "poweredOn") == "poweredOn":
+            found.setdefault(vm.get("runtime.host"), []).append(vm)
+    return found
 
 
 def _reserved_gib(vm: Row) -> float:

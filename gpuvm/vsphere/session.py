@@ -11,6 +11,7 @@ import logging
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class SessionStub(DecodingStub):
 
     def __init__(self, login: Callable[[Any], None], **connection: Any) -> None:
         super().__init__(**connection)  # type: ignore[no-untyped-call]
-        self._login = login
+        self._login, self._logging_in = login, threading.RLock()
         self._connection = connection
 
     def for_service(self, path: str, version: str) -> DecodingStub:
@@ -91,12 +92,15 @@ class SessionStub(DecodingStub):
     @override
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         name = str(info.wsdlName).removesuffix("_Task")
+        session = self.cookie
         try:
             return self._invoke(mo, info, args, outerStub, repeat=_only_reads(name))
         except vim.fault.NotAuthenticated:
             if name in ("Login", "Logout"):
                 raise
-            self._login(self)
+            with self._logging_in:
+                if self.cookie == session:  # no other thread has done it meanwhile
+                    self._login(self)
             return self._invoke(mo, info, args, outerStub, repeat=_only_reads(name))
 
     def _invoke(self, mo: Any, info: Any, args: Any, outer: Any, *, repeat: bool) -> Any:

@@ -109,12 +109,13 @@ def _device_key(device: Any) -> int:
 
 def devices_of(devices: Iterable[Any]) -> tuple[Device, ...]:
     """Return the GPU devices of a VM's virtual hardware; ids are as in the backings."""
-    found = (
-        _device(device)
-        for device in devices
-        if isinstance(device, vim.vm.device.VirtualPCIPassthrough)
-    )
+    found = map(_device, pci_devices_of(devices))
     return tuple(device for device in found if device is not None)
+
+
+def pci_devices_of(devices: Iterable[Any]) -> tuple[Any, ...]:
+    """Those that ``devices_of`` reads."""
+    return tuple(d for d in devices if isinstance(d, vim.vm.device.VirtualPCIPassthrough))
 
 
 def _device(device: Any) -> Device | None:

@@ -37,12 +37,24 @@ def test_misspelt_key_is_named_with_its_line(gpuvm: Gpuvm) -> None:
     assert "did you mean 'accelerator'?" in done.stderr
 
 
+def test_three_mistakes_are_three_lines(gpuvm: Gpuvm) -> None:
+    (gpuvm.home / "gpuvm.yaml").write_text("hosts: 0\nacelerator: {}\nname: X_y\n")
+    done = gpuvm("plan")
+    assert done.exit_code == 2
+    assert [line.split(": ")[1] for line in done.stderr.splitlines() if "error:" in line] == [
+        "gpuvm.yaml:1",
+        "gpuvm.yaml:2",
+        "gpuvm.yaml:3",
+    ]
+    assert len(gpuvm("plan", "--json").json["errors"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("frobnicate",), "No such command"),
         (("plan", "--hosts", "0"), "--hosts"),
-        (("plan", "--name", "Bad Name"), "--name: string should match"),
+        (("plan", "--name", "Bad Name"), "--name: 'Bad Name' is not a name"),
         (("plan", "--hots", "1"), "No such option"),
         (("plan", "--accelerator", ""), "--accelerator is empty"),
         (("run", "captionning"), "captioning"),

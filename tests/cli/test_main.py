@@ -81,6 +81,42 @@ def test_an_error_names_the_command(typed: tuple[str, ...], tmp_path: Path) -> N
     assert json.loads(done.stdout)["command"] == " ".join(words[:2] if len(words) > 1 else words)
 
 
+@pytest.mark.parametrize(
+    ("typed", "command", "said"),
+    [
+        (("plan", "--hosts", "x", "--json"), "plan", "--hosts': must be a whole number, not 'x'"),
+        (("plan", "--json", "--hots", "1"), "plan", "No such option: --hots"),
+        (("plan", "--hosts", "0", "--json"), "plan", "--hosts': must be at least 1"),
+        (("plan", "--placement", "odd", "--json"), "plan", "'odd' is not one of 'one-per-host'"),
+        (("lab", "up", "--bogus", "--json"), "lab up", "No such option: --bogus"),
+        (("lab", "bogus", "--json"), "lab", "No such command 'bogus'"),
+        (("context", "use", "--json"), "context use", "Missing argument"),
+        (("frobnicate", "--json"), "", "No such command 'frobnicate'"),
+        (("--bogus", "plan", "--json"), "", "No such option: --bogus"),
+    ],
+)
+def test_a_usage_error_is_json_where_json_was_asked_for(
+    typed: tuple[str, ...], command: str, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuvm", *typed], capture_output=True, text=True, check=False
+    )
+    envelope = json.loads(done.stdout)
+    assert (done.returncode, envelope["exit_code"], envelope["status"]) == (2, 2, "error")
+    assert envelope["command"] == command
+    assert said in envelope["errors"][0]["message"]
+    assert not done.stderr
+
+
+def test_an_argument_of_the_program_is_not_our_json() -> None:
+    typed = ("run", "x", "--bogus", "--", "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuvm", *typed], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such option: --bogus" in done.stderr
+
+
 def test_a_misspelt_command_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gpuvm", "provison"], capture_output=True, text=True, check=False

@@ -69,6 +69,8 @@ def _check_error(error: GpuvmError, wanted: dict[str, Any]) -> None:
     assert wanted["message"] in str(error)
     assert wanted.get("hint", "") in (error.hint or "")
     assert int(error.exit_code) == wanted.get("exit_code", int(error.exit_code))
+    if isinstance(error, Unplaceable):
+        assert error.hint, "what to do is said, whatever the reason"
     if "states" in wanted:
         assert isinstance(error, Unplaceable)
         assert [row[3] for row in error.table] == wanted["states"]
@@ -123,6 +125,7 @@ def _host(case: dict[str, Any], vms: tuple[VM, ...]) -> Host:
         networks=tuple(case.get("networks", ["VM Network"])),
         nvswitches=tuple(case.get("nvswitches", ())),
         version=case.get("version", ""),
+        cpu_threads=case.get("cpu_threads", 56),
         device_groups=tuple(
             DeviceGroup(name, _members(profile, count), tuple(others))
             for name, profile, count, *others in case.get("device_groups", [])

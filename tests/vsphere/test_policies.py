@@ -103,6 +103,13 @@ def test_an_unknown_policy_is_refused_with_those_that_there_are(site: Rig) -> No
     assert "vSAN Default Storage Policy" in caught.value.existing
 
 
+def test_an_unknown_id_is_refused_where_policies_can_be_read(site: Rig) -> None:
+    unknown = "99999999-7c0f-4d2e-9a51-1f9d0c3b7a64"
+    with site.connect() as connection, pytest.raises(NotFound, match="not found") as caught:
+        site.plan(connection, hosts=1, storage_policy=unknown)
+    assert f"Host cache ({CACHE})" in caught.value.existing
+
+
 def test_two_policies_of_one_name_are_told_apart_by_their_ids(site: Rig) -> None:
     with site.connect() as connection:
         with pytest.raises(Ambiguous, match="several storage policies fit") as caught:

@@ -171,7 +171,7 @@ def _examples(
     folder = options.data or Path(model["data"])
     if options.data is None and not folder.is_dir():
         raise BadInput(f"the run's images are not at {folder}: set --data DIR")
-    return images.read_pictures(folder)[1], lambda one: images.load(one.file, side)
+    return images.read_pictures(folder).held_out, lambda one: images.load(one.file, side)
 
 
 def _print_captions(files: Sequence[Path], captions: Sequence[str], *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from common.program import Session
 
 MAX_WORDS = 15
 HELD_OUT = 400
+SCENES_HELD_OUT = "combinations of colours, shapes and places that never occur in training"
 CACHE_BYTES = 512 * 2**20
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
@@ -21,7 +22,9 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 class Dataset:
     """Training and held-out examples, their vocabulary, and their images on demand.
 
-    Examples are the pictures of the folder ``data``, or without it ``count`` rendered scenes. An
+    ``split`` says in words which are held out.
+
+    They are the pictures of the folder ``data``, or without one ``count`` rendered scenes. An
     example has an ``id`` and ``captions()``. Raises BadInput.
     """
 
@@ -31,8 +34,10 @@ class Dataset:
     def __init__(self, data: Path | None, count: int, seed: int) -> None:
         self.real = data is not None
         if data is not None:
-            self.train, self.held_out = images.read_pictures(data)
+            found = images.read_pictures(data)
+            self.train, self.held_out, self.split = found.train, found.held_out, found.split
         else:
+            self.split = SCENES_HELD_OUT
             self.train = scenes.make_scenes(count, seed, held_out=False)
             self.held_out = scenes.make_scenes(HELD_OUT, seed, held_out=True)
         words = {w for example in self.train for text in example.captions() for w in text.split()}

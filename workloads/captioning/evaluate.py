@@ -41,12 +41,7 @@ def evaluate(session: Session, trained: Trained, data: Dataset, beam: int) -> No
             scores = _with_shuffled(captions, references)
             _log_scores(session, scores, decoder, len(captions))
         samples = _write_samples(session, data, captions)
-    held_out = (
-        "a tenth of the images, by a hash of their id"
-        if data.real
-        else "combinations of colours, shapes and places that never occur in training"
-    )
-    notes = [f"held out: {held_out}", f"decoder: {decoder}"]
+    notes = [f"held out: {data.split}", f"decoder: {decoder}"]
     write_results(session.out, NAME, scores, samples, notes)
 
 

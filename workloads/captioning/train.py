@@ -29,6 +29,8 @@ def work(session: Session, options: Options, data: Dataset) -> EndFields:
     cluster = session.cluster
     shard = Shard(len(data.train), options.batch_size, cluster.worker, cluster.workers)
     shard.write(session, data)
+    session.log("split", train=len(data.train), held_out=len(data.held_out), by=data.split)
+    print(f"{len(data.train)} to train on, {len(data.held_out)} held out: {data.split}", flush=True)
     trainer = Trainer(session, options, data, shard)
     trainer.train()
     if session.is_chief:

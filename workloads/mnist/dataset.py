@@ -1,5 +1,11 @@
-"""Handwritten digits: a local mnist.npz, Keras's download, or scikit-learn's digits."""
+"""Handwritten digits: local files, Keras's download, or scikit-learn's small ones.
 
+Local files are an mnist.npz as Keras has it, or the four idx files as they are published
+(``train-images-idx3-ubyte.gz`` and so on, packed or not): their folder, or one of them.
+"""
+
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +15,10 @@ import numpy as np
 from common.errors import BadInput
 from common.files import sha256
 
+_GZIP = b"\x1f\x8b"
+_IMAGES, _LABELS = b"\x00\x00\x08\x03", b"\x00\x00\x08\x01"
+_KIND = {_IMAGES: "images", _LABELS: "labels"}
+_MOST_BYTES = 2**30
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -31,29 +41,62 @@ class Digits:
 
 
 def load(data: str | None, batch_size: int = 1) -> Digits:
-    """``data`` is a file, ``download``, or None for scikit-learn's digits.
+    """``data`` is a file or folder, ``download``, or None for scikit-learn's digits.
 
     Raises BadInput, also when there are fewer digits to train on than ``batch_size``.
     """
-    if data == "download":
-        digits = downloaded()
+    if not data:
+        digits = scikit_learn()
     else:
-        digits = read_npz(Path(data)) if data else scikit_learn()
+        digits = downloaded() if data == "download" else _read(Path(data))
     if len(digits.train_y) < batch_size:
         raise BadInput(f"--batch-size {batch_size}: only {len(digits.train_y)} images to train on")
     return digits
+
+
+def _read(path: Path) -> Digits:
+    """Which it is, is seen by its first bytes: names vary. Raises BadInput."""
+    try:
+        if path.is_dir():
+            return read_idx(path)
+        with path.open("rb") as content:
+            begins = content.read(4)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    if begins.startswith(b"\x93NUM"):
+        raise BadInput(f"{path}: one array (.npy), not an .npz file")
+    if begins.startswith(_GZIP) or begins in (_IMAGES, _LABELS):
+        return read_idx(path.parent)
+    if begins.startswith(b"labe"):
+        raise BadInput(f"{path}: a CSV file: give MNIST's idx files, or an mnist.npz")
+    return read_npz(path)
+
+
+def read_idx(folder: Path) -> Digits:
+    """The four files of MNIST's own layout. Raises BadInput."""
+    arrays = []
+    for part in ("train", "t10k"):
+        x, y = (_idx_file(folder, part, what) for what in ("images", "labels"))
+        images, labels = _idx(x, _IMAGES), _idx(y, _LABELS)
+        _check(folder, part, images, labels)
+        arrays += [images, labels]
+    if arrays[0].shape[1:] != arrays[2].shape[1:]:
+        raise BadInput(f"{folder}: images of train and t10k differ in size")
+    return _scaled(*arrays, top=255, origin=f"MNIST from the idx files in {folder}")
 
 
 def read_npz(file: Path) -> Digits:
     """The layout of Keras's mnist.npz."""
     try:
         values = _arrays(file)
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file") from None
     except BadInput:
         raise
-    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many classes for a damaged file
-        raise BadInput(f"{file}: not a valid .npz file: {error}") from None
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib have many for a damaged file
+        # numpy's advice for what it cannot read is to run it as a pickle: not passed on.
+        why = "" if "pickle" in str(error) else f": {error}"
+        raise BadInput(f"{file}: not a valid .npz file, nor an idx file{why}") from None
     for part in ("train", "test"):
         _check(file, part, values[f"x_{part}"], values[f"y_{part}"])
     sides = {part: values[f"x_{part}"].shape[1] for part in ("train", "test")}
@@ -89,15 +132,53 @@ def scikit_learn() -> Digits:
     )
 
 
+def _idx_file(folder: Path, part: str, what: str) -> Path:
+    found = sorted(folder.glob(f"{part}-{what}[.-]idx?-ubyte")) or sorted(
+        folder.glob(f"{part}-{what}[.-]idx?-ubyte.gz")
+    )
+    if not found:
+        there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) or "nothing"
+        raise BadInput(f"{folder}: no {part}-{what}-idx?-ubyte(.gz) in it (there is: {there})")
+    return found[0]
+
+
+def _idx(file: Path, magic: bytes) -> np.ndarray:
+    """A magic number that says type and dimensions, their sizes, then bytes; packed or not."""
+    try:
+        with file.open("rb") as raw:
+            packed = raw.read(2) == _GZIP
+        with gzip.open(file) if packed else file.open("rb") as content:
+            begins = content.read(4)
+            if begins != magic:
+                raise BadInput(f"{file}: not an idx file of {_KIND[magic]}")
+            sizes = np.frombuffer(content.read(4 * magic[3]), ">u4").astype(np.int64)
+            wanted = int(np.prod([float(size) for size in sizes]))
+            if len(sizes) != magic[3] or not 0 < wanted <= _MOST_BYTES:
+                raise BadInput(f"{file}: it says that it holds {wanted} bytes")
+            values = np.frombuffer(content.read(wanted + 1), np.uint8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{file}: not a whole file: {error}") from None
+    if len(values) != wanted:
+        raise BadInput(f"{file}: it ends early, or is longer than the {wanted} bytes that it says")
+    return values.reshape(sizes)
+
+
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     with file.open("rb") as content:
         arrays = np.load(content, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise BadInput(f"{file}: one array (.npy), not an .npz file")
         missing = [key for key in KEYS if key not in arrays]
         if missing:
             raise BadInput(f"{file}: no array '{missing[0]}'; it has: {', '.join(arrays)}")
-        return {key: np.asarray(arrays[key]) for key in KEYS}
+        return {key: _array(file, key, arrays) for key in KEYS}
+
+
+def _array(file: Path, key: str, arrays: Any) -> np.ndarray:
+    try:
+        return np.asarray(arrays[key])
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise BadInput(f"{file}: {key} holds Python objects, not numbers") from None
+        raise
 
 
 def _check(file: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:

@@ -27,7 +27,11 @@ class Options(options.Options):
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = options.new_parser(NAME, mnist.__doc__)
-    parser.add_argument("--data", metavar="FILE|download", help="an mnist.npz; default: offline")
+    parser.add_argument(
+        "--data",
+        metavar="PATH|download",
+        help="an mnist.npz or a folder of idx files; default: offline",
+    )
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")

@@ -17,6 +17,7 @@ def main() -> None:
             stocks=options.stocks,
             seed=options.seed,
             batch_size=options.batch_size,
+            gaps=options.gaps,
         ),
         lambda session, data: work(session, options, *data),
     )

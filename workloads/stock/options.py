@@ -19,6 +19,7 @@ PRESETS = {
 @dataclass(frozen=True)
 class Options(options.Options):
     data: Path | None
+    gaps: str
     preset: str
     minutes: int
     stocks: int
@@ -32,6 +33,12 @@ class Options(options.Options):
 def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = options.new_parser(NAME, stock.__doc__)
     parser.add_argument("--data", type=Path, help="a CSV file: DATE, the index, the stocks")
+    parser.add_argument(
+        "--gaps",
+        choices=("fail", "previous"),
+        default="fail",
+        help="a price that is missing ends the run, or is that of the row before",
+    )
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--minutes", type=int, help="rows to generate without --data")
     parser.add_argument("--stocks", type=int, help="columns to generate without --data")

@@ -21,6 +21,7 @@ from captioning.images import read_pictures
 from captioning.model import DIM_IN, Captioner
 from captioning.options import Options, parse
 from captioning.train import Trainer
+from common.errors import BadInput
 from common.training import prefetch
 
 captioning = Program("captioning")
@@ -161,7 +162,7 @@ ONE_DOG = (
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no captions.json"),
+        (None, "no dataset.json, captions.json"),
         ("{", "not JSON"),
         ('{"images": [], "annotations": []}', "'annotations' is missing or empty"),
         (ONE_DOG, "image 'a.jpg' is not there"),
@@ -190,10 +191,126 @@ def test_flickr_layouts_are_equivalent(tmp_path: Path) -> None:
     found = []
     for layout in ("captions.txt", "Flickr8k.token.txt", "results_20130124.token"):
         _flickr(tmp_path / layout, layout)
-        halves = read_pictures(tmp_path / layout)
+        pictures = read_pictures(tmp_path / layout)
+        assert pictures.split == "a tenth of the images, by a hash of their id"
+        halves = (pictures.train, pictures.held_out)
         found.append([[(one.id, one.texts) for one in half] for half in halves])
     assert found[0] == found[1] == found[2]
     assert all(found[0])
+
+
+def _split_file(folder: Path, name: str = "dataset.json") -> list[str]:
+    """Karpathy's: train, restval, val and test in turn."""
+    names = _pictures(folder / "images")
+    parts = ("train", "restval", "val", "test")
+    images = [
+        {
+            "filename": one,
+            "split": parts[n % 4],
+            "imgid": n,
+            "sentences": [{"raw": f"A dog, {n}.", "tokens": ["no"]}, {"raw": "A cat"}],
+        }
+        for n, one in enumerate(names)
+    ]
+    (folder / name).write_text(json.dumps({"dataset": "own", "images": images}))
+    return names
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "dataset_flickr8k.json"])
+def test_karpathys_split_file_is_read_and_its_split_used(tmp_path: Path, name: str) -> None:
+    names = _split_file(tmp_path / "data", name)
+    found = read_pictures(tmp_path / "data")
+    assert [one.id for one in found.held_out] == names[3::4]
+    assert {one.id for one in found.train} == {*names[0::4], *names[1::4]}
+    assert found.held_out[0].texts == ("a dog 3", "a cat")
+    assert found.split == f"the test images of {name}; its 15 val images are not used"
+
+
+def test_pictures_of_karpathys_coco_are_in_the_folders_that_it_names(tmp_path: Path) -> None:
+    names = _pictures(tmp_path / "val2014", 2)
+    images = [
+        {"filename": one, "filepath": "val2014", "split": split, "sentences": [{"raw": "a"}]}
+        for one, split in zip(names, ("restval", "val"), strict=True)
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    found = read_pictures(tmp_path)
+    assert found.held_out[0].file == tmp_path / "val2014" / "001.jpg"
+    assert found.split == "the val images of dataset_coco.json"
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"split": "odd"}, r"images\[0\]: its split 'odd' is none of train, restval, val, test"),
+        ({"filename": 7}, r"images\[0\] has no filename or no sentences"),
+        ({"sentences": [{"tokens": ["a"]}, 5]}, r"\[0\]: 000.jpg has no sentence with a 'raw'"),
+        ({"filename": "elsewhere.jpg"}, "image 'elsewhere.jpg' is not there"),
+    ],
+)
+def test_a_split_file_that_is_wrong_is_named(
+    tmp_path: Path, image: dict[str, Any], said: str
+) -> None:
+    _split_file(tmp_path / "data")
+    file = tmp_path / "data" / "dataset.json"
+    whole = json.loads(file.read_text())
+    whole["images"][0] |= image
+    file.write_text(json.dumps(whole))
+    with pytest.raises(BadInput, match=said):
+        read_pictures(tmp_path / "data")
+
+
+def _coco(folder: Path, part: str, count: int) -> None:
+    """The file of ``part``, such as train2017, with its pictures."""
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    names = _pictures(folder / part, count)
+    images = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    notes = [{"image_id": n, "caption": f"A {part}, {n}."} for n in range(count)]
+    file = folder / "annotations" / f"captions_{part}.json"
+    file.write_text(json.dumps({"images": images, "annotations": notes}))
+
+
+def test_cocos_own_split_is_used(tmp_path: Path) -> None:
+    _coco(tmp_path, "train2017", 20)
+    _coco(tmp_path, "val2017", 5)
+    found = read_pictures(tmp_path)
+    assert (len(found.train), len(found.held_out)) == (20, 5)
+    assert found.held_out[0].texts == ("a val2017 0",)
+    assert found.split == "the images of captions_val2017.json"
+
+
+def test_without_cocos_val_images_some_of_train_are_held_out_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    _coco(tmp_path, "train2017", 40)
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "elsewhere.jpg"}], "annotations": []})
+    )
+    found = read_pictures(tmp_path)
+    assert len(found.train) + len(found.held_out) == 40
+    assert found.split.endswith("; the images of captions_val2017.json are not there")
+
+
+@pytest.mark.parametrize("below", ["", "Flickr8k_text"])
+def test_flickr8ks_own_split_is_used(tmp_path: Path, below: str) -> None:
+    data, lists = tmp_path / "data", tmp_path / "data" / below
+    _flickr(data, "Flickr8k.token.txt")
+    lists.mkdir(exist_ok=True)
+    names = [f"{n:03d}.jpg" for n in range(60)]
+    for part, some in (("train", names[:40]), ("dev", names[40:50]), ("test", names[50:])):
+        (lists / f"Flickr_8k.{part}Images.txt").write_text("\n".join(some) + "\n")
+    found = read_pictures(data)
+    assert [one.id for one in found.train] == names[:40]
+    assert [one.id for one in found.held_out] == names[50:]
+    assert found.split == "the images of Flickr_8k.testImages.txt"
+    (lists / "Flickr_8k.testImages.txt").write_text("050.jpg\nelsewhere.jpg\n")
+    with pytest.raises(BadInput, match=r"testImages.txt:2: 'elsewhere.jpg' has no caption"):
+        read_pictures(data)
+    (lists / "Flickr_8k.testImages.txt").write_text("001.jpg\n")
+    with pytest.raises(BadInput, match=r"'001.jpg' is both to train on and to test on"):
+        read_pictures(data)
+    (lists / "Flickr_8k.testImages.txt").unlink()
+    with pytest.raises(BadInput, match=r"Flickr_8k.testImages.txt is missing"):
+        read_pictures(data)
 
 
 def test_a_flickr_layout_is_trained_on_and_evaluated(tmp_path: Path) -> None:
@@ -201,6 +318,9 @@ def test_a_flickr_layout_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     few = ("--encoder-steps", "2", "--steps", "2", "--batch-size", "16")
     found = captioning(tmp_path / "out", "--data", str(tmp_path / "data"), *few)
     assert of(found, "end")[0]["ok"] is True
+    (split,) = of(found, "split")
+    assert split["train"] + split["held_out"] == 60
+    assert split["by"] == "a tenth of the images, by a hash of their id"
     words = json.loads((tmp_path / "out" / "model.json").read_text())["words"]
     assert "grey" in words
     elsewhere = (tmp_path / "data").rename(tmp_path / "moved")
