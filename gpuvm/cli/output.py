@@ -89,15 +89,11 @@ def finish(ctx: typer.Context, result: Result) -> None:
     state = ctx.ensure_object(State)
     if state.json:
         _envelope(result, state)
-        _raise_exit(result)
-    for one in result.errors:
-        _print_error(one)
-    if result.next_step:
-        line(f"next: {result.next_step}")
-    _raise_exit(result)
-
-
-def _raise_exit(result: Result) -> None:
+    else:
+        for one in result.errors:
+            _print_error(one)
+        if result.next_step:
+            line(f"next: {result.next_step}")
     if result.exit_code is not ExitCode.DONE:
         raise typer.Exit(result.exit_code)
 

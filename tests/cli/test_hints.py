@@ -1,6 +1,7 @@
 """A command that a message names is safe to type as it stands: it works on the same target."""
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import typer
 
 import gpuvm
 from gpuvm import settings
-from gpuvm.cli import hints, main
+from gpuvm.cli import hints, main, output
+from gpuvm.cli.output import State
+from gpuvm.errors import GpuvmError
 from gpuvm.settings import Context
 
 PACKAGE = Path(gpuvm.__file__).parent
@@ -214,3 +217,15 @@ def test_the_context_is_named_unless_a_plain_command_finds_it(
     if variable is not None:
         monkeypatch.setenv("GPUVM_CONTEXT", variable)
     assert hints.complete("'gpuvm teardown'", parsed("provision"), works_on) == hint
+
+
+def test_the_next_step_after_a_failure_is_for_errors_without_a_hint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = State(if_it_fails="'gpuvm doctor' shows what stands in the way")
+    output.error(GpuvmError("it failed"), state)
+    assert "next: 'gpuvm doctor'" in capsys.readouterr().err
+    output.error(GpuvmError("it failed", hint="do that"), state)
+    assert "next:" not in capsys.readouterr().err
+    output.error(GpuvmError("it failed"), State(json=True, if_it_fails="'gpuvm doctor'"))
+    assert json.loads(capsys.readouterr().out)["data"] == {"next": "'gpuvm doctor'"}

@@ -15,3 +15,25 @@ def test_a_hint_of_one_vcenter_does_not_name_another(lab: Lab) -> None:
     by_variable = lab("stop", "gpuvm-02", GPUVM_CONTEXT="other")
     assert "'gpuvm provision -c other'" in by_variable.stderr
     assert "'gpuvm provision'" in lab("stop").stderr
+
+
+def test_the_next_step_leads_through_the_day(lab: Lab) -> None:
+    """Each is typed as it was printed, with the target of the command before."""
+    given = ("-c", "other", "--name", "day", "--accelerator", "none")
+    carried = "-c other --accelerator none --name day"
+    done = lab("doctor", *given)
+    assert done.stdout.splitlines()[-1] == f"next: 'gpuvm plan {carried}'", done.stdout
+    done = lab("plan", *given, "--json")
+    assert done.json["data"]["next"] == f"'gpuvm provision {carried}'"
+    done = lab("provision", *given, "--until", "powered-on")
+    assert done.exit_code == 0, done.stderr
+    again = "'gpuvm provision -c other --accelerator none --name day --until ready'"
+    assert done.stdout.splitlines()[-1] == f"next: {again}"
+    assert lab("teardown", "-c", "other", "--name", "day", "--yes").exit_code == 0
+
+
+def test_a_failure_without_a_hint_has_a_next_step(lab: Lab) -> None:
+    done = lab("plan", "--template", "centos8", "--accelerator", "none")
+    assert "hint: there is:" in done.stderr
+    assert "next:" not in done.stderr
+    assert lab("help", "plan").stdout == lab("plan", "-h").stdout
