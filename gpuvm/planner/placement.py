@@ -198,9 +198,9 @@ def _none_is_free(found: Sequence[GPU]) -> str:
     waiting = next((gpu for gpu in idle if gpu.reboot_pending), None)
     off = next((gpu for gpu in idle if not gpu.active), None)
     if waiting is not None:
-        return f"gpuvm passthrough enable {waiting.host} --reboot"
+        return f"'gpuvm passthrough enable {waiting.host} --reboot'"
     if off is not None:
-        return f"gpuvm passthrough enable {off.host}, with --reboot where it needs one"
+        return f"'gpuvm passthrough enable {off.host}', with --reboot where it needs one"
     return "stop a holder, or wait: the table says who holds which GPU"
 
 
