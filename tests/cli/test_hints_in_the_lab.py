@@ -34,6 +34,6 @@ def test_the_next_step_leads_through_the_day(lab: Lab) -> None:
 
 def test_a_failure_without_a_hint_has_a_next_step(lab: Lab) -> None:
     done = lab("plan", "--template", "centos8", "--accelerator", "none")
-    assert "hint: there is:" in done.stderr
+    assert "hint: " in done.stderr
     assert "next:" not in done.stderr
     assert lab("help", "plan").stdout == lab("plan", "-h").stdout
