@@ -74,9 +74,10 @@ def shown(value: object) -> str:
         return f"'{value[:SHOWN]}…'" if len(value) > SHOWN else f"'{value}'"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        text = str(value) if abs(value) < 1e30 else f"{float(value):.3g}"
-        return text[:SHOWN]
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, int):  # one may be too large for str()
+        return str(value) if abs(value) < 10**30 else "a number that large"
     if isinstance(value, Mapping):
         return "keys and values"
     if isinstance(value, (list, tuple)):

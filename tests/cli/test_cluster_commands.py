@@ -303,8 +303,8 @@ def test_vgpus_several_per_card(shared: CommandLine) -> None:
     ("given", "complaint"),
     [
         ("warp", "dynamic, vgpu:PROFILE, device-group:NAME, none"),
-        ("vgpu", "profile: field required"),
-        ("passthrough:count=0", "count: input should be greater than or equal to 1"),
+        ("vgpu", "profile: is missing"),
+        ("passthrough:count=0", "count: must be at least 1"),
         ("passthrough:colour=red", "unknown key 'colour'"),
         ("passthrough:P100", "is not KEY=VALUE"),
         ("dynamic:device_id=xyz", "is not a hex number"),

@@ -25,7 +25,8 @@ def test_each_workload_is_listed_with_what_is_used_without(gpuvm: Gpuvm, cache: 
         assert word in done.stdout
     assert "all of it is optional" in done.stdout
     assert "cocodataset.org, under its terms of use" in done.stdout
-    assert f"train2017/*.jpg, at {cache / 'data' / 'coco'}" in done.stdout
+    assert "annotations/captions_train2017.json and train2017/*.jpg" in done.stdout
+    assert f"dataset_coco.json, at {cache / 'data' / 'coco'}" in done.stdout
     assert "vgg19: gpuvm data fetch vgg19" in done.stdout
     files = gpuvm("data", "--json", GPUVM_CACHE_DIR=str(cache)).json["data"]["files"]
     assert {file["workload"] for file in files} == {"stock", "style", "captioning", "mnist"}
@@ -40,7 +41,7 @@ def test_a_file_put_there_by_hand_is_checked(gpuvm: Gpuvm, cache: Path) -> None:
     states = {file["name"]: file["state"] for file in done.json["data"]["files"]}
     assert (states["mnist"], states["coco"], states["vgg19"]) == ("wrong", "yes", "no")
     shown = gpuvm("data", GPUVM_CACHE_DIR=str(cache)).stdout
-    assert "mnist.npz has another hash; gpuvm data fetch mnist" in shown
+    assert "mnist.npz has another hash; 'gpuvm data fetch mnist'" in shown
 
 
 @pytest.mark.parametrize(

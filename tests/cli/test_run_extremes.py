@@ -173,7 +173,7 @@ pathlib.Path("model.txt").write_text("weights")
     done = lab("run", program(lab, "large", source), "--fetch-limit", "10MB")
     assert done.exit_code == 0, done.stderr
     run_id = run_id_of(done.stdout)
-    assert "gpuvm-01: project/checkpoint.bin: 3.22 GB left there" in done.stderr
+    assert "gpuvm-01: project/checkpoint.bin: 3.22 GB not fetched" in done.stderr
     assert f"'gpuvm fetch {run_id} --fetch-limit none' fetches" in done.stderr
     folder = fetched(lab, run_id) / "project"
     assert [file.name for file in folder.iterdir()] == ["model.txt"]
@@ -190,7 +190,7 @@ with open("big\\nwarning: gone\\x1b[2J", "wb") as big:
     assert done.exit_code == 0, done.stderr
     folder = fetched(lab, run_id_of(done.stdout)) / "project"
     assert (folder / "a\nb.txt").read_text() == "both lines"
-    assert "project/big warning: gone: 0.02 GB left there" in done.stderr
+    assert "project/big warning: gone: 0.02 GB not fetched" in done.stderr
     assert "\x1b" not in done.stderr
 
 
@@ -232,7 +232,7 @@ def test_a_guest_that_answers_with_names_that_lead_elsewhere(lab: Lab) -> None:
     finally:
         rc.write_text(before)
     assert done.exit_code == 1
-    assert "leads out of its folder (and 2 more)" in done.stderr
+    assert "is outside its folder (and 2 more)" in done.stderr
     folder = fetched(lab, run_id_of(done.stdout), "gpuvm-02")
     assert (folder / "good").read_text() == "evil"
     assert not [file for file in lab.home.rglob("*evil*") if file.is_file()]

@@ -100,7 +100,7 @@ def test_weights_of_a_run_are_required(
 def test_moved_images_must_be_given_again(trained: Path, tmp_path: Path) -> None:
     run = _other(trained, tmp_path, real=True, data="/guest/flickr8k")
     for arguments, message in (
-        ((), "the run's images are not at /guest/flickr8k: --data DIR"),
+        ((), "the run's images are not at /guest/flickr8k: set --data DIR"),
         (("--data", "/nowhere"), "/nowhere: no such folder"),
     ):
         done = use("evaluate", "--run", str(run), *arguments)

@@ -227,9 +227,15 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
         ("", "it is empty"),
         ("a,b\n1,2\n", "data.csv:1: the columns must be DATE, the index"),
         (HEADER + GOOD + "60,1,2\n", "data.csv:62: 3 columns instead of 4"),
-        (HEADER + GOOD + "60,1,,3\n", "data.csv:62: a gap in column NASDAQ.A"),
+        (
+            HEADER + GOOD + "60,1,,3\n",
+            "data.csv:62: a gap, which --gaps previous fills, in column NASDAQ.A",
+        ),
         (HEADER + GOOD + "60,1,2,x\n", "data.csv:62: 'x' is not a number in column NASDAQ.B"),
-        (HEADER + GOOD + "60,nan,2,3\n", "data.csv:62: 'nan' is not a number in column SP500"),
+        (
+            HEADER + GOOD + "60,nan,2,3\n",
+            "data.csv:62: a gap, which --gaps previous fills, in column SP500",
+        ),
         (HEADER + "1,1,2,3\n", "1 rows are too few"),
     ],
 )
