@@ -74,15 +74,17 @@ def shown(value: object) -> str:
         return f"'{value[:SHOWN]}…'" if len(value) > SHOWN else f"'{value}'"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    if isinstance(value, int):  # one may be too large for str()
-        return str(value) if abs(value) < 10**30 else "a number that large"
+    if isinstance(value, (int, float)):  # an int may be too large for str()
+        return f"{value:.10g}" if isinstance(value, float) else _integer(value)
     if isinstance(value, Mapping):
         return "keys and values"
     if isinstance(value, (list, tuple)):
         return "a list"
     return "empty" if value is None else f"'{str(value)[:SHOWN]}'"
+
+
+def _integer(value: int) -> str:
+    return str(value) if abs(value) < 10**30 else "a number that large"
 
 
 def matching(pattern: str, words: str) -> AfterValidator:

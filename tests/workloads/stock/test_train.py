@@ -229,12 +229,12 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
         (HEADER + GOOD + "60,1,2\n", "data.csv:62: 3 columns instead of 4"),
         (
             HEADER + GOOD + "60,1,,3\n",
-            "data.csv:62: a gap, which --gaps previous fills, in column NASDAQ.A",
+            "62: a gap, which --gaps previous fills, in column NASDAQ.A",
         ),
         (HEADER + GOOD + "60,1,2,x\n", "data.csv:62: 'x' is not a number in column NASDAQ.B"),
         (
             HEADER + GOOD + "60,nan,2,3\n",
-            "data.csv:62: a gap, which --gaps previous fills, in column SP500",
+            "62: a gap, which --gaps previous fills, in column SP500",
         ),
         (HEADER + "1,1,2,3\n", "1 rows are too few"),
     ],
