@@ -27,7 +27,7 @@ def test_each_workload_is_listed_with_what_is_used_without(gpuvm: Gpuvm, cache: 
     assert "cocodataset.org, under its terms of use" in done.stdout
     assert "annotations/captions_train2017.json and train2017/*.jpg" in done.stdout
     assert f"dataset_coco.json, at {cache / 'data' / 'coco'}" in done.stdout
-    assert "vgg19: gpuvm data fetch vgg19" in done.stdout
+    assert "vgg19: 'gpuvm data fetch vgg19'" in done.stdout
     files = gpuvm("data", "--json", GPUVM_CACHE_DIR=str(cache)).json["data"]["files"]
     assert {file["workload"] for file in files} == {"stock", "style", "captioning", "mnist"}
     assert not any(file["here"] for file in files)

@@ -130,7 +130,7 @@ def test_all_vgpus_of_one_vm_are_counted(shared: Rig) -> None:
         plan = shared.plan(connection, hosts=1, name="two", memory_gib=16, accelerator=two)
         assert not shared.provision(connection, plan).failed
         states = [gpu.state for gpu in connection.read_inventory().gpus]
-        assert states[0] == "shared as vGPU, 2 of free vGPU grid_p100-4q"
+        assert states[0] == "shared as vGPU, 2 of grid_p100-4q left"
     shared.teardown("two")
 
 
@@ -143,7 +143,7 @@ def test_vgpus_share_a_card_until_it_is_full(shared: Rig) -> None:
         own = shared.own_vms(connection, "quarters")
         assert [vm.devices for vm in own] == [(VGPUDevice("grid_p100-4q"),)] * 8
         states = {gpu.state for gpu in connection.read_inventory().gpus}
-        assert states == {"shared as vGPU, 0 of free vGPU grid_p100-4q"}
+        assert states == {"shared as vGPU, 0 of grid_p100-4q left"}
         with pytest.raises(Unplaceable, match="free vGPU grid_p100-4q"):
             shared.plan(connection, hosts=1, name="ninth", memory_gib=16, accelerator=QUARTER)
     assert len(shared.bindings()) == 8
