@@ -432,7 +432,7 @@ def _goes_on(lab: Lab, other: CommandLine, cut: Any, mend: Any) -> None:
     run_id = run_id_of(process.stdout.readline() + process.stdout.readline())
     assert process.stdout.readline() == "first\n"
     cut()
-    assert any("connection lost, trying again" in line for line in process.stderr)
+    assert any("connection lost, reconnecting" in line for line in process.stderr)
     copy = copy_of(lab, run_id)
     (copy / "after-first").touch()
     log = copy.parent / "out/stdout.log"
@@ -456,7 +456,8 @@ def test_ctrl_c_at_a_terminal_asks(lab: Lab) -> None:
         terminal.press(b"\x03")
         terminal.read_until("Cancel the run, or leave it running?")
         terminal.press(b"leave\n")
-        terminal.read_until(f"run {run_id} goes on; 'gpuvm attach {run_id}' follows it")
+        terminal.read_until(f"run {run_id} continues in its guests")
+        terminal.read_until("'gpuvm attach")
         assert terminal.exit_code() == 0
     assert state(lab, run_id) == "running"
     with Terminal(lab, "attach", run_id) as terminal:

@@ -91,7 +91,7 @@ def test_arguments_that_name_files(tmp_path: Path, published: list[str]) -> None
         data.resolve("@./nowhere.csv")
     with pytest.raises(BadInput) as caught:
         data.resolve("@mnist")
-    assert caught.value.hint == "gpuvm data fetch mnist"
+    assert caught.value.hint == "'gpuvm data fetch mnist' fetches it"
     with pytest.raises(NotFound):
         data.resolve("@vgg99")
 
@@ -146,7 +146,7 @@ def test_manually_placed_file_is_checked_once(
     assert data.here(known) == "wrong"
     with pytest.raises(BadInput, match=r"hash of .*mnist\.npz is not sha256:") as caught:
         data.resolve("@mnist")
-    assert caught.value.hint == "gpuvm data fetch mnist"
+    assert caught.value.hint == "'gpuvm data fetch mnist' fetches it"
     known.path.write_bytes(CONTENT)
     assert data.here(known) == "yes"
 

