@@ -45,13 +45,14 @@ class Side:
     """Runs that were made alike. ``whole`` is seconds of the program from its start to its end,
     ``step`` seconds of a step in the steady state (start-up and compilation left out).
 
-    ``other_device`` says which device its times are of, where that is not the one asked for.
+    ``without_gpu``: it was not to use one. ``other_device`` says which device its times are of,
+    where that is not the one asked for.
     """
 
     name: str
     runs: tuple[str, ...]
     vms: int
-    on_gpu: bool
+    without_gpu: bool
     whole: Spread
     step: Spread | None
     examples_per_second: Spread | None
@@ -118,9 +119,7 @@ def compare(runs: Sequence[RunReport]) -> Comparison:
     sides = tuple(_side(name, group) for name, group in zip(names, groups, strict=True))
     base = _baseline(sides)
     equal, different = _conditions(sides, groups)
-    simulated = all(side.other_device for side in sides if not _without_gpu(side)) and any(
-        vm.simulated for run in runs for vm in run.vms
-    )
+    simulated = any(_asked(run) != {"CPU"} and _simulated(run) for run in runs)
     unrecorded = any(vm.device_kind is None for run in runs for vm in run.vms)
     return Comparison(
         workload=runs[0].workload,
@@ -195,13 +194,14 @@ def _side(name: str, runs: Sequence[RunReport]) -> Side:
         for score in run.scores:
             decoder = f" ({score.decoder})" if score.decoder else ""
             scores.setdefault(f"{score.title}{decoder}", []).append(score.value)
-    first = runs[0]
+    first, whole = runs[0], _of(_whole_seconds(run) for run in runs)
+    assert whole is not None  # noqa: S101 - _check has refused runs without times
     return Side(
         name=name,
         runs=tuple(run.run_id for run in runs),
         vms=len(first.vms),
-        on_gpu={vm.device_kind for vm in first.vms} == {"GPU"},
-        whole=_of(_whole_seconds(run) for run in runs) or Spread(0, 0, 0, 0),
+        without_gpu=_asked(first) == {"CPU"},
+        whole=whole,
         step=_of(_slowest(run) for run in runs),
         examples_per_second=_of(_throughput(run) for run in runs),
         scores=tuple((title, found) for title, of in scores.items() if (found := _of(of))),
@@ -233,11 +233,10 @@ def _throughput(run: RunReport) -> float | None:
 
 def _other_device(run: RunReport) -> str | None:
     """What to say of a run that did not compute on the device it was meant to."""
-    kinds, hidden = {vm.device_kind for vm in run.vms}, run.gpus_hidden
-    asked = {"CPU" if hidden or vm.accelerator in ("", "none") else "GPU" for vm in run.vms}
+    kinds, asked = {vm.device_kind for vm in run.vms}, _asked(run)
     if kinds == {None}:
         return None if run.project else "which device it used is not recorded"
-    if any(vm.simulated for vm in run.vms) and "GPU" in asked:
+    if _simulated(run) and "GPU" in asked:
         return "its GPU is simulated: TensorFlow used the CPU"
     if kinds != asked:
         used = ", ".join(sorted(kind or "an unrecorded device" for kind in kinds))
@@ -245,13 +244,18 @@ def _other_device(run: RunReport) -> str | None:
     return None
 
 
-def _without_gpu(side: Side) -> bool:
-    return side.name.startswith("no GPU")
+def _asked(run: RunReport) -> set[str]:
+    """The devices that its VMs were to compute on: ``GPU``, ``CPU`` or both."""
+    return {"CPU" if run.gpus_hidden or vm.accelerator in ("", "none") else "GPU" for vm in run.vms}
+
+
+def _simulated(run: RunReport) -> bool:
+    return any(vm.simulated for vm in run.vms)
 
 
 def _baseline(sides: Sequence[Side]) -> Side:
     """The side without a GPU if one is, else the one with the fewest VMs, else the first named."""
-    without = [side for side in sides if _without_gpu(side)]
+    without = [side for side in sides if side.without_gpu]
     if without and len(without) < len(sides):
         return without[0]
     return min(sides, key=lambda side: side.vms)

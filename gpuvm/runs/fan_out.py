@@ -30,7 +30,8 @@ class Member:
 
 
 class FanOut:
-    """Use it in a ``with`` block: each member's connection lasts from the first step to its end.
+    """Runs functions in all members at once, in a ``with`` block: each member's connection lasts
+    from the first function to the end of the block.
 
     ``unreachable`` are the names of guests that clean-up could not reach; it asks them only once.
     """

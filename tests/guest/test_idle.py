@@ -13,6 +13,7 @@ from pathlib import Path
 import openssh
 import psutil
 import pytest
+from guest_fixtures import boot_of
 
 from gpuvm import guest
 from gpuvm.guest import Endpoint, IdleState, Process, scripts
@@ -109,15 +110,7 @@ def machine(tmp_path: Path, context: Context) -> Iterator[Machine]:
     isolation = hypervisor.find_isolation(tmp_path)
     if not isolation.isolated:
         pytest.skip(f"no namespaces here: {isolation.reason}")
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    data = guest.user_data(
-        hostname="gpuvm-01",
-        instance_id="uuid-1-generation",
-        user="gpuvm",
-        authorized_keys=(guest.ensure_key_pair(context),),
-    )
-    boot = Boot("gpuvm-01", (ADDRESS,), port, isolated=True, gpus=(), guestinfo=data, hidden=())
+    boot = boot_of(context, ADDRESS, isolation)
     made = Machine(tmp_path / "gpuvm-01", boot, isolation, context)
     made.on()
     yield made

@@ -108,6 +108,22 @@ def test_the_lab_says_first_that_its_gpus_are_simulated(make: Make) -> None:
     assert found.ratios[0].speed_up is None
 
 
+def test_the_side_without_a_gpu_is_the_baseline_under_any_name(make: Make) -> None:
+    """Where accelerators and VMs do not tell sides apart, they are named by their runs."""
+    hidden = {"device": CPU, "gpus_hidden": True}
+    found = compare(make(10), make(12, args=["--x"]), make(30, **hidden))
+    assert [side.without_gpu for side in found.sides] == [False, False, True]
+    assert found.baseline == found.sides[2].name
+    assert all(ratio.speed_up for ratio in found.ratios)
+
+
+def test_nothing_is_said_of_simulated_gpus_that_were_all_hidden(make: Make) -> None:
+    hidden = {"device": CPU, "gpus_hidden": True, "vm": {"simulated": True}}
+    found = compare(make(10, **hidden), make(20, args=["--x"], **hidden))
+    assert found.note is None
+    assert found.ratios[0].speed_up is not None
+
+
 def test_a_program_of_ones_own_is_compared_by_its_times(make: Make) -> None:
     own = {"device": None, "workload": "train", "contract": False}
     old, new = {"train.py": "a" * 64, "x.py": "c" * 64}, {"train.py": "b" * 64, "x.py": "c" * 64}

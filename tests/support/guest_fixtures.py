@@ -72,6 +72,26 @@ def server(tmp_path: Path, context: Context) -> Iterator[Server]:
         yield made
 
 
+def boot_of(
+    context: Context,
+    address: str,
+    isolation: hypervisor.Isolation,
+    gpus: tuple[SimulatedGPU, ...] = (),
+    guestinfo: Mapping[str, str] | None = None,
+) -> Boot:
+    """At a free port, with our user data and ``guestinfo`` beside it."""
+    with socket.create_server((address, 0)) as free:
+        port = free.getsockname()[1]
+    data = guest.user_data(
+        hostname="gpuvm-01",
+        instance_id="uuid-1-generation",
+        user="gpuvm",
+        authorized_keys=(guest.ensure_key_pair(context),),
+    )
+    info = data | dict(guestinfo or {})
+    return Boot("gpuvm-01", (address,), port, isolation.isolated, gpus, info, hidden=())
+
+
 @contextmanager
 def powered_on(
     folder: Path,
@@ -82,22 +102,13 @@ def powered_on(
     guestinfo: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """A guest of the lab that has read our user data, and ``guestinfo`` beside it."""
-    with socket.create_server((address, 0)) as free:
-        port = free.getsockname()[1]
-    data = guest.user_data(
-        hostname="gpuvm-01",
-        instance_id="uuid-1-generation",
-        user="gpuvm",
-        authorized_keys=(guest.ensure_key_pair(context),),
-    )
-    info = data | dict(guestinfo or {})
-    boot = Boot("gpuvm-01", (address,), port, isolation.isolated, gpus, info, hidden=())
+    boot = boot_of(context, address, isolation, gpus, guestinfo)
     machine = hypervisor.power_on(folder / "gpuvm-01", boot, isolation)
     with closing(machine.messages()) as messages:
         try:
             ready = next(messages, None)
             assert isinstance(ready, hypervisor.GuestReady), machine.last_console_line()
-            yield Server(address, port, tuple(ready.host_keys))
+            yield Server(address, boot.port, tuple(ready.host_keys))
         finally:
             machine.power_off()
 
