@@ -175,7 +175,8 @@ def _print_error(problem: GpuvmError) -> None:
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table[:MOST_ROWS]))
         if len(problem.table) > MOST_ROWS:
-            stderr.print(f"and {len(problem.table) - MOST_ROWS} more: 'gpuvm gpus' lists them all")
+            more = f"and {len(problem.table) - MOST_ROWS} more: 'gpuvm gpus' lists them all"
+            stderr.print(_plain(completed(more)))
     if isinstance(problem, WorkerDied):
         for last in problem.tail:
             stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(last)}")

@@ -136,10 +136,6 @@ def lab_folder(name: str) -> LabFolder:
     return LabFolder(paths.state_dir().resolve() / "labs" / name)
 
 
-def lab_names() -> list[str]:
-    return sorted(folder.name for folder in (paths.state_dir() / "labs").glob("*/"))
-
-
 @contextmanager
 def locked() -> Iterator[None]:
     """Allows one `lab up` or `lab down` at a time in a state folder.
