@@ -81,18 +81,14 @@ def picture(image: Path) -> Markup:
 
 
 def tiles(run: RunReport) -> Sequence[Tile]:
-    """Two scores, run time, rate and loss, as far as they are recorded."""
-    first = {score.name: score for score in reversed(run.scores)}
-    shown = [first[name] for name in ("bleu4", "exact_match") if name in first] or list(
-        reversed(first.values())
-    )
+    """The main scores, run time, rate and loss, as far as they are recorded."""
     scores = [
         Tile(
             " ".join(filter(None, (s.title, s.decoder))),
             figure(s.value),
             "" if s.shuffled is None else f"images shuffled: {figure(s.shuffled)}",
         )
-        for s in shown[:2]
+        for s in run.main_scores
     ]
     return [*scores, *_time(run), *_rate(run), *_loss(run)]
 

@@ -283,9 +283,18 @@ class RunReport:
         took = f" in {duration(self.seconds)}" if self.seconds is not None else ""
         where = f"{len(self.vms)} VMs" if len(self.vms) != 1 else self.vms[0].name
         how = {"running": "has no recorded end"}.get(self.status, self.status)
-        best = [f"{s.title} {figure(s.value)}" for s in self.scores[:1]]
+        best = [f"{s.title} {figure(s.value)}" for s in self.main_scores[:1]]
         together = " together" if self.distributed else ""
         return f"{self.workload} on {where}{together} {how}{took}{', '.join(['', *best])}."
+
+    @property
+    def main_scores(self) -> tuple[Score, ...]:
+        """Those that a reader should see first: the first of each of at most two names."""
+        first: dict[str, Score] = {}
+        for score in self.scores:
+            first.setdefault(score.name, score)
+        known = [first[name] for name in ("bleu4", "exact_match") if name in first]
+        return tuple(known or first.values())[:2]
 
     @property
     def seconds(self) -> float | None:

@@ -17,6 +17,25 @@ def test_markdown_says_what_the_page_says_first(tmp_path: Path) -> None:
     assert {"Score", "VM", "Phase"} <= {line.split(" | ")[0].strip("| ") for line in tables}
 
 
+def test_the_summary_names_the_score_of_the_first_tile(tmp_path: Path) -> None:
+    run = report_records.RunRecords(tmp_path, "captioning-20261124-013000-ab12", 1)
+    run.manifest()
+    run.start("gpuvm-01")
+    for name, decoder, value in (
+        ("bleu1", "greedy", 0.9),
+        ("exact_match", "greedy", 0.7),
+        ("bleu4", "greedy", 0.8),
+        ("bleu4", "beam 3", 0.85),
+    ):
+        run.timing("gpuvm-01", "score", name=name, decoder=decoder, value=value)
+    built = report.build([run.dir]).runs[0]
+    assert [(score.name, score.decoder) for score in built.main_scores] == [
+        ("bleu4", "greedy"),
+        ("exact_match", "greedy"),
+    ]
+    assert built.summary.endswith("BLEU-4 0.800.")
+
+
 def test_markdown_of_a_guest_is_data(tmp_path: Path) -> None:
     run = report_records.RunRecords(tmp_path, "x-20261124-013000-ab12", 1)
     run.manifest(workload="x", status="failed", error="a | b\n# <img src=x> [l](http://x)")
