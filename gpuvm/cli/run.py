@@ -154,7 +154,7 @@ def run(
         raise BadInput("--queue and --share exclude each other")
     if detach and sweep:
         raise BadInput("--detach: a sweep gathers its sheet when all VMs have ended; leave it out")
-    terms = runs.RunOptions(
+    run_options = runs.RunOptions(
         gpu="queue" if queue else "share" if share else "exclusive",
         then="shutdown" if then else None,
         detach=detach,
@@ -162,7 +162,7 @@ def run(
         fetch_limit=None if fetch_limit < 0 else fetch_limit,
         environment=_variables(env or [], env_file, secret or []),
     )
-    compare.check(terms, sweep=sweep, distributed=distributed)
+    compare.check(run_options, sweep=sweep, distributed=distributed)
     chosen, arguments = _chosen(name, arguments or [], project, requirements)
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
@@ -186,7 +186,7 @@ def run(
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)
         inputs[wheels.place] = wheels.source
-        terms = replace(terms, wheelhouse=f"{runs.DATA}/{wheels.place}")
+        run_options = replace(run_options, wheelhouse=f"{runs.DATA}/{wheels.place}")
     if chosen.own and chosen.size > ASK_BYTES:
         question = (
             f"{chosen.root} has {chosen.size / 1e9:.1f} GB in {len(chosen.files)} files; send it? "
@@ -206,7 +206,7 @@ def run(
         resume=before,
         inputs=inputs,
         grid=shared,
-        terms=terms,
+        options=run_options,
         quiet=quiet,
     )
     if compare.wanted:

@@ -1,6 +1,5 @@
 """A run as it was asked for: done once, or again and again on the sides of a comparison."""
 
-import dataclasses
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class CompareOptions:
     def wanted(self) -> bool:
         return self.against is not None or self.vm is not None
 
-    def check(self, terms: runs.RunOptions, *, sweep: bool, distributed: bool) -> None:
+    def check(self, options: runs.RunOptions, *, sweep: bool, distributed: bool) -> None:
         """Raises BadInput for options that a comparison has no use for."""
         if not self.wanted:
             if self.repeat > 1:
@@ -54,9 +53,9 @@ class CompareOptions:
         if self.against and self.vm:
             raise BadInput("--compare and --compare-vm exclude each other")
         others = {
-            "--detach": terms.detach,
-            "--then": terms.then is not None,
-            "--share": terms.gpu == "share",
+            "--detach": options.detach,
+            "--then": options.then is not None,
+            "--share": options.gpu == "share",
             "--sweep": sweep,
         }
         if self.vm:
@@ -80,7 +79,7 @@ class Job:
     resume: results.Run | None
     inputs: runs.Inputs
     grid: Sweep | None
-    terms: runs.RunOptions
+    options: runs.RunOptions
     quiet: bool
 
     def run(
@@ -94,7 +93,7 @@ class Job:
             self.spec.name,
             members,
             distributed=self.distributed,
-            then=self.terms.then,
+            then=self.options.then,
             gpus_hidden=hide_gpus,
         )
         state = self.ctx.ensure_object(State)
@@ -120,7 +119,7 @@ class Job:
                 resume=self.resume,
                 inputs=self.inputs,
                 more_args=sweeps.shares(self.grid, members) if self.grid else {},
-                terms=dataclasses.replace(self.terms, hide_gpus=hide_gpus),
+                options=self.options,
                 watch=watch,
             )
         return record, events, ended

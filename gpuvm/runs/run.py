@@ -61,8 +61,6 @@ class RunOptions:
     """Variables for the program; they may be secret and are not written anywhere."""
     wheelhouse: str | None = None
     """A folder of wheels among the inputs, ``DATA/place``, to install requirements from."""
-    hide_gpus: bool = False
-    """The program sees no GPU."""
     fetch_limit: int | None = LIMIT_BYTES
     """The most bytes to fetch from each guest; None for no limit."""
 
@@ -80,7 +78,7 @@ def run(
     resume: results.Run | None = None,
     inputs: Inputs = MappingProxyType({}),
     more_args: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    terms: RunOptions = RunOptions(),
+    options: RunOptions = RunOptions(),
     watch: Watch = Watch(),  # noqa: B008 - has no state
 ) -> bool:
     """Run the workload; return False when it keeps running after this returns.
@@ -97,10 +95,10 @@ def run(
     """
     checkpoints = _checkpoints(resume, members, distributed=distributed)
     work = WatchedRun(tuple(members), guest, distribution, record, events, watch)
-    work.resumed, work.queued = bool(checkpoints), terms.gpu == "queue"
-    work.limit_bytes = terms.fetch_limit
+    work.resumed, work.queued = bool(checkpoints), options.gpu == "queue"
+    work.limit_bytes = options.fetch_limit
     in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
-    start = _Start(work, workload, in_guests, more_args, terms, checkpoints)
+    start = _Start(work, workload, in_guests, more_args, options, checkpoints)
     with work.guests:
         try:
             start.check()
@@ -111,7 +109,7 @@ def run(
             if inputs:
                 start.push_inputs(inputs)
             start.push()
-            if terms.detach:
+            if options.detach:
                 start.launch()
                 work.detached = True
             else:
@@ -210,7 +208,7 @@ class _Start:
     workload: Workload
     args: tuple[str, ...]
     more_args: Mapping[str, Sequence[str]]
-    terms: RunOptions
+    options: RunOptions
     checkpoints: Mapping[str, inputs.Files]
     """The files to resume from, by VM."""
     pythons: dict[str, str] = field(default_factory=dict)
@@ -274,7 +272,7 @@ class _Start:
 
     def _place(self, guests: Sequence[Guest]) -> int:
         """The highest place of all guests' queues, which the run takes in each."""
-        if self.terms.gpu != "queue":
+        if self.options.gpu != "queue":
             return 0
         work, run_id = self.work.settings.work_dir, self.work.record.run_id
         python = self.work.settings.python
@@ -293,14 +291,14 @@ class _Start:
         """Whether its GPUs are simulated."""
         python = self.work.settings.python
         check_imports(guest, python, self.workload.requires)
-        if self.terms.gpu == "exclusive":
+        if self.options.gpu == "exclusive":
             holder = gpu_holder(guest, python, self.work.settings.work_dir)
             if holder is not None:
                 raise self._busy(guest, holder)
         gpus = read_gpu_health(guest, python)
-        if self.terms.healthy:
+        if self.options.healthy:
             _check_health(guest.name, gpus.health)
-        if self.terms.gpu == "exclusive":
+        if self.options.gpu == "exclusive":
             _check_unused(guest.name, gpus.processes)
         return gpus.simulated
 
@@ -330,7 +328,7 @@ class _Start:
 
     def _environment(self, guest: Guest, requirements: Path) -> str:
         """Returns the Python of an environment with the project's requirements."""
-        settings, wheels = self.work.settings, self.terms.wheelhouse
+        settings, wheels = self.work.settings, self.options.wheelhouse
         key = environment.key(requirements, wheels)
         place = f"{self.work.directory}/{self.workload.cwd}/{requirements.name}"
         if self.workload.files.get(requirements.name) != requirements:
@@ -345,15 +343,15 @@ class _Start:
         python = self.pythons.get(member.name, self.work.settings.python)
         command = [python, *self.workload.command] if self.workload.python else []
         command = command or list(self.workload.command)
-        queued = self.terms.gpu == "queue"
+        queued = self.options.gpu == "queue"
         variables = {
             "PYTHONUNBUFFERED": "1",
             SAFE_PATH: "",
             "GPUVM_WORKER": str(self.work.members.index(member)),
             "GPUVM_WORKERS": str(len(self.work.members)),
-            **self.terms.environment,
+            **self.options.environment,
         }
-        if self.terms.hide_gpus:
+        if self.work.record.manifest.gpus_hidden:
             variables["CUDA_VISIBLE_DEVICES"] = "-1"
         if contract:
             command += ["--out", "out" if self.workload.cwd == "." else "../out"]
@@ -370,8 +368,8 @@ class _Start:
             without=tf_config.PROXIES if config is not None else (),
             fresh=(TIMINGS,),
             cwd=self.workload.cwd,
-            gpu=self.terms.gpu,
+            gpu=self.options.gpu,
             place=place,
             port=port if queued else None,
-            then=self.terms.then,
+            then=self.options.then,
         )

@@ -102,7 +102,7 @@ class Runner:
         distribution: Distributed | None = None,
         inputs: runs.Inputs | None = None,
         more_args: Mapping[str, Sequence[str]] | None = None,
-        terms: runs.RunOptions | None = None,
+        options: runs.RunOptions | None = None,
     ) -> results.Run:
         project = self.folder / "mine"
         project.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ class Runner:
             resume=resume,
             inputs=inputs or {},
             more_args=more_args or {},
-            terms=terms or runs.RunOptions(),
+            options=options or runs.RunOptions(),
             watch=self.watch,
         )
         return record
