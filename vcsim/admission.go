@@ -38,7 +38,7 @@ func (lab *Lab) admitOn(ctx *simulator.Context, vm *simulator.VirtualMachine, ho
 	if fault := a.checkMemory(); fault != nil {
 		return fault
 	}
-	lab.allocations.held[vm.Self] = holding{vm: vm.Self, host: host, devices: devices, memoryMB: a.memoryMB()}
+	lab.allocations.put(holding{vm: vm.Self, host: host, devices: devices, memoryMB: a.memoryMB()})
 	return nil
 }
 
@@ -87,7 +87,7 @@ func (a *admission) grants() (map[int32]grant, fault) {
 // checkMemory checks that the reservation and the VM's overhead fit into the host's free memory
 // (R9).
 func (a *admission) checkMemory() fault {
-	free := a.hardware.memoryForVMsMB(a.lab)
+	free := a.hardware.memoryForVMsMB()
 	for _, h := range a.lab.allocations.onHost(a.hardware.self) {
 		if h.vm != a.vm {
 			free -= h.memoryMB
@@ -113,9 +113,8 @@ func overheadMB(c *types.VirtualMachineConfigInfo) int64 {
 }
 
 // memoryForVMsMB returns the host's memory without the hypervisor's own.
-func (h *hardware) memoryForVMsMB(lab *Lab) int64 {
-	d := lab.description.host(h.name)
-	return d.MemoryGiB<<10 - int64(*d.HypervisorGiB*1024)
+func (h *hardware) memoryForVMsMB() int64 {
+	return h.given.MemoryGiB<<10 - int64(*h.given.HypervisorGiB*1024)
 }
 
 // checkHost checks that the host is connected and not in maintenance mode, as provisioning and

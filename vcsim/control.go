@@ -17,6 +17,7 @@ import (
 func (lab *Lab) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.calls.read()) })
+	mux.HandleFunc("GET /calls/values", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.calls.readValues()) })
 	mux.HandleFunc("POST /calls/reset", func(w http.ResponseWriter, _ *http.Request) { lab.calls.reset(); reply(w, done) })
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.faults.list()) })
 	mux.HandleFunc("DELETE /faults", func(w http.ResponseWriter, _ *http.Request) { lab.faults.clear(); reply(w, done) })

@@ -14,6 +14,7 @@ import (
 type hardware struct {
 	name     string
 	self     ref
+	given    *HostDescription
 	systemID string // ESXi's own id, not the mainboard's; only QueryConfigTarget returns it
 	gpus     []*gpu
 	groups   []DeviceGroupDescription
@@ -56,7 +57,7 @@ func splitAddress(address string) (bus, slot, function uint8) {
 
 // equip turns a stock host of the simulator into the host of the description (R1).
 func (lab *Lab) equip(host *simulator.HostSystem, d *HostDescription) {
-	h := &hardware{name: d.Name, self: host.Self, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, noReboot: d.NoReboot, groups: d.DeviceGroups}
+	h := &hardware{name: d.Name, self: host.Self, given: d, systemID: systemID(d.SystemUUID), rebind: d.RebindWithoutReboot, noReboot: d.NoReboot, groups: d.DeviceGroups}
 	for _, g := range d.GPUs {
 		h.gpus = append(h.gpus, &gpu{GPUDescription: g, host: h})
 	}

@@ -200,8 +200,9 @@ func (b *builder) addHosts() error {
 	for _, r := range b.lab.hostRefs {
 		host := registry.Get(r).(*simulator.HostSystem)
 		about := b.lab.description.About
-		orElse(&b.lab.description.host(b.lab.hosts[r].name).Version, about.Version)
-		about.Version = b.lab.description.host(b.lab.hosts[r].name).Version
+		given := b.lab.hosts[r].given
+		orElse(&given.Version, about.Version)
+		about.Version = given.Version
 		host.Config.Product = hypervisor(about)
 		host.Summary.Config.Product = &host.Config.Product
 	}
@@ -280,14 +281,18 @@ func (lab *Lab) summarizeCluster() {
 // effectiveMemoryMB returns the memory for VMs of all usable hosts, and the number of these hosts.
 func (lab *Lab) effectiveMemoryMB() (memory int64, hosts int32) {
 	for _, self := range lab.hostRefs {
-		runtime := lab.registry.Get(self).(*simulator.HostSystem).Runtime
-		connected := runtime.ConnectionState == types.HostSystemConnectionStateConnected
-		if connected && !runtime.InMaintenanceMode {
-			memory += lab.hosts[self].memoryForVMsMB(lab)
+		if runsVMs(lab.registry.Get(self).(*simulator.HostSystem)) {
+			memory += lab.hosts[self].memoryForVMsMB()
 			hosts++
 		}
 	}
 	return memory, hosts
+}
+
+// runsVMs reports whether the host counts for its cluster's capacity.
+func runsVMs(host *simulator.HostSystem) bool {
+	connected := host.Runtime.ConnectionState == types.HostSystemConnectionStateConnected
+	return connected && !host.Runtime.InMaintenanceMode
 }
 
 // updateCapacity updates the cluster's summary after a host became usable or unusable.

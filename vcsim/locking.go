@@ -52,7 +52,9 @@ func copied[T any](p *T) *T {
 
 // changeHost is like changeVM, for hosts.
 func (lab *Lab) changeHost(ctx *simulator.Context, host *simulator.HostSystem, f func(*mo.HostSystem)) {
+	var before, after bool
 	lab.locked(ctx, host.Self, func() {
+		before = runsVMs(host)
 		next := host.HostSystem
 		next.Config = copied(host.Config)
 		f(&next)
@@ -65,8 +67,11 @@ func (lab *Lab) changeHost(ctx *simulator.Context, host *simulator.HostSystem, f
 		if len(changes) > 0 {
 			lab.registry.Update(ctx, host, changes)
 		}
+		after = runsVMs(host)
 	})
-	lab.updateCapacity(ctx)
+	if before != after { // every VM that starts changes its host, and this reads all hosts
+		lab.updateCapacity(ctx)
+	}
 }
 
 var (

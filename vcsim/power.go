@@ -197,10 +197,7 @@ func (lab *Lab) checkReachable(ctx *simulator.Context, vm *simulator.VirtualMach
 // showMemory publishes the unreserved memory in the resource pool.
 func (lab *Lab) showMemory(ctx *simulator.Context) {
 	pool := lab.registry.Get(lab.pool).(*simulator.ResourcePool)
-	var used int64
-	for _, holding := range lab.allocations.all() {
-		used += holding.memoryMB << 20
-	}
+	used := lab.allocations.reservedMB() << 20
 	lab.locked(ctx, pool.Self, func() {
 		memory := pool.Runtime.Memory
 		memory.ReservationUsed, memory.ReservationUsedForVm = used, used

@@ -70,15 +70,6 @@ func (lab *Lab) place(ctx *simulator.Context, vm *simulator.VirtualMachine, host
 	lab.allocations.move(vm.Self, host)
 }
 
-func (l *allocations) move(vm, host ref) {
-	l.Lock()
-	defer l.Unlock()
-	if h, ok := l.held[vm]; ok {
-		h.host = host
-		l.held[vm] = h
-	}
-}
-
 // showSuspended marks a VM that was switched off as suspended.
 func (lab *Lab) showSuspended(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 	now := time.Now()

@@ -164,6 +164,7 @@ func (lab *Lab) retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpe
 func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.PropertyFilterSpec) (objectContent, bool) {
 	content := objectContent{Obj: self}
 	ok := false
+	var returned []string
 	may := lab.accessTo(ctx, self)
 	lab.locked(ctx, self, func() {
 		object := find(ctx, self)
@@ -181,9 +182,11 @@ func (lab *Lab) contentOf(ctx *simulator.Context, self ref, spec *types.Property
 				content.MissingSet = append(content.MissingSet, missing(name, fault))
 			} else if v != nil {
 				content.PropSet = append(content.PropSet, rawXML{encode(types.DynamicProperty{Name: name, Val: v})})
+				returned = append(returned, name)
 			}
 		}
 	})
+	lab.calls.addValues(ctx, self.Type, returned)
 	return content, ok
 }
 

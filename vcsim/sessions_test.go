@@ -256,6 +256,20 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 }
 
+// R12: the values that a call returns are counted by user, type and path; unset ones are none.
+func TestValuesAreCounted(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/calls/reset", "")
+	var hosts []mo.HostSystem
+	collector := property.DefaultCollector(r.client.Client)
+	refs := []ref{r.host("esx-01"), r.host("esx-02")}
+	must(t, collector.Retrieve(r.ctx, refs, []string{"name", "runtime.dasHostState"}, &hosts))
+	values := decode[map[string]map[string]int](t, r.control("GET", "/calls/values", ""))
+	if counts := values["administrator@lab.local"]; counts["HostSystem name"] != 2 || len(counts) != 1 {
+		t.Errorf("%v", counts)
+	}
+}
+
 // R11: faults never affect the guests' own user.
 func TestFaultsDoNotAffectTools(t *testing.T) {
 	r := newRig(t)

@@ -159,7 +159,7 @@ func attachGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 
 // defaultHardware returns the virtual hardware version of a VM that is created on this host.
 func (lab *Lab) defaultHardware(host ref) string {
-	return fmt.Sprintf("vmx-%d", min(newestFor(lab.description.host(lab.hosts[host].name).Version), 20))
+	return fmt.Sprintf("vmx-%d", min(newestFor(lab.hosts[host].given.Version), 20))
 }
 
 func (lab *Lab) hostNamed(name string) ref {
