@@ -119,13 +119,16 @@ def _trusted(context: Context) -> Context:
     if certificate is None:
         return context
     where = settings.authority(*context.address)
-    if not isinstance(context.tls, SystemTrust) or not interactive():
+    pinnable = certificate.can_be_pinned
+    if not isinstance(context.tls, SystemTrust) or not pinnable or not interactive():
         raise Untrusted(
             f"the certificate of {where} is not trusted: {certificate.reason} (issued by "
             f"{certificate.issuer}, for {', '.join(certificate.names) or 'no name'}, SHA-256 "
             f"{certificate.sha256})",
             hint="compare that SHA-256 with the vCenter's own, then "
-            + _pinning(context, certificate),
+            + _pinning(context, certificate)
+            if pinnable
+            else certificate.remedy(*context.address),
         )
     output.line(f"the certificate of {where} is not trusted: {certificate.reason}")
     output.line(f"  issued by  {certificate.issuer}")

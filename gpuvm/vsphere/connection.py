@@ -31,7 +31,7 @@ from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
-from gpuvm.vsphere.session import SessionStub, ssl_context, untrusted
+from gpuvm.vsphere.session import SessionStub, ssl_context, untrusted, without_tls
 from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.updates import Task, UpdateStream
@@ -60,7 +60,9 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
             httpConnectionTimeout=TIMEOUT_S,
         )
     except ssl.SSLCertVerificationError as error:
-        raise untrusted(host, port, error.verify_message) from None
+        raise untrusted(host, port, error) from None
+    except ssl.SSLError as error:
+        raise without_tls(host, port, error) from None
     except vim.fault.InvalidLogin:
         raise LoginRefused(
             f"{host} does not let {context.user} in: wrong user name or password",
@@ -85,6 +87,8 @@ def rejected_certificate(context: Context) -> session.Certificate | None:
     host, port = context.address
     try:
         return session.rejected_certificate(context.tls, host, port)
+    except ssl.SSLError as error:
+        raise without_tls(host, port, error) from None
     except OSError as error:
         raise _no_connection(host, port, error) from None
 

@@ -140,6 +140,35 @@ class Certificate:
     names: tuple[str, ...]
     sha256: str
     reason: str
+    code: int
+    """OpenSSL's, of the reason."""
+
+    @property
+    def can_be_pinned(self) -> bool:
+        """A pin says whose certificate it is, and not that it is still valid."""
+        return self.code not in (_EXPIRED, _NOT_YET_VALID)
+
+    def remedy(self, host: str, port: int) -> str:
+        """What makes it trusted, for a hint."""
+        if self.code == _EXPIRED:
+            return "renew the vCenter's certificate; the password was not sent"
+        if self.code == _NOT_YET_VALID:
+            return "compare this machine's clock with the vCenter's; the password was not sent"
+        if self.code in _OTHER_HOST and self.names:
+            return (
+                f"name it as its certificate does (vcenter: {self.names[-1]}), or compare the "
+                "SHA-256 with the server's and pin it (tls: {verify: sha256})"
+            )
+        return (
+            "compare that SHA-256 with the server's and pin it (tls: {verify: sha256}), or "
+            "set the CA file (tls: {verify: ca}; a vCenter offers it at "
+            f"https://{authority(host, port)}/certs/download.zip)"
+        )
+
+
+_EXPIRED, _NOT_YET_VALID = 10, 9
+_OTHER_HOST = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and …_IP_ADDRESS_MISMATCH of OpenSSL's x509_vfy.h."""
 
 
 def rejected_certificate(tls: TLS, host: str, port: int) -> Certificate | None:
@@ -155,33 +184,45 @@ def rejected_certificate(tls: TLS, host: str, port: int) -> Certificate | None:
         ):
             return None
     except ssl.SSLCertVerificationError as error:
-        return _certificate(peer_certificate(host, port), error.verify_message)
+        return _certificate(peer_certificate(host, port), error)
 
 
-def _certificate(der: bytes, reason: str) -> Certificate:
+def _certificate(der: bytes, error: ssl.SSLCertVerificationError) -> Certificate:
     read = x509.load_der_x509_certificate(der)
     names = [str(name.value) for name in read.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     with suppress(x509.ExtensionNotFound, ValueError):
         extension = read.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names += [str(name.value) for name in extension.value]
     issuer = "itself" if read.issuer == read.subject else read.issuer.rfc4514_string()
-    return Certificate(issuer or "unknown", tuple(dict.fromkeys(names)), fingerprint(der), reason)
+    reason, code = error.verify_message.rstrip("."), error.verify_code
+    if code == _EXPIRED:
+        reason += f" on {read.not_valid_after_utc:%Y-%m-%d}"
+    if code == _NOT_YET_VALID:
+        reason += f", but from {read.not_valid_before_utc:%Y-%m-%d}"
+    known = tuple(dict.fromkeys(names))
+    return Certificate(issuer or "unknown", known, fingerprint(der), reason, code)
 
 
-def untrusted(host: str, port: int, reason: str) -> Untrusted:
+def untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Untrusted:
     """Return the error for a certificate that did not verify, with its issuer and SHA-256."""
+    where = authority(host, port)
     try:
-        der = peer_certificate(host, port)
+        certificate = _certificate(peer_certificate(host, port), error)
     except OSError:
-        return Untrusted(f"the certificate of {authority(host, port)} is not trusted: {reason}")
-    certificate = x509.load_der_x509_certificate(der)
-    issuer = certificate.issuer.rfc4514_string() or "unknown"
+        return Untrusted(f"the certificate of {where} is not trusted: {error.verify_message}")
     return Untrusted(
-        f"the certificate of {authority(host, port)} is not trusted: {reason} (issued by {issuer}, "
-        f"SHA-256 {fingerprint(der)})",
-        hint="compare that SHA-256 with the server's and pin it (tls: {verify: sha256}), or "
-        "set the CA file (tls: {verify: ca}; a vCenter offers it at "
-        f"https://{authority(host, port)}/certs/download.zip)",
+        f"the certificate of {where} is not trusted: {certificate.reason} (issued by "
+        f"{certificate.issuer}, SHA-256 {certificate.sha256})",
+        hint=certificate.remedy(host, port),
+    )
+
+
+def without_tls(host: str, port: int, error: ssl.SSLError) -> Unreachable:
+    """Return the error for a handshake that failed before any certificate was compared."""
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    return Unreachable(
+        f"there is no TLS at {authority(host, port)}: {reason}",
+        hint="a vCenter is reached by HTTPS alone, on port 443 by default: check the port",
     )
 
 
@@ -211,6 +252,8 @@ def _pinned(pin: str, host: str, port: int) -> ssl.SSLContext:
     """Return a context that verifies, and trusts only the certificate with this pin."""
     try:
         der = peer_certificate(host, port)
+    except ssl.SSLError as error:
+        raise without_tls(host, port, error) from None
     except OSError as error:
         raise Unreachable(f"no connection to {authority(host, port)}: {error}") from None
     wanted, seen = pin.replace(":", "").lower(), fingerprint(der)
