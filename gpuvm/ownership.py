@@ -30,6 +30,8 @@ MARK_KEYS = (CLUSTER_KEY, INDEX_KEY, SPEC_KEY, GENERATION_KEY)
 _RENAMED_UP_TO = 256
 """A renamed VM is found by its UUID up to this index."""
 _INDEX = re.compile(r"[0-9]{1,9}")
+_GENERATION = re.compile(r"[A-Za-z0-9-]{0,64}")
+"""It becomes part of the names of files and of a line in ssh_config(5)."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ class Mark:
         if not deployment or not _INDEX.fullmatch(index):
             return None
         disks = extra_config.get(DISKS_KEY, "")
+        generation = extra_config.get(GENERATION_KEY, "")
         return Mark(
             deployment,
             int(index),
             extra_config.get(SPEC_KEY, ""),
-            extra_config.get(GENERATION_KEY, ""),
+            generation if _GENERATION.fullmatch(generation) else "",
             extra_config.get(WISH_KEY, ""),
             int(disks) if _INDEX.fullmatch(disks) else None,
             extra_config.get(OPERATOR_KEY, ""),

@@ -66,7 +66,7 @@ def _with(command: str, arguments: list[str]) -> str:
 
 
 def _step(command: str, what: str, environment: dict[str, str]) -> None:
-    output.styled(f"\n[bold green]$[/] [bold]{command}[/]  [dim]# {what}[/]")
+    output.styled("\n", ("$", "bold green"), " ", (command, "bold"), "  ", (f"# {what}", "dim"))
     done = subprocess.run(_argv(command), env=environment, check=False)
     if done.returncode != 0:
         raise DemoFailed(f"'{command}' ended with status {done.returncode}")
@@ -74,7 +74,7 @@ def _step(command: str, what: str, environment: dict[str, str]) -> None:
 
 def _clean_up(environment: dict[str, str]) -> None:
     """Take the lab down after a failure or Ctrl-C."""
-    output.styled("[dim]taking the lab down[/]")
+    output.styled(("taking the lab down", "dim"))
     subprocess.run(_argv("gpuvm lab down"), env=environment, check=False)
 
 

@@ -16,7 +16,11 @@ from gpuvm.errors import BadInput, ExitCode
 from gpuvm.inventory import Inventory
 from gpuvm.privileges import Required
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[bold red]failure[/]"}
+MARKS = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "failure": ("failure", "bold red"),
+}
 
 
 @grouped

@@ -1,6 +1,5 @@
 """gpuvm export: writes the VMs as input of SkyPilot, dstack, Ray or any SSH tool."""
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +79,7 @@ def export(
         if not state.json:
             output.line(f"{to}: {', '.join(place.name for place in places)} for {engine.value}")
     elif not state.json:
-        sys.stdout.write(text)
+        output.data(text)
     data = {
         "engine": engine.value,
         "vms": [place.name for place in places],

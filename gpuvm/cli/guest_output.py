@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from gpuvm.text import printable
+from gpuvm.text import printable, visible
 
 LONGEST = 1 << 16
 """In characters; a longer line is split, to limit the memory it takes."""
@@ -48,5 +48,5 @@ def show_line(prefix: str, line: str, *, stderr: bool = False) -> None:
     """Print one line; the lock keeps lines of several guests apart."""
     stream = sys.stderr if stderr else sys.stdout
     with _lock:
-        stream.write(f"{prefix}{printable(line)}\n")
+        stream.write(f"{visible(prefix)}{printable(line)}\n")
         stream.flush()

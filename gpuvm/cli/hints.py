@@ -13,6 +13,8 @@ from typing import Any
 
 import typer
 
+from gpuvm.text import typed_word
+
 NAMED = re.compile(r"'gpuvm ([a-z][^']*)'")
 """A command as messages name it."""
 _CARRIED = {
@@ -73,7 +75,7 @@ def _completed(command: str, typed: typer.Context, target: str | None, default: 
         name = _context_to_name(typed, target, default)
         if name is not None:
             added = [*_as_typed(context, name, named), *added]
-    return " ".join([head, *map(quoted, added)]) + command[len(head) :]
+    return " ".join([head, *map(typed_word, added)]) + command[len(head) :]
 
 
 def _find(words: Sequence[str], root: Any) -> tuple[Any, list[str]]:
@@ -157,10 +159,3 @@ def _as_typed(parameter: Any, value: Any, command: Any) -> list[str]:
         return [(parameter.opts if value else parameter.secondary_opts or [""])[0]]
     taken = {opt for one in command.params if one.opts != parameter.opts for opt in one.opts}
     return [min((opt for opt in parameter.opts if opt not in taken), key=len), text]
-
-
-def quoted(word: str) -> str:
-    """As a shell reads it; not in single quotes, which end the command in a message."""
-    if shlex.quote(word) == word:
-        return word
-    return '"' + re.sub(r'([\\"$`])', r"\\\1", word) + '"'

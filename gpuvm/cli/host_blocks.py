@@ -20,9 +20,9 @@ def refresh(session: Session, deployment: str) -> None:
 
 
 def usable(places: Sequence[Endpoint]) -> Iterator[Endpoint]:
-    """Yield the VMs with a known address and host key, and warn of the others."""
+    """Yield the VMs with a usable name, a known address and host key, and warn of the others."""
     for place in places:
         try:
-            yield ssh_config.pinned(place)
+            yield ssh_config.pinned(ssh_config.named(place))
         except GpuvmError as error:
             output.warn(f"no SSH host block for {place.name}: {error}")

@@ -7,13 +7,14 @@ import typer
 from pydantic import ValidationError
 
 from gpuvm import settings, spec, variables, vsphere
-from gpuvm.cli import hints, output
+from gpuvm.cli import output
 from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
 from gpuvm.cli.session import announce, ask, connect, interactive
 from gpuvm.errors import BadInput, LoginRefused, Untrusted
 from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
+from gpuvm.text import typed_word
 from gpuvm.vsphere import VSphere
 
 ATTEMPTS = 3
@@ -152,7 +153,7 @@ def _pinning(context: Context, certificate: vsphere.Certificate) -> str:
         words += ["--name", context.name]
     if context.password_command:
         words += ["--password-command", context.password_command]
-    return f"'{' '.join(map(hints.quoted, words))}'"
+    return f"'{' '.join(map(typed_word, words))}'"
 
 
 def _logged_in(context: Context, *, asked_user: bool) -> tuple[VSphere, Context]:

@@ -5,6 +5,7 @@ summaries, but not pyVmomi, paramiko or matplotlib.
 """
 
 import functools
+import io
 import logging
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import gpuvm
 from gpuvm.cli import output
 from gpuvm.cli.output import State, command_words
 from gpuvm.errors import BadInput, ExitCode, GpuvmError, Interrupted
+from gpuvm.text import visible
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,8 @@ def _misused(ctx: Any, typed: list[str], error: typer.TyperException) -> None:
         from gpuvm.validation import problem_text  # noqa: PLC0415 - it imports pydantic
 
         error.message = "; ".join(map(problem_text, details()))
+    shown = visible(error.format_message())
+    error.format_message = lambda: shown  # type: ignore[method-assign]
     ours = typed[: typed.index("--")] if "--" in typed else typed
     if error.exit_code != ExitCode.BAD_INPUT or "--json" not in ours:
         return
@@ -307,4 +311,8 @@ def root(
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 gets escapes for what it cannot show, and not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich import markup
-from rich.console import Console
 from rich.table import Table
 
-from gpuvm.cli import hints
+from gpuvm.cli import console, hints
+from gpuvm.cli.console import cell, continued, text
 from gpuvm.errors import (
     ExitCode,
     GpuvmError,
@@ -30,19 +29,10 @@ from gpuvm.text import printable
 
 SCHEMA = 1
 
+stdout, stderr = console.stdout, console.stderr
+
 MOST_ROWS = 50
 """Of the table under an error."""
-WIDE = 200
-"""Columns if the output is no terminal, so that tables in logs and pipes are not wrapped."""
-
-
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else WIDE
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
-
-
-stdout, stderr = _console(stderr=False), _console(stderr=True)
 
 
 @dataclass
@@ -116,28 +106,34 @@ def error(problem: GpuvmError, state: State) -> None:
     for one in problems:
         _print_error(one)
     if next_step:
-        stderr.print(f"[dim]next:[/] {_plain(completed(next_step))}")
+        _say("next:", "dim", next_step)
 
 
-def line(text: str) -> None:
+def line(message: str) -> None:
     """Print one line of plain text, with control characters escaped."""
-    stdout.print(_plain(completed(text)))
+    stdout.print(continued(completed(message)))
 
 
-def styled(text: str) -> None:
-    """Print a line with rich markup."""
-    stdout.print(text)
+def styled(*parts: str | tuple[str, str]) -> None:
+    """Print a line of plain parts, and of pairs of a part and its style."""
+    stdout.print(text(*parts))
 
 
-def marked(mark: str, text: str, hint: str | None) -> None:
+def marked(mark: tuple[str, str], message: str, hint: str | None) -> None:
     """Print a line after a coloured mark, and the hint below it."""
-    stdout.print(f"{mark} {_plain(text)}")
+    stdout.print(text(mark, f" {continued(message, by=5)}"))
     if hint:
-        stdout.print(f"     [dim]{_plain(completed(hint))}[/]")
+        stdout.print(text((f"     {continued(completed(hint), by=5)}", "dim")))
 
 
-def warn(text: str) -> None:
-    stderr.print(f"[yellow]warning:[/] {_plain(completed(text))}")
+def warn(message: str) -> None:
+    _say("warning:", "yellow", message)
+
+
+def data(content: str) -> None:
+    """Write a document to standard output as it is: whoever made it has escaped what is in it."""
+    sys.stdout.write(content)
+    sys.stdout.flush()
 
 
 def completed(text: str) -> str:
@@ -162,31 +158,31 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """The cells are plain text, each on one line."""
     drawn = Table(title=title or None, title_justify="left", title_style="bold", box=None)
     for column in columns:
         drawn.add_column(column, header_style="bold dim", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_plain(cell) for cell in row))
+        drawn.add_row(*map(cell, row))
     return drawn
 
 
 def _print_error(problem: GpuvmError) -> None:
-    stderr.print(f"[bold red]error:[/] {_plain(completed(str(problem)))}")
+    _say("error:", "bold red", str(problem))
     if isinstance(problem, Unplaceable) and problem.table:
         stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table[:MOST_ROWS]))
         if len(problem.table) > MOST_ROWS:
             more = f"and {len(problem.table) - MOST_ROWS} more: 'gpuvm gpus' lists them all"
-            stderr.print(_plain(completed(more)))
+            stderr.print(completed(more))
     if isinstance(problem, WorkerDied):
         for last in problem.tail:
-            stderr.print(f"  [dim]{_plain(problem.vm)} |[/] {_plain(last)}")
+            stderr.print(text((f"  {problem.vm} |", "dim"), f" {printable(last)}"))
     if problem.hint:
-        stderr.print(f"[dim]hint:[/] {_plain(completed(problem.hint))}")
+        _say("hint:", "dim", problem.hint)
 
 
-def _plain(text: str) -> str:
-    """Escape markup and control characters, because much of the text comes from guests."""
-    return markup.escape(printable(text))
+def _say(what: str, style: str, message: str) -> None:
+    stderr.print(text((what, style), f" {continued(completed(message))}"))
 
 
 def _envelope(result: Result, state: State) -> None:

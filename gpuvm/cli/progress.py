@@ -6,18 +6,19 @@ from contextlib import contextmanager
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from gpuvm import runs
 from gpuvm.cli import output
+from gpuvm.cli.console import continued, text
 from gpuvm.cli.guest_output import show_line
 from gpuvm.cli.output import State
 from gpuvm.cli.session import interactive
 from gpuvm.events import Event, Events, Sink
-from gpuvm.text import printable
+from gpuvm.text import one_line, printable
 
 LABELS = {
     "clone": "cloning",
@@ -69,9 +70,9 @@ class _Bars:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[stage]}"),
+            TextColumn("{task.fields[stage]}", markup=False),
             TimeElapsedColumn(),
             console=output.stderr,
         )
@@ -92,11 +93,11 @@ class _Bars:
 
     def _move(self, event: Event, vm: str) -> None:
         if vm not in self._tasks:
-            self._tasks[vm] = self._progress.add_task(vm, total=1.0, stage="")
+            self._tasks[vm] = self._progress.add_task(one_line(vm, longest=80), total=1.0, stage="")
         self._progress.update(
             self._tasks[vm],
             completed=event.fraction or 0.0,
-            stage=escape(event.text or LABELS.get(event.name, event.name)),
+            stage=one_line(event.text or LABELS.get(event.name, event.name)),
         )
 
 
@@ -109,15 +110,19 @@ def _lines() -> Sink:
             output.stderr.print(_event_text(event))
         elif event.vm is not None and event.state != "end" and last.get(event.vm) != event.name:
             last[event.vm] = event.name
-            output.stderr.print(f"  {event.vm}: {LABELS.get(event.name, event.name)}", markup=False)
+            output.stderr.print(f"  {event.vm}: {LABELS.get(event.name, event.name)}")
 
     return sink
 
 
-def _event_text(event: Event) -> str:
-    who = f"{escape(event.vm)}: " if event.vm else ""
+def _event_text(event: Event) -> Text:
     colour = "yellow" if event.kind == "warning" else "dim"
-    return f"  [{colour}]{who}{escape(output.completed(event.text or ''))}[/]"
+    return text("  ", (_note(event), colour))
+
+
+def _note(event: Event) -> str:
+    who = f"{event.vm}: " if event.vm else ""
+    return continued(f"{who}{output.completed(event.text or '')}")
 
 
 EVERY = 10
@@ -164,8 +169,8 @@ class RunWatch(runs.Watch):
         name = vm if self._many else None
         with self._lock:
             if self._live is not None and output.stdout.is_terminal:
-                text = f"{name} | {printable(line)}" if name else printable(line)
-                self._live.console.print(text, markup=False)
+                shown = printable(line)
+                self._live.console.print(f"{name} | {shown}" if name else shown)
             else:
                 show_line(f"{name} | " if name else "", line, stderr=stderr)
 
@@ -189,18 +194,16 @@ class RunWatch(runs.Watch):
     def _line(self, progress: runs.Progress) -> None:
         seen = self._seen[progress.vm] = self._seen.get(progress.vm, -1) + 1
         if seen % EVERY == 0:
-            output.stderr.print(f"  {_text(progress)}", markup=False)
+            output.stderr.print(f"  {_text(progress)}")
 
     def _event(self, event: Event) -> None:
         if event.kind in ("note", "warning"):
-            who = f"{event.vm}: " if event.vm else ""
-            text = printable(output.completed(event.text or ""))
-            output.stderr.print(f"  {who}{text}", markup=False)
+            output.stderr.print(f"  {_note(event)}")
         elif event.kind == "progress":
             self._transfer(event, event.vm or "")
         elif event.kind == "phase" and event.state == "start" and event.name not in self._phases:
             self._phases.add(event.name)
-            output.stderr.print(f"  {event.name.replace('_', ' ')}", markup=False)
+            output.stderr.print(f"  {event.name.replace('_', ' ')}")
 
     def _transfer(self, event: Event, vm: str) -> None:
         """Show a transfer's progress; without a terminal, print a line every 10 %."""
@@ -211,14 +214,14 @@ class RunWatch(runs.Watch):
         if self._live is not None:
             self._live.update(self._table())
         elif before is not None and int((before.fraction or 0.0) * 10) < int(fraction * 10):
-            output.stderr.print(f"  {vm}: {event.text}", markup=False)
+            output.stderr.print(f"  {vm}: {event.text}")
 
     def _table(self) -> Table:
         drawn = Table(box=None, show_header=False)
         for vm in sorted(self._latest):
-            drawn.add_row(escape(_text(self._latest[vm])))
+            drawn.add_row(_text(self._latest[vm]))
         for vm, event in sorted(self._transfers.items()):
-            drawn.add_row(escape(f"{vm}: {event.text}"))
+            drawn.add_row(one_line(f"{vm}: {event.text}"))
         return drawn
 
 
@@ -232,4 +235,4 @@ def _text(p: runs.Progress) -> str:
         parts.append(f"{p.examples_per_second:.0f} examples/s")
     if p.text:
         parts.append(p.text)
-    return printable("  ".join(parts))
+    return "  ".join(map(one_line, parts))

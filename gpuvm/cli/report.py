@@ -2,7 +2,6 @@
 
 import enum
 import json as jsons
-import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +98,6 @@ def _write_text(
         except OSError as error:
             raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
     elif not state.json:
-        sys.stdout.write(text)
+        output.data(text)
     found = {"format": kind.value, "file": str(file) if file else None, "text": text}
     output.finish(ctx, output.Result("report", found))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gpuvm.cli.console import cell, continued, text
 from gpuvm.report import ReportData, RunReport, Score
 from gpuvm.report.format import figure
 
@@ -29,24 +29,24 @@ def as_json(data: ReportData) -> dict[str, Any]:
 def _run(run: RunReport) -> list[RenderableType]:
     parts: list[RenderableType] = [_head(run)]
     if run.error:
-        parts.append(Text(f"error: {run.error}", style="red"))
+        parts.append(text((continued(f"error: {run.error}"), "red")))
     if not run.device_plain:
-        parts.append(Text(run.device_note, style="yellow"))
+        parts.append(text((continued(run.device_note), "yellow")))
     parts += [Text(), _phases(run), Text(), _vms(run)]
     if run.scores:
         parts += [Text(), _scores(run)]
     if run.shards:
-        parts.append(Text(run.shards.sentence, style="dim"))
+        parts.append(text((continued(run.shards.sentence), "dim")))
     parts += [_sample_line(sample.caption, sample.references) for sample in run.samples[:SAMPLES]]
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in run.warnings]
+    parts += [text((continued(f"warning: {warning}"), "yellow")) for warning in run.warnings]
     return parts
 
 
 def _head(run: RunReport) -> Text:
     took = f" in {run.seconds:.0f} s" if run.seconds is not None else ""
-    text = Text(f"{run.run_id}: {run.status}{took}", style="bold")
     vms = f"{len(run.vms)} VMs" if len(run.vms) > 1 else run.vms[0].name if run.vms else "no VM"
-    return text.append(f"\n{run.vcenter.name} {run.vcenter.version}, {run.cluster}, {vms}", "dim")
+    place = continued(f"{run.vcenter.name} {run.vcenter.version}, {run.cluster}, {vms}")
+    return text((f"{run.run_id}: {run.status}{took}", "bold"), "\n", (place, "dim"))
 
 
 def _phases(run: RunReport) -> Table:
@@ -54,7 +54,7 @@ def _phases(run: RunReport) -> Table:
     for row in run.phases:
         by_vm = [_seconds(row.seconds(vm.name)) if row.began(vm.name) else "" for vm in run.vms]
         style = None if row.ok else "red"
-        table.add_row(escape(row.title), _seconds(row.overall_s), *by_vm, style=style)
+        table.add_row(cell(row.title), _seconds(row.overall_s), *by_vm, style=style)
     return table
 
 
@@ -62,10 +62,10 @@ def _vms(run: RunReport) -> Table:
     table = _table("VM", "HOST", "GPU", "TENSORFLOW USED", "STEPS", "EXAMPLES/S", "COMPILE")
     for vm in run.vms:
         table.add_row(
-            vm.name,
-            vm.host,
-            ", ".join(gpu.pci_address for gpu in vm.gpus) or "-",
-            vm.device or "-",
+            cell(vm.name),
+            cell(vm.host),
+            cell(", ".join(gpu.pci_address for gpu in vm.gpus) or "-"),
+            cell(vm.device or "-"),
             f"{vm.steps or 0}/{vm.steps_wanted}" if vm.steps_wanted else str(vm.steps or "-"),
             "-" if vm.examples_per_second is None else f"{vm.examples_per_second:.0f}",
             _seconds(vm.compile_seconds),
@@ -87,23 +87,25 @@ def _scores(run: RunReport) -> Table:
     table = _table("SCORE", *columns)
     for score in run.scores:
         title = f"{score.title} ({score.decoder})" if score.decoder else score.title
-        table.add_row(title, *(cell(score) for cell in columns.values()))
+        table.add_row(cell(title), *(cell(column(score)) for column in columns.values()))
         for one in score.baselines:
-            table.add_row(f"  {escape(one.means)}", figure(one.value), style="dim")
+            table.add_row(cell(f"  {one.means}"), figure(one.value), style="dim")
     return table
 
 
 def _sample_line(caption: str, references: tuple[str, ...]) -> Text:
-    text = Text(f"  “{caption}”")
-    if caption in references or not references:
-        return text
-    return text.append(f"  (one reference: {references[0]})")
+    shown = f"  “{caption}”"
+    if caption not in references and references:
+        shown += f"  (one reference: {references[0]})"
+    return text(continued(shown))
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None)
     for number, column in enumerate(columns):
-        table.add_column(column, header_style="bold dim", justify="left" if not number else "right")
+        table.add_column(
+            cell(column), header_style="bold dim", justify="left" if not number else "right"
+        )
     return table
 
 

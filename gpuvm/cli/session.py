@@ -13,6 +13,7 @@ from gpuvm.cli import output
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput, LoginRefused
 from gpuvm.settings import Context, Insecure
+from gpuvm.text import visible
 from gpuvm.vsphere import VSphere
 
 
@@ -88,4 +89,4 @@ def ask(question: str, *, hint: str) -> bool:
     """Ask a yes-no question. Raises BadInput without a terminal."""
     if not interactive():
         raise BadInput(f"no terminal to ask on: {question}", hint=hint)
-    return typer.confirm(question, default=False, err=True)
+    return typer.confirm(visible(question), default=False, err=True)

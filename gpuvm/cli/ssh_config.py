@@ -1,6 +1,5 @@
 """gpuvm ssh-config: adds the VMs to ~/.ssh/config, for ssh, scp, rsync, git and VS Code."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +55,7 @@ def ssh_config(
     if printed:
         text = render(Engine.SSH, wanted.name, places, known)
         if not state.json:
-            sys.stdout.write(text)
+            output.data(text)
         output.finish(ctx, output.Result("ssh-config", {"vms": names, "host_blocks": text}))
         return
     written = blocks.keep(known, wanted.name, places)

@@ -17,6 +17,7 @@ from gpuvm.inventory import VM, Inventory
 from gpuvm.runs import Member
 from gpuvm.settings import Context
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import typed_word
 
 
 def members(
@@ -107,7 +108,8 @@ def too_few(ours: Sequence[VM], deployment: str) -> PreflightRefused | BadInput:
         are = "is" if len(off) == 1 else "are"
         return PreflightRefused(
             f"{text}: {', '.join(off)} {are} powered off",
-            hint=f"'gpuvm start {' '.join(off)}' powers {'it' if are == 'is' else 'them'} on",
+            hint=f"'gpuvm start {' '.join(map(typed_word, off))}' powers "
+            f"{'it' if are == 'is' else 'them'} on",
         )
     if silent:
         return _no_address(silent[0])
@@ -130,7 +132,7 @@ def _place(vm: VM, session: Session) -> Endpoint:
     """Raises PreflightRefused for a VM that cannot be spoken to."""
     if not vm.powered_on:
         raise PreflightRefused(
-            f"{vm.name} is powered off", hint=f"'gpuvm start {vm.name}' powers it on"
+            f"{vm.name} is powered off", hint=f"'gpuvm start {typed_word(vm.name)}' powers it on"
         )
     if not vm.address:
         raise _no_address(vm)

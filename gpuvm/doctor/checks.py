@@ -15,6 +15,7 @@ from gpuvm.inventory import Host, Licence, VMTemplate
 from gpuvm.planner import Action, Plan
 from gpuvm.privileges import Required
 from gpuvm.selection import major
+from gpuvm.text import typed_word
 
 _WITHOUT_VGPU = ("standard", "essentials")
 """Editions of vSphere; vGPUs need Enterprise Plus, vSphere Foundation or Cloud Foundation."""
@@ -219,12 +220,12 @@ def _gpu_hint(gpu: GPU) -> str:
     if not gpu.capable:
         return _IOMMU
     if gpu.profiles:
-        only = f"{gpu.host} --gpu {gpu.pci_address}"
+        only = f"{typed_word(gpu.host)} --gpu {gpu.pci_address}"
         return (
             f"'gpuvm passthrough disable {only}' to share it, "
             f"'gpuvm passthrough enable {only} --reboot' otherwise"
         )
-    return f"'gpuvm passthrough enable {gpu.host} --reboot'"
+    return f"'gpuvm passthrough enable {typed_word(gpu.host)} --reboot'"
 
 
 def vgpu(given: CheckInput) -> Iterator[Check]:
@@ -253,7 +254,9 @@ def _driver(host: Host, *, wanted: bool) -> Check:
     if all(gpu.active for gpu in sharing):
         only = "".join(f" --gpu {gpu.pci_address}" for gpu in sharing)
         text = f"{named}, but passthrough is on"
-        return Check("vGPU", "warning", text, f"'gpuvm passthrough disable {host.name}{only}'")
+        return Check(
+            "vGPU", "warning", text, f"'gpuvm passthrough disable {typed_word(host.name)}{only}'"
+        )
     text = f"{named}, but the host offers no vGPU type"
     hint = "NVIDIA's vGPU driver (VIB) is missing on the host, or does not support the GPU"
     return Check("vGPU", "failure" if wanted else "warning", text, hint)

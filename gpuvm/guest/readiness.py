@@ -17,6 +17,7 @@ from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.machine import find_problems
 from gpuvm.guest.ssh import CommandResult, Guest, connect
 from gpuvm.settings import GuestSettings
+from gpuvm.text import typed_word
 
 RETRY_S = 1.0
 REPORT_AFTER_S = 3.0
@@ -212,7 +213,7 @@ def _driver_failed(guest: Guest, done: CommandResult) -> NotMet:
     for line in (done.stdout + done.stderr).splitlines():
         hint = next((hint for sign, hint in _FAILURES if re.search(sign, line)), None)
         if hint is not None:
-            return NotMet(f"{status}: {line.strip()}", hint=hint.format(guest.name))
+            return NotMet(f"{status}: {line.strip()}", hint=hint.format(typed_word(guest.name)))
     loaded = guest.run("lsmod || cat /proc/modules", timeout_s=60, check=False, what="lsmod")
     if re.search(r"^nouveau\s", loaded.stdout, re.MULTILINE):
         return NotMet("the driver nouveau is loaded instead of NVIDIA's", hint=_NOUVEAU)

@@ -12,16 +12,18 @@ Host keys are stored by the VM's identity (HostKeyAlias), never by its address. 
 only if ``STATE/ssh/config`` exists.
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.files import write_atomic
 from gpuvm.guest import keys
 from gpuvm.guest.connection import Endpoint, locate, unpublished
 from gpuvm.settings import Context
 
+_NAME = re.compile(r"\w[\w.-]*")
 HEADER = "# Written by gpuvm; run 'gpuvm ssh-config' to update it.\n"
 
 
@@ -33,6 +35,19 @@ def pinned(endpoint: Endpoint) -> Endpoint:
     if endpoint.others or not keys.known(endpoint.identity, endpoint.host_keys):
         return locate(endpoint)
     return endpoint
+
+
+def named(endpoint: Endpoint) -> Endpoint:
+    """Returns the endpoint. Raises PreflightRefused for a name that would not be one host's.
+
+    Anybody who may rename VMs in the vCenter could otherwise add lines to ~/.ssh/config.
+    """
+    if _NAME.fullmatch(endpoint.name):
+        return endpoint
+    raise PreflightRefused(
+        f"the VM's name '{endpoint.name}' cannot be a host's name in ssh_config",
+        hint="rename it in the vCenter: letters, digits, '.', '-' and '_'",
+    )
 
 
 def options(endpoint: Endpoint, context: Context) -> tuple[tuple[str, str], ...]:
@@ -58,7 +73,11 @@ def arguments(endpoint: Endpoint, context: Context) -> list[str]:
 
 
 def host_block(endpoint: Endpoint, context: Context) -> str:
-    """``VM.CONTEXT`` is a second name, unique even if another vCenter has a VM of this name."""
+    """``VM.CONTEXT`` is a second name, unique even if another vCenter has a VM of this name.
+
+    Raises PreflightRefused as ``named``.
+    """
+    named(endpoint)
     lines = [f"Host {endpoint.name} {endpoint.name}.{context.name}"]
     lines += [f"    {keyword} {value}" for keyword, value in options(endpoint, context)]
     return "\n".join(lines) + "\n"

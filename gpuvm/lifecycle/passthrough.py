@@ -30,6 +30,7 @@ from gpuvm.lifecycle.driver import (
     NextHostChange,
     VCenterGone,
 )
+from gpuvm.text import typed_word
 from gpuvm.vsphere import HostChanged, HostState, Resident, Task, VSphere
 
 REBOOT_S = 1800.0
@@ -139,7 +140,7 @@ def continue_hint(host: str, *, enabled: bool, gpus: Sequence[str] = ()) -> str:
     """Return the command that completes the change on the host."""
     verb = "enable" if enabled else "disable"
     only = "".join(f" --gpu {address}" for address in gpus)
-    return f"'gpuvm passthrough {verb} {host}{only} --reboot --leave-maintenance'"
+    return f"'gpuvm passthrough {verb} {typed_word(host)}{only} --reboot --leave-maintenance'"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gpuvm.inventory import Host, Inventory
 from gpuvm.planner.capacity import HostCapacity
 from gpuvm.planner.model import Finding, Step
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import typed_word
 
 SHOWN_HOSTS = 8
 
@@ -198,9 +199,11 @@ def _none_is_free(found: Sequence[GPU]) -> str:
     waiting = next((gpu for gpu in idle if gpu.reboot_pending), None)
     off = next((gpu for gpu in idle if not gpu.active), None)
     if waiting is not None:
-        return f"'gpuvm passthrough enable {waiting.host} --reboot'"
+        return f"'gpuvm passthrough enable {typed_word(waiting.host)} --reboot'"
     if off is not None:
-        return f"'gpuvm passthrough enable {off.host}', with --reboot where it needs one"
+        return (
+            f"'gpuvm passthrough enable {typed_word(off.host)}', with --reboot where it needs one"
+        )
     return "stop a holder, or wait: the table says who holds which GPU"
 
 

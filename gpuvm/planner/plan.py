@@ -30,6 +30,7 @@ from gpuvm.planner.sameness import differences
 from gpuvm.spec import ClusterSpec
 from gpuvm.storage import Space, Storage
 from gpuvm.storage import check_names as check_datastores
+from gpuvm.text import typed_word
 
 
 class Refusals:
@@ -460,5 +461,6 @@ def _assigned_gpu_finding(found: tuple[Step, str]) -> Finding:
     step, other = found
     return Finding(
         f"{step.name} gets a GPU that is also assigned to {other}, which is powered off",
-        hint=f"'gpuvm start {other}' then uses another free GPU of that host, or names the holder",
+        hint=f"'gpuvm start {typed_word(other)}' then uses another free GPU of that host, or names "
+        "the holder",
     )

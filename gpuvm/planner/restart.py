@@ -11,6 +11,7 @@ from gpuvm.planner.allocations import after_step, without_holder
 from gpuvm.planner.capacity import fixed, left_gib, reserves_gib
 from gpuvm.planner.model import Plan, Step
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import typed_word
 
 
 def plan_start(vms: Sequence[VM], spec: ClusterSpec, inventory: Inventory) -> Plan:
@@ -179,7 +180,8 @@ def _no_gpu_hint(held: Sequence[GPU]) -> str:
     for gpu in held:
         blocked = any(holder.blocks for holder in gpu.holders)
         if not blocked and not gpu.profiles and gpu.capable and gpu.enabled != gpu.active:
-            return f"'gpuvm passthrough enable {gpu.host} --reboot'"
+            return f"'gpuvm passthrough enable {typed_word(gpu.host)} --reboot'"
         if not blocked and not gpu.profiles and gpu.capable and not gpu.active:
-            return f"'gpuvm passthrough enable {gpu.host}', with --reboot if the host needs one"
+            enable = f"'gpuvm passthrough enable {typed_word(gpu.host)}'"
+            return f"{enable}, with --reboot if the host needs one"
     return "stop the VM that holds it, or wait: 'gpuvm gpus' lists the holders"

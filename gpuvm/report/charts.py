@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from gpuvm.report.format import duration, number
 from gpuvm.report.model import Curve, Group, RunReport, Span
 from gpuvm.report.phases import title
+from gpuvm.text import one_line, visible
 
 SERIES = 8
 """The number of colours that the page defines, --s1 to --s8."""
@@ -142,7 +143,7 @@ def _bar(axes: Axes, span: Span, lane: int, shade: str, *, zero: float, per_inch
     else:
         look = {"facecolor": shade, "edgecolor": _ON_BAR, "hatch": "////"}
     axes.barh(lane, length, 0.62, left=start, **look)
-    text = f"{title(span.name, span.group).lower()} {_short(span.seconds)}".strip()
+    text = one_line(f"{title(span.name, span.group).lower()} {_short(span.seconds)}")
     available = length / per_inch - 0.1
     if _CHARACTER_IN * len(text) > available:
         text = _short(span.seconds)
@@ -159,7 +160,7 @@ def _short(seconds: float | None) -> str:
 
 def _shorten(name: str, width_in: float) -> str:
     """Shortens a VM's name at its start, which is the same in a deployment."""
-    longest = 28 if width_in > 5 else 12
+    name, longest = one_line(name), 28 if width_in > 5 else 12
     return name if len(name) <= longest else "…" + name[-(longest - 1) :]
 
 
@@ -184,19 +185,24 @@ def _inline(figure: Figure, chart_id: str, alt: str) -> str:
     svg = out.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]*>", lambda tag: _of_the_page(tag[0], chart_id), svg)  # not the labels
     box = re.search(r'viewBox="([^"]+)"', svg)
     opening = (
-        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(alt)}" '
+        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(visible(alt))}" '
         'preserveAspectRatio="xMinYMin meet">'
     )
-    svg = opening + svg[svg.index(">") + 1 :]
-    svg = re.sub(r'\bid="', f'id="{chart_id}-', svg)
-    svg = svg.replace("url(#", f"url(#{chart_id}-").replace('xlink:href="#', f'href="#{chart_id}-')
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)  # up to 3.10
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
+    return (opening + svg[svg.index(">") + 1 :]).strip()
+
+
+def _of_the_page(tag: str, chart_id: str) -> str:
+    """The tag with ids of its own, and the page's font and colours."""
+    tag = re.sub(r'\bid="', f'id="{chart_id}-', tag)
+    tag = tag.replace("url(#", f"url(#{chart_id}-").replace('xlink:href="#', f'href="#{chart_id}-')
+    tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", tag)  # up to 3.10
+    tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", tag)
     for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, variable)
-    return svg.strip()
+        tag = tag.replace(placeholder, variable)
+    return tag
 
 
 _WIDE_IN, _NARROW_IN = 9.6, 3.7

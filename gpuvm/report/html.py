@@ -1,9 +1,13 @@
-"""write_html(): a self-contained page without external references."""
+"""write_html(): a self-contained page without external references.
+
+The records are not trusted: every value is escaped, and has no control characters (``_shown``).
+"""
 
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,6 +20,7 @@ from gpuvm.report.comparison import Comparison, compare
 from gpuvm.report.format import duration, figure, milliseconds, number, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
+from gpuvm.text import visible
 
 _TEXTS: dict[str, Callable[[float], str]] = {
     "duration": duration,
@@ -55,6 +60,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resource("templates")),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -71,6 +77,11 @@ def _environment() -> jinja2.Environment:
         "losses": loss_figures,
     }
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What the template prints, before it is escaped; ``Markup`` is the page's own."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def picture(image: Path) -> Markup:

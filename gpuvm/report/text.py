@@ -1,11 +1,17 @@
-"""The report as Markdown, to paste into an issue, and as CSV, a row for each logged step."""
+"""The report as Markdown, to paste into an issue, and as CSV, a row for each logged step.
+
+Names and messages are not trusted. In Markdown they are escaped. In CSV a text that a spreadsheet
+would take for a formula begins with an apostrophe, as OWASP recommends (CSV Injection).
+"""
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpuvm.report.format import duration, figure, number, when
 from gpuvm.report.model import ReportData, RunReport
+from gpuvm.text import visible
 
 STEP_COLUMNS = ("run_id", "vm", "phase", "step", "loss")
 
@@ -24,17 +30,18 @@ def steps_csv(data: ReportData) -> str:
         for curve in run.curves:
             phase = curve.phase if curve.series is None else f"{curve.series}/{curve.phase}"
             for step, loss in curve.points:
-                writer.writerow((run.run_id, curve.vm, phase, step, loss))
+                writer.writerow((*map(_cell, (run.run_id, curve.vm, phase)), step, loss))
     return out.getvalue()
 
 
 def _run(run: RunReport) -> Iterator[str]:
-    yield f"## {run.workload}: {run.status}"
-    yield run.summary
+    yield f"## {_escaped(run.workload)}: {run.status}"
+    yield _escaped(run.summary)
     yield f"`{run.run_id}`, started {when(run.started)} on {_escaped(run.vcenter.name)}"
     if run.error:
         yield f"**Error:** {_escaped(run.error)}"
-    yield f"**{run.device_note}**" if not run.device_plain else run.device_note
+    note = _escaped(run.device_note)
+    yield note if run.device_plain else f"**{note}**"
     if run.scores:
         rows = [
             (
@@ -79,6 +86,10 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _escaped(text: str) -> str:
     """Text from a guest as data: no markup, no cell of its own."""
-    for mark in "\\`*_[]<>|":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    shown = re.sub(r"[\\`*_\[\]<>|~$]", r"\\\g<0>", visible(text).replace("&", "&amp;"))
+    return " ".join(shown.split())
+
+
+def _cell(text: str) -> str:
+    shown = " ".join(visible(text).split())
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown

@@ -35,6 +35,7 @@ from gpuvm.runs.inputs import STORE, Inputs, in_guest, push_inputs
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
+from gpuvm.text import typed_word
 
 MANIFEST = "run.json"
 """In a run's folder in each guest, for operators on other machines."""
@@ -306,7 +307,7 @@ class _Start:
         """The error with details of the run that has the GPUs."""
         listed = list_processes(guest, self.work.settings.python, self.work.settings.work_dir)
         found = next((one for one in listed if one.run == holder), None)
-        return GPUsBusy(guest.name, holder, found.about if found else "")
+        return GPUsBusy(guest.name, typed_word(holder), found.about if found else "")
 
     def _push(self, guest: Guest) -> None:
         workload, directory, python = self.workload, self.work.directory, self.work.settings.python

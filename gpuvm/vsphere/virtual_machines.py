@@ -3,6 +3,7 @@
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +26,8 @@ _NEEDED = {
 }
 """Properties that must be readable before gpuvm changes a VM."""
 
+_PUBLIC_KEY = re.compile(r"[a-z0-9][a-z0-9@.-]* [A-Za-z0-9+/]+=*( |$)")
+"""A line of known_hosts without its host, as sshd's files of public keys have it."""
 _KEPT_PREFIXES = ("gpuvm.", "guestinfo.", "pciPassthru.")
 
 
@@ -155,14 +158,22 @@ def addresses(devices: Iterable[Any], nets: Iterable[Any], tools: str | None) ->
         return ()
     own = macs(devices)
     found = [
-        (own.index(mac), ipaddress.ip_address(entry.ipAddress))
+        (own.index(mac), address)
         for net in nets
         if (mac := (net.macAddress or "").lower()) in own and net.ipConfig is not None
         for entry in net.ipConfig.ipAddress or ()
-        if entry.state == "preferred"
+        if entry.state == "preferred" and (address := ip_address(entry.ipAddress)) is not None
     ]
     usable = [(nic, a) for nic, a in found if not a.is_link_local]
     return tuple(str(a) for _, a in sorted(usable, key=lambda one: (one[1].version, one[0])))
+
+
+def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is no address: a guest reports what it likes."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def macs(devices: Iterable[Any]) -> tuple[str, ...]:
@@ -178,4 +189,4 @@ def host_keys(config: dict[str, str]) -> tuple[str, ...]:
         text = base64.b64decode(config.get(HOST_KEYS_KEY, ""), validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError):
         return ()
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return tuple(line.strip() for line in text.splitlines() if _PUBLIC_KEY.match(line.strip()))

@@ -1,6 +1,5 @@
 """Watches every VM of a vCenter and writes guestinfo, as VMware Tools and ESXi do: for the lab."""
 
-import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from gpuvm.devices import Device
 from gpuvm.inventory import MoRef
 from gpuvm.vsphere.faults import translated
 from gpuvm.vsphere.properties import extra_config, property_spec
-from gpuvm.vsphere.virtual_machines import devices_of
+from gpuvm.vsphere.virtual_machines import devices_of, ip_address
 
 LONGEST_WAIT_S = 4
 _PATHS = (
@@ -129,5 +128,6 @@ def _addresses(nets: Any) -> Iterator[str]:
     """Yield the addresses that are valid outside the guest's own link."""
     for net in nets:
         for entry in net.ipConfig.ipAddress if net.ipConfig else ():
-            if not ipaddress.ip_address(entry.ipAddress).is_link_local:
+            address = ip_address(entry.ipAddress)
+            if address is not None and not address.is_link_local:
                 yield entry.ipAddress

@@ -3,9 +3,9 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from gpuvm.cli import output
+from gpuvm.cli.console import PlainConsole
 from gpuvm.cli.progress import RunWatch
 from gpuvm.events import Events
 
@@ -13,7 +13,7 @@ from gpuvm.events import Events
 def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     """After a transfer to two VMs in steps of 1/20."""
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)
+    console = PlainConsole(file=out, force_terminal=terminal, width=80)
     monkeypatch.setattr(output, "stderr", console)
     events = Events()
     with RunWatch(events, output.State(), []) as follower:
