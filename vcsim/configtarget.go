@@ -9,10 +9,11 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// browserMethods adds the passthrough devices to the simulator's answer.
+// browserMethods adds the passthrough devices to the simulator's answer, and the VM's own version.
 type browserMethods struct {
 	methodsOf
-	browser *simulator.EnvironmentBrowser
+	browser *simulator.EnvironmentBrowser // of the cluster
+	vm      ref                           // whose browser this is, if it is not the cluster's
 }
 
 // QueryConfigTarget returns a host's devices with that host's systemId; without a host, those of

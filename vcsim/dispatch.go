@@ -83,6 +83,8 @@ func (lab *Lab) handler(self ref, failing *faultRule) mo.Reference {
 		return &folderMethods{methodsOf: base, folder: object}
 	case *simulator.EnvironmentBrowser:
 		return &browserMethods{methodsOf: base, browser: object}
+	case *vmBrowser:
+		return &browserMethods{methodsOf: base, browser: lab.clusterBrowser(), vm: object.vm}
 	case *simulator.Datacenter:
 		return &datacenterMethods{methodsOf: base}
 	case *simulator.Datastore:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	vapi "github.com/vmware/govmomi/vapi/rest"
 	"github.com/vmware/govmomi/vapi/tags"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -252,5 +254,47 @@ func TestGPUVMCanBeRegisteredAgain(t *testing.T) {
 	}
 	if _, ok := r.fails(folder.RegisterVM(r.ctx, "[nowhere] vm/vm.vmx", "", false, pool, host)).(*types.InvalidDatastorePath); !ok {
 		t.Error("no datastore: unexpected fault")
+	}
+}
+
+// A VM's own environment browser describes the VM's version, which Terraform's provider compares
+// with its own before it changes a VM.
+func TestVMsBrowserDescribesItsOwnHardware(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.gpuSpec())
+	var held mo.VirtualMachine
+	must(t, vm.Properties(r.ctx, vm.Reference(), []string{"environmentBrowser", "config.version"}, &held))
+	describes := func(browser ref, key string) (string, int32) {
+		t.Helper()
+		answer, err := methods.QueryConfigOption(r.ctx, r.client.Client, &types.QueryConfigOption{This: browser, Key: key})
+		must(t, err)
+		return answer.Returnval.Version, answer.Returnval.HardwareOptions.HwVersion
+	}
+	for _, c := range []struct {
+		browser ref
+		key     string
+		version int32
+	}{
+		{held.EnvironmentBrowser, "", 17}, {held.EnvironmentBrowser, "vmx-19", 19},
+		{r.lab.browser(), "", 21}, {r.lab.browser(), "vmx-13", 13},
+	} {
+		name, version := describes(c.browser, c.key)
+		if version != c.version || name != fmt.Sprintf("vmx-%d", c.version) {
+			t.Errorf("%v %q: %s, %d", c.browser, c.key, name, version)
+		}
+	}
+	target, err := methods.QueryConfigTarget(r.ctx, r.client.Client, &types.QueryConfigTarget{This: held.EnvironmentBrowser})
+	must(t, err)
+	if len(target.Returnval.PciPassthrough) == 0 {
+		t.Error("it has no devices")
+	}
+	r.finish(vm.UpgradeVM(r.ctx, "vmx-19"))
+	if _, version := describes(held.EnvironmentBrowser, ""); version != 19 {
+		t.Errorf("after the upgrade: %d", version)
+	}
+	r.finish(vm.Destroy(r.ctx))
+	_, err = methods.QueryConfigOption(r.ctx, r.client.Client, &types.QueryConfigOption{This: held.EnvironmentBrowser})
+	if _, ok := faultOf(t, err).(*types.ManagedObjectNotFound); !ok {
+		t.Errorf("of a VM that is gone: %v", err)
 	}
 }

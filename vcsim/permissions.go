@@ -175,6 +175,8 @@ func (lab *Lab) entityOf(self ref) (ref, bool) {
 		return self, true
 	case *simulator.EnvironmentBrowser:
 		return lab.cluster, true
+	case *vmBrowser:
+		return object.vm, true
 	case *simulator.VirtualMachineSnapshot:
 		return object.Vm, true
 	case *simulator.Task:

@@ -34,6 +34,7 @@ func (lab *Lab) unregister(ctx *simulator.Context, vm *simulator.VirtualMachine)
 		lab.editList(ctx, f, "childEntity", &f.ChildEntity, remove)
 	}
 	lab.registry.Remove(ctx, vm.Self)
+	lab.registry.Remove(ctx, browserOf(vm.Self))
 }
 
 func (lab *Lab) editOwners(ctx *simulator.Context, vm *simulator.VirtualMachine, edit func([]ref) []ref) {

@@ -32,6 +32,10 @@ func (lab *Lab) createVM(ctx *simulator.Context, p placement, config *types.Virt
 	vm.DataSets = map[string]*simulator.DataSet{}
 	lab.registry.NewEntity(vm)
 	vm.Summary.Vm = &vm.Self
+	browser := &vmBrowser{vm: vm.Self}
+	browser.Self = browserOf(vm.Self)
+	vm.EnvironmentBrowser = browser.Self
+	lab.registry.Put(browser)
 	lab.register(ctx, vm, p.folder)
 	return vm
 }
@@ -49,7 +53,6 @@ func (lab *Lab) blankVM(p placement, config *types.VirtualMachineConfigInfo) mo.
 		Datastore:            []ref{p.datastore},
 		Guest:                guestOff(),
 		GuestHeartbeatStatus: types.ManagedEntityStatusGray,
-		EnvironmentBrowser:   lab.browser(),
 		Runtime: types.VirtualMachineRuntimeInfo{
 			Host:                &host,
 			ConnectionState:     types.VirtualMachineConnectionStateConnected,
