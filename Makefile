@@ -1,7 +1,8 @@
 # make demo    sets up everything it needs and runs the whole workflow in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
 # make soak    all kill points, of which make test takes a sample; takes hours
-# make engines gpuvm export with SkyPilot, dstack and Ray installed (downloads 600 MB)
+# make engines other people's programs: SkyPilot, dstack and Ray read gpuvm's exports, Terraform and
+#              Ansible use the lab (downloads 1 GB)
 # make check   formatting, lint, types, layers, YAML
 # make light   checks, and the tests that need no lab and no TensorFlow, in a small environment
 # make lab     the simulated vCenter alone, in the background

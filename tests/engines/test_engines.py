@@ -9,12 +9,12 @@ Nothing is deployed: no engine has been seen to run on such guests.
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from registry_programs import environment_with, pip
 
 from gpuvm import export, guest
 from gpuvm.export import Engine, Facts, Member
@@ -102,7 +102,7 @@ def members(context: Context) -> list[Member]:
 
 
 def test_skypilot_reads_its_pool(tmp_path: Path, context: Context, members: list[Member]) -> None:
-    python = _environment(tmp_path / "venv", "skypilot")
+    python = environment_with(tmp_path / "venv", "skypilot")
     ssh_config.keep(context, "gpuvm", [member.endpoint for member in members])
     file = _written(tmp_path, Engine.SKYPILOT, members, context)
     # ssh reads the configuration of the account, not of HOME: this one reads the test's.
@@ -114,7 +114,7 @@ def test_skypilot_reads_its_pool(tmp_path: Path, context: Context, members: list
 
 
 def test_dstack_reads_its_fleet(tmp_path: Path, context: Context, members: list[Member]) -> None:
-    python = _environment(tmp_path / "venv", "dstack")
+    python = environment_with(tmp_path / "venv", "dstack")
     file = _written(tmp_path, Engine.DSTACK, members, context)
     _reads(python, READ_BY_DSTACK, file, home=tmp_path)
 
@@ -122,8 +122,8 @@ def test_dstack_reads_its_fleet(tmp_path: Path, context: Context, members: list[
 def test_rays_schema_takes_its_cluster(
     tmp_path: Path, context: Context, members: list[Member]
 ) -> None:
-    python = _environment(tmp_path / "venv", "jsonschema", "pyyaml")
-    _pip(python, "download", "--no-deps", "--only-binary=:all:", "-d", str(tmp_path), "ray")
+    python = environment_with(tmp_path / "venv", "jsonschema", "pyyaml")
+    pip(python, "download", "--no-deps", "--only-binary=:all:", "-d", str(tmp_path), "ray")
     schema = "ray/autoscaler/ray-schema.json"
     with zipfile.ZipFile(next(tmp_path.glob("ray-*.whl"))) as wheel:
         wheel.extract(schema, tmp_path)
@@ -135,18 +135,6 @@ def _written(folder: Path, engine: Engine, members: list[Member], context: Conte
     file = folder / f"{engine.value}.yaml"
     file.write_text(export.render(engine, "gpuvm", members, context))
     return str(file)
-
-
-def _environment(folder: Path, *packages: str) -> str:
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin/python")
-    _pip(python, "install", *packages)
-    return python
-
-
-def _pip(python: str, *arguments: str) -> None:
-    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    subprocess.run(command, check=True)
 
 
 def _reads(python: str, program: str, *arguments: str, home: Path) -> None:

@@ -1,7 +1,8 @@
 """Other tools work with the lab as with a vCenter; `gpuvm gpus` shows the GPUs they hold.
 
-Govc is built here. Terraform and its provider are in no registry that a build can use as a module,
-and Ansible's collections weigh half a gigabyte: their tests run where they are named.
+Govc is built here. Terraform's provider takes minutes to build and Ansible's collections weigh half
+a gigabyte: their tests are marked `engines`. GPUVM_TEST_VSPHERE_PROVIDER names another build of the
+provider, and GPUVM_TEST_ANSIBLE the Python of an environment that has Ansible.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from govc_client import Govc, govc_of
+from registry_programs import environment_with, vsphere_provider
 from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm.lab.description import About, Description, VMDescription, describe
@@ -86,29 +88,42 @@ def test_govc_finds_policies_tags_and_libraries(one_host: Rig) -> None:
     assert "401 Unauthorized" in wrong.run("library.ls").stderr
 
 
-def test_terraform_creates_powers_on_and_destroys(sites: Path) -> None:
-    terraform = program("GPUVM_TEST_TERRAFORM", "the program, Terraform or OpenTofu")
-    provider = program("GPUVM_TEST_VSPHERE_PROVIDER", "a build of terraform-provider-vsphere")
+@pytest.mark.engines
+def test_terraform_creates_changes_and_destroys(sites: Path) -> None:
+    terraform = shutil.which("terraform") or shutil.which("tofu")
+    if terraform is None:
+        pytest.skip("Terraform or OpenTofu is needed")
+    named = os.environ.get("GPUVM_TEST_VSPHERE_PROVIDER")
+    provider = Path(named) if named else vsphere_provider(sites / "provider")
     with rig_of(sites, "terraform", shape(about=NAMED_AS_REAL)) as rig:
         work = sites / "work"
         shutil.copytree(FILES, work)
         environment = terraform_settings(rig, sites, provider)
+        # Older providers add the GPU by the second one, in place, as the change to eight CPUs.
+        apply = ("apply", "-auto-approve", "-parallelism=4")
         for command in (
             ("init",),
-            ("apply", "-auto-approve", "-parallelism=4"),
+            apply,
+            apply,
             ("plan", "-detailed-exitcode"),
+            (*apply, "-var=cpus=8"),
+            ("plan", "-detailed-exitcode", "-var=cpus=8"),
         ):
             run([terraform, *command, "-no-color"], work, environment)
         assert holders(rig) == {
             "esx-01.lab.local": [("trainer-1", True)],
             "esx-02.lab.local": [("trainer-2", True)],
         }
+        (trainer,) = govc_of(rig.context).json("vm.info", "trainer-2")["virtualMachines"]
+        assert trainer["config"]["hardware"]["numCPU"] == 8
         run([terraform, "destroy", "-auto-approve", "-no-color"], work, environment)
         assert holders(rig) == {"esx-01.lab.local": [], "esx-02.lab.local": []}
 
 
-def test_ansible_clones_starts_and_removes(sites: Path) -> None:
-    ansible = program("GPUVM_TEST_ANSIBLE", "ansible-playbook of the package ansible, with pyvmomi")
+@pytest.mark.engines
+def test_ansible_clones_changes_starts_and_removes(sites: Path) -> None:
+    named = os.environ.get("GPUVM_TEST_ANSIBLE")
+    python = named or environment_with(sites / "venv", "ansible", "pyvmomi", "requests")
     holder = VMDescription(name="holder", host="esx-01.lab.local", gpu=GPU)
     with rig_of(sites, "ansible", shape(vms=(holder,))) as rig:
         govc, (host, port) = govc_of(rig.context), rig.context.address
@@ -118,19 +133,12 @@ def test_ansible_clones_starts_and_removes(sites: Path) -> None:
             "VMWARE_PORT": str(port),
             "VMWARE_USER": govc.user,
             "VMWARE_PASSWORD": govc.password,
-            "ANSIBLE_PYTHON_INTERPRETER": str(Path(ansible).with_name("python")),
+            "ANSIBLE_PYTHON_INTERPRETER": python,
             "ANSIBLE_LOCAL_TEMP": str(sites / "ansible"),
         }
-        run([ansible, "playbook.yml"], FILES, environment)
+        run([str(Path(python).with_name("ansible-playbook")), "playbook.yml"], FILES, environment)
         assert holders(rig)["esx-01.lab.local"] == [("holder", True)]
         assert govc("find", "/", "-type", "m", "-name", "ansible-1") == ""
-
-
-def program(variable: str, what: str) -> str:
-    named = os.environ.get(variable)
-    if not named:
-        pytest.skip(f"{variable} does not name {what}")
-    return named
 
 
 def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -140,7 +148,7 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Non
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
-def terraform_settings(rig: Rig, folder: Path, provider: str) -> dict[str, str]:
+def terraform_settings(rig: Rig, folder: Path, provider: Path) -> dict[str, str]:
     """The provider is installed from a folder, as the only one that there is."""
     for registry in ("registry.terraform.io", "registry.opentofu.org"):
         place = folder / "plugins" / registry / "hashicorp/vsphere/9.9.9/linux_amd64"

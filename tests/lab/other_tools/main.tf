@@ -6,6 +6,10 @@ terraform {
   }
 }
 
+variable "cpus" {
+  default = 4
+}
+
 provider "vsphere" {
   allow_unverified_ssl = true
 }
@@ -83,6 +87,7 @@ resource "vsphere_content_library" "images" {
 
 resource "vsphere_virtual_machine" "trainer" {
   count              = 2
+  annotation         = "A trainer."
   name               = "trainer-${count.index + 1}"
   resource_pool_id   = vsphere_resource_pool.learning.id
   folder             = vsphere_folder.learning.path
@@ -90,7 +95,7 @@ resource "vsphere_virtual_machine" "trainer" {
   host_system_id     = data.vsphere_host.esx[count.index].id
   datastore_id       = data.vsphere_datastore.vsan.id
   storage_policy_id  = data.vsphere_storage_policy.default.id
-  num_cpus           = 4
+  num_cpus           = var.cpus
   memory             = 8192
   memory_reservation = 8192
   firmware           = "efi"
