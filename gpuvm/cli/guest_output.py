@@ -47,6 +47,7 @@ class Lines:
 def show_line(prefix: str, line: str, *, stderr: bool = False) -> None:
     """Print one line; the lock keeps lines of several guests apart."""
     stream = sys.stderr if stderr else sys.stdout
+    shown = f"{visible(prefix)}{printable(line)}".replace("\n", " ")
     with _lock:
-        stream.write(f"{visible(prefix)}{printable(line)}\n")
+        stream.write(f"{shown}\n")
         stream.flush()

@@ -159,9 +159,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
     """The cells are plain text, each on one line."""
-    drawn = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    drawn = Table(title=cell(title) or None, title_justify="left", title_style="bold", box=None)
     for column in columns:
-        drawn.add_column(column, header_style="bold dim", overflow="fold")
+        drawn.add_column(cell(column), header_style="bold dim", overflow="fold")
     for row in rows:
         drawn.add_row(*map(cell, row))
     return drawn
@@ -176,7 +176,8 @@ def _print_error(problem: GpuvmError) -> None:
             stderr.print(completed(more))
     if isinstance(problem, WorkerDied):
         for last in problem.tail:
-            stderr.print(text((f"  {problem.vm} |", "dim"), f" {printable(last)}"))
+            tail = continued(printable(last))
+            stderr.print(text((f"  {cell(problem.vm)} |", "dim"), f" {tail}"))
     if problem.hint:
         _say("hint:", "dim", problem.hint)
 

@@ -7,6 +7,7 @@ phone is not legible; the page shows the one that fits.
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -181,7 +182,10 @@ def _inline(figure: Figure, chart_id: str, alt: str) -> str:
     """The drawing as an element of an HTML page, with unique ids and the page's style."""
     out = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
+    with warnings.catch_warnings():
+        # The page's fonts draw the names, and not matplotlib's own, which lacks some characters.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     svg = out.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)

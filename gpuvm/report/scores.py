@@ -88,14 +88,20 @@ def _picture(name: str | None, vm_dir: Path) -> tuple[Path | None, str | None]:
     """The file if it is a picture inside ``vm_dir``: records are not trusted."""
     if name is None:
         return None, "no picture was recorded"
-    file = (vm_dir / name).resolve()
-    if not file.is_relative_to(vm_dir.resolve()):
-        return None, f"{name} is outside the run"
+    try:
+        file = (vm_dir / name).resolve()
+        why_not = _why_not(file, vm_dir.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have; a loop of links
+        return None, f"{name} cannot be read"
+    return (None, f"{name} is {why_not}") if why_not else (file, None)
+
+
+def _why_not(file: Path, folder: Path) -> str | None:
+    if not file.is_relative_to(folder):
+        return "outside the run"
     if not file.is_file():
-        return None, f"{name} is missing from the run"
+        return "missing from the run"
     if file.stat().st_size > PICTURE_LIMIT_BYTES:
-        return None, f"{name} is larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
+        return f"larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
     with file.open("rb") as picture:
-        if media_type(picture.read(16)) is None:
-            return None, f"{name} is not a PNG, JPEG or GIF picture"
-    return file, None
+        return None if media_type(picture.read(16)) else "not a PNG, JPEG or GIF picture"
