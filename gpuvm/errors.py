@@ -9,6 +9,7 @@
     │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
     │   ├── NotVisible                a required object that this account cannot see
     │   ├── GPUsBusy                  a guest's GPUs are used by another run; names it
+    │   ├── SharedAddress             another VM reports the address of this one; names it
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
     ├── VSphereError              1
     │   ├── Unreachable               no connection to the vCenter
@@ -146,6 +147,21 @@ class GPUsBusy(PreflightRefused):
             "for its end, --share runs beside it",
         )
         self.vm, self.run = vm, run
+
+
+class SharedAddress(PreflightRefused):
+    """``others`` report the ``address`` of ``vm`` too: a connection may reach any of them."""
+
+    def __init__(self, vm: str, address: str, others: Sequence[str]) -> None:
+        has = "has" if len(others) == 1 else "have"
+        super().__init__(
+            f"{vm} has the address {address}, and {' and '.join(others)} {has} it too: gpuvm "
+            "connects to none of them",
+            hint="clones of a template that was not sealed have one machine-id, for which DHCP has "
+            "one address: run gpuvm-seal in the template (docs/template.md) and make the VMs "
+            "again; if they are no such clones, give one of them another address",
+        )
+        self.vm, self.address, self.others = vm, address, tuple(others)
 
 
 class VSphereError(GpuvmError):

@@ -13,6 +13,8 @@ type addresses struct {
 	vms   map[ref]map[string]netip.Prefix // keyed by VM and MAC address
 	used  map[netip.Addr]bool
 	other uint32 // how many addresses went to unrelated VMs
+
+	identities map[string]netip.Prefix // leases of machines that have one DHCP identity
 }
 
 func newAddresses(block string) *addresses {
@@ -20,6 +22,8 @@ func newAddresses(block string) *addresses {
 		block: netip.MustParsePrefix(block).Masked(), // already checked with the description
 		vms:   map[ref]map[string]netip.Prefix{},
 		used:  map[netip.Addr]bool{},
+
+		identities: map[string]netip.Prefix{},
 	}
 }
 
@@ -46,6 +50,29 @@ func (a *addresses) lease(vm ref, cards []cardInfo) []cardInfo {
 			a.used[address] = true
 		}
 		cards[i].address, cards[i].prefix = had.Addr().String(), int32(had.Bits())
+	}
+	return cards
+}
+
+// leaseOne assigns one address to the first card of every machine of the same DHCP identity, as a
+// server does that goes by the client's DUID and not by its MAC address. The lease outlives the VMs.
+func (a *addresses) leaseOne(identity string, cards []cardInfo) []cardInfo {
+	a.Lock()
+	defer a.Unlock()
+	had, ok := a.identities[identity]
+	if !ok {
+		address, free := a.free()
+		if !free {
+			return cards
+		}
+		had = netip.PrefixFrom(address, a.block.Bits())
+		a.identities[identity], a.used[address] = had, true
+	}
+	for i := range cards {
+		if cards[i].connected {
+			cards[i].address, cards[i].prefix = had.Addr().String(), int32(had.Bits())
+			break
+		}
 	}
 	return cards
 }

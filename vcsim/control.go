@@ -84,7 +84,7 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 	name, action := r.PathValue("name"), r.PathValue("action")
 	vm := lab.vmNamed(name)
 	switch action {
-	case string(noIP), string(isolated), string(noNetworkConfig), string(failsCustomization), string(drops):
+	case string(noIP), string(isolated), string(noNetworkConfig), string(failsCustomization), string(drops), string(oneMachineID):
 		lab.guests.order(guestTrouble(action), name)
 		if action == string(noIP) && vm != nil {
 			lab.dropAddress(vm)
@@ -97,7 +97,7 @@ func (lab *Lab) actOnVM(w http.ResponseWriter, r *http.Request) {
 		lab.actOnPresent(vm, action)
 	default:
 		refuse(w, http.StatusNotFound, fmt.Errorf(
-			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, drops, unplug, inaccessible and accessible",
+			"a VM has no '%s'; it has no-ip, isolated, no-network-config, fail-customization, drops, machine-id, unplug, inaccessible and accessible",
 			action))
 		return
 	}

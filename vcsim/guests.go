@@ -23,7 +23,8 @@ const (
 	isolated           guestTrouble = "isolated"          // the address of the first network card is unreachable
 	noNetworkConfig    guestTrouble = "no-network-config" // its cloud-init does not configure the network
 	failsCustomization guestTrouble = "fail-customization"
-	drops              guestTrouble = "drops" // it powers off by itself when it boots
+	drops              guestTrouble = "drops"      // it powers off by itself when it boots
+	oneMachineID       guestTrouble = "machine-id" // that of all others with this trouble: one DHCP address
 )
 
 // instance is what cloud-init did at the first boot of an instance id, which it does once.

@@ -41,7 +41,13 @@ func (lab *Lab) startGuest(ctx *simulator.Context, vm *simulator.VirtualMachine)
 
 // bootedAlready is like startGuest, for VMs that have been running before.
 func (lab *Lab) bootedAlready(ctx *simulator.Context, vm *simulator.VirtualMachine) {
-	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), lab.addresses.unrelated(lab.cards(vm.Config)))
+	cards := lab.cards(vm.Config)
+	if lab.guests.has(oneMachineID, vm.Name) {
+		cards = lab.addresses.leaseOne(string(oneMachineID), cards)
+	} else {
+		cards = lab.addresses.unrelated(cards)
+	}
+	lab.reportGuest(ctx, vm, lab.hostName(vm, nil), cards)
 }
 
 // restartGuest reboots the guest: Tools stop and report again later.
@@ -69,7 +75,11 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 	}
 	var found []cardInfo
 	var metadata *cloudInit
-	lab.locked(ctx, vm.Self, func() { found, metadata = lab.cards(vm.Config), metadataOf(vm.Config) })
+	var unsealed bool
+	lab.locked(ctx, vm.Self, func() {
+		found, metadata = lab.cards(vm.Config), metadataOf(vm.Config)
+		unsealed = hasTrouble(vm.Config, oneMachineID)
+	})
 	if customization != nil {
 		lab.addresses.fix(vm.Self, found, fixedAddresses(customization))
 	}
@@ -81,11 +91,26 @@ func (lab *Lab) guestBooted(ctx *simulator.Context, vm *simulator.VirtualMachine
 			found[i].connected = found[i].connected && !silent[i]
 		}
 	}
-	leased := lab.addresses.lease(vm.Self, found)
+	var leased []cardInfo
+	if unsealed || lab.guests.has(oneMachineID, name) {
+		leased = lab.addresses.leaseOne(string(oneMachineID), found)
+	} else {
+		leased = lab.addresses.lease(vm.Self, found)
+	}
 	if lab.guests.has(isolated, name) && len(leased) > 0 {
 		leased[0].address = lab.addresses.unreachable(leased[0].address)
 	}
 	lab.reportGuest(ctx, vm, lab.hostName(vm, customization), leased)
+}
+
+// hasTrouble returns whether the guest has one of the troubles that docs/lab.md lists.
+func hasTrouble(c *types.VirtualMachineConfigInfo, trouble guestTrouble) bool {
+	for _, one := range strings.Split(option(c, "guestinfo.lab.troubles"), ",") {
+		if strings.TrimSpace(one) == string(trouble) {
+			return true
+		}
+	}
+	return false
 }
 
 // reportGuest publishes what VMware Tools in a running guest report (R10).

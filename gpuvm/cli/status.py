@@ -13,7 +13,7 @@ from gpuvm.cli import deployments, output
 from gpuvm.cli.options import ClusterOption, DeploymentOptions, HostsOption, PerHostOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
-from gpuvm.errors import Ambiguous, BadInput, GpuvmError
+from gpuvm.errors import Ambiguous, BadInput, GpuvmError, SharedAddress
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 from gpuvm.ownership import copy_note
 from gpuvm.text import how_long, one_line
@@ -30,6 +30,8 @@ class Inside:
     gpus: int | None = None
     idle: guest.IdleState | None = None
     """None if the guest does not shut down when idle."""
+    shared: SharedAddress | None = None
+    """Why the guest was not asked: another one might have answered."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,16 @@ def _missing(present: Collection[int | None], against: Against) -> list[str]:
 
 def _inside(session: Session, vms: Sequence[VM]) -> dict[str, Inside]:
     running = [vm for vm in vms if vm.powered_on and vm.address]
+    shared = session.vsphere.others_at(running)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda vm: _check_guest(session, vm), running)
+        found = pool.map(lambda vm: _check_guest(session, vm, shared.get(vm.moref, {})), running)
     return {vm.name: inside for vm, inside in zip(running, found, strict=True)}
 
 
-def _check_guest(session: Session, vm: VM) -> Inside:
+def _check_guest(session: Session, vm: VM, shared: Mapping[str, Sequence[str]]) -> Inside:
+    for address, others in shared.items():
+        error = SharedAddress(vm.name, address, others)
+        return Inside("not asked: its address is not its own", shared=error)
     try:
         with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
@@ -222,6 +228,8 @@ def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> It
 
 def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
     """The guest's driver may not be able to use all GPUs of the VM."""
+    if inside.shared is not None:
+        yield str(inside.shared)
     has, sees = len(vm.devices), inside.gpus
     if sees is None or sees == has:
         return
@@ -256,6 +264,9 @@ def _print_status(found: Found, deployment: str, others: Sequence[deployments.Li
         output.line(f"deployments in this vCenter: {known}; --name selects one")
     for vm in found.copies:
         output.line(f"note: {copy_note(vm)}")
+    shared = next((one.inside.shared for one in found.seen if one.inside.shared), None)
+    if shared is not None and shared.hint:
+        output.line(f"note: {shared.hint}")
 
 
 def _row(seen: Seen) -> tuple[str, ...]:

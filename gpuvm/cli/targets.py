@@ -7,11 +7,19 @@ is accepted.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gpuvm import planner
 from gpuvm.cli import output
 from gpuvm.cli.session import Session
-from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
+from gpuvm.errors import (
+    Ambiguous,
+    BadInput,
+    NotFound,
+    PreflightRefused,
+    SeveralRefused,
+    SharedAddress,
+)
 from gpuvm.guest import Endpoint, endpoint
 from gpuvm.inventory import VM, Inventory
 from gpuvm.runs import Member
@@ -39,7 +47,7 @@ def members(
     else:
         there = _all_running(ours, wanted.name)
         chosen = there if every else there[:1]
-    places = [_place(vm, session) for vm in chosen]
+    places = _places(chosen, session)
     _require_key(session.context)
     return [
         Member(endpoint=place, vm=vm, gpus=tuple(gpu for gpu in inventory.gpus if vm.has(gpu)))
@@ -60,7 +68,7 @@ def endpoints(
         if len(chosen) > 1 and not every:
             there = [vm.name for vm in chosen]
             raise Ambiguous("VM", there, option="--vm, or take all with --all")
-    places = [_place(vm, session) for vm in chosen]
+    places = _places(chosen, session)
     _require_key(session.context)
     return places
 
@@ -126,6 +134,26 @@ def _find(ours: Sequence[VM], deployment: str, name: str) -> VM:
             return vm
     there = [vm.name for vm in ours]
     raise NotFound("VM", name, there, where=f"deployment '{deployment}'")
+
+
+def _places(chosen: Sequence[VM], session: Session) -> list[Endpoint]:
+    """Raises SharedAddress for a VM whose address another VM has too."""
+    places = [_place(vm, session) for vm in chosen]
+    used = [
+        replace(vm, addresses=(place.address, *place.others))
+        for vm, place in zip(chosen, places, strict=True)
+    ]
+    found = session.vsphere.others_at(used)
+    shared = [
+        SharedAddress(vm.name, address, names)
+        for vm in used
+        for address, names in found.get(vm.moref, {}).items()
+    ]
+    if len(shared) > 1:
+        raise SeveralRefused(shared)
+    if shared:
+        raise shared[0]
+    return places
 
 
 def _place(vm: VM, session: Session) -> Endpoint:

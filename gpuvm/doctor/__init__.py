@@ -49,6 +49,7 @@ _CHECKS: tuple[Callable[[CheckInput], Iterator[Check]], ...] = (
     checks.hosts,
     checks.gpus,
     checks.vgpu,
+    checks.addresses,
     checks.not_shown,
     checks.templates,
     checks.choices,

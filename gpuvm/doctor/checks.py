@@ -10,7 +10,7 @@ from gpuvm import privileges, selection, storage
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough
 from gpuvm.devices import GPU
 from gpuvm.doctor.model import Check, CheckInput, Level
-from gpuvm.errors import GpuvmError, SeveralRefused
+from gpuvm.errors import GpuvmError, SeveralRefused, SharedAddress
 from gpuvm.inventory import Host, Licence, VMTemplate
 from gpuvm.planner import Action, Plan
 from gpuvm.privileges import Required
@@ -226,6 +226,18 @@ def _gpu_hint(gpu: GPU) -> str:
             f"'gpuvm passthrough enable {only} --reboot' otherwise"
         )
     return f"'gpuvm passthrough enable {typed_word(gpu.host)} --reboot'"
+
+
+def addresses(given: CheckInput) -> Iterator[Check]:
+    """Warn of VMs of gpuvm's, on one network, that report one address."""
+    by_address: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for vm in given.inventory.vms:
+        for address in vm.addresses:
+            by_address.setdefault((address, vm.networks), []).append(vm.name)
+    for (address, _), names in by_address.items():
+        if len(names) > 1:
+            shared = SharedAddress(names[0], address, names[1:])
+            yield Check("addresses", "warning", str(shared), shared.hint)
 
 
 def vgpu(given: CheckInput) -> Iterator[Check]:

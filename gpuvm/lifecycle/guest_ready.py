@@ -8,7 +8,7 @@ import contextlib
 from dataclasses import replace
 
 from gpuvm import guest
-from gpuvm.errors import GpuvmError, PoweredOff, VSphereError
+from gpuvm.errors import GpuvmError, PoweredOff, SharedAddress, VSphereError
 from gpuvm.lifecycle.driver import Call, Deadline, InThread, Late, NextVMChange, Read
 from gpuvm.lifecycle.job import GivenUp, Job, Seen, Stays, Work, late_error
 from gpuvm.vsphere import VMChanged
@@ -22,9 +22,11 @@ READ_AGAIN_S = 10.0
 async def first_address(work: Work, job: Job) -> None:
     """Wait for an accepted address and for the host keys that the guest publishes.
 
-    Raises Stays when the VM powers off (PoweredOff) and when the deadline passes.
+    Raises Stays when the VM powers off (PoweredOff), when another VM has its address
+    (SharedAddress), and when the deadline passes.
     """
     deadline, read_at = Deadline(work.limit_s("address")), 0.0
+    looked_up: tuple[str, ...] = ()
     try:
         with work.events.phase("address", job.name):
             while True:
@@ -32,20 +34,49 @@ async def first_address(work: Work, job: Job) -> None:
                 change = await NextVMChange(job.moref, deadline, within_s)
                 if change is not None:
                     await _note_change(work, job, change, "its address")
+                _check_unshared(job)
                 seen, now = job.seen, work.clock()
                 if seen is None or now - seen.since < STABLE_S:
                     continue
+                counting = job.expected.among(seen.addresses)
+                if counting and counting != looked_up:
+                    looked_up = counting
+                    await _look_for_others(work, job, counting)
                 if not _has_keys(work, seen):
                     if now - max(read_at, seen.since) >= READ_AGAIN_S:
                         read_at = now
                         await _read_guest(work, job)
-                elif counting := job.expected.among(seen.addresses):
+                elif counting:
                     _use_addresses(job, counting, seen)
                     return
     except Late:
         raise Stays(await late_error(work, job, "address")) from None
     except GpuvmError as error:
         raise GivenUp(error) from None
+
+
+async def _look_for_others(work: Work, job: Job, counting: tuple[str, ...]) -> None:
+    """Raise Stays for an address that another VM reports too; tell it, if it is of this command."""
+    for other in work.jobs.values():
+        theirs = other.expected.among(other.seen.addresses) if other.seen else ()
+        both = [address for address in counting if address in theirs]
+        if both and other is not job:
+            other.shared = other.shared or SharedAddress(other.name, both[0], [job.name])
+            job.shared = job.shared or SharedAddress(job.name, both[0], [other.name])
+    _check_unshared(job)
+    if job.vm is None:
+        return
+    own = replace(job.vm, moref=job.moref, addresses=counting)
+    with contextlib.suppress(GpuvmError):  # an account may not search
+        found = await Call("others at its address", work.vsphere.others_at, [own])
+        for address, names in found.get(job.moref, {}).items():
+            job.shared = SharedAddress(job.name, address, names)
+    _check_unshared(job)
+
+
+def _check_unshared(job: Job) -> None:
+    if job.shared is not None:
+        raise Stays(job.shared)
 
 
 def _has_keys(work: Work, seen: Seen) -> bool:
@@ -102,6 +133,7 @@ async def ready(work: Work, job: Job) -> None:
                 if change is not None:
                     await _note_change(work, job, change, "its guest to be ready")
             job.ready = check.result()
+            _check_unshared(job)
     except VSphereError as error:  # the VM vanished
         raise GivenUp(error) from None
     except GpuvmError as error:
@@ -136,6 +168,8 @@ def _idle_shutdown(work: Work, job: Job) -> tuple[str, ...]:
 def _where(work: Work, job: Job) -> guest.Endpoint:
     """Return the endpoint the guest reports now: a lease may change after the first report."""
     vm, seen = job.vm, job.seen
+    if job.shared is not None:
+        raise job.shared
     if vm is None:
         raise VSphereError(f"{job.name} was not read back")
     counting = job.expected.among(seen.addresses) if seen else ()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpuvm import guest
-from gpuvm.errors import DeadlinePassed, GpuvmError
+from gpuvm.errors import DeadlinePassed, GpuvmError, SharedAddress
 from gpuvm.events import Events
 from gpuvm.guest import Awaited
 from gpuvm.inventory import VM, MoRef
@@ -26,6 +26,7 @@ class Job:
 
     ``created``: this call created the VM; its clone task or the VM's mark proves it. ``task`` is
     this call's task that has not ended. ``goes_to`` is the step to run after the VM's removal.
+    ``shared`` is set by the story of another VM that turns out to have this one's address.
     """
 
     step: Step
@@ -39,6 +40,7 @@ class Job:
     pausing: bool = False
     goes_to: Step | None = None
     seen: "Seen | None" = None
+    shared: SharedAddress | None = None
     ready: guest.Ready | None = None
 
     @property

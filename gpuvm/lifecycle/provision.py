@@ -8,6 +8,7 @@ stage handles its own faults, lost answers and deadlines.
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 
 from gpuvm.devices import DynamicDevice, PassthroughDevice
 from gpuvm.errors import (
@@ -81,7 +82,8 @@ def provision(
         outcomes = driver.run({job.name: bring_up(work, job) for job in jobs})
     except KeyboardInterrupt:
         raise _interrupted(work) from None
-    return ApplyResult((*outcomes.values(), *removed.outcomes))
+    done = (_unless_shared(work.jobs[name], outcome) for name, outcome in outcomes.items())
+    return ApplyResult((*done, *removed.outcomes))
 
 
 async def bring_up(work: Work, job: Job) -> Outcome:
@@ -462,6 +464,13 @@ def _interrupted(work: Work) -> Interrupted:
         left=left,
         hint=continue_hint(work.plan),
     )
+
+
+def _unless_shared(job: Job, outcome: Outcome) -> Outcome:
+    """A VM was ready, and then another one reported its address."""
+    if job.shared is None or outcome.error is not None:
+        return outcome
+    return replace(outcome, state="failed", error=job.shared, left=True)
 
 
 def _outcome(

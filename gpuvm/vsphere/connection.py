@@ -32,6 +32,7 @@ from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
 from gpuvm.vsphere.session import SessionStub, ssl_context, untrusted, without_tls
+from gpuvm.vsphere.shared_addresses import others_at
 from gpuvm.vsphere.tasks import CloneInFlight
 from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.updates import Task, UpdateStream
@@ -193,6 +194,10 @@ class VSphere:
     def read_diagnosis(self, morefs: Sequence[MoRef]) -> tuple[Diagnosis, ...]:
         """Read why these VMs may have no address."""
         return read_diagnosis(self._content, [self._vm(moref) for moref in morefs])
+
+    def others_at(self, vms: Sequence[VM]) -> Mapping[MoRef, Mapping[str, tuple[str, ...]]]:
+        """Return, per VM and address, the names of other VMs that report it."""
+        return others_at(self._content, vms)
 
     def read_marked(self) -> tuple[VM, ...]:
         """Read every VM of the vCenter that carries the mark, copies included."""

@@ -158,6 +158,9 @@ class World:
     def read_vms(self, morefs: Sequence[str]) -> tuple[VM, ...]:
         return tuple(self.vms[moref] for moref in morefs if moref in self.vms)
 
+    def others_at(self, _vms: Sequence[VM]) -> dict[str, dict[str, tuple[str, ...]]]:
+        return {}
+
     def read_inventory(self, **_: Any) -> Inventory:
         return self.inventory
 

@@ -155,6 +155,7 @@ async def _serve(
         environment=layout.environment,
         session_program=layout.programs / "sshd-session",
         hangs_up="startups" in boot.troubles,
+        shares_address="machine-id" in boot.troubles,
     )
 
     def report_ready() -> None:

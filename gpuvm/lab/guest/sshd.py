@@ -43,6 +43,8 @@ class ServerConfig:
     """Ends when its standard input does."""
     hangs_up: bool = False
     """Drops every connection, as sshd does past MaxStartups."""
+    shares_address: bool = False
+    """Another guest may listen at the same address: either gets a connection."""
 
 
 async def serve(
@@ -64,6 +66,7 @@ async def serve(
             agent_forwarding=False,
             gss_host=None,
             keepalive_interval=30,
+            reuse_port=config.shares_address,
         )
         for address in config.addresses
     ]
