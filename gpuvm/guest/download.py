@@ -21,6 +21,8 @@ from gpuvm.guest.streams import CHUNK
 from gpuvm.guest.transfer import TransferChannel, is_inside, local, portable
 from gpuvm.text import one_line
 
+MOST_GROWTH_BYTES = 1 << 30
+"""By which files may have grown, all together, between their listing and their transfer."""
 MIN_PART_BYTES = 1 << 20
 """A partial file is kept for a resume from this size on."""
 
@@ -64,7 +66,7 @@ def fetch(
     what = f"fetch {remote_dir}"
     for bulk in (False, True):
         with transfer.opened(guest, command, what, bulk=bulk) as channel:
-            listed = [_RemoteFile(*file) for file in channel.read_answer()["files"]]
+            listed = [_listed(*file) for file in channel.read_answer()["files"]]
             fetching = _Fetch(channel, local_dir, [f for f in listed if f.matches(patterns)])
             skipped = fetching.choose(limit_bytes)
             if bulk or fetching.size < transfer.BULK_BYTES or not openssh.available(guest.endpoint):
@@ -86,6 +88,15 @@ class _RemoteFile:
         return not patterns or any(fnmatch.fnmatchcase(n, p) for n in names for p in patterns)
 
 
+def _listed(name: Any, size: Any, time: Any) -> _RemoteFile:
+    """Raises ValueError for what no script lists."""
+    if not isinstance(name, str) or not isinstance(size, int) or not isinstance(time, int):
+        raise ValueError((name, size, time))  # noqa: TRY004 - of an answer, as any other
+    if size < 0:
+        raise ValueError(size)
+    return _RemoteFile(name, size, time)
+
+
 class _Fetch:
     def __init__(
         self, channel: TransferChannel, local_dir: Path, files: Sequence[_RemoteFile]
@@ -94,6 +105,7 @@ class _Fetch:
         self._failed: list[str] = []
         self._here: list[_RemoteFile] = []
         self._wanted: list[_RemoteFile] = []
+        self._growth_left = MOST_GROWTH_BYTES
 
     def choose(self, limit_bytes: int | None) -> tuple[SkippedFile, ...]:
         """Splits the files into those that are here, those to fetch and those to skip."""
@@ -137,7 +149,13 @@ class _Fetch:
         if "error" in header:
             self._failed.append(f"{file.name}: {header['error']}")
             return False
-        size, offset = int(header["size"]), int(header["offset"])
+        size, offset, time = int(header["size"]), int(header["offset"]), int(header["time"])
+        if not 0 <= offset <= min(begun, size):
+            raise ValueError(offset)
+        self._growth_left -= max(0, size - file.size)
+        if self._growth_left < 0:  # a limit is of the sizes that the guest has listed
+            where = f"{self._channel.guest.name}: {one_line(file.name)}"
+            raise GuestError(f"{where} has grown by more than 1 GiB since it was listed")
         part = self._part(file)
         meter.count(offset - begun)  # the guest may not resume the partial file
         try:
@@ -157,7 +175,7 @@ class _Fetch:
             self._failed.append(f"{file.name}: {why}")
             return False
         with self._writable(file):
-            os.utime(part, ns=(header["time"], header["time"]))
+            os.utime(part, ns=(time, time))
             part.replace(self._path(file))
         return True
 
@@ -210,7 +228,7 @@ class _Fetch:
 
     def _partial(self, file: _RemoteFile) -> "_PartialFile":
         """The part that an interrupted fetch left; the guest checks that it is still valid."""
-        with contextlib.suppress(FileNotFoundError), self._part(file).open("rb") as part:
+        with contextlib.suppress(OSError), self._part(file).open("rb") as part:
             size = os.fstat(part.fileno()).st_size
             if size <= file.size:
                 return _PartialFile(size, _hash_of(part, size).hexdigest())
@@ -220,8 +238,9 @@ class _Fetch:
         """Checks its name, and that no folder above it is a local link."""
         if is_inside(file.name):
             parents = PurePosixPath(local(file.name)).parents
-            if not any((self._dir / parent).is_symlink() for parent in parents[:-1]):
-                return True
+            with contextlib.suppress(OSError):  # a name that is too long
+                if not any((self._dir / parent).is_symlink() for parent in parents[:-1]):
+                    return True
         self._failed.append(f"{file.name!r} is outside its folder")
         return False
 

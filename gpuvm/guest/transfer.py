@@ -32,7 +32,11 @@ def local(name: str) -> str:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative name stays inside its folder."""
+    """Whether a relative name stays inside its folder, and is one that a file can have."""
+    try:
+        local(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, which stands for no byte
+        return False
     return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
@@ -105,7 +109,7 @@ def opened(
     guest: Guest, command: Sequence[str], what: str, *, bulk: bool
 ) -> Iterator[TransferChannel]:
     """``what`` names the transfer in errors; ``bulk`` uses the system's ssh if it can log in."""
-    with contextlib.ExitStack() as stack:
+    with _understood(guest, what), contextlib.ExitStack() as stack:
         if bulk:
             with contextlib.suppress(GuestUnreachable), contextlib.ExitStack() as attempt:
                 stream = attempt.enter_context(
@@ -117,3 +121,12 @@ def opened(
                 return
         stream = stack.enter_context(guest.open(command, idle_timeout_s=IDLE_TIMEOUT_S, what=what))
         yield TransferChannel(guest, what, stream).after_greeting()
+
+
+@contextlib.contextmanager
+def _understood(guest: Guest, what: str) -> Iterator[None]:
+    """Translates what comes of an answer that is none of the script's: a guest is not trusted."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise GuestError(f"{guest.name}: {what}: the answer makes no sense") from None
