@@ -119,10 +119,9 @@ def _active_runs(session: Session, vms: Sequence[VM]) -> list[RunState]:
     if not targets.has_key(session.context):
         return []
     members = []
-    for vm in vms:
+    for vm in targets.unshared([vm for vm in vms if vm.address], session):
         with suppress(PreflightRefused):  # none of its addresses is in the context's subnet
-            if vm.address:
-                members.append(runs.Member(guest.endpoint(vm, session.context), vm, ()))
+            members.append(runs.Member(guest.endpoint(vm, session.context), vm, ()))
 
     def sink(event: Event) -> None:
         if event.kind == "warning":

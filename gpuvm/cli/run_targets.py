@@ -85,5 +85,6 @@ def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Gues
     with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
-        members = targets.members(session, inventory, wanted, None, every=True) if there else []
+        names = [vm.name for vm in targets.unshared(there, session)]
+        members = targets.members(session, inventory, wanted, names, every=True) if names else []
         yield Guests(session, members, Events(sink), warnings)

@@ -77,7 +77,16 @@ def all_endpoints(session: Session, deployment: str, *, some: bool = False) -> l
     """Of every running VM; raises PreflightRefused for none, if there must be ``some``."""
     ours = session.vsphere.read_deployment(deployment).ours
     running = _all_running(ours, deployment) if some else _running(ours)
-    return [endpoint(vm, session.context) for vm in running]
+    return [endpoint(vm, session.context) for vm in unshared(running, session)]
+
+
+def unshared(vms: Sequence[VM], session: Session) -> list[VM]:
+    """Those whose address no other VM has; warns of the others, to which nothing connects."""
+    found = session.vsphere.others_at(vms)
+    for vm in vms:
+        for address, names in found.get(vm.moref, {}).items():
+            output.warn(str(SharedAddress(vm.name, address, names)))
+    return [vm for vm in vms if vm.moref not in found]
 
 
 def _running(ours: Sequence[VM]) -> list[VM]:

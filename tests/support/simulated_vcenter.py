@@ -130,7 +130,7 @@ def quick_site(hosts: int, **timings: float) -> Description:
 def rig_of(home: Path, name: str, shape: Description) -> Iterator[Rig]:
     reading, writing = os.pipe()
     file = home / f"{name}.json"
-    file.write_text(shape.to_json())
+    file.write_text(json.dumps(json.loads(shape.to_json())))  # ASCII: YAML has no C1 characters
     status = lab.up(lab.LabOptions(name=name, description=file), lifeline=reading)
     os.close(reading)
     yield Rig(settings.load(name), str(status.control_url))
