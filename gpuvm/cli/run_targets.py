@@ -85,6 +85,7 @@ def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Gues
     with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
-        names = [vm.name for vm in targets.unshared(there, session)]
-        members = targets.members(session, inventory, wanted, names, every=True) if names else []
+        own = [vm.name for vm in targets.unshared(there, session)]
+        names = own if len(own) < len(there) else None
+        members = targets.members(session, inventory, wanted, names, every=True) if own else []
         yield Guests(session, members, Events(sink), warnings)

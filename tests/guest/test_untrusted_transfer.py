@@ -18,7 +18,7 @@ import untrusted
 from hypothesis import strategies as st
 
 from gpuvm.errors import GpuvmError, GuestError
-from gpuvm.guest import Guest, download, transfer
+from gpuvm.guest import Guest, download, openssh, transfer
 from gpuvm.guest.transfer import TransferChannel
 
 MACHINE = cast("Guest", SimpleNamespace(name="one", endpoint=None))
@@ -49,7 +49,9 @@ class Answers:
 parts = st.sampled_from(["..", ".", "", "a", "b", "out", "link", "n" * 300, ".gpuvm-x", "A", "\0"])
 paths = st.lists(parts | untrusted.texts, min_size=1, max_size=5).map("/".join)
 absolute = st.sampled_from(["/etc/x", "//x", "/", "~/x", "\ud800", "a\nb", "a\\..\\b", "link/x"])
-numbers = st.integers(0, 9) | st.sampled_from([-1, 1 << 62, None, "4", 1.5, [], {}])
+numbers: st.SearchStrategy[Any] = st.integers(0, 9) | st.sampled_from(
+    [-1, 1 << 62, None, "4", 1.5, [], {}]
+)
 contents = st.binary(max_size=9)
 
 
@@ -66,7 +68,8 @@ def hostile(draw: Any) -> bytes:
         header |= {} if honest else {"offset": draw(numbers), "time": draw(numbers)}
         trailer = {"sha256": hashlib.sha256(content).hexdigest()}
         stream += _line(header) + content + _line(trailer)
-    return _line({"files": files}) + stream + draw(st.binary(max_size=20))
+    more: bytes = draw(st.binary(max_size=20))
+    return _line({"files": files}) + stream + more
 
 
 def _line(answer: Any) -> bytes:
@@ -77,7 +80,7 @@ def _line(answer: Any) -> bytes:
 def test_nothing_outside_the_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
-    monkeypatch.setattr(download.openssh, "available", lambda _: False)
+    monkeypatch.setattr(openssh, "available", lambda _: False)
     monkeypatch.setattr(download, "MOST_GROWTH_BYTES", MOST_BYTES)
 
     def check(answers: bytes) -> None:
@@ -139,7 +142,7 @@ def seen(folder: Path, *, but: Path | None = None) -> list[tuple[str, int, bytes
 def test_an_answer_without_sense_is_an_error_of_the_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Any]
 ) -> None:
-    monkeypatch.setattr(download.openssh, "available", lambda _: False)
+    monkeypatch.setattr(openssh, "available", lambda _: False)
     text = b"".join(
         line.encode() + b"\n" if isinstance(line, str) else _line(line) for line in lines
     )
