@@ -4,6 +4,7 @@
     ├── BadInput                  2   usage, a file's contents, an option's value
     │   ├── NotFound                  a name that does not exist; lists what exists
     │   ├── Ambiguous                 several fit and none was named; lists the choices
+    │   ├── NoKeyring                 the system keeps no password for us: none there, or it refuses
     │   └── Mistakes                  several of the above in one file or command line
     ├── PreflightRefused          3   a check failed before anything was changed
     │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
@@ -85,6 +86,17 @@ class Ambiguous(BadInput):
             f"several {_plural(kind)} fit: {', '.join(choices)}", hint=f"name one with {option}"
         )
         self.kind, self.choices = kind, tuple(choices)
+
+
+class NoKeyring(BadInput):
+    """No keyring, or one that does not answer or refuses."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            reason,
+            hint="set password_command in the context, such as 'pass show vcenter', or "
+            "GPUVM_PASSWORD: docs/configuration.md",
+        )
 
 
 class Mistakes(BadInput):

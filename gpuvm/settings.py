@@ -4,7 +4,8 @@
     settings.load(None)         # GPUVM_CONTEXT, else gpuvm.yaml's, the current or the only one
     settings.save(context)      # by `gpuvm init` and `gpuvm lab up`
 
-A context has no password, only the command that prints it.
+A context has no password, only the command that prints it. ``find_password`` looks there, in the
+environment, and in the system's keyring (gpuvm.keyrings).
 """
 
 import os
@@ -20,9 +21,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpuvm import paths, variables
+from gpuvm import keyrings, paths, variables
 from gpuvm.documents import read_document
-from gpuvm.errors import Ambiguous, BadInput, NotFound
+from gpuvm.errors import Ambiguous, BadInput, NoKeyring, NotFound
 from gpuvm.validation import matching, parsed, shown
 
 
@@ -108,6 +109,11 @@ class Context(_Model):
     def address(self) -> tuple[str, int]:
         """Host and port of the endpoint; raises BadInput."""
         return parse_address(self.vcenter)
+
+    @property
+    def server(self) -> str:
+        """The endpoint as host:port; raises BadInput."""
+        return authority(*self.address)
 
     @property
     def key_file(self) -> Path:
@@ -226,37 +232,56 @@ def current() -> str | None:
 
 
 def password(context: Context, prompt: Callable[[str], str] | None) -> SecretStr:
-    """Get it from the context's command, the environment, or ``prompt`` (None: no terminal)."""
+    """Get it as ``find_password`` does, from ``prompt`` at last (None: no terminal)."""
     return find_password(context, prompt)[0]
 
 
-PROMPT = "the prompt"
+COMMAND, KEYRING, PROMPT = "the context's password_command", "the keyring", "the prompt"
 
 
 def find_password(context: Context, prompt: Callable[[str], str] | None) -> tuple[SecretStr, str]:
     """Return the password and where it comes from.
 
-    GPUVM_PASSWORD is for any vCenter of gpuvm's. A password in another tool's variables is only
-    for the host and the account that the same variables name.
+    That is the context's command, the environment, the keyring or the prompt. GPUVM_PASSWORD is for
+    any vCenter of gpuvm's. A password in another tool's variables is only for the host and the
+    account that the same variables name.
     """
     if context.password_command:
-        return _from_command(context.password_command), "the context's password_command"
-    own = Environment().password
-    if own is not None:
-        return own, "GPUVM_PASSWORD"
-    unused = ""
-    for named in variables.named_vcenters():
-        if named.password is None:
-            continue
-        if _is_for(named, context):
-            return named.password, named.password_variable
-        unused += f"; {named.password_variable} is for another host or account"
+        return _from_command(context.password_command), COMMAND
+    given = in_environment(context)
+    if given is not None:
+        return given
+    unused = "".join(
+        f"; {named.password_variable} is for another host or account"
+        for named in variables.named_vcenters()
+        if named.password is not None
+    )
+    try:
+        kept = keyrings.read(context.server, context.user)
+    except NoKeyring as error:
+        kept, remedy = None, ""
+        unused += f"; {error}"
+    else:
+        remedy = "keep it in the keyring with 'gpuvm login', or "
+    if kept is not None:
+        return kept, KEYRING
     if prompt is None:
         raise BadInput(
             f"no password for {context.user} and no terminal to ask on{unused}",
-            hint="set GPUVM_PASSWORD, or password_command in the context",
+            hint=f"{remedy}set GPUVM_PASSWORD, or password_command in the context",
         )
     return SecretStr(prompt(f"Password for {context.user}: ")), PROMPT
+
+
+def in_environment(context: Context) -> tuple[SecretStr, str] | None:
+    """Return the password for this context in the environment, and its variable."""
+    own = Environment().password
+    if own is not None:
+        return own, "GPUVM_PASSWORD"
+    for named in variables.named_vcenters():
+        if named.password is not None and _is_for(named, context):
+            return named.password, named.password_variable
+    return None
 
 
 def _is_for(named: variables.NamedVCenter, context: Context) -> bool:

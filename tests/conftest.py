@@ -20,8 +20,12 @@ NEED_THE_LAB_EXTRA = {"engines", "guest", "lab", "runs", "wheel", "workloads"}
 
 
 def pytest_configure() -> None:
-    """Programs are built into the operator's own cache: a second test run builds nothing."""
+    """Programs are built into the operator's own cache: a second test run builds nothing.
+
+    The operator's own keyring is not asked.
+    """
     os.environ["GPUVM_CACHE_DIR"] = str(paths.cache_dir())
+    os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gpuvm import settings
-from gpuvm.cli import completion, output
+from gpuvm.cli import completion, login, output
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.guest import ssh_config
@@ -52,12 +52,13 @@ def use(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
 
 @app.command("remove")
 def remove(ctx: typer.Context, name: Name, json: JsonOption = False) -> None:
-    """Remove the context NAME; its vCenter is not changed.
+    """Remove the context NAME, and its password from the keyring; its vCenter is not changed.
 
     [bold]Example[/]
 
         gpuvm context remove old-vcenter
     """
+    login.forget(name)
     settings.remove(name)
     ssh_config.forget(name)
     if not ctx.ensure_object(State).json:

@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from gpuvm import settings, spec, variables, vsphere
+from gpuvm import keyrings, settings, spec, variables, vsphere
 from gpuvm.cli import output
 from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
-from gpuvm.cli.session import announce, ask, connect, interactive
-from gpuvm.errors import BadInput, LoginRefused, Untrusted
+from gpuvm.cli.session import Login, announce, ask, interactive, log_in
+from gpuvm.errors import BadInput, LoginRefused, NoKeyring, Untrusted
 from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
 from gpuvm.text import typed_word
-from gpuvm.vsphere import VSphere
 
 ATTEMPTS = 3
 """vCenter locks an account after five by default."""
@@ -58,8 +57,8 @@ def init(
 
     A certificate that nothing here vouches for, as a vCenter has one by default, is shown, and you
     are asked whether to trust exactly that one (--sha256). Variables of govc (GOVC_URL), Terraform
-    (VSPHERE_SERVER) and Ansible (VMWARE_HOST) are defaults. The password itself is never written:
-    docs/configuration.md has where it comes from.
+    (VSPHERE_SERVER) and Ansible (VMWARE_HOST) are defaults. The password is never written to a
+    file; you are asked whether this system's keyring keeps it (docs/configuration.md).
     """
     named = next(iter(variables.named_vcenters()), None)
     vcenter = vcenter or _ask("vCenter host", "--vcenter", named.vcenter if named else None)
@@ -73,8 +72,8 @@ def init(
         name or settings.parse_address(vcenter)[0], vcenter, user, password_command, trust
     )
     context = _trusted(context)
-    connection, context = _logged_in(context, asked_user=asked_user)
-    with connection:
+    login, context = _logged_in(context, asked_user=asked_user)
+    with login.vsphere as connection:
         announce(ctx, context, connection)
         about = connection.vcenter
     before = settings.current()
@@ -90,6 +89,8 @@ def init(
                 f"'gpuvm context use {before}' switches back"
             )
         output.line(f"wrote {starter}" if starter else f"{spec.FILE} is there already: left alone")
+        if login.source == settings.PROMPT:
+            _offer_keyring(context, login.password)
         output.line("next: 'gpuvm doctor'")
     data = {
         "context": context.name,
@@ -156,11 +157,11 @@ def _pinning(context: Context, certificate: vsphere.Certificate) -> str:
     return f"'{' '.join(map(typed_word, words))}'"
 
 
-def _logged_in(context: Context, *, asked_user: bool) -> tuple[VSphere, Context]:
+def _logged_in(context: Context, *, asked_user: bool) -> tuple[Login, Context]:
     """Ask again for what was typed and refused, a few times: accounts get locked."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return connect(context), context
+            return log_in(context), context
         except LoginRefused as error:
             typed = error.wrong_password and error.source == settings.PROMPT
             if not typed or not interactive() or attempt == ATTEMPTS:
@@ -170,6 +171,22 @@ def _logged_in(context: Context, *, asked_user: bool) -> tuple[VSphere, Context]
             user = str(typer.prompt("User", default=context.user))
             context = context.model_copy(update={"user": user})
     raise AssertionError("the last attempt returns or raises")
+
+
+def _offer_keyring(context: Context, password: SecretStr) -> None:
+    """What was typed once need not be typed for each command."""
+    try:
+        where = keyrings.backend()
+    except NoKeyring:
+        return
+    if not ask(f"Keep the password in the keyring ({where})?", hint="'gpuvm login'"):
+        return
+    try:
+        keyrings.store(context.server, context.user, password)
+    except NoKeyring as error:
+        output.warn(f"the password is not kept: {error}")
+    else:
+        output.line("it is kept: 'gpuvm logout' deletes it")
 
 
 def _trust(ca_file: Path | None, sha256: str | None, *, insecure: bool) -> TLS:

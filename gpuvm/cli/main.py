@@ -47,6 +47,12 @@ COMMANDS = {
         "Make a vCenter known: ask, log in once to check, write a context and a starter "
         "gpuvm.yaml.",
     ),
+    "login": Command(
+        "login",
+        "login",
+        "Keep the vCenter's password in this system's keyring, after a login with it.",
+    ),
+    "logout": Command("login", "logout", "Delete the vCenter's password from the keyring."),
     "doctor": Command(
         "doctor",
         "run_checks",
@@ -306,7 +312,7 @@ def root(
         force=True,
     )
     # SOAP bodies and SSH packets may contain secrets: they are never logged, even with --debug.
-    for noisy in ("pyVmomi", "paramiko", "matplotlib"):
+    for noisy in ("pyVmomi", "paramiko", "matplotlib", "keyring"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

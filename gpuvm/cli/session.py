@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import typer
+from pydantic import SecretStr
 
 from gpuvm import settings, vsphere
 from gpuvm.cli import output
@@ -41,16 +42,36 @@ def connected(context: Context) -> Iterator[VSphere]:
         yield connection
 
 
+@dataclass(frozen=True)
+class Login:
+    """A connection, and the password that it was opened with."""
+
+    vsphere: VSphere
+    password: SecretStr
+    source: str
+
+
 def connect(context: Context) -> VSphere:
+    """Raises as ``log_in``."""
+    return log_in(context).vsphere
+
+
+def log_in(context: Context) -> Login:
     """Raises LoginRefused, which says where the refused password came from."""
     ask = getpass.getpass if interactive() else None
     password, source = settings.find_password(context, ask)
+    return log_in_with(context, password, source)
+
+
+def log_in_with(context: Context, password: SecretStr, source: str) -> Login:
+    """Raises LoginRefused, which says where the refused password came from."""
     try:
-        return vsphere.connect(context, password)
+        return Login(vsphere.connect(context, password), password, source)
     except LoginRefused as error:
+        kept = source == settings.KEYRING and error.wrong_password
         raise LoginRefused(
             f"{error}; the password is from {source}",
-            hint=error.hint,
+            hint="'gpuvm login' keeps another one in the keyring" if kept else error.hint,
             wrong_password=error.wrong_password,
             source=source,
         ) from None

@@ -14,6 +14,7 @@ SLOW = (
     "asyncssh",
     "cryptography",
     "jinja2",
+    "keyring",
     "matplotlib",
     "numpy",
     "paramiko",

@@ -42,16 +42,19 @@ class CommandLine:
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "GPUVM_CACHE_DIR": os.environ["GPUVM_CACHE_DIR"],
+            "PYTHON_KEYRING_BACKEND": os.environ["PYTHON_KEYRING_BACKEND"],
             "TF_CPP_MIN_LOG_LEVEL": "2",
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }
 
-    def __call__(self, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
+    def __call__(
+        self, *arguments: str, timeout_s: float = 300, stdin: str = "", **environment: str
+    ) -> Done:
         done = subprocess.run(
             [sys.executable, "-m", "gpuvm", *arguments],
             cwd=self.home,
             env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout_s,
