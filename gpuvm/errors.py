@@ -9,6 +9,7 @@
     ├── PreflightRefused          3   a check failed before anything was changed
     │   ├── Unplaceable               fewer GPUs are free than needed; has a table of their holders
     │   ├── NotVisible                a required object that this account cannot see
+    │   ├── DeploymentBusy            another command on this machine changes it; names that one
     │   ├── GPUsBusy                  a guest's GPUs are used by another run; names it
     │   ├── SharedAddress             another VM reports the address of this one; names it
     │   └── SeveralRefused            several of the above at once; 2 if one is bad input
@@ -147,6 +148,17 @@ class SeveralRefused(PreflightRefused):
         self.errors = tuple(errors)
         if any(isinstance(error, BadInput) for error in errors):
             self.exit_code = ExitCode.BAD_INPUT
+
+
+class DeploymentBusy(PreflightRefused):
+    """``holder`` says which command it is, whose and since when."""
+
+    def __init__(self, deployment: str, holder: str) -> None:
+        super().__init__(
+            f"'{deployment}' is being changed by another command on this machine: {holder}",
+            hint="--wait waits for its end",
+        )
+        self.holder = holder
 
 
 class GPUsBusy(PreflightRefused):

@@ -32,7 +32,7 @@ _CARRIED = {
     "--scale-down",
 }
 """Beside ``--context``: what says which VMs are meant, and what they should be."""
-_NEVER = {"--context", "--yes", "--json", "--debug"}
+_NEVER = {"--context", "--yes", "--wait", "--json", "--debug"}
 """Not repeated with the command that was typed: no hint may take a question away."""
 
 

@@ -83,6 +83,12 @@ HostsOption = Annotated[
 ScaleDownOption = Annotated[
     bool, typer.Option("--scale-down", help="Allow VMs to be removed to reach --hosts.")
 ]
+WaitOption = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Wait for another command on this machine that changes the deployment."
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AcceleratorOption = Annotated[
     str | None,

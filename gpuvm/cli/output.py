@@ -126,6 +126,11 @@ def marked(mark: tuple[str, str], message: str, hint: str | None) -> None:
         stdout.print(text((f"     {continued(completed(hint), by=5)}", "dim")))
 
 
+def note(message: str) -> None:
+    """Print a line beside the output, such as why nothing happens yet."""
+    stderr.print(text((continued(completed(message)), "dim")))
+
+
 def warn(message: str) -> None:
     _say("warning:", "yellow", message)
 

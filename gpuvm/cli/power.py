@@ -8,10 +8,17 @@ import typer
 
 from gpuvm import guest, lifecycle, planner, runs
 from gpuvm.cli import host_blocks, output, plan_output, progress, targets
-from gpuvm.cli.options import ClusterOption, DeploymentOptions, VMArgument, YesOption, grouped
+from gpuvm.cli.options import (
+    ClusterOption,
+    DeploymentOptions,
+    VMArgument,
+    WaitOption,
+    YesOption,
+    grouped,
+)
 from gpuvm.cli.output import State
 from gpuvm.cli.provision import Until, UntilOption, result_json, show_result
-from gpuvm.cli.session import Session, confirm, open_session
+from gpuvm.cli.session import Session, confirm, exclusive, open_session
 from gpuvm.errors import NotFound, PreflightRefused
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VM, UnreadableVM
@@ -29,6 +36,7 @@ def start(
     vms: VMArgument = None,
     until: UntilOption = Until.READY,
     cluster: ClusterOption = None,
+    wait: WaitOption = False,
     *,
     options: DeploymentOptions,
 ) -> None:
@@ -46,7 +54,10 @@ def start(
     wanted = options.spec(cluster=cluster)
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context, wanted.context) as session:
+    with (
+        open_session(ctx, options.context, wanted.context) as session,
+        exclusive(ctx, session, wanted.name, wait=wait),
+    ):
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
         hidden = planner.unreadable(wanted.name, inventory).values()
         chosen, away = _named(inventory.ours(wanted.name), list(hidden), vms, wanted.name)
@@ -69,6 +80,7 @@ def stop(
     ctx: typer.Context,
     vms: VMArgument = None,
     yes: YesOption = False,
+    wait: WaitOption = False,
     now: Annotated[
         bool, typer.Option("--now", help="Power off at once, without a guest shutdown.")
     ] = False,
@@ -88,7 +100,10 @@ def stop(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context, wanted.context) as session:
+    with (
+        open_session(ctx, options.context, wanted.context) as session,
+        exclusive(ctx, session, wanted.name, wait=wait),
+    ):
         found = session.vsphere.read_deployment(wanted.name)
         chosen, hidden = _named(found.ours, found.unreadable, vms, wanted.name)
         running = [vm for vm in chosen if vm.powered_on]

@@ -8,9 +8,9 @@ import typer
 
 from gpuvm import lifecycle
 from gpuvm.cli import host_blocks, output, plan_output, progress
-from gpuvm.cli.options import ScaleDownOption, SpecOptions, YesOption, grouped
+from gpuvm.cli.options import ScaleDownOption, SpecOptions, WaitOption, YesOption, grouped
 from gpuvm.cli.output import State
-from gpuvm.cli.session import Session, confirm, open_session
+from gpuvm.cli.session import Session, confirm, exclusive, open_session
 from gpuvm.events import Events
 from gpuvm.lifecycle import ApplyResult, Recorder
 from gpuvm.planner import Plan
@@ -33,6 +33,7 @@ def provision(
     options: SpecOptions,
     scale_down: ScaleDownOption = False,
     yes: YesOption = False,
+    wait: WaitOption = False,
     until: UntilOption = Until.READY,
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep VMs that failed, to examine them.")
@@ -63,7 +64,11 @@ def provision(
     state.if_it_fails = "'gpuvm doctor' shows what stands in the way"
     record = Recorder()
     events = Events(record)
-    with open_session(ctx, options.context, wanted.context) as session, contextlib.closing(record):
+    with (
+        open_session(ctx, options.context, wanted.context) as session,
+        exclusive(ctx, session, wanted.name, wait=wait),
+        contextlib.closing(record),
+    ):
         if create_snapshot:
             _ensure_snapshot(session, wanted, yes=yes)
         with events.phase("plan"):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import typer
 from pydantic import SecretStr
 
-from gpuvm import settings, vsphere
+from gpuvm import locks, paths, settings, vsphere
 from gpuvm.cli import output
 from gpuvm.cli.output import State
-from gpuvm.errors import BadInput, LoginRefused
+from gpuvm.errors import BadInput, DeploymentBusy, LoginRefused
+from gpuvm.locks import Holder
 from gpuvm.settings import Context, Insecure
 from gpuvm.text import visible
 from gpuvm.vsphere import VSphere
@@ -34,6 +35,28 @@ def open_session(
     with connected(context) as connection:
         announce(ctx, context, connection, line=announced)
         yield Session(context, connection)
+
+
+@contextmanager
+def exclusive(
+    ctx: typer.Context, session: Session, deployment: str, *, wait: bool
+) -> Iterator[None]:
+    """No other command of this machine changes the deployment meanwhile.
+
+    Raises DeploymentBusy, or waits for the other one. Against other machines, the vCenter decides:
+    names are unique in a folder.
+    """
+
+    def busy(holder: Holder | None) -> None:
+        who = str(holder) if holder else "one that has just begun"
+        if not wait:
+            raise DeploymentBusy(deployment, who)
+        output.note(f"waiting for another command on '{deployment}': {who}")
+
+    name = f"{session.vsphere.vcenter.instance_uuid}-{deployment}.lock"
+    command = f"gpuvm {ctx.ensure_object(State).command}"
+    with locks.held(paths.state_dir() / "locks" / name, command, busy):
+        yield
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import typer
 
 from gpuvm import lifecycle
 from gpuvm.cli import host_blocks, output, progress
-from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
+from gpuvm.cli.options import DeploymentOptions, WaitOption, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.provision import result_json
-from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.session import confirm, exclusive, open_session
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import Deployment, MoRef
@@ -23,6 +23,7 @@ from gpuvm.vsphere import CloneInFlight
 def teardown(
     ctx: typer.Context,
     yes: YesOption = False,
+    wait: WaitOption = False,
     with_disks: Annotated[
         bool,
         typer.Option("--with-disks", help="Also VMs with disks that were added later."),
@@ -51,7 +52,10 @@ def teardown(
     wanted = options.spec()
     state = ctx.ensure_object(State)
     events = Events()
-    with open_session(ctx, options.context, wanted.context) as session:
+    with (
+        open_session(ctx, options.context, wanted.context) as session,
+        exclusive(ctx, session, wanted.name, wait=wait),
+    ):
         coming = lifecycle.clones_in_flight(session.vsphere, wanted.name)
         found = _without_clones(session.vsphere.read_deployment(wanted.name), coming)
         left = {
