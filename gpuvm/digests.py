@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuvm import paths
-from gpuvm.files import write_atomic
+from gpuvm.files import DIGESTS, write_atomic
 
 _lock = threading.Lock()
 """Files for several guests are read by one thread, while the others wait."""
@@ -73,10 +73,12 @@ def _entry(file: Path, algorithm: str, cached: _Entry | None) -> _Entry:
 
 
 def _read(folder: Path) -> dict[str, _Entry]:
-    """The cached digests; empty when the file is missing or invalid."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    """The cached digests; empty when the file is missing, invalid or of another version."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, LookupError):
         cached = json.loads(_file(folder).read_text(encoding="utf-8"))
-        return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in cached.items()}
+        if cached.get("version") == DIGESTS.version:
+            entries = cached["digests"].items()
+            return {str(key): (int(e[0]), int(e[1]), str(e[2])) for key, e in entries}
     return {}
 
 
@@ -85,7 +87,7 @@ def _write(folder: Path, entries: Mapping[str, _Entry]) -> None:
     file = _file(folder)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(entries))
+        write_atomic(file, json.dumps({"version": DIGESTS.version, "digests": entries}))
 
 
 def _file(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Reads a YAML file into a pydantic model, with file and line in every error."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -23,8 +23,16 @@ DEEPEST = 20
 """How deeply a document may be nested: PyYAML reads by recursion."""
 
 
-def read_document(file: Path, model: type[Document], *, limit_kib: int = LIMIT_KIB) -> Document:
+def read_document(
+    file: Path,
+    model: type[Document],
+    *,
+    limit_kib: int = LIMIT_KIB,
+    check_version: Callable[[Path, object], None] | None = None,
+) -> Document:
     """The file as ``model``.
+
+    ``check_version`` sees the file's ``version`` before anything in it is judged.
 
     Raises BadInput with one line, ``gpuvm.yaml:7: acelerator: unknown key``, and Mistakes with
     such a line for each of several things that are wrong, in their order in the file.
@@ -37,6 +45,8 @@ def read_document(file: Path, model: type[Document], *, limit_kib: int = LIMIT_K
         data = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as error:
         raise _not_yaml(file, text, error) from None
+    if check_version is not None and isinstance(data, Mapping):
+        check_version(file, data.get("version"))
     try:
         read = model.model_validate({} if data is None else data)
     except ValidationError as error:

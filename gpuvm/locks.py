@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from typing_extensions import override
+
 from gpuvm.errors import BadInput
 
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -30,6 +32,7 @@ class Holder:
     user: str
     since: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.command} (pid {self.pid}, {self.user}, since {self.since})"
 

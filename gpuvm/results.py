@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -24,11 +24,12 @@ import gpuvm
 from gpuvm import ownership, paths
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
-from gpuvm.files import write_atomic
+from gpuvm.files import RUN, write_atomic
 from gpuvm.inventory import VCenter
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 SCHEMA: Final = 1
+"""As gpuvm.files.RUN has it."""
 
 
 class _Model(BaseModel):
@@ -196,7 +197,7 @@ def create(
         gpuvm_version=gpuvm.__version__,
     )
     if provisioning.exists():
-        (folder / "events.jsonl").write_bytes(provisioning.read_bytes())
+        write_atomic(folder / "events.jsonl", provisioning.read_bytes())
     run = Run(folder, manifest)
     run.update_vms(manifest.vms)
     return run
@@ -253,9 +254,11 @@ def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
 
 def _load(run_id: str) -> Run:
     folder = (paths.runs_dir() / run_id).absolute()
+    content = (folder / "manifest.json").read_bytes()
+    with suppress(ValueError, AttributeError):  # said below
+        RUN.check(folder / "manifest.json", json.loads(content).get("schema"))
     try:
-        text = (folder / "manifest.json").read_text(encoding="utf-8")
-        return Run(folder, Manifest.model_validate_json(text))
+        return Run(folder, Manifest.model_validate_json(content))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -297,11 +300,14 @@ class Recorder:
         What it has of the VMs in ``older``, which stay as they are, remains.
         """
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        file.unlink(missing_ok=True)
+        stay = [
+            line
+            for line in lines
+            if (event := _event(line)) and (event.vm in older or event.name == "plan")
+        ]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, "".join(f"{line}\n" for line in stay))
         self._sink = JsonlSink(file)
-        for event in map(_event, lines):
-            if event is not None and (event.vm in older or event.name == "plan"):
-                self._sink(event)
         for event in self._buffered:
             self._sink(event)
         self._buffered.clear()

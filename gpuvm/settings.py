@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpuvm import keyrings, paths, variables
+from gpuvm import files, keyrings, paths, variables
 from gpuvm.documents import read_document
 from gpuvm.errors import Ambiguous, BadInput, NoKeyring, NotFound
 from gpuvm.validation import matching, parsed, shown
@@ -87,6 +87,8 @@ class GuestSettings(_Model):
 
 
 class Context(_Model):
+    version: Literal[1] = 1
+    """Of the file; gpuvm.files.CONTEXT."""
     name: Annotated[
         str,
         matching(
@@ -165,7 +167,7 @@ def load(name: str | None = None, of_file: str | None = None) -> Context:
         if made is not None:
             return made
         raise NotFound("context", name, names())
-    return read_document(_file(name), Context)
+    return read_document(_file(name), Context, check_version=files.CONTEXT.check)
 
 
 def default_name(of_file: str | None = None) -> str | None:
@@ -204,8 +206,7 @@ def save(context: Context) -> Path:
     file = _file(context.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(context.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    file.touch(mode=0o600)
-    file.write_text(text, encoding="utf-8")
+    files.write_atomic(file, text, 0o600)
     use(context.name)
     return file
 
@@ -307,7 +308,7 @@ def _chosen() -> list[str]:
 def _write_chosen(chosen: list[str]) -> None:
     file = paths.config_dir() / "current"
     if chosen:
-        file.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        files.write_atomic(file, "\n".join(chosen) + "\n")
     else:
         file.unlink(missing_ok=True)
 

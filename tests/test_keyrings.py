@@ -18,12 +18,16 @@ CONTEXT = Context(name="site", vcenter="VC.example", user="alice@vsphere.local")
 SECRET = SecretStr("kept")
 
 
+def made(ring: type[KeyringBackend]) -> KeyringBackend:
+    return ring()
+
+
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("GPUVM_TEST_KEYRING", str(tmp_path / "keyring.json"))
     monkeypatch.setattr(keyrings, "_silent", set())
     before = keyring.get_keyring()
-    keyring.set_keyring(FileKeyring())
+    keyring.set_keyring(made(FileKeyring))
     yield tmp_path / "keyring.json"
     keyring.set_keyring(before)
 
@@ -58,17 +62,17 @@ def test_command_and_environment_come_before_it_and_the_prompt_after(
 @pytest.mark.parametrize(
     ("ring", "reason"),
     [
-        (fail.Keyring(), "this system has no keyring"),
-        (null.Keyring(), "this system has no keyring"),
-        (LockedKeyring(), "the keyring refused: Failed to unlock the collection!"),
-        (SilentKeyring(), "the keyring did not answer within 0.01 seconds"),
+        (fail.Keyring, "this system has no keyring"),
+        (null.Keyring, "this system has no keyring"),
+        (LockedKeyring, "the keyring refused: Failed to unlock the collection!"),
+        (SilentKeyring, "the keyring did not answer within 0.01 seconds"),
     ],
 )
 def test_without_one_that_answers_the_prompt_is_left(
-    ring: KeyringBackend, reason: str, monkeypatch: pytest.MonkeyPatch
+    ring: type[KeyringBackend], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyrings, "ANSWER_S", 0.01 if "within" in reason else keyrings.ANSWER_S)
-    keyring.set_keyring(ring)
+    keyring.set_keyring(made(ring))
     assert settings.find_password(CONTEXT, lambda _: "asked")[1] == settings.PROMPT
     with pytest.raises(BadInput) as caught:
         settings.find_password(CONTEXT, None)
@@ -82,6 +86,6 @@ def test_without_one_that_answers_the_prompt_is_left(
 
 
 def test_one_that_keeps_nothing() -> None:
-    keyring.set_keyring(ForgetfulKeyring())
+    keyring.set_keyring(made(ForgetfulKeyring))
     with pytest.raises(NoKeyring, match="did not keep"):
         keyrings.store(CONTEXT.server, CONTEXT.user, SECRET)

@@ -13,6 +13,7 @@ from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.doctor import Check, CheckInput, TrialPlan
 from gpuvm.errors import BadInput, ExitCode
+from gpuvm.files import write_output
 from gpuvm.inventory import Inventory
 from gpuvm.privileges import Required
 
@@ -78,7 +79,7 @@ def run_checks(
 
 def _write(file: Path, anonymous: dict[str, Any]) -> None:
     try:
-        file.write_text(dumps(anonymous, indent=2) + "\n", encoding="utf-8")
+        write_output(file, dumps(anonymous, indent=2) + "\n")
     except OSError as error:
         raise BadInput(f"--report: cannot write {file}: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import BadInput, PreflightRefused, SeveralRefused
 from gpuvm.export import Engine, Member
+from gpuvm.files import write_new
 from gpuvm.guest import Endpoint, ssh_config
 from gpuvm.settings import Context
 
@@ -116,7 +117,6 @@ def _not_included(engine: Engine) -> list[PreflightRefused]:
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
+        write_new(file, text)
     except OSError as error:
         raise BadInput(f"cannot write {file}: {error.strerror or error}") from None

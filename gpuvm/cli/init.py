@@ -1,5 +1,6 @@
 """gpuvm init: asks for a vCenter, checks it, and writes a context and a starter gpuvm.yaml."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Login, announce, ask, interactive, log_in
 from gpuvm.errors import BadInput, LoginRefused, NoKeyring, Untrusted
+from gpuvm.files import write_new
 from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
 from gpuvm.text import typed_word
@@ -219,6 +221,7 @@ def _starter() -> Path | None:
     """Writes the commented starter, unless there is a gpuvm.yaml already."""
     if spec.FILE.exists():
         return None
-    text = resource("templates/gpuvm.yaml").read_text(encoding="utf-8")
-    spec.FILE.write_text(text, encoding="utf-8")
-    return spec.FILE
+    with suppress(FileExistsError):
+        write_new(spec.FILE, resource("templates/gpuvm.yaml").read_bytes())
+        return spec.FILE
+    return None

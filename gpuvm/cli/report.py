@@ -14,6 +14,7 @@ from gpuvm.cli import completion, output, run_summary
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.errors import BadInput
+from gpuvm.files import write_output
 
 
 class Format(enum.StrEnum):
@@ -94,7 +95,7 @@ def _write_text(
     state = ctx.ensure_object(State)
     if file is not None:
         try:
-            file.write_text(text, encoding="utf-8")
+            write_output(file, text)
         except OSError as error:
             raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
     elif not state.json:

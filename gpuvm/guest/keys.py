@@ -5,8 +5,6 @@ keys are stored by instance UUID and generation, never by address.
 """
 
 import contextlib
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gpuvm import paths
 from gpuvm.errors import BadInput
+from gpuvm.files import write_atomic, write_new
 from gpuvm.settings import Context
 
 
@@ -29,7 +28,7 @@ def ensure_key_pair(context: Context) -> str:
         file.parent.chmod(0o700)
         _write_new(file, Ed25519PrivateKey.generate())
     line = f"{_public_key(file)} gpuvm-{context.name}"
-    file.with_suffix(".pub").write_text(f"{line}\n", encoding="ascii")
+    write_atomic(file.with_suffix(".pub"), f"{line}\n")
     return line
 
 
@@ -40,12 +39,8 @@ def _write_new(file: Path, key: Ed25519PrivateKey) -> None:
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as private:
-        private.write(text)
     with contextlib.suppress(FileExistsError):
-        os.link(new, file)
-    new.unlink()
+        write_new(file, text, 0o600)
 
 
 def _public_key(file: Path) -> str:
@@ -81,7 +76,7 @@ def preferred(keys: Sequence[str], algorithms: Sequence[str]) -> tuple[str, ...]
 def keep(identity: str, keys: Sequence[str]) -> None:
     file = _file(identity)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+    write_atomic(file, "".join(f"{key}\n" for key in keys))
 
 
 def forget(instance_uuid: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from gpuvm.files import write_atomic
 from gpuvm.guest.connection import Endpoint
 from gpuvm.guest.streams import CHUNK
 
@@ -57,7 +58,7 @@ def opened(
     """``host_key`` (type and base64) is the one that the guest must present."""
     with tempfile.TemporaryDirectory(prefix="gpuvm-") as folder:
         known_hosts = Path(folder, "known_hosts")
-        known_hosts.write_text(f"{ALIAS} {host_key}\n", encoding="ascii")
+        write_atomic(known_hosts, f"{ALIAS} {host_key}\n")
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
                 _command(endpoint, known_hosts, command),

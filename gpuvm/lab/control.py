@@ -172,7 +172,7 @@ def _start(
         identity = requested.instance_uuid or str(uuid.uuid4())
         chosen = {"address_block": block.block, "instance_uuid": identity}
         description = requested.model_copy(update=chosen)
-        folder.description_file.write_text(description.to_json(), encoding="utf-8")
+        write_atomic(folder.description_file, description.to_json())
         _write_passwords(folder, description)
         current = settings.current()
         previous = None if current == options.name else current

@@ -1,6 +1,7 @@
 """A lab's files, all below ``labs/NAME`` in gpuvm's state folder.
 
-lab.json          how it was started: address block, SSH port, the two processes
+lab.json          how it was started: address block, SSH port, the two processes; its version is
+                  that of the whole folder
 description.json  the lab's description, as gpuvm-vcsim reads it
 passwords.json    one for each account; ``password`` the administrator's alone (both 0600)
 ca.pem ready.json written by gpuvm-vcsim
@@ -10,17 +11,18 @@ guests/VM/        one folder for each VM: see gpuvm.lab.guest.boot
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gpuvm import paths
-from gpuvm.files import write_atomic
+from gpuvm.files import LAB, write_atomic
 from gpuvm.lab.description import Description
 from gpuvm.lab.processes import ProcessId
 
@@ -34,6 +36,7 @@ class _Record(BaseModel):
 class LabRecord(_Record):
     """``previous_context`` was the current context before ``lab up``."""
 
+    version: Literal[1] = 1
     address_block: str
     ssh_port: int
     previous_context: str | None
@@ -104,6 +107,10 @@ class LabFolder:
         return self.path / "ready.json"
 
     def record(self) -> LabRecord | None:
+        """None when it is missing or damaged. Raises BadInput for that of a newer gpuvm."""
+        with suppress(OSError, ValueError, AttributeError):
+            found = json.loads((self.path / "lab.json").read_bytes()).get("version")
+            LAB.check(self.path / "lab.json", found)
         return _read(self.path / "lab.json", LabRecord)
 
     def description(self) -> Description | None:
@@ -152,7 +159,7 @@ def locked() -> Iterator[None]:
 
 
 def _read(file: Path, model: type[Record]) -> Record | None:
-    """None when it is missing or was written by another version of gpuvm."""
+    """None when it is missing or damaged."""
     try:
         return model.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):

@@ -31,7 +31,7 @@ class Site:
                 filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))
             ),
         }
-        self.init = (
+        self.init: tuple[str, ...] = (
             "init",
             "--vcenter",
             rig.context.vcenter,
@@ -119,16 +119,16 @@ def test_what_comes_first_is_said(site: Site) -> None:
 
 
 def test_without_a_keyring_nothing_is_lost(site: Site) -> None:
-    none = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
+    headless = _with(site.gpuvm, PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring")
     for command in (("login", "--password-stdin"), ("logout",)):
-        refused = site.gpuvm(*command, stdin=site.password, **none)
+        refused = headless(*command, stdin=site.password)
         assert refused.exit_code == 2
         error, hint = refused.stderr.strip().splitlines()
         assert error == "error: this system has no keyring"
         assert "password_command" in hint
         assert "GPUVM_PASSWORD" in hint
-    assert site.gpuvm("gpus", GPUVM_PASSWORD=site.password, **none).exit_code == 0
-    with Terminal(_with(site.gpuvm, **none), *site.init) as terminal:
+    assert headless("gpus", GPUVM_PASSWORD=site.password).exit_code == 0
+    with Terminal(headless, *site.init) as terminal:
         terminal.read_until("Password for")
         terminal.press(f"{site.password}\n".encode())
         assert "Keep the password" not in terminal.read_until("next:")

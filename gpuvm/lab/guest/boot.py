@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gpuvm.files import write_atomic
+
 TROUBLES = "guestinfo.lab.troubles"
 """Set in a template's ``extra_config``, or in that of gpuvm.yaml; docs/lab.md lists them."""
 
@@ -46,7 +48,7 @@ class Boot:
         return frozenset(self.guestinfo.get(TROUBLES, "").replace(" ", "").split(",")) - {""}
 
     def save(self, file: Path) -> None:
-        file.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        write_atomic(file, json.dumps(asdict(self), indent=1))
 
     @staticmethod
     def load(file: Path) -> "Boot":
