@@ -3,7 +3,7 @@
 # make soak    all kill points, of which make test takes a sample; takes hours
 # make engines other people's programs: SkyPilot, dstack and Ray read gpuvm's exports, Terraform and
 #              Ansible use the lab (downloads 1 GB)
-# make check   formatting, lint, types, layers, YAML
+# make check   formatting, lint, types, layers, YAML, known vulnerabilities where their lists answer
 # make light   checks, and the tests that need no lab and no TensorFlow, in a small environment
 # make lab     the simulated vCenter alone, in the background
 # make lock    updates the lock files in requirements/
@@ -32,10 +32,10 @@ engines: $(INSTALLED)
 	$(BIN)/pytest -q -m engines
 
 check: $(INSTALLED)
-	$(call checks,$(BIN))
+	$(call checks,$(BIN),requirements/dev.txt)
 
 light: .venv-light/.installed
-	$(call checks,.venv-light/bin)
+	$(call checks,.venv-light/bin,requirements/light.txt)
 	.venv-light/bin/pytest -q --light tests
 
 define checks
@@ -44,6 +44,7 @@ define checks
 	$(1)/mypy
 	$(1)/lint-imports
 	$(1)/yamllint --strict .
+	$(1)/python requirements/audit.py $(2)
 endef
 
 # A second call needs no download: the stamp is as new as what it was installed from.
