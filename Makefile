@@ -6,6 +6,7 @@
 # make check   formatting, lint, types, layers, YAML, known vulnerabilities where their lists answer
 # make light   checks, and the tests that need no lab and no TensorFlow, in a small environment
 # make lab     the simulated vCenter alone, in the background
+# make release sdist, wheel and SBOM of the last commit, in dist/
 # make lock    updates the lock files in requirements/
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test soak engines check light lab lock clean
+.PHONY: demo test soak engines check light lab lock release clean
 
 demo: $(INSTALLED)
 	$(BIN)/gpuvm demo
@@ -62,11 +63,17 @@ define install
 	touch $@
 endef
 
+release: $(INSTALLED)
+	BIN=$(BIN) .ci/release dist
+
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --all-extras pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --no-annotate --extra dev pyproject.toml -o requirements/light.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --constraint requirements/dev.txt pyproject.toml \
+		-o requirements/runtime.txt
 
 clean:
 	rm -rf .venv .venv-light build dist

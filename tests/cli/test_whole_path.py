@@ -9,11 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import interrupt
+from commands import CommandLine, interrupt
+from pyVim import connect as pyvim
+from pyVmomi import vim
+from secrets_search import Recorded, command_lines, key_lines, places
+
+from gpuvm.settings import parse_address
 
 Lab = Any
 
+TOKEN = "token-that-a-run-is-given-and-nobody-else"
+
 SMALL = ("--steps", "12", "--encoder-steps", "8", "--scenes", "192", "--beam", "1")
+
+
+@pytest.fixture(scope="module")
+def lab(lab: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """The lab's command line, with a record of all that it is given and prints."""
+    return Recorded(lab, tmp_path_factory.mktemp("seen"))
 
 
 def test_context_is_the_lab(lab: Lab) -> None:
@@ -38,6 +51,7 @@ def test_interrupted_provision_leaves_marked_vms_and_reports_them(lab: Lab) -> N
     _wait_for_line(process, "cloning")
     interrupt(process)
     _, message = process.communicate(timeout=60)
+    lab.said.append(message)
     assert process.returncode == 130, message
     assert "gpuvm provision --hosts 2" in message
     assert "gpuvm teardown" in message
@@ -45,7 +59,7 @@ def test_interrupted_provision_leaves_marked_vms_and_reports_them(lab: Lab) -> N
 
 
 def test_provision_continues_where_it_was_interrupted(lab: Lab) -> None:
-    envelope = lab("provision", "--hosts", "4", "--json").json
+    envelope = lab("--debug", "provision", "--hosts", "4", "--json").json
     assert envelope["exit_code"] == 0, envelope
     vms = envelope["data"]["vms"]
     assert [vm["vm"] for vm in vms] == ["gpuvm-01", "gpuvm-02", "gpuvm-03", "gpuvm-04"]
@@ -104,7 +118,8 @@ def test_untrusted_certificate_is_one_line(lab: Lab) -> None:
 
 @pytest.mark.tensorflow
 def test_run_distributed(lab: Lab) -> None:
-    done = lab("run", "captioning", "--distributed", "--json", "--", *SMALL, timeout_s=400)
+    options = ("--distributed", "--json", "--debug", "--secret", "TOKEN")
+    done = lab("run", "captioning", *options, "--", *SMALL, timeout_s=400, TOKEN=TOKEN)
     assert done.exit_code == 0, done.stderr
     run = Path(done.json["data"]["dir"])
     run = run if run.is_absolute() else lab.home / run
@@ -139,6 +154,49 @@ def test_a_worker_that_dies_ends_the_run(lab: Lab) -> None:
     assert "gpuvm-02" in done.stderr
     assert "out of luck" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_password_from_environment_and_keyring(lab: Lab) -> None:
+    password = next(lab.home.glob("**/labs/lab/password")).read_text().strip()
+    own = _context_with(lab, "own", password_command=None)
+    known = lab("--debug", "status", "--context", own, GPUVM_PASSWORD=password)
+    assert known.exit_code == 0, known.stderr
+    kept = lab("--debug", "login", "--password-stdin", "--context", own, stdin=password)
+    assert kept.exit_code == 0, kept.stderr
+    assert lab("--debug", "gpus", "--context", own).exit_code == 0
+    assert lab("logout", "--context", own).exit_code == 0
+
+
+@pytest.mark.tensorflow
+def test_no_secret_is_anywhere_but_in_its_own_file(lab: Lab) -> None:
+    (folder,) = lab.home.glob("**/labs/lab")
+    (key,) = lab.home.glob("**/keys/lab/id_ed25519")
+    passwords = json.loads((folder / "passwords.json").read_text())
+    administrator = (folder / "password").read_text().strip()
+    own_files: dict[str, set[Path]] = {
+        password: {folder / "passwords.json"} for password in passwords.values()
+    }
+    own_files[administrator].add(folder / "password")
+    own_files |= {line: {key} for line in key_lines(key)}
+    for host_key in folder.glob("guests/*/disk/ssh/*_key"):
+        own_files |= {line: {host_key} for line in key_lines(host_key)}
+    own_files |= {cookie: set() for cookie in lab.seen("cookie")}
+    own_files[TOKEN] = set()
+    assert len(lab.seen("cookie")) > 10, "each command that logs in was given one"
+    assert any("'cat'" in started for started in lab.seen("started")), "the password command"
+    texts = {
+        "what was typed and printed": "\n".join(lab.said),
+        "the arguments of programs": "\n".join(lab.seen("started")),
+        "the arguments of processes": "\n".join(command_lines()),
+        "the vCenter": _of_all_vms(lab, administrator),
+    }
+    assert "gpuvm.generation" in texts["the vCenter"]
+    assert "gpuvm.lab.supervisor" in texts["the arguments of processes"]
+    assert min(map(len, own_files)) > 20
+    assert places(own_files, lab.home, texts) == {
+        secret: {str(file.relative_to(lab.home)) for file in files}
+        for secret, files in own_files.items()
+    }
 
 
 def test_teardown_needs_yes_without_a_terminal(lab: Lab) -> None:
@@ -192,6 +250,23 @@ def _context_with(lab: Lab, name: str, **changes: Any) -> str:
     changed = yaml.safe_load(file.read_text()) | {"name": name} | changes
     file.with_name(f"{name}.yaml").write_text(yaml.safe_dump(changed))
     return name
+
+
+def _of_all_vms(lab: Lab, password: str) -> str:
+    """All that the vCenter shows of its VMs: extraConfig, annotations, names of files."""
+    import yaml
+
+    context = yaml.safe_load(next(lab.home.glob("**/contexts/lab.yaml")).read_text())
+    host, port = parse_address(context["vcenter"])
+    client: Any = pyvim.SmartConnect(
+        host=host, port=port, user=context["user"], pwd=password, disableSslCertValidation=True
+    )
+    content = client.RetrieveContent()
+    kinds = [vim.VirtualMachine]
+    view = content.viewManager.CreateContainerView(content.rootFolder, kinds, True)
+    shown = "\n".join(f"{vm.config}{vm.summary}" for vm in view.view)
+    pyvim.Disconnect(client)
+    return shown
 
 
 def _wait_for_line(process: Any, text: str) -> None:
