@@ -105,11 +105,12 @@ def go_verdict(status: int, stdout: str, stderr: str) -> Verdict:
 
 def _go() -> str:
     """Go from PATH, or that of the wheel."""
-    from gpuvm.lab import build  # noqa: PLC0415 - not needed where there is no answer
+    from gpuvm.errors import LabError  # noqa: PLC0415 - not needed where there is no answer
+    from gpuvm.lab import build  # noqa: PLC0415
 
     try:
         return str(build.toolchain(build.needed_version(build.SOURCE)).go)
-    except build.LabError as error:
+    except LabError as error:
         raise FileNotFoundError(str(error)) from None
 
 
