@@ -96,6 +96,16 @@ class Host:
         unread = f"its PCI devices cannot be read ({self.problem})" if self.problem else None
         return self.hidden or unread
 
+    @property
+    def remedy(self) -> str:
+        """What makes an unusable host usable."""
+        if self.unreachable is not None:
+            return f"power on or reconnect {self.name}"
+        if self.in_maintenance_mode or self.in_quarantine_mode:
+            mode = "maintenance" if self.in_maintenance_mode else "quarantine"
+            return f"take {self.name} out of {mode} mode"
+        return f"'gpuvm doctor' says what this account may not read of {self.name}, or what failed"
+
 
 @dataclass(frozen=True)
 class Cluster:

@@ -19,6 +19,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Why a host takes no new VM, and what would change that."""
+
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Step:
     """The action for one VM; ``vm`` is the existing VM, None for one to create.
 

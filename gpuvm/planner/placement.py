@@ -1,6 +1,7 @@
 """Placement of new VMs on hosts: one per host, pack or spread."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuvm.accelerators import VGPU, DeviceGroup, DynamicPassthrough, Passthrough
@@ -9,7 +10,7 @@ from gpuvm.errors import Unplaceable
 from gpuvm.fitting import fits
 from gpuvm.inventory import Host, Inventory
 from gpuvm.planner.capacity import HostCapacity
-from gpuvm.planner.model import Finding, Step
+from gpuvm.planner.model import Finding, LeftOut, Step
 from gpuvm.spec import ClusterSpec
 from gpuvm.text import typed_word
 
@@ -28,19 +29,19 @@ def place(
     missing: int,
     existing: Sequence[Step],
     needed_gib: float,
-    why_left_out: Callable[[Host], str | None],
+    why_left_out: Callable[[Host], LeftOut | None],
 ) -> tuple[list[Place], list[Finding]]:
     """Return a place for each of ``missing`` new VMs, and findings about hosts that are left out.
 
     ``why_left_out`` returns why a host takes no new VM, GPUs and memory aside. ``inventory`` is the
     one after the steps ``existing``. Raises Unplaceable, with the table of GPUs and their holders.
     """
-    capacities, findings = _capacities(spec, inventory, existing, needed_gib, why_left_out)
+    capacities, left_out = _capacities(spec, inventory, existing, needed_gib, why_left_out)
     policies = {"one-per-host": _one_per_host, "pack": _pack, "spread": _spread}
     places = list(policies[spec.placement](spec, capacities, missing))
     if len(places) < missing:
-        raise _unplaceable(spec, inventory, existing, missing, len(places), findings)
-    return places, findings
+        raise _unplaceable(spec, inventory, existing, missing, len(places), left_out)
+    return places, _findings(left_out)
 
 
 def no_gpu_at_all(inventory: Inventory) -> Unplaceable:
@@ -55,24 +56,41 @@ def _capacities(
     inventory: Inventory,
     existing: Sequence[Step],
     needed_gib: float,
-    why_left_out: Callable[[Host], str | None],
-) -> tuple[list[HostCapacity], list[Finding]]:
+    why_left_out: Callable[[Host], LeftOut | None],
+) -> tuple[list[HostCapacity], dict[LeftOut, list[str]]]:
     capacities: list[HostCapacity] = []
-    left_out: dict[str, list[str]] = {}
+    left_out: dict[LeftOut, list[str]] = {}
     for host in inventory.hosts:
         capacity = HostCapacity(host, spec, needed_gib)
         capacity.vms = sum(step.runs_on.name == host.name for step in existing)
         full = spec.placement == "one-per-host" and capacity.vms >= spec.per_host
-        why = host.unusable or capacity.too_small or capacity.no_system_id or why_left_out(host)
+        why = _why(host, capacity) or why_left_out(host)
         if why is None:
             capacities.append(capacity)
         elif not full:
             left_out.setdefault(why, []).append(host.name)
-    return capacities, [_left_out(why, hosts) for why, hosts in left_out.items()]
+    return capacities, left_out
 
 
-def _left_out(why: str, hosts: Sequence[str]) -> Finding:
+def _why(host: Host, capacity: HostCapacity) -> LeftOut | None:
+    if host.unusable:
+        return LeftOut(host.unusable, host.remedy)
+    if capacity.too_small:
+        return LeftOut(capacity.too_small, "a lower memory_gib, or free memory on the hosts")
+    if capacity.no_system_id:
+        return LeftOut(capacity.no_system_id, "'gpuvm doctor' says what is missing")
+    return None
+
+
+def _findings(left_out: Mapping[LeftOut, Sequence[str]]) -> list[Finding]:
     """Hosts of one kind are left out for one reason."""
+    by_reason: dict[str, list[str]] = {}
+    for reason, hosts in left_out.items():
+        by_reason.setdefault(reason.why, []).extend(hosts)
+    return [_finding(why, hosts) for why, hosts in by_reason.items()]
+
+
+def _finding(why: str, hosts: Sequence[str]) -> Finding:
     more = f" and {len(hosts) - SHOWN_HOSTS} more" if len(hosts) > SHOWN_HOSTS else ""
     verb = "is" if len(hosts) == 1 else "are"
     return Finding(f"{', '.join(hosts[:SHOWN_HOSTS])}{more} {verb} left out: {why}")
@@ -129,9 +147,9 @@ def _unplaceable(
     existing: Sequence[Step],
     missing: int,
     fitting: int,
-    findings: Sequence[Finding],
+    left_out: Mapping[LeftOut, Sequence[str]],
 ) -> Unplaceable:
-    reasons = "".join(f"; {finding.text}" for finding in findings)
+    reasons = "".join(f"; {finding.text}" for finding in _findings(left_out))
     capacity = f"{inventory.cluster.name} has {fitting} host{'' if fitting == 1 else 's'} left"
     if spec.placement != "one-per-host" or spec.per_host > 1:
         capacity = f"{inventory.cluster.name} has room for {fitting}"
@@ -139,7 +157,9 @@ def _unplaceable(
         f"{missing} more VM{'s' if missing > 1 else ''} needed, "
         f"{capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_hint(spec, inventory, len(existing), missing, fitting),
+        hint=_hint(spec, inventory, len(existing), missing, fitting)
+        or _remedies(left_out)
+        or "ask for less: 'gpuvm gpus' lists what there is",
     )
 
 
@@ -156,7 +176,7 @@ def _need(spec: ClusterSpec) -> str:
 
 def _hint(
     spec: ClusterSpec, inventory: Inventory, existing: int, missing: int, fitting: int
-) -> str:
+) -> str | None:
     """What to do, from what keeps the VMs out: kind, state, how many on one host, how many at all.
 
     A name that is nowhere in the cluster is said before how many would fit.
@@ -174,11 +194,15 @@ def _hint(
     elif whole and any(free.values()):
         told = _not_on_one_host(spec, max(free.values()), sum(free.values()), missing)
     most = (existing + fitting) // spec.per_host
-    return told or (
-        f"at most --hosts {most} fits now"
-        if most
-        else "ask for less, or change what leaves the hosts out; 'gpuvm gpus' lists them all"
-    )
+    return told or (f"at most --hosts {most} fits now" if most else None)
+
+
+def _remedies(left_out: Mapping[LeftOut, Sequence[str]]) -> str:
+    """For what leaves out the most hosts, and the second most."""
+    weights: Counter[str] = Counter()
+    for reason, hosts in left_out.items():
+        weights[reason.remedy] += len(hosts)
+    return "; or ".join(remedy for remedy, _ in weights.most_common(2))
 
 
 def _not_of_the_cluster(spec: ClusterSpec, inventory: Inventory) -> str:

@@ -23,7 +23,7 @@ from gpuvm.inventory import (
 from gpuvm.planner import capacity, mmio
 from gpuvm.planner.allocations import after_removal, after_step
 from gpuvm.planner.capacity import device_memory_gib
-from gpuvm.planner.model import Action, Finding, Plan, Step
+from gpuvm.planner.model import Action, Finding, LeftOut, Plan, Step
 from gpuvm.planner.placement import Place, no_gpu_at_all, place
 from gpuvm.planner.restart import check_shown, start_step
 from gpuvm.planner.sameness import differences
@@ -280,13 +280,18 @@ def _steps_to_create(
 
 def _why_left_out(
     spec: ClusterSpec, inventory: Inventory, template: VMTemplate | None, cpus: int | None
-) -> Callable[[Host], str | None]:
+) -> Callable[[Host], LeftOut | None]:
     """Return a function that says why a host takes no new VM, GPUs and memory aside."""
     storage = Storage(spec, inventory, template)
 
-    def why(host: Host) -> str | None:
-        too_new = selection.too_new_for(template, host) if template is not None else None
-        return capacity.too_few_cpus(host, cpus) or too_new or storage.why_left_out(host)
+    def why(host: Host) -> LeftOut | None:
+        if too_few := capacity.too_few_cpus(host, cpus):
+            return LeftOut(too_few, "cpus: at most a host's logical ones")
+        if template is not None and (too_new := selection.too_new_for(template, host)):
+            return LeftOut(too_new, "a template with older virtual hardware, or a newer ESXi")
+        if no_datastore := storage.why_left_out(host):
+            return LeftOut(no_datastore, "--datastore names another, or make one usable there")
+        return None
 
     return why
 

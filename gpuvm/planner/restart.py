@@ -48,10 +48,13 @@ def start_step(vm: VM, inventory: Inventory) -> Step:
         )
     host = _host(vm, inventory)
     if host.unusable and not _may_change_host(vm):
-        raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}")
+        raise PreflightRefused(f"{vm.name} is on {host.name}: {host.unusable}", hint=host.remedy)
     unreachable = _unreachable_disks(vm, host, inventory)
     if unreachable and not _may_change_host(vm):
-        raise PreflightRefused(f"{host.name} cannot access the disks of {vm.name}: {unreachable}")
+        raise PreflightRefused(
+            f"{host.name} cannot access the disks of {vm.name}: {unreachable}",
+            hint=f"give {host.name} access to the datastore again",
+        )
     candidates = [host] if not host.unusable and not unreachable else []
     if _may_change_host(vm) and vm.devices:
         candidates += [
@@ -171,7 +174,7 @@ def _no_gpu_free(vm: VM, host: Host, inventory: Inventory) -> Unplaceable:
         f"{vm.name} cannot be powered on: "
         + (why or "no host has the free GPUs and memory that it needs"),
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_no_gpu_hint(held),
+        hint=_no_gpu_hint(held) + _free_elsewhere(held, inventory),
     )
 
 
@@ -185,3 +188,20 @@ def _no_gpu_hint(held: Sequence[GPU]) -> str:
             enable = f"'gpuvm passthrough enable {typed_word(gpu.host)}'"
             return f"{enable}, with --reboot if the host needs one"
     return "stop the VM that holds it, or wait: 'gpuvm gpus' lists the holders"
+
+
+def _free_elsewhere(held: Sequence[GPU], inventory: Inventory) -> str:
+    """A VM with a fixed device stays on its host: another one can have a GPU of another host."""
+    here, models = {gpu.host for gpu in held}, {(gpu.vendor_id, gpu.device_id) for gpu in held}
+    hosts = [
+        host.name
+        for host in inventory.hosts
+        if not host.unusable
+        and host.name not in here
+        and any(gpu.free and (gpu.vendor_id, gpu.device_id) in models for gpu in host.gpus)
+    ]
+    if not hosts:
+        return ""
+    return (
+        f"; one is free on {', '.join(hosts[:4])}: 'gpuvm provision --name NAME' creates VMs there"
+    )
