@@ -23,6 +23,7 @@ func (lab *Lab) applySpec(vm *mo.VirtualMachine, spec *types.VirtualMachineConfi
 	if fault != nil {
 		return fault
 	}
+	lab.placeDisks(c, devices)
 	intoGroups(devices, keys)
 	c.Hardware.Device, c.DeviceGroups = devices, groups
 	vm.Network = lab.networksOf(devices)

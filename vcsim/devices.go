@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vmware/govmomi/vim25/mo"
@@ -125,6 +127,46 @@ func completeDisk(disk *types.VirtualDisk) {
 		disk.CapacityInBytes = disk.CapacityInKB << 10
 	}
 	disk.CapacityInKB = disk.CapacityInBytes >> 10
+}
+
+// placeDisks names the file of disks for which the client named none, or a datastore only, and the
+// datastore of each.
+func (lab *Lab) placeDisks(c *types.VirtualMachineConfigInfo, devices []types.BaseVirtualDevice) {
+	for i, device := range devices {
+		disk, ok := device.(*types.VirtualDisk)
+		if !ok {
+			continue
+		}
+		backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+		if !ok || backing.Datastore != nil && strings.HasSuffix(backing.FileName, ".vmdk") {
+			continue
+		}
+		own := *backing
+		folder := path.Dir(c.Files.VmPathName)
+		if store := lab.storeOfDisk(backing); store != "" {
+			_, below, _ := strings.Cut(folder, "] ")
+			folder = "[" + store + "] " + below
+		}
+		if !strings.HasSuffix(own.FileName, ".vmdk") {
+			own.FileName = fmt.Sprintf("%s/%s_%d.vmdk", folder, c.Name, disk.Key-2000)
+		}
+		if datastore := lab.datastoreOf(own.FileName); datastore.Value != "" {
+			own.Datastore = &datastore
+		}
+		placed := cloneDevice(disk).(*types.VirtualDisk)
+		placed.Backing = &own
+		devices[i] = placed
+	}
+}
+
+// storeOfDisk returns the name of the datastore that the client named, or "".
+func (lab *Lab) storeOfDisk(backing *types.VirtualDiskFlatVer2BackingInfo) string {
+	for name, r := range lab.datastores {
+		if strings.HasPrefix(backing.FileName, "["+name+"]") || backing.Datastore != nil && *backing.Datastore == r {
+			return name
+		}
+	}
+	return ""
 }
 
 func passthroughSummary(backing types.BaseVirtualDeviceBackingInfo) string {

@@ -75,8 +75,12 @@ func (lab *Lab) datastoreOfPath(files *types.VirtualMachineFileInfo) ref {
 	if files == nil {
 		return ref{}
 	}
+	return lab.datastoreOf(files.VmPathName)
+}
+
+func (lab *Lab) datastoreOf(path string) ref {
 	for name, r := range lab.datastores {
-		if strings.HasPrefix(files.VmPathName, "["+name+"]") {
+		if strings.HasPrefix(path, "["+name+"]") {
 			return r
 		}
 	}

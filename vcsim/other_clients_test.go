@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"testing"
@@ -296,5 +297,30 @@ func TestVMsBrowserDescribesItsOwnHardware(t *testing.T) {
 	_, err = methods.QueryConfigOption(r.ctx, r.client.Client, &types.QueryConfigOption{This: held.EnvironmentBrowser})
 	if _, ok := faultOf(t, err).(*types.ManagedObjectNotFound); !ok {
 		t.Errorf("of a VM that is gone: %v", err)
+	}
+}
+
+// A disk for which a client names no file, as Ansible and govc do, gets one on a datastore.
+func TestAddedDisksHaveAFile(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.plainSpec("esx-01"))
+	store := r.lab.datastores["store"]
+	for i, backing := range []types.VirtualDeviceFileBackingInfo{{}, {FileName: "[store]"}, {Datastore: &store}, {FileName: "[store] elsewhere/data.vmdk"}} {
+		disk := &types.VirtualDisk{CapacityInKB: 1 << 20}
+		disk.Key, disk.ControllerKey = -1, 1000
+		disk.Backing = &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: backing}
+		r.finish(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{
+			&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: disk},
+		}}))
+		config := r.readVM(vm, "config").Config
+		disks := disksOf(config)
+		made := disks[len(disks)-1].Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+		want := fmt.Sprintf("%s/vm_%d.vmdk", path.Dir(config.Files.VmPathName), i+1)
+		if i == 3 {
+			want = "[store] elsewhere/data.vmdk"
+		}
+		if made.FileName != want || made.Datastore == nil || *made.Datastore != store {
+			t.Errorf("%+v became %s on %v", backing, made.FileName, made.Datastore)
+		}
 	}
 }
