@@ -74,6 +74,10 @@ def typed_word(word: str) -> str:
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def ago(seconds: float) -> str:
     """Formats a time span in its largest unit: ``12 min ago``."""
     for unit, size in _UNITS:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuvm import lab, settings
+from gpuvm import lab, settings, text
 from gpuvm.cli import output, progress
 from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
@@ -83,7 +83,7 @@ def up(
         ctx,
         "lab up",
         status,
-        "'gpuvm provision'" if hosts == 1 else f"'gpuvm provision --hosts {min(hosts, 4)}'",
+        _next_step(status.hosts),
     )
 
 
@@ -123,12 +123,17 @@ def _finish(ctx: typer.Context, command: str, status: LabStatus, next_step: str 
     output.finish(ctx, output.Result(command, data, next_step=next_step))
 
 
+def _next_step(hosts: int) -> str:
+    return "'gpuvm provision'" if hosts < 2 else f"'gpuvm provision --hosts {min(hosts, 4)}'"
+
+
 def _print_lab(status: LabStatus) -> None:
     if not status.running:
         output.line(f"lab '{status.name}' is not running: 'gpuvm lab up' starts it")
         return
     output.line(f"{status.about} at {status.vcenter} (context {status.context})")
-    output.line(f"{status.hosts} hosts, {status.gpus} GPUs; guests: {status.isolation}")
+    hosts, gpus = text.counted(status.hosts, "host"), text.counted(status.gpus, "GPU")
+    output.line(f"{hosts}, {gpus}; guests: {status.isolation}")
     if status.guests:
         rows = [
             (g.vm, g.address or "-", "on" if g.powered else "off", str(g.pid or "-"))

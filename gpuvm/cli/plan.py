@@ -8,6 +8,7 @@ from gpuvm.cli.options import ScaleDownOption, SpecOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
 from gpuvm.errors import ExitCode
+from gpuvm.text import counted
 
 
 @grouped
@@ -35,7 +36,11 @@ def plan(
         made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
         plan_output.show_plan(made)
-        output.line("nothing to do" if not made.changes else f"{len(made.changes)} changes pending")
+        output.line(
+            "nothing to do"
+            if not made.changes
+            else f"{counted(len(made.changes), 'change')} pending"
+        )
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
     next_step = "'gpuvm provision'" if made.changes else "'gpuvm run mnist'"
     data = plan_output.plan_json(made)

@@ -32,6 +32,8 @@ class Inside:
     """None if the guest does not shut down when idle."""
     shared: SharedAddress | None = None
     """Why the guest was not asked: another one might have answered."""
+    address: str | None = None
+    """The one that answered, of those that the guest reports."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Seen:
     gpus: tuple[str, ...]
     inside: Inside
     drift: tuple[str, ...]
+
+    @property
+    def address(self) -> str | None:
+        """Without an answer over SSH, the first that the guest reports."""
+        return self.inside.address or self.vm.address
 
 
 @grouped
@@ -197,12 +204,13 @@ def _check_guest(session: Session, vm: VM, shared: Mapping[str, Sequence[str]]) 
         with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
             idle = guest.idle_state(shell, session.context.guest.work_dir)
+            address = shell.endpoint.address
     except GpuvmError as error:
         return Inside(f"unknown: {error}")
     text = ", ".join(found.gpu_names) or "no GPU"
     if idle is not None:
         text += f"; shuts down after {how_long(idle.limit_s)} without use"
-    return Inside(text, len(found.gpu_names), idle)
+    return Inside(text, len(found.gpu_names), idle, address)
 
 
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:
@@ -275,7 +283,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
         vm.name,
         vm.host,
         vm.power,
-        vm.address or "-",
+        seen.address or "-",
         ", ".join(seen.gpus) or "-",
         seen.inside.text,
         "; ".join(seen.drift) or "none",
@@ -293,7 +301,7 @@ def _vm_json(seen: Seen) -> dict[str, Any]:
         "host": vm.host,
         "powered_on": vm.powered_on,
         "template": vm.template,
-        "address": vm.address,
+        "address": seen.address,
         "accelerator": vm.accelerator,
         "gpus": seen.gpus,
         "in_guest": seen.inside.text,

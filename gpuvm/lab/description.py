@@ -277,7 +277,8 @@ class Description(_Model):
 
     @property
     def gpu_count(self) -> int:
-        return sum(len(host.gpus) for host in self.hosts)
+        """NVSwitches, which are listed among a host's GPUs, are none."""
+        return sum(gpu.class_id >> 8 in (0x03, 0x12) for host in self.hosts for gpu in host.gpus)
 
 
 def describe(

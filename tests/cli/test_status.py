@@ -1,10 +1,19 @@
 """Drift beyond single VMs in vCenter: surplus VMs, and GPUs that guests do not see."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gpuvm.cli.status import Against, Inside, _differences_from_spec, _in_the_guest
+from gpuvm.cli.status import (
+    Against,
+    Inside,
+    Seen,
+    _differences_from_spec,
+    _in_the_guest,
+    _row,
+    _vm_json,
+)
 from gpuvm.devices import PassthroughDevice
 from gpuvm.inventory import VM, Cluster, Inventory, VCenter
 from gpuvm.spec import ClusterSpec
@@ -54,3 +63,13 @@ def test_one_too_many() -> None:
         list(_differences_from_spec(vm(index=3), Against(ClusterSpec(), None, counted=False), SITE))
         == []
     )
+
+
+@pytest.mark.parametrize(
+    ("answered", "shown"), [("192.0.2.5", "192.0.2.5"), (None, "198.51.100.5")]
+)
+def test_address_is_the_one_that_answered(answered: str | None, shown: str) -> None:
+    two_cards = replace(vm(), addresses=("198.51.100.5", "192.0.2.5"))
+    seen = Seen(two_cards, (), Inside("no GPU", 0, None, answered), ())
+    assert shown in _row(seen)
+    assert _vm_json(seen)["address"] == shown

@@ -33,6 +33,13 @@ def test_many_hosts_and_gpus() -> None:
     assert lab.vms[0].count == 200
 
 
+def test_nvswitches_are_no_gpus() -> None:
+    (host,) = describe(hosts=1, gpus_per_host=2, gpu="a100").hosts
+    switch = host.gpus[0].model_copy(update={"pci_address": "0000:c4:00.0", "class_id": 0x0680})
+    board = host.model_copy(update={"gpus": (*host.gpus, switch)})
+    assert describe().model_copy(update={"hosts": (board,)}).gpu_count == 2
+
+
 def test_json_keeps_integers_and_omits_unset_fields() -> None:
     document = json.loads(describe().to_json())
     host = document["hosts"][0]
