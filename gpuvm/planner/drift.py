@@ -27,6 +27,7 @@ def drift(vm: VM, inventory: Inventory) -> tuple[str, ...]:
                 _memory(vm),
                 _other_holders(vm, inventory),
                 *_passthrough_off(vm, inventory),
+                *_moved(vm, inventory),
                 "it is a VM template now" if vm.template else None,
                 f"it waits for an answer: {vm.question}" if vm.question else None,
                 None if vm.connection_state == "connected" else f"it is {vm.connection_state}",
@@ -101,6 +102,19 @@ def _passthrough_off(vm: VM, inventory: Inventory) -> list[str]:
         + ("" if gpu.enabled == gpu.active else ", host reboot pending")
         for gpu in inventory.gpus
         if (gpu.host, gpu.pci_address) in own and not gpu.active
+    ]
+
+
+def _moved(vm: VM, inventory: Inventory) -> list[str]:
+    """A card that is added to a host, or taken out, can give its GPUs other PCI addresses."""
+    host = inventory.host(vm.host)
+    if host is None or host.unusable or host.gpus_hidden:
+        return []
+    there = {gpu.pci_address for gpu in host.gpus}
+    return [
+        f"{host.name} has no GPU at {device.pci_address}"
+        for device in _fixed(vm.devices)
+        if device.pci_address not in there
     ]
 
 
