@@ -26,7 +26,6 @@ FOLDER = (
     "VirtualMachine.Inventory.CreateFromExisting",
     "VirtualMachine.Inventory.Delete",
     "VirtualMachine.Config.AddNewDisk",
-    "VirtualMachine.Config.AddExistingDisk",
     "VirtualMachine.Config.CPUCount",
     "VirtualMachine.Config.Memory",
     "VirtualMachine.Config.AdvancedConfig",
@@ -38,13 +37,16 @@ FOLDER = (
 GPU = ("VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Resource")
 EDIT = ("VirtualMachine.Config.EditDevice",)
 """To change the network of the template, and for a storage policy of the disks."""
+CONNECT = ("VirtualMachine.Interact.DeviceConnection",)
+"""To change the network: the adapter is set to be connected at power-on."""
 POLICIES = ("StorageProfile.View",)
 """For a storage policy that the spec gives by name."""
 POOL = ("Resource.AssignVMToPool",)
 MOVE = ("Resource.ColdMigrate",)
-DATASTORE = ("Datastore.AllocateSpace", "Datastore.Browse")
+DATASTORE = ("Datastore.AllocateSpace",)
 NETWORK = ("Network.Assign",)
-HOST = ("Host.Config.PciPassthru", "Host.Config.Settings", "Host.Config.Maintenance")
+REBOOT = ("Host.Config.Maintenance",)
+HOST = ("Host.Config.PciPassthru", "Host.Config.Settings", *REBOOT)
 
 Required = dict[MoRef, tuple[str, ...]]
 
@@ -122,6 +124,7 @@ def _on_folder(spec: ClusterSpec, used: Used) -> tuple[str, ...]:
         *FOLDER,
         *(GPU if spec.has_gpu else ()),
         *(EDIT if spec.network or spec.storage_policy else ()),
+        *(CONNECT if spec.network else ()),
         *(MOVE if used.moves else ()),
     )
 

@@ -66,11 +66,15 @@ func (a *accounts) may(name, privilege string) bool {
 	return known && user.Role != "readonly" && !slices.Contains(user.Without, privilege)
 }
 
-// authorize checks the privileges for a call and returns a fault that names the first missing one.
+// authorize checks the privileges for a call and returns a fault that names the first missing one,
+// and the inventory object that it is missing on.
 func (lab *Lab) authorize(user string, method *simulator.Method) fault {
 	for _, needed := range lab.needs(method) {
 		if !lab.may(user, needed.privilege, needed.object) {
 			object := needed.object
+			if entity, ok := lab.entityOf(object); ok {
+				object = entity
+			}
 			return &types.NoPermission{Object: &object, PrivilegeId: needed.privilege}
 		}
 	}

@@ -179,6 +179,9 @@ func (lab *Lab) entityOf(self ref) (ref, bool) {
 		return object.vm, true
 	case *simulator.VirtualMachineSnapshot:
 		return object.Vm, true
+	case *mo.HostPciPassthruSystem, *mo.HostGraphicsManager:
+		_, host, _ := strings.Cut(self.Value, "-")
+		return ref{Type: "HostSystem", Value: host}, true
 	case *simulator.Task:
 		var entity *types.ManagedObjectReference
 		lab.locked(lab.context(nil), self, func() { entity = object.Info.Entity })

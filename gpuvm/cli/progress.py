@@ -44,9 +44,10 @@ LABELS = {
 
 @contextmanager
 def shown(events: Events, state: State) -> Iterator[None]:
-    """Show events on stderr during the block; with --json, show nothing."""
+    """Show events on stderr during the block; with --json, only warnings."""
     if state.json:
-        yield
+        with _added(events, _warnings):
+            yield
     elif output.stderr.is_terminal:
         with _Bars() as bars, _added(events, bars):
             yield
@@ -113,6 +114,11 @@ def _lines() -> Sink:
             output.stderr.print(f"  {event.vm}: {LABELS.get(event.name, event.name)}")
 
     return sink
+
+
+def _warnings(event: Event) -> None:
+    if event.kind == "warning":
+        output.stderr.print(_event_text(event))
 
 
 def _event_text(event: Event) -> Text:

@@ -8,11 +8,13 @@ the reboot could not begin. A reboot is never forced.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gpuvm import privileges
 from gpuvm.devices import GPU
 from gpuvm.errors import (
     DeadlinePassed,
     GpuvmError,
     Interrupted,
+    NoPermission,
     NotFound,
     OutcomeUnknown,
     PreflightRefused,
@@ -280,6 +282,15 @@ async def _set(work: _Switching, wrong: Sequence[GPU]) -> None:
     except GpuvmError:
         work.changed = False
         raise
+    await _refresh(work)
+
+
+async def _refresh(work: _Switching) -> None:
+    """Without it the host's own schedule shows the change, so an error is only a warning."""
+    try:
+        await Call("refresh", work.vsphere.refresh_passthrough, work.host)
+    except VSphereError as error:
+        work.events.warning(f"its list of devices was not refreshed: {error}", work.host.name)
 
 
 def _results(work: _Switching, error: GpuvmError | None = None) -> list[SwitchResult]:
@@ -301,12 +312,16 @@ def _results(work: _Switching, error: GpuvmError | None = None) -> list[SwitchRe
 
 
 async def _check_reboot(work: _Switching) -> None:
-    """Raise PreflightRefused for a host that cannot be rebooted now.
+    """Raise PreflightRefused for a host that cannot be rebooted now, and NoPermission.
 
     Agent VMs are not checked: from 8.0.3 on, vCenter moves them or powers them off; before, that
     needs DRS, without which entering maintenance mode fails. A host that is already in maintenance
     mode runs no VMs.
     """
+    wanted = {work.host.moref: privileges.REBOOT}
+    for missing in (await Call("privileges", work.vsphere.missing_privileges, wanted)).values():
+        if missing:
+            raise NoPermission(", ".join(missing), work.host.name)
     residents: tuple[Resident, ...] = ()
     if not work.host.in_maintenance_mode:
         residents = await Call("residents", work.vsphere.residents, work.host)

@@ -14,6 +14,7 @@ from gpuvm.devices import DynamicDevice, PassthroughDevice
 from gpuvm.errors import (
     GpuvmError,
     Interrupted,
+    NoPermission,
     OutcomeUnknown,
     TaskFailed,
     VSphereError,
@@ -453,6 +454,8 @@ async def _cancel_task(work: Work, job: Job) -> None:
     if task is not None:
         try:
             await Call("cancel", work.vsphere.cancel, task)
+        except NoPermission as error:
+            work.events.warning(f"{job.name}: its {task.operation} continues: {error}", job.name)
         except (GpuvmError, VCenterGone):
             return
 

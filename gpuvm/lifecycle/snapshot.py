@@ -8,8 +8,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpuvm import selection
-from gpuvm.errors import DeadlinePassed, Interrupted, PreflightRefused, VSphereError
+from gpuvm import privileges, selection
+from gpuvm.errors import DeadlinePassed, Interrupted, NoPermission, PreflightRefused, VSphereError
 from gpuvm.events import Events
 from gpuvm.inventory import Host, Inventory, MoRef, VMTemplate
 from gpuvm.lifecycle.driver import Call, Deadline, Driver, End, Late, VCenterGone
@@ -35,11 +35,21 @@ def missing_snapshot(spec: ClusterSpec, inventory: Inventory) -> tuple[VMTemplat
 def create_snapshot(template: VMTemplate, host: Host, pool: MoRef, vsphere: VSphere) -> None:
     """Create the snapshot if there is none; ``host`` is where the template is a VM meanwhile.
 
-    Continues where a killed gpuvm stopped. Raises vCenter's errors, and Interrupted on Ctrl-C,
-    after an attempt to turn the VM into a template again.
+    Continues where a killed gpuvm stopped. Raises NoPermission before anything is changed. Raises
+    vCenter's errors, and Interrupted on Ctrl-C, after an attempt to restore the template.
     """
+    _check_privileges(template, pool, vsphere)
     work = _snapshotting(template.moref, template.name, vsphere)
     Driver(vsphere, Events()).run_one(template.name, make_snapshot(work, host.moref, pool))
+
+
+def _check_privileges(template: VMTemplate, pool: MoRef, vsphere: VSphere) -> None:
+    """Raise NoPermission: without the last privilege, the template would be left as a VM."""
+    names = {template.moref: template.name, pool: "the resource pool"}
+    wanted = {template.moref: privileges.SNAPSHOT, pool: privileges.POOL}
+    for moref, missing in vsphere.missing_privileges(wanted).items():
+        if missing:
+            raise NoPermission(", ".join(missing), names[moref])
 
 
 def restore_template(moref: MoRef, name: str, vsphere: VSphere) -> None:

@@ -280,6 +280,9 @@ class VSphere:
             enabled=enabled,
         )
 
+    def refresh_passthrough(self, host: Host) -> None:
+        host_passthrough.refresh_passthrough(self._content, self._host(host), host.name)
+
     def residents(self, host: Host) -> tuple[Resident, ...]:
         """Read the VMs that run on the host, and why vCenter does not move some of them."""
         return read_residents(self._content, self._host(host))

@@ -34,7 +34,7 @@ class HostState:
 def switch_passthrough(
     content: Any, host: Any, name: str, devices: Sequence[str], *, enabled: bool
 ) -> None:
-    """Switch passthrough of *dependent* devices, which ESXi rebinds; then refresh the list.
+    """Switch passthrough of *dependent* devices, which ESXi rebinds.
 
     ``applyNow`` is unset: a host that can rebind devices (API 7.0) applies the change at once,
     others at the next reboot (API reference of HostPciPassthruConfig). Raises TaskFailed.
@@ -43,7 +43,12 @@ def switch_passthrough(
     changes = [vim.host.PciPassthruConfig(id=device, passthruEnabled=enabled) for device in devices]
     with submitted("switching passthrough", name):
         system.UpdatePassthruConfig(config=changes)
-        system.Refresh()
+
+
+def refresh_passthrough(content: Any, host: Any, name: str) -> None:
+    """Have the host read its list of devices again, so that vCenter shows the change at once."""
+    with submitted("refreshing the list of devices", name):
+        _passthrough_system(content, host).Refresh()
 
 
 def enter_maintenance(host: Any, name: str) -> Task:

@@ -175,11 +175,17 @@ class World:
     def host_tasks(self, host: Host, operation: str) -> list[Task]:
         return self.running_tasks(host.moref, operation)
 
+    def missing_privileges(self, _wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        return {}
+
     def residents(self, _host: Host) -> tuple[()]:
         return ()
 
     def switch_passthrough(self, _host: Host, _devices: Sequence[str], *, enabled: bool) -> None:
         self.enabled = enabled
+
+    def refresh_passthrough(self, _host: Host) -> None:
+        pass
 
     def start_maintenance(self, host: Host) -> Task:
         return self.begin("maintenance mode", host.moref, lambda: self._maintenance(on=True))

@@ -30,7 +30,7 @@ from gpuvm.vsphere import VSphere
 NARROW, FEWER = "narrow@lab.local", "fewer@lab.local"
 FOLDER = "team"
 SPEC: dict[str, Any] = {"hosts": 2, "folder": FOLDER, "network": "VM Network"}
-ON_FOLDER = (*privileges.FOLDER, *privileges.GPU, *privileges.EDIT)
+ON_FOLDER = (*privileges.FOLDER, *privileges.GPU, *privileges.EDIT, *privileges.CONNECT)
 
 
 def granted(entity: str, *privileges: str, **more: Any) -> PermissionDescription:
