@@ -102,6 +102,8 @@ class Context(_Model):
     password_command: str | None = None
     """Prints the password on its first line; by default the environment or a prompt is used."""
     tls: TLS = SystemTrust()
+    timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    """How long to wait for one answer of the vCenter; a busy one may need a minute."""
     ssh: SSH = SSH()
     guest: GuestSettings = GuestSettings()
     confirm: bool = True

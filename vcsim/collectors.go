@@ -105,6 +105,21 @@ func (c *collectors) filter(session string, self ref) (*collector, *filter) {
 	return nil, nil
 }
 
+// count returns a session's collectors that it created, and the filters of all.
+func (c *collectors) count(session string) (created, filters int) {
+	c.Lock()
+	defer c.Unlock()
+	for self, collector := range c.sessions[session] {
+		if strings.HasPrefix(self.Value, "session[") {
+			created++
+		}
+		collector.mutex.Lock()
+		filters += len(collector.filters)
+		collector.mutex.Unlock()
+	}
+	return created, filters
+}
+
 func (c *collectors) each(f func(*collector)) {
 	c.Lock()
 	var all []*collector

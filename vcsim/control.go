@@ -30,6 +30,7 @@ func (lab *Lab) controlHandler() http.Handler {
 	mux.HandleFunc("POST /sessions/expire", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, map[string]int{"ended": lab.endSessions(func(*types.UserSession) bool { return true })})
 	})
+	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.listHeld()) })
 	mux.HandleFunc("GET /deleted-files", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.deleted.list()) })
 	mux.HandleFunc("GET /storage-policies", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.policies.list(lab)) })
 	mux.HandleFunc("GET /ids", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.listIDs()) })

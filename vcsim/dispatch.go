@@ -22,7 +22,7 @@ func (lab *Lab) dispatch(ctx *simulator.Context, method *simulator.Method) (mo.R
 	var failing *faultRule
 	if !lab.accounts.isTools(user) {
 		names := lab.callNames(method)
-		if fault := lab.inject(user, method, names); fault != nil {
+		if fault := lab.inject(ctx, user, method, names); fault != nil {
 			return nil, fault
 		}
 		failing = lab.taskRule(user, method, names)

@@ -22,7 +22,9 @@ type faultRule struct {
 	Count       int     `json:"count,omitempty"`       // 0: without limit
 	Probability float64 `json:"probability,omitempty"` // 0: always
 	DelayS      float64 `json:"delay_s,omitempty"`
-	Where       string  `json:"where,omitempty"` // call: refused at once; task: the task fails; after: when its work is done
+	Where       string  `json:"where,omitempty"`   // call: refused at once; task: the task fails; after: when its work is done
+	Skip        int     `json:"skip,omitempty"`    // this many calls pass first
+	Expired     bool    `json:"expired,omitempty"` // the session ends, and the call is refused for it
 	Injected    int     `json:"injected"`
 }
 
@@ -39,16 +41,25 @@ type faults struct {
 }
 
 // dropRule cuts the connection, without an answer, after the next calls of a method have been
-// served. A lost call is not served at all.
+// served. A lost call is not served at all. With Hold the connection stays open, without an answer,
+// until the client gives up.
 type dropRule struct {
 	Method string `json:"method"`
 	Count  int    `json:"count"`
+	Skip   int    `json:"skip"` // this many calls pass first
 	Lost   bool   `json:"lost"`
+	Hold   bool   `json:"hold"`
 }
+
+// trouble is what happens to one call.
+type trouble struct{ answer, call, hold bool }
 
 func (f *faults) add(rule faultRule) error {
 	if rule.Method == "" {
 		return fmt.Errorf("method: it is needed; * stands for every method")
+	}
+	if rule.Expired {
+		rule.Fault = "NotAuthenticated"
 	}
 	if rule.Fault != "" {
 		if _, err := newFault(rule.Fault, ""); err != nil {
@@ -90,18 +101,22 @@ func (f *faults) drop(rule dropRule) {
 }
 
 // dropped reports whether this call's answer is dropped, and whether the call itself is lost.
-func (f *faults) dropped(method string) (answer, call bool) {
+func (f *faults) dropped(method string) trouble {
 	f.Lock()
 	defer f.Unlock()
 	for i, rule := range f.drops {
-		if rule.Method == method {
+		switch {
+		case rule.Method != method:
+		case rule.Skip > 0:
+			rule.Skip--
+		default:
 			if rule.Count--; rule.Count <= 0 {
 				f.drops = slices.Delete(f.drops, i, i+1)
 			}
-			return true, rule.Lost
+			return trouble{answer: true, call: rule.Lost, hold: rule.Hold}
 		}
 	}
-	return false, false
+	return trouble{}
 }
 
 func (f *faults) dropping() bool {
@@ -131,6 +146,10 @@ func (f *faults) match(where, user, method string, names []string) (faultRule, b
 		if rule.Probability > 0 && rand.Float64() >= rule.Probability {
 			continue
 		}
+		if rule.Skip > 0 {
+			rule.Skip--
+			continue
+		}
 		rule.Injected++
 		return *rule, true
 	}
@@ -138,12 +157,17 @@ func (f *faults) match(where, user, method string, names []string) (faultRule, b
 }
 
 // inject delays or fails a call according to the rules.
-func (lab *Lab) inject(user string, method *simulator.Method, names []string) fault {
+func (lab *Lab) inject(ctx *simulator.Context, user string, method *simulator.Method, names []string) fault {
 	rule, ok := lab.faults.match(atCall, user, method.Name, names)
 	if !ok {
 		return nil
 	}
 	time.Sleep(seconds(rule.DelayS))
+	if rule.Expired && ctx.Session != nil {
+		key := ctx.Session.Key
+		lab.endSessions(func(s *types.UserSession) bool { return s.Key == key })
+		return &types.NotAuthenticated{NoPermission: types.NoPermission{Object: &method.This, PrivilegeId: "System.View"}}
+	}
 	if rule.Fault == "" {
 		return nil
 	}

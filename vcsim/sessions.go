@@ -32,6 +32,16 @@ func (s *sessions) remember(session *simulator.Session) {
 	s.known[session.Key] = session
 }
 
+// user returns the name of a session's user, or nothing before its first call.
+func (s *sessions) user(key string) string {
+	s.Lock()
+	defer s.Unlock()
+	if session := s.known[key]; session != nil {
+		return session.UserName
+	}
+	return ""
+}
+
 func (s *sessions) locale(key string) string {
 	s.Lock()
 	defer s.Unlock()
@@ -120,6 +130,34 @@ func (lab *Lab) endSession(manager *simulator.SessionManager, key string) bool {
 	}
 	request := &types.TerminateSession{This: manager.Self, SessionId: []string{key}}
 	return manager.TerminateSession(lab.context(nil), request).Fault() == nil
+}
+
+// held is what the sessions of all clients but the guests hold in the vCenter.
+type held struct {
+	Sessions   int `json:"sessions"`
+	Collectors int `json:"collectors"`
+	Filters    int `json:"filters"`
+	Views      int `json:"views"`
+}
+
+func (lab *Lab) listHeld() held {
+	view := lab.root.Session.Get(lab.registry.SessionManager().Self).(*simulator.SessionManager)
+	var sum held
+	for _, session := range view.SessionList {
+		if lab.accounts.isTools(session.UserName) {
+			continue
+		}
+		sum.Sessions++
+		collectors, filters := lab.collectors.count(session.Key)
+		sum.Collectors += collectors
+		sum.Filters += filters
+		lab.sessions.Lock()
+		if known := lab.sessions.known[session.Key]; known != nil {
+			sum.Views += len(known.AllReference("ContainerView"))
+		}
+		lab.sessions.Unlock()
+	}
+	return sum
 }
 
 func (lab *Lab) forgetSession(key string) {

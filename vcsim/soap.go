@@ -46,23 +46,22 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 		defer lab.sessions.leave(session)
 	}
 	defer lab.requests.begin(r, session)()
-	drop := false
-	if lab.faults.dropping() {
+	var trouble trouble
+	if lab.faults.dropping() && !lab.accounts.isTools(lab.sessions.user(session)) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			return
 		}
-		answer, call := lab.faults.dropped(methodName(body))
-		if call {
-			panic(http.ErrAbortHandler)
+		trouble = lab.faults.dropped(methodName(body))
+		if trouble.call {
+			trouble.hangUp(r)
 		}
-		drop = answer
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	answer := &answer{header: w.Header(), status: http.StatusOK}
 	lab.service.ServeSDK(answer, r)
-	if drop {
-		panic(http.ErrAbortHandler) // cuts the connection
+	if trouble.answer {
+		trouble.hangUp(r)
 	}
 	if answer.status == http.StatusInternalServerError {
 		answer.body = explain(answer.body)
@@ -73,6 +72,15 @@ func (lab *Lab) serveSOAP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the client may be gone
+}
+
+// hangUp cuts the connection; with hold, after the client has given up.
+func (t trouble) hangUp(r *http.Request) {
+	if t.hold {
+		_, _ = io.Copy(io.Discard, r.Body) // what is left of it hides that the client hangs up
+		<-r.Context().Done()
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // requests makes the HTTP request available to a call, which the simulator does not, so that a
@@ -183,8 +191,11 @@ func explainType(name string, envelope []byte) string {
 }
 
 // serveVersions returns the versions of the API that clients may use.
-func (lab *Lab) serveVersions(w http.ResponseWriter, _ *http.Request) {
+func (lab *Lab) serveVersions(w http.ResponseWriter, r *http.Request) {
 	lab.calls.add("", "vimServiceVersions")
+	if trouble := lab.faults.dropped("vimServiceVersions"); trouble.answer {
+		trouble.hangUp(r)
+	}
 	version := lab.description.About.APIVersion
 	var older strings.Builder
 	for _, v := range []string{"8.0.2.0", "8.0.1.0", "8.0.0.1", "7.0.3.0", "7.0.2.0", "7.0.1.0", "7.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5"} {

@@ -59,7 +59,7 @@ def tls(given: CheckInput) -> Iterator[Check]:
 def licences(given: CheckInput) -> Iterator[Check]:
     """Check what can be read of the licences; unreadable ones are no failure."""
     if given.licences is None:
-        yield Check("licences", "ok", "unknown: this account may not read them")
+        yield Check("licences", "ok", "unknown: they could not be read")
     else:
         yield Check("licences", "ok", _assigned_licences(given, given.licences))
         yield from _licence_warnings(given, given.licences)

@@ -25,7 +25,7 @@ class Check:
 class CheckInput:
     """``missing`` are the privileges that the account lacks, per object.
 
-    ``licences`` are by moref or instance UUID, None if the account may not read them.
+    ``licences`` are by moref or instance UUID, None if they could not be read.
     """
 
     spec: ClusterSpec

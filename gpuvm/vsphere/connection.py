@@ -27,7 +27,7 @@ from gpuvm.vsphere import (
 )
 from gpuvm.vsphere.clone import CloneRequest, clone_spec, repair_spec
 from gpuvm.vsphere.diagnosis import Diagnosis, read_diagnosis
-from gpuvm.vsphere.faults import CALL_FAILED, Undecodable, submitted, translated
+from gpuvm.vsphere.faults import CALL_FAILED, submitted, translated
 from gpuvm.vsphere.gpus import Holders
 from gpuvm.vsphere.host_passthrough import HostState
 from gpuvm.vsphere.residents import Resident, read_residents
@@ -38,7 +38,6 @@ from gpuvm.vsphere.template_snapshot import TemplateHandle, find_unfinished
 from gpuvm.vsphere.updates import Task, UpdateStream
 from gpuvm.vsphere.vm_watch import VMWatch
 
-TIMEOUT_S = 60
 LOCALE = "en_US"
 """Of vCenter's texts: some hints depend on them, where the fault type is not specific enough."""
 ROOT = "root"
@@ -58,7 +57,7 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
             user=context.user,
             pwd=password.get_secret_value(),
             sslContext=trust,
-            httpConnectionTimeout=TIMEOUT_S,
+            httpConnectionTimeout=context.timeout_s,
         )
     except ssl.SSLCertVerificationError as error:
         raise untrusted(host, port, error) from None
@@ -77,7 +76,13 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
     except Exception as error:  # noqa: BLE001
         # pyVmomi raises a bare Exception if the server is no vCenter, and its proxies wrap causes.
         raise _no_connection(host, port, error) from None
-    return VSphere(_with_relogin(service, context, password, trust), context)
+    service = _with_relogin(service, context, password, trust)
+    try:
+        return VSphere(service, context)
+    except BaseException:
+        with contextlib.suppress(*CALL_FAILED):
+            _log_out(service.RetrieveContent())
+        raise
 
 
 def rejected_certificate(context: Context) -> session.Certificate | None:
@@ -109,13 +114,13 @@ def _with_relogin(first: Any, context: Context, password: SecretStr, trust: ssl.
         version=first._stub.version,
         path=first._stub.path,
         sslContext=trust,
-        httpConnectionTimeout=TIMEOUT_S,
+        httpConnectionTimeout=context.timeout_s,
         poolSize=gpus.AT_ONCE,
     )
     stub.cookie = first._stub.cookie
     first._stub.DropConnections()
     service: Any = vim.ServiceInstance("ServiceInstance", stub)
-    with contextlib.suppress(vmodl.MethodFault, Undecodable):  # the locale only improves hints
+    with contextlib.suppress(*CALL_FAILED):  # the locale only improves hints
         service.content.sessionManager.SetLocale(LOCALE)
     return service
 
@@ -141,9 +146,7 @@ class VSphere:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Log out, because sessions are limited; errors of a lost connection do not matter."""
-        with contextlib.suppress(*CALL_FAILED):
-            pyvim.Disconnect(self._service)
+        _log_out(self._content)
 
     def read_inventory(
         self,
@@ -361,6 +364,15 @@ class VSphere:
 
     def _reference(self, kind: Any, moref: MoRef) -> Any:
         return kind(moref, self._service._stub)
+
+
+def _log_out(content: Any) -> None:
+    """Log out, because sessions are limited; errors of a lost connection do not matter."""
+    manager = content.sessionManager
+    with contextlib.suppress(*CALL_FAILED):
+        manager.Logout()
+    manager._stub.DropConnections()
+    pyvim.SetSi(None)  # SmartConnect keeps the last connection in a global variable
 
 
 def _no_connection(host: str, port: int, error: Exception) -> Unreachable:

@@ -16,10 +16,16 @@ def missing(content: Any, wanted: Mapping[Any, Sequence[str]]) -> dict[Any, tupl
     """
     every = sorted({privilege for privileges in wanted.values() for privilege in privileges})
     with translated("checking privileges", "the vCenter"):
-        session = content.sessionManager.currentSession
-        answers = content.authorizationManager.HasPrivilegeOnEntities(
-            entity=list(wanted), sessionId=session.key, privId=every
-        )
+        while True:
+            cookie = content.sessionManager._stub.cookie
+            session = content.sessionManager.currentSession
+            answers = content.authorizationManager.HasPrivilegeOnEntities(
+                entity=list(wanted), sessionId=session.key, privId=every
+            )
+            if (
+                content.sessionManager._stub.cookie == cookie
+            ):  # else the answer is about a session that expired
+                break
     lacking = {
         answer.entity: {one.privId for one in answer.privAvailability if not one.isGranted}
         for answer in answers

@@ -2,7 +2,8 @@
 
 A call that the vCenter refused because the session had expired was not executed, so it is made
 again. A call without an answer may have been executed: reads are repeated, for any other call the
-caller checks the outcome (:class:`~gpuvm.errors.OutcomeUnknown`).
+caller checks the outcome (:class:`~gpuvm.errors.OutcomeUnknown`). Reads that the vCenter answers
+itself are also repeated after an internal error.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from xml.parsers.expat import ExpatError
 import stamina
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 from pyVmomi.SoapAdapter import SoapStubAdapter
 from typing_extensions import override
 
@@ -37,7 +38,7 @@ LOST = (OSError, HTTPException)
 _NOT_DECODED = (TypeError, KeyError, AttributeError, ValueError, ExpatError)
 """What pyVmomi raises for an unknown type, field or value in an answer."""
 
-# Prefixes of API methods that change nothing but the session's own collectors and views.
+# Prefixes of API methods that change nothing but the session, its collectors and its views.
 _READS = (
     "Retrieve",
     "Query",
@@ -52,7 +53,11 @@ _READS = (
     "DestroyView",
     "DestroyPropertyCollector",
     "CurrentTime",
+    "Logout",  # a second one finds no session
 )
+
+# Those that the vCenter answers itself, without a host that may be the one in trouble.
+_OF_THE_VCENTER = ("Retrieve", "WaitForUpdatesEx", "Continue", "Create")
 
 logging.getLogger("stamina").setLevel(logging.ERROR)
 
@@ -105,7 +110,9 @@ class SessionStub(DecodingStub):
 
     def _invoke(self, mo: Any, info: Any, args: Any, outer: Any, *, repeat: bool) -> Any:
         attempts = ATTEMPTS if repeat else 1
-        for attempt in stamina.retry_context(on=LOST, attempts=attempts, wait_initial=0.2):
+        own = repeat and str(info.wsdlName).startswith(_OF_THE_VCENTER)
+        on = (*LOST, vmodl.fault.SystemError) if own else LOST
+        for attempt in stamina.retry_context(on=on, attempts=attempts, wait_initial=0.2):
             with attempt:
                 return super().InvokeMethod(mo, info, args, outer)
         raise AssertionError("stamina raises what the last attempt raised")

@@ -215,7 +215,7 @@ def test_the_page_is_enough_for_the_whole_path(site: Rig, account: Any) -> None:
 
 @pytest.mark.parametrize("lacking", REMOVABLE, ids=lambda one: f"{one.section}-{one.privilege}")
 def test_a_missing_privilege_is_named_by_doctor(account: Any, lacking: Granted) -> None:
-    of = {
+    of: dict[str, Any] = {
         "snapshot": LINKED,
         "move": {"accelerator": {"mode": "dynamic"}},
     }.get(lacking.section, {})
@@ -238,7 +238,7 @@ def _vms(rig: Rig) -> Any:
         return json.load(answer)
 
 
-def _lacking(section: str, *but: str) -> Any:
+def _lacking(section: str, *but: str) -> pytest.MarkDecorator:
     chosen = [one for one in REMOVABLE if one.section == section and one.privilege not in but]
     assert chosen
     return pytest.mark.parametrize("lacking", chosen, ids=lambda one: one.privilege)

@@ -1,5 +1,7 @@
 """Which certificates and passwords are accepted, and the errors for others."""
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from pydantic import SecretStr
 from simulated_vcenter import QUICK, Rig, rig_of
 
 from gpuvm import vsphere
-from gpuvm.errors import LoginRefused, Unreachable, Untrusted
+from gpuvm.errors import LoginRefused, Unreachable, Untrusted, VSphereError
 from gpuvm.lab.description import describe
 from gpuvm.settings import CAFile, Insecure, Pin, SystemTrust
 from gpuvm.vsphere.session import fingerprint, peer_certificate
@@ -99,3 +101,57 @@ def test_session_requests_english(german: Rig) -> None:
             assert "total number of pages" in str(failed.error)
             assert "mmio_gib" in str(failed.error and failed.error.hint)
             german.post("/sessions/expire")
+
+
+@pytest.fixture
+def troubled(rig: Rig) -> Iterator[Rig]:
+    yield rig
+    rig.clear_faults()
+
+
+@pytest.mark.parametrize("drop", ["drop_after", "drop_before"])
+def test_lost_answer_to_the_locale_is_no_error(troubled: Rig, drop: str) -> None:
+    """It only improves hints."""
+    getattr(troubled, drop)("SetLocale")
+    with troubled.connect() as connection:
+        assert connection.read_inventory().hosts
+
+
+def test_login_that_fails_later_leaves_no_session(troubled: Rig) -> None:
+    held = _sessions(troubled)
+    troubled.fault("RetrieveServiceContent", "RuntimeFault", skip=1)
+    with pytest.raises(VSphereError, match="reading its services"):
+        troubled.connect()
+    assert _sessions(troubled) == held
+
+
+def _sessions(rig: Rig) -> int:
+    with urllib.request.urlopen(f"{rig.control}/sessions") as answer:
+        return int(json.load(answer)["sessions"])
+
+
+def test_privileges_are_those_of_a_renewed_session(troubled: Rig) -> None:
+    """The question names the session: one that has expired meanwhile has no privileges."""
+    with troubled.connect() as connection:
+        troubled.post("/faults", {"method": "HasPrivilegeOnEntities", "count": 1, "expired": True})
+        missing = connection.missing_privileges({"root": ("Global.CancelTask",)})
+    assert missing == {"root": ()}
+
+
+def test_internal_error_of_the_vcenter_is_tried_again(troubled: Rig) -> None:
+    """Only for its own reads: one that asks a host names the host at once."""
+    with troubled.connect() as connection:
+        troubled.fault("RetrievePropertiesEx", "SystemError")
+        assert connection.read_inventory().hosts
+
+
+def test_answer_that_does_not_come_is_given_up(troubled: Rig) -> None:
+    """The context says when; the answer is held back until the client has hung up."""
+    quick = Rig(_with(troubled, timeout_s=0.5), troubled.control)
+    with quick.connect() as connection:
+        plan = quick.plan(connection, hosts=1, name="held")
+        quick.post("/drop-after", {"method": "CloneVM_Task", "count": 1, "hold": True})
+        quick.reset_calls()
+        assert not quick.provision(connection, plan).failed
+        assert quick.calls()["CloneVM_Task"] == 1
+    troubled.teardown("held")
