@@ -23,6 +23,7 @@ func (lab *Lab) controlHandler() http.Handler {
 	mux.HandleFunc("DELETE /faults", func(w http.ResponseWriter, _ *http.Request) { lab.faults.clear(); reply(w, done) })
 	mux.HandleFunc("POST /faults", lab.addFault)
 	mux.HandleFunc("POST /drop-after", lab.addDrop)
+	mux.HandleFunc("GET /drop-after", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.faults.pending()) })
 	mux.HandleFunc("GET /vms", func(w http.ResponseWriter, _ *http.Request) { reply(w, lab.listVMs()) })
 	mux.HandleFunc("POST /vms", lab.addVMs)
 	mux.HandleFunc("POST /vms/{name}/{action}", lab.actOnVM)

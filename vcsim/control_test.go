@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -254,4 +257,65 @@ func TestInaccessibleVMsShowOnlyTheirSummary(t *testing.T) {
 		t.Errorf("%+v", back)
 	}
 	r.finish(vm.PowerOn(r.ctx))
+}
+
+// R11: trouble comes to one of several calls: those before it pass.
+func TestSomeCallsPassFirst(t *testing.T) {
+	r := newRig(t)
+	r.control("POST", "/faults", `{"method": "CurrentTime", "fault": "SystemError", "count": 1, "skip": 1}`)
+	r.control("POST", "/drop-after", `{"method": "CurrentTime", "count": 1, "skip": 2, "lost": true}`)
+	for number, wanted := range []bool{true, false, false, true} {
+		if err := r.currentTime(); (err == nil) != wanted {
+			t.Errorf("call %d: %v", number+1, err)
+		}
+	}
+	if left := decode[[]dropRule](t, r.control("GET", "/drop-after", "")); len(left) != 0 {
+		t.Errorf("%+v", left)
+	}
+}
+
+// R11: an answer that is held back keeps the connection until its client hangs up; the call is served.
+func TestHeldAnswerIsServed(t *testing.T) {
+	r := newRig(t)
+	vm := r.clone("vm", r.plainSpec("esx-01"))
+	r.control("POST", "/drop-after", `{"method": "PowerOnVM_Task", "count": 1, "hold": true}`)
+	ctx, cancel := context.WithCancel(r.ctx)
+	answered := make(chan error)
+	go func() {
+		_, err := vm.PowerOn(ctx)
+		answered <- err
+	}()
+	r.until("it is served", func() bool { return r.readVM(vm, "runtime").Runtime.PowerState == poweredOn })
+	select {
+	case err := <-answered:
+		t.Errorf("there was an answer: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-answered; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// R11, R13: a session can end at a chosen call, with all that it held.
+func TestSessionEndsAtACall(t *testing.T) {
+	r := newRig(t)
+	other := r.login("readonly@lab.local")
+	_, err := property.DefaultCollector(other.Client).CreateFilter(r.ctx, types.CreateFilter{Spec: types.PropertyFilterSpec{
+		ObjectSet: []types.ObjectSpec{{Obj: r.lab.vmFolder}},
+		PropSet:   []types.PropertySpec{{Type: "Folder", PathSet: []string{"name"}}},
+	}})
+	must(t, err)
+	if sum := decode[held](t, r.control("GET", "/sessions", "")); sum != (held{Sessions: 2, Filters: 1}) {
+		t.Errorf("%+v", sum)
+	}
+	r.control("POST", "/faults", `{"method": "CurrentTime", "count": 1, "expired": true}`)
+	_, err = methods.GetCurrentTime(r.ctx, other.Client)
+	if _, ok := faultOf(t, err).(*types.NotAuthenticated); !ok {
+		t.Errorf("%v", err)
+	}
+	if sum := decode[held](t, r.control("GET", "/sessions", "")); sum != (held{Sessions: 1}) {
+		t.Errorf("%+v", sum)
+	}
+	must(t, r.currentTime())
 }

@@ -119,6 +119,17 @@ func (f *faults) dropped(method string) trouble {
 	return trouble{}
 }
 
+// pending returns the drops that have not happened yet.
+func (f *faults) pending() []dropRule {
+	f.Lock()
+	defer f.Unlock()
+	rules := []dropRule{}
+	for _, rule := range f.drops {
+		rules = append(rules, *rule)
+	}
+	return rules
+}
+
 func (f *faults) dropping() bool {
 	f.Lock()
 	defer f.Unlock()

@@ -22,7 +22,7 @@ from gpuvm.errors import (
     VSphereError,
 )
 from gpuvm.events import Events
-from gpuvm.inventory import Host, Inventory
+from gpuvm.inventory import Host, Inventory, MoRef
 from gpuvm.lifecycle.driver import (
     Call,
     Deadline,
@@ -402,17 +402,21 @@ async def _change_mode(
     start: Callable[[Host], Task],
     so: Callable[[HostState], bool],
 ) -> None:
-    """Change the mode; after a lost answer, look for the task instead of calling again."""
-    try:
-        task = await Call(operation, start, work.host)
-    except OutcomeUnknown:
-        running = await _running(work, operation)
-        if not running and not so(await _state(work)):
-            raise
-        if not running:
-            return
-        task = running[0]
-    await _end(work, task)
+    """Change the mode; after a lost answer, look for the task before calling once more."""
+    for last in (False, True):
+        try:
+            task = await Call(operation, start, work.host)
+        except OutcomeUnknown:
+            running = await _running(work, operation)
+            if not running and so(await _state(work)):
+                return
+            if not running and last:
+                raise
+            if not running:
+                continue
+            task = running[0]
+        await _end(work, task)
+        return
 
 
 async def _end(work: _Switching, task: Task) -> None:
@@ -444,17 +448,30 @@ async def _restart(work: _Switching) -> None:
 
 
 async def _start_reboot(work: _Switching) -> Task | None:
-    """Start the reboot; after a lost answer, the host's boot time shows whether it reboots."""
-    work.rebooting = True
-    try:
-        task: Task = await Call("reboot", work.vsphere.start_reboot, work.host)
-    except OutcomeUnknown:
-        work.events.note("no answer to the reboot: watching the host", work.host.name)
-        return None
-    except GpuvmError:
-        work.rebooting = False
-        raise
-    return task
+    """Start the reboot; after a lost answer, call once more if no task shows that it was made."""
+    known, work.rebooting = await _reboots(work), True
+    for last in (False, True):
+        try:
+            task: Task = await Call("reboot", work.vsphere.start_reboot, work.host)
+        except OutcomeUnknown:
+            work.events.note("no answer to the reboot: checking the host's tasks", work.host.name)
+            if await _reboots(work) != known:
+                return None
+            if last:
+                work.rebooting = False
+                raise
+        except GpuvmError:
+            work.rebooting = False
+            raise
+        else:
+            return task
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _reboots(work: _Switching) -> frozenset[MoRef]:
+    recent_reboots = work.vsphere.recent_reboots
+    found: frozenset[MoRef] = await Call("recent reboots", recent_reboots, work.host)
+    return found
 
 
 def _is_in_force(work: _Switching, host: HostChanged) -> bool:

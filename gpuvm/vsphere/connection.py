@@ -297,6 +297,10 @@ class VSphere:
         """Like ``running_tasks``, for a host."""
         return tasks.running_tasks(self._content, self._host(host), operation)
 
+    def recent_reboots(self, host: Host) -> frozenset[MoRef]:
+        """Return the host's reboot tasks that vCenter still knows, also those that have ended."""
+        return tasks.recent_tasks(self._content, self._host(host), "reboot")
+
     def start_maintenance(self, host: Host) -> Task:
         return host_passthrough.enter_maintenance(self._host(host), host.name)
 

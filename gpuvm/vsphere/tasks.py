@@ -22,6 +22,7 @@ _DESCRIPTION = {
     "snapshot": "VirtualMachine.createSnapshot",
     "maintenance mode": "HostSystem.enterMaintenanceMode",
     "leaving maintenance mode": "HostSystem.exitMaintenanceMode",
+    "reboot": "HostSystem.reboot",
 }
 _CLONE_EVENTS = ("VmBeingDeployedEvent", "VmBeingClonedEvent")
 
@@ -32,11 +33,22 @@ _CLONE_PATHS = (*_PATHS, "info.eventChainId", "info.reason")
 
 
 def running_tasks(content: Any, entity: Any, operation: str) -> list[Task]:
+    """Return the queued and running tasks of that kind, the oldest first."""
+    found = _recent(content, entity, operation)
+    running = [one for one in found if one[1].get("info.state") in ("queued", "running")]
+    return [Task(ref._moId, operation) for ref, _ in running]
+
+
+def recent_tasks(content: Any, entity: Any, operation: str) -> frozenset[MoRef]:
+    """Return the tasks of that kind that vCenter still knows, also those that have ended."""
+    return frozenset(ref._moId for ref, _ in _recent(content, entity, operation))
+
+
+def _recent(content: Any, entity: Any, operation: str) -> list[tuple[Any, Row]]:
     rows = retrieve(content, [Objects(vim.ManagedEntity, [entity], ("recentTask",))])
     recent = rows.get(entity, {}).get("recentTask", ())
     found = retrieve(content, [Objects(vim.Task, recent, _PATHS)])
-    running = [(ref, row) for ref, row in found.items() if _is_running(row, operation)]
-    return [Task(ref._moId, operation) for ref, _ in sorted(running, key=_queue_time)]
+    return sorted((one for one in found.items() if _is(one[1], operation)), key=_queue_time)
 
 
 @dataclass(frozen=True)
@@ -92,9 +104,12 @@ def find_child(content: Any, folder: Any, name: str) -> MoRef | None:
     return found._moId if isinstance(found, vim.VirtualMachine) else None
 
 
+def _is(row: Row, operation: str) -> bool:
+    return row.get("info.descriptionId") == _DESCRIPTION[operation]
+
+
 def _is_running(row: Row, operation: str) -> bool:
-    described = row.get("info.descriptionId") == _DESCRIPTION[operation]
-    return described and row.get("info.state") in ("queued", "running")
+    return _is(row, operation) and row.get("info.state") in ("queued", "running")
 
 
 def _is_of_user(row: Row, user: str) -> bool:

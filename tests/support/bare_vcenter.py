@@ -55,6 +55,11 @@ class BareVCenter(Rig):
             counted.update(self.get("/calls").get(user, {}))
         return dict(counted)
 
+    def happened(self) -> bool:
+        """Whether the trouble has come to its call; how often a method is called varies."""
+        used = all(rule["injected"] for rule in self.get("/faults"))
+        return used and not self.get("/drop-after")
+
     def trouble(self, kind: Trouble, method: str, occurrence: int) -> None:
         """At this call of the method, counted from 1."""
         rule: dict[str, Any] = {"method": method, "count": 1, "skip": occurrence - 1}

@@ -197,6 +197,9 @@ class World:
     def _maintenance(self, *, on: bool) -> None:
         self.host = replace(self.host, in_maintenance_mode=on)
 
+    def recent_reboots(self, _host: Host) -> frozenset[str]:
+        return frozenset(f"boot-{number}" for number in range(self.boots))
+
     def start_reboot(self, host: Host) -> Task:
         self.boots += 1
         return self.begin("reboot", host.moref, lambda: None)

@@ -192,7 +192,9 @@ def account(site: Rig, tmp_path: Path) -> Any:
 
 
 PROVISION = ("provision", "--until", "powered-on", "--yes")
-LINKED = {"clone_mode": "linked", "template": PLAIN}
+LINKED: dict[str, Any] = {"clone_mode": "linked", "template": PLAIN}
+EXAMINED = {"snapshot": LINKED, "move": {"accelerator": {"mode": "dynamic"}}}
+"""The spec that needs the privileges of a section, for doctor."""
 
 
 def test_the_page_is_enough_for_the_whole_path(site: Rig, account: Any) -> None:
@@ -215,15 +217,11 @@ def test_the_page_is_enough_for_the_whole_path(site: Rig, account: Any) -> None:
 
 @pytest.mark.parametrize("lacking", REMOVABLE, ids=lambda one: f"{one.section}-{one.privilege}")
 def test_a_missing_privilege_is_named_by_doctor(account: Any, lacking: Granted) -> None:
-    of: dict[str, Any] = {
-        "snapshot": LINKED,
-        "move": {"accelerator": {"mode": "dynamic"}},
-    }.get(lacking.section, {})
     optional = lacking.section == "hosts" or lacking.privilege in (
         *privileges.MOVE,
         *privileges.CANCEL,
     )
-    weak = account(_name(lacking), **of)
+    weak = account(_name(lacking), **EXAMINED.get(lacking.section, {}))
     checks = weak("doctor", code=None)["data"]["checks"]
     level = "warning" if optional else "failure"
     named = [c["text"] for c in checks if c["level"] == level and "privileges" in c["name"]]
