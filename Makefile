@@ -1,6 +1,6 @@
 # make demo    sets up everything it needs and runs the whole workflow in a simulated vCenter
 # make test    sets up everything it needs and runs the tests
-# make soak    all kill points, of which make test takes a sample; takes hours
+# make soak    all kill points, every trouble at every call, a hundred rounds; takes hours
 # make engines other people's programs: SkyPilot, dstack and Ray read gpuvm's exports, Terraform and
 #              Ansible use the lab (downloads 1 GB)
 # make check   formatting, lint, types, layers, YAML, known vulnerabilities where their lists answer
