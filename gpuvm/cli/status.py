@@ -204,13 +204,12 @@ def _check_guest(session: Session, vm: VM, shared: Mapping[str, Sequence[str]]) 
         with guest.connect(guest.endpoint(vm, session.context), timeout_s=TIMEOUT_S) as shell:
             found = guest.query_gpus(shell)
             idle = guest.idle_state(shell, session.context.guest.work_dir)
-            address = shell.endpoint.address
     except GpuvmError as error:
         return Inside(f"unknown: {error}")
     text = ", ".join(found.gpu_names) or "no GPU"
     if idle is not None:
         text += f"; shuts down after {how_long(idle.limit_s)} without use"
-    return Inside(text, len(found.gpu_names), idle, address)
+    return Inside(text, len(found.gpu_names), idle, address=shell.endpoint.address)
 
 
 def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> Seen:

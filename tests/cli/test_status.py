@@ -70,6 +70,6 @@ def test_one_too_many() -> None:
 )
 def test_address_is_the_one_that_answered(answered: str | None, shown: str) -> None:
     two_cards = replace(vm(), addresses=("198.51.100.5", "192.0.2.5"))
-    seen = Seen(two_cards, (), Inside("no GPU", 0, None, answered), ())
+    seen = Seen(two_cards, (), Inside("no GPU", 0, address=answered), ())
     assert shown in _row(seen)
     assert _vm_json(seen)["address"] == shown
