@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pyVim import connect as pyvim
 from pyVmomi import vim, vmodl
 
-from gpuvm.errors import LoginRefused, Unreachable
+from gpuvm.errors import LoginRefused, NoPermission, Unreachable
 from gpuvm.inventory import VM, Deployment, Host, Inventory, Licence, MoRef, StoragePolicy, VCenter
 from gpuvm.ownership import index_in
 from gpuvm.settings import Context, authority
@@ -199,8 +199,11 @@ class VSphere:
         return read_diagnosis(self._content, [self._vm(moref) for moref in morefs])
 
     def others_at(self, vms: Sequence[VM]) -> Mapping[MoRef, Mapping[str, tuple[str, ...]]]:
-        """Return, per VM and address, the names of other VMs that report it."""
-        return others_at(self._content, vms)
+        """Return, per VM and address, the names of other VMs that report it, as far as is shown."""
+        try:
+            return others_at(self._content, vms)
+        except NoPermission:
+            return {}
 
     def read_marked(self) -> tuple[VM, ...]:
         """Read every VM of the vCenter that carries the mark, copies included."""
