@@ -152,6 +152,7 @@ func attachGPU(config *types.VirtualMachineConfigInfo, g *gpu) {
 	device.Backing = backing
 	config.Hardware.Device = append(config.Hardware.Device, device)
 	config.MemoryReservationLockedToMax = types.NewBool(true)
+	applyAllocation(config, &types.VirtualMachineConfigSpec{})
 	config.ExtraConfig = append(config.ExtraConfig,
 		&types.OptionValue{Key: "pciPassthru.use64bitMMIO", Value: "TRUE"},
 		&types.OptionValue{Key: "pciPassthru.64bitMMIOSizeGB", Value: fmt.Sprint(2 * powerOfTwo(g.mmioMiB()/1024))})

@@ -95,7 +95,7 @@ def status(
         inventories = _inventories(wanted, session)
         ours = [vm for inventory in inventories for vm in inventory.ours(wanted.name)]
         inside = _inside(session, ours) if guests else {}
-        others = [] if ours else deployments.list_all(session.vsphere.read_marked())
+        others = [] if ours else _others(inventories, session)
     against = Against(wanted, given, counted=bool(wanted.model_fields_set & spec.COUNT))
     found = compare(inventories, against, inside)
     if not ctx.ensure_object(State).json:
@@ -114,6 +114,12 @@ def _inventories(wanted: spec.ClusterSpec, session: Session) -> list[Inventory]:
     clusters = session.vsphere.clusters_of(wanted.name)
     of_each = [wanted.model_copy(update={"cluster": cluster}) for cluster in clusters]
     return [lifecycle.read_inventory(one, session.vsphere) for one in of_each]
+
+
+def _others(inventories: Sequence[Inventory], session: Session) -> list[deployments.Listed]:
+    """An inventory has every marked VM of the vCenter; without one they are read."""
+    marked = inventories[0].vms if inventories else session.vsphere.read_marked()
+    return deployments.list_all(marked)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The vCenter's inventory tree: paths, clusters, folders, resource pools, and where VMs are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyVmomi import vim
@@ -70,27 +70,22 @@ class Tree:
         return self.rows[cluster].get("environmentBrowser")
 
     def templates(self) -> list[Any]:
-        return [
-            ref for ref in self._all(vim.VirtualMachine) if self.rows[ref].get("config.template")
-        ]
+        return [ref for ref, row in self._vms() if row.get("config.template")]
 
     def unreadable(self) -> list[Any]:
         """Return VMs whose configuration cannot be read, as a missing config.template shows."""
-        return [
-            ref for ref in self._all(vim.VirtualMachine) if "config.template" not in self.rows[ref]
-        ]
+        return [ref for ref, row in self._vms() if "config.template" not in row]
 
     def marked(self) -> list[Any]:
-        return [ref for ref in self._all(vim.VirtualMachine) if extra_config(self.rows[ref])]
+        return [ref for ref, row in self._vms() if extra_config(row)]
 
     def vms_on(self, hosts: Sequence[Any]) -> list[Any]:
         """Return VMs, without templates, that are or may be registered on these hosts."""
         candidates = {*hosts, None}
         return [
             ref
-            for ref in self._all(vim.VirtualMachine)
-            if self.rows[ref].get("runtime.host") in candidates
-            and not self.rows[ref].get("config.template")
+            for ref, row in self._vms()
+            if row.get("runtime.host") in candidates and not row.get("config.template")
         ]
 
     def names_in(self, folder: Any) -> list[str]:
@@ -104,6 +99,9 @@ class Tree:
         if ref is None or ref not in self.rows:
             raise NotVisible(what, instead)
         return ref
+
+    def _vms(self) -> Iterator[tuple[Any, Row]]:
+        return ((ref, row) for ref, row in self.rows.items() if isinstance(ref, vim.VirtualMachine))
 
     def _all(self, kind: Any) -> list[Any]:
         return [ref for ref in self.rows if isinstance(ref, kind)]

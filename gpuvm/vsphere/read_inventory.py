@@ -41,6 +41,7 @@ from gpuvm.vsphere.properties import (
     Row,
     extra_config,
     is_visible,
+    merged,
     not_shown,
     retrieve,
     retrieve_all,
@@ -86,13 +87,14 @@ _UNREADABLE_PATHS = (
 )
 _MARKED_PATHS = ("config.template", *MARKS)
 _MEMORY_PATHS = ("config.memoryAllocation.reservation", "runtime.memoryOverhead")
+_TREE_PATHS = ("name", "parent", "config.template", "runtime.host", *MARKS)
 _NEIGHBOUR_PATHS = (
-    "name",
-    "runtime.host",
     "runtime.powerState",
     *_MEMORY_PATHS,
+    "config.memoryReservationLockedToMax",
     template_snapshot.ANNOTATION,
 )
+"""In addition to _TREE_PATHS."""
 _DEVICES = "config.hardware.device"
 
 
@@ -116,7 +118,7 @@ def read_inventory(
                 (vim.Datacenter, ("name", "parent", "vmFolder")),
                 (vim.ClusterComputeResource, _CLUSTER_PATHS),
                 (vim.ResourcePool, _POOL_PATHS),
-                (vim.VirtualMachine, ("name", "parent", "config.template", "runtime.host", *MARKS)),
+                (vim.VirtualMachine, _TREE_PATHS),
             ],
         )
     )
@@ -245,7 +247,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     """Read hosts, their VMs, templates and marked VMs in one call; then what these refer to.
 
     Virtual hardware is by far the most of it: it is read of VMs that may hold a GPU, and only its
-    PCI devices are kept.
+    PCI devices are kept. The other VMs have none in their row, as opposed to no such path.
     """
     marked, hidden = tree.marked(), tree.unreadable()
     neighbours = _without(tree.vms_on(hosts), [*marked, *hidden])
@@ -260,10 +262,13 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(vim.Folder, [content.rootFolder], ("name",)),
         ],
     )
+    neighbours = [ref for ref in neighbours if ref in rows]  # the others were deleted meanwhile
+    for ref in neighbours:
+        rows[ref] = merged(tree.rows[ref], rows[ref])
     stores = {ref for host in hosts for ref in rows.get(host, {}).get("datastore", ())}
     nets = {ref for host in hosts for ref in rows.get(host, {}).get("network", ())}
     unfinished = _unfinished(rows)
-    near = set(_near_gpus(neighbours, rows)).difference(unfinished)
+    near = set(_may_have_gpu(neighbours, rows)).difference(unfinished)
     more = retrieve(
         content,
         [
@@ -271,7 +276,7 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
             Objects(
                 vim.VirtualMachine,
                 visibility.not_in_tree(hosts, rows, tree),
-                (*_NEIGHBOUR_PATHS, _DEVICES),
+                ("name", "runtime.host", *_NEIGHBOUR_PATHS, _DEVICES),
             ),
             Objects(vim.VirtualMachine, sorted(near, key=str), (_DEVICES,)),
             Objects(
@@ -286,7 +291,10 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
         ),
     )
     for ref, row in more.items():
-        rows[ref] = rows.get(ref, {}) | row
+        rows[ref] = merged(rows.get(ref, {}), row)
+    for ref in neighbours:
+        if ref not in near:
+            rows[ref].setdefault(_DEVICES, ())
     switches = {row[materials.SWITCH] for row in rows.values() if materials.SWITCH in row}
     rows |= retrieve(
         content, [Objects(vim.DistributedVirtualSwitch, sorted(switches, key=str), ("uuid",))]
@@ -294,14 +302,32 @@ def _details(content: Any, tree: Tree, hosts: Sequence[Any]) -> Rows:
     return rows
 
 
-def _near_gpus(vms: Sequence[Any], rows: Rows) -> list[Any]:
-    """VMs on a host with a GPU; a host that does not show its devices may have one."""
+def _may_have_gpu(vms: Sequence[Any], rows: Rows) -> list[Any]:
+    """Return VMs whose devices must be read, because one may be a GPU of a host.
+
+    Left out are VMs on a host without GPUs, and running ones without reserved memory: ESXi starts
+    no VM with a PCI passthrough or vGPU device unless all its memory is reserved, and keeps it so
+    ("memory reservation (sched.mem.min) should be equal to memsize"). What is not shown may be
+    anything. Holders are read again, of every VM of the host, before a VM is powered on.
+    """
     without = {
         ref
         for ref, row in rows.items()
         if "hardware.pciDevice" in row and not any(map(is_gpu, row["hardware.pciDevice"]))
     }
-    return [vm for vm in vms if rows.get(vm, {}).get("runtime.host") not in without]
+    return [
+        vm
+        for vm in vms
+        if rows[vm].get("runtime.host") not in without and not _runs_unreserved(rows[vm])
+    ]
+
+
+def _runs_unreserved(row: Row) -> bool:
+    return (
+        row.get("runtime.powerState") == "poweredOn"
+        and row.get("config.memoryAllocation.reservation") == 0
+        and row.get("config.memoryReservationLockedToMax") is False
+    )
 
 
 def _unfinished(rows: Rows) -> list[Any]:

@@ -54,6 +54,11 @@ class Rig:
         with urllib.request.urlopen(f"{self.control}/calls") as answer:
             return dict(json.load(answer).get(self.context.user, {}))
 
+    def values(self) -> dict[str, int]:
+        """How often each property was returned, such as ``VirtualMachine name``."""
+        with urllib.request.urlopen(f"{self.control}/calls/values") as answer:
+            return dict(json.load(answer).get(self.context.user, {}))
+
     def fault(self, method: str, fault: str, **rule: Any) -> None:
         self.post("/faults", {"method": method, "fault": fault, "count": 1, **rule})
 
