@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import override
 
 from gpuvm.errors import BadInput, Mistakes
+from gpuvm.text import counted
 from gpuvm.validation import problem_text, shown
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -66,7 +67,7 @@ def _in_one(complaints: Sequence[tuple[int, BadInput]], more: int = 0) -> BadInp
     once = list({str(error): error for error in errors}.values())
     more += max(0, len(once) - MOST_MISTAKES)
     if more:
-        once[MOST_MISTAKES:] = [BadInput(f"and {more} more mistakes")]
+        once[MOST_MISTAKES:] = [BadInput(f"and {counted(more, 'more mistake')}")]
     return once[0] if len(once) == 1 else Mistakes(once)
 
 

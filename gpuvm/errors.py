@@ -352,7 +352,8 @@ class PortsBlocked(RunError):
 
     def __init__(self, pairs: Sequence[tuple[str, str, int]]) -> None:
         first = pairs[0]
-        more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+        rest = len(pairs) - 1
+        more = f" (and {rest} more pair{'s' if rest > 1 else ''})" if rest else ""
         super().__init__(
             f"{first[0]} cannot open a TCP connection to {first[1]} port {first[2]}{more}",
             hint=f"on {first[1]}: sudo firewall-cmd --add-port={first[2]}/tcp, or set "

@@ -22,6 +22,7 @@ from gpuvm.inventory import (
     is_called,
 )
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import counted
 
 Named = TypeVar("Named", VMTemplate, Datastore, Network)
 
@@ -247,7 +248,8 @@ def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
     if not template.nics:
         return "it has no network adapter for a fixed address"
     if spec.addresses.size < spec.vms:
-        return f"addresses: the range has {spec.addresses.size} addresses for {spec.vms} VMs"
+        size = counted(spec.addresses.size, "address", "addresses")
+        return f"addresses: the range has {size} for {counted(spec.vms, 'VM')}"
     return None
 
 

@@ -16,6 +16,7 @@ from gpuvm import selection
 from gpuvm.errors import Ambiguous, BadInput, NotFound, PreflightRefused
 from gpuvm.inventory import Datastore, Host, Inventory, MoRef, VMTemplate
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import counted
 
 MARGIN = 0.05
 MARGIN_GIB = 1.0
@@ -192,11 +193,11 @@ class Space:
 
     @override
     def __str__(self) -> str:
-        need = (
-            f"clone of {self.source} needs" if self.clones == 1 else f"clones of {self.source} need"
+        need = counted(
+            self.clones, f"clone of {self.source} needs", f"clones of {self.source} need"
         )
         return (
-            f"{self.clones} {need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
+            f"{need} {self.gib:.0f} GiB: {self.disks_gib:.0f} of disks, "
             f"{self.swap_gib:.0f} of swap files, {self.margin_gib:.0f} of margin"
         )
 

@@ -1,4 +1,4 @@
-"""Makes text from guests and vCenters safe to print.
+"""Makes text from guests and vCenters safe to print, and words for counts and times.
 
 Control characters could clear the screen, set the title or remap keys, and bidirectional ones show
 a text in another order than it has.
@@ -74,8 +74,9 @@ def typed_word(word: str) -> str:
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 VM``, ``2,000 VMs``; ``plural`` is for nouns that do not only take an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def ago(seconds: float) -> str:

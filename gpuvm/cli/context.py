@@ -1,5 +1,6 @@
 """gpuvm context: lists the configured vCenters and chooses the current one."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -71,11 +72,7 @@ def _list(ctx: typer.Context) -> None:
     current = settings.current()
     if not ctx.ensure_object(State).json:
         if known:
-            rows = [
-                ("*" if c.name == current else "", c.name, c.vcenter, c.user, c.tls.verify)
-                for c in known
-            ]
-            output.table(("", "NAME", "VCENTER", "USER", "TLS"), rows)
+            _print(known, current)
         else:
             output.line("there is no context yet: run 'gpuvm init', or 'gpuvm lab up'")
     data = {
@@ -86,3 +83,10 @@ def _list(ctx: typer.Context) -> None:
         ],
     }
     output.finish(ctx, output.Result("context", data))
+
+
+def _print(known: Sequence[settings.Context], current: str | None) -> None:
+    rows = [
+        ("*" if c.name == current else "", c.name, c.vcenter, c.user, c.tls.verify) for c in known
+    ]
+    output.table(("", "NAME", "VCENTER", "USER", "TLS"), rows)

@@ -8,6 +8,7 @@ from gpuvm import data
 from gpuvm.cli import output, progress
 from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
+from gpuvm.cli.tables import Prose
 from gpuvm.events import Events
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def _entry_json(one: data.Entry) -> dict[str, Any]:
 
 
 def _print_entries(described: list[dict[str, Any]]) -> None:
-    columns = ("WORKLOAD", "NAME", "SIZE", "HERE", "FOR", "WITHOUT IT")
+    columns = ("WORKLOAD", "NAME", "SIZE", "HERE", Prose("FOR"), Prose("WITHOUT IT"))
     rows = [
         (d["workload"], d["name"], _size(d), d["state"], d["for"], d["without"]) for d in described
     ]

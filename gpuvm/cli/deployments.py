@@ -11,6 +11,7 @@ from gpuvm.cli import output
 from gpuvm.cli.options import ContextOption, DebugOption, FileOption, JsonOption, file_context
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
+from gpuvm.cli.tables import Prose, unbroken
 from gpuvm.inventory import VM
 from gpuvm.ownership import CREATED_KEY, OPERATOR_KEY
 from gpuvm.text import ago, one_line
@@ -90,14 +91,15 @@ def _print(found: Sequence[Listed]) -> None:
     rows = [
         (
             one_line(one.name),
-            ", ".join(one_line(vm.name) for vm in one.vms),
+            ", ".join(unbroken(one_line(vm.name)) for vm in one.vms),
             f"{sum(vm.powered_on for vm in one.vms)} of {len(one.vms)}",
-            ", ".join(one_line(operator, longest=40) for operator in one.operators) or "-",
+            ", ".join(one_line(operator, longest=80) for operator in one.operators) or "-",
             _since(one.created),
         )
         for one in found
     ]
-    output.table(("DEPLOYMENT", "VMS", "ON", "CREATED BY", "CREATED"), rows)
+    columns = ("DEPLOYMENT", Prose("VMS"), "ON", Prose("CREATED BY"), "CREATED")
+    output.table(columns, rows)
 
 
 def _since(when: datetime | None) -> str:

@@ -10,9 +10,11 @@ from gpuvm.cli import output
 from gpuvm.cli.options import ClusterOptions, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import open_session
+from gpuvm.cli.tables import Prose, unbroken
 from gpuvm.devices import GPU, VGPUProfile
 from gpuvm.inventory import Host, Inventory
 from gpuvm.selection import major
+from gpuvm.text import counted
 
 
 @grouped
@@ -85,9 +87,10 @@ def notes(inventory: Inventory) -> Iterator[str]:
             yield f"{host.name}: {host.unusable}"
         if host.nvswitches:
             yield (
-                f"{host.name}: {len(host.switched_gpus)} GPUs of an HGX board, behind "
-                f"{len(host.nvswitches)} NVSwitches ({', '.join(host.nvswitches)}): a VM can have "
-                "one of them, or a vendor device group; several without the switches do not start"
+                f"{host.name}: {counted(len(host.switched_gpus), 'GPU')} of an HGX board, behind "
+                f"{counted(len(host.nvswitches), 'NVSwitch', 'NVSwitches')} "
+                f"({', '.join(host.nvswitches)}): a VM can have one of them, or a vendor "
+                "device group; several without the switches do not start"
             )
     yield from inventory.notes
 
@@ -125,8 +128,8 @@ def gpu_json(gpu: GPU) -> dict[str, Any]:
 def _print_gpus(inventory: Inventory) -> None:
     if not inventory.gpus:
         output.line(
-            f"no NVIDIA GPU on the {len(inventory.hosts)} hosts of {inventory.cluster.path}; "
-            "'--accelerator none' creates VMs without one"
+            f"no NVIDIA GPU in {inventory.cluster.path}, which has "
+            f"{counted(len(inventory.hosts), 'host')}; '--accelerator none' creates VMs without one"
         )
     else:
         _table(inventory)
@@ -140,7 +143,14 @@ def _print_gpus(inventory: Inventory) -> None:
 
 def _table(inventory: Inventory) -> None:
     labels = any(gpu.label for gpu in inventory.gpus)
-    columns = ("HOST", "GPU", "MODEL", "MEMORY", "STATE", *(("LABEL",) if labels else ()))
+    columns = (
+        "HOST",
+        "GPU",
+        Prose("MODEL"),
+        "MEMORY",
+        Prose("STATE"),
+        *(("LABEL",) if labels else ()),
+    )
     output.table(columns, [row(gpu, labels=labels) for gpu in inventory.gpus])
 
 
@@ -174,5 +184,8 @@ def _device_groups(hosts: Sequence[Host]) -> dict[str, list[str]]:
 
 def row(gpu: GPU, *, labels: bool) -> tuple[str, ...]:
     memory = f"{gpu.memory_gib} GiB" if gpu.memory_gib else "?"
-    cells = (gpu.host, gpu.pci_address, gpu.name, memory, gpu.state)
+    state = gpu.state
+    for holder in gpu.holders:
+        state = state.replace(holder.vm, unbroken(holder.vm))
+    cells = (gpu.host, gpu.pci_address, gpu.name, memory, state)
     return (*cells, gpu.label or "-") if labels else cells

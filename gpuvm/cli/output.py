@@ -6,15 +6,16 @@ documented in docs/json-output.md.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.table import Table
+from rich.console import Group
 
-from gpuvm.cli import console, hints
+from gpuvm.cli import console, hints, tables
 from gpuvm.cli.console import cell, continued, text
+from gpuvm.cli.tables import Prose
 from gpuvm.errors import (
     ExitCode,
     GpuvmError,
@@ -157,25 +158,30 @@ def begin(state: State) -> None:
     _running = state
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Print a table on stdout; the cells are plain text."""
-    stdout.print(_table(columns, rows, title))
+def table(
+    columns: Sequence[str], rows: tables.Rows, *, styles: Mapping[int, str] | None = None
+) -> None:
+    """Print a table on stdout that fits the terminal; the cells are plain text.
+
+    Headings are tables.Prose for text that may be folded, tables.Number, or plain for names.
+    """
+    stdout.print(_table(columns, rows, stdout.width, styles))
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """The cells are plain text, each on one line."""
-    drawn = Table(title=cell(title) or None, title_justify="left", title_style="bold", box=None)
-    for column in columns:
-        drawn.add_column(cell(column), header_style="bold dim", overflow="fold")
-    for row in rows:
-        drawn.add_row(*map(cell, row))
-    return drawn
+def _table(
+    columns: Sequence[str],
+    rows: tables.Rows,
+    width: int,
+    styles: Mapping[int, str] | None = None,
+) -> Group:
+    return Group(*tables.draw(columns, rows, width, styles))
 
 
 def _print_error(problem: GpuvmError) -> None:
     _say("error:", "bold red", str(problem))
     if isinstance(problem, Unplaceable) and problem.table:
-        stderr.print(_table(("HOST", "GPU", "MODEL", "STATE"), problem.table[:MOST_ROWS]))
+        columns = ("HOST", "GPU", Prose("MODEL"), Prose("STATE"))
+        stderr.print(_table(columns, problem.table[:MOST_ROWS], stderr.width))
         if len(problem.table) > MOST_ROWS:
             more = f"and {len(problem.table) - MOST_ROWS} more: 'gpuvm gpus' lists them all"
             stderr.print(completed(more))

@@ -13,6 +13,7 @@ from gpuvm.cli.gpus import gpu_json
 from gpuvm.cli.options import ClusterOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import confirm, open_session
+from gpuvm.cli.tables import Prose
 from gpuvm.errors import BadInput, ExitCode, GpuvmError
 from gpuvm.events import Events
 from gpuvm.lifecycle import SwitchResult
@@ -165,7 +166,7 @@ def _print_results(
         (one.gpu.host, one.gpu.pci_address, one.gpu.name, "failed" if one.error else one.state)
         for one in switched
     ]
-    output.table(("HOST", "GPU", "MODEL", "STATE"), rows)
+    output.table(("HOST", "GPU", Prose("MODEL"), Prose("STATE")), rows)
     pending = {one.gpu.host for one in switched if not one.done and one.error is None}
     for host in dict.fromkeys(one.gpu.host for one in switched if one.in_maintenance_mode):
         command = lifecycle.continue_hint(host, enabled=enabled, gpus=tuple(switch.gpu or ()))

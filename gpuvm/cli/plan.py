@@ -36,11 +36,8 @@ def plan(
         made = lifecycle.make_plan(wanted, session.vsphere, scale_down=scale_down)
     if not ctx.ensure_object(State).json:
         plan_output.show_plan(made)
-        output.line(
-            "nothing to do"
-            if not made.changes
-            else f"{counted(len(made.changes), 'change')} pending"
-        )
+        pending = len(made.changes)
+        output.line(f"{counted(pending, 'change')} pending" if pending else "nothing to do")
     code = ExitCode.CHANGES_PENDING if made.changes else ExitCode.DONE
     next_step = "'gpuvm provision'" if made.changes else "'gpuvm run mnist'"
     data = plan_output.plan_json(made)

@@ -3,9 +3,11 @@
 from typing import Any
 
 from gpuvm.cli import output
+from gpuvm.cli.tables import Prose, unbroken
 from gpuvm.devices import DynamicDevice, VGPUDevice
 from gpuvm.inventory import VMTemplate
 from gpuvm.planner import Plan, Step
+from gpuvm.text import counted
 
 WHAT = {"create": "create", "power-on": "power on", "keep": "unchanged", "remove": "remove"}
 
@@ -17,11 +19,12 @@ def show_plan(plan: Plan) -> None:
             step.host.name,
             _gpus(step),
             step.name,
-            WHAT[step.action] + (f", moved to {step.move_to.name}" if step.move_to else ""),
+            WHAT[step.action]
+            + (f", moved to {unbroken(step.move_to.name)}" if step.move_to else ""),
         )
         for step in plan.steps
     ]
-    columns: tuple[str, ...] = ("HOST", "GPU", "VM", "ACTION")
+    columns: tuple[str, ...] = ("HOST", Prose("GPU"), "VM", Prose("ACTION"))
     if len(plan.datastores) > 1:
         columns = (*columns, "DATASTORE")
         stores = [step.datastore.name if step.datastore else "-" for step in plan.steps]
@@ -81,6 +84,6 @@ def _each(plan: Plan, template: VMTemplate) -> str:
     source = f" from snapshot {plan.snapshot.name}" if plan.snapshot else ""
     return (
         f"each new VM: {plan.spec.clone_mode} clone of {template.path}{source} in "
-        f"{plan.cluster.path} on {store} and {network}, {plan.cpus} CPUs, "
+        f"{plan.cluster.path} on {store} and {network}, {counted(plan.cpus or 0, 'CPU')}, "
         f"{plan.memory_gib:g} GiB ({memory}){mmio}"
     )

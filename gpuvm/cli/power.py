@@ -24,7 +24,7 @@ from gpuvm.events import Event, Events
 from gpuvm.inventory import VM, UnreadableVM
 from gpuvm.lifecycle import ApplyResult
 from gpuvm.runs import RunState
-from gpuvm.text import one_line
+from gpuvm.text import counted, one_line
 
 ASK_GUESTS_S = 5.0
 """A guest that hangs is a reason to stop it, and is not waited for."""
@@ -173,6 +173,9 @@ def _show_stopped(result: ApplyResult) -> None:
     stopped = len([o for o in result.outcomes if o.changed])
     off = len(result.outcomes) - stopped - len(result.failed)
     if stopped or result.failed:
-        output.line(f"stopped: {stopped} VMs" + (f"; {off} were already off" if off else ""))
+        output.line(
+            f"stopped: {counted(stopped, 'VM')}"
+            + (f"; {counted(off, 'was', 'were')} already off" if off else "")
+        )
     else:
         output.line("nothing to do: all VMs are already off")

@@ -11,6 +11,7 @@ from gpuvm.cli import host_blocks, output, plan_output, progress
 from gpuvm.cli.options import ScaleDownOption, SpecOptions, WaitOption, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, confirm, exclusive, open_session
+from gpuvm.cli.tables import Prose
 from gpuvm.events import Events
 from gpuvm.lifecycle import ApplyResult, Recorder
 from gpuvm.planner import Plan
@@ -149,7 +150,7 @@ def show_result(result: ApplyResult) -> None:
         (o.name, o.host, ", ".join(o.gpus) or "-", o.address or "-", o.state)
         for o in result.outcomes
     ]
-    output.table(("VM", "HOST", "GPU", "ADDRESS", "STATE"), rows)
+    output.table(("VM", "HOST", Prose("GPU"), "ADDRESS", Prose("STATE")), rows)
     for text, vms in _warnings(result).items():
         output.warn(f"{', '.join(vms)}: {text}")
     for outcome in result.failed:

@@ -77,7 +77,7 @@ def report(
     page = html or (paths.runs_dir() if several else records[0].dir) / "report.html"
     reports.write_html(data, page)
     if not ctx.ensure_object(State).json:
-        output.stdout.print(run_summary.of(data))
+        output.stdout.print(run_summary.of(data, output.stdout.width))
         output.line(f"report: {page}")
     if opened and not webbrowser.open(page.absolute().as_uri()):
         output.warn(f"found no browser; open {page} yourself")

@@ -19,6 +19,7 @@ from gpuvm.cli.run_job import CompareOptions, Job
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
 from gpuvm.runs import sweep as sweeps
+from gpuvm.text import counted
 
 ASK_BYTES = 1 << 30
 """A project that is larger is sent only after a question."""
@@ -189,7 +190,8 @@ def run(
         run_options = replace(run_options, wheelhouse=f"{runs.DATA}/{wheels.place}")
     if chosen.own and chosen.size > ASK_BYTES:
         question = (
-            f"{chosen.root} has {chosen.size / 1e9:.1f} GB in {len(chosen.files)} files; send it? "
+            f"{chosen.root} has {chosen.size / 1e9:.1f} GB in "
+            f"{counted(len(chosen.files), 'file')}; send it? "
             f"(.gpuvmignore leaves files out, and @FOLDER in an argument sends data once)"
         )
         if not confirm(session.context, question, yes=yes):

@@ -193,7 +193,7 @@ def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) ->
         return
     data = reports.build([record.dir])
     if not state.json:
-        output.stdout.print(run_summary.of(data))
+        output.stdout.print(run_summary.of(data, output.stdout.width))
         output.line(f"results: {record.dir}")
     shown = {
         "run_id": run_id,

@@ -1,24 +1,26 @@
 """Prints a report on the terminal: the first tables of the HTML page."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from gpuvm.cli.console import cell, continued, text
+from gpuvm.cli.console import continued, text
+from gpuvm.cli.tables import Number, Prose, draw
 from gpuvm.report import ReportData, RunReport, Score
 from gpuvm.report.format import figure
+from gpuvm.text import counted
 
 SAMPLES = 4
 
 
-def of(data: ReportData) -> RenderableType:
-    return Group(*(part for run in data.runs for part in _run(run)))
+def of(data: ReportData, width: int) -> RenderableType:
+    """Return what is printed on a terminal of this width."""
+    return Group(*(part for run in data.runs for part in _run(run, width)))
 
 
 def as_json(data: ReportData) -> dict[str, Any]:
@@ -26,15 +28,15 @@ def as_json(data: ReportData) -> dict[str, Any]:
     return {"runs": [_plain(run) for run in data.runs]}
 
 
-def _run(run: RunReport) -> list[RenderableType]:
-    parts: list[RenderableType] = [_head(run)]
+def _run(run: RunReport, width: int) -> list[Text]:
+    parts = [_head(run)]
     if run.error:
         parts.append(text((continued(f"error: {run.error}"), "red")))
     if not run.device_plain:
         parts.append(text((continued(run.device_note), "yellow")))
-    parts += [Text(), _phases(run), Text(), _vms(run)]
+    parts += [Text(), *_phases(run, width), Text(), *_vms(run, width)]
     if run.scores:
-        parts += [Text(), _scores(run)]
+        parts += [Text(), *_scores(run, width)]
     if run.shards:
         parts.append(text((continued(run.shards.sentence), "dim")))
     parts += [_sample_line(sample.caption, sample.references) for sample in run.samples[:SAMPLES]]
@@ -44,53 +46,72 @@ def _run(run: RunReport) -> list[RenderableType]:
 
 def _head(run: RunReport) -> Text:
     took = f" in {run.seconds:.0f} s" if run.seconds is not None else ""
-    vms = f"{len(run.vms)} VMs" if len(run.vms) > 1 else run.vms[0].name if run.vms else "no VM"
+    vms = (
+        counted(len(run.vms), "VM") if len(run.vms) > 1 else run.vms[0].name if run.vms else "no VM"
+    )
     place = continued(f"{run.vcenter.name} {run.vcenter.version}, {run.cluster}, {vms}")
     return text((f"{run.run_id}: {run.status}{took}", "bold"), "\n", (place, "dim"))
 
 
-def _phases(run: RunReport) -> Table:
-    table = _table("PHASE", "OVERALL", *(vm.name for vm in run.vms))
-    for row in run.phases:
-        by_vm = [_seconds(row.seconds(vm.name)) if row.began(vm.name) else "" for vm in run.vms]
-        style = None if row.ok else "red"
-        table.add_row(cell(row.title), _seconds(row.overall_s), *by_vm, style=style)
-    return table
+def _phases(run: RunReport, width: int) -> Iterator[Text]:
+    columns = ("PHASE", Number("OVERALL"), *(Number(vm.name) for vm in run.vms))
+    rows = [
+        (
+            row.title,
+            _seconds(row.overall_s),
+            *(_seconds(row.seconds(vm.name)) if row.began(vm.name) else "" for vm in run.vms),
+        )
+        for row in run.phases
+    ]
+    failed = {number: "red" for number, row in enumerate(run.phases) if not row.ok}
+    return draw(columns, rows, width, failed)
 
 
-def _vms(run: RunReport) -> Table:
-    table = _table("VM", "HOST", "GPU", "TENSORFLOW USED", "STEPS", "EXAMPLES/S", "COMPILE")
-    for vm in run.vms:
-        table.add_row(
-            cell(vm.name),
-            cell(vm.host),
-            cell(", ".join(gpu.pci_address for gpu in vm.gpus) or "-"),
-            cell(vm.device or "-"),
+def _vms(run: RunReport, width: int) -> Iterator[Text]:
+    columns = (
+        "VM",
+        "HOST",
+        Prose("GPU"),
+        Prose("TENSORFLOW USED"),
+        *map(Number, ("STEPS", "EXAMPLES/S", "COMPILE")),
+    )
+    rows = [
+        (
+            vm.name,
+            vm.host,
+            ", ".join(gpu.pci_address for gpu in vm.gpus) or "-",
+            vm.device or "-",
             f"{vm.steps or 0}/{vm.steps_wanted}" if vm.steps_wanted else str(vm.steps or "-"),
             "-" if vm.examples_per_second is None else f"{vm.examples_per_second:.0f}",
             _seconds(vm.compile_seconds),
         )
-    return table
+        for vm in run.vms
+    ]
+    return draw(columns, rows, width)
 
 
-def _scores(run: RunReport) -> Table:
+def _scores(run: RunReport, width: int) -> Iterator[Text]:
     """Print the scores, with a row below each for every baseline."""
-    columns: dict[str, Callable[[Score], str]] = {"VALUE": lambda s: figure(s.value)}
+    columns: dict[str, Callable[[Score], str]] = {Number("VALUE"): lambda s: figure(s.value)}
     if len({score.vm for score in run.scores}) > 1:
         columns["VM"] = lambda s: s.vm
     if any(score.of for score in run.scores):
         columns["OF"] = lambda s: s.of or "-"
     if any(score.shuffled is not None for score in run.scores):
-        columns["IMAGES SHUFFLED"] = lambda s: "-" if s.shuffled is None else figure(s.shuffled)
+        columns[Number("IMAGES SHUFFLED")] = lambda s: (
+            "-" if s.shuffled is None else figure(s.shuffled)
+        )
     if any(score.examples for score in run.scores):
-        columns["EXAMPLES"] = lambda s: str(s.examples or "-")
-    table = _table("SCORE", *columns)
+        columns[Number("EXAMPLES")] = lambda s: str(s.examples or "-")
+    rows: list[tuple[str, ...]] = []
+    baselines: dict[int, str] = {}
     for score in run.scores:
         title = f"{score.title} ({score.decoder})" if score.decoder else score.title
-        table.add_row(cell(title), *(cell(column(score)) for column in columns.values()))
+        rows.append((title, *(cell(score) for cell in columns.values())))
         for one in score.baselines:
-            table.add_row(cell(f"  {one.means}"), figure(one.value), style="dim")
-    return table
+            baselines[len(rows)] = "dim"
+            rows.append((f"  {one.means}", figure(one.value), *[""] * (len(columns) - 1)))
+    return draw((Prose("SCORE"), *columns), rows, width, baselines)
 
 
 def _sample_line(caption: str, references: tuple[str, ...]) -> Text:
@@ -98,15 +119,6 @@ def _sample_line(caption: str, references: tuple[str, ...]) -> Text:
     if caption not in references and references:
         shown += f"  (one reference: {references[0]})"
     return text(continued(shown))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None)
-    for number, column in enumerate(columns):
-        table.add_column(
-            cell(column), header_style="bold dim", justify="left" if not number else "right"
-        )
-    return table
 
 
 def _seconds(value: float | None) -> str:

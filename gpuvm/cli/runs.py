@@ -13,9 +13,10 @@ from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.run_targets import open_guests
 from gpuvm.cli.session import confirm
+from gpuvm.cli.tables import Prose, unbroken
 from gpuvm.errors import BadInput
 from gpuvm.runs import RunState
-from gpuvm.text import ago, one_line
+from gpuvm.text import ago, counted, one_line
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -69,8 +70,7 @@ def list_runs(
         for text in warnings:
             output.warn(text)
         if rows:
-            columns = ("RUN", "STATE", "VMS", "STARTED", "BY", "LAST LINE")
-            output.table(columns, [_cells(row) for row in rows])
+            _print(rows)
         else:
             output.line("no runs; start one with 'gpuvm run mnist'")
         if left:
@@ -115,8 +115,10 @@ def prune(
             output.warn(one_line(text))
         for pair in pairs:
             output.line(f"{pair['vm']}: {one_line(pair['run_id'])}")
-        environments = "1 environment" if len(unused) == 1 else f"{len(unused)} environments"
-        output.line(f"{len(pairs)} removed" + (f", and {environments}" if unused else ""))
+        environments = counted(len(unused), "environment")
+        output.line(
+            f"{counted(len(pairs), 'run')} removed" + (f", and {environments}" if unused else "")
+        )
     data = {"removed": pairs, "environments": unused, "warnings": guests.warnings}
     output.finish(ctx, output.Result("runs prune", data))
 
@@ -159,6 +161,12 @@ def _of_manifest(manifest: results.Manifest) -> dict[str, Any]:
     }
 
 
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    state, vms, operator, last = map(Prose, ("STATE", "VMS", "BY", "LAST LINE"))
+    columns = ("RUN", state, vms, "STARTED", operator, last)
+    output.table(columns, [_cells(row) for row in rows])
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     state = row["state"]
     if row.get("ahead"):
@@ -168,9 +176,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         one_line(row["run_id"]),
         state,
-        ", ".join(map(one_line, row["vms"])),
+        ", ".join(unbroken(one_line(vm)) for vm in row["vms"]),
         _since(row["started"]),
-        one_line(row["operator"] or "-", longest=40),
+        one_line(row["operator"] or "-", longest=80),
         one_line(row["problem"] if row.get("problem") else row["line"], longest=60),
     )
 

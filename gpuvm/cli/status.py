@@ -16,7 +16,7 @@ from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import Ambiguous, BadInput, GpuvmError, SharedAddress
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 from gpuvm.ownership import copy_note
-from gpuvm.text import how_long, one_line
+from gpuvm.text import counted, how_long, one_line
 
 TIMEOUT_S = 10
 AT_ONCE = 16
@@ -230,7 +230,7 @@ def _seen(vm: VM, inventory: Inventory, against: Against, inside: Inside) -> See
 
 def _differences_from_spec(vm: VM, against: Against, inventory: Inventory) -> Iterator[str]:
     if against.counted and (vm.index or 0) > against.wanted.vms:
-        yield f"surplus: the spec has {against.wanted.vms} VMs"
+        yield f"surplus: the spec has {counted(against.wanted.vms, 'VM')}"
         return
     if (against.counted or against.file) and not vm.powered_on:
         yield "it is powered off"
@@ -246,7 +246,7 @@ def _in_the_guest(vm: VM, inside: Inside) -> Iterator[str]:
     has, sees = len(vm.devices), inside.gpus
     if sees is None or sees == has:
         return
-    known = "no GPU" if sees == 0 else f"{sees} GPU{'s' if sees > 1 else ''}"
+    known = "no GPU" if sees == 0 else counted(sees, "GPU")
     why = ": its driver, or the 64-bit MMIO window" if sees < has else ""
     yield f"the guest sees {known}, its virtual hardware has {has}{why}"
 

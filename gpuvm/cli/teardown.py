@@ -16,6 +16,7 @@ from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.inventory import Deployment, MoRef
 from gpuvm.ownership import copy_note
+from gpuvm.text import counted
 from gpuvm.vsphere import CloneInFlight
 
 
@@ -85,7 +86,7 @@ def teardown(
         host_blocks.refresh(session, wanted.name)
     if result.outcomes and not state.json:
         gone, all_of_them = len(result.outcomes) - len(result.failed), len(result.outcomes)
-        output.line(f"{gone} of {all_of_them} VMs removed")
+        output.line(f"{gone} of {counted(all_of_them, 'VM')} removed")
     data = result_json(result) | {"copies": [vm.name for vm in found.copies]}
     output.finish(ctx, output.Result("teardown", data, result.exit_code, result.errors))
 
@@ -98,7 +99,7 @@ def _without_clones(found: Deployment, coming: Sequence[CloneInFlight]) -> Deplo
 
 def _question(going: int, coming: Sequence[CloneInFlight]) -> str:
     """Return an empty string if there is nothing to confirm."""
-    parts = [f"{going} VMs"] if going else []
+    parts = [counted(going, "VM")] if going else []
     parts += [f"{len(coming)} being cloned"] if coming else []
     return f"Destroy {', and '.join(parts)}?" if parts else ""
 

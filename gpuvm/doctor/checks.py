@@ -15,7 +15,7 @@ from gpuvm.inventory import Host, Licence, VMTemplate
 from gpuvm.planner import Action, Plan
 from gpuvm.privileges import Required
 from gpuvm.selection import major
-from gpuvm.text import typed_word
+from gpuvm.text import counted, typed_word
 
 _WITHOUT_VGPU = ("standard", "essentials")
 """Editions of vSphere; vGPUs need Enterprise Plus, vSphere Foundation or Cloud Foundation."""
@@ -299,7 +299,8 @@ def _template_check(one: VMTemplate, given: CheckInput) -> Check:
         return Check("template", _level(one, given), f"{_label(one, given)}: {why}", hint)
     about = (
         f"{_label(one, given)}: {one.firmware}, hardware version {one.hardware_version}, "
-        f"{one.cpus} CPUs, {one.memory_gib:g} GiB, {len(one.snapshots)} snapshots"
+        f"{counted(one.cpus, 'CPU')}, {one.memory_gib:g} GiB, "
+        f"{counted(len(one.snapshots), 'snapshot')}"
     )
     return Check("template", "ok", about)
 

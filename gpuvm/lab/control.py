@@ -26,6 +26,7 @@ from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe,
 from gpuvm.lab.lab_status import LabStatus, is_alive, owns_context, status
 from gpuvm.lab.state_folder import LabFolder, LabRecord, lab_folder, locked
 from gpuvm.results import provisioning_record
+from gpuvm.text import counted
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -141,7 +142,10 @@ def _require_same_description(folder: LabFolder, requested: Description) -> None
     if running is None or _without_defaults(running, requested) != _without_defaults(
         requested, requested
     ):
-        found = f"{len(running.hosts)} hosts, {running.gpu_count} GPUs" if running else "unreadable"
+        found = "unreadable"
+        if running:
+            gpus = counted(running.gpu_count, "GPU")
+            found = f"{counted(len(running.hosts), 'host')}, {gpus}"
         raise LabError(
             f"the lab '{folder.name}' is running with another configuration ({found})",
             hint="run 'gpuvm lab down' first, or choose another --name",

@@ -9,6 +9,7 @@ from gpuvm.devices import GPU, Device, DynamicDevice, PassthroughDevice, VGPUDev
 from gpuvm.fitting import fits
 from gpuvm.inventory import VM, Host
 from gpuvm.spec import ClusterSpec
+from gpuvm.text import counted
 
 
 class HostCapacity:
@@ -127,7 +128,7 @@ def too_few_cpus(host: Host, cpus: int | None) -> str | None:
     """ESXi starts no VM that has more virtual CPUs than the host has logical ones."""
     if not host.cpu_threads or (cpus or 0) <= host.cpu_threads:
         return None
-    return f"{cpus} CPUs wanted, {host.cpu_threads} logical ones there"
+    return f"{counted(cpus or 0, 'CPU')} wanted, {counted(host.cpu_threads, 'logical one')} there"
 
 
 def device_memory_gib(devices: Sequence[Device], gpus: Sequence[GPU]) -> list[int]:

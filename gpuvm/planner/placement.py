@@ -12,7 +12,7 @@ from gpuvm.inventory import Host, Inventory
 from gpuvm.planner.capacity import HostCapacity
 from gpuvm.planner.model import Finding, LeftOut, Step
 from gpuvm.spec import ClusterSpec
-from gpuvm.text import typed_word
+from gpuvm.text import counted, typed_word
 
 SHOWN_HOSTS = 8
 
@@ -150,12 +150,11 @@ def _unplaceable(
     left_out: Mapping[LeftOut, Sequence[str]],
 ) -> Unplaceable:
     reasons = "".join(f"; {finding.text}" for finding in _findings(left_out))
-    capacity = f"{inventory.cluster.name} has {fitting} host{'' if fitting == 1 else 's'} left"
+    capacity = f"{inventory.cluster.name} has {counted(fitting, 'host')} left"
     if spec.placement != "one-per-host" or spec.per_host > 1:
         capacity = f"{inventory.cluster.name} has room for {fitting}"
     return Unplaceable(
-        f"{missing} more VM{'s' if missing > 1 else ''} needed, "
-        f"{capacity} with {_need(spec)}{reasons}",
+        f"{counted(missing, 'more VM')} needed, {capacity} with {_need(spec)}{reasons}",
         table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
         hint=_hint(spec, inventory, len(existing), missing, fitting)
         or _remedies(left_out)
@@ -166,9 +165,9 @@ def _unplaceable(
 def _need(spec: ClusterSpec) -> str:
     wanted = spec.accelerator
     if isinstance(wanted, VGPU):
-        return f"{wanted.count} free vGPU{'s' if wanted.count > 1 else ''} {wanted.profile}"
+        return f"{counted(wanted.count, 'free vGPU')} {wanted.profile}"
     if isinstance(wanted, (Passthrough, DynamicPassthrough)):
-        return f"{wanted.count} free GPU{'s' if wanted.count > 1 else ''}"
+        return counted(wanted.count, "free GPU")
     if isinstance(wanted, DeviceGroup):
         return f"a free device group {wanted.group}"
     return "enough memory"
@@ -242,8 +241,9 @@ def _not_on_one_host(spec: ClusterSpec, most: int, free: int, missing: int) -> s
     together = spec.per_host * count
     if spec.placement == "one-per-host" and most < together and free >= missing * count:
         return (
-            f"{spec.per_host} VMs on each host take {together} free GPUs there, and the most that "
-            f"is free on one is {most}: --placement spread takes them wherever they are"
+            f"{counted(spec.per_host, 'VM')} on each host would need "
+            f"{counted(together, 'free GPU')} there, and the most that is free on one is {most}: "
+            "--placement spread takes them wherever they are"
         )
     return None
 

@@ -30,7 +30,7 @@ from gpuvm.planner.sameness import differences
 from gpuvm.spec import ClusterSpec
 from gpuvm.storage import Space, Storage
 from gpuvm.storage import check_names as check_datastores
-from gpuvm.text import typed_word
+from gpuvm.text import counted, typed_word
 
 
 class Refusals:
@@ -199,8 +199,8 @@ def _check_scale_down(
 ) -> None:
     if surplus and not scale_down:
         raise PreflightRefused(
-            f"'{spec.name}' has {len(inventory.ours(spec.name))} VMs and the spec asks for "
-            f"{spec.vms}: {', '.join(vm.name for vm in surplus)} would be removed",
+            f"'{spec.name}' has {counted(len(inventory.ours(spec.name)), 'VM')} and the spec asks "
+            f"for {spec.vms}: {', '.join(vm.name for vm in surplus)} would be removed",
             hint="add --scale-down to remove them",
         )
 
@@ -336,8 +336,8 @@ def _check_pool(spec: ClusterSpec, inventory: Inventory, size: _Size, clones: in
     if not spec.has_gpu or left is None or wanted <= left:
         return
     raise PreflightRefused(
-        f"{clones} VMs would reserve {wanted:.1f} GiB of memory including overhead, and the "
-        f"resource pool has {left:.1f} GiB unreserved",
+        f"{counted(clones, 'VM')} would reserve {wanted:.1f} GiB of memory including overhead, "
+        f"and the resource pool has {left:.1f} GiB unreserved",
         hint="use a smaller memory_gib or another resource_pool, or raise the pool's reservation",
     )
 
@@ -417,8 +417,8 @@ def datastore_findings(space: Space, store: Datastore) -> Iterator[Finding]:
     if space.gib + space.growth_gib <= store.free_gib or not space.growth_gib:
         return
     yield Finding(
-        f"the thin disks of {space.clones} new VMs take {space.disks_gib:.0f} GiB now and can grow "
-        f"to {space.disks_gib + space.growth_gib:.0f} GiB; datastore {store.name} has "
+        f"the thin disks of {counted(space.clones, 'new VM')} take {space.disks_gib:.0f} GiB now "
+        f"and can grow to {space.disks_gib + space.growth_gib:.0f} GiB; datastore {store.name} has "
         f"{store.free_gib:.0f} GiB free",
         hint="a VM stops when it writes to a full datastore: monitor its free space, or choose "
         "another one with --datastore",
@@ -433,9 +433,10 @@ def _partial_hgx_findings(created: Sequence[Step]) -> Iterator[Finding]:
         if len([gpu for gpu in step.gpus if gpu.pci_address in switched]) > 1:
             affected.setdefault(step.host.name, []).append(step)
     for host, steps in affected.items():
+        switches = counted(len(steps[0].host.nvswitches), "NVSwitch", "NVSwitches")
         yield Finding(
             f"{', '.join(step.name for step in steps)}: {len(steps[0].gpus)} GPUs of the HGX board "
-            f"of {host} without its {len(steps[0].host.nvswitches)} NVSwitches: CUDA fails there "
+            f"of {host} without its {switches}: CUDA fails there "
             "with error 802, system not yet initialized",
             hint="use one GPU per VM (count: 1), or a vendor device group of the host: "
             "'gpuvm gpus' lists them",

@@ -21,7 +21,7 @@ from gpuvm.report.shards import shards
 from gpuvm.report.vms import curves as curves_of
 from gpuvm.report.vms import device_note, since_last_start, vm_report
 from gpuvm.results import Manifest
-from gpuvm.text import one_line
+from gpuvm.text import counted, one_line
 
 
 def build(run_dirs: Sequence[Path]) -> ReportData:
@@ -101,7 +101,14 @@ def _from_tensorboard(
     """Returns the curves of a program that logs no losses by the contract, and warnings."""
     found = [tensorboard.curves(vm, run_dir / vm) for vm in vms]
     shown, others = tensorboard.most_telling([curve for own, _ in found for curve in own])
-    left_out = f"{len(others)} more scalars of TensorBoard's event files are not shown"
+    left_out = (
+        counted(
+            len(others),
+            "more scalar of TensorBoard's event files is",
+            "more scalars of TensorBoard's event files are",
+        )
+        + " not shown"
+    )
     more = (f"{left_out}: {one_line(', '.join(others), longest=200)}.",) if others else ()
     return shown, (*(problem for _, problems in found for problem in problems), *more)
 
@@ -109,11 +116,13 @@ def _from_tensorboard(
 def _status_note(manifest: Manifest, vms: Sequence[VMReport]) -> str:
     """How the run ended, in one sentence."""
     done = sum(1 for vm in vms if vm.outcome == "finished")
-    reached = f"{done} of {len(vms)} VMs had finished"
+    reached = f"{done} of {counted(len(vms), 'VM')} had finished"
     if manifest.status == "succeeded" and done < len(vms):
-        return f"Recorded as succeeded, but only {done} of {len(vms)} VMs recorded an end."
+        return (
+            f"Recorded as succeeded, but only {done} of {counted(len(vms), 'VM')} recorded an end."
+        )
     if manifest.status == "succeeded":
-        return f"The run succeeded on {len(vms)} VM{'s' if len(vms) != 1 else ''}."
+        return f"The run succeeded on {counted(len(vms), 'VM')}."
     if manifest.status == "failed":
         return f"The run failed; {reached}."
     if manifest.status in ("interrupted", "cancelled"):

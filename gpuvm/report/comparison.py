@@ -9,6 +9,7 @@ from statistics import median
 
 from gpuvm.errors import BadInput
 from gpuvm.report.model import RunReport, VMReport
+from gpuvm.text import counted
 
 _LONGEST = 60
 """A longer value is not repeated among what was equal."""
@@ -171,7 +172,7 @@ def _names(groups: Sequence[Sequence[RunReport]]) -> list[str]:
 
 
 def _vm_count(run: RunReport) -> str:
-    return f"{len(run.vms)} VM{'' if len(run.vms) == 1 else 's'}"
+    return counted(len(run.vms), "VM")
 
 
 def _accelerator(run: RunReport) -> str:

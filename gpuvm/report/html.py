@@ -20,7 +20,7 @@ from gpuvm.report.comparison import Comparison, compare
 from gpuvm.report.format import duration, figure, milliseconds, number, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
-from gpuvm.text import visible
+from gpuvm.text import counted, visible
 
 _TEXTS: dict[str, Callable[[float], str]] = {
     "duration": duration,
@@ -107,7 +107,7 @@ def tiles(run: RunReport) -> Sequence[Tile]:
 def _time(run: RunReport) -> list[Tile]:
     if run.seconds is None:
         return []
-    vms = f"{len(run.vms)} VM{'s' if len(run.vms) != 1 else ''}"
+    vms = counted(len(run.vms), "VM")
     return [Tile("Run time", duration(run.seconds), f"on {vms}")]
 
 

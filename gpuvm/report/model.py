@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpuvm.report.format import duration, figure
+from gpuvm.text import counted
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 Group = Literal["provisioning", "run", "workload"]
@@ -281,7 +282,7 @@ class RunReport:
     def summary(self) -> str:
         """One sentence: what ran where, how it ended, how long it took, what came out."""
         took = f" in {duration(self.seconds)}" if self.seconds is not None else ""
-        where = f"{len(self.vms)} VMs" if len(self.vms) != 1 else self.vms[0].name
+        where = self.vms[0].name if len(self.vms) == 1 else counted(len(self.vms), "VM")
         how = {"running": "has no recorded end"}.get(self.status, self.status)
         best = [f"{s.title} {figure(s.value)}" for s in self.main_scores[:1]]
         together = " together" if self.distributed else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpuvm.report.model import Shard, Shards
 from gpuvm.report.records import ShardLine, Timing
+from gpuvm.text import counted
 
 IdLists = Mapping[str, Sequence[str] | None]
 
@@ -48,13 +49,14 @@ def _why_unverified(lines: Mapping[str, ShardLine], ids: IdLists) -> str | None:
     """Why the lists cannot be used, or None."""
     workers = max(line.workers for line in lines.values())
     if {line.worker for line in lines.values()} != set(range(workers)):
-        return f"only {len(lines)} of {workers} workers recorded their shard"
+        return f"only {len(lines)} of {counted(workers, 'worker')} recorded their shard"
     for vm, line in lines.items():
         listed = ids[vm]
         if listed is None:
             return f"{vm} has no shard_ids.txt"
         if len(listed) != line.examples:
-            return f"{vm} lists {len(listed):,} ids and recorded {line.examples:,} examples"
+            recorded = counted(line.examples, "example")
+            return f"{vm} lists {counted(len(listed), 'id')} and recorded {recorded}"
         if line.ids_sha256 is not None and _digest(listed) != line.ids_sha256:
             return f"shard_ids.txt of {vm} does not match its recorded hash"
     if len({line.of for line in lines.values()}) > 1:
@@ -74,8 +76,8 @@ def _verify(by_vm: tuple[Shard, ...], total: int, ids: Sequence[Sequence[str]]) 
     each = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     if disjoint and complete:
         sentence = (
-            f"Verified from the lists of ids: {len(by_vm)} shards of {each} examples, none in "
-            f"two of them, together the whole data set of {total:,}."
+            f"Verified from the lists of ids: {counted(len(by_vm), 'shard')} of {each} examples, "
+            f"none in two of them, together the whole data set of {total:,}."
         )
     else:
         overlap = "none are" if disjoint else f"{twice:,} are"

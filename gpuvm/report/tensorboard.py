@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpuvm.report.model import Curve
-from gpuvm.text import one_line
+from gpuvm.text import counted, one_line
 
 MOST_TAGS = 12
 LARGEST_RECORD = 1 << 16
@@ -117,9 +117,7 @@ def _records(stream: BinaryIO, name: str, problems: list[str]) -> Iterator[bytes
         else:
             damaged += 1
     if damaged:
-        problems.append(
-            f"{name} has {damaged} damaged record{'s' if damaged > 1 else ''}, left out"
-        )
+        problems.append(f"{name} has {counted(damaged, 'damaged record')}, left out")
 
 
 def _scalars(records: Iterator[bytes]) -> Iterator[tuple[int, str, float]]:

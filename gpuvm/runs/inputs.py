@@ -12,6 +12,7 @@ from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.guest import Guest, TransferProgress, push_by_content
 from gpuvm.guest.progress import size
+from gpuvm.text import counted
 
 DATA = "data"
 STORE = "store"
@@ -121,8 +122,8 @@ def checkpoints(run: results.Run, members: int, *, distributed: bool) -> Sequenc
         found = [_files_of(run, vm) for vm in vms]
     else:
         raise PreflightRefused(
-            f"run {run.run_id} was on {len(vms)} VMs, each with its own checkpoints, but this run "
-            f"is on {members}",
+            f"run {run.run_id} was on {counted(len(vms), 'VM')}, each with its own checkpoints, "
+            f"but this run is on {members}",
             hint="select as many with --vm, in the same order: " + ", ".join(vm.name for vm in vms),
         )
     if not any(found):

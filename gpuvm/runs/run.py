@@ -35,7 +35,7 @@ from gpuvm.runs.inputs import STORE, Inputs, in_guest, push_inputs
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
-from gpuvm.text import typed_word
+from gpuvm.text import counted, typed_word
 
 MANIFEST = "run.json"
 """In a run's folder in each guest, for operators on other machines."""
@@ -254,8 +254,9 @@ class _Start:
                 if isinstance(answer, Busy):
                     raise self._busy(guest, answer.run)
                 if answer.ahead:
-                    runs = "1 run" if answer.ahead == 1 else f"{answer.ahead} runs"
-                    self.work.events.note(f"queued: {runs} ahead", guest.name)
+                    self.work.events.note(
+                        f"queued: {counted(answer.ahead, 'run')} ahead", guest.name
+                    )
 
     def _processes(self, guests: Sequence[Guest]) -> list[Process]:
         place = self._place(guests)

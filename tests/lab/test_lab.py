@@ -407,7 +407,7 @@ def test_the_lab_ends_with_its_lifeline(wait_for: Callable[..., None]) -> None:
 
 def test_lab_up_with_other_options_is_refused(up: Labs, tmp_path: Path) -> None:
     up(hosts=1)
-    with pytest.raises(LabError, match=r"another configuration \(1 hosts, 1 GPUs\)") as raised:
+    with pytest.raises(LabError, match=r"another configuration \(1 host, 1 GPU\)") as raised:
         lab.up(lab.LabOptions(hosts=2, timings=FAST))
     assert raised.value.hint is not None
     assert "lab down" in raised.value.hint

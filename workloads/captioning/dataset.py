@@ -123,7 +123,7 @@ class Shard:
 
     def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
         if examples < batch:
-            raise BadInput(f"{examples} examples are fewer than a batch of {batch}")
+            raise BadInput(f"a batch of {batch} is more than there are examples: {examples}")
         width = batch // workers
         self.worker, self.workers, self.total = worker, workers, examples
         self._lanes = [range(lane, examples, batch) for lane in range(batch)]

@@ -82,7 +82,7 @@ def read_pictures(folder: Path) -> Pictures:
         found = _flickr_split(folder, file)
     if not found.train or not found.held_out:
         number = len(found.train) + len(found.held_out)
-        raise BadInput(f"{file}: {number} images are too few for a held-out set")
+        raise BadInput(f"{file}: too few images for a held-out set: {number}")
     return found
 
 
@@ -152,7 +152,7 @@ def _karpathy(folder: Path, file: Path) -> Pictures:
     train = [picture for part in _TRAIN for picture in parts.get(part, [])]
     unused = len(parts.get(_VAL, [])) if held == _TEST else 0
     told = f"the {held} images of {file.name}"
-    told += f"; its {unused} val images are not used" if unused else ""
+    told += f"; its val images, {unused}, are not used" if unused else ""
     return Pictures(train, parts.get(held, []), told)
 
 

@@ -50,7 +50,10 @@ def load(data: str | None, batch_size: int = 1) -> Digits:
     else:
         digits = downloaded() if data == "download" else _read(Path(data))
     if len(digits.train_y) < batch_size:
-        raise BadInput(f"--batch-size {batch_size}: only {len(digits.train_y)} images to train on")
+        raise BadInput(
+            f"--batch-size {batch_size} is more than there are images to train on: "
+            f"{len(digits.train_y)}"
+        )
     return digits
 
 
@@ -189,7 +192,7 @@ def _check(file: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
     if y.dtype.kind not in "iu":
         raise BadInput(f"{file}: y_{part} holds {y.dtype}, not whole numbers")
     if y.shape != (len(x),):
-        raise BadInput(f"{file}: y_{part} has the shape {y.shape} for {len(x)} images")
+        raise BadInput(f"{file}: y_{part} has the shape {y.shape}, not ({len(x)},)")
     if len(y) == 0 or y.min() < 0 or y.max() > 9:
         raise BadInput(f"{file}: y_{part} must hold digits from 0 to 9")
 

@@ -74,7 +74,10 @@ def load(
     prices = read_csv(data, gaps) if data else generate(minutes, stocks, seed)
     parts = split(prices)
     if len(parts.train_y) < batch_size:
-        raise BadInput(f"--batch-size {batch_size}: only {len(parts.train_y)} rows")
+        raise BadInput(
+            f"--batch-size {batch_size} is more than there are rows to train on: "
+            f"{len(parts.train_y)}"
+        )
     return prices, parts
 
 
@@ -144,7 +147,7 @@ def _parsed(file: Path, text: TextIO, gaps: str) -> Prices:
             moments.append(_moment(where, row[0], moments))
     _check_length(str(file), len(values))
     table = np.array(values)
-    origin = f"{file}, {filled} gaps filled with the price before" if filled else str(file)
+    origin = f"{file}, gaps filled with the price before: {filled}" if filled else str(file)
     return Prices(table[:, 0], table[:, 1:], origin, _last_day(moments))
 
 
@@ -187,7 +190,7 @@ def _is_gap(text: str) -> bool:
 
 def _check_length(where: str, rows: int) -> None:
     if rows < FEWEST_ROWS:
-        raise BadInput(f"{where}: {rows} rows are too few to train and test on")
+        raise BadInput(f"{where}: too few rows to train and test on: {rows}")
 
 
 def _moment(where: str, text: str, before: Sequence[float]) -> float:
@@ -229,7 +232,7 @@ def _last_day(moments: Sequence[float]) -> int:
 
 def _numbers(where: str, header: list[str], row: list[str]) -> np.ndarray:
     if len(row) != len(header):
-        raise BadInput(f"{where}: {len(row)} columns instead of {len(header)}")
+        raise BadInput(f"{where}: columns: {len(row)} instead of {len(header)}")
     try:
         values = np.array(row[1:], np.float64)
     except ValueError:

@@ -66,7 +66,7 @@ def _missing(made: Sequence[Cell], own: Sequence[Cell], cells: Sequence[Cell]) -
     if not own:
         return [f"no picture here: this share of the grid's {len(cells)} is empty"]
     if len(made) < len(own):
-        return [f"stopped after {len(made)} of {len(own)} pictures"]
+        return [f"stopped after picture {len(made)} of {len(own)}"]
     return []
 
 

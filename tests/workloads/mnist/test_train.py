@@ -84,7 +84,7 @@ def test_an_npz_of_the_right_layout_is_read(tmp_path: Path) -> None:
     [
         ({"x_train": np.zeros((64, 28, 27), np.uint8)}, "x_train has the shape (64, 28, 27)"),
         ({"x_train": np.zeros((64, 28, 28), np.float32)}, "x_train holds float32, not uint8"),
-        ({"y_test": np.zeros(3, int)}, "y_test has the shape (3,) for 20 images"),
+        ({"y_test": np.zeros(3, int)}, "y_test has the shape (3,), not (20,)"),
         ({"y_train": np.full(64, 11)}, "y_train must hold digits from 0 to 9"),
         ({}, "no array 'x_train'"),
         (None, "no such file"),
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     reported = mnist.refused(tmp_path, "--batch-size", "2000")
-    assert "--batch-size 2000: only 1437 images to train on" in reported
+    assert "--batch-size 2000 is more than there are images to train on: 1437" in reported
 
 
 def test_another_file_is_another_run(tmp_path: Path) -> None:

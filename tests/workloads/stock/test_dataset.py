@@ -74,7 +74,7 @@ def test_gaps_fail_or_are_the_price_before(tmp_path: Path, gap: str) -> None:
         dataset.read_csv(whole)
     found = dataset.read_csv(whole, "previous")
     assert found.stocks[6:9, 0].tolist() == [16, 16, 18]
-    assert found.origin.endswith("1 gaps filled with the price before")
+    assert found.origin.endswith("gaps filled with the price before: 1")
 
 
 def test_a_gap_in_the_first_row_has_nothing_before_it(tmp_path: Path) -> None:
@@ -130,5 +130,5 @@ def test_the_header_of_yfinance(tmp_path: Path) -> None:
 
 
 def test_too_few_minutes_are_refused() -> None:
-    with pytest.raises(BadInput, match="--minutes: 1 rows are too few"):
+    with pytest.raises(BadInput, match="--minutes: too few rows to train and test on: 1"):
         dataset.generate(1, 3)

@@ -226,7 +226,7 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
         (None, "No such file"),
         ("", "it is empty"),
         ("a,b\n1,2\n", "data.csv:1: the columns must be DATE, the index"),
-        (HEADER + GOOD + "60,1,2\n", "data.csv:62: 3 columns instead of 4"),
+        (HEADER + GOOD + "60,1,2\n", "data.csv:62: columns: 3 instead of 4"),
         (
             HEADER + GOOD + "60,1,,3\n",
             "62: a gap, which --gaps previous fills, in column NASDAQ.A",
@@ -236,7 +236,7 @@ GOOD = "".join(f"{n},{2000 + n},{10 + n},{20 + n % 7}\n" for n in range(60))
             HEADER + GOOD + "60,nan,2,3\n",
             "62: a gap, which --gaps previous fills, in column SP500",
         ),
-        (HEADER + "1,1,2,3\n", "1 rows are too few"),
+        (HEADER + "1,1,2,3\n", "too few rows to train and test on: 1"),
     ],
 )
 def test_bad_data_is_one_line(tmp_path: Path, text: str | None, message: str) -> None:

@@ -125,7 +125,7 @@ def test_it_resumes_from_its_saved_state(tmp_path: Path) -> None:
 def test_stopped_grid_names_the_missing_cells(tmp_path: Path) -> None:
     style(tmp_path, *SHORT, *GRID, "--stop-after", "3")
     reported = results(tmp_path)
-    assert reported["notes"][-1] == "stopped after 2 of 4 pictures"
+    assert reported["notes"][-1] == "stopped after picture 2 of 4"
     assert [s["caption"] for s in reported["samples"]] == [
         "2 of the grid's 4",
         "content 0, style 0",
