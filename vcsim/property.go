@@ -6,6 +6,7 @@ import (
 	"path"
 	"reflect"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -49,9 +50,16 @@ func isA(object reflect.Type, name string) bool {
 	if object.Name() == name || name == "ManagedObject" {
 		return true
 	}
+	key := pathOf{object, name}
+	if known, ok := extends.Load(key); ok {
+		return known.(bool)
+	}
 	field, ok := object.FieldByName(name)
+	extends.Store(key, ok && field.Anonymous)
 	return ok && field.Anonymous
 }
+
+var extends sync.Map // pathOf -> bool: a view asks this of every object
 
 // readProperty returns a property by its path, ready for encoding, or nil if it is unset. The
 // caller holds the object's lock. An unknown path is InvalidProperty.
@@ -181,12 +189,25 @@ func allProperties(object reflect.Type) []string {
 
 // encode returns the content of an element, without its tags.
 func encode(value any) string {
-	var buffer bytes.Buffer
-	encoder := xml.NewEncoder(&buffer)
+	e := encoders.Get().(*encoder)
+	defer encoders.Put(e)
+	e.buffer.Reset()
 	start := xml.StartElement{Name: xml.Name{Local: "x"}}
-	if err := encoder.EncodeElement(value, start); err != nil {
+	if err := e.encoder.EncodeElement(value, start); err != nil {
 		panic(fmt.Sprintf("%T cannot be encoded: %s", value, err)) // types of the API can always be encoded
 	}
-	text := buffer.String()
+	text := e.buffer.String()
 	return text[len("<x>") : len(text)-len("</x>")]
 }
+
+// encoder is used for one value after another, because a new one has a buffer of 4 KiB.
+type encoder struct {
+	buffer  bytes.Buffer
+	encoder *xml.Encoder
+}
+
+var encoders = sync.Pool{New: func() any {
+	e := &encoder{}
+	e.encoder = xml.NewEncoder(&e.buffer)
+	return e
+}}

@@ -42,6 +42,7 @@ from gpuvm.vsphere.properties import (
     extra_config,
     is_visible,
     merged,
+    no_garbage_collection,
     not_shown,
     retrieve,
     retrieve_all,
@@ -98,6 +99,7 @@ _NEIGHBOUR_PATHS = (
 _DEVICES = "config.hardware.device"
 
 
+@no_garbage_collection()
 def read_inventory(
     content: Any,
     vcenter: VCenter,
@@ -186,6 +188,7 @@ def read_vms(
     )
 
 
+@no_garbage_collection()
 def read_marked(
     content: Any, vcenter: VCenter, hosts: Mapping[MoRef, str]
 ) -> tuple[tuple[VM, ...], tuple[UnreadableVM, ...]]:
