@@ -13,6 +13,7 @@ from gpuvm.cli import deployments, output
 from gpuvm.cli.options import ClusterOption, DeploymentOptions, HostsOption, PerHostOption, grouped
 from gpuvm.cli.output import State
 from gpuvm.cli.session import Session, open_session
+from gpuvm.cli.tables import Prose
 from gpuvm.errors import Ambiguous, BadInput, GpuvmError, SharedAddress
 from gpuvm.inventory import VM, Inventory, UnreadableVM
 from gpuvm.ownership import copy_note
@@ -270,7 +271,8 @@ def _print_status(found: Found, deployment: str, others: Sequence[deployments.Li
     else:
         rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
         rows += [(name, *"-----", "it is missing") for name in found.missing]
-        columns = ("VM", "HOST", "POWER", "ADDRESS", "GPU IN VCENTER", "IN THE GUEST", "DRIFT")
+        prose = map(Prose, ("GPU IN VCENTER", "IN THE GUEST", "DRIFT"))
+        columns = ("VM", "HOST", "POWER", "ADDRESS", *prose)
         output.table(columns, rows)
     if others:
         known = ", ".join(f"{one_line(one.name)} ({len(one.vms)})" for one in others)

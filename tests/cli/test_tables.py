@@ -331,7 +331,7 @@ def test_a_name_with_spaces_is_whole_in_a_block() -> None:
 
 def test_what_comes_from_guests_is_escaped() -> None:
     (_, row) = lines(("VM", "LINE"), [("a\nb", "\x1b[2Jgone\x07")], 80)
-    assert row == " a b  gone\\x07"
+    assert row == " a b  \\x1b[2Jgone\\x07"
 
 
 def test_wide_characters_count_twice() -> None:

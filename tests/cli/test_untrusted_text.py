@@ -51,7 +51,7 @@ def printers(name: str) -> Iterator[Callable[[], object]]:
     yield lambda: output.line(f"made {name} on {name}")
     yield lambda: output.warn(name)
     yield lambda: output.marked(("ok", "green"), f"{name}: {name}", f"remove {name}")
-    yield lambda: output.table(("VM", name), [(name, "x"), ("y", name)], title=name)
+    yield lambda: output.table(("VM", name), [(name, "x"), ("y", name)])
     for error in errors(name):
         yield functools.partial(output.error, error, output.State())
     yield lambda: guest_output.show_line(f"{name}: ", name)

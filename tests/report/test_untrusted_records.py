@@ -138,7 +138,7 @@ def check_csv(text: str) -> None:
 
 def check_terminal(data: ReportData) -> None:
     out = io.StringIO()
-    PlainConsole(file=out, width=WIDE).print(run_summary.of(data))
+    PlainConsole(file=out, width=WIDE).print(run_summary.of(data, WIDE))
     assert untrusted.unprintable(out.getvalue()) == set()
 
 
