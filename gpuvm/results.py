@@ -167,7 +167,7 @@ def create(
     cluster: str,
     deployment: str,
     vms: Sequence[RunVM],
-    provisioning: Path,
+    provisioning: Path | None = None,
     then: Literal["shutdown"] | None = None,
     gpus_hidden: bool = False,
     contract: bool = True,
@@ -196,7 +196,7 @@ def create(
         vms=tuple(vms),
         gpuvm_version=gpuvm.__version__,
     )
-    if provisioning.exists():
+    if provisioning is not None and provisioning.exists():
         write_atomic(folder / "events.jsonl", provisioning.read_bytes())
     run = Run(folder, manifest)
     run.update_vms(manifest.vms)

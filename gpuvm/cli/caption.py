@@ -64,9 +64,11 @@ def caption(
             inventory = lifecycle.read_inventory(wanted, session.vsphere)
             member = targets.members(session, inventory, wanted, [on], every=False)[0]
         captions = captioner.on(member.endpoint, session.context.guest, images, beam)
+    knows = captioner.knows()
     pairs = [{"image": str(i), "caption": c} for i, c in zip(images, captions, strict=True)]
     if not ctx.ensure_object(State).json:
         for pair in pairs:
             output.line(f"{pair['image']}: {pair['caption']}")
-    data = {"run_id": record.run_id, "vm": on, "captions": pairs}
+        output.line(f"note: run {record.run_id} was {knows}")
+    data = {"run_id": record.run_id, "vm": on, "captions": pairs, "knows": knows}
     output.finish(ctx, output.Result("caption", data))

@@ -49,7 +49,8 @@ def _head(run: RunReport) -> Text:
     vms = (
         counted(len(run.vms), "VM") if len(run.vms) > 1 else run.vms[0].name if run.vms else "no VM"
     )
-    place = continued(f"{run.vcenter.name} {run.vcenter.version}, {run.cluster}, {vms}")
+    vcenter = f"{run.vcenter.name} {run.vcenter.version}".strip()
+    place = continued(", ".join(filter(None, (vcenter, run.cluster, vms))))
     return text((f"{run.run_id}: {run.status}{took}", "bold"), "\n", (place, "dim"))
 
 

@@ -22,6 +22,7 @@ from gpuvm.runs.guest_runs import (
     read_logs,
     state_of,
 )
+from gpuvm.runs.here import begin_record_here, run_here
 from gpuvm.runs.inputs import DATA, Inputs
 from gpuvm.runs.run import RunOptions, begin_record, run
 from gpuvm.runs.watched import attach
@@ -39,6 +40,7 @@ __all__ = [
     "adopt",
     "attach",
     "begin_record",
+    "begin_record_here",
     "cancel_run",
     "caption",
     "fetch_run",
@@ -48,6 +50,7 @@ __all__ = [
     "prune_runs",
     "read_logs",
     "run",
+    "run_here",
     "run_once",
     "state_of",
     "sweep",

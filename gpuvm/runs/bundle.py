@@ -25,6 +25,8 @@ PROJECT = "project"
 """The folder of a user's project, in the run's folder in a guest."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """If set, ``python -m NAME`` does not find packages in the working directory."""
+MISSING_HERE = "pip install '.[lab]' in gpuvm's source folder"
+"""The hint where this machine lacks what a workload imports."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,21 @@ class Workload:
 
         Raises PreflightRefused for a missing module.
         """
-        # -P: a folder of that name in the working directory must not be run.
-        command = [sys.executable, "-P", *self.command, *arguments]
-        path = os.pathsep.join(filter(None, (str(self.root), os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"PYTHONPATH": path}
+        command, environment = self.command_here(arguments)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0 and "No module named" in done.stderr:
             raise PreflightRefused(
                 f"{self.name} cannot run on this machine: {last_line(done.stderr)}",
-                hint="pip install '.[lab]' in gpuvm's source folder",
+                hint=MISSING_HERE,
             )
         return done
+
+    def command_here(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """The command line with this Python, and its environment."""
+        # -P: a folder of that name in the working directory must not be run.
+        command = [sys.executable, "-P", *self.command, *arguments]
+        path = os.pathsep.join(filter(None, (str(self.root), os.environ.get("PYTHONPATH"))))
+        return command, os.environ | {"PYTHONPATH": path}
 
     def error(self, stderr: str) -> str:
         """The last line of its standard error, without its name."""

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuvm import data, results
+from gpuvm import data, report, results
 from gpuvm.errors import BadInput, NotFound, RunError
 from gpuvm.guest import Endpoint
 from gpuvm.runs.bundle import Workload, find, shipped
@@ -62,6 +63,25 @@ class Captioner:
             errors = errors.replace(name, str(image))
         return self._captions(done.exit_status, done.stdout, errors)
 
+    def knows(self) -> str:
+        """What it was trained on and how well it does there, which its sentences do not show."""
+        model = json.loads((self.model / self.declared.model).read_text(encoding="utf-8"))
+        what = model.get("trained_on")
+        text = f"trained on {what}" if what else "trained on data that is not recorded"
+        score = next((s for run in self._report().runs for s in run.main_scores), None)
+        if score is not None:
+            number = f"{score.examples} " if score.examples else ""
+            text += f"; {score.title} {score.value:.3f} on {number}held-out ones"
+            if score.shuffled is not None:
+                text += f", {score.shuffled:.3f} with the images shuffled"
+        return f"{text}. It has no other words: a picture of anything else is described in these."
+
+    def _report(self) -> report.ReportData:
+        try:
+            return report.build([self.model.parent])
+        except BadInput:  # records that cannot be read have no scores
+            return report.ReportData(())
+
     def _files(self) -> dict[str, Path]:
         """The files of the run that the program reads, by path."""
         found = [file for pattern in self.declared.files for file in self.model.glob(pattern)]
@@ -82,10 +102,21 @@ class Captioner:
 
 def latest() -> results.Run:
     """The latest run of a workload that can caption. Raises BadInput when there is none."""
-    captioning = [one for one in shipped() if one.declaration.caption]
-    return results.load(
-        workloads=[name for one in captioning for name in (one.name, *one.declaration.aliases)]
-    )
+    return results.load(workloads=list(_declared()))
+
+
+def trained_runs() -> list[results.Run]:
+    """Every run with a trained captioner, the latest first; records that cannot be read are not
+    among them.
+    """
+    declared, found = _declared(), []
+    for run_id in reversed(results.list_runs()):
+        with suppress(BadInput):
+            record = results.load(run_id)
+            one = declared.get(record.manifest.workload)
+            if one is not None and _models(record, one):
+                found.append(record)
+    return found
 
 
 def captioner(record: results.Run) -> Captioner:
@@ -95,10 +126,24 @@ def captioner(record: results.Run) -> Captioner:
     except NotFound:  # a program of the user's own
         raise _no_captioner(record) from None
     declared = workload.declaration.caption
-    models = sorted(record.dir.glob(f"*/{declared.model}")) if declared else []
+    models = _models(record, declared) if declared else []
     if declared is None or not models:
         raise _no_captioner(record)
     return Captioner(workload, declared, models[0].parent)
+
+
+def _declared() -> dict[str, Caption]:
+    """By the names of the workloads that can caption, former ones too."""
+    return {
+        name: one.declaration.caption
+        for one in shipped()
+        if one.declaration.caption
+        for name in (one.name, *one.declaration.aliases)
+    }
+
+
+def _models(record: results.Run, declared: Caption) -> list[Path]:
+    return sorted(record.dir.glob(f"*/{declared.model}"))
 
 
 def _no_captioner(record: results.Run) -> BadInput:

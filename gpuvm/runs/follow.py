@@ -9,14 +9,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, RunError, WorkerDied
 from gpuvm.events import Events
-from gpuvm.guest import Exited, Output, follow
+from gpuvm.guest import Exited, Guest, Output, follow
 from gpuvm.guest.processes import STDERR, STDOUT
 from gpuvm.runs.fan_out import FanOut, Member
 
@@ -29,6 +29,8 @@ CHUNK = 1 << 16
 ATTEMPT_S, RETRY_S = 5.0, 0.5
 RECONNECT_S = 300.0
 """How long a guest may be unreachable while its program runs."""
+LIVE_EVERY_S = 1.0
+"""Results are fetched during the run no more often."""
 
 _PORT_LOST = ("could not start grpc server", "address already in use")
 
@@ -57,6 +59,10 @@ class Watch:
 
     def leave_running(self) -> bool:
         """After Ctrl-C: whether to leave the run running."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Asked about once a second: whether to end the run as ``gpuvm cancel`` does."""
         return False
 
 
@@ -91,12 +97,17 @@ class Follower:
         watch: Watch,
         *,
         resume: bool = False,
+        at_checkpoint: Callable[[Guest], None] | None = None,
     ) -> None:
-        """``resume``: go on from what is here already instead of from the beginning."""
-        self.member, self._guests = member, guests
+        """``resume``: go on from what is here already instead of from the beginning.
+
+        ``at_checkpoint`` is called after the program has written one, or several.
+        """
+        self.member, self._guests, self._at_checkpoint = member, guests, at_checkpoint
         self._local, self._events, self._watch = local, events, watch
         self.started = self.stepped = self.port_lost = False
         self._disconnected = False
+        self._checkpoint, self._last_call = False, 0.0
         self._phase = "starting"
         self._phases_open = 0
         self._last_contact = self._last_record = time.monotonic()
@@ -162,9 +173,17 @@ class Follower:
                     self._store(seen)
                 elif seen.queued:
                     self._last_record = self._last_contact
+                self._call_at_checkpoint(guest)
                 if stop.is_set():
                     break
         return Outcome(None, self._last_contact)
+
+    def _call_at_checkpoint(self, guest: Guest) -> None:
+        due = time.monotonic() - self._last_call >= LIVE_EVERY_S
+        if self._at_checkpoint is not None and self._checkpoint and due:
+            self._checkpoint = False
+            self._at_checkpoint(guest)
+            self._last_call = time.monotonic()
 
     def _store(self, output: Output) -> None:
         self._offsets[output.file] = output.offset
@@ -199,6 +218,8 @@ class Follower:
         elif event == "step":
             self.started = self.stepped = True
             self._watch.step(_progress(self.name, record, self._phase))
+        elif event == "checkpoint":
+            self._checkpoint = True
         elif event == "score":
             text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
             self._watch.step(Progress(self.name, self._phase, text=text))

@@ -64,6 +64,8 @@ class RunOptions:
     """A folder of wheels among the inputs, ``DATA/place``, to install requirements from."""
     fetch_limit: int | None = LIMIT_BYTES
     """The most bytes to fetch from each guest; None for no limit."""
+    live: Sequence[str] = ()
+    """Globs of results to fetch during the run already, whenever it writes a checkpoint."""
 
 
 def run(
@@ -97,7 +99,7 @@ def run(
     checkpoints = _checkpoints(resume, members, distributed=distributed)
     work = WatchedRun(tuple(members), guest, distribution, record, events, watch)
     work.resumed, work.queued = bool(checkpoints), options.gpu == "queue"
-    work.limit_bytes = options.fetch_limit
+    work.limit_bytes, work.live = options.fetch_limit, options.live
     in_guests = tuple(in_guest(argument, inputs, workload.cwd) for argument in args)
     start = _Start(work, workload, in_guests, more_args, options, checkpoints)
     with work.guests:

@@ -8,7 +8,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from gpuvm import results
-from gpuvm.errors import CommandFailed, GpuvmError, Interrupted, WorkerDied
+from gpuvm.errors import (
+    CommandFailed,
+    GpuvmError,
+    GuestError,
+    GuestUnreachable,
+    Interrupted,
+    WorkerDied,
+)
 from gpuvm.events import Events
 from gpuvm.guest import (
     Guest,
@@ -79,6 +86,8 @@ class WatchedRun:
     """It continues an earlier run, or is followed again."""
     patterns: Sequence[str] = ()
     """Globs of the files to fetch; empty for all."""
+    live: Sequence[str] = ()
+    """Globs of the files to fetch at each checkpoint too."""
     limit_bytes: int | None = LIMIT_BYTES
     """The most bytes to fetch from each guest; further files are named in a warning."""
     fetched: bool = False
@@ -131,7 +140,29 @@ class WatchedRun:
     def follower(self, member: Member, *, from_start: bool = False) -> Follower:
         folder = self.record.vm_dir(member.name)
         resume = not from_start
-        return Follower(member, self.guests, folder, self.events, self.watch, resume=resume)
+        return Follower(
+            member,
+            self.guests,
+            folder,
+            self.events,
+            self.watch,
+            resume=resume,
+            at_checkpoint=self._fetch_live if self.live else None,
+        )
+
+    def _fetch_live(self, guest: Guest) -> None:
+        """Fetches what the program has to show so far; what fails now is fetched at the end."""
+        out, here, python = (
+            f"{self.directory}/out",
+            self.record.vm_dir(guest.name),
+            self.settings.python,
+        )
+        try:
+            fetch(guest, out, here, patterns=self.live, limit_bytes=self.limit_bytes, python=python)
+        except GuestUnreachable:
+            raise
+        except GuestError as error:
+            self.events.note(f"not shown yet: {error}", guest.name)
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Waits until the programs have ended; returns the error or None."""
@@ -155,6 +186,8 @@ class WatchedRun:
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
+            if waiting and self.running and self.watch.cancelled():
+                self._end_run(cancelled=True)
             if not self.distributed:
                 continue
             failed = [futures[one] for one in done if one.result().failed]

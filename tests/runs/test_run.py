@@ -394,3 +394,52 @@ def test_finding_a_workload(tmp_path: Path) -> None:
     assert names == {"captioning", "common"}
     assert "numpy" in captioning.requires
     assert not names & set(captioning.requires)
+
+
+SHOWS = (
+    BEGIN
+    + START
+    + """
+shown = options.out / "samples" / "picture.txt"
+shown.parent.mkdir()
+shown.write_text("so far")
+(options.out / "state.bin").write_bytes(b"large")
+say("checkpoint", step=1, path="state.bin")
+step(1, 2)
+while not pathlib.Path("go on").exists():
+    time.sleep(0.02)
+"""
+)
+
+
+def test_results_to_show_are_fetched_at_a_checkpoint_already(
+    runner: Runner, machine: Machine, wait_for: Any
+) -> None:
+    seen_early: list[list[str]] = []
+
+    def go_on() -> None:
+        wait_for(lambda: runner.record is not None, "its record")
+        assert runner.record is not None
+        picture = runner.record.vm_dir("one") / "samples/picture.txt"
+        wait_for(picture.exists, "the picture")
+        seen_early.append(sorted(file.name for file in runner.record.vm_dir("one").iterdir()))
+        (machine.home / "gpuvm-runs" / runner.record.run_id / "project/go on").touch()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    record = runner(SHOWS, [machine], options=runs.RunOptions(live=("samples/*",)))
+    thread.join()
+    assert "state.bin" not in seen_early[0], "only what is to be shown"
+    assert (record.vm_dir("one") / "state.bin").read_bytes() == b"large"
+    assert runner.manifest["status"] == "succeeded"
+
+
+def test_a_watch_may_cancel_a_run(runner: Runner, machine: Machine, wait_for: Any) -> None:
+    runner.on_step = lambda _: setattr(runner.watch, "cancel", True)
+    with pytest.raises(WorkerDied) as caught:
+        runner(SHOWS, [machine])
+    assert caught.value.cancelled
+    assert runner.manifest["status"] == "cancelled"
+    assert runner.record is not None
+    assert (runner.record.vm_dir("one") / "samples/picture.txt").read_text() == "so far"
+    wait_for(lambda: nothing_runs([machine]), "nothing is left")

@@ -67,6 +67,7 @@ class Watching(runs.Watch):
         self._step = step
         self.lines: list[tuple[str, bool, str]] = []
         self.interrupts: list[bool] = []
+        self.cancel = False
 
     @override
     def step(self, progress: Progress) -> None:
@@ -79,6 +80,10 @@ class Watching(runs.Watch):
     @override
     def leave_running(self) -> bool:
         return self.interrupts.pop() if self.interrupts else False
+
+    @override
+    def cancelled(self) -> bool:
+        return self.cancel
 
 
 class Runner:

@@ -109,12 +109,20 @@ def write_model(options: Options, data: Dataset, vgg16_sha256: str | None) -> No
         "words": list(data.words),
         "length": data.length,
         "real": data.real,
+        "trained_on": _trained_on(data, options.data),
         "seed": options.seed,
         "data": str(options.data.resolve()) if options.data else None,
         "vgg16_weights": str(options.vgg16_weights.resolve()) if options.vgg16_weights else None,
         "vgg16_sha256": vgg16_sha256,
     }
     write_json(options.out / MODEL, model)
+
+
+def _trained_on(data: Dataset, folder: Path | None) -> str:
+    """What the pictures were, for whoever reads a caption."""
+    if folder is None:
+        return f"{len(data.train)} rendered scenes of coloured shapes, not photographs"
+    return f"{len(data.train)} pictures of {folder.resolve().name}"
 
 
 def _read(run: Path) -> tuple[dict[str, Any], Path]:
