@@ -142,6 +142,12 @@ COMMANDS = {
     "caption": Command(
         "caption", "caption", "Caption pictures with a trained run, on this machine or on a VM."
     ),
+    "studio": Command(
+        "studio",
+        "serve",
+        "Serve a page that makes pictures in another one's style on the VMs, and captions "
+        "pictures.",
+    ),
     "teardown": Command("teardown", "teardown", "Power off and destroy the deployment's VMs."),
     "lab": Command(
         "lab", "", "A simulated vCenter with GPU hosts and real SSH guests on this machine."

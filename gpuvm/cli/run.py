@@ -3,7 +3,7 @@
 import enum
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -183,7 +183,7 @@ def run(
         )
     if distributed and len(taking_part) < 2:
         raise targets.too_few(inventory.ours(wanted.name), wanted.name)
-    arguments, inputs = _with_data(arguments)
+    arguments, inputs = runs.with_data(arguments)
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)
         inputs[wheels.place] = wheels.source
@@ -274,19 +274,3 @@ def _wheels(folder: Path) -> data_files.Named:
     named = data_files.resolve(f"@{folder}/")
     assert named is not None  # noqa: S101 - it begins with @
     return named
-
-
-def _with_data(
-    arguments: Sequence[str],
-) -> tuple[list[str], dict[str, Path | Mapping[str, Path]]]:
-    """Arguments such as @vgg19 as the guests will have them, and what to push for them."""
-    inputs: dict[str, Path | Mapping[str, Path]] = {}
-    replaced = []
-    for argument in arguments:
-        named = data_files.resolve(argument)
-        if named is None:
-            replaced.append(argument)
-        else:
-            inputs[named.place] = named.source
-            replaced.append(f"{named.option}{runs.DATA}/{named.place}")
-    return replaced, inputs

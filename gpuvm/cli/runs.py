@@ -64,7 +64,7 @@ def list_runs(
     known = results.list_runs()
     there = {run.run_id for run in found}
     left = [] if every else [run_id for run_id in known[:-RECENT] if run_id not in there]
-    rows = _rows(found, [run_id for run_id in known if run_id not in left])
+    rows = rows_of(found, [run_id for run_id in known if run_id not in left])
     state = ctx.ensure_object(State)
     if not state.json:
         for text in warnings:
@@ -123,7 +123,7 @@ def prune(
     output.finish(ctx, output.Result("runs prune", data))
 
 
-def _rows(in_guests: Sequence[RunState], here: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of(in_guests: Sequence[RunState], here: Sequence[str]) -> list[dict[str, Any]]:
     """Return the guests' runs and those records of this machine, oldest first."""
     rows = {run.run_id: _guest_row(run) for run in in_guests}
     for run_id in here:
@@ -164,10 +164,10 @@ def _of_manifest(manifest: results.Manifest) -> dict[str, Any]:
 def _print(rows: Sequence[dict[str, Any]]) -> None:
     state, vms, operator, last = map(Prose, ("STATE", "VMS", "BY", "LAST LINE"))
     columns = ("RUN", state, vms, "STARTED", operator, last)
-    output.table(columns, [_cells(row) for row in rows])
+    output.table(columns, [cells(row) for row in rows])
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
     state = row["state"]
     if row.get("ahead"):
         state = f"{state} ({row['ahead']})"

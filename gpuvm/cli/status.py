@@ -269,7 +269,7 @@ def _print_status(found: Found, deployment: str, others: Sequence[deployments.Li
     if not found.seen and not found.hidden and not found.missing:
         output.line(f"no VM of '{deployment}' exists: create them with 'gpuvm provision'")
     else:
-        rows = sorted([*map(_row, found.seen), *map(_hidden_row, found.hidden)])
+        rows = sorted([*map(row, found.seen), *map(_hidden_row, found.hidden)])
         rows += [(name, *"-----", "it is missing") for name in found.missing]
         prose = map(Prose, ("GPU IN VCENTER", "IN THE GUEST", "DRIFT"))
         columns = ("VM", "HOST", "POWER", "ADDRESS", *prose)
@@ -284,7 +284,7 @@ def _print_status(found: Found, deployment: str, others: Sequence[deployments.Li
         output.line(f"note: {shared.hint}")
 
 
-def _row(seen: Seen) -> tuple[str, ...]:
+def row(seen: Seen) -> tuple[str, ...]:
     vm = seen.vm
     return (
         vm.name,

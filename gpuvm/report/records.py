@@ -48,6 +48,7 @@ class Start(_Timing):
     device_name: str | None = None
     tensorflow: str | None = None
     keras: str | None = None
+    params: Any = None
 
 
 class WorkloadPhase(_Timing):
@@ -71,6 +72,7 @@ class Step(_Timing):
     phase: str = "train"
     step: int
     steps: int | None = None
+    of: Any = None
     loss: float | None = None
     step_seconds: float | None = None
     examples_per_second: float | None = None

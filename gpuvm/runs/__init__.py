@@ -23,7 +23,7 @@ from gpuvm.runs.guest_runs import (
     state_of,
 )
 from gpuvm.runs.here import begin_record_here, run_here
-from gpuvm.runs.inputs import DATA, Inputs
+from gpuvm.runs.inputs import DATA, Inputs, with_data
 from gpuvm.runs.run import RunOptions, begin_record, run
 from gpuvm.runs.watched import attach
 
@@ -54,4 +54,5 @@ __all__ = [
     "run_once",
     "state_of",
     "sweep",
+    "with_data",
 ]

@@ -7,7 +7,7 @@ of an earlier run are inputs of a run that resumes it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpuvm import results
+from gpuvm import data, results
 from gpuvm.errors import PreflightRefused
 from gpuvm.events import Events
 from gpuvm.guest import Guest, TransferProgress, push_by_content
@@ -26,6 +26,23 @@ Inputs = Mapping[str, Path | Folder]
 """Files and folders by their place."""
 
 
+def with_data(arguments: Sequence[str]) -> tuple[list[str], dict[str, Path | Folder]]:
+    """Arguments such as ``@vgg19`` as the guests will have them, and what to push for them.
+
+    Raises NotFound and BadInput.
+    """
+    inputs: dict[str, Path | Folder] = {}
+    replaced = []
+    for argument in arguments:
+        named = data.resolve(argument)
+        if named is None:
+            replaced.append(argument)
+        else:
+            inputs[named.place] = named.source
+            replaced.append(f"{named.option}{DATA}/{named.place}")
+    return replaced, inputs
+
+
 def push_inputs(
     guest: Guest, work_dir: str, inputs: Inputs, events: Events, *, python: str = "python3"
 ) -> None:
@@ -33,15 +50,15 @@ def push_inputs(
 
     Data is read-only in the guest. Raises as ``gpuvm.guest.push`` does.
     """
-    data = f"{work_dir}/{DATA}"
+    below = f"{work_dir}/{DATA}"
     for place, source in inputs.items():
-        if _has(guest, data, place, source):
+        if _has(guest, below, place, source):
             continue
         report = _PushProgress(guest.name, place.rpartition("/")[2], events)
         push_by_content(
             guest,
             {place: source} if isinstance(source, Path) else _with_marker(place, source),
-            data,
+            below,
             f"{work_dir}/{STORE}",
             fill="link",
             python=python,

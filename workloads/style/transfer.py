@@ -219,6 +219,7 @@ class Optimization:
             phase="paint",
             step=step,
             steps=self._of,
+            of=self.cell.title,
             loss=loss,
             step_seconds=round(took, 6),
             examples_per_second=round(1 / took, 3),
