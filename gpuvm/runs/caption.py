@@ -74,7 +74,7 @@ class Captioner:
             text += f"; {score.title} {score.value:.3f} on {number}held-out ones"
             if score.shuffled is not None:
                 text += f", {score.shuffled:.3f} with the images shuffled"
-        return f"{text}. It has no other words: a picture of anything else is described in these."
+        return f"{text}. It knows no other words, so it describes any other picture with these."
 
     def _report(self) -> report.ReportData:
         try:

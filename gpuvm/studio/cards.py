@@ -27,8 +27,14 @@ WIDTH, HEIGHT = 160, 36
 """Of the curve of the loss."""
 
 
-def card(job: Job, pictures: Sequence[Made], progress: Sequence[Progress], link: Link) -> str:
-    """A picture, or a grid, as far as it is."""
+def card(
+    job: Job,
+    pictures: Sequence[Made],
+    progress: Sequence[Progress],
+    link: Link,
+    sheet: str | None = None,
+) -> str:
+    """A picture, or a grid, as far as it is; ``sheet`` is the address of its contact sheet."""
     lines = "".join(_progress(one) for one in progress) if job.run is not None else ""
     shown = "".join(_image(one, link) for one in pictures)
     button = (
@@ -42,7 +48,7 @@ def card(job: Job, pictures: Sequence[Made], progress: Sequence[Progress], link:
         f'<article class="job {job.state}" data-number="{job.number}">'
         f"<header><strong>{escape(_title(job))}</strong>"
         f'<span class="state">{STATES[job.state]}{where}</span>{button}</header>'
-        f'{note}<div class="pictures">{shown}</div>{lines}</article>'
+        f"{note}{_arranged(job, shown)}{lines}{_sheet(sheet)}</article>"
     )
 
 
@@ -86,6 +92,18 @@ def _title(job: Job) -> str:
     if wanted.grid:
         return f"{wanted.grid} by {wanted.grid} pictures, content 0 to 2, style 0 to 10"
     return f"content {wanted.content_weight:g}, style {wanted.style_weight:g}"
+
+
+def _arranged(job: Job, pictures: str) -> str:
+    """A grid has the content weights down and the style weights across, as in the paper."""
+    if not job.wanted.grid:
+        return f'<div class="pictures">{pictures}</div>'
+    columns = f"grid-template-columns: repeat({job.wanted.grid}, minmax(0, 1fr))"
+    return f'<div class="pictures grid" style="{columns}">{pictures}</div>'
+
+
+def _sheet(address: str | None) -> str:
+    return f'<a href="{escape(address)}" download>Contact sheet</a>' if address else ""
 
 
 def _thumbnail(one: Made, chosen: bool, link: Link) -> str:

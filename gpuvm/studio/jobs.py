@@ -207,7 +207,7 @@ class Queue:
         ended = [number for number, job in self._jobs.items() if job.ended]
         for number in ended[:-KEPT]:
             for kept in (self._jobs, self._watches, self._threads):
-                kept.pop(number, None)  # type: ignore[attr-defined]
+                kept.pop(number, None)
 
 
 @dataclass

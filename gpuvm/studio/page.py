@@ -5,6 +5,7 @@ shows is read again each time: from the queue, from the records of runs, from th
 """
 
 import importlib.util
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def application(queue: Queue, site: Site | None, folder: Path) -> App:
             primary_hue="teal",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ),
+        ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400"),
         css_paths=Path(__file__).with_name("page.css"),
     )
     return _QuickUploads(mounted)
@@ -142,7 +143,7 @@ class _Studio:
                 gr.Markdown(_network_note())
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("### In progress")
-                progress = gr.HTML(self._progress(), js_on_load=_click("job"), elem_id="progress")
+                progress = gr.HTML(self._progress, js_on_load=_click("job"), elem_id="progress")
         inputs = [content, style, content_weight, style_weight, size, rounds]
         make.click(self._make, inputs, progress, preprocess=False, **EVENT)
         sweep.click(self._sweep, [*inputs, grid], progress, preprocess=False, **EVENT)
@@ -199,15 +200,17 @@ class _Studio:
         return cards.made(made, chosen, self._link)
 
     def _link(self, one: gallery.Made) -> str:
-        return f"/gradio_api/file={quote(str(self._published(one)))}"
+        return _address(self._published(one.file, f"{one.run_id}/{one.vm}", one.download_name))
 
-    def _published(self, one: gallery.Made) -> Path:
+    def _published(self, file: Path, run: str, name: str | None = None) -> Path:
         """A copy where the page may show it: nothing else of a run can be opened through it."""
-        name = f"{one.file.stat().st_mtime_ns:x}"
-        copy = self.folder / "pictures" / one.run_id / one.vm / name / one.download_name
+        version = f"{file.stat().st_mtime_ns:x}"
+        copy = self.folder / "pictures" / run / version / (name or f"{run}-{file.name}")
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(one.file, copy)
+            partial = copy.with_name(f".{secrets.token_hex(4)}")
+            shutil.copyfile(file, partial)
+            partial.replace(copy)
         return copy
 
     def _progress(self) -> str:
@@ -224,7 +227,9 @@ class _Studio:
             pictures, progress = gallery.pictures(run), gallery.progress(run)
         except BadInput:  # the record of a run that was refused has gone
             return cards.card(job, [], [], self._link)
-        return cards.card(job, pictures, progress, self._link)
+        sheet = gallery.sheet(run)
+        address = _address(self._published(sheet, run.run_id)) if sheet else None
+        return cards.card(job, pictures, progress, self._link, address)
 
     # Captions.
 
@@ -242,6 +247,7 @@ class _Studio:
                 said = gr.HTML(elem_id="caption")
         tab.select(self._caption_choices, [run, on], [run, on, knows], **EVENT)
         run.change(_knows, run, knows, **EVENT)
+        picture.change(lambda _: "", picture, said, preprocess=False, **EVENT)
         ask.click(
             self._caption,
             [picture, run, beam, on],
@@ -390,6 +396,10 @@ def _knows(run: str | None) -> str:
     except BadInput as error:
         text = str(error)
     return f'<p class="note">This run was {escape(text)}</p>'
+
+
+def _address(file: Path) -> str:
+    return f"/gradio_api/file={quote(str(file))}"
 
 
 def _click(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studio_page import chromium, studio
 
 Lab = Any
 
@@ -71,12 +72,28 @@ def test_captions_here_and_on_a_vm_are_the_same(lab: Lab) -> None:
     here = lab("caption", str(picture), "--beam", "1", "--json")
     assert here.exit_code == 0, here.stderr
     assert here.json["data"]["run_id"].startswith("captioning-")
+    knows = "trained on 96 rendered scenes of coloured shapes, not photographs; BLEU-4 "
+    assert here.json["data"]["knows"].startswith(knows)
     there = lab("caption", str(picture), "--beam", "1", "--on", "gpuvm-02", "--json")
     assert there.exit_code == 0, there.stderr
     assert there.json["data"] == here.json["data"] | {"vm": "gpuvm-02"}
     nobody = lab("caption", str(picture), "--on", "gpuvm-09")
     assert nobody.exit_code == 2
     assert "gpuvm-01" in nobody.stderr
+
+
+def test_the_studio_captions_a_dropped_picture_and_says_what_the_run_knows(lab: Lab) -> None:
+    picture = next(lab.home.glob("runs/captioning-*/gpuvm-01/samples/000.png"))
+    with studio(lab) as url, chromium() as browser, browser.visit(url) as visit:
+        visit.page.get_by_role("tab", name="Captions").click()
+        visit.says("trained on 96 rendered scenes of coloured shapes, not photographs")
+        visit.uploaded("picture", picture)
+        visit.page.get_by_label("Where").click()
+        visit.page.get_by_role("option", name="gpuvm-02").click()
+        visit.page.get_by_role("button", name="Caption", exact=True).click()
+        said = visit.page.locator("#caption-text")
+        said.wait_for()
+        assert said.inner_text().split()
 
 
 def _run(lab: Lab, name: str, *options: str) -> dict[str, Any]:

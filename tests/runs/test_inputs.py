@@ -11,8 +11,8 @@ import pytest
 from run_harness import BEGIN, START, TRAINS, Runner, seen
 
 from gpuvm import report, results
-from gpuvm.cli.run import _with_data
 from gpuvm.errors import Interrupted, PreflightRefused
+from gpuvm.runs import with_data
 
 Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
@@ -163,13 +163,13 @@ def test_a_file_is_sent_once_and_named_where_it_is(
 ) -> None:
     mine = tmp_path / "my weights.h5"
     mine.write_text("weights")
-    arguments, inputs = _with_data([f"--word=@{mine}"])
+    arguments, inputs = with_data([f"--word=@{mine}"])
     record = runner(LOOKS, [machine], *arguments, inputs=inputs)
     assert found(record, [machine]) == [{".": "weights"}]
     (place,) = inputs
     there = machine.home / "gpuvm-runs" / "data" / place
     before = there.stat().st_ino
-    arguments, inputs = _with_data(["--word", f"@{mine}"])
+    arguments, inputs = with_data(["--word", f"@{mine}"])
     again = runner(LOOKS, [machine], *arguments, inputs=inputs)
     assert found(again, [machine]) == [{".": "weights"}]
     assert there.stat().st_ino == before, "not sent again"
@@ -186,7 +186,7 @@ def test_folder_is_sent_once_and_completely(
     texts = {"captions.txt": "a,b", "Images/a.jpg": "first", "Images/b c.jpg": "second"}
     for name, text in texts.items():
         (folder / name).write_text(text)
-    arguments, inputs = _with_data(["--word", f"@{folder}/"])
+    arguments, inputs = with_data(["--word", f"@{folder}/"])
     (place,) = inputs
     there = machine.home / "gpuvm-runs" / "data" / place
     assert found(runner(LOOKS, [machine], *arguments, inputs=inputs), [machine]) == [texts]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gpuvm.errors import BadInput
+from gpuvm.errors import BadInput, PreflightRefused
 from gpuvm.studio.access import POLICY, Guarded
-from gpuvm.studio.server import open_socket
+from gpuvm.studio.server import check_installed, open_socket
 
 
 async def page(scope: Any, receive: Any, send: Any) -> None:
@@ -75,6 +75,13 @@ def test_the_page_itself_may_post() -> None:
 
 def test_no_web_socket() -> None:
     assert ask("/", "", "websocket", **COOKIE)[0] == 1008
+
+
+def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(PreflightRefused) as caught:
+        check_installed()
+    assert "pip install 'gpuvm[studio]'" in str(caught.value.hint)
 
 
 def test_a_port_that_is_taken() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from commands import CommandLine
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+PROGRAMS = ("chromium", "google-chrome", "chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 DESKTOP, PHONE = (1280, 900), (390, 844)
 SLOW_MS = 120_000
 """A deadline, not a duration: a machine with other work renders slowly."""
