@@ -104,7 +104,7 @@ def _serve(
             output.warn("found no browser; open the address yourself")
 
     try:
-        studio.serve(listener, address, studio.Queue(maker), site, ready)
+        studio.serve(listener, address, studio.Queue(maker), site, ready, output.completed)
     except KeyboardInterrupt:  # the usual end
         return
 

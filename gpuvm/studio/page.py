@@ -7,7 +7,7 @@ shows is read again each time: from the queue, from the records of runs, from th
 import importlib.util
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -48,12 +48,14 @@ AT_ONCE: Final[dict[str, Any]] = EVENT | {"queue": False}
 
 Upload = dict[str, Any] | None
 """Gradio's description of an uploaded file."""
+Complete = Callable[[str], str]
+"""Adds to the commands in a text what they need to work on the same VMs."""
 
 
-def application(queue: Queue, site: Site | None, folder: Path) -> App:
+def application(queue: Queue, site: Site | None, folder: Path, complete: Complete) -> App:
     """The page as an ASGI application. ``folder`` is for files that it shows, and for uploads."""
-    studio = _Studio(queue, site, folder)
-    with gr.Blocks(title="gpuvm studio", analytics_enabled=False) as blocks:
+    studio = _Studio(queue, site, folder, complete)
+    with gr.Blocks(title="Studio", analytics_enabled=False) as blocks:
         studio.build()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(
@@ -110,10 +112,11 @@ class _Studio:
     queue: Queue
     site: Site | None
     folder: Path
+    complete: Complete
 
     def build(self) -> None:
         where = f"Pictures are made on the VMs of {self.site.name}." if self.site else LOCAL
-        gr.HTML(f"<h1>gpuvm studio</h1><p>{escape(where)}</p>", elem_id="heading")
+        gr.HTML(f"<h1>Studio</h1><p>{escape(where)}</p>", elem_id="heading")
         with gr.Tabs():
             with gr.Tab("Style"):
                 self._style_tab()
@@ -140,7 +143,7 @@ class _Studio:
                         [("3 by 3", 3), ("5 by 5, as in the paper", 5)], value=3, label="Grid"
                     )
                     sweep = gr.Button("Make the grid")
-                gr.Markdown(_network_note())
+                gr.Markdown(self.complete(_network_note()))
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("### In progress")
                 progress = gr.HTML(self._progress, js_on_load=_click("job"), elem_id="progress")
@@ -160,12 +163,12 @@ class _Studio:
         timer.tick(self._tick, [seen, chosen], [progress, seen, made], **AT_ONCE)
 
     def _make(self, *given: Any) -> str:
-        with _told():
+        with self._told():
             self.queue.submit(_wanted(*given))
         return self._progress()
 
     def _sweep(self, *given: Any) -> str:
-        with _told():
+        with self._told():
             self.queue.submit(replace(_wanted(*given[:-1]), grid=int(given[-1])))
         return self._progress()
 
@@ -220,6 +223,7 @@ class _Studio:
         return "".join(shown) or '<p class="note">Nothing yet: what you make appears here.</p>'
 
     def _card(self, job: Job) -> str:
+        job = replace(job, note=self.complete(job.note))
         if job.run is None:
             return cards.card(job, [], [], self._link)
         try:
@@ -246,7 +250,7 @@ class _Studio:
                 knows = gr.HTML(elem_id="knows")
                 said = gr.HTML(elem_id="caption")
         tab.select(self._caption_choices, [run, on], [run, on, knows], **EVENT)
-        run.change(_knows, run, knows, **EVENT)
+        run.change(self._knows, run, knows, **EVENT)
         picture.change(lambda _: "", picture, said, preprocess=False, **EVENT)
         ask.click(
             self._caption,
@@ -265,7 +269,7 @@ class _Studio:
         return (
             gr.update(choices=known, value=chosen),
             gr.update(choices=places, value=place),
-            _knows(chosen),
+            self._knows(chosen),
         )
 
     def _vms(self) -> list[str]:
@@ -275,7 +279,7 @@ class _Studio:
             return []
 
     def _caption(self, upload: Upload, run: str | None, beam: int, on: str) -> Any:
-        with _told():
+        with self._told():
             picture = _file(upload)
             if picture is None:
                 raise BadInput("there is no picture to caption: drop one first")
@@ -291,6 +295,17 @@ class _Studio:
             return f'<p id="caption-text">{escape(said[0])}</p>'
         return gr.skip()
 
+    def _knows(self, run: str | None) -> str:
+        if run is None:
+            text = "No trained run is here: 'gpuvm run captioning --distributed' trains one."
+        else:
+            try:
+                captioner = runs.caption.captioner(results.load(run))
+                text = f"This run was {captioner.knows()}"
+            except BadInput as error:
+                text = str(error)
+        return cards.notes([self.complete(text)])
+
     # The cluster, read only.
 
     def _cluster_tab(self, tab: gr.Tab) -> None:
@@ -304,27 +319,27 @@ class _Studio:
 
     def _cluster(self) -> Any:
         assert self.site is not None  # noqa: S101 - the tab has no table without it
-        with _told():
+        with self._told():
             glance = self.site.glance()
             return "".join(map(cards.table, glance.tables)) + cards.notes(glance.notes)
         return gr.skip()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error of gpuvm's becomes a message on the page, with its hint, and ends the block.
+
+        Not gr.Error, which browsers log as an error of the page.
+        """
+        try:
+            yield
+        except GpuvmError as error:
+            lines = (str(error), error.hint or "")
+            text = "<br>".join(escape(self.complete(line)) for line in lines if line)
+            gr.Warning(text, title="Not done")
+
 
 LOCAL: Final = "Pictures are made on this machine, on its CPU, one at a time (--local)."
 HAS_TENSORFLOW: Final = importlib.util.find_spec("tensorflow") is not None
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """An error of gpuvm's becomes a message on the page, with its hint, and ends the block.
-
-    Not gr.Error, which browsers log as an error of the page.
-    """
-    try:
-        yield
-    except GpuvmError as error:
-        hint = f"<br>{escape(error.hint)}" if error.hint else ""
-        gr.Warning(escape(str(error)) + hint, title="Not done")
 
 
 def _picture(label: str) -> gr.Image:
@@ -385,19 +400,6 @@ def _wanted(
     )
 
 
-def _knows(run: str | None) -> str:
-    if run is None:
-        return (
-            '<p class="note">No trained run is here: '
-            "<code>gpuvm run captioning --distributed</code> trains one.</p>"
-        )
-    try:
-        text = runs.caption.captioner(results.load(run)).knows()
-    except BadInput as error:
-        text = str(error)
-    return f'<p class="note">This run was {escape(text)}</p>'
-
-
 def _address(file: Path) -> str:
     return f"/gradio_api/file={quote(str(file))}"
 
@@ -411,5 +413,5 @@ def _network_note() -> str:
         return "Features: VGG19's, trained on ImageNet."
     return (
         "Features: VGG19's with **random weights**: colours and strokes are transferred, the "
-        "content only roughly. `gpuvm data fetch vgg19` brings the trained ones."
+        "content only roughly. 'gpuvm data fetch vgg19' brings the trained ones."
     )

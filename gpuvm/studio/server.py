@@ -83,9 +83,10 @@ def serve(
     queue: Queue,
     site: Site | None,
     ready: Callable[[], None],
+    complete: Callable[[str], str],
 ) -> None:
     """Returns after Ctrl-C or SIGTERM, when all pictures have ended. ``ready`` is called once the
-    page can be opened.
+    page can be opened; ``complete`` adds to the commands in a text what they need.
     """
     with tempfile.TemporaryDirectory(prefix="gpuvm-studio-") as folder:
         os.environ.update(QUIET | {"GRADIO_TEMP_DIR": folder})
@@ -94,7 +95,8 @@ def serve(
 
         from gpuvm.studio.page import application  # noqa: PLC0415
 
-        app = Guarded(application(queue, site, Path(folder)), address.token, address.port)
+        page = application(queue, site, Path(folder), complete)
+        app = Guarded(page, address.token, address.port)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=CLOSE_S, ws="none"
         )
