@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gpuvm import lifecycle, runs, studio
+from gpuvm import lifecycle, runs, settings, studio, variables
 from gpuvm.cli import completion, gpus, output, status, targets
 from gpuvm.cli import runs as run_list
 from gpuvm.cli.options import DeploymentOptions, grouped
@@ -73,6 +73,12 @@ def serve(
         _serve(ctx, studio.OnThisMachine(), None, (host, port), opened=opened)
         return
     wanted = options.spec()
+    if not (settings.names() or variables.named_vcenters()):
+        raise BadInput(
+            "there is no context yet",
+            hint="'gpuvm lab up' makes a simulated vCenter, 'gpuvm init' knows yours; --local "
+            "makes pictures on this machine",
+        )
     with open_session(ctx, options.context, wanted.context) as session:
         site = _Site(session, wanted)
         maker = studio.OnVMs(site, vms or ())
