@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
 
 from gpuvm import results, runs
 from gpuvm.errors import BadInput, GpuvmError
@@ -29,6 +30,7 @@ from gpuvm.studio.site import Site
 
 TICK_S: Final = 1.0
 SIZES: Final = (64, 128, 224, 384, 512, 768, 1024)
+GRIDS: Final = {"3 by 3": 3, "5 by 5, as in the paper": 5}
 SHOWN: Final = 60
 """Pictures in the gallery, the latest."""
 BESIDE: Final = 4
@@ -139,9 +141,7 @@ class _Studio:
                     rounds = gr.Slider(1, 50, 1, step=1, label="Rounds")
                 make = gr.Button("Make the picture", variant="primary")
                 with gr.Row():
-                    grid = gr.Dropdown(
-                        [("3 by 3", 3), ("5 by 5, as in the paper", 5)], value=3, label="Grid"
-                    )
+                    grid = gr.Dropdown([*GRIDS.items()], value=3, label="Grid")
                     sweep = gr.Button("Make the grid")
                 gr.Markdown(self.complete(_network_note()))
             with gr.Column(scale=3, min_width=320):
@@ -169,7 +169,10 @@ class _Studio:
 
     def _sweep(self, *given: Any) -> str:
         with self._told():
-            self.queue.submit(replace(_wanted(*given[:-1]), grid=int(given[-1])))
+            *picture, grid = given
+            if grid not in GRIDS.values():
+                raise BadInput("no such grid")
+            self.queue.submit(replace(_wanted(*picture), grid=grid))
         return self._progress()
 
     def _cancel(self, event: gr.EventData) -> str:
@@ -193,11 +196,7 @@ class _Studio:
         made = gallery.made(SHOWN)
         by_key = {one.key: one for one in made}
         beside = [by_key[one] for one in chosen if one in by_key]
-        return (
-            chosen,
-            self._made(made, chosen),
-            cards.beside(beside, self._link),
-        )
+        return chosen, self._made(made, chosen), cards.beside(beside, self._link)
 
     def _made(self, made: Sequence[gallery.Made], chosen: Sequence[str]) -> str:
         return cards.made(made, chosen, self._link)
@@ -367,12 +366,14 @@ def _checked(upload: Upload) -> Any:
 
 
 def _file(upload: Upload) -> Path | None:
-    """The uploaded file. Gradio has checked that it is one, but not what it is: it opens pictures
-    without limits, so events leave that to ``uploads``. Raises BadInput.
+    """The uploaded file. Gradio would open a picture without limits, so events leave it unopened
+    (``preprocess=False``), and what it is and where is checked here. Raises BadInput.
     """
     if upload is None:
         return None
-    file = Path(str(upload["path"]))
+    file = Path(str(upload["path"])).resolve()
+    if not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
+        raise BadInput("that is not a file that was uploaded here")
     uploads.check(file)
     return file
 

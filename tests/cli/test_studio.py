@@ -143,5 +143,26 @@ def test_the_cluster_at_a_glance_on_a_phone(url: str, browser: Browser) -> None:
         assert visit.fits()
 
 
+def test_without_a_vcenter_on_this_machine(gpuvm: Any, browser: Browser) -> None:
+    refused = gpuvm("studio")
+    assert refused.exit_code == 2
+    assert "--local makes pictures on this machine" in refused.stderr
+    assert gpuvm("studio", "--local", "--vm", "gpuvm-01").exit_code == 2
+    with studio(gpuvm, "--local") as address, browser.visit(address) as visit:
+        page = visit.page
+        page.get_by_label("Longer side, pixels").click()
+        page.get_by_role("option", name="64", exact=True).click()
+        page.get_by_role("button", name="Make the picture").click()
+        page.locator(".job.succeeded").wait_for()
+        page.locator("#made li img").wait_for()
+        page.get_by_role("tab", name="Cluster").click()
+        visit.says("There is no cluster")
+    (made,) = _manifests(gpuvm)
+    assert made["vcenter"]["name"] == "this machine, without a vCenter"
+    assert [(vm["name"], vm["gpus"]) for vm in made["vms"]] == [("this-machine", [])]
+    (timings,) = gpuvm.home.glob("runs/style-*/this-machine/timings.jsonl")
+    assert '"device": "/device:CPU:0"' in timings.read_text()
+
+
 def _manifests(lab: Lab) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in lab.home.glob("runs/style-*/manifest.json")]
