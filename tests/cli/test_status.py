@@ -11,8 +11,8 @@ from gpuvm.cli.status import (
     Seen,
     _differences_from_spec,
     _in_the_guest,
-    _row,
     _vm_json,
+    row,
 )
 from gpuvm.devices import PassthroughDevice
 from gpuvm.inventory import VM, Cluster, Inventory, VCenter
@@ -71,5 +71,5 @@ def test_one_too_many() -> None:
 def test_address_is_the_one_that_answered(answered: str | None, shown: str) -> None:
     two_cards = replace(vm(), addresses=("198.51.100.5", "192.0.2.5"))
     seen = Seen(two_cards, (), Inside("no GPU", 0, address=answered), ())
-    assert shown in _row(seen)
+    assert shown in row(seen)
     assert _vm_json(seen)["address"] == shown
