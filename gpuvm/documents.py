@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import override
 
 from gpuvm.errors import BadInput, Mistakes
+from gpuvm.files import read_text
 from gpuvm.text import counted
 from gpuvm.validation import problem_text, shown
 
@@ -38,7 +39,7 @@ def read_document(
     Raises BadInput with one line, ``gpuvm.yaml:7: acelerator: unknown key``, and Mistakes with
     such a line for each of several things that are wrong, in their order in the file.
     """
-    text = _text(file, limit_kib)
+    text = read_text(file, limit_kib=limit_kib)
     try:
         loader = _Loader(text)
         root = _composed(file, loader, limit_kib)
@@ -99,20 +100,6 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, OverflowError):
             problem = f"{shown(str(node.value))} cannot be read: put it in quotes"
             raise _Refused(problem=problem, problem_mark=node.start_mark) from None
-
-
-def _text(file: Path, limit_kib: int) -> str:
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(limit_kib * 1024 + 1)
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise BadInput(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{file}: not UTF-8 text") from None
-    if len(content) > limit_kib * 1024:
-        raise BadInput(f"{file}: larger than {limit_kib} KiB")
-    return text
 
 
 def _composed(file: Path, loader: _Loader, limit_kib: int) -> yaml.Node | None:

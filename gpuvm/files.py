@@ -1,8 +1,9 @@
-"""Files that are written as a whole, and the versions of gpuvm's own.
+"""Files that are written as a whole, the versions of gpuvm's own, and files of a person's.
 
 write_atomic(file, text, 0o600)    # replaces it
 write_new(file, text)              # FileExistsError if it is there
 write_output(file, text)           # what the user named: a pipe or a device is written to
+read_text(file, limit_kib=128)     # what the user named or wrote, to a limit
 """
 
 import contextlib
@@ -42,6 +43,25 @@ FORMATS = (CONTEXT, RUN, LAB, DIGESTS)
 and logs of one JSON object per line, of which a line that is not understood is left out."""
 
 _NO_LINKS_HERE = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def read_text(file: Path, *, limit_kib: int, option: str = "") -> str:
+    """The UTF-8 text of a file that a person wrote or named, ``option`` being what named it.
+
+    No more than ``limit_kib`` is read, so that a device or a wrong file cannot fill the memory.
+    Raises BadInput.
+    """
+    shown = f"{option} {file}" if option else str(file)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit_kib * 1024 + 1)
+        if len(content) > limit_kib * 1024:
+            raise BadInput(f"{shown}: larger than {limit_kib} KiB")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise BadInput(f"{shown}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{shown}: not UTF-8 text") from None
 
 
 def write_atomic(file: Path, content: str | bytes, mode: int | None = None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,12 +24,15 @@ import gpuvm
 from gpuvm import ownership, paths
 from gpuvm.errors import Ambiguous, BadInput, NotFound
 from gpuvm.events import Event, JsonlSink
-from gpuvm.files import RUN, write_atomic
+from gpuvm.files import RUN, read_text, write_atomic
 from gpuvm.inventory import VCenter
+from gpuvm.validation import matching, problem_text
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 SCHEMA: Final = 1
 """As gpuvm.files.RUN has it."""
+MANIFEST_KIB = 16 * 1024
+"""With the hash of each file of a project of 100,000 files."""
 
 
 class _Model(BaseModel):
@@ -53,7 +56,7 @@ class RunVM(_Model):
     ``name`` is also its folder in the run, and so must not be another path.
     """
 
-    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$")
+    name: Annotated[str, matching(r"[^/\x00]*[^/\x00.][^/\x00]*", "is no name of a folder")]
     index: int = 0
     host: str = ""
     address: str | None = None
@@ -254,7 +257,7 @@ def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
 
 def _load(run_id: str) -> Run:
     folder = (paths.runs_dir() / run_id).absolute()
-    content = (folder / "manifest.json").read_bytes()
+    content = read_text(folder / "manifest.json", limit_kib=MANIFEST_KIB)
     with suppress(ValueError, AttributeError):  # said below
         RUN.check(folder / "manifest.json", json.loads(content).get("schema"))
     try:
@@ -262,7 +265,8 @@ def _load(run_id: str) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{folder / 'manifest.json'}: {key}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in (str(folder / "manifest.json"), key) if part)
+        raise BadInput(f"{where}{problem_text(first)}") from None
 
 
 def list_runs() -> list[str]:

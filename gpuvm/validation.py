@@ -17,6 +17,9 @@ SHOWN = 40
 WORDS: Mapping[str, str] = {
     "bool_parsing": "must be true or false, not {input}",
     "bool_type": "must be true or false, not {input}",
+    "datetime_from_date_parsing": "must be a time such as 2026-01-31T12:00:00Z, not {input}",
+    "datetime_parsing": "must be a time such as 2026-01-31T12:00:00Z, not {input}",
+    "datetime_type": "must be a time such as 2026-01-31T12:00:00Z, not {input}",
     "dict_type": "must have keys and values, such as 'key: value', and is {input}",
     "extra_forbidden": "unknown key",
     "finite_number": "must be a finite number, not {input}",
@@ -33,6 +36,7 @@ WORDS: Mapping[str, str] = {
     "ip_v4_network": "must be a network such as 10.0.0.0/24, not {input}",
     "ip_v6_address": "must be an IPv6 address, not {input}",
     "ip_v6_network": "must be a network such as 2001:db8::/64, not {input}",
+    "json_invalid": "not JSON: {error}",
     "less_than": "must be less than {lt}, not {input}",
     "less_than_equal": "must be at most {le}, not {input}",
     "list_type": "must be a list, such as [a, b], and is {input}",

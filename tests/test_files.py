@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuvm.files import write_atomic, write_new, write_output
+from gpuvm.errors import BadInput
+from gpuvm.files import read_text, write_atomic, write_new, write_output
 
 
 def test_replaces_the_content_and_sets_the_exact_mode(tmp_path: Path) -> None:
@@ -59,3 +60,23 @@ def test_output_is_written_to_a_pipe(tmp_path: Path) -> None:
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as read:
         assert read.read() == "shown"
+
+
+def test_a_person_s_file_is_read_to_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "vars"
+    file.write_text("ü" * 512)
+    assert read_text(file, limit_kib=1) == "ü" * 512
+    file.write_text("ü" * 513)
+    for path, problem in (
+        (file, "larger than 1 KiB"),
+        (Path("/dev/zero"), "larger than 1 KiB"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path / ("n" * 300), "File name too long"),
+    ):
+        with pytest.raises(BadInput) as refused:
+            read_text(path, limit_kib=1, option="--env-file")
+        assert str(refused.value) == f"--env-file {path}: {problem}"
+    file.write_bytes(b"\xff")
+    with pytest.raises(BadInput, match="not UTF-8 text"):
+        read_text(file, limit_kib=1)

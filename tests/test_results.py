@@ -113,7 +113,10 @@ def test_unknown_and_broken_runs() -> None:
         results.load("no-such-run")
     assert run.run_id in str(unknown.value.hint)
     (run.dir / "manifest.json").write_text('{"schema": 1}')
-    with pytest.raises(BadInput, match=r"manifest\.json: run_id: Field required"):
+    with pytest.raises(BadInput, match=r"manifest\.json: run_id: is missing"):
+        results.load(run.run_id)
+    (run.dir / "manifest.json").write_text("{")
+    with pytest.raises(BadInput, match=r"manifest\.json: not JSON: EOF"):
         results.load(run.run_id)
 
 
@@ -140,7 +143,7 @@ def test_a_vm_whose_folder_would_be_elsewhere_is_refused() -> None:
     manifest = json.loads((run.dir / "manifest.json").read_text())
     manifest["vms"][0]["name"] = "../elsewhere"
     (run.dir / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BadInput, match=r"manifest\.json: vms\.0\.name: String should match"):
+    with pytest.raises(BadInput, match=r"manifest\.json: vms\.0\.name: .* is no name of a folder"):
         results.load(run.run_id)
 
 

@@ -18,11 +18,13 @@ from gpuvm.cli.run_control import finish_run
 from gpuvm.cli.run_job import CompareOptions, Job
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
+from gpuvm.files import read_text
 from gpuvm.runs import sweep as sweeps
 from gpuvm.text import counted
 
 ASK_BYTES = 1 << 30
 """A project that is larger is sent only after a question."""
+ENV_FILE_KIB = 128
 
 
 class Then(enum.StrEnum):
@@ -244,10 +246,7 @@ def _variables(pairs: Sequence[str], file: Path | None, secrets: Sequence[str]) 
     """The program's variables, from --env-file, --env and --secret in this order."""
     found: dict[str, str] = {}
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"--env-file {file}: {error}") from None
+        lines = read_text(file, limit_kib=ENV_FILE_KIB, option="--env-file").splitlines()
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 found |= _variable(line.strip(), f"{file}:{number}")
@@ -269,6 +268,8 @@ def _variable(pair: str, where: str) -> dict[str, str]:
 
 
 def _wheels(folder: Path) -> data_files.Named:
+    if not folder.is_dir():
+        raise BadInput(f"--wheelhouse {folder}: no such folder")
     if not list(folder.glob("*.whl")):
         raise BadInput(f"--wheelhouse {folder}: no wheel (*.whl) in this folder")
     named = data_files.resolve(f"@{folder}/")

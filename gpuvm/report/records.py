@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from gpuvm.errors import BadInput
 from gpuvm.results import Manifest
+from gpuvm.validation import problem_text
 
 
 class _Record(BaseModel):
@@ -212,7 +213,7 @@ def _problem_text(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
         return f"{detail['ctx']['discriminator']} is missing".replace("'", "")
     if detail["type"] == "missing":
         return f"{where} is missing"
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    message = problem_text(detail)
     return f"{where}: {message}" if where else message
 
 

@@ -23,6 +23,7 @@ COMMON = "common"
 """The package that all shipped workloads use."""
 PROJECT = "project"
 """The folder of a user's project, in the run's folder in a guest."""
+PARSED_KIB = 256
 SAFE_PATH = "PYTHONSAFEPATH"
 """If set, ``python -m NAME`` does not find packages in the working directory."""
 MISSING_HERE = "pip install '.[lab]' in gpuvm's source folder"
@@ -171,6 +172,7 @@ _ENVIRONMENT_NAMES = {"TYPE_CHECKING", "sys", "os", "platform"}
 def imported_modules(file: Path) -> set[str]:
     """Returns the top-level modules that it imports unconditionally.
 
+    Those of a very long program are not known, since CPython's parser takes 600 times its size.
     Raises BadInput with file and line.
     """
     return {name for node in _unconditional(_parse(file)) for name in _imports_of(node)}
@@ -178,10 +180,15 @@ def imported_modules(file: Path) -> set[str]:
 
 def _parse(file: Path) -> ast.Module:
     try:
-        return ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
+        with file.open("rb") as stream:
+            program = stream.read(PARSED_KIB * 1024 + 1)
+        return ast.parse(program if len(program) <= PARSED_KIB * 1024 else b"")
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise BadInput(f"{file}:{line}: not a Python program: {error}") from None
+        what = getattr(error, "msg", None) or str(error) or "nested too deeply"
+        raise BadInput(f"{file}:{line}: not a Python program: {what}") from None
 
 
 def _imports_of(node: ast.AST) -> set[str]:

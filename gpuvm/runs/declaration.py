@@ -5,7 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpuvm.errors import BadInput
+from gpuvm.documents import LIMIT_KIB, MOST_MISTAKES, described
+from gpuvm.errors import BadInput, Mistakes
+from gpuvm.files import read_text
 
 FILE = "workload.toml"
 
@@ -72,15 +74,18 @@ class Declaration(_Model):
 
 
 def read(folder: Path) -> Declaration:
-    """Returns the defaults if there is no file. Raises BadInput for an invalid one."""
+    """Returns the defaults if there is no file. Raises BadInput, and Mistakes for several."""
     file = folder / FILE
     if not file.is_file():
         return Declaration()
     try:
-        return Declaration.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{file}: {error}") from None
+        return Declaration.model_validate(tomllib.loads(read_text(file, limit_kib=LIMIT_KIB)))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"{file}: not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{file}: {key}: {first['msg']}") from None
+        mistakes = []
+        for detail in error.errors()[:MOST_MISTAKES]:
+            key = ".".join(map(str, detail["loc"]))
+            text, hint = described(detail, Declaration)
+            mistakes.append(BadInput(f"{file}: {key}: {text}", hint=hint))
+        raise mistakes[0] if len(mistakes) == 1 else Mistakes(mistakes) from None

@@ -9,11 +9,14 @@ import json
 import re
 from pathlib import Path
 
-from gpuvm.errors import BadInput, PreflightRefused
+from gpuvm.errors import PreflightRefused
+from gpuvm.files import read_text
 from gpuvm.guest import Guest
 
 CREATE_TIMEOUT_S = 3600.0
 KEY_LENGTH = 24
+LIMIT_KIB = 1024
+"""Of each file of requirements."""
 _INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)", re.MULTILINE)
 
 
@@ -26,13 +29,10 @@ def key(requirements: Path, wheelhouse: str | None) -> str:
     todo, seen = [requirements], set()
     while todo:
         file = todo.pop()
-        if file in seen:
+        if file.absolute().resolve() in seen:  # by whatever path
             continue
-        seen.add(file)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{file}: {error}") from None
+        seen.add(file.absolute().resolve())
+        text = read_text(file, limit_kib=LIMIT_KIB)
         digest.update(f"{file.name}\0{text}\0".encode())
         if file.suffix != ".toml":
             todo += [file.parent / name for name in _INCLUDED.findall(text)]

@@ -20,11 +20,14 @@ from pathspec import GitIgnoreSpec
 
 from gpuvm import paths
 from gpuvm.errors import BadInput
+from gpuvm.files import read_text
 
 IGNORE = ".gpuvmignore"
 ALWAYS_IGNORED = (".git", "__pycache__")
 PYTHONS = ("python", "python3")
 REQUIREMENTS = ("requirements.txt", "pyproject.toml")
+LIMIT_KIB = 1024
+"""Of a file about a program; of the program itself, where its metadata is looked for."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _ignored(root: Path) -> GitIgnoreSpec:
     file = root / IGNORE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = read_text(file, limit_kib=LIMIT_KIB).splitlines() if file.is_file() else []
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
@@ -144,11 +147,12 @@ def _requirements(root: Path) -> Path | None:
 
 def _dependencies(pyproject: Path) -> list[str]:
     try:
-        data = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(read_text(pyproject, limit_kib=LIMIT_KIB))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{pyproject}: {error}") from None
     project = data.get("project", {})
-    return list(project.get("dependencies", [])) if isinstance(project, dict) else []
+    listed = project.get("dependencies") if isinstance(project, dict) else None
+    return list(map(str, listed)) if isinstance(listed, list) else []
 
 
 _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
@@ -157,9 +161,10 @@ _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
 def _inline_metadata(script: Path) -> dict[str, Any]:
     try:
-        text = script.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return {}  # Python reports the error
+        with script.open("rb") as stream:
+            text = stream.read(LIMIT_KIB * 1024).decode("utf-8", errors="replace")
+    except OSError as error:
+        raise BadInput(f"{script}: {error.strerror}") from None
     match = _BLOCK.search(text)
     if match is None:
         return {}
@@ -167,7 +172,7 @@ def _inline_metadata(script: Path) -> dict[str, Any]:
     content = "\n".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
     try:
         return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{script}: inline script metadata: {error}") from None
 
 

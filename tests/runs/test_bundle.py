@@ -109,12 +109,25 @@ def test_what_shipped_workloads_declare() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("contract = yes", "workload.toml: Invalid value"),
-        ("contarct = true", "workload.toml: contarct: Extra inputs are not permitted"),
-        ("[sweep]\nshare = '--cells'", "workload.toml: sweep.gather: Field required"),
+        ("contract = yes", "workload.toml: not TOML: Invalid value"),
+        ("contarct = true", "workload.toml: contarct: unknown key$"),
+        ("[sweep]\nshare = '--cells'", "workload.toml: sweep.gather: is missing; .*sweep.axes: is"),
+        ("x = " + "[" * 100_000, "workload.toml: not TOML"),
+        ("#" * 200_000, "workload.toml: larger than 128 KiB"),
     ],
 )
-def test_a_wrong_declaration_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_wrong_declaration_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "workload.toml").write_text(text)
     with pytest.raises(BadInput, match=problem):
         declaration.read(tmp_path)
+
+
+def test_a_program_that_is_too_long_to_parse_is_run_unchecked(tmp_path: Path) -> None:
+    assert requires(tmp_path, "import json\n" + "x = 1\n" * 50_000) == set()
+
+
+def test_a_program_that_cannot_be_parsed_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"\.py:1: not a Python program: [^(]*$"):
+        requires(tmp_path, "root:x:0")
+    with pytest.raises(BadInput, match=r"\.py:1: not a Python program: "):
+        requires(tmp_path, "x = " + "(" * 5000 + ")" * 5000)

@@ -97,6 +97,9 @@ def test_environment_id_depends_on_all_inputs(tmp_path: Path) -> None:
     assert environment.key(file, "wheels") != first
     more.write_text("y>2\n")
     assert environment.key(file, None) != first
+    (tmp_path / "down").mkdir()
+    more.write_text("-r down/../requirements.txt\n")  # a circle, by a longer path each time
+    assert environment.key(file, None) != first
     more.unlink()
     with pytest.raises(BadInput, match=r"more\.txt"):
         environment.key(file, None)

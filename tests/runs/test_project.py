@@ -137,3 +137,8 @@ def test_programs_that_cannot_be_run(root: Path) -> None:
     (root / "pyproject.toml").write_text("= 1")
     with pytest.raises(BadInput, match=r"pyproject\.toml: "):
         project.of_folder(root, ["make"])
+    (root / "pyproject.toml").write_text("[project]\ndependencies = 5")
+    assert project.of_folder(root, ["make"]).requirements is None
+    (root / "pyproject.toml").write_text("#" * 2_000_000)
+    with pytest.raises(BadInput, match=r"pyproject\.toml: larger than 1024 KiB"):
+        project.of_folder(root, ["make"])
