@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpuvm import files, keyrings, paths, variables
 from gpuvm.documents import read_document
 from gpuvm.errors import Ambiguous, BadInput, NoKeyring, NotFound
-from gpuvm.validation import matching, parsed, shown
+from gpuvm.validation import SHOWN, matching, parsed, shown
 
 
 class _Model(BaseModel):
@@ -86,13 +86,17 @@ class GuestSettings(_Model):
     """Relative to the SSH user's home."""
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Of a context, and of a lab: folders are called so too, and it is no path."""
+
+
 class Context(_Model):
     version: Literal[1] = 1
     """Of the file; gpuvm.files.CONTEXT."""
     name: Annotated[
         str,
         matching(
-            r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+            NAME.pattern,
             "is not a name of letters, digits, dots, hyphens and underscores, 100 at most",
         ),
     ]
@@ -164,12 +168,20 @@ def load(name: str | None = None, of_file: str | None = None) -> Context:
     contexts) and BadInput with file and line.
     """
     name = name or Environment().context or of_file or current() or _only()
-    if not _file(name).exists():
+    if name not in names():
         made = from_environment() if name == ENVIRONMENT else None
         if made is not None:
             return made
-        raise NotFound("context", name, names())
-    return read_document(_file(name), Context, check_version=files.CONTEXT.check)
+        raise _not_found(name)
+    file = _file(name)
+    context = read_document(file, Context, check_version=files.CONTEXT.check)
+    if context.name != name:
+        # Its keys and what hints name would be those of the other one.
+        raise BadInput(
+            f"{file}: name: is '{context.name}', and the file's own name is '{name}'",
+            hint=f"write 'name: {name}', or call the file {context.name}.yaml",
+        )
+    return context
 
 
 def default_name(of_file: str | None = None) -> str | None:
@@ -216,18 +228,21 @@ def save(context: Context) -> Path:
 def use(name: str) -> None:
     """Make the context the current one; `remove` goes back to the previous one."""
     if name not in names():
-        raise NotFound("context", name, names())
+        raise _not_found(name)
     _write_chosen([name, *(other for other in _chosen() if other != name)])
 
 
 def remove(name: str) -> None:
-    """Delete the context if it exists."""
+    """Delete the context. Raises NotFound."""
+    if name not in names():
+        raise _not_found(name)
     _file(name).unlink(missing_ok=True)
     _write_chosen([other for other in _chosen() if other != name])
 
 
 def names() -> list[str]:
-    return sorted(file.stem for file in (paths.config_dir() / "contexts").glob("*.yaml"))
+    found = (file.stem for file in (paths.config_dir() / "contexts").glob("*.yaml"))
+    return sorted(name for name in found if NAME.fullmatch(name))
 
 
 def current() -> str | None:
@@ -295,6 +310,10 @@ def _is_for(named: variables.NamedVCenter, context: Context) -> bool:
     own_host, own_port = context.address
     same_host = (host.lower(), port) == (own_host.lower(), own_port)
     return same_host and named.user in (None, context.user)
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound("context", name if len(name) <= SHOWN else f"{name[:SHOWN]}…", names())
 
 
 def _file(name: str) -> Path:

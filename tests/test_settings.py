@@ -40,6 +40,32 @@ def test_unknown_name_lists_the_known_ones() -> None:
     assert caught.value.existing == ("prod",)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/srv", "../../../w/notes", "a/b", "n" * 300])
+def test_no_context_s_name_is_a_path(own_config: Path, name: str) -> None:
+    """'gpuvm context remove' deletes what is called so."""
+    file = settings.save(_context())
+    (file.parent / ".yaml").write_text("")
+    (own_config / "w").mkdir()
+    (own_config / "w" / "notes.yaml").write_text("mine")
+    for use in (settings.load, settings.use, settings.remove) if name else (settings.remove,):
+        with pytest.raises(NotFound) as refused:
+            use(name)
+        assert len(str(refused.value)) < 100
+        assert refused.value.existing == ("prod",)
+    assert (own_config / "w" / "notes.yaml").exists()
+    assert (file.parent / ".yaml").exists()
+
+
+def test_a_context_in_a_file_of_another_name_is_refused() -> None:
+    """A copy whose name was not changed would be named by hints, and use the other one's key."""
+    file = settings.save(_context("prod"))
+    (file.parent / "test.yaml").write_text(file.read_text())
+    with pytest.raises(BadInput, match=r"test\.yaml: name: is 'prod', and .* 'test'") as refused:
+        settings.load("test")
+    assert "write 'name: test'" in str(refused.value.hint)
+    assert settings.load("prod").name == "prod"
+
+
 def test_removing_a_context_restores_the_previous_one() -> None:
     settings.save(_context("prod"))
     settings.save(_context("lab"))

@@ -63,6 +63,7 @@ def init(
     file; you are asked whether this system's keyring keeps it (docs/configuration.md).
     """
     named = next(iter(variables.named_vcenters()), None)
+    _complete(vcenter or (named and named.vcenter), user or (named and named.user))
     vcenter = vcenter or _ask("vCenter host", "--vcenter", named.vcenter if named else None)
     same = named if named and named.vcenter == vcenter else None
     asked_user = user is None
@@ -102,6 +103,19 @@ def init(
         "next": "'gpuvm doctor'",
     }
     output.finish(ctx, output.Result("init", data))
+
+
+def _complete(vcenter: str | None, user: str | None) -> None:
+    """Raises BadInput for all that is missing where nothing can be asked."""
+    given = {"--vcenter": vcenter, "--user": user}
+    missing = [option for option, value in given.items() if not value]
+    if missing and not interactive():
+        are = "are" if len(missing) > 1 else "is"
+        raise BadInput(
+            f"{' and '.join(missing)} {are} missing and there is no terminal to ask on",
+            hint="the variables of govc, Terraform and Ansible give them too: "
+            "docs/configuration.md",
+        )
 
 
 def _ask(what: str, option: str, default: str | None) -> str:

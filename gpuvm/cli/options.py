@@ -36,10 +36,10 @@ def _set_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-def _not_empty(value: str | None) -> str | None:
+def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Reject an empty value: an unset variable in a script must not select the default."""
     if value is not None and not value.strip():
-        raise BadInput("--accelerator is empty", hint="use a mode, such as passthrough or none")
+        raise BadInput(f"{parameter.opts[0]} is empty", hint="give it a value, or leave it out")
     return value
 
 
@@ -66,6 +66,7 @@ ContextOption = Annotated[
         help="The vCenter to use; 'gpuvm context' lists them.",
         metavar="NAME",
         autocompletion=completion.contexts,
+        callback=_not_empty,
     ),
 ]
 FileOption = Annotated[

@@ -17,6 +17,7 @@ from gpuvm.cli import console, hints, tables
 from gpuvm.cli.console import cell, continued, text
 from gpuvm.cli.tables import Prose
 from gpuvm.errors import (
+    BadInput,
     ExitCode,
     GpuvmError,
     Interrupted,
@@ -50,7 +51,7 @@ class State:
     default_context: str | None = None
     """The one that a command works on which is given none."""
     if_it_fails: str = ""
-    """The next step then, where the error itself has no hint."""
+    """The next step then, unless the error has a hint or was in what was typed."""
 
 
 _running = State()
@@ -99,8 +100,8 @@ def declined(ctx: typer.Context, command: str) -> None:
 def error(problem: GpuvmError, state: State) -> None:
     """Print an error that ended a command, or several mistakes or refusals."""
     problems = problem.errors if isinstance(problem, (Mistakes, SeveralRefused)) else (problem,)
-    hinted = any(one.hint for one in problems)
-    next_step = "" if hinted else state.if_it_fails
+    nothing_done = isinstance(problem, BadInput) or any(one.hint for one in problems)
+    next_step = "" if nothing_done else state.if_it_fails
     if state.json:
         _envelope(Result("", {}, problem.exit_code, problems, next_step), state)
         return

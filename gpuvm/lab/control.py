@@ -5,7 +5,6 @@ down("lab")                  # leaves no process, port, file or context
 """
 
 import json
-import re
 import secrets
 import shlex
 import shutil
@@ -27,8 +26,6 @@ from gpuvm.lab.lab_status import LabStatus, is_alive, owns_context, status
 from gpuvm.lab.state_folder import LabFolder, LabRecord, lab_folder, locked
 from gpuvm.results import provisioning_record
 from gpuvm.text import counted
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ def up(
     cannot be built or started, or is running with another configuration.
     """
     options, events = options or LabOptions(), events or Events()
-    requested = _requested(options)
     folder = lab_folder(options.name)
+    requested = _requested(options)
     _require_linux()
     binary = build.vcsim_binary(events)
     with locked():
@@ -94,8 +91,6 @@ def down(name: str = "lab") -> bool:
 
 
 def _requested(options: LabOptions) -> Description:
-    if not _NAME.fullmatch(options.name):
-        raise BadInput(f"'{options.name}' is not a valid lab name: use letters, digits and ._-")
     if options.description is None:
         description = describe(
             options.hosts, options.gpus_per_host, options.gpu, options.vms, vgpu=options.vgpu
@@ -148,7 +143,7 @@ def _require_same_description(folder: LabFolder, requested: Description) -> None
             found = f"{counted(len(running.hosts), 'host')}, {gpus}"
         raise LabError(
             f"the lab '{folder.name}' is running with another configuration ({found})",
-            hint="run 'gpuvm lab down' first, or choose another --name",
+            hint="choose another --name, or remove that lab with 'gpuvm lab down' first",
         )
 
 

@@ -21,10 +21,12 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpuvm import paths
+from gpuvm import paths, settings
+from gpuvm.errors import BadInput
 from gpuvm.files import LAB, write_atomic
 from gpuvm.lab.description import Description
 from gpuvm.lab.processes import ProcessId
+from gpuvm.validation import shown
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -140,6 +142,12 @@ class LabFolder:
 
 
 def lab_folder(name: str) -> LabFolder:
+    """The lab of that name, which need not exist. Raises BadInput for a name that is a path."""
+    if not settings.NAME.fullmatch(name):
+        raise BadInput(
+            f"--name: {shown(name)} is not a name of letters, digits, dots, hyphens and "
+            "underscores, 100 at most"
+        )
     return LabFolder(paths.state_dir().resolve() / "labs" / name)
 
 

@@ -425,7 +425,7 @@ def test_own_description_file(up: Labs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"name": "../x"}, "is not a valid lab name"),
+        ({"name": "../x"}, "is not a name of letters, "),
         ({"hosts": 0}, "at least one host"),
         ({"gpu": "banana"}, "'banana' not found"),
         ({"description": Path("x.yaml"), "hosts": 2}, "give one or the other"),
