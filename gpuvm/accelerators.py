@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic_core import ErrorDetails
 
 from gpuvm.errors import BadInput, Mistakes
-from gpuvm.validation import matching, problem_text
+from gpuvm.validation import Int, matching, problem_text
 
 PCIAddress = Annotated[
     str,
@@ -34,9 +34,9 @@ class _Model(BaseModel):
 
 
 class _WithGPU(_Model):
-    count: int = Field(default=1, ge=1, le=16)
+    count: Int = Field(default=1, ge=1, le=16)
     """Devices in each VM."""
-    mmio_gib: int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
+    mmio_gib: Int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
     """64-bit MMIO window, a power of two; 0 for GPUs with small BARs: they need no window, nor EFI.
 
     By default it is computed from the GPUs."""
@@ -82,7 +82,7 @@ class DeviceGroup(_Model):
 
     mode: Literal["device-group"] = "device-group"
     group: Word
-    mmio_gib: int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
+    mmio_gib: Int | None = Field(default=None, ge=0, le=LARGEST_WINDOW_GIB)
     """As in the other modes."""
 
 

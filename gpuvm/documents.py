@@ -1,6 +1,7 @@
 """Reads a YAML file into a pydantic model, with file and line in every error."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -72,6 +73,9 @@ def _in_one(complaints: Sequence[tuple[int, BadInput]], more: int = 0) -> BadInp
     return once[0] if len(once) == 1 else Mistakes(once)
 
 
+_PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
+
+
 class _Refused(yaml.MarkedYAMLError):
     """What is YAML, and nothing that gpuvm reads."""
 
@@ -94,7 +98,10 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Such as 2026-99-99, which looks like a date."""
+        """Such as 2026-99-99, which looks like a date; 010 and 1:30 are 8 and 90 to YAML 1.1."""
+        if node.tag.endswith(":int") and not _PLAIN_NUMBER.fullmatch(node.value):
+            problem = f"{shown(str(node.value))} is no plain number: write it in decimal digits"
+            raise _Refused(problem=problem, problem_mark=node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError):

@@ -66,7 +66,14 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
         reasons = "; ".join(f"{t.name}: {unfit[t.moref]}" for t in inventory.templates)
         raise BadInput("no suitable VM template", hint=reasons)
     chosen = choose("VM template", spec.template, inventory.templates, fitting, inventory.cluster)
-    why = unfit[chosen.moref] or _addresses(spec, chosen)
+    addresses = spec.addresses
+    if addresses is not None and addresses.size < spec.vms:
+        raise PreflightRefused(
+            f"addresses: {addresses.first} to {addresses.last} {_are(addresses.size)} for "
+            f"{counted(spec.vms, 'VM')}",
+            hint="extend the range, or ask for fewer VMs",
+        )
+    why = unfit[chosen.moref] or _without_adapter(spec, chosen)
     if why is not None:
         raise PreflightRefused(f"VM template {chosen.name}: {why}", hint="see docs/template.md")
     return chosen
@@ -241,15 +248,13 @@ def _not_efi(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> s
     return f"its firmware is {template.firmware}; {needing} needs EFI" if needing else None
 
 
-def _addresses(spec: ClusterSpec, template: VMTemplate) -> str | None:
-    """Each VM needs an address of the range, and a network adapter for it."""
-    if spec.addresses is None:
-        return None
-    if not template.nics:
+def _are(number: int) -> str:
+    return "is one address" if number == 1 else f"are {number} addresses"
+
+
+def _without_adapter(spec: ClusterSpec, template: VMTemplate) -> str | None:
+    if spec.addresses is not None and not template.nics:
         return "it has no network adapter for a fixed address"
-    if spec.addresses.size < spec.vms:
-        size = counted(spec.addresses.size, "address", "addresses")
-        return f"addresses: the range has {size} for {counted(spec.vms, 'VM')}"
     return None
 
 

@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpuvm import files, keyrings, paths, variables
 from gpuvm.documents import read_document
 from gpuvm.errors import Ambiguous, BadInput, NoKeyring, NotFound
-from gpuvm.validation import SHOWN, matching, parsed, shown
+from gpuvm.validation import SHOWN, Int, matching, parsed, shown
 
 
 class _Model(BaseModel):
@@ -69,7 +69,7 @@ TLS = Annotated[SystemTrust | CAFile | Pin | Insecure, Field(discriminator="veri
 
 class SSH(_Model):
     user: str = "gpuvm"
-    port: int = Field(default=22, ge=1, le=65535)
+    port: Int = Field(default=22, ge=1, le=65535)
     authorized_keys: tuple[str, ...] = ()
     """More public keys for new guests, so that others can `run` too."""
     trust: Literal["guestinfo", "first-use"] = "guestinfo"
@@ -167,12 +167,14 @@ def load(name: str | None = None, of_file: str | None = None) -> Context:
     ``of_file`` is the one that gpuvm.yaml names. Raises NotFound or Ambiguous (both list the
     contexts) and BadInput with file and line.
     """
-    name = name or Environment().context or of_file or current() or _only()
+    of_variable = Environment().context
+    source = "" if name else "GPUVM_CONTEXT: " if of_variable else "the spec: " if of_file else ""
+    name = name or of_variable or of_file or current() or _only()
     if name not in names():
         made = from_environment() if name == ENVIRONMENT else None
         if made is not None:
             return made
-        raise _not_found(name)
+        raise _not_found(name, source)
     file = _file(name)
     context = read_document(file, Context, check_version=files.CONTEXT.check)
     if context.name != name:
@@ -312,8 +314,8 @@ def _is_for(named: variables.NamedVCenter, context: Context) -> bool:
     return same_host and named.user in (None, context.user)
 
 
-def _not_found(name: str) -> NotFound:
-    return NotFound("context", name if len(name) <= SHOWN else f"{name[:SHOWN]}…", names())
+def _not_found(name: str, source: str = "") -> NotFound:
+    return NotFound(f"{source}context", name if len(name) <= SHOWN else f"{name[:SHOWN]}…", names())
 
 
 def _file(name: str) -> Path:

@@ -29,7 +29,7 @@ from pydantic import (
 from gpuvm.accelerators import Accelerator, NoGPU, Passthrough
 from gpuvm.documents import described, read_document
 from gpuvm.errors import BadInput, Mistakes
-from gpuvm.validation import matching, parsed, shown
+from gpuvm.validation import NO_FLAG, Int, matching, parsed, shown
 
 FILE = Path("gpuvm.yaml")
 
@@ -83,8 +83,13 @@ MOST_CPUS, MOST_MEMORY_GIB = 960, 24 * 1024
 """Of one VM, in vSphere 9 (VMware Configuration Maximums)."""
 LAST_PORT = 65535
 
-GiB = Annotated[float, BeforeValidator(_gib), Field(gt=0, le=MOST_MEMORY_GIB, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)]
+GiB = Annotated[
+    float,
+    BeforeValidator(_gib),
+    Field(gt=0, le=MOST_MEMORY_GIB, allow_inf_nan=False),
+    NO_FLAG,
+]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False), NO_FLAG]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Datastore = Annotated[str | dict[str, str], BeforeValidator(_datastore)]
 
@@ -137,7 +142,7 @@ class AddressRange(_Model):
 
     first: IPAddress
     last: IPAddress
-    prefix: int = Field(ge=1, le=127)
+    prefix: Int = Field(ge=1, le=127)
     """Prefix length, such as 24 for 255.255.255.0."""
     gateway: IPAddress | None = None
     dns: tuple[IPAddress, ...] = Field(default=(), max_length=16)
@@ -208,8 +213,8 @@ class ClusterSpec(_Model):
     context: Name | None = None
     """Which vCenter it is for; --context and GPUVM_CONTEXT come before it."""
     name: DeploymentName = "gpuvm"
-    hosts: int = Field(default=1, ge=1, le=MOST_HOSTS)
-    per_host: int = Field(default=1, ge=1, le=MOST_PER_HOST)
+    hosts: Int = Field(default=1, ge=1, le=MOST_HOSTS)
+    per_host: Int = Field(default=1, ge=1, le=MOST_PER_HOST)
     placement: Placement = "one-per-host"
     cluster: Name | None = None
     template: Name | None = None
@@ -224,7 +229,7 @@ class ClusterSpec(_Model):
     addresses: AddressRange | None = None
     folder: Name | None = None
     resource_pool: Name | None = None
-    cpus: int | None = Field(default=None, ge=1, le=MOST_CPUS)
+    cpus: Int | None = Field(default=None, ge=1, le=MOST_CPUS)
     memory_gib: GiB | None = None
     accelerator: Accelerator = Passthrough()
     annotation: str = Field(default="", max_length=10_000)

@@ -6,9 +6,9 @@ Name = Annotated[str, matching(r"[a-z]+", "may have the letters a to z")]
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import ErrorDetails
 
 SHOWN = 40
@@ -101,6 +101,18 @@ def matching(pattern: str, words: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {shown(value)}")  # noqa: TRY004 - pydantic takes no TypeError
+    return value
+
+
+NO_FLAG = BeforeValidator(_no_flag)
+"""For numbers: pydantic takes true for 1."""
+Int = Annotated[int, NO_FLAG]
+Float = Annotated[float, NO_FLAG]
 
 
 def parsed(read: Callable[[str], Any], words: str) -> Callable[[Any], Any]:

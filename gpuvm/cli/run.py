@@ -184,7 +184,7 @@ def run(
             else []
         )
     if distributed and len(taking_part) < 2:
-        raise targets.too_few(inventory.ours(wanted.name), wanted.name)
+        raise targets.too_few(inventory.ours(wanted.name), wanted.name, vms)
     arguments, inputs = runs.with_data(arguments)
     if wheelhouse is not None:
         wheels = _wheels(wheelhouse)

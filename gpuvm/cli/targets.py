@@ -116,8 +116,15 @@ def _none_running(ours: Sequence[VM], deployment: str) -> PreflightRefused:
     return _no_address(on[0])
 
 
-def too_few(ours: Sequence[VM], deployment: str) -> PreflightRefused | BadInput:
-    """Why a distributed run cannot be made up of the deployment's VMs."""
+def too_few(
+    ours: Sequence[VM], deployment: str, named: Sequence[str] | None = None
+) -> PreflightRefused | BadInput:
+    """Why a distributed run cannot be made up of the deployment's VMs, or of those named."""
+    if named:
+        return BadInput(
+            f"--distributed needs at least two VMs, and --vm names {named[0]} alone",
+            hint="name others with --vm too, or leave it out: then it is on all of them",
+        )
     off = [vm.name for vm in ours if not vm.powered_on]
     silent = [vm for vm in ours if vm.powered_on and not vm.address]
     text = "--distributed needs at least two VMs"

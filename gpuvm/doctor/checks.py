@@ -190,7 +190,8 @@ def gpus(given: CheckInput) -> Iterator[Check]:
             hint="--accelerator none creates VMs without a GPU",
         )
         return
-    free = [gpu for gpu in found if gpu.free or _is_shared(gpu)]
+    hosts = {host.name for host in given.inventory.hosts if not host.unusable}
+    free = [gpu for gpu in found if gpu.host in hosts and (gpu.free or _is_shared(gpu))]
     yield Check("GPUs", "ok" if free else "warning", f"{len(free)} of {len(found)} are available")
     for gpu in found:
         if (gpu.holders and not gpu.reboot_pending) or gpu.free or _is_shared(gpu):

@@ -16,10 +16,11 @@ from gpuvm.accelerators import PCIAddress, PCIId
 from gpuvm.documents import read_document
 from gpuvm.errors import BadInput
 from gpuvm.lab.gpu_models import GPUModel, gpu_model
+from gpuvm.validation import Float, Int
 
 LIMIT_KIB = 16 * 1024
 """Of a whole data centre with a thousand hosts, each written out."""
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[Float, Field(ge=0)]
 
 # The slots of a PowerEdge's risers; further GPUs of a host get the buses after them.
 _BUSES = (0x3B, 0xAF, 0x5E, 0xD8, 0x18, 0x86, 0x12, 0xC3)
@@ -44,7 +45,7 @@ class Passthrough(_Model):
 
 class VGPUProfile(_Model):
     name: str
-    framebuffer_gib: int = Field(gt=0)
+    framebuffer_gib: Int = Field(gt=0)
 
 
 class GPUDescription(_Model):
@@ -58,7 +59,7 @@ class GPUDescription(_Model):
     class_id: PCIId = 0x0302
     vendor_name: str = "NVIDIA Corporation"
     name: str
-    memory_gib: int = Field(gt=0)
+    memory_gib: Int = Field(gt=0)
     bars_mib: tuple[int, ...] | None = None
     passthrough: Passthrough = Passthrough()
     dependent_device: PCIAddress | None = None
@@ -83,10 +84,10 @@ class HostDescription(_Model):
     name: str = Field(min_length=1)
     vendor: str = "Dell Inc."
     model: str = "PowerEdge R730"
-    cpu_cores: int = Field(default=28, gt=0, le=4096)
-    cpu_mhz: int = Field(default=2400, gt=0, le=100_000)
-    memory_gib: int = Field(default=256, gt=0)
-    hypervisor_gib: float | None = Field(default=None, ge=0)
+    cpu_cores: Int = Field(default=28, gt=0, le=4096)
+    cpu_mhz: Int = Field(default=2400, gt=0, le=100_000)
+    memory_gib: Int = Field(default=256, gt=0)
+    hypervisor_gib: Float | None = Field(default=None, ge=0)
     """Memory used by ESXi itself; by default 4 GiB, less on a small host."""
     version: str | None = None
     """The version of ESXi; by default the vCenter's."""
@@ -100,8 +101,8 @@ class HostDescription(_Model):
 
 class DatastoreDescription(_Model):
     name: str = "vsanDatastore"
-    capacity_gib: int = Field(default=8192, gt=0)
-    free_gib: int = Field(default=6000, ge=0)
+    capacity_gib: Int = Field(default=8192, gt=0)
+    free_gib: Int = Field(default=6000, ge=0)
     hosts: tuple[str, ...] = ()
     """The hosts that have it mounted; empty for all."""
     read_only_on: tuple[str, ...] = ()
@@ -135,16 +136,16 @@ class TemplateDescription(_Model):
     vtpm: bool = False
     encrypted: bool = False
     hardware_version: str = Field(default="vmx-17", pattern=r"^vmx-\d+$")
-    cpus: int = Field(default=8, gt=0)
-    cores_per_socket: int = Field(default=1, gt=0)
-    memory_limit_gib: int | None = Field(default=None, gt=0)
-    memory_gib: int = Field(default=32, gt=0)
-    disk_gib: int = Field(default=40, gt=0)
-    disk_used_gib: int | None = Field(default=None, ge=0)
+    cpus: Int = Field(default=8, gt=0)
+    cores_per_socket: Int = Field(default=1, gt=0)
+    memory_limit_gib: Int | None = Field(default=None, gt=0)
+    memory_gib: Int = Field(default=32, gt=0)
+    disk_gib: Int = Field(default=40, gt=0)
+    disk_used_gib: Int | None = Field(default=None, ge=0)
     """Makes the disk thin, with this much used; a clone uses as much."""
     host: str | None = None
     datastore: str | None = None
-    nics: int | None = Field(default=None, ge=0)
+    nics: Int | None = Field(default=None, ge=0)
     snapshot: str | None = None
     extra_config: dict[str, str] | None = None
 
@@ -160,12 +161,12 @@ class VMDescription(_Model):
     """
 
     name: str = "unrelated-{i}"
-    count: int = Field(default=1, ge=0, le=20_000)
+    count: Int = Field(default=1, ge=0, le=20_000)
     power: Literal["on", "off"] = "on"
     host: str | None = None
     gpu: PCIAddress | None = None
-    memory_gib: int | None = Field(default=None, gt=0)
-    cpus: int | None = Field(default=None, gt=0)
+    memory_gib: Int | None = Field(default=None, gt=0)
+    cpus: Int | None = Field(default=None, gt=0)
     drs: DRSLevel | Literal["disabled"] | None = None
     agent: bool = False
 
@@ -239,7 +240,7 @@ class Description(_Model):
     """Whether guestinfo changes are reported as updates, or seen only when a VM is read."""
     users: tuple[UserDescription, ...] = _USERS
     permissions: tuple[PermissionDescription, ...] = ()
-    session_idle_s: int | None = Field(default=None, gt=0)
+    session_idle_s: Int | None = Field(default=None, gt=0)
     locale: str | None = None
     """The default locale of sessions, such as de_DE; English when left out."""
 

@@ -155,11 +155,16 @@ def _unplaceable(
         capacity = f"{inventory.cluster.name} has room for {fitting}"
     return Unplaceable(
         f"{counted(missing, 'more VM')} needed, {capacity} with {_need(spec)}{reasons}",
-        table=[(g.host, g.pci_address, g.name, g.state) for g in inventory.gpus],
-        hint=_hint(spec, inventory, len(existing), missing, fitting)
+        table=[(g.host, g.pci_address, g.name, _state(g, left_out)) for g in inventory.gpus],
+        hint=_hint(spec, inventory, len(existing), missing, fitting, left_out)
         or _remedies(left_out)
         or "ask for less: 'gpuvm gpus' lists what there is",
     )
+
+
+def _state(gpu: GPU, left_out: Mapping[LeftOut, Sequence[str]]) -> str:
+    is_out = any(gpu.host in hosts for hosts in left_out.values())
+    return f"{gpu.state}, but its host is left out" if is_out else gpu.state
 
 
 def _need(spec: ClusterSpec) -> str:
@@ -174,7 +179,12 @@ def _need(spec: ClusterSpec) -> str:
 
 
 def _hint(
-    spec: ClusterSpec, inventory: Inventory, existing: int, missing: int, fitting: int
+    spec: ClusterSpec,
+    inventory: Inventory,
+    existing: int,
+    missing: int,
+    fitting: int,
+    left_out: Mapping[LeftOut, Sequence[str]],
 ) -> str | None:
     """What to do, from what keeps the VMs out: kind, state, how many on one host, how many at all.
 
@@ -189,7 +199,9 @@ def _hint(
     if spec.has_gpu and not any(fits(spec, gpu) for gpu in inventory.gpus):
         told = _not_of_the_cluster(spec, inventory)
     elif whole and found and not any(free.values()):
-        told = _none_is_free(found)
+        out = {host for hosts in left_out.values() for host in hosts}
+        elsewhere = any(gpu.free and gpu.host in out for gpu in inventory.gpus)
+        told = _none_is_free(found, _remedies(left_out) if elsewhere else "")
     elif whole and any(free.values()):
         told = _not_on_one_host(spec, max(free.values()), sum(free.values()), missing)
     most = (existing + fitting) // spec.per_host
@@ -213,8 +225,8 @@ def _not_of_the_cluster(spec: ClusterSpec, inventory: Inventory) -> str:
     return "vGPU profiles of the hosts: none; --accelerator passthrough gives whole GPUs"
 
 
-def _none_is_free(found: Sequence[GPU]) -> str:
-    """Of whole GPUs that are of the right kind."""
+def _none_is_free(found: Sequence[GPU], remedies: str) -> str:
+    """Of whole GPUs of the right kind; ``remedies`` are for hosts left out where some are free."""
     offered = _profiles(found)
     if offered:
         return f"their hosts share these GPUs: --accelerator vgpu:PROFILE, which is {offered}"
@@ -227,7 +239,7 @@ def _none_is_free(found: Sequence[GPU]) -> str:
         return (
             f"'gpuvm passthrough enable {typed_word(off.host)}', with --reboot where it needs one"
         )
-    return "stop a holder, or wait: the table says who holds which GPU"
+    return remedies or "stop a holder, or wait: the table says who holds which GPU"
 
 
 def _not_on_one_host(spec: ClusterSpec, most: int, free: int, missing: int) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from gpuvm import ownership, selection
 from gpuvm.accelerators import DynamicPassthrough, Passthrough
-from gpuvm.errors import GpuvmError, PreflightRefused, SeveralRefused
+from gpuvm.errors import Ambiguous, GpuvmError, NotFound, PreflightRefused, SeveralRefused
 from gpuvm.inventory import (
     UNREADABLE_HINT,
     VM,
@@ -45,6 +45,12 @@ class Refusals:
             yield
         except GpuvmError as error:
             self._errors.append(error)
+
+    @property
+    def unresolved(self) -> set[str]:
+        """The fields of the spec that name what does not exist, or several objects."""
+        kinds = (e.kind for e in self._errors if isinstance(e, (NotFound, Ambiguous)))
+        return {kind.removeprefix("VM ").replace(" ", "_") for kind in kinds}
 
     def check(self) -> None:
         """Raise a single error as it is, several different ones as SeveralRefused."""
@@ -235,15 +241,17 @@ def _steps_for_existing(
     steps, later = [], inventory
     for vm in kept:
         with refusals.collected():
-            step = _step_for_existing(spec, later, vm)
+            step = _step_for_existing(spec, later, vm, refusals.unresolved)
             later = after_step(later, step)
             steps.append(_with_window(spec, step, inventory, vm.firmware))
     return steps, later
 
 
-def _step_for_existing(spec: ClusterSpec, inventory: Inventory, vm: VM) -> Step:
+def _step_for_existing(
+    spec: ClusterSpec, inventory: Inventory, vm: VM, unresolved: Collection[str]
+) -> Step:
     check_shown(vm)
-    found = differences(vm, spec, inventory)
+    found = differences(vm, spec, inventory, unresolved=unresolved)
     if found:
         raise PreflightRefused(
             f"{vm.name} was created from a different spec: {'; '.join(found)}",

@@ -4,7 +4,7 @@ The spec that a VM was created from is in its extraConfig. A default that is wri
 instead of a name, is no difference; a name that resolves to another object now is one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from gpuvm import fitting, selection, storage
@@ -19,8 +19,13 @@ from gpuvm.spec import ClusterSpec
 NO_CREATION_SPEC = "it does not record the spec it was created from"
 
 
-def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, ...]:
-    """Return how the VM differs from ``spec``, such as ``cpus 8, now 4``; empty if it matches."""
+def differences(
+    vm: VM, spec: ClusterSpec, inventory: Inventory, *, unresolved: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return how the VM differs from ``spec``, such as ``cpus 8, now 4``; empty if it matches.
+
+    The fields ``unresolved`` name what does not exist: whether the VM has it cannot be said.
+    """
     if vm.spec_digest == spec.digest():
         return ()
     created_from = ClusterSpec.from_creation_spec(vm.creation_spec) if vm.creation_spec else None
@@ -30,7 +35,9 @@ def differences(vm: VM, spec: ClusterSpec, inventory: Inventory) -> tuple[str, .
     return tuple(
         _difference_text(field, getattr(created_from, field), getattr(spec, field))
         for field in ClusterSpec.per_vm_fields()
-        if getattr(created_from, field) != getattr(spec, field) and not comparison.same(field)
+        if field not in unresolved
+        and getattr(created_from, field) != getattr(spec, field)
+        and not comparison.same(field)
     )
 
 
