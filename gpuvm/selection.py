@@ -69,8 +69,8 @@ def template(spec: ClusterSpec, inventory: Inventory) -> VMTemplate:
     addresses = spec.addresses
     if addresses is not None and addresses.size < spec.vms:
         raise PreflightRefused(
-            f"addresses: {addresses.first} to {addresses.last} {_are(addresses.size)} for "
-            f"{counted(spec.vms, 'VM')}",
+            f"addresses: the range {addresses.first} to {addresses.last} has "
+            f"{counted(addresses.size, 'address', 'addresses')} for {counted(spec.vms, 'VM')}",
             hint="extend the range, or ask for fewer VMs",
         )
     why = unfit[chosen.moref] or _without_adapter(spec, chosen)
@@ -246,10 +246,6 @@ def _too_old(template: VMTemplate, wanted: int, what: str) -> str | None:
 def _not_efi(template: VMTemplate, spec: ClusterSpec, inventory: Inventory) -> str | None:
     needing = "" if template.firmware == "efi" else needs_efi(spec, inventory)
     return f"its firmware is {template.firmware}; {needing} needs EFI" if needing else None
-
-
-def _are(number: int) -> str:
-    return "is one address" if number == 1 else f"are {number} addresses"
 
 
 def _without_adapter(spec: ClusterSpec, template: VMTemplate) -> str | None:

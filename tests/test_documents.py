@@ -138,6 +138,31 @@ def test_everything_wrong_is_said_at_once_and_in_order(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("hosts: true", "hosts: must be a number, not true"),
+        ("cpus: on", "cpus: must be a number, not true"),
+        ("memory_gib: false", "memory_gib: must be a number, not false"),
+        ("deadlines: {clone_s: yes}", "deadlines.clone_s: must be a number, not true"),
+        ("accelerator: {mode: passthrough, count: true}", "count: must be a number, not true"),
+        ("hosts: 010", "'010' is no plain number"),
+        ("hosts: 1:30", "'1:30' is no plain number"),
+        ("hosts: 0b10", "'0b10' is no plain number"),
+        ("hosts: 1_0", "'1_0' is no plain number"),
+    ],
+)
+def test_a_number_is_one_to_its_reader_too(tmp_path: Path, text: str, problem: str) -> None:
+    """YAML 1.1 reads octal numbers and times of day, and pydantic takes true for 1."""
+    file = tmp_path / "gpuvm.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        spec.load(file)
+    assert problem in str(refused.value)
+    file.write_text("hosts: 4\ncpus: '8'")
+    assert (spec.load(file).hosts, spec.load(file).cpus) == (4, 8)
+
+
 def test_not_more_mistakes_than_one_reads(tmp_path: Path) -> None:
     file = tmp_path / "gpuvm.yaml"
     file.write_text("".join(f"k{n}: 1\n" for n in range(500)))

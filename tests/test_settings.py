@@ -33,6 +33,17 @@ def test_nothing_known() -> None:
         settings.load()
 
 
+def test_an_unknown_context_is_said_with_what_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.save(_context())
+    with pytest.raises(NotFound, match="the spec: context 'lab' not found"):
+        settings.load(None, "lab")
+    monkeypatch.setenv("GPUVM_CONTEXT", "other")
+    with pytest.raises(NotFound, match="GPUVM_CONTEXT: context 'other' not found"):
+        settings.load(None, "lab")
+    with pytest.raises(NotFound, match=r"^context 'mine' not found"):
+        settings.load("mine", "lab")
+
+
 def test_unknown_name_lists_the_known_ones() -> None:
     settings.save(_context())
     with pytest.raises(NotFound) as caught:

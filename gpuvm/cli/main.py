@@ -212,6 +212,14 @@ class Group(TyperGroup):
             # The reader of a pipe has exited, as `| head` does; no output can be shown.
             sys.stderr.close()
             raise typer.Exit(ExitCode.DONE) from None
+        except OSError as error:
+            _fail(ctx, _of_this_machine(error))
+
+
+def _of_this_machine(error: OSError) -> GpuvmError:
+    """A full disk, a folder that may not be written to: where no command has a better word."""
+    where = f"{error.filename}: " if error.filename else ""
+    return GpuvmError(f"{where}{error.strerror or error}", hint="--debug shows where this happened")
 
 
 @functools.cache

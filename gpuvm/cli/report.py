@@ -75,7 +75,10 @@ def report(
         return
     several = len(records) > 1
     page = html or (paths.runs_dir() if several else records[0].dir) / "report.html"
-    reports.write_html(data, page)
+    try:
+        reports.write_html(data, page)
+    except OSError as error:
+        raise BadInput(f"cannot write {page}: {error.strerror or error}") from None
     if not ctx.ensure_object(State).json:
         output.stdout.print(run_summary.of(data, output.stdout.width))
         output.line(f"report: {page}")

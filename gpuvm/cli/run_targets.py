@@ -1,7 +1,7 @@
 """Finds a run and its VMs, from the record on this machine or in the guests."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from gpuvm.cli.options import DeploymentOptions
 from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import BadInput, NotFound, PreflightRefused
 from gpuvm.events import Event, Events
+from gpuvm.inventory import VM
 from gpuvm.results import Run
 from gpuvm.runs import Member
 from gpuvm.text import one_line
@@ -20,9 +21,11 @@ from gpuvm.text import one_line
 
 @dataclass
 class Guests:
-    """The deployment's running VMs."""
+    """The deployment's running VMs; ``ours`` are all that it has."""
 
     session: Session
+    deployment: str
+    ours: Sequence[VM]
     members: list[Member]
     events: Events
     warnings: list[str]
@@ -45,12 +48,27 @@ class Guests:
         names = {vm.name for vm in record.manifest.vms}
         members = [member for member in self.members if member.name in names]
         if not members:
-            raise PreflightRefused(
-                f"none of the run's VMs is running: {', '.join(sorted(names))}",
-                hint=f"'gpuvm start' powers them on; fetched results are in {record.dir}",
-            )
+            raise self._none_running(record, names)
         order = [vm.name for vm in record.manifest.vms]
         return record, sorted(members, key=lambda member: order.index(member.name))
+
+    def _none_running(self, record: Run, names: Collection[str]) -> PreflightRefused:
+        """VMs that are gone cannot be started; nor can those of another deployment be seen."""
+        there = [vm.name for vm in self.ours if vm.name in names]
+        fetched = f"what was fetched is in {record.dir}"
+        if not there:
+            vms = "VM" if len(names) == 1 else "VMs"
+            return PreflightRefused(
+                f"the run was on {', '.join(sorted(names))}, and '{self.deployment}' has no such "
+                f"{vms} any more",
+                hint=f"{fetched}, and 'gpuvm report {record.run_id}' shows it; --name selects "
+                "another deployment",
+            )
+        return PreflightRefused(
+            f"none of the run's VMs is running: {', '.join(sorted(there))}",
+            hint=f"'gpuvm start {' '.join(sorted(there))}' powers "
+            f"{'it' if len(there) == 1 else 'them'} on; {fetched}",
+        )
 
     def _in_guests(self, wanted: str, error: NotFound) -> Run:
         known = runs.list_runs(self.members, self.session.context.guest, self.events)
@@ -84,8 +102,9 @@ def open_guests(ctx: typer.Context, options: DeploymentOptions) -> Iterator[Gues
 
     with open_session(ctx, options.context, wanted.context) as session:
         inventory = lifecycle.read_inventory(wanted, session.vsphere)
-        there = [vm for vm in inventory.ours(wanted.name) if vm.powered_on and vm.address]
+        ours = inventory.ours(wanted.name)
+        there = [vm for vm in ours if vm.powered_on and vm.address]
         own = [vm.name for vm in targets.unshared(there, session)]
         names = own if len(own) < len(there) else None
         members = targets.members(session, inventory, wanted, names, every=True) if own else []
-        yield Guests(session, members, Events(sink), warnings)
+        yield Guests(session, wanted.name, ours, members, Events(sink), warnings)

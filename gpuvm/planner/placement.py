@@ -155,7 +155,10 @@ def _unplaceable(
         capacity = f"{inventory.cluster.name} has room for {fitting}"
     return Unplaceable(
         f"{counted(missing, 'more VM')} needed, {capacity} with {_need(spec)}{reasons}",
-        table=[(g.host, g.pci_address, g.name, _state(g, left_out)) for g in inventory.gpus],
+        table=[
+            (gpu.host, gpu.pci_address, gpu.name, _state(gpu, left_out))
+            for gpu in (inventory.gpus if spec.has_gpu else ())
+        ],
         hint=_hint(spec, inventory, len(existing), missing, fitting, left_out)
         or _remedies(left_out)
         or "ask for less: 'gpuvm gpus' lists what there is",

@@ -268,8 +268,8 @@ def test_stop_counts_what_it_stopped(small: CommandLine) -> None:
     _control(small, "/faults", json.dumps(fault | {"count": 1}))
     partly = small("stop", "--now")
     assert partly.exit_code == 4
-    assert "stopped: 1 VMs" in partly.stdout
-    assert "stopped: 1 VMs; 1 were already off" in small("stop", "--now").stdout
+    assert "stopped: 1 VM\n" in partly.stdout
+    assert "stopped: 1 VM; 1 was already off" in small("stop", "--now").stdout
     assert small("teardown").exit_code == 0
 
 

@@ -124,3 +124,17 @@ def test_a_misspelt_command_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "No such command 'provison'" in done.stderr
+
+
+def test_an_error_of_this_machine_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a full disk, or a file in a folder's place, wherever it is met."""
+    (tmp_path / "contexts").mkdir()
+    (tmp_path / "contexts" / "x.yaml").write_text("")
+    (tmp_path / "current").mkdir()
+    monkeypatch.setenv("GPUVM_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main.app(["context", "use", "x"])
+    assert ended.value.code == 1
+    assert f"error: {tmp_path / 'current'}: Is a directory" in capsys.readouterr().err
