@@ -95,6 +95,7 @@ class NoGPU(_Model):
 AnyAccelerator = Passthrough | DynamicPassthrough | VGPU | DeviceGroup | NoGPU
 
 _MODES = ("passthrough", "dynamic", "vgpu:PROFILE", "device-group:NAME", "none")
+_HEX = ("vendor_id", "device_id")
 _DEFAULT_KEY = {"vgpu": "profile", "device-group": "group"}
 """The key of a value that has none on the command line."""
 
@@ -124,6 +125,19 @@ def parse(text: str) -> AnyAccelerator:
     except ValidationError as error:
         mistakes = [_mistake(text, detail) for detail in error.errors()]
         raise mistakes[0] if len(mistakes) == 1 else Mistakes(mistakes) from None
+
+
+def written(accelerator: AnyAccelerator) -> str:
+    """As ``parse`` reads it, without what is the default."""
+    mode = accelerator.mode
+    unnamed = _DEFAULT_KEY.get(mode)
+    given = accelerator.model_dump(exclude_defaults=True, exclude={"mode"})
+    parts: list[str] = []
+    for key in sorted(given, key=lambda key: key != unnamed):
+        for value in given[key] if isinstance(given[key], tuple) else (given[key],):
+            text = f"{value:04x}" if key in _HEX else str(value)
+            parts.append(text if key == unnamed else f"{key}={text}")
+    return f"{mode}:{','.join(parts)}" if parts else mode
 
 
 def _mistake(text: str, detail: ErrorDetails) -> BadInput:
@@ -157,7 +171,7 @@ def _parts(rest: str) -> list[str]:
 
 def _number(key: str, value: str) -> Any:
     """Parse PCI ids as hex, as other tools write them, with or without 0x."""
-    if key not in ("vendor_id", "device_id"):
+    if key not in _HEX:
         return value
     try:
         return int(value, 16)

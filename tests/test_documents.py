@@ -248,3 +248,22 @@ def _uncommented(line: str) -> str:
     stripped = line.lstrip()
     indent = line[: len(line) - len(stripped)]
     return indent + stripped.removeprefix("# ") if stripped.startswith("# ") else line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "passthrough",
+        "none",
+        "vgpu:grid_p100-4q",
+        "vgpu:grid_p100-4q,count=2",
+        "device-group:2xA100,mmio_gib=256",
+        "passthrough:count=2,model=P100",
+        "passthrough:addresses=0000:3b:00.0,addresses=0000:af:00.0",
+        "dynamic:vendor_id=10de,device_id=15f8",
+    ],
+)
+def test_an_accelerator_is_shown_as_it_is_typed(text: str) -> None:
+    read = accelerators.parse(text)
+    assert accelerators.parse(accelerators.written(read)) == read
+    assert sorted(accelerators.written(read).split(",")) == sorted(text.split(","))

@@ -218,8 +218,10 @@ class Group(TyperGroup):
 
 def _of_this_machine(error: OSError) -> GpuvmError:
     """A full disk, a folder that may not be written to: where no command has a better word."""
-    where = f"{error.filename}: " if error.filename else ""
-    return GpuvmError(f"{where}{error.strerror or error}", hint="--debug shows where this happened")
+    where = error.filename or "on this machine"
+    return GpuvmError(
+        f"{where}: {error.strerror or error}", hint="--debug shows where this happened"
+    )
 
 
 @functools.cache

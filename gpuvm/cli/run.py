@@ -25,6 +25,8 @@ from gpuvm.text import counted
 ASK_BYTES = 1 << 30
 """A project that is larger is sent only after a question."""
 ENV_FILE_KIB = 128
+LONGEST_WORD_KIB, ALL_WORDS_KIB = 120, 1024
+"""Linux starts no program with an argument or variable of 128 KiB, nor with all too long."""
 
 
 class Then(enum.StrEnum):
@@ -167,6 +169,7 @@ def run(
     )
     compare.check(run_options, sweep=sweep, distributed=distributed)
     chosen, arguments = _chosen(name, arguments or [], project, requirements)
+    _check_lengths([*arguments, *chosen.command], run_options.environment)
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
     if sweep and shared:
@@ -265,6 +268,18 @@ def _variable(pair: str, where: str) -> dict[str, str]:
         # Without the text itself, which may be a secret.
         raise BadInput(f"{where}: not of the form NAME=VALUE")
     return {name: value}
+
+
+def _check_lengths(words: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Refuse here what no guest could start; the texts are not shown, they may be secrets."""
+    given = [*words, *(f"{name}={value}" for name, value in variables.items())]
+    sizes = [len(os.fsencode(word)) // 1024 for word in given]
+    if max(sizes, default=0) >= LONGEST_WORD_KIB or sum(sizes) >= ALL_WORDS_KIB:
+        raise BadInput(
+            f"the arguments and variables are too long to start a program with: at most "
+            f"{LONGEST_WORD_KIB} KiB each and {ALL_WORDS_KIB} KiB together",
+            hint="write them to a file, which @FILE sends",
+        )
 
 
 def _wheels(folder: Path) -> data_files.Named:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import typer
 
-from gpuvm import lifecycle, results, runs
+from gpuvm import lifecycle, paths, results, runs
 from gpuvm.cli import targets
 from gpuvm.cli.options import DeploymentOptions
 from gpuvm.cli.session import Session, open_session
@@ -76,7 +76,10 @@ class Guests:
         exact = [run for run in found if run.run_id == wanted] or found
         if not exact:
             everywhere = [*error.existing, *(run.run_id for run in known)]
-            raise NotFound("run", wanted, everywhere[-10:]) from None
+            where = f"{paths.runs_dir().absolute()} nor on {self.names}"
+            raise NotFound(
+                "run", one_line(wanted, longest=60), everywhere[-10:], where=where
+            ) from None
         if len(exact) > 1:
             raise BadInput(
                 f"several runs begin with '{wanted}': " + ", ".join(run.run_id for run in exact)

@@ -255,7 +255,8 @@ def _step_for_existing(
     if found:
         raise PreflightRefused(
             f"{vm.name} was created from a different spec: {'; '.join(found)}",
-            hint=f"'gpuvm teardown' first, or another deployment name than '{spec.name}'",
+            hint="give the spec that it was created from, or another deployment name than "
+            f"'{spec.name}'; only after 'gpuvm teardown' is it created anew",
         )
     return _step("keep", vm, inventory) if vm.powered_on else start_step(vm, inventory)
 

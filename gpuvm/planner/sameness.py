@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from gpuvm import fitting, selection, storage
-from gpuvm.accelerators import DynamicPassthrough, Passthrough
+from gpuvm.accelerators import DynamicPassthrough, Passthrough, written
 from gpuvm.devices import DynamicDevice
 from gpuvm.errors import GpuvmError
 from gpuvm.inventory import VM, Inventory, VMTemplate
@@ -147,6 +147,9 @@ def _kinds(device: Any) -> Any:
 
 def _difference_text(field: str, old: Any, new: Any) -> str:
     """Show short values; of ``extra_config`` and other mappings, only the name."""
+    if field == "accelerator":
+        was, now = written(old), written(new)
+        return f"{field} {was}, now {now}" if was != now else field
     if not all(value is None or isinstance(value, (str, int, float)) for value in (old, new)):
         return field
     was, now = ("not given" if value in (None, "") else value for value in (old, new))

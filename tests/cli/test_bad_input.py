@@ -62,6 +62,8 @@ def test_three_mistakes_are_three_lines(gpuvm: Gpuvm) -> None:
         (("init",), "--vcenter and --user are missing and there is no terminal"),
         (("lab", "down", "--name", ".."), "--name: '..' is not a name of letters"),
         (("run", "captionning"), "captioning"),
+        (("run", "mnist", "--", "x" * 130_000), "too long to start a program with"),
+        (("run", "mnist", "--env-file", "/dev/zero"), "/dev/zero: larger than 128 KiB"),
         (("run",), "nothing to run: name a workload or a script"),
         (("run", "--project", "."), "nothing to run: its command follows '--'"),
         (("report", "no-such-run"), "no-such-run"),
