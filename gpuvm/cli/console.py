@@ -5,8 +5,10 @@ rich's markup, and no control character of it reaches the terminal. Only ``rich.
 styled.
 """
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -64,4 +66,7 @@ def _console(*, stderr: bool) -> Console:
     return PlainConsole(stderr=stderr, width=None if stream.isatty() else WIDE)
 
 
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:  # closed, as by `>&-`: what is printed is nobody's
+        setattr(sys, _name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
 stdout, stderr = _console(stderr=False), _console(stderr=True)

@@ -63,7 +63,10 @@ def init(
     file; you are asked whether this system's keyring keeps it (docs/configuration.md).
     """
     named = next(iter(variables.named_vcenters()), None)
-    _complete(vcenter or (named and named.vcenter), user or (named and named.user))
+    if named:
+        _complete(vcenter or named.vcenter, user or named.user)
+    else:
+        _complete(vcenter, user)
     vcenter = vcenter or _ask("vCenter host", "--vcenter", named.vcenter if named else None)
     same = named if named and named.vcenter == vcenter else None
     asked_user = user is None

@@ -206,6 +206,8 @@ class Group(TyperGroup):
         except typer.TyperException as error:
             _misused(ctx, typed, error)
             raise
+        except typer.Abort:  # Ctrl-C, or the end of the input, at a question
+            _fail(ctx, Interrupted("interrupted: the question was not answered"))
         except KeyboardInterrupt:
             _fail(ctx, Interrupted("interrupted"))
         except BrokenPipeError:

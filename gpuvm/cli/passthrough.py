@@ -73,7 +73,9 @@ class SwitchOptions:
 
     def names(self) -> Sequence[str]:
         """Return the hosts' names, or none for all hosts. Raises BadInput."""
-        if bool(self.hosts) == self.every:
+        if self.hosts and self.every:
+            raise BadInput("--all and host names exclude each other")
+        if not self.hosts and not self.every:
             raise BadInput("give host names, or --all", hint="'gpuvm gpus' lists the hosts")
         return self.hosts or ()
 

@@ -16,7 +16,7 @@ from gpuvm.events import Event, Events
 from gpuvm.inventory import VM
 from gpuvm.results import Run
 from gpuvm.runs import Member
-from gpuvm.text import one_line
+from gpuvm.text import one_line, typed_word
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Guests:
             )
         return PreflightRefused(
             f"none of the run's VMs is running: {', '.join(sorted(there))}",
-            hint=f"'gpuvm start {' '.join(sorted(there))}' powers "
+            hint=f"'gpuvm start {' '.join(map(typed_word, sorted(there)))}' powers "
             f"{'it' if len(there) == 1 else 'them'} on; {fetched}",
         )
 

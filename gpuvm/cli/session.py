@@ -116,7 +116,8 @@ def announce(
 
 
 def interactive() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    closed = sys.stdin is None  # as by `<&-`
+    return not closed and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm(context: Context, question: str, *, yes: bool) -> bool:

@@ -1,7 +1,9 @@
 """The command line as a whole: a fast start, and a command list that matches the help."""
 
+import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +140,23 @@ def test_an_error_of_this_machine_is_one_line(
         main.app(["context", "use", "x"])
     assert ended.value.code == 1
     assert f"error: {tmp_path / 'current'}: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m gpuvm --version {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_question_that_is_interrupted_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the end of the input, as after Ctrl-D."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("gpuvm.cli.init.interactive", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        main.app(["init"])
+    assert ended.value.code == 130
+    assert "error: interrupted: the question was not answered" in capsys.readouterr().err
