@@ -148,7 +148,8 @@ def parse_address(vcenter: str) -> tuple[str, int]:
         r"(?:https://)?(\[[0-9A-Fa-f:.]+\]|[^/:\[\]\s]+)(?::([0-9]{1,5}))?(?:/.*)?", vcenter
     )
     if match is None or not 0 < int(match[2] or 443) < 65536:
-        raise BadInput(f"vCenter {shown(vcenter)} is not a host or https URL")
+        without_account = re.sub(r"[^/]*@", "…@", vcenter)  # a password may be in it
+        raise BadInput(f"vCenter {shown(without_account)} is not a host or https URL")
     return match[1].strip("[]"), int(match[2] or 443)
 
 

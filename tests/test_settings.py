@@ -247,3 +247,10 @@ def test_the_file_names_the_context_unless_variable_or_option_do(
     monkeypatch.setenv("GPUVM_CONTEXT", "b")
     assert settings.load(of_file="a").name == "b"
     assert settings.load("c", of_file="a").name == "c"
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(BadInput) as refused:
+        settings.parse_address("https://me:s3cret@vc.example")
+    assert "s3cret" not in str(refused.value)
+    assert "…@vc.example" in str(refused.value)

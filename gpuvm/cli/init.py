@@ -17,6 +17,7 @@ from gpuvm.files import write_new
 from gpuvm.paths import resource
 from gpuvm.settings import TLS, CAFile, Context, Insecure, Pin, SystemTrust
 from gpuvm.text import typed_word
+from gpuvm.validation import shown
 
 ATTEMPTS = 3
 """vCenter locks an account after five by default."""
@@ -230,7 +231,8 @@ def _context(
         )
     except ValidationError:
         raise BadInput(
-            f"--name: '{name}' may hold letters, digits, dots, dashes and underscores"
+            f"--name: {shown(name)} is not a name of letters, digits, dots, hyphens and "
+            "underscores, 100 at most"
         ) from None
 
 

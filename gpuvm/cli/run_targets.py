@@ -76,7 +76,8 @@ class Guests:
         exact = [run for run in found if run.run_id == wanted] or found
         if not exact:
             everywhere = [*error.existing, *(run.run_id for run in known)]
-            where = f"{paths.runs_dir().absolute()} nor on {self.names}"
+            guests = f", nor on {self.names}" if self.members else ""
+            where = f"{paths.runs_dir().absolute()}{guests}"
             raise NotFound(
                 "run", one_line(wanted, longest=60), everywhere[-10:], where=where
             ) from None

@@ -69,6 +69,7 @@ def test_three_mistakes_are_three_lines(gpuvm: Gpuvm) -> None:
         (("report", "no-such-run"), "no-such-run"),
         (("context", "use", "elsewhere"), "context 'elsewhere' not found"),
         (("init", "--user", "me"), "--vcenter is missing"),
+        (("init", "--user", "me", "--vcenter", "v" * 400), "--name: 'vvvv"),
         (("init", "--vcenter", "a b", "--user", "me"), "is not a host or https URL"),
         (("lab", "up", "--gpu", "voodoo2"), "voodoo2"),
     ],
