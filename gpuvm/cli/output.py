@@ -82,8 +82,7 @@ def finish(ctx: typer.Context, result: Result) -> None:
     if state.json:
         _envelope(result, state)
     else:
-        for one in result.errors:
-            _print_error(one)
+        _print_errors(result.errors)
         if result.next_step:
             line(f"next: {result.next_step}")
     if result.exit_code is not ExitCode.DONE:
@@ -105,8 +104,7 @@ def error(problem: GpuvmError, state: State) -> None:
     if state.json:
         _envelope(Result("", {}, problem.exit_code, problems, next_step), state)
         return
-    for one in problems:
-        _print_error(one)
+    _print_errors(problems)
     if next_step:
         _say("next:", "dim", next_step)
 
@@ -178,6 +176,15 @@ def _table(
     return Group(*tables.draw(columns, rows, width, styles))
 
 
+def _print_errors(problems: Sequence[GpuvmError]) -> None:
+    """A hint that is the same for several, such as all VMs, is printed once, below them."""
+    for number, problem in enumerate(problems, 1):
+        _print_error(problem)
+        below = problems[number].hint if number < len(problems) else None
+        if problem.hint and problem.hint != below:
+            _say("hint:", "dim", problem.hint)
+
+
 def _print_error(problem: GpuvmError) -> None:
     _say("error:", "bold red", str(problem))
     if isinstance(problem, Unplaceable) and problem.table:
@@ -190,8 +197,6 @@ def _print_error(problem: GpuvmError) -> None:
         for last in problem.tail:
             tail = continued(printable(last))
             stderr.print(text((f"  {cell(problem.vm)} |", "dim"), f" {tail}"))
-    if problem.hint:
-        _say("hint:", "dim", problem.hint)
 
 
 def _say(what: str, style: str, message: str) -> None:

@@ -15,7 +15,7 @@ import gpuvm
 from gpuvm import settings
 from gpuvm.cli import hints, main, output
 from gpuvm.cli.output import State
-from gpuvm.errors import GpuvmError
+from gpuvm.errors import GpuvmError, PreflightRefused, SeveralRefused
 from gpuvm.settings import Context
 
 PACKAGE = Path(gpuvm.__file__).parent
@@ -229,3 +229,15 @@ def test_the_next_step_after_a_failure_is_for_errors_without_a_hint(
     assert "next:" not in capsys.readouterr().err
     output.error(GpuvmError("it failed"), State(json=True, if_it_fails="'gpuvm doctor'"))
     assert json.loads(capsys.readouterr().out)["data"] == {"next": "'gpuvm doctor'"}
+
+
+def test_a_hint_for_several_errors_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    both = [PreflightRefused(f"vm-{n} differs", hint="teardown") for n in (1, 2)]
+    output.error(SeveralRefused([*both, PreflightRefused("full", hint="wait")]), State())
+    assert capsys.readouterr().err.splitlines() == [
+        "error: vm-1 differs",
+        "error: vm-2 differs",
+        "hint: teardown",
+        "error: full",
+        "hint: wait",
+    ]
