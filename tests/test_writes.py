@@ -12,6 +12,8 @@ IN_PLACE = {
     "files.py": "it is what all others use",
     "locks.py": "a lock, whose text says who holds it",
     "events.py": "a log: one flushed line for each event",
+    "cli/console.py": "the null device, in place of an output that is closed",
+    "runs/here.py": "a program's output, which grows while it runs",
     "runs/follow.py": "the copy of a guest's output so far, continued where it broke off",
     "guest/download.py": "a part that becomes the file once it is whole and its digest right",
     "data/checksums.py": "the same, for a download",
