@@ -20,6 +20,7 @@ from gpuvm.guest.ssh import Guest
 from gpuvm.text import ago
 
 STDOUT, STDERR = "out/stdout.log", "out/stderr.log"
+GPU_SAMPLES = "out/gpu_samples.jsonl"
 MARK = "GPUVM_RUN"
 """The environment variable that identifies the processes of a run."""
 IDLE_TIMEOUT_S = 20.0
@@ -144,7 +145,9 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         "command": list(process.command),
         "env": {**process.environment, MARK: process.mark},
         "without": list(process.without),
-        "files": [STDOUT, STDERR, *process.fresh],
+        "files": [STDOUT, STDERR, GPU_SAMPLES, *process.fresh],
+        "sampler": scripts.source("gpu_samples"),
+        "samples": GPU_SAMPLES,
         "gpu": process.gpu,
         "place": process.place,
         "port": process.port,

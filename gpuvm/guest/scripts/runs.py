@@ -25,7 +25,8 @@ WORK/envs/KEY are these environments, and KEY.lock beside it is locked while it 
 WORK/queue/ has the places in the queue, and ``gpu.lock``, locked by the run that has the GPUs.
 
 TASK is JSON: dir (WORK/RUN), cwd (below it), command, env, without (environment variables to drop),
-files (stdout, stderr and what else is to be removed first), gpu (share, exclusive or queue), place
+files (stdout, stderr and what else is to be removed first), sampler (the text of gpu_samples.py)
+and samples (the file it writes), gpu (share, exclusive or queue), place
 (in the queue), port (to be kept for it while it is in the queue, or null), then (shutdown, or null)
 and unwatched_s: how long nobody may have watched an ended run before its guest shuts down.
 """
@@ -53,6 +54,7 @@ ROOM = 256
 PROVISIONAL_S = 60.0
 """How long a place is held before the run is launched."""
 POLL_S = 0.5
+SAMPLER_END_S = 5.0
 TAIL = 4096
 CHUNK = 1 << 16
 FOLLOW_S = (0.02, 0.2)
@@ -163,7 +165,7 @@ def supervise(task: dict[str, Any], null: int) -> int:
     env.update({"GPUVM_OUT": str(Path("out").absolute()), "GPUVM_RUN_ID": Path.cwd().name})
     env.update(task["env"])
     stdout, stderr = (Path(name) for name in task["files"][:2])
-    with stdout.open("wb") as out, stderr.open("wb") as err:
+    with stdout.open("wb") as out, stderr.open("wb") as err, gpus_sampled(task, null):
         try:
             status = subprocess.call(
                 task["command"], cwd=task["cwd"], env=env, stdin=null, stdout=out, stderr=err
@@ -172,6 +174,27 @@ def supervise(task: dict[str, Any], null: int) -> int:
             err.write(f"{error}\n".encode())
             return CANNOT_START
     return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def gpus_sampled(task: dict[str, Any], null: int) -> Iterator[None]:
+    """Record how the GPUs are used. The sampler ends when its standard input does, at the latest
+    with this process; its file is complete before there is an exit status.
+    """
+    command = [sys.executable, "-I", "-c", task["sampler"], "--out", task["samples"]]
+    try:
+        sampler = subprocess.Popen(
+            [*command, "--while-stdin"], stdin=subprocess.PIPE, stdout=null, stderr=null
+        )
+    except OSError:  # no memory for it: the program matters more
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            sampler.communicate(timeout=SAMPLER_END_S)
+        sampler.kill()
 
 
 def leave_status(status: int) -> None:
