@@ -13,7 +13,7 @@ from gpuvm.cli.options import DebugOption, JsonOption
 from gpuvm.cli.output import State
 from gpuvm.errors import NotFound
 from gpuvm.report import Comparison, Ratio, Side, Spread
-from gpuvm.report.format import duration, figure, milliseconds
+from gpuvm.report.format import duration, energy, figure, milliseconds
 from gpuvm.runs import Reference
 
 
@@ -73,6 +73,7 @@ def _print_comparison(found: Comparison, references: Sequence[Reference]) -> Non
         "WHOLE RUN": lambda side: _shown(side.whole, duration),
         "STEP": lambda side: _shown(side.step, milliseconds),
         "EXAMPLES/S": lambda side: _shown(side.examples_per_second, lambda rate: f"{rate:.0f}"),
+        "GPU ENERGY": lambda side: _shown(side.energy_wh, energy),
         "SPEED-UP": lambda side: _speed_up(ratios.get(side.name)),
         "TIME SAVED": lambda side: _saved(ratios.get(side.name)),
     }
@@ -82,6 +83,9 @@ def _print_comparison(found: Comparison, references: Sequence[Reference]) -> Non
     for ratio in found.ratios:
         for line in ratio.remarks:
             output.line(f"{ratio.side}: {line}")
+    for side in found.sides:
+        if side.energy_note:
+            output.line(f"{side.name}: no GPU energy: {side.energy_note}")
     if any(side.scores for side in found.sides):
         titles = list(dict.fromkeys(title for side in found.sides for title, _ in side.scores))
         scores = [

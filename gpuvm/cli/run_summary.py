@@ -12,7 +12,7 @@ from rich.text import Text
 from gpuvm.cli.console import continued, text
 from gpuvm.cli.tables import Number, Prose, draw
 from gpuvm.report import ReportData, RunReport, Score
-from gpuvm.report.format import figure
+from gpuvm.report.format import energy, figure, percent
 from gpuvm.text import counted
 
 SAMPLES = 4
@@ -35,6 +35,8 @@ def _run(run: RunReport, width: int) -> list[Text]:
     if not run.device_plain:
         parts.append(text((continued(run.device_note), "yellow")))
     parts += [Text(), *_phases(run, width), Text(), *_vms(run, width)]
+    if run.energy_wh is not None:
+        parts.append(Text(f"GPU energy: {energy(run.energy_wh)}"))
     if run.scores:
         parts += [Text(), *_scores(run, width)]
     if run.shards:
@@ -75,6 +77,7 @@ def _vms(run: RunReport, width: int) -> Iterator[Text]:
         Prose("GPU"),
         Prose("TENSORFLOW USED"),
         *map(Number, ("STEPS", "EXAMPLES/S", "COMPILE")),
+        *([Number("GPU BUSY")] if run.gpu_usage else []),
     )
     rows = [
         (
@@ -85,10 +88,15 @@ def _vms(run: RunReport, width: int) -> Iterator[Text]:
             f"{vm.steps or 0}/{vm.steps_wanted}" if vm.steps_wanted else str(vm.steps or "-"),
             "-" if vm.examples_per_second is None else f"{vm.examples_per_second:.0f}",
             _seconds(vm.compile_seconds),
+            *([_busy(run, vm.name)] if run.gpu_usage else []),
         )
         for vm in run.vms
     ]
     return draw(columns, rows, width)
+
+
+def _busy(run: RunReport, vm: str) -> str:
+    return ", ".join(percent(gpu.utilization) for gpu in run.gpu_usage if gpu.vm == vm) or "-"
 
 
 def _scores(run: RunReport, width: int) -> Iterator[Text]:

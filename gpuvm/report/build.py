@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from gpuvm.report import phases, scores, tensorboard
+from gpuvm.report import gpu_usage, phases, scores, tensorboard
 from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
 from gpuvm.report.records import (
+    GPUSample,
     Lines,
     PhaseEvent,
     Results,
@@ -20,6 +21,7 @@ from gpuvm.report.records import (
 from gpuvm.report.shards import shards
 from gpuvm.report.vms import curves as curves_of
 from gpuvm.report.vms import device_note, since_last_start, vm_report
+from gpuvm.report.vms import rates as rates_of
 from gpuvm.results import Manifest
 from gpuvm.text import counted, one_line
 
@@ -49,7 +51,11 @@ def _run(run_dir: Path) -> RunReport:
         *phases.run_spans(phases.of_run(events.records, manifest), _time(manifest.ended)),
         *(span for vm in names for span in phases.workload_spans(vm, timings[vm])),
     )
+    used = {vm: gpu_usage.usage(vm, run_dir / vm) for vm in names}
+    gpus = tuple(gpu for own, _ in used.values() for gpu in own)
+    energy_wh, energy_note = gpu_usage.energy_wh(gpus, vms)
     vcenter = manifest.vcenter
+    rates = tuple(curve for vm in names for curve in rates_of(vm, timings[vm]))
     curves = tuple(curve for vm in names for curve in curves_of(vm, timings[vm]))
     unread: tuple[str, ...] = ()
     if not curves:
@@ -76,7 +82,11 @@ def _run(run_dir: Path) -> RunReport:
         device_plain=plain,
         phases=phases.rows(spans),
         spans=spans,
+        gpu_usage=gpus,
+        energy_wh=energy_wh,
+        energy_note=energy_note,
         curves=curves,
+        rates=rates,
         scores=tuple(s for vm in names for s in scores.scores(vm, timings[vm], results[vm])),
         samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
         shards=shards(timings, run_dir),
@@ -84,7 +94,7 @@ def _run(run_dir: Path) -> RunReport:
         warnings=(
             *_logged_warnings(events),
             *_diverged(curves),
-            *_record_problems(events, lines),
+            *_record_problems(events, lines, {vm: own for vm, (_, own) in used.items()}),
             *unread,
         ),
         notes=_notes(results),
@@ -160,10 +170,13 @@ def _diverged(curves: Sequence[Curve]) -> tuple[str, ...]:
 
 
 def _record_problems(
-    events: Lines[PhaseEvent | WarningEvent], lines: Mapping[str, Lines[Timing]]
+    events: Lines[PhaseEvent | WarningEvent],
+    lines: Mapping[str, Lines[Timing]],
+    samples: Mapping[str, Lines[GPUSample]],
 ) -> tuple[str, ...]:
     """Warnings about incomplete records."""
     truncated = [f"{vm}/timings.jsonl" for vm, own in lines.items() if own.truncated]
+    truncated += [f"{vm}/gpu_samples.jsonl" for vm, own in samples.items() if own.truncated]
     if events.truncated:
         truncated.insert(0, "events.jsonl")
     missing = [] if events.exists else ["There is no events.jsonl: gpuvm's own phases are unknown."]

@@ -46,6 +46,9 @@ class Side:
     """Runs that were made alike. ``whole`` is seconds of the program from its start to its end,
     ``step`` seconds of a step in the steady state (start-up and compilation left out).
 
+    ``energy_wh`` is that of all GPUs of a run while the program ran, None unless each of its runs
+    has it; ``energy_note`` may say why.
+
     ``without_gpu``: it was not to use one. ``other_device`` says which device its times are of,
     where that is not the one asked for.
     """
@@ -57,6 +60,8 @@ class Side:
     whole: Spread
     step: Spread | None
     examples_per_second: Spread | None
+    energy_wh: Spread | None
+    energy_note: str | None
     scores: tuple[tuple[str, Spread], ...]
     other_device: str | None
 
@@ -107,6 +112,11 @@ class Comparison:
     different: tuple[str, ...]
     note: str | None
     """What has to be known before any number is read."""
+
+    @property
+    def energy(self) -> bool:
+        """Whether that of any side is known."""
+        return any(side.energy_wh is not None for side in self.sides)
 
 
 def compare(runs: Sequence[RunReport]) -> Comparison:
@@ -196,6 +206,7 @@ def _side(name: str, runs: Sequence[RunReport]) -> Side:
             decoder = f" ({score.decoder})" if score.decoder else ""
             scores.setdefault(f"{score.title}{decoder}", []).append(score.value)
     first, whole = runs[0], _of(_whole_seconds(run) for run in runs)
+    without = [run for run in runs if run.energy_wh is None]
     assert whole is not None  # noqa: S101 - _check has refused runs without times
     return Side(
         name=name,
@@ -205,6 +216,8 @@ def _side(name: str, runs: Sequence[RunReport]) -> Side:
         whole=whole,
         step=_of(_slowest(run) for run in runs),
         examples_per_second=_of(_throughput(run) for run in runs),
+        energy_wh=None if without else _of(run.energy_wh for run in runs),
+        energy_note=without[0].energy_note if without else None,
         scores=tuple((title, found) for title, of in scores.items() if (found := _of(of))),
         other_device=next(filter(None, map(_other_device, runs)), None),
     )

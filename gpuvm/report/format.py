@@ -22,6 +22,17 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def energy(watt_hours: float) -> str:
+    """``0.041 Wh``, ``12.3 Wh``, ``1.25 kWh``."""
+    if watt_hours >= 1000:
+        return f"{number(watt_hours / 1000)} kWh"
+    return f"{number(watt_hours)} Wh"
+
+
+def percent(value: float | None) -> str:
+    return "—" if value is None else f"{value:.0f} %"
+
+
 def when(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip() if moment else "not recorded"
 

@@ -15,15 +15,17 @@ from markupsafe import Markup
 from gpuvm.errors import BadInput
 from gpuvm.files import write_atomic
 from gpuvm.paths import resource
-from gpuvm.report.charts import loss_figures, timeline_figures
+from gpuvm.report.charts import loss_figures, rate_figures, timeline_figures
 from gpuvm.report.comparison import Comparison, compare
-from gpuvm.report.format import duration, figure, milliseconds, number, when
+from gpuvm.report.format import duration, energy, figure, milliseconds, number, percent, when
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
+from gpuvm.report.usage_charts import gpu_names, usage_figures
 from gpuvm.text import counted, visible
 
 _TEXTS: dict[str, Callable[[float], str]] = {
     "duration": duration,
+    "energy": energy,
     "figure": figure,
     "milliseconds": milliseconds,
     "number": number,
@@ -67,6 +69,11 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "duration": duration,
+        "energy": energy,
+        "percent": percent,
+        "gpu_names": gpu_names,
+        "gpu_charts": usage_figures,
+        "rates": rate_figures,
         "figure": figure,
         "number": number,
         "when": when,
@@ -101,7 +108,7 @@ def tiles(run: RunReport) -> Sequence[Tile]:
         )
         for s in run.main_scores
     ]
-    return [*scores, *_time(run), *_rate(run), *_loss(run)]
+    return [*scores, *_time(run), *_rate(run), *_loss(run), *_gpus(run)]
 
 
 def _time(run: RunReport) -> list[Tile]:
@@ -117,6 +124,15 @@ def _rate(run: RunReport) -> list[Tile]:
         return []
     low, high = number(min(rates)), number(max(rates))
     return [Tile("Examples/s", low if low == high else f"{low} to {high}", "median of each VM")]
+
+
+def _gpus(run: RunReport) -> list[Tile]:
+    """Energy as far as it may be computed."""
+    if run.energy_wh is None:
+        return []
+    busy = [gpu.utilization for gpu in run.gpu_usage if gpu.utilization is not None]
+    aside = f"utilisation {percent(sum(busy) / len(busy))}" if busy else ""
+    return [Tile("GPU energy", energy(run.energy_wh), aside)]
 
 
 def _loss(run: RunReport) -> list[Tile]:

@@ -4,6 +4,7 @@ ReportData
 └── RunReport            one run: what, when, how it ended
     ├── VMReport             one VM: its GPUs, the device TensorFlow used, steps and rates
     ├── PhaseRow, Span       how long each phase took, as a table and as a timeline
+    ├── GPUUsage             how busy a GPU was, its memory, its power and its energy
     ├── Curve                a loss over the steps of one phase on one VM, or a TensorBoard scalar
     ├── Score, Sample        the results, beside the scores of shuffled images
     └── Shards               which VM computed on which examples
@@ -131,8 +132,8 @@ class PhaseRow:
 
 @dataclass(frozen=True)
 class Curve:
-    """``points`` are (step, loss), finite ones only; ``diverged_at`` is the first step
-    whose loss was not a number.
+    """``points`` are (step, value), finite ones only; ``diverged_at`` is the first step
+    whose value was not a number. ``of`` says of what by the contract: the loss, or examples/s.
 
     Of a program without gpuvm's contract it is a scalar of TensorBoard's event files: ``phase`` is
     its tag, such as ``epoch_loss``, and ``series`` TensorBoard's run, such as ``train``.
@@ -143,6 +144,7 @@ class Curve:
     points: tuple[tuple[int, float], ...]
     diverged_at: int | None = None
     series: str | None = None
+    of: str = "loss"
 
     @property
     def label(self) -> str:
@@ -151,7 +153,40 @@ class Curve:
 
     @property
     def what(self) -> str:
-        return "loss" if self.series is None else self.phase
+        return self.of if self.series is None else self.phase
+
+
+@dataclass(frozen=True)
+class UsagePoint:
+    """``at_s`` is seconds since the first sample; ``begins``: there is a gap before it."""
+
+    at_s: float
+    utilization: float | None
+    memory_mib: float | None
+    power_w: float | None
+    begins: bool
+
+
+@dataclass(frozen=True)
+class GPUUsage:
+    """How one GPU was used while the program ran; None is what its driver does not report.
+
+    ``utilization`` (%) and ``power_w`` are means, ``memory_mib`` is the most that was in use.
+    ``measured_s`` is the time between samples without the ``gaps``, whose energy is not in
+    ``energy_wh``. ``points`` are for charts: means of several samples where there are many.
+    """
+
+    vm: str
+    gpu: int
+    uuid: str
+    samples: int
+    measured_s: float
+    gaps: int
+    utilization: float | None
+    memory_mib: float | None
+    power_w: float | None
+    energy_wh: float | None
+    points: tuple[UsagePoint, ...]
 
 
 @dataclass(frozen=True)
@@ -269,7 +304,13 @@ class RunReport:
     device_plain: bool
     phases: tuple[PhaseRow, ...]
     spans: tuple[Span, ...]
+    gpu_usage: tuple[GPUUsage, ...]
+    energy_wh: float | None
+    """Of all its GPUs while the program ran; ``energy_note`` says why it is not known."""
+    energy_note: str | None
     curves: tuple[Curve, ...]
+    rates: tuple[Curve, ...]
+    """Examples a second, of the logged steps."""
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...]
     shards: Shards | None

@@ -109,6 +109,18 @@ class End(_Timing):
     weights_sha256: str | None = None
 
 
+class GPUSample(_Record):
+    """Of one GPU at one time; see gpuvm/guest/scripts/gpu_samples.py."""
+
+    t: float = Field(allow_inf_nan=False)
+    gpu: int
+    uuid: str = ""
+    utilization: float | None = Field(default=None, allow_inf_nan=False)
+    memory_mib: float | None = Field(default=None, allow_inf_nan=False)
+    power_w: float | None = Field(default=None, allow_inf_nan=False)
+    interval_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+
+
 class SampleRecord(_Record):
     image: str | None = None
     caption: str
@@ -129,6 +141,7 @@ _RESULTS = TypeAdapter(Results)
 _RUN_EVENT: TypeAdapter[PhaseEvent | WarningEvent] = TypeAdapter(
     Annotated[PhaseEvent | WarningEvent, Field(discriminator="kind")]
 )
+_GPU_SAMPLE = TypeAdapter(GPUSample)
 _TIMING: TypeAdapter[Timing] = TypeAdapter(Annotated[Timing, Field(discriminator="event")])
 
 
@@ -169,6 +182,10 @@ def read_timings(vm_dir: Path) -> Lines[Timing]:
     return read_lines(vm_dir / "timings.jsonl", _TIMING)
 
 
+def read_gpu_samples(vm_dir: Path) -> Lines[GPUSample]:
+    return read_lines(vm_dir / "gpu_samples.jsonl", _GPU_SAMPLE, tagged=False)
+
+
 def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
     """Raises BadInput with file and line for invalid JSON or invalid content."""
     text = file.read_bytes()
@@ -180,8 +197,8 @@ def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
         raise BadInput(f"{file}:{line}: {_problem_text(first, first['loc'])}") from None
 
 
-def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
-    """Reads a record of a tagged union from each line; skips lines with an unknown tag.
+def read_lines(file: Path, kind: TypeAdapter[Record], *, tagged: bool = True) -> Lines[Record]:
+    """Reads a record from each line; of a tagged union, lines with an unknown tag are skipped.
 
     Raises BadInput with file and line for other errors, except a truncated last line.
     """
@@ -201,7 +218,9 @@ def read_lines(file: Path, kind: TypeAdapter[Record]) -> Lines[Record]:
             if first["type"] == "json_invalid" and number == len(lines):
                 return Lines(tuple(records), truncated=True)
             # A union's location begins with the tag, which is not a field.
-            raise BadInput(f"{file}:{number}: {_problem_text(first, first['loc'][1:])}") from None
+            raise BadInput(
+                f"{file}:{number}: {_problem_text(first, first['loc'][tagged:])}"
+            ) from None
     return Lines(tuple(records))
 
 

@@ -9,8 +9,8 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gpuvm.report.format import duration, figure, number, when
-from gpuvm.report.model import ReportData, RunReport
+from gpuvm.report.format import duration, energy, figure, number, percent, when
+from gpuvm.report.model import GPUUsage, ReportData, RunReport
 from gpuvm.text import visible
 
 STEP_COLUMNS = ("run_id", "vm", "phase", "step", "loss")
@@ -68,6 +68,13 @@ def _run(run: RunReport) -> Iterator[str]:
             for vm in run.vms
         ],
     )
+    if run.gpu_usage:
+        yield _table(
+            ("GPU", "Utilisation", "Most memory", "Power", "Energy"),
+            [_gpu_row(run, gpu) for gpu in run.gpu_usage],
+        )
+    if run.energy_note:
+        yield f"No GPU energy: {_escaped(run.energy_note)}."
     if run.phases:
         names = [vm.name for vm in run.vms]
         phases = [
@@ -77,6 +84,13 @@ def _run(run: RunReport) -> Iterator[str]:
         yield _table(("Phase", "Overall", *names), phases)
     if run.warnings:
         yield "\n".join(f"- warning: {_escaped(warning)}" for warning in run.warnings)
+
+
+def _gpu_row(run: RunReport, gpu: GPUUsage) -> Sequence[str]:
+    memory = "" if gpu.memory_mib is None else f"{number(gpu.memory_mib / 1024)} GiB"
+    power = "" if gpu.power_w is None else f"{number(gpu.power_w)} W"
+    used = "" if run.energy_wh is None or gpu.energy_wh is None else energy(gpu.energy_wh)
+    return f"{gpu.vm}: GPU {gpu.gpu}", percent(gpu.utilization), memory, power, used
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

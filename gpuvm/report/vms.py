@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final, TypeVar
@@ -71,16 +71,29 @@ def since_last_start(timings: Sequence[Timing]) -> Sequence[Timing]:
 
 def curves(vm: str, timings: Sequence[Timing]) -> tuple[Curve, ...]:
     """A curve for each phase that logged losses, in their order."""
+    return _curves(vm, timings, "loss", lambda step: step.loss)
+
+
+def rates(vm: str, timings: Sequence[Timing]) -> tuple[Curve, ...]:
+    """A curve for each phase that logged examples a second."""
+    return _curves(vm, timings, "examples/s", lambda step: step.examples_per_second)
+
+
+def _curves(
+    vm: str, timings: Sequence[Timing], of: str, value: Callable[[Step], float | None]
+) -> tuple[Curve, ...]:
     by_phase: dict[str, list[tuple[int, float]]] = {}
     for step in _all(timings, Step):
-        if step.loss is not None:
-            by_phase.setdefault(step.phase, []).append((step.step, step.loss))
+        logged = value(step)
+        if logged is not None:
+            by_phase.setdefault(step.phase, []).append((step.step, logged))
     return tuple(
         Curve(
             phase=phase,
             vm=vm,
             points=tuple(point for point in points if math.isfinite(point[1])),
-            diverged_at=next((step for step, loss in points if not math.isfinite(loss)), None),
+            diverged_at=next((step for step, one in points if not math.isfinite(one)), None),
+            of=of,
         )
         for phase, points in by_phase.items()
     )

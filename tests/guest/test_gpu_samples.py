@@ -1,4 +1,4 @@
-"""What the GPUs do during a run: sampled in the guest, and over when the run is, however it ends."""
+"""How GPUs are used is sampled in the guest during a run, and no longer, however the run ends."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_sampling_ends_with_a_killed_supervisor(machine: Machine, wait_for: Wait
     machine.program("nvidia-smi", ANSWERS.format(BUSY))
     folder = launch(machine, "import os\nprint(os.getppid(), flush=True)\n" + WAITS)
     wait_for(lambda: recorded(folder / GPU_SAMPLES), "it is sampled")
-    wait_for(lambda: (folder / STDOUT).read_text(), "it has started")
+    wait_for((folder / STDOUT).read_text, "it has started")
     os.kill(int((folder / STDOUT).read_text()), signal.SIGKILL)
     wait_for(lambda: not lives(machine), "nvidia-smi has ended")
     (folder / "go").touch()

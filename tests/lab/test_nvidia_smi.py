@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def smi(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [home / "bin/nvidia-smi", QUERY, PLAIN, *arguments]
+    command = [str(home / "bin/nvidia-smi"), QUERY, PLAIN, *arguments]
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 

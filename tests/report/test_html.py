@@ -142,7 +142,7 @@ def test_a_picture_without_references_is_shown_large(tmp_path: Path) -> None:
 
 def test_charts_have_labels_and_the_pages_colours(finished: Page) -> None:
     charts = [svg for svg in finished.all("svg") if svg.get("role") == "img"]
-    assert len(charts) == 10  # three timelines and two losses, each wide and narrow
+    assert len(charts) == 12  # three timelines, two losses, one rate, each wide and narrow
     for chart in charts:
         assert chart["aria-label"]
     assert "Clone 28.0 s" in (charts[-6]["aria-label"] or "")

@@ -97,6 +97,13 @@ class RunRecords:
         self.timing(vm, "shard", 1, **known, ids_sha256=digest)
         self.append(f"{vm}/shard_ids.txt", text)
 
+    def gpu(self, vm: str, t: float, *values: float | None, gpu: int = 0, **more: Any) -> None:
+        """A sample ``t`` seconds after the start: utilisation, memory in MiB, power in W."""
+        names = ("utilization", "memory_mib", "power_w")
+        fields = {"t": T0 + t, "gpu": gpu, "uuid": f"GPU-{vm}-{gpu}", "interval_s": 2.0}
+        fields |= dict(zip(names, values, strict=True))
+        self.append(f"{vm}/gpu_samples.jsonl", json.dumps(fields | more) + "\n")
+
     def results(self, vm: str, **fields: Any) -> None:
         self.append(f"{vm}/results.json", json.dumps({"workload": "captioning", **fields}))
 
