@@ -116,6 +116,11 @@ class Run:
     def run_id(self) -> str:
         return self.manifest.run_id
 
+    @property
+    def place(self) -> str:
+        """Its folder, as messages name it."""
+        return paths.shown(self.dir)
+
     def vm_dir(self, vm: str) -> Path:
         return self.dir / vm
 
@@ -223,7 +228,20 @@ def load(run_id: str | None = None, *, workloads: Sequence[str] = ()) -> Run:
     Raises NotFound, Ambiguous and BadInput.
     """
     known = list_runs()
-    return _load(_latest(known, workloads) if run_id is None else _named(known, run_id))
+    return _load(_latest(known, workloads) if run_id is None else named(known, run_id))
+
+
+def named(known: Sequence[str], wanted: str) -> str:
+    """The id that was typed, or the only one of ``known`` that begins so.
+
+    Raises Ambiguous with the candidates, NotFound with the latest runs.
+    """
+    found = [run_id for run_id in known if wanted and run_id.startswith(wanted)]
+    if wanted in known or len(found) == 1:
+        return wanted if wanted in known else found[0]
+    if found:
+        raise Ambiguous("run", found[-10:], option="more of its id")
+    raise NotFound("run", wanted, known[-10:], where=paths.shown(paths.runs_dir()))
 
 
 def _event(line: str) -> Event | None:
@@ -234,23 +252,13 @@ def _event(line: str) -> Event | None:
         return None
 
 
-def _named(known: Sequence[str], run_id: str) -> str:
-    """The id itself, or the only one with that prefix."""
-    found = [known_id for known_id in known if run_id and known_id.startswith(run_id)]
-    if run_id in known or len(found) == 1:
-        return run_id if run_id in known else found[0]
-    if found:
-        raise Ambiguous("run", found[-10:], option="more of its id")
-    raise NotFound("run", run_id, known[-10:], where=str(paths.runs_dir().absolute()))
-
-
 def _latest(known: Sequence[str], workloads: Sequence[str]) -> str:
     for run_id in reversed(known):
         if not workloads or _load(run_id).manifest.workload in workloads:
             return run_id
     what = f"run of {' or '.join(workloads)}" if workloads else "run"
     raise BadInput(
-        f"there is no {what} in {paths.runs_dir().absolute()}",
+        f"there is no {what} in {paths.shown(paths.runs_dir())}",
         hint="start one with 'gpuvm run captioning --distributed', or set GPUVM_RUNS_DIR",
     )
 
@@ -265,7 +273,9 @@ def _load(run_id: str) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        where = "".join(f"{part}: " for part in (str(folder / "manifest.json"), key) if part)
+        where = "".join(
+            f"{part}: " for part in (paths.shown(folder / "manifest.json"), key) if part
+        )
         raise BadInput(f"{where}{problem_text(first)}") from None
 
 

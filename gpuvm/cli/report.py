@@ -78,12 +78,12 @@ def report(
     try:
         reports.write_html(data, page)
     except OSError as error:
-        raise BadInput(f"cannot write {page}: {error.strerror or error}") from None
+        raise BadInput(f"cannot write {paths.shown(page)}: {error.strerror or error}") from None
     if not ctx.ensure_object(State).json:
         output.stdout.print(run_summary.of(data, output.stdout.width))
-        output.line(f"report: {page}")
+        output.line(f"report: {paths.shown(page)}")
     if opened and not webbrowser.open(page.absolute().as_uri()):
-        output.warn(f"found no browser; open {page} yourself")
+        output.warn(f"found no browser; open {paths.shown(page)} yourself")
     shown = run_summary.as_json(data) | {"html": str(page)}
     output.finish(ctx, output.Result("report", shown))
 

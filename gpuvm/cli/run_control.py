@@ -138,7 +138,7 @@ def fetch(
     if not ctx.ensure_object(State).json:
         for text in guests.warnings:
             output.warn(one_line(text))
-        output.line(f"results: {record.dir}")
+        output.line(f"results: {record.place}")
     data = {
         "run_id": record.run_id,
         "dir": str(record.dir),
@@ -175,7 +175,7 @@ def cancel(
             return
         runs.cancel_run(record, members, settings, guests.events)
     if not ctx.ensure_object(State).json:
-        output.line(f"run {record.run_id} was cancelled; results: {record.dir}")
+        output.line(f"run {record.run_id} was cancelled; results: {record.place}")
     data = {"run_id": record.run_id, "dir": str(record.dir), "status": "cancelled"}
     output.finish(ctx, output.Result("cancel", data))
 
@@ -194,7 +194,7 @@ def finish_run(ctx: typer.Context, command: str, record: Run, *, ended: bool) ->
     data = reports.build([record.dir])
     if not state.json:
         output.stdout.print(run_summary.of(data, output.stdout.width))
-        output.line(f"results: {record.dir}")
+        output.line(f"results: {record.place}")
     shown = {
         "run_id": run_id,
         "dir": str(record.dir),

@@ -55,7 +55,7 @@ class Guests:
     def _none_running(self, record: Run, names: Collection[str]) -> PreflightRefused:
         """VMs that are gone cannot be started; nor can those of another deployment be seen."""
         there = [vm.name for vm in self.ours if vm.name in names]
-        fetched = f"what was fetched is in {record.dir}"
+        fetched = f"what was fetched is in {record.place}"
         if not there:
             vms = "VM" if len(names) == 1 else "VMs"
             return PreflightRefused(
@@ -72,20 +72,17 @@ class Guests:
 
     def _in_guests(self, wanted: str, error: NotFound) -> Run:
         known = runs.list_runs(self.members, self.session.context.guest, self.events)
-        found = [run for run in known if run.run_id.startswith(wanted)]
-        exact = [run for run in found if run.run_id == wanted] or found
-        if not exact:
-            everywhere = [*error.existing, *(run.run_id for run in known)]
+        by_id = {run.run_id: run for run in known}
+        try:
+            return runs.adopt(by_id[results.named(list(by_id), wanted)])
+        except NotFound:
             guests = f", nor on {self.names}" if self.members else ""
-            where = f"{paths.runs_dir().absolute()}{guests}"
             raise NotFound(
-                "run", one_line(wanted, longest=60), everywhere[-10:], where=where
+                "run",
+                one_line(wanted, longest=60),
+                [*error.existing, *by_id][-10:],
+                where=f"{paths.runs_dir().absolute()}{guests}",
             ) from None
-        if len(exact) > 1:
-            raise BadInput(
-                f"several runs begin with '{wanted}': " + ", ".join(run.run_id for run in exact)
-            )
-        return runs.adopt(exact[0])
 
     def warn_of_missing(self, record: Run, members: Sequence[Member]) -> None:
         there = {member.name for member in members}

@@ -1,27 +1,24 @@
 """gpuvm runs: lists the runs in the guests and the records on this machine."""
 
-import re
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gpuvm import results, runs
-from gpuvm.cli import output
+from gpuvm import runs
+from gpuvm.cli import completion, output, run_list
 from gpuvm.cli.options import DeploymentOptions, YesOption, grouped
 from gpuvm.cli.output import State
+from gpuvm.cli.run_list import RECENT, Wanted, age_of, moment, one_of
 from gpuvm.cli.run_targets import open_guests
 from gpuvm.cli.session import confirm
-from gpuvm.cli.tables import Prose, unbroken
 from gpuvm.errors import BadInput
 from gpuvm.runs import RunState
-from gpuvm.text import ago, counted, one_line
+from gpuvm.text import counted, one_line
 
 app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="rich",
-    help="""List the runs: their VMs, state, start time and last line of output.
+    help="""List the runs: state, workload, VMs, accelerator, time, score, last line of output.
 
 [bold]Examples[/]
 
@@ -29,11 +26,14 @@ app = typer.Typer(
 
     gpuvm runs --here                     only the records on this machine, without a vCenter
 
+    gpuvm runs --workload mnist --failed --since 7d
+
     gpuvm runs prune --older-than 7d      free the guests' disks
 """,
 )
 
-RECENT = 20
+MODES = ("passthrough", "dynamic", "vgpu", "device-group", "none")
+STATES = ("queued", "running", "succeeded", "failed", "interrupted", "cancelled", "lost", "unknown")
 
 
 @app.callback()
@@ -43,40 +43,93 @@ def list_runs(
     here: Annotated[
         bool, typer.Option("--here", help="Only the records on this machine; needs no vCenter.")
     ] = False,
-    every: Annotated[
-        bool, typer.Option("--all", help=f"All records, not only the last {RECENT}.")
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="Only runs of this workload.",
+            metavar="NAME",
+            autocompletion=completion.workloads,
+        ),
+    ] = None,
+    vm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vm", help="Only runs on this VM.", metavar="NAME", autocompletion=completion.vms
+        ),
+    ] = None,
+    accelerator: Annotated[
+        list[str] | None,
+        typer.Option("--accelerator", help=f"Only runs with one of: {', '.join(MODES)}."),
+    ] = None,
+    only_state: Annotated[
+        list[str] | None,
+        typer.Option("--state", "-s", help=f"Only runs that are: {', '.join(STATES)}."),
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only runs that failed, or were lost.")
     ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Started since; such as 2h, 7d, 2026-11-24.", metavar="WHEN"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-L",
+            min=1,
+            help=f"Only the latest; default {RECENT} of those that no guest has.",
+            metavar="N",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", "-a", help="All of them.")] = False,
     *,
     options: DeploymentOptions,
 ) -> None:
+    wanted = Wanted(
+        workloads=frozenset(workload or ()),
+        vms=frozenset(vm or ()),
+        accelerators=one_of("--accelerator", accelerator, MODES),
+        states=one_of("--state", only_state, STATES) | ({"failed", "lost"} if failed else set()),
+        since=None if since is None else moment(since),
+    )
     if ctx.invoked_subcommand is not None:
-        if options.file or options.deployment or options.context or here:
+        deployment = options.file or options.deployment or options.context
+        if deployment or here or every or limit or wanted != Wanted():
             raise BadInput(
                 f"options of 'runs {ctx.invoked_subcommand}' stand after it, not before it"
             )
         return
+    if every and limit:
+        raise BadInput("--all and --limit exclude each other")
     found: list[RunState] = []
     warnings: list[str] = []
     if not here:
         with open_guests(ctx, options) as guests:
             found = runs.list_runs(guests.members, guests.session.context.guest, guests.events)
             warnings = guests.warnings
-    known = results.list_runs()
-    there = {run.run_id for run in found}
-    left = [] if every else [run_id for run_id in known[:-RECENT] if run_id not in there]
-    rows = rows_of(found, [run_id for run_id in known if run_id not in left])
+    listed, unreadable = run_list.rows(found, wanted, limit=limit, every=every)
+    warnings += unreadable
     state = ctx.ensure_object(State)
     if not state.json:
         for text in warnings:
             output.warn(text)
-        if rows:
-            _print(rows)
-        else:
-            output.line("no runs; start one with 'gpuvm run mnist'")
-        if left:
-            output.line(f"and {len(left)} more on this machine: 'gpuvm runs --all'")
-    data = {"runs": rows, "more": len(left), "warnings": warnings}
+        _print(listed, filtered=wanted != Wanted())
+    data = {"runs": listed.rows, "more": listed.more, "warnings": warnings}
     output.finish(ctx, output.Result("runs", data))
+
+
+def _print(listed: run_list.Listing, *, filtered: bool) -> None:
+    if listed.rows:
+        output.table(*run_list.table(listed.rows))
+    elif filtered:
+        output.line("no such runs")
+    else:
+        output.line("no runs; start one with 'gpuvm run mnist'")
+    if listed.more:
+        output.line(f"and {listed.more} more: 'gpuvm runs --all'")
 
 
 @app.command()
@@ -100,7 +153,7 @@ def prune(
 
         gpuvm runs prune --older-than 0h --yes
     """
-    age = _age(older_than)
+    age = age_of("--older-than", older_than)
     with open_guests(ctx, options) as guests:
         question = f"Remove runs that ended more than {older_than} ago from {guests.names}?"
         if not confirm(guests.session.context, question, yes=yes):
@@ -121,75 +174,3 @@ def prune(
         )
     data = {"removed": pairs, "environments": unused, "warnings": guests.warnings}
     output.finish(ctx, output.Result("runs prune", data))
-
-
-def rows_of(in_guests: Sequence[RunState], here: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the guests' runs and those records of this machine, oldest first."""
-    rows = {run.run_id: _guest_row(run) for run in in_guests}
-    for run_id in here:
-        record = results.load(run_id)
-        manifest = record.manifest
-        row = rows.setdefault(run_id, {"state": "unknown", "vms": [], "line": ""})
-        if manifest.status != "running":
-            row["state"] = manifest.status
-        row |= _of_manifest(manifest) | {"dir": str(record.dir)}
-    ordered = sorted(rows, key=results.when)
-    return [{"run_id": run_id} | rows[run_id] for run_id in ordered]
-
-
-def _guest_row(run: RunState) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "state": run.state,
-        "vms": list(run.vms),
-        "ahead": run.ahead,
-        "rebooted": run.rebooted,
-        "line": run.line,
-        "problem": run.problem,
-        "started": run.started,
-        "workload": None,
-        "operator": None,
-    }
-    return row | (_of_manifest(run.manifest) if run.manifest else {})
-
-
-def _of_manifest(manifest: results.Manifest) -> dict[str, Any]:
-    return {
-        "workload": manifest.workload,
-        "operator": manifest.operator or None,
-        "started": manifest.started,
-        "vms": [vm.name for vm in manifest.vms],
-    }
-
-
-def _print(rows: Sequence[dict[str, Any]]) -> None:
-    state, vms, operator, last = map(Prose, ("STATE", "VMS", "BY", "LAST LINE"))
-    columns = ("RUN", state, vms, "STARTED", operator, last)
-    output.table(columns, [cells(row) for row in rows])
-
-
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    state = row["state"]
-    if row.get("ahead"):
-        state = f"{state} ({row['ahead']})"
-    if row.get("rebooted"):
-        state = "lost (rebooted)"
-    return (
-        one_line(row["run_id"]),
-        state,
-        ", ".join(unbroken(one_line(vm)) for vm in row["vms"]),
-        _since(row["started"]),
-        one_line(row["operator"] or "-", longest=80),
-        one_line(row["problem"] if row.get("problem") else row["line"], longest=60),
-    )
-
-
-def _since(when: datetime | None) -> str:
-    return "-" if when is None else ago((datetime.now(UTC) - when).total_seconds())
-
-
-def _age(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if match is None:
-        raise BadInput(f"--older-than: '{text}' is not an age", hint="such as 30m, 12h or 7d")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return timedelta(**{unit: int(match[1])})

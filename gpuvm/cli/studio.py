@@ -9,15 +9,14 @@ from typing import Annotated
 import typer
 
 from gpuvm import lifecycle, runs, settings, studio, variables
-from gpuvm.cli import completion, gpus, output, status, targets
-from gpuvm.cli import runs as run_list
+from gpuvm.cli import completion, gpus, output, run_list, status, targets
 from gpuvm.cli.options import DeploymentOptions, grouped
 from gpuvm.cli.output import State
+from gpuvm.cli.run_list import Wanted
 from gpuvm.cli.session import Session, open_session
 from gpuvm.errors import BadInput, GpuvmError
 from gpuvm.events import Event, Events
 from gpuvm.inventory import Inventory
-from gpuvm.results import list_runs
 from gpuvm.runs import Member
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import ClusterSpec
@@ -151,13 +150,14 @@ class _Site:
         except GpuvmError:  # the table of VMs shows why
             members = []
         found = runs.list_runs(members, self.guest, Events(sink))
+        listed, unreadable = run_list.rows(found, Wanted(), limit=RUNS_SHOWN, every=False)
         against = status.Against(self.spec, None, counted=False)
         tables = (
             _gpus(inventory),
             _vms(status.compare([inventory], against, {})),
-            _runs(run_list.rows_of(found, list_runs()[-RUNS_SHOWN:])),
+            _runs(listed.rows),
         )
-        return Glance(tables, (*gpus.notes(inventory), *warnings))
+        return Glance(tables, (*gpus.notes(inventory), *warnings, *unreadable))
 
 
 def _gpus(inventory: Inventory) -> Table:
@@ -176,7 +176,7 @@ def _vms(found: status.Found) -> Table:
     return Table("VMs", columns, without, "No VM: 'gpuvm provision' makes some.")
 
 
-def _runs(rows: Sequence[dict[str, object]]) -> Table:
-    columns = ("Run", "State", "VMs", "Started", "By", "Last line")
-    cells = tuple(run_list.cells(row) for row in reversed(rows))
-    return Table("Runs", columns, cells, "No run yet.")
+def _runs(rows: Sequence[run_list.Row]) -> Table:
+    titles, cells = run_list.table(rows[::-1])
+    columns = tuple("VMs" if title == "VMS" else title.capitalize() for title in titles)
+    return Table("Runs", columns, tuple(map(tuple, cells)), "No run yet.")

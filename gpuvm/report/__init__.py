@@ -6,7 +6,7 @@ report.write_html(data, Path("report.html"))
 
 from pathlib import Path
 
-from gpuvm.report.build import build
+from gpuvm.report.build import build, first_score
 from gpuvm.report.comparison import Comparison, Ratio, Side, Spread, compare
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport, Score
 from gpuvm.report.text import markdown, steps_csv
@@ -22,6 +22,7 @@ __all__ = [
     "Spread",
     "build",
     "compare",
+    "first_score",
     "markdown",
     "steps_csv",
     "write_html",

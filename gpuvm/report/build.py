@@ -4,8 +4,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from gpuvm.errors import BadInput
 from gpuvm.report import gpu_usage, phases, scores, tensorboard
-from gpuvm.report.model import Curve, ReportData, RunReport, VCenterReport, VMReport
+from gpuvm.report.model import (
+    Curve,
+    ReportData,
+    RunReport,
+    Score,
+    VCenterReport,
+    VMReport,
+    main_scores,
+)
 from gpuvm.report.records import (
     GPUSample,
     Lines,
@@ -16,6 +25,7 @@ from gpuvm.report.records import (
     read_events,
     read_manifest,
     read_results,
+    read_scores,
     read_timings,
 )
 from gpuvm.report.shards import shards
@@ -34,6 +44,22 @@ def build(run_dirs: Sequence[Path]) -> ReportData:
     folder that is not a run.
     """
     return ReportData(tuple(_run(run_dir) for run_dir in run_dirs))
+
+
+def first_score(run_dir: Path, manifest: Manifest) -> Score | None:
+    """The score that a report names first, from the lines with scores alone.
+
+    None where there is none, or the records are corrupt.
+    """
+    found: list[Score] = []
+    try:
+        for vm in sorted(manifest.vms, key=lambda vm: (vm.index, vm.name)):
+            own = run_dir / vm.name
+            timings = since_last_start(read_scores(own).records)
+            found += scores.scores(vm.name, timings, read_results(own))
+    except BadInput:
+        return None
+    return next(iter(main_scores(found)), None)
 
 
 def _run(run_dir: Path) -> RunReport:

@@ -11,7 +11,7 @@ ReportData
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -229,6 +229,15 @@ class Score:
         )
 
 
+def main_scores(scores: Iterable[Score]) -> tuple[Score, ...]:
+    """Those that a reader should see first: the first of each of at most two names."""
+    first: dict[str, Score] = {}
+    for score in scores:
+        first.setdefault(score.name, score)
+    known = [first[name] for name in ("bleu4", "exact_match") if name in first]
+    return tuple(known or first.values())[:2]
+
+
 @dataclass(frozen=True)
 class Sample:
     """``image`` is an existing file inside the run, or None with ``no_image`` saying why."""
@@ -331,12 +340,7 @@ class RunReport:
 
     @property
     def main_scores(self) -> tuple[Score, ...]:
-        """Those that a reader should see first: the first of each of at most two names."""
-        first: dict[str, Score] = {}
-        for score in self.scores:
-            first.setdefault(score.name, score)
-        known = [first[name] for name in ("bleu4", "exact_match") if name in first]
-        return tuple(known or first.values())[:2]
+        return main_scores(self.scores)
 
     @property
     def seconds(self) -> float | None:

@@ -182,6 +182,11 @@ def read_timings(vm_dir: Path) -> Lines[Timing]:
     return read_lines(vm_dir / "timings.jsonl", _TIMING)
 
 
+def read_scores(vm_dir: Path) -> Lines[Timing]:
+    """Only the lines with scores, and those of starts: a run has thousands of others."""
+    return read_lines(vm_dir / "timings.jsonl", _TIMING, having=(b'"score"', b'"start"'))
+
+
 def read_gpu_samples(vm_dir: Path) -> Lines[GPUSample]:
     return read_lines(vm_dir / "gpu_samples.jsonl", _GPU_SAMPLE, tagged=False)
 
@@ -197,8 +202,12 @@ def read_json(file: Path, kind: TypeAdapter[Record]) -> Record:
         raise BadInput(f"{file}:{line}: {_problem_text(first, first['loc'])}") from None
 
 
-def read_lines(file: Path, kind: TypeAdapter[Record], *, tagged: bool = True) -> Lines[Record]:
+def read_lines(
+    file: Path, kind: TypeAdapter[Record], *, tagged: bool = True, having: Sequence[bytes] = ()
+) -> Lines[Record]:
     """Reads a record from each line; of a tagged union, lines with an unknown tag are skipped.
+
+    Lines without any text of ``having`` are passed over unread.
 
     Raises BadInput with file and line for other errors, except a truncated last line.
     """
@@ -207,7 +216,7 @@ def read_lines(file: Path, kind: TypeAdapter[Record], *, tagged: bool = True) ->
     lines = file.read_bytes().split(b"\n")
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line.strip() or (having and not any(text in line for text in having)):
             continue
         try:
             records.append(kind.validate_json(line))

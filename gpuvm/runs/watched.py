@@ -302,7 +302,7 @@ class WatchedRun:
 
 
 def _continue_hint(record: results.Run) -> str:
-    where = f"its records are in {record.dir}"
+    where = f"its records are in {record.place}"
     if inputs.has_checkpoints(record):
         return f"{where}; --resume {record.run_id} resumes from its last checkpoint"
     return f"{where}; there is no checkpoint to resume from yet"
