@@ -15,6 +15,7 @@ from gpuvm.report.model import (
     VMReport,
     main_scores,
 )
+from gpuvm.report.own_files import own_files
 from gpuvm.report.records import (
     GPUSample,
     Lines,
@@ -80,6 +81,7 @@ def _run(run_dir: Path) -> RunReport:
     used = {vm: gpu_usage.usage(vm, run_dir / vm) for vm in names}
     gpus = tuple(gpu for own, _ in used.values() for gpu in own)
     energy_wh, energy_note = gpu_usage.energy_wh(gpus, vms)
+    samples = tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm))
     vcenter = manifest.vcenter
     rates = tuple(curve for vm in names for curve in rates_of(vm, timings[vm]))
     curves = tuple(curve for vm in names for curve in curves_of(vm, timings[vm]))
@@ -114,7 +116,8 @@ def _run(run_dir: Path) -> RunReport:
         curves=curves,
         rates=rates,
         scores=tuple(s for vm in names for s in scores.scores(vm, timings[vm], results[vm])),
-        samples=tuple(s for vm in names for s in scores.samples(vm, results[vm], run_dir / vm)),
+        samples=samples,
+        own=own_files(names, run_dir, samples) if manifest.project else None,
         shards=shards(timings, run_dir),
         weights_agree=_weights_agree(vms) if manifest.distributed else None,
         warnings=(

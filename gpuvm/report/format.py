@@ -22,6 +22,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def data_size(count: int) -> str:
+    """``512 B``, ``1.5 MB``; decimal, as ``gpuvm fetch`` says it."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    place = min(len(units) - 1, max(0, len(str(count)) - 1) // 3)
+    return f"{number(count / 1000**place)} {units[place]}"
+
+
 def energy(watt_hours: float) -> str:
     """``0.041 Wh``, ``12.3 Wh``, ``1.25 kWh``."""
     if watt_hours >= 1000:

@@ -17,7 +17,17 @@ from gpuvm.files import write_atomic
 from gpuvm.paths import resource
 from gpuvm.report.charts import loss_figures, rate_figures, timeline_figures
 from gpuvm.report.comparison import Comparison, compare
-from gpuvm.report.format import duration, energy, figure, milliseconds, number, percent, when
+from gpuvm.report.format import (
+    data_size,
+    duration,
+    energy,
+    figure,
+    milliseconds,
+    number,
+    percent,
+    when,
+)
+from gpuvm.report.gallery import gallery
 from gpuvm.report.model import SHUFFLED, ReportData, RunReport
 from gpuvm.report.scores import media_type
 from gpuvm.report.usage_charts import gpu_names, usage_figures
@@ -45,7 +55,13 @@ def write_html(data: ReportData, path: Path) -> None:
     """Writes the page, or leaves an earlier one at ``path`` unchanged."""
     template = _environment().get_template("report.html.j2")
     title = ", ".join(run.run_id for run in data.runs) or "no run"
-    page = template.render(data=data, shuffled=SHUFFLED, title=title, comparison=_comparison(data))
+    page = template.render(
+        data=data,
+        shuffled=SHUFFLED,
+        title=title,
+        comparison=_comparison(data),
+        gallery=gallery(data.runs),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page, 0o644)
 
@@ -69,6 +85,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "duration": duration,
+        "data_size": data_size,
         "energy": energy,
         "percent": percent,
         "gpu_names": gpu_names,

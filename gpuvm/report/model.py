@@ -38,7 +38,7 @@ class GPUReport:
 
 @dataclass(frozen=True)
 class LogTail:
-    """The last lines of a log of a VM that did not finish."""
+    """The last lines of a log: of a VM that did not finish, or of a program of the user's own."""
 
     file: str
     lines: tuple[str, ...]
@@ -240,7 +240,11 @@ def main_scores(scores: Iterable[Score]) -> tuple[Score, ...]:
 
 @dataclass(frozen=True)
 class Sample:
-    """``image`` is an existing file inside the run, or None with ``no_image`` saying why."""
+    """``image`` is an existing file inside the run, or None with ``no_image`` saying why.
+
+    ``at`` is what it was made with, such as two weights, by which several are shown as a grid;
+    ``sheet``: it shows the others, and is left out where they are shown.
+    """
 
     vm: str
     caption: str
@@ -248,6 +252,29 @@ class Sample:
     exact: bool | None
     image: Path | None
     no_image: str | None = None
+    at: tuple[tuple[str, float], ...] = ()
+    sheet: bool = False
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """``size`` is in bytes."""
+
+    vm: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class OwnFiles:
+    """What a user's own program left: the first ``files`` of ``count``, ``size`` bytes together,
+    and those ``pictures`` that the page has room for.
+    """
+
+    files: tuple[OwnFile, ...]
+    count: int
+    size: int
+    pictures: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -322,6 +349,8 @@ class RunReport:
     """Examples a second, of the logged steps."""
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...]
+    own: OwnFiles | None
+    """None for a shipped workload."""
     shards: Shards | None
     weights_agree: bool | None
     """Whether all workers ended with the same weights; None if not recorded by all."""

@@ -126,6 +126,8 @@ class SampleRecord(_Record):
     caption: str
     references: tuple[str, ...] = ()
     exact: bool | None = None
+    at: dict[str, float] = {}
+    sheet: bool = False
 
 
 class Results(_Record):

@@ -11,6 +11,7 @@ from gpuvm.report.phases import title
 from gpuvm.report.records import Results, SampleRecord, ScoreLine, Timing
 
 PICTURE_LIMIT_BYTES: Final = 4 * 1024 * 1024
+_SVG_HEAD: Final = 512
 _SHUFFLED: Final = "_shuffled"
 _MAGIC: Final = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -50,7 +51,13 @@ def samples(vm: str, results: Results | None, vm_dir: Path) -> tuple[Sample, ...
 
 
 def media_type(picture: bytes) -> str | None:
-    """The media type by the first bytes, or None for a format that not all browsers show."""
+    """The media type by the first bytes, or None for a format that not all browsers show.
+
+    An SVG in an ``img`` element runs no script and loads nothing (SVG Integration, "secure static
+    mode").
+    """
+    if b"<svg" in picture[:_SVG_HEAD] and picture.lstrip()[:1] == b"<":
+        return "image/svg+xml"
     return next((kind for magic, kind in _MAGIC.items() if picture.startswith(magic)), None)
 
 
@@ -81,7 +88,16 @@ def _title(name: str) -> str:
 
 def _sample(vm: str, record: SampleRecord, vm_dir: Path) -> Sample:
     image, why_not = _picture(record.image, vm_dir)
-    return Sample(vm, record.caption, record.references, record.exact, image, why_not)
+    return Sample(
+        vm,
+        record.caption,
+        record.references,
+        record.exact,
+        image,
+        why_not,
+        at=tuple(record.at.items()),
+        sheet=record.sheet,
+    )
 
 
 def _picture(name: str | None, vm_dir: Path) -> tuple[Path | None, str | None]:
@@ -104,4 +120,5 @@ def _why_not(file: Path, folder: Path) -> str | None:
     if file.stat().st_size > PICTURE_LIMIT_BYTES:
         return f"larger than {PICTURE_LIMIT_BYTES // 1024**2} MiB"
     with file.open("rb") as picture:
-        return None if media_type(picture.read(16)) else "not a PNG, JPEG or GIF picture"
+        known = media_type(picture.read(_SVG_HEAD))
+    return None if known else "not a PNG, JPEG, GIF or SVG picture"

@@ -59,7 +59,7 @@ def vm_report(vm: RunVM, lines: Lines[Timing], vm_dir: Path, manifest: Manifest)
         last_checkpoint=max((c.step for c in _all(timings, Checkpoint)), default=None),
         weights_sha256=end.weights_sha256 if end else None,
         died_first=outcome != "finished" and _mentions(manifest.error, vm.name),
-        tails=() if outcome == "finished" else _tails(vm_dir),
+        tails=() if outcome == "finished" and not manifest.project else _tails(vm_dir),
     )
 
 

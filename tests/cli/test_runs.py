@@ -190,7 +190,7 @@ def test_older_records_are_counted_and_shown_when_asked_for(gpuvm: CommandLine) 
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
     shown = gpuvm("runs", "--here").stdout.splitlines()
-    assert shown[-1] == "and 5 more on this machine: 'gpuvm runs --all'"
+    assert shown[-1] == "and 5 more: 'gpuvm runs --all'"
     assert sum(line.startswith(" old-") for line in shown) == 20
     everything = gpuvm("runs", "--here", "--all")
     assert everything.stdout.count("old-2026") == 25

@@ -147,6 +147,65 @@ def failed_run(root: Path) -> Path:
     return run.dir
 
 
+def sweep_run(root: Path, vms: int = 2) -> Path:
+    """A grid of pictures by two weights, divided among VMs, with a contact sheet of each."""
+    run = RunRecords(root, "style-20261124-040000-eeee", vms)
+    run.manifest(workload="style", args=["--sweep"], distributed=False)
+    cells = [(content, style) for content in (0.0, 1.0, 2.0) for style in (0.0, 2.5, 5.0, 10.0)]
+    for number, vm in enumerate(run.names):
+        run.start(vm)
+        samples = [_weighted(run.dir / vm, *cell) for cell in cells[number::vms]]
+        sheet = _weighted(run.dir / vm, 0, 0, name="sheet")
+        del sheet["at"]
+        run.results(vm, scores={}, samples=[sheet | {"sheet": True}, *samples], notes=[])
+        run.timing(vm, "end", 90, ok=True, steps=180, seconds=88.0)
+    return run.dir
+
+
+def style_run(root: Path, content: float, style: float) -> Path:
+    """One picture."""
+    run = RunRecords(root, f"style-20261124-05{10 * content:02.0f}{style:02.0f}-ffff", 1)
+    run.manifest(workload="style", args=[f"--content-weight={content}", f"--style-weight={style}"])
+    run.start(run.names[0])
+    picture = _weighted(run.dir / run.names[0], content, style)
+    run.results(run.names[0], scores={}, samples=[picture], notes=[])
+    run.timing(run.names[0], "end", 90, ok=True, steps=180, seconds=88.0)
+    return run.dir
+
+
+def own_run(root: Path) -> Path:
+    """A program of the user's own, with a plot and a long output."""
+    run = RunRecords(root, "train-20261124-060000-0000", 1)
+    run.manifest(workload="train.py", args=[], contract=False, project={"train.py": "ab" * 32})
+    vm = run.names[0]
+    run.append(f"{vm}/stdout.log", "".join(f"epoch {n}: loss {1 / n:.4f}\n" for n in range(1, 61)))
+    run.append(f"{vm}/stdout.log", "\x1b[31m<script>alert(1)</script>\x1b[0m\n")
+    run.append(f"{vm}/curve.csv", "1,2\n")
+    run.append(f"{vm}/project/model/weights.bin", "x" * 123_456)
+    run.append(f"{vm}/project/plot.svg", _PLOT)
+    _picture(run.dir / vm / "project/plot.png", _SCENES[0][0])
+    return run.dir
+
+
+_PLOT = """<?xml version="1.0"?>
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40">
+<script>alert(1)</script><image href="http://192.0.2.1/x.png" width="9" height="9"/>
+<path d="M5 35 25 12 40 20 55 5" fill="none" stroke="#26c"/></svg>
+"""
+
+
+def _weighted(
+    vm_dir: Path, content: float, style: float, name: str | None = None
+) -> dict[str, Any]:
+    file = f"samples/{name or f'content{content:g}-style{style:g}'}.png"
+    _picture(vm_dir / file, [("circle", "#26c", 32, 32, round(6 + 5 * content + style))])
+    return {
+        "image": file,
+        "caption": f"content {content:g}, style {style:g}",
+        "at": {"content": content, "style": style},
+    }
+
+
 _NOISE = (
     "I0000 00:00:1795483801.123 cpu_feature_guard.cc:227] This TensorFlow binary is optimized "
     "to use available CPU instructions in performance-critical operations.\n"
@@ -303,5 +362,5 @@ def _iso(t: float) -> str:
 
 
 if __name__ == "__main__":
-    for make in (captioning_run, failed_run):
+    for make in (captioning_run, failed_run, sweep_run, own_run):
         sys.stdout.write(f"{make(Path(sys.argv[1]))}\n")

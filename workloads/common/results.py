@@ -8,10 +8,20 @@ from common.files import write_json
 
 
 def sample(
-    image: str, caption: str, references: Sequence[str] = (), *, exact: bool | None = None
+    image: str,
+    caption: str,
+    references: Sequence[str] = (),
+    *,
+    exact: bool | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """``image`` is a path below --out; ``exact`` is None if there is no correct answer."""
-    return {"image": image, "caption": caption, "references": list(references), "exact": exact}
+    """``image`` is a path below --out; ``exact`` is None if there is no correct answer.
+
+    ``more``: ``at``, two numbers by their names, by which a report shows it in a grid; ``sheet``,
+    whether it shows the others.
+    """
+    known = {"image": image, "caption": caption, "references": list(references), "exact": exact}
+    return known | more
 
 
 def write_results(

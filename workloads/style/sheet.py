@@ -29,12 +29,13 @@ def write_results(
     notes: Sequence[str],
 ) -> None:
     """results.json, and samples/sheet.png when the grid ``cells`` has more than one picture."""
-    samples = [sample(c.file, c.title) for c in made]
+    samples = [sample(c.file, c.title, at={"content": c.content, "style": c.style}) for c in made]
     if made and len(cells) > 1:
         files = {(c.content, c.style): out / c.file if c in made else None for c in cells}
         contact_sheet(out / "samples" / "sheet.png", files, notes[0][:TITLE_LENGTH])
         which = "all" if len(made) == len(cells) else f"{len(made)}"
-        samples.insert(0, sample("samples/sheet.png", f"{which} of the grid's {len(cells)}"))
+        whole = f"{which} of the grid's {len(cells)}"
+        samples.insert(0, sample("samples/sheet.png", whole, sheet=True))
     write(out, NAME, scores, samples, notes)
 
 

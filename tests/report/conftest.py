@@ -1,0 +1,5 @@
+"""The browser of tests/support/browser.py."""
+
+from browser import chromium
+
+__all__ = ["chromium"]
