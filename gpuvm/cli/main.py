@@ -93,7 +93,9 @@ COMMANDS = {
         "run", "run", "Push a workload, run it, follow it live, and fetch its logs and timings."
     ),
     "runs": Command(
-        "runs", "", "List the runs: their VMs, state, start time and last line of output."
+        "runs",
+        "",
+        "List the runs: state, workload, VMs, accelerator, time, score, last line of output.",
     ),
     "attach": Command(
         "run_control",
@@ -138,6 +140,11 @@ COMMANDS = {
         "compare",
         "compare",
         "Compare runs of one workload: times, speed-up, scores, and different settings.",
+    ),
+    "tensorboard": Command(
+        "tensorboard",
+        "tensorboard",
+        "Open TensorBoard on the event files of runs, live for runs that go on.",
     ),
     "caption": Command(
         "caption", "caption", "Caption pictures with a trained run, on this machine or on a VM."

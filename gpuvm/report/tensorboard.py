@@ -32,10 +32,10 @@ def curves(vm: str, folder: Path) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
 
     Of values for the same step the last one counts, as when a training began again.
     """
-    files = sorted(_event_files(folder))
+    files = sorted(event_files(folder))
     found: dict[tuple[str, str], Points] = {}
     problems: list[str] = []
-    base = _log_dir([file.parent for file in files]) if files else folder
+    base = log_dir([file.parent for file in files]) if files else folder
     for file in files:
         run = file.parent.relative_to(base).as_posix()
         name = one_line(f"{vm}/{file.relative_to(folder).as_posix()}")
@@ -72,7 +72,7 @@ def _curve(vm: str, tag: str, run: str, points: Points) -> Curve:
     )
 
 
-def _event_files(folder: Path) -> Iterator[Path]:
+def event_files(folder: Path) -> Iterator[Path]:
     """Links are not followed: they may lead out of the run."""
     for place, _, names in os.walk(folder):
         for name in names:
@@ -81,7 +81,7 @@ def _event_files(folder: Path) -> Iterator[Path]:
                 yield file
 
 
-def _log_dir(folders: list[Path]) -> Path:
+def log_dir(folders: list[Path]) -> Path:
     """What ``tensorboard --logdir`` is given; Keras writes to its ``train`` and ``validation``."""
     base = Path(os.path.commonpath(folders))
     return base.parent if base in folders and base.name in ("train", "validation") else base

@@ -6,11 +6,13 @@ Guests of the lab, real processes; no TensorFlow.
 import json
 import os
 import signal
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import CommandLine
+from commands import CommandLine, interrupt
+from events import scalars
 from lab_runs import copy_of, detached, state, wait_for, waiting_project
 from programs import wheel
 
@@ -77,6 +79,41 @@ def test_stop_names_a_run_before_it_asks(lab: Lab) -> None:
     assert asked.stderr.index(run_id) < asked.stderr.index("Stop gpuvm-01, gpuvm-02?")
     assert state(lab, run_id) == "running"
     assert lab("cancel", run_id, "--yes").exit_code == 0
+
+
+def test_tensorboard_follows_a_run_that_goes_on(lab: Lab) -> None:
+    folder = lab.home / "board"
+    scalars(folder, 3.0, 2.0)
+    (file,) = folder.iterdir()
+    file.rename(folder / "seed.bin")
+    (folder / "wait.py").write_text(WRITES_EVENTS)
+    done = lab("run", "board/wait.py", "--detach", "--json")
+    assert done.exit_code == 0, done.stderr
+    run_id = done.json["data"]["run_id"]
+    process = lab.start("tensorboard", run_id[:-2])
+    url = next(line.split()[1] for line in process.stdout if line.startswith("TensorBoard: "))
+
+    def served() -> list[str]:
+        with urllib.request.urlopen(f"{url}data/runs") as answer:
+            return list(json.load(answer))
+
+    wait_for(lambda: len(served()) == 1, "its curve is served")
+    assert served()[0].endswith(f"{run_id[-4:]}/gpuvm-01")
+    interrupt(process)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert state(lab, run_id) == "running"
+    assert lab("cancel", run_id, "--yes").exit_code == 0
+
+
+WRITES_EVENTS = """
+import pathlib, time
+pathlib.Path("logs").mkdir()
+written = pathlib.Path("seed.bin").read_bytes()
+pathlib.Path("logs/events.out.tfevents.2.x").write_bytes(written)
+while True:
+    time.sleep(1)
+"""
 
 
 def test_another_operator_cancels_what_this_one_watches(lab: Lab) -> None:
