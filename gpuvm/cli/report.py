@@ -22,6 +22,11 @@ class Format(enum.StrEnum):
     MD = "md"
     JSON = "json"
     CSV = "csv"
+    PNG = "png"
+
+
+FILES = {Format.HTML: reports.write_html, Format.PNG: reports.write_png}
+"""What is written to a file in any case, not printed."""
 
 
 def report(
@@ -36,19 +41,23 @@ def report(
     ] = None,
     kind: Annotated[
         Format,
-        typer.Option("--format", help="csv: one row per logged step. All but html are printed."),
+        typer.Option(
+            "--format",
+            help="png: one picture, for slides. csv: one row per logged step. md, json and csv "
+            "are printed.",
+        ),
     ] = Format.HTML,
-    html: Annotated[
+    file: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             "--html",
-            help="The file to write; default for html: report.html in the run's folder.",
+            help="The file to write; default for html and png: in the run's folder.",
             metavar="FILE",
         ),
     ] = None,
-    opened: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    opened: Annotated[bool, typer.Option("--open", help="Open the page or picture.")] = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -62,29 +71,31 @@ def report(
 
         gpuvm report stock-20261124-01 stock-20261124-02 -o both.html
 
+        gpuvm report --format png -o slide.png
+
         gpuvm report --format md | gh issue comment 12 -F -
 
     It reads only the runs' records, so it still works after the VMs are destroyed.
     """
-    if opened and kind is not Format.HTML:
-        raise BadInput("--open needs --format html")
+    if opened and kind not in FILES:
+        raise BadInput("--open needs --format html or png")
     records = [results.load(run_id) for run_id in run_ids] if run_ids else [results.load()]
     data = reports.build([record.dir for record in records])
-    if kind is not Format.HTML:
-        _write_text(ctx, data, kind, html)
+    if kind not in FILES:
+        _write_text(ctx, data, kind, file)
         return
     several = len(records) > 1
-    page = html or (paths.runs_dir() if several else records[0].dir) / "report.html"
+    page = file or (paths.runs_dir() if several else records[0].dir) / f"report.{kind.value}"
     try:
-        reports.write_html(data, page)
+        FILES[kind](data, page.absolute())
     except OSError as error:
-        raise BadInput(f"cannot write {paths.shown(page)}: {error.strerror or error}") from None
+        raise _cannot_write(page, error) from None
     if not ctx.ensure_object(State).json:
         output.stdout.print(run_summary.of(data, output.stdout.width))
         output.line(f"report: {paths.shown(page)}")
     if opened and not webbrowser.open(page.absolute().as_uri()):
         output.warn(f"found no browser; open {paths.shown(page)} yourself")
-    shown = run_summary.as_json(data) | {"html": str(page)}
+    shown = run_summary.as_json(data) | {kind.value: str(page)}
     output.finish(ctx, output.Result("report", shown))
 
 
@@ -100,8 +111,12 @@ def _write_text(
         try:
             write_output(file, text)
         except OSError as error:
-            raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
+            raise _cannot_write(file, error) from None
     elif not state.json:
         output.data(text)
     found = {"format": kind.value, "file": str(file) if file else None, "text": text}
     output.finish(ctx, output.Result("report", found))
+
+
+def _cannot_write(file: Path, error: OSError) -> BadInput:
+    return BadInput(f"cannot write {paths.shown(file)}: {error.strerror or error}")

@@ -26,6 +26,7 @@ __all__ = [
     "markdown",
     "steps_csv",
     "write_html",
+    "write_png",
 ]
 
 
@@ -35,3 +36,10 @@ def write_html(data: ReportData, path: Path) -> None:
     from gpuvm.report import html  # noqa: PLC0415
 
     html.write_html(data, path)
+
+
+def write_png(data: ReportData, path: Path) -> None:
+    """Writes one picture of what a report shows first; see gpuvm.report.picture."""
+    from gpuvm.report import picture  # noqa: PLC0415 - as above
+
+    picture.write_png(data, path)

@@ -280,8 +280,8 @@ def _ratio(side: Side, base: Side) -> Ratio:
         return Ratio(side.name, refused=side.other_device)
     if base.other_device:
         return Ratio(side.name, refused=f"{base.name}: {base.other_device}")
-    speed_up = base.whole.median / side.whole.median if side.whole.median else None
-    step = base.step.median / side.step.median if base.step and side.step else None
+    speed_up = _quotient(base.whole, side.whole)
+    step = _quotient(base.step, side.step)
     apart = side.whole.high < base.whole.low or side.whole.low > base.whole.high
     return Ratio(
         side=side.name,
@@ -293,6 +293,13 @@ def _ratio(side: Side, base: Side) -> Ratio:
         else speed_up / (side.vms / base.vms),
         beyond_spread=apart if min(side.whole.count, base.whole.count) > 1 else None,
     )
+
+
+def _quotient(base: Spread | None, side: Spread | None) -> float | None:
+    """None where one is not known or took no time."""
+    if base is None or side is None or not base.median or not side.median:
+        return None
+    return base.median / side.median
 
 
 def _versions(read: Callable[[VMReport], str | None]) -> Callable[[RunReport], str]:

@@ -4,8 +4,7 @@ The records are not trusted: every value is escaped, and has no control characte
 """
 
 import base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from gpuvm.report.format import (
     when,
 )
 from gpuvm.report.gallery import gallery
-from gpuvm.report.model import SHUFFLED, ReportData, RunReport
+from gpuvm.report.model import SHUFFLED, ReportData
 from gpuvm.report.scores import media_type
+from gpuvm.report.tiles import tiles
 from gpuvm.report.usage_charts import gpu_names, usage_figures
-from gpuvm.text import counted, visible
+from gpuvm.text import visible
 
 _TEXTS: dict[str, Callable[[float], str]] = {
     "duration": duration,
@@ -40,15 +40,6 @@ _TEXTS: dict[str, Callable[[float], str]] = {
     "milliseconds": milliseconds,
     "number": number,
 }
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key figure at the top of the page."""
-
-    label: str
-    value: str
-    aside: str = ""
 
 
 def write_html(data: ReportData, path: Path) -> None:
@@ -113,55 +104,3 @@ def picture(image: Path) -> Markup:
     data = image.read_bytes()
     encoded = base64.b64encode(data).decode()
     return Markup(f"data:{media_type(data)};base64,{encoded}")  # noqa: S704 - base64
-
-
-def tiles(run: RunReport) -> Sequence[Tile]:
-    """The main scores, run time, rate and loss, as far as they are recorded."""
-    scores = [
-        Tile(
-            " ".join(filter(None, (s.title, s.decoder))),
-            figure(s.value),
-            "" if s.shuffled is None else f"images shuffled: {figure(s.shuffled)}",
-        )
-        for s in run.main_scores
-    ]
-    return [*scores, *_time(run), *_rate(run), *_loss(run), *_gpus(run)]
-
-
-def _time(run: RunReport) -> list[Tile]:
-    if run.seconds is None:
-        return []
-    vms = counted(len(run.vms), "VM")
-    return [Tile("Run time", duration(run.seconds), f"on {vms}")]
-
-
-def _rate(run: RunReport) -> list[Tile]:
-    rates = [r for vm in run.vms if (r := vm.examples_per_second) is not None]
-    if not rates:
-        return []
-    low, high = number(min(rates)), number(max(rates))
-    return [Tile("Examples/s", low if low == high else f"{low} to {high}", "median of each VM")]
-
-
-def _gpus(run: RunReport) -> list[Tile]:
-    """Energy as far as it may be computed."""
-    if run.energy_wh is None:
-        return []
-    busy = [gpu.utilization for gpu in run.gpu_usage if gpu.utilization is not None]
-    aside = f"utilisation {percent(sum(busy) / len(busy))}" if busy else ""
-    return [Tile("GPU energy", energy(run.energy_wh), aside)]
-
-
-def _loss(run: RunReport) -> list[Tile]:
-    """Of the contract's phase ``train``, or the first loss that TensorBoard would show."""
-    train = [
-        curve
-        for curve in run.curves
-        if curve.points
-        and (curve.phase == "train" if curve.series is None else "loss" in curve.phase)
-    ]
-    if not train:
-        return []
-    (first, began), (last, ended) = train[0].points[0], train[0].points[-1]
-    label = "Training loss" if train[0].series is None else f"{train[0].phase}, {train[0].series}"
-    return [Tile(label, number(ended), f"step {last}; {number(began)} at step {first}")]

@@ -373,7 +373,9 @@ class RunReport:
 
     @property
     def seconds(self) -> float | None:
-        return (self.ended - self.started).total_seconds() if self.ended else None
+        """None without a recorded end, and where the clock was set back meanwhile."""
+        took = (self.ended - self.started).total_seconds() if self.ended else -1.0
+        return took if took >= 0 else None
 
     @property
     def lost(self) -> tuple[VMReport, ...]:

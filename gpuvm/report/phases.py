@@ -124,6 +124,7 @@ def _finished(event: PhaseEvent, start: float | None) -> Span:
     if start is None:
         start = event.t - (event.seconds or 0)
     seconds = event.t - start if event.seconds is None else event.seconds
+    seconds = max(0.0, seconds)  # the clock may have been set back
     ok = event.ok is not False
     return Span(_group(event.name), event.name, event.vm, start, seconds, start + seconds, ok)
 
