@@ -305,6 +305,8 @@ app = typer.Typer(
 
     gpuvm report                          timings, losses, captions
 
+    gpuvm tensorboard                     the curves of all runs, live
+
     gpuvm stop                            free the GPUs until 'gpuvm start'
 
     gpuvm teardown                        destroy the VMs

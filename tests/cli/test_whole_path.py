@@ -142,6 +142,12 @@ def test_report(lab: Lab) -> None:
     assert {"plan", "clone", "configure", "power_on", "address", "ready", "push", "train"} <= titles
     assert data["shards"]["disjoint"]
     assert data["shards"]["complete"]
+    names = [f"gpuvm-0{i}" for i in range(1, 5)]
+    assert [gpu["vm"] for gpu in data["gpu_usage"]] == names
+    for gpu in data["gpu_usage"]:
+        assert max(point["utilization"] for point in gpu["points"]) > 0, "TensorFlow computed"
+    assert data["energy_wh"] is None
+    assert "simulated" in data["energy_note"]
 
 
 @pytest.mark.tensorflow

@@ -246,7 +246,7 @@ def test_picture_outside_the_run_is_not_embedded(run: Any, tmp_path: Path) -> No
     assert [sample.no_image for sample in built] == [
         "../../secret.png is outside the run",
         "samples/gone.png is missing from the run",
-        "samples/text.png is not a PNG, JPEG or GIF picture",
+        "samples/text.png is not a PNG, JPEG, GIF or SVG picture",
         "no picture was recorded",
     ]
 

@@ -171,7 +171,9 @@ def test_energy_is_compared_where_every_run_has_it(tmp_path: Path) -> None:
     assert without.energy_wh is None
     page = tmp_path / "both.html"
     report.write_html(report.build([run.dir for run in runs]), page)
-    assert "0.101 Wh (0.1 Wh to 0.101 Wh)" in page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
+    assert "0.101 Wh (0.1 Wh to 0.101 Wh)" in shown
+    assert shown.count('<td class="n">0.1 Wh</td>') == 2, "in the list of runs, and of its GPUs"
 
 
 def test_a_record_of_an_older_version_has_no_usage(tmp_path: Path) -> None:
