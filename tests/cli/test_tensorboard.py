@@ -18,6 +18,8 @@ from lab_runs import wait_for
 
 from gpuvm.results import Manifest
 
+pytest.importorskip("tensorboard", reason="the light environment has no TensorBoard")
+
 
 def record(home: Path, run_id: str, *values: float) -> None:
     folder = home / "runs" / run_id
