@@ -163,7 +163,8 @@ class _Board:
         for one in tuple(self._live):
             if not one.fetch(self._events):
                 self._live.remove(one)
-            self._any |= self._files.add(one.record, one.cache)
+            fetched = self._files.add(one.record, one.cache)
+            self._any |= fetched or self._files.add(one.record)  # as far as it is here
         if not self.wanted:
             self._find_all()
         for run_id, record in self._records.items():

@@ -52,6 +52,8 @@ class EventFiles:
                 self._targets[file] = target
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if source is not None:
+                    if target.is_symlink():  # else the record would grow
+                        target.unlink()
                     _grow(file, target)
                 elif not target.exists():
                     target.symlink_to(file)

@@ -69,6 +69,19 @@ def test_series_of_a_record(tmp_path: Path, record: Run) -> None:
     assert shown(tmp_path) == {"one/train": [3.0, 2.0], "one/validation": [5.0]}
 
 
+def test_what_is_fetched_takes_the_place_of_the_record_and_leaves_it_alone(
+    tmp_path: Path, record: Run
+) -> None:
+    files = board(tmp_path)
+    scalars(record.dir / "one/logs", 3.0)
+    files.add(record)
+    scalars(tmp_path / "cache/one/logs", 3.0, 2.0)
+    files.add(record, tmp_path / "cache")
+    assert shown(tmp_path) == {"one": [3.0, 2.0]}
+    (file,) = record.dir.rglob("*.tfevents.*")
+    assert tensorboard.curves("", file.parent)[0][0].points == ((1, 3.0),)
+
+
 def test_links_out_of_the_run_are_not_followed(tmp_path: Path, record: Run) -> None:
     scalars(tmp_path / "secret", 1.0)
     (record.dir / "one").mkdir()
