@@ -28,6 +28,8 @@ NEVER_ONE = {
     ("gpuvm/report/shards.py", " examples, none in two of them, together the whole data set of "),
     ("gpuvm/report/shards.py", " examples."),  # a whole data set
     ("workloads/captioning/images.py", " images of "),  # a held-out set
+    ("gpuvm/studio/cards.py", " pictures, content 0 to 2, style 0 to 10"),  # a grid
+    ("workloads/captioning/caption.py", " pictures of "),  # that it was trained with
     ("workloads/captioning/train.py", " examples ("),
     ("workloads/captioning/train.py", " steps of "),
     ("gpuvm/cli/progress.py", " examples/s"),  # a rate
