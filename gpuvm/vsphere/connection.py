@@ -1,8 +1,9 @@
 """A connection to one vCenter: login, the calls that gpuvm makes, logout."""
 
 import contextlib
+import socket
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.request import getproxies
@@ -51,14 +52,15 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
     host, port = context.address
     trust = ssl_context(context.tls, host, port)
     try:
-        service = pyvim.SmartConnect(
-            host=host,
-            port=port,
-            user=context.user,
-            pwd=password.get_secret_value(),
-            sslContext=trust,
-            httpConnectionTimeout=context.timeout_s,
-        )
+        with _default_timeout(context.timeout_s):
+            service = pyvim.SmartConnect(
+                host=host,
+                port=port,
+                user=context.user,
+                pwd=password.get_secret_value(),
+                sslContext=trust,
+                httpConnectionTimeout=context.timeout_s,
+            )
     except ssl.SSLCertVerificationError as error:
         raise untrusted(host, port, error) from None
     except ssl.SSLError as error:
@@ -83,6 +85,17 @@ def connect(context: Context, password: SecretStr) -> "VSphere":
         with contextlib.suppress(*CALL_FAILED):
             _log_out(service.RetrieveContent())
         raise
+
+
+@contextlib.contextmanager
+def _default_timeout(seconds: float) -> Iterator[None]:
+    """The probe of the API versions, which pyVmomi makes first, has no timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def rejected_certificate(context: Context) -> session.Certificate | None:

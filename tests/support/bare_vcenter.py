@@ -1,6 +1,7 @@
 """A simulated vCenter without guests, and trouble at one chosen call of a command."""
 
 import json
+import os
 import shlex
 import subprocess
 import time
@@ -88,10 +89,17 @@ def bare_vcenter(folder: Path, shape: Description) -> Iterator[BareVCenter]:
     shape = shape.model_copy(update={"users": users, "address_block": "127.79.0.0/16"})
     (folder / "site.json").write_text(shape.to_json())
     (folder / "passwords.json").write_text(json.dumps({user.name: user.name for user in users}))
+    reading, writing = os.pipe()  # it ends with this process, however that ends
     server = subprocess.Popen(
-        [vcsim_binary(), "--state-dir", folder, "--description", folder / "site.json"],
+        [
+            *(vcsim_binary(), "--state-dir", folder, "--description", folder / "site.json"),
+            *("--parent-fd", str(reading)),
+        ],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=[reading],
     )
+    os.close(reading)
     ready = folder / "ready.json"
     while not ready.exists():
         assert server.poll() is None, "the simulator did not start"
@@ -110,5 +118,5 @@ def bare_vcenter(folder: Path, shape: Description) -> Iterator[BareVCenter]:
     try:
         yield BareVCenter(context, found["control_url"])
     finally:
-        server.terminate()
+        os.close(writing)
         server.wait()

@@ -145,6 +145,13 @@ def test_internal_error_of_the_vcenter_is_tried_again(troubled: Rig) -> None:
         assert connection.read_inventory().hosts
 
 
+def test_probe_that_is_not_answered_is_given_up(troubled: Rig) -> None:
+    """The first call of all, which pyVmomi would wait for without end."""
+    troubled.post("/drop-after", {"method": "vimServiceVersions", "count": 1, "hold": True})
+    with pytest.raises(Unreachable, match="timed out"):
+        Rig(_with(troubled, timeout_s=0.5), troubled.control).connect()
+
+
 def test_answer_that_does_not_come_is_given_up(troubled: Rig) -> None:
     """The context says when; the answer is held back until the client has hung up."""
     quick = Rig(_with(troubled, timeout_s=0.5), troubled.control)
