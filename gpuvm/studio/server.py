@@ -2,8 +2,10 @@
 
 import importlib.util
 import ipaddress
+import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -100,9 +102,14 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=CLOSE_S, ws="none"
         )
+        server = uvicorn.Server(config)
+        # At its end it would log, with a traceback, each connection that a browser keeps open.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+        # Uvicorn raises the signal that ended it again, and the pictures must end before this does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         # It listens already: whoever opens the page now waits until it is served.
         ready()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         finally:
             queue.close()
