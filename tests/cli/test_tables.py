@@ -24,6 +24,7 @@ from gpuvm.cli import (
     passthrough,
     plan_output,
     provision,
+    run_list,
     run_summary,
     runs,
     status,
@@ -138,15 +139,16 @@ def show_passthrough(_: Path) -> Sequence[str]:
 
 
 def show_runs(_: Path) -> Sequence[str]:
-    row = {
-        "run_id": NAMES["run"],
-        "state": "succeeded",
+    row = run_list._row(NAMES["run"], "succeeded") | {
+        "workload": "captioning",
         "vms": [NAMES["vm"], NAMES["other vm"]],
-        "started": None,
+        "accelerators": ["passthrough"],
+        "seconds": 71.5,
+        "score": {"name": "bleu4", "title": "BLEU-4", "value": 0.94},
         "operator": NAMES["operator"],
         "line": "step 400/400  loss 0.1234  1234 examples/s",
     }
-    runs._print([row])
+    runs._print(run_list.Listing([row], 0), filtered=False)
     return "run", "vm", "other vm", "operator"
 
 
