@@ -15,6 +15,7 @@ IN_PLACE = {
     "cli/console.py": "the null device, in place of an output that is closed",
     "runs/here.py": "a program's output, which grows while it runs",
     "runs/follow.py": "the copy of a guest's output so far, continued where it broke off",
+    "runs/event_files.py": "a copy of event files that grow, continued where it ends",
     "guest/download.py": "a part that becomes the file once it is whole and its digest right",
     "data/checksums.py": "the same, for a download",
     "lab/build.py": "a lock without a text",

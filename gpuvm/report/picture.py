@@ -22,7 +22,7 @@ from gpuvm.report.format import duration, when
 from gpuvm.report.model import Curve, ReportData, RunReport
 from gpuvm.report.phases import title
 from gpuvm.report.tiles import tiles
-from gpuvm.text import one_line
+from gpuvm.text import counted, one_line
 
 WIDTH_IN, HEIGHT_IN, DPI = 10.0, 5.625, 192
 """16:9, 1920 pixels wide."""
@@ -47,7 +47,7 @@ def write_png(data: ReportData, path: Path) -> None:
 
 
 def _one(figure: Figure, run: RunReport) -> None:
-    vms = f"{len(run.vms)} VM{'' if len(run.vms) == 1 else 's'}"
+    vms = counted(len(run.vms), "VM")
     where = f"{when(run.started)}, {vms}, {run.vcenter.name}, {run.run_id}"
     status = "no end recorded" if run.status == "running" else run.status
     _head(figure, f"{run.workload}: {status}", where, run.device_note, plain=run.device_plain)
@@ -78,7 +78,9 @@ def _several(figure: Figure, runs: Sequence[RunReport]) -> None:
     workloads = ", ".join(dict.fromkeys(run.workload for run in runs))
     notes = list(dict.fromkeys(run.device_note for run in runs if not run.device_plain))
     began = f"{when(min(run.started for run in runs))} and later"
-    _head(figure, f"{workloads}: {len(runs)} runs", began, " ".join(notes), plain=not notes)
+    _head(
+        figure, f"{workloads}: {counted(len(runs), 'run')}", began, " ".join(notes), plain=not notes
+    )
     shown = runs[:MOST_RUNS]
     curves = {run.run_id: found[0] for run in shown if (found := _first_phase(run.curves))}
     left = (5.25 if curves else _LEFT_IN) + 2.1

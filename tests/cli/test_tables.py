@@ -139,16 +139,19 @@ def show_passthrough(_: Path) -> Sequence[str]:
 
 
 def show_runs(_: Path) -> Sequence[str]:
-    row = run_list._row(NAMES["run"], "succeeded") | {
+    row = {
+        "run_id": NAMES["run"],
+        "state": "succeeded",
         "workload": "captioning",
         "vms": [NAMES["vm"], NAMES["other vm"]],
         "accelerators": ["passthrough"],
-        "seconds": 71.5,
-        "score": {"name": "bleu4", "title": "BLEU-4", "value": 0.94},
+        "started": None,
+        "seconds": 12345.0,
+        "score": {"title": "Exact match", "value": 0.762},
         "operator": NAMES["operator"],
         "line": "step 400/400  loss 0.1234  1234 examples/s",
     }
-    runs._print(run_list.Listing([row], 0), filtered=False)
+    runs._print(run_list.Listing([row], more=0), filtered=False)
     return "run", "vm", "other vm", "operator"
 
 
