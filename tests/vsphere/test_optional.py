@@ -75,16 +75,16 @@ def optional(kind: Any, path: str) -> bool:
     return found
 
 
-def cases() -> Iterator[tuple[Any, str, str]]:
+def cases() -> Iterator[Any]:
+    """Each path of one object of its kind, in turn; of all the others in ``make soak``."""
     paths = {(kind, part) for _, kind, path in asked() for part in above(path)}
     for kind, names in WHO.items():
         mine = sorted({part for of, part in paths if issubclass(kind, of)})
-        for name in names:
-            yield from ((kind, name, path) for path in mine)
-            yield kind, name, ""
-
-
-CASES = list(cases())
+        for place, path in enumerate(["", *mine]):
+            for number, name in enumerate(names):
+                marks = [] if number == place % len(names) or not path else [pytest.mark.soak]
+                label = f"{name}-{path or 'itself'}"
+                yield pytest.param(kind, name, path, id=label, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +195,7 @@ def hide(site: Rig, ids: dict[tuple[str, str], str]) -> Iterator[Callable[[Any, 
     delete_all(site)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "path"), CASES, ids=[f"{n}-{p or 'itself'}" for _, n, p in CASES]
-)
+@pytest.mark.parametrize(("kind", "name", "path"), list(cases()))
 def test_absent(
     kind: Any,
     name: str,
