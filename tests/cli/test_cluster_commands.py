@@ -282,7 +282,7 @@ def test_linked_clones_need_a_snapshot_taken_once_on_request(small: CommandLine)
     assert made.exit_code == 0, made.stderr
     assert "linked clone" in made.stdout
     assert small("provision", *options).exit_code == 0
-    assert "1 snapshots" in small("doctor").stdout
+    assert "1 snapshot" in small("doctor").stdout
     assert small("teardown").exit_code == 0
 
 

@@ -223,7 +223,7 @@ def test_karpathys_split_file_is_read_and_its_split_used(tmp_path: Path, name: s
     assert [one.id for one in found.held_out] == names[3::4]
     assert {one.id for one in found.train} == {*names[0::4], *names[1::4]}
     assert found.held_out[0].texts == ("a dog 3", "a cat")
-    assert found.split == f"the test images of {name}; its 15 val images are not used"
+    assert found.split == f"the test images of {name}; its val images, 15, are not used"
 
 
 def test_pictures_of_karpathys_coco_are_in_the_folders_that_it_names(tmp_path: Path) -> None:
