@@ -71,13 +71,14 @@ def _phases(run: RunReport, width: int) -> Iterator[Text]:
 
 
 def _vms(run: RunReport, width: int) -> Iterator[Text]:
+    busy = "SIMULATED GPU BUSY" if any(vm.simulated for vm in run.vms) else "GPU BUSY"
     columns = (
         "VM",
         "HOST",
         Prose("GPU"),
         Prose("TENSORFLOW USED"),
         *map(Number, ("STEPS", "EXAMPLES/S", "COMPILE")),
-        *([Number("GPU BUSY")] if run.gpu_usage else []),
+        *([Number(busy)] if run.gpu_usage else []),
     )
     rows = [
         (
