@@ -36,7 +36,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory, simulator: None) -> Iterator
 def test_gpus_says_that_there_is_none(stock: CommandLine) -> None:
     shown = stock("gpus")
     assert shown.exit_code == 0
-    assert "no NVIDIA GPU on the 3 hosts of /DC0/host/DC0_C0" in shown.stdout
+    assert "no NVIDIA GPU in /DC0/host/DC0_C0, which has 3 hosts" in shown.stdout
     assert stock("gpus", "--json").json["data"]["gpus"] == []
 
 
