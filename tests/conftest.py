@@ -45,13 +45,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("light"):
         return
-    needs_simulator = [
-        item
-        for item in items
-        if isinstance(item, pytest.Function) and "simulator" in item.fixturenames
-    ]
-    config.hook.pytest_deselected(items=needs_simulator)
-    items[:] = [item for item in items if item not in needs_simulator]
+    heavy = {item for item in items if _is_heavy(item)}
+    config.hook.pytest_deselected(items=list(heavy))
+    items[:] = [item for item in items if item not in heavy]
+
+
+def _is_heavy(item: pytest.Item) -> bool:
+    needs_simulator = isinstance(item, pytest.Function) and "simulator" in item.fixturenames
+    return needs_simulator or item.get_closest_marker("tensorflow") is not None
 
 
 @pytest.fixture(scope="session")

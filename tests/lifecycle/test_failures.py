@@ -29,6 +29,7 @@ no_faults = clearing_faults("rig", "slow")
 
 @pytest.mark.parametrize("method", ["CloneVM_Task", "PowerOnVM_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
+@pytest.mark.usefixtures("simulator")
 def test_lost_answer_is_looked_up(method: str, which: str, request: pytest.FixtureRequest) -> None:
     """On the slow one the task still runs when it is looked for, on the other it has ended."""
     rig = request.getfixturevalue(which)

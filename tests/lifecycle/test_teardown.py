@@ -35,6 +35,7 @@ def _running(rig: Rig, connection: VSphere, name: str) -> list[VM]:
 
 @pytest.mark.parametrize("method", ["PowerOffVM_Task", "Destroy_Task"])
 @pytest.mark.parametrize("which", ["rig", "slow"])
+@pytest.mark.usefixtures("simulator")
 def test_teardown_looks_up_a_lost_answer(
     method: str, which: str, request: pytest.FixtureRequest
 ) -> None:
@@ -51,6 +52,7 @@ def test_teardown_looks_up_a_lost_answer(
 
 
 @pytest.mark.parametrize("which", ["rig", "slow"])
+@pytest.mark.usefixtures("simulator")
 def test_stop_looks_up_a_lost_answer(which: str, request: pytest.FixtureRequest) -> None:
     rig = request.getfixturevalue(which)
     with rig.connect() as connection:
