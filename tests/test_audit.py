@@ -46,7 +46,7 @@ def test_without_a_network_it_says_so_and_does_not_fail() -> None:
     )
     assert done.returncode == 0, done.stderr
     python, go = done.stdout.splitlines()
-    assert python.startswith("audit of Python: not done, pypi.org does not answer")
+    assert python.startswith("audit of Python: not done, the package index")
     assert go.startswith("audit of Go: not done, https://vuln.go.dev does not answer")
 
 
