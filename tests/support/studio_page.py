@@ -1,7 +1,6 @@
 """The studio's page in a headless Chromium, which notes what a page must not do."""
 
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
+import browser
 from commands import CommandLine
 
-PROGRAMS = ("chromium", "google-chrome", "chromium-browser")
-CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 DESKTOP, PHONE = (1280, 900), (390, 844)
 SLOW_MS = 120_000
 """A deadline, not a duration: a machine with other work renders slowly."""
@@ -95,11 +92,5 @@ class Browser:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield Browser(launched)
-        launched.close()
+    with browser.launched() as program:
+        yield Browser(program)
