@@ -10,7 +10,6 @@ from gpuvm.errors import BadInput
 MAX_BYTES: Final = 20 << 20
 MAX_PIXELS: Final = 40_000_000
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 def check(file: Path) -> None:
