@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ssh_servers import new_mark
 
 from gpuvm import guest
 from gpuvm.guest import Exited, Process
@@ -100,7 +101,7 @@ def test_a_long_run_is_sampled_more_and_more_rarely() -> None:
 
 def launch(machine: Machine, source: str) -> Path:
     with guest.connect(machine.endpoint) as one:
-        process = Process("runs/one", ["python3", "-c", source], "mark-1", {})
+        process = Process("runs/one", ["python3", "-c", source], new_mark(), {})
         assert guest.launch(one, "python3", process) == guest.Launched()
     return Path(machine.home) / "runs/one"
 

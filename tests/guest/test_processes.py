@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ssh_servers import new_mark
 
 from gpuvm import guest
 from gpuvm.errors import CommandFailed, GuestError, GuestUnreachable
@@ -14,6 +15,8 @@ from gpuvm.guest import Exited, Output, Process
 from gpuvm.guest.processes import STDERR, STDOUT
 
 Machine = Any  # tests/support/ssh_servers.py
+
+MARK, OTHER_MARK = new_mark(), new_mark()
 
 SAYS_AND_WAITS = """
 import os, pathlib, sys, time
@@ -40,7 +43,7 @@ time.sleep(1000)
 
 
 def program(source: str, **changes: Any) -> Process:
-    process = Process("runs/one", ["python3", "-c", source], "mark-1", {"GREETING": "it's 1"})
+    process = Process("runs/one", ["python3", "-c", source], MARK, {"GREETING": "it's 1"})
     return replace(process, **changes)
 
 
@@ -133,16 +136,16 @@ def test_bytes_come_as_they_are(machine: Machine) -> None:
 def test_stopping_it_stops_the_whole_process_tree(machine: Machine, wait_for: Any) -> None:
     with guest.connect(machine.endpoint) as one:
         guest.launch(one, "python3", program(HIDES))
-        other = program("import time; time.sleep(1000)", directory="runs/two", mark="mark-2")
+        other = program("import time; time.sleep(1000)", directory="runs/two", mark=OTHER_MARK)
         guest.launch(one, "python3", other)
         until(one, b"hidden")
         wait_for(lambda: len(machine.processes()) >= 6, "all of them are there")
-        guest.end_all(one, "python3", "mark-1")
+        guest.end_all(one, "python3", MARK)
         assert rest(one)[1].exit_status == 137
         # What is left: the other's supervisor, the other, and what serves our connection.
         wait_for(lambda: len(machine.processes()) == 3, "only the other run is there")
-        guest.end_all(one, "python3", "mark-1")
-        guest.end_all(one, "python3", "mark-2")
+        guest.end_all(one, "python3", MARK)
+        guest.end_all(one, "python3", OTHER_MARK)
     wait_for(lambda: not machine.processes(), "nothing is left")
 
 
@@ -153,7 +156,7 @@ def test_one_interpreter_serves_a_connection(machine: Machine) -> None:
         guest.launch(one, "counted", program("import time; time.sleep(1000)"))
         for _ in range(3):
             assert [seen.run for seen in guest.list_processes(one, "counted", "runs")] == ["one"]
-        guest.end_all(one, "counted", "mark-1")
+        guest.end_all(one, "counted", MARK)
     assert starts.read_text().count("\n") == 1
 
 
@@ -162,7 +165,7 @@ def test_a_script_that_takes_too_long_is_ended_and_others_go_on(machine: Machine
         guest.launch(one, "python3", program("import time; time.sleep(1000)"))
         with pytest.raises(GuestError, match="'wait' timed out after 1 s"):
             one.script("python3", "runs", "follow", "runs/one", "{}", timeout_s=1, what="wait")
-        guest.end_all(one, "python3", "mark-1")
+        guest.end_all(one, "python3", MARK)
         with pytest.raises(CommandFailed, match="No such file"):
             one.script("python3", "runs", "follow", "runs/no", "{}", timeout_s=9, what="follow")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from events import Scalars, scalars
+from ssh_servers import new_mark
 
 from gpuvm import guest
 from gpuvm.events import Events
@@ -97,7 +98,7 @@ def test_a_run_that_goes_on_is_fetched_as_it_grows(
     files, live = board(tmp_path), LiveRun(record, [machine.member()], settings, tmp_path / "cache")
     with guest.connect(machine.endpoint) as one:
         where = f"{settings.work_dir}/{RUN_ID}"
-        guest.launch(one, "python3", Process(where, ["python3", "-c", WAITS], "mark-1", {}))
+        guest.launch(one, "python3", Process(where, ["python3", "-c", WAITS], new_mark(), {}))
     own = Scalars(folder / "project/logs")
     own.add(3.0)
     assert live.fetch(events)

@@ -6,6 +6,7 @@ Each has a home of its own and a PATH with this test's Python; nothing of it is 
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,6 +23,13 @@ from gpuvm.guest import Endpoint
 from gpuvm.inventory import VM
 from gpuvm.lab.guest.streams import pump_in, pump_out
 from gpuvm.runs import Member
+
+
+def new_mark() -> str:
+    """A mark for a Process. All tests' guests share one process table, and ``end_all`` ends every
+    process with a mark: one of a test that runs at the same time must have another.
+    """
+    return f"mark-{secrets.token_hex(8)}"
 
 
 @dataclass
