@@ -39,7 +39,9 @@ from gpuvm.guest.processes import (
 )
 from gpuvm.guest.progress import OnProgress, TransferProgress
 from gpuvm.guest.readiness import Expected, Ready, query_gpus, wait_ready
+from gpuvm.guest.relay import relayed
 from gpuvm.guest.ssh import CommandResult, Guest, HeldCommand, connect
+from gpuvm.guest.transfer import TransferChannel
 from gpuvm.guest.upload import Files, Pruned, Pushed, prune_store, push, push_by_content
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "Pushed",
     "Ready",
     "SkippedFile",
+    "TransferChannel",
     "TransferProgress",
     "cancel",
     "collect_project",
@@ -93,6 +96,7 @@ __all__ = [
     "push_by_content",
     "query_gpus",
     "read_gpu_health",
+    "relayed",
     "shut_down_when_idle",
     "ssh_config",
     "take_place",

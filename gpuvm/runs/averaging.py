@@ -1,0 +1,211 @@
+"""Averages the weights of a run's workers, which need no connection to each other.
+
+Local SGD: each worker trains by itself for a round, and continues with the average of all workers'
+weights (McMahan et al. 2017, arXiv:1602.05629; Stich 2019, arXiv:1805.09767). A worker that is lost
+is missing from the next average, and one that comes back joins after it; nobody else has to stop.
+
+This is the side of the operator: a ``Channel`` for each worker, whose messages are those of
+workloads/README.md.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+Header = dict[str, Any]
+
+
+class Channel(Protocol):
+    """Sends to one worker. Raises OSError when that is lost."""
+
+    def send(self, header: Header, payload: bytes = b"") -> None: ...
+
+
+@dataclass
+class _Topic:
+    """``weights`` are the last average, ``members`` and ``steps`` those of the current round, and
+    ``sent`` the differences of the workers that have finished it.
+    """
+
+    terms: dict[str, int] = field(default_factory=dict)
+    weights: "np.ndarray | None" = None
+    rounds: list[Header] = field(default_factory=list)
+    members: tuple[int, ...] = ()
+    steps: int = 0
+    entered: dict[int, tuple[Header, bytes]] = field(default_factory=dict)
+    sent: dict[int, bytes] = field(default_factory=dict)
+
+    def used(self) -> int:
+        """The examples that the rounds have used."""
+        return sum(len(one["by"]) * one["steps"] for one in self.rounds) * self.terms["batch"]
+
+    def begin_round(self, members: tuple[int, ...]) -> None:
+        left = max(0, self.terms["examples"] - self.used())
+        each = -(-left // (max(1, len(members)) * self.terms["batch"]))
+        self.members, self.steps = members, min(self.terms["every"], each)
+
+
+class Averager:
+    """``workers`` begin together; ``members`` are those of the current round.
+
+    Its methods may be called from several threads. ``on_change`` is called with the members after
+    they have changed.
+    """
+
+    def __init__(
+        self, workers: int, on_change: Callable[[tuple[int, ...]], None] = lambda _: None
+    ) -> None:
+        self._expected, self._on_change = set(range(workers)), on_change
+        self._lock = threading.RLock()
+        self._channels: dict[int, Channel] = {}
+        self._members: set[int] = set()
+        self._joining: set[int] = set()
+        self._topics: dict[str, _Topic] = {}
+        self._barriers: dict[str, set[int]] = {}
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return tuple(sorted(self._members))
+
+    def connected(self, worker: int, channel: Channel) -> None:
+        with self._lock:
+            self._channels[worker] = channel
+            if worker in self._expected:
+                self._expected.discard(worker)
+                self._members.add(worker)
+            else:
+                self._joining.add(worker)
+
+    def received(self, worker: int, header: Header, payload: bytes) -> None:
+        """Take note of a message of a worker that is connected."""
+        with self._lock:
+            kind = header["kind"]
+            if kind == "enter":
+                self._enter(worker, header, payload)
+            elif kind == "average":
+                self._topics[header["topic"]].sent[worker] = payload
+                self._average(header["topic"])
+            elif kind == "barrier":
+                self._barriers.setdefault(header["topic"], set()).add(worker)
+                self._admit_to_barrier(worker)
+                self._barrier(header["topic"])
+
+    def lost(self, worker: int) -> None:
+        """The worker has gone, or will not come: go on without it."""
+        with self._lock:
+            self._channels.pop(worker, None)
+            self._joining.discard(worker)
+            self._expected.discard(worker)
+            for topic in self._topics.values():
+                topic.entered.pop(worker, None)
+                topic.sent.pop(worker, None)
+            for waiting in self._barriers.values():
+                waiting.discard(worker)
+            if worker in self._members:
+                self._members.discard(worker)
+                self._on_change(self.members)
+            for name in tuple(self._topics):
+                self._begin(name)
+                self._average(name)
+            for name in tuple(self._barriers):
+                self._barrier(name)
+            self._take_over()
+
+    def _enter(self, worker: int, header: Header, payload: bytes) -> None:
+        topic = self._topics.setdefault(header["topic"], _Topic())
+        if topic.weights is None:
+            topic.entered[worker] = header, payload
+            self._begin(header["topic"])
+        elif worker in self._joining and topic.steps:
+            topic.entered[worker] = header, payload
+            self._take_over()
+        else:  # it catches up with what is over
+            self._welcome(topic, worker)
+
+    def _begin(self, name: str) -> None:
+        """Begin a topic once all members are there, with the weights of the furthest."""
+        topic = self._topics[name]
+        if self._expected or topic.weights is not None or not topic.entered:
+            return
+        if not self._members <= topic.entered.keys():
+            return
+        self._admit(topic)
+        # Where workers enter with a checkpoint's rounds, or their own when the operator was away
+        furthest = max(self.members, key=lambda one: len(topic.entered[one][0]["rounds"]))
+        header, payload = topic.entered[furthest]
+        topic.terms, topic.rounds = header["terms"], list(header["rounds"])
+        topic.weights = np.frombuffer(payload, np.float32).copy()
+        topic.begin_round(self.members)
+        topic.entered.clear()
+        for worker in self.members:
+            self._welcome(topic, worker)
+
+    def _average(self, name: str) -> None:
+        """Answer the members once all have finished the round, and let others join."""
+        topic = self._topics[name]
+        if topic.weights is None or not topic.sent or not self._members <= topic.sent.keys():
+            return
+        by = self.members
+        parts = [np.frombuffer(topic.sent[worker], np.float16) for worker in by]
+        mean = np.mean(np.stack(parts), axis=0, dtype=np.float32).astype(np.float16)
+        topic.weights = topic.weights + mean.astype(np.float32)
+        done = {"members": topic.members, "by": by, "steps": topic.steps}
+        topic.rounds.append(done)
+        topic.sent.clear()
+        joined = self._admit(topic)
+        topic.begin_round(self.members)
+        for worker in by:
+            answer = {"members": topic.members, "done": done, "steps": topic.steps}
+            self._send(worker, answer, mean.tobytes())
+        for worker in joined:
+            self._welcome(topic, worker)
+
+    def _take_over(self) -> None:
+        """When all members have gone, those who wait go on from the last average."""
+        for topic in self._topics.values():
+            if not self._members and topic.weights is not None and topic.entered:
+                joined = self._admit(topic)
+                lost = {"members": topic.members, "by": (), "steps": topic.steps}
+                topic.rounds.append(lost)
+                topic.begin_round(self.members)
+                for worker in joined:
+                    self._welcome(topic, worker)
+
+    def _admit(self, topic: _Topic) -> list[int]:
+        """Those who wait for this topic become members."""
+        joined = sorted(self._joining & topic.entered.keys())
+        for worker in joined:
+            self._joining.discard(worker)
+            self._members.add(worker)
+        if joined:
+            topic.entered = {w: one for w, one in topic.entered.items() if topic.weights is None}
+            self._on_change(self.members)
+        return joined
+
+    def _admit_to_barrier(self, worker: int) -> None:
+        if worker in self._joining:
+            self._joining.discard(worker)
+            self._members.add(worker)
+
+    def _welcome(self, topic: _Topic, worker: int) -> None:
+        weights = b"" if topic.weights is None else topic.weights.tobytes()
+        answer = {"members": topic.members, "rounds": topic.rounds, "steps": topic.steps}
+        self._send(worker, answer, weights)
+
+    def _barrier(self, name: str) -> None:
+        waiting = self._barriers[name]
+        is_whole = self._members <= waiting
+        for worker in sorted(waiting):
+            self._send(worker, {"members": self.members, "all": is_whole})
+        if is_whole:
+            del self._barriers[name]
+
+    def _send(self, worker: int, header: Header, payload: bytes = b"") -> None:
+        """A worker that cannot be reached is reported by who reads from it."""
+        try:
+            self._channels[worker].send(header, payload)
+        except (OSError, KeyError):
+            return

@@ -1,0 +1,135 @@
+"""The connections of ``averaging`` to the workers: a relay in each guest, over its SSH connection.
+
+No port is opened in any guest, and guests need not reach each other.
+"""
+
+import contextlib
+import json
+import queue
+import struct
+import threading
+from collections.abc import Sequence
+
+from gpuvm.errors import GuestError
+from gpuvm.guest import Guest, TransferChannel, connect, relayed
+from gpuvm.runs.averaging import Averager, Header
+from gpuvm.runs.fan_out import Member
+
+SOCKET = "averaging.sock"
+LENGTHS = struct.Struct("!IQ")
+SILENCE_S = 15.0
+"""A worker that says nothing for so long is lost; it says something every two seconds."""
+BEAT_S = 2.0
+RETRY_S = 0.5
+CONNECT_S = 5.0
+MAX_HEADER, MAX_PAYLOAD = 1 << 24, 1 << 36
+
+
+class Links:
+    """Keeps a relay in every member's guest until ``close``. ``averager`` knows the workers by
+    their position among the members.
+    """
+
+    def __init__(
+        self,
+        averager: Averager,
+        members: Sequence[Member],
+        python: str,
+        directory: str,
+    ) -> None:
+        self._averager, self._python, self._directory = averager, python, directory
+        self._closing = threading.Event()
+        self._open: dict[int, Guest] = {}
+        self._threads = [
+            threading.Thread(target=self._serve, args=(worker, member), daemon=True)
+            for worker, member in enumerate(members)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        for guest in tuple(self._open.values()):
+            guest.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, worker: int, member: Member) -> None:
+        while not self._closing.is_set():
+            with contextlib.suppress(GuestError):
+                self._serve_once(worker, member)
+            self._closing.wait(RETRY_S)
+
+    def _serve_once(self, worker: int, member: Member) -> None:
+        """Connects, and passes on the messages of one connection of the program."""
+        with (
+            connect(member.endpoint, timeout_s=CONNECT_S) as guest,
+            relayed(guest, self._python, self._directory, SOCKET, SILENCE_S) as channel,
+            _Sender(channel) as sender,
+        ):
+            self._open[worker] = guest
+            is_known = False
+            try:
+                while not self._closing.is_set():
+                    header, payload = _message(channel)
+                    if header["kind"] == "hello":
+                        is_known = True
+                        self._averager.connected(worker, sender)
+                    elif is_known:
+                        self._averager.received(worker, header, payload)
+            finally:
+                del self._open[worker]
+                if is_known:
+                    self._averager.lost(worker)
+
+
+class _Sender:
+    """Sends in a thread of its own, so that a slow worker holds up nobody else; when there is
+    nothing to send, it says that the operator is still there.
+    """
+
+    def __init__(self, channel: TransferChannel) -> None:
+        self._channel = channel
+        self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> "_Sender":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.put(None)
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        self._waiting.put(_encoded(header, payload))
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                try:
+                    message = self._waiting.get(timeout=BEAT_S)
+                except queue.Empty:
+                    message = _encoded({"kind": "beat"})
+                if message is None:
+                    return
+                self._channel.send(message)
+
+
+def _encoded(header: Header, payload: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return LENGTHS.pack(len(text), len(payload)) + text + payload
+
+
+def _message(channel: TransferChannel) -> tuple[Header, bytes]:
+    header, payload = LENGTHS.unpack(_exactly(channel, LENGTHS.size))
+    if header > MAX_HEADER or payload > MAX_PAYLOAD:
+        raise GuestError(f"{channel.guest.name}: a message of {payload} bytes is too long")
+    return json.loads(_exactly(channel, header)), _exactly(channel, payload)
+
+
+def _exactly(channel: TransferChannel, count: int) -> bytes:
+    parts = []
+    while count:
+        parts.append(channel.read_bytes(count))
+        count -= len(parts[-1])
+    return b"".join(parts)
