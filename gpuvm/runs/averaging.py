@@ -40,7 +40,17 @@ class _Topic:
 
     def used(self) -> int:
         """The examples that the rounds have used."""
-        return sum(len(one["by"]) * one["steps"] for one in self.rounds) * self.terms["batch"]
+        steps = (len(one["by"]) * one["steps"] * one["times"] for one in self.rounds)
+        return sum(steps) * self.terms["batch"]
+
+    def end_round(self, by: tuple[int, ...]) -> Header:
+        done = {"members": self.members, "by": by, "steps": self.steps, "times": 1}
+        last = self.rounds[-1] if self.rounds else {}
+        if {**last, "times": 1} == done:
+            last["times"] += 1
+        else:
+            self.rounds.append(dict(done))
+        return done
 
     def begin_round(self, members: tuple[int, ...]) -> None:
         left = max(0, self.terms["examples"] - self.used())
@@ -134,9 +144,13 @@ class Averager:
             return
         self._admit(topic)
         # Where workers enter with a checkpoint's rounds, or their own when the operator was away
-        furthest = max(self.members, key=lambda one: len(topic.entered[one][0]["rounds"]))
+        furthest = max(self.members, key=lambda one: _rounds(topic.entered[one][0]))
         header, payload = topic.entered[furthest]
-        topic.terms, topic.rounds = header["terms"], list(header["rounds"])
+        topic.terms = header["terms"]
+        topic.rounds = [
+            {**one, "members": tuple(one["members"]), "by": tuple(one["by"])}
+            for one in header["rounds"]
+        ]
         topic.weights = np.frombuffer(payload, np.float32).copy()
         topic.begin_round(self.members)
         topic.entered.clear()
@@ -152,8 +166,7 @@ class Averager:
         parts = [np.frombuffer(topic.sent[worker], np.float16) for worker in by]
         mean = np.mean(np.stack(parts), axis=0, dtype=np.float32).astype(np.float16)
         topic.weights = topic.weights + mean.astype(np.float32)
-        done = {"members": topic.members, "by": by, "steps": topic.steps}
-        topic.rounds.append(done)
+        done = topic.end_round(by)
         topic.sent.clear()
         joined = self._admit(topic)
         topic.begin_round(self.members)
@@ -168,8 +181,7 @@ class Averager:
         for topic in self._topics.values():
             if not self._members and topic.weights is not None and topic.entered:
                 joined = self._admit(topic)
-                lost = {"members": topic.members, "by": (), "steps": topic.steps}
-                topic.rounds.append(lost)
+                topic.end_round(())
                 topic.begin_round(self.members)
                 for worker in joined:
                     self._welcome(topic, worker)
@@ -209,3 +221,7 @@ class Averager:
             self._channels[worker].send(header, payload)
         except (OSError, KeyError):
             return
+
+
+def _rounds(entering: Header) -> int:
+    return sum(one["times"] for one in entering["rounds"])

@@ -1,5 +1,6 @@
 """``python -m captioning``."""
 
+import os
 import sys
 
 from captioning import caption
@@ -7,13 +8,16 @@ from captioning.dataset import Dataset
 from captioning.options import NAME, parse
 from captioning.train import work
 from common import cluster, program
+from common.averaging import VARIABLE
 
 
 def main() -> None:
     if sys.argv[1:2] in (["caption"], ["evaluate"]):
         caption.main()
         return
-    options = parse().shared_by(cluster.from_environment().workers)
+    options = parse()
+    if VARIABLE not in os.environ:
+        options = options.shared_by(cluster.from_environment().workers)
     program.run(
         NAME,
         options,

@@ -51,9 +51,10 @@ class Options(options.Options):
     beam: int
     checkpoint_every: int
     perturb_shard: int | None
+    average_every: int
 
     def shared_by(self, workers: int) -> "Options":
-        """Rounds batch sizes up to multiples of the number of workers."""
+        """Rounds batch sizes up to multiples of the number of workers that share each batch."""
         batch_size = _multiple(self.batch_size, workers)
         encoder_batch_size = _multiple(self.encoder_batch_size or batch_size, batch_size)
         return dataclasses.replace(
@@ -83,6 +84,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     parser.add_argument(
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
+    )
+    parser.add_argument(
+        "--average-every",
+        type=int,
+        default=16,
+        metavar="STEPS",
+        help="steps of a worker between two averages, with local SGD",
     )
     given = options.parse(parser, Options, PRESETS, arguments)
     if given.mode != "train":

@@ -5,6 +5,7 @@ depend on the number of workers, and are the same after a resume.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,34 +17,44 @@ from captioning.model import DIM_IN, Captioner, build_encoder, encoder_loss
 from captioning.options import Options
 from common import training
 from common.checkpoints import Checkpoints
+from common.deal import Round
 from common.files import sha256
+from common.local_sgd import LocalSGD
 from common.program import EndFields, Session
 
 LOG_EVERY, MAX_RECORDS = 10, 3000
 DROPOUT = 0.4
 ENCODER_RATE = 2e-3
+AHEAD = 1 << 32  # between the seeds of two workers
 NORMALIZED_BY = 256  # examples whose features give mean and deviation
 
 
 def work(session: Session, options: Options, data: Dataset) -> EndFields:
     cluster = session.cluster
-    shard = Shard(len(data.train), options.batch_size, cluster.worker, cluster.workers)
-    shard.write(session, data)
+    shard = None
+    if session.averaging is None:
+        shard = Shard(len(data.train), options.batch_size, cluster.worker, cluster.workers)
+        shard.write(session, data)
     session.log("split", train=len(data.train), held_out=len(data.held_out), by=data.split)
     print(f"{len(data.train)} to train on, {len(data.held_out)} held out: {data.split}", flush=True)
     trainer = Trainer(session, options, data, shard)
     trainer.train()
-    if session.is_chief:
+
+    def conclude() -> None:
         weights = None if trainer.vgg16 is None else trainer.vgg16.sha256
         caption.write_model(options, data, weights)
         evaluate(session, trainer, data, options.beam)
+
+    session.by_chief(conclude)
     return {"steps": trainer.done["train"], "weights_sha256": trainer.digest()}
 
 
 class Trainer:
     """Two models in one strategy; ``done`` is the number of steps done of each."""
 
-    def __init__(self, session: Session, options: Options, data: Dataset, shard: Shard) -> None:
+    def __init__(
+        self, session: Session, options: Options, data: Dataset, shard: Shard | None
+    ) -> None:
         self.session, self.options, self.data, self.shard = session, options, data, shard
         self.tf, self.strategy = session.tf, session.strategy
         tf = self.tf
@@ -72,24 +83,27 @@ class Trainer:
             checkpoint,
             session.out,
             self._made_with(),
-            chief=session.is_chief,
+            chief=session.keeps_checkpoints,
             warn=session.warn,
         )
-        self.done: dict[str, int] = self._checkpoints.restore() or {"encoder": 0, "train": 0}
+        self.done: dict[str, Any] = self._checkpoints.restore() or {"encoder": 0, "train": 0}
+        self.rounds: dict[str, list[dict[str, Any]]] = self.done.pop("rounds", {})
         training.check_same_step(tf, self.strategy, sum(self.done.values()))
 
     def train(self) -> None:
         options, log = self.options, self.session.log
         if self.vgg16 is None:
+            encoder = self._phase("encoder", options.encoder_steps, self.encoder_batch)
             with log.phase("images"):
-                self.data.cache([self.data.train[i] for i in self._needed()])
+                self.data.cache([self.data.train[i] for i in encoder.needed])
             with log.phase("encoder"):
-                self._train("encoder", self.encoder_step, self.images_at, options.encoder_steps)
+                self._train(encoder, self.encoder_step, self.images, lambda _: None)
+        train = self._phase("train", options.steps, options.batch_size)
         with log.phase("features"):
-            self.compute_features()
+            self.compute_features(train.needed)
             self.data.cache([])
         with log.phase("train"):
-            self._train("train", self.caption_step, self.captions_at, options.steps)
+            self._train(train, self.caption_step, self.captions, self.add_features)
 
     def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
         """float16 [n, 4096], computed in parts to save memory."""
@@ -105,29 +119,36 @@ class Trainer:
         variables = [*self.encoder_variables(), *self.captioner.trainable_variables()]
         return sha256(variable.numpy() for variable in variables)
 
-    def compute_features(self) -> None:
-        """Features of all examples that this worker needs; each image is computed once."""
-        indices = self._needed()
+    def compute_features(self, indices: Sequence[int]) -> None:
+        """Features of these examples and of the first ones, which all workers use for the
+        normalization; each image is computed once.
+        """
+        first = range(min(NORMALIZED_BY, len(self.data.train)))
+        indices = sorted({*first, *map(int, indices)})
         examples = [self.data.train[i] for i in indices]
         self._features = self.features(examples)
-        self._normalize(self._features[:NORMALIZED_BY].astype(np.float32))
+        self._normalize(self._features[: len(first)].astype(np.float32))
         if self._perturbed:
             self._features = self.features(examples, perturb=True)
         self._rows = {i: row for row, i in enumerate(indices)}
         self._tokens = [self.data.tokens(example) for example in examples]
 
-    def images_at(self, step: int) -> tuple[Any, ...]:
-        """The encoder's batch: several consecutive batches of the captioner."""
-        many = self.encoder_batch // self.options.batch_size
-        rounds = range(step * many, (step + 1) * many)
-        chosen = [i for one in rounds for i in self.shard.at(one, self.options.seed)]
+    def add_features(self, indices: Sequence[int]) -> None:
+        """Features of those of the examples that this worker has got from another one."""
+        more = [i for i in map(int, indices) if i not in self._rows]
+        if more:
+            examples = [self.data.train[i] for i in more]
+            self._rows |= {i: len(self._tokens) + row for row, i in enumerate(more)}
+            self._features = np.concatenate([self._features, self.features(examples)])
+            self._tokens += [self.data.tokens(example) for example in examples]
+
+    def images(self, chosen: Sequence[int], _: int) -> tuple[Any, ...]:
         examples = [self.data.train[i] for i in chosen]
         images = self.data.images(examples, perturb=self._perturbed)
         return self.tf.constant(images), self.tf.constant(self.data.targets(examples))
 
-    def captions_at(self, step: int) -> tuple[Any, ...]:
+    def captions(self, chosen: Sequence[int], step: int) -> tuple[Any, ...]:
         """Features, the tokens of one caption of each image, and the step."""
-        chosen = self.shard.at(step, self.options.seed + 1)
         rows = [self._rows[i] for i in chosen]
         texts = [self._tokens[row] for row in rows]
         tokens = np.stack([t[(step + i) % len(t)] for i, t in zip(chosen, texts, strict=True)])
@@ -174,39 +195,87 @@ class Trainer:
     def encoder_variables(self) -> list[Any]:
         return [*self.encoder.trainable_variables, *self.head.trainable_variables]
 
+    def _phase(self, name: str, steps: int, batch: int) -> "Phase":
+        """Where weights are averaged, this waits for the other workers."""
+        options, averaging = self.options, self.session.averaging
+        is_encoder = name == "encoder"
+        local = None
+        if averaging is not None:
+            local = LocalSGD(
+                averaging,
+                self.session.log,
+                name,
+                self.encoder_variables() if is_encoder else self.captioner.trainable_variables(),
+                self.encoder_optimizer if is_encoder else self.optimizer,
+                total=len(self.data.train),
+                steps=steps,
+                batch=batch,
+                every=options.average_every,
+                seed=options.seed + (not is_encoder),
+                rounds=[Round.of(one) for one in self.rounds.get(name, [])],
+            )
+        return Phase(name, steps, batch, self.shard, local)
+
     def _train(
         self,
-        name: str,
+        phase: "Phase",
         compute: Callable[..., Any],
-        batch_at: Callable[[int], tuple[Any, ...]],
-        steps: int,
+        batch_of: Callable[[Sequence[int], int], tuple[Any, ...]],
+        prepare: Callable[[Sequence[int]], None],
     ) -> None:
-        options, done = self.options, self.done[name]
-        batch = options.batch_size if name == "train" else self.encoder_batch
-        stop_after = options.stop_after if name == "train" else None
-        phase = training.Phase(
-            name, steps, batch // self.shard.workers, options.checkpoint_every, options.stall_s
+        options, done = self.options, self.done[phase.name]
+        log_every = max(LOG_EVERY, phase.steps // MAX_RECORDS)
+        trained = training.Phase(
+            phase.name,
+            phase.steps,
+            phase.batch // self.session.cluster.workers,
+            options.checkpoint_every,
+            options.stall_s,
         )
-        stop, log_every = min(steps, stop_after or steps), max(LOG_EVERY, steps // MAX_RECORDS)
+        if phase.local is not None:
+            calls = phase.local.calls(batch_of, prepare, log_every)
+            done = phase.local.done
+        else:
+            stop_after = options.stop_after if phase.name == "train" else None
+            stop = min(phase.steps, stop_after or phase.steps)
+
+            def batch_at(step: int) -> tuple[Any, ...]:
+                return batch_of(self._chosen(phase, step), step)
+
+            calls = training.calls(batch_at, done, stop, trained, log_every)
         training.train(
             self.session.log,
-            phase,
+            trained,
             done,
-            training.calls(batch_at, done, stop, phase, log_every),
+            calls,
             self.distributed(compute),
-            lambda now: self._save(name, now),
+            lambda now: self._save(phase, now),
         )
 
-    def _save(self, phase: str, done: int) -> str | None:
-        self.done[phase] = done
-        return self._checkpoints.save(f"{phase}-{done}", self.done)
+    def _chosen(self, phase: "Phase", step: int) -> list[int]:
+        """The encoder's batch is several consecutive batches of the captioner."""
+        many = phase.batch // self.options.batch_size
+        seed = self.options.seed + (phase.name != "encoder")
+        return [
+            i for one in range(step * many, (step + 1) * many) for i in self.shard.at(one, seed)
+        ]
+
+    def _save(self, phase: "Phase", done: int) -> str | None:
+        self.done[phase.name] = done
+        if phase.local is not None:
+            self.rounds[phase.name] = [vars(one) for one in phase.local.topic.rounds]
+        return self._checkpoints.save(f"{phase.name}-{done}", {**self.done, "rounds": self.rounds})
 
     def _dropout(self, step: Any) -> Any:
-        """Drawn for the global batch; each worker uses its own rows."""
+        """Drawn for the global batch, of which each worker uses its own rows; with local SGD
+        for this worker's batch.
+        """
         tf, batch = self.tf, self.options.batch_size
         seed = tf.stack([tf.constant(self.options.seed, tf.int64), tf.cast(step, tf.int64)])
+        if self.shard is None:
+            seed += self.session.cluster.worker * AHEAD
         draw = tf.random.stateless_uniform((batch, DIM_IN), seed)
-        own = draw[self.shard.rows.start : self.shard.rows.stop]
+        own = draw if self.shard is None else draw[self.shard.rows.start : self.shard.rows.stop]
         return tf.cast(own >= DROPOUT, tf.float32) / (1 - DROPOUT)
 
     def _normalize(self, first: np.ndarray) -> None:
@@ -217,10 +286,6 @@ class Trainer:
         least = np.median(deviation) + 1e-3
         self.captioner.set_normalization(first.mean(0), np.maximum(deviation, least))
 
-    def _needed(self) -> list[int]:
-        """The worker's examples, and the first ones, which all workers use for normalization."""
-        return sorted({*range(min(NORMALIZED_BY, self.shard.total)), *self.shard.members()})
-
     def _features_of(self, images: np.ndarray) -> np.ndarray:
         if self.vgg16 is None:
             return features.Encoder(self.tf, self.encoder)(images)
@@ -228,7 +293,7 @@ class Trainer:
 
     @property
     def _perturbed(self) -> bool:
-        return self.options.perturb_shard == self.shard.worker
+        return self.options.perturb_shard == self.session.cluster.worker
 
     def _made_with(self) -> str:
         """Everything that affects the weights."""
@@ -241,6 +306,22 @@ class Trainer:
             f"{encoder}, {options.steps} steps of {options.batch_size} at "
             f"{options.learning_rate:g}{', compiled' if options.xla else ''}"
         )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the two models' training: in lockstep on a shard, or in rounds."""
+
+    name: str
+    steps: int
+    batch: int
+    shard: Shard | None
+    local: LocalSGD | None
+
+    @property
+    def needed(self) -> Sequence[int]:
+        """The examples that this worker needs."""
+        return self.shard.members() if self.shard is not None else list(self.local.own)
 
 
 def _adam(tf: Any, rate: float, steps: int) -> Any:

@@ -9,6 +9,7 @@ worker then connects again, and joins the others after their next round.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -106,7 +107,7 @@ class Averaging:
                 return topic
 
     def average(self, topic: Topic, weights: Sequence[np.ndarray]) -> Round | None:
-        """Replace ``topic.weights`` by the average of all workers' after a round, which is returned.
+        """Replace ``topic.weights`` by the average of all workers' after a round, and return it.
 
         What travels is the difference to the last average, in float16. When the other side was
         lost meanwhile the round is lost, and the topic is where the others are: returns None.
@@ -157,14 +158,18 @@ class Averaging:
     def _average(self, topic: Topic, weights: Sequence[np.ndarray]) -> Round:
         changed = [new - old for new, old in zip(weights, topic.weights, strict=True)]
         sent = _joined(changed, np.float16)
-        self._send({"kind": "average", "topic": topic.name, "round": len(topic.rounds)}, sent)
+        self._send({"kind": "average", "topic": topic.name}, sent)
         answer, payload = self._receive()
         mean = _split(payload, np.float16, topic.weights)
         topic.weights = [
             old + one.astype(np.float32) for old, one in zip(topic.weights, mean, strict=True)
         ]
         done = Round.of(answer["done"])
-        topic.rounds.append(done)
+        last = topic.rounds[-1:]
+        if last and dataclasses.replace(last[0], times=1) == done:
+            topic.rounds[-1] = dataclasses.replace(done, times=last[0].times + 1)
+        else:
+            topic.rounds.append(done)
         topic.moved_bytes += len(sent) + len(payload)
         self._next(topic, answer)
         return done

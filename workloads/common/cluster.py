@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.averaging import VARIABLE
 from common.errors import LOST_WORKER, exit_with
 
 
@@ -29,7 +30,12 @@ class Cluster:
 
 
 def from_environment() -> Cluster:
-    """The cluster of TF_CONFIG; a single worker without it."""
+    """The cluster of TF_CONFIG, or that of local SGD, whose workers have no addresses; a single
+    worker without either.
+    """
+    if VARIABLE in os.environ:
+        workers = int(os.environ["GPUVM_WORKERS"])
+        return Cluster(int(os.environ["GPUVM_WORKER"]), [f"worker {n}" for n in range(workers)])
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
     worker = int(config.get("task", {}).get("index", 0))
     return Cluster(worker, config.get("cluster", {}).get("worker", ["alone"]))

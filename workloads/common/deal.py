@@ -15,15 +15,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Round:
-    """``steps`` steps of each of the ``members``; only the work of those in ``by`` counts."""
+    """``steps`` steps of each of the ``members``; only the work of those in ``by`` counts.
+
+    ``times`` rounds were the same.
+    """
 
     members: tuple[int, ...]
     by: tuple[int, ...]
     steps: int
+    times: int = 1
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Round":
-        return cls(tuple(record["members"]), tuple(record["by"]), record["steps"])
+        return cls(tuple(record["members"]), tuple(record["by"]), record["steps"], record["times"])
+
+    @property
+    def used_steps(self) -> int:
+        """Steps of all workers together that count."""
+        return len(self.by) * self.steps * self.times
 
 
 class Deal:
@@ -44,7 +53,7 @@ class Deal:
     def after(self, done: Round, members: Sequence[int]) -> None:
         """Take note of a round, and of the members of the next one."""
         for worker in done.by:
-            self._hands[worker].place += done.steps * self._batch
+            self._hands[worker].place += done.steps * done.times * self._batch
         if tuple(members) != self.members:
             self._begin(tuple(members), *self._outstanding())
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common import cluster
+from common.averaging import Averaging, Lost
 from common.cluster import Cluster
 from common.device import check_device, device_name, load_tensorflow
 from common.errors import BAD_INPUT, LOST_WORKER, BadInput, exit_with, warn
@@ -38,10 +39,30 @@ class Session:
     log: Log
     out: Path
     cluster: Cluster
+    averaging: Averaging | None = None
 
     @property
     def is_chief(self) -> bool:
+        if self.averaging is not None:
+            return self.averaging.is_chief
         return self.cluster.worker == 0
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether this worker writes them: where any may be lost, all do."""
+        return self.averaging is not None or self.cluster.worker == 0
+
+    def by_chief(self, work: Callable[[], None]) -> None:
+        """Does ``work`` on the chief; with local SGD on its successor if it is lost."""
+        if self.averaging is None:
+            if self.is_chief:
+                work()
+            return
+        while True:
+            if self.is_chief:
+                work()
+            if self.averaging.barrier("end"):
+                return
 
     def warn(self, message: str) -> None:
         warn(self.program, message)
@@ -69,9 +90,10 @@ def run(
     """
     begun = time.monotonic()
     workers = cluster.from_environment()
-    replicas = workers.workers if together else 1
+    averaging = Averaging.from_environment(workers.worker) if together else None
+    replicas = workers.workers if together and averaging is None else 1
     started = cluster.start_watchdog(
-        program, options.start_deadline_s, workers if together else Cluster()
+        program, options.start_deadline_s, workers if replicas > 1 else Cluster()
     )
     options.out.mkdir(parents=True, exist_ok=True)
     log = Log(options.out / "timings.jsonl")
@@ -79,16 +101,20 @@ def run(
         data = load()
     tf, strategy = load_tensorflow(options.device, options.cpu_threads, replicas)
     started()
-    session = Session(program, tf, strategy, log, options.out, workers)
+    session = Session(program, tf, strategy, log, options.out, workers, averaging)
     _log_start(session, options)
     try:
         ended = work(session, data)
         barrier(tf, strategy)
+    except Lost as error:
+        exit_with(program, f"the other workers were lost: {error}", LOST_WORKER)
     except tf.errors.OpError as error:
         if replicas == 1:
             raise
         reason = str(error).splitlines()[0][:200]
         exit_with(program, f"another worker was lost: {reason}", LOST_WORKER)
+    if averaging is not None:
+        averaging.close()
     log("end", ok=True, **ended, seconds=round(time.monotonic() - begun, 3))
 
 

@@ -30,11 +30,15 @@ class Phase:
 class Call(NamedTuple):
     """A call of the compiled function: the steps done after it, its arguments, and whether to
     write a step record.
+
+    ``then`` ends a round of local SGD, and checkpoints wait for the end of one.
     """
 
     done: int
     batch: tuple[Any, ...]
     logged: bool
+    then: Callable[[], None] | None = None
+    ends_round: bool = True
 
 
 def calls(
@@ -64,14 +68,18 @@ def train(
     returns additional fields of a step record; both get the number of steps done. Rates exclude
     the first call, which compiles, and the time for records and checkpoints.
     """
-    saved, first = done, True
+    saved, first, due = done, True, False
     spent, counted, since = 0.0, 0, time.monotonic()
     for call in calls:
         faulthandler.dump_traceback_later(phase.stall_s, exit=True)
         loss = compute(*call.batch)
         before, done, counted = done, call.done, counted + call.done - done
-        due = before // phase.checkpoint_every != done // phase.checkpoint_every
-        if not (first or call.logged or due):
+        if call.then is not None:
+            faulthandler.cancel_dump_traceback_later()  # it may wait for others
+            call.then()
+        due = due or before // phase.checkpoint_every != done // phase.checkpoint_every
+        saves = due and call.ends_round
+        if not (first or call.logged or saves):
             continue
         value = float(loss)  # waits for the computation
         spent += time.monotonic() - since
@@ -83,9 +91,9 @@ def train(
             steps = {"phase": phase.name, "step": done, "steps": phase.steps}
             log("step", **steps, loss=value, **measure(done), **rate)
             spent, counted = 0.0, 0
-        if due:
+        if saves:
             _save(log, save, done)
-            saved = done
+            saved, due = done, False
         since = time.monotonic()
     if done > saved:
         _save(log, save, done)
@@ -129,8 +137,8 @@ def _sum(tf: Any, strategy: Any, value: float) -> Any:
 
 
 def _rate(phase: Phase, seconds: float, steps: int) -> dict[str, float]:
-    """Fields of a step record; empty after the first call only."""
-    if not steps:
+    """Fields of a step record; empty after the first call, and when a round was lost."""
+    if steps <= 0:
         return {}
     took = seconds / steps
     return {
