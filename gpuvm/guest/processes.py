@@ -32,7 +32,8 @@ class Process:
 
     ``directory`` is the run's folder, relative to the home unless absolute; the folder above it is
     that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
-    variables, in any case, that it must not have; ``fresh`` are files that are removed first.
+    variables, in any case, that it must not have; ``fresh`` are files that are removed first, unless
+    it is started ``again``: then these and its output are appended to.
     ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
     in the ``queue`` at ``place`` (see ``take_place``), where nobody else gets ``port``. ``then`` is
     what the guest does afterwards, once no other run is alive and no operator has watched this one
@@ -51,6 +52,7 @@ class Process:
     port: int | None = None
     then: Literal["shutdown"] | None = None
     unwatched_s: float = 20.0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def launch(guest: Guest, python: str, process: Process) -> Launched | Busy:
         "files": [STDOUT, STDERR, GPU_SAMPLES, *process.fresh],
         "sampler": scripts.source("gpu_samples"),
         "samples": GPU_SAMPLES,
+        "again": process.again,
         "gpu": process.gpu,
         "place": process.place,
         "port": process.port,

@@ -114,6 +114,16 @@ def test_a_program_that_cannot_be_started(machine: Machine) -> None:
     assert b"no-such-program" in seen[STDERR]
 
 
+def test_one_that_is_started_again_adds_to_its_output(machine: Machine) -> None:
+    with guest.connect(machine.endpoint) as one:
+        guest.launch(one, "python3", program("print('whole'); print('broken off', end='')"))
+        rest(one)
+        guest.launch(one, "python3", program("print('again')", again=True))
+        assert rest(one)[0][STDOUT] == b"whole\nbroken off\nagain\n"
+        guest.launch(one, "python3", program("print('anew')"))
+        assert rest(one)[0][STDOUT] == b"anew\n"
+
+
 def test_its_environment(machine: Machine) -> None:
     machine.environment |= {"http_proxy": "http://127.0.0.1:1", "No_Proxy": "x", "KEPT": "yes"}
     source = "import os, json; print(json.dumps(dict(os.environ)))"

@@ -25,8 +25,9 @@ WORK/envs/KEY are these environments, and KEY.lock beside it is locked while it 
 WORK/queue/ has the places in the queue, and ``gpu.lock``, locked by the run that has the GPUs.
 
 TASK is JSON: dir (WORK/RUN), cwd (below it), command, env, without (environment variables to drop),
-files (stdout, stderr and what else is to be removed first), sampler (the text of gpu_samples.py)
-and samples (the file it writes), gpu (share, exclusive or queue), place
+files (stdout, stderr and what else is to be removed first, or with again: to be appended to),
+sampler (the text of gpu_samples.py) and samples (the file it writes), gpu (share, exclusive or
+queue), place
 (in the queue), port (to be kept for it while it is in the queue, or null), then (shutdown, or null)
 and unwatched_s: how long nobody may have watched an ended run before its guest shuts down.
 """
@@ -85,9 +86,11 @@ def launch() -> None:
     if supervisor is None:
         print_json({"busy": folder.name})
         return
-    for stale in ("exit_status", "begun", "cancelled", *task["files"]):
+    for stale in ("exit_status", "begun", "cancelled", *([] if task["again"] else task["files"])):
         with contextlib.suppress(FileNotFoundError):
             Path(stale).unlink()
+    for kept in task["files"]:
+        end_line(Path(kept))
     Path("exit_status.new").write_bytes(bytes(ROOM))
     try:
         port = reserved(task["port"])
@@ -102,6 +105,15 @@ def launch() -> None:
         if os.fork():
             os._exit(0)  # the locks stay: the supervisor has them too
         supervisor_main(folder, queue, task, gpus, port)
+
+
+def end_line(file: Path) -> None:
+    """What a program wrote that was killed in the middle of a line must not begin the next."""
+    with contextlib.suppress(FileNotFoundError), file.open("rb+") as written:
+        size = written.seek(0, os.SEEK_END)
+        written.seek(max(0, size - 1))
+        if size and written.read(1) != b"\n":
+            written.write(b"\n")
 
 
 def claim(queue: Queue, run: str, task: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -165,7 +177,7 @@ def supervise(task: dict[str, Any], null: int) -> int:
     env.update({"GPUVM_OUT": str(Path("out").absolute()), "GPUVM_RUN_ID": Path.cwd().name})
     env.update(task["env"])
     stdout, stderr = (Path(name) for name in task["files"][:2])
-    with stdout.open("wb") as out, stderr.open("wb") as err, gpus_sampled(task, null):
+    with stdout.open("ab") as out, stderr.open("ab") as err, gpus_sampled(task, null):
         try:
             status = subprocess.call(
                 task["command"], cwd=task["cwd"], env=env, stdin=null, stdout=out, stderr=err
