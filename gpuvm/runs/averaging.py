@@ -9,11 +9,13 @@ workloads/README.md.
 """
 
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+
+from gpuvm.errors import GuestError
 
 Header = dict[str, Any]
 
@@ -24,10 +26,20 @@ class Channel(Protocol):
     def send(self, header: Header, payload: bytes = b"") -> None: ...
 
 
+class Observer:
+    """What is done when workers come and go; this does nothing. It must return at once."""
+
+    def joined(self, worker: int) -> None:
+        """It takes part from the next round on, after it was lost."""
+
+    def lost(self, worker: int, steps: int) -> None:
+        """It is missing without having finished; its last ``steps`` are lost, or fewer."""
+
+
 @dataclass
 class _Topic:
     """``weights`` are the last average, ``members`` and ``steps`` those of the current round, and
-    ``sent`` the differences of the workers that have finished it.
+    ``sent`` the differences of the workers that have finished it, with the time of their arrival.
     """
 
     terms: dict[str, int] = field(default_factory=dict)
@@ -36,7 +48,7 @@ class _Topic:
     members: tuple[int, ...] = ()
     steps: int = 0
     entered: dict[int, tuple[Header, bytes]] = field(default_factory=dict)
-    sent: dict[int, bytes] = field(default_factory=dict)
+    sent: dict[int, tuple[bytes, float]] = field(default_factory=dict)
 
     def used(self) -> int:
         """The examples that the rounds have used."""
@@ -59,17 +71,17 @@ class _Topic:
 
 
 class Averager:
-    """``workers`` begin together; ``members`` are those of the current round.
+    """``workers`` begin together; ``members`` are those of the current round, and ``chief`` is the
+    last of them that had to write the results.
 
-    Its methods may be called from several threads. ``on_change`` is called with the members after
-    they have changed.
+    Its methods may be called from several threads.
     """
 
-    def __init__(
-        self, workers: int, on_change: Callable[[tuple[int, ...]], None] = lambda _: None
-    ) -> None:
-        self._expected, self._on_change = set(range(workers)), on_change
+    def __init__(self, workers: int, observer: Observer = Observer()) -> None:  # noqa: B008
+        self._expected, self._observer = set(range(workers)), observer
+        self.chief = 0
         self._lock = threading.RLock()
+        self._ended: set[int] = set()
         self._channels: dict[int, Channel] = {}
         self._members: set[int] = set()
         self._joining: set[int] = set()
@@ -83,6 +95,7 @@ class Averager:
     def connected(self, worker: int, channel: Channel) -> None:
         with self._lock:
             self._channels[worker] = channel
+            self._ended.discard(worker)
             if worker in self._expected:
                 self._expected.discard(worker)
                 self._members.add(worker)
@@ -90,18 +103,32 @@ class Averager:
                 self._joining.add(worker)
 
     def received(self, worker: int, header: Header, payload: bytes) -> None:
-        """Take note of a message of a worker that is connected."""
+        """Take note of a message of a worker that is connected.
+
+        Raises GuestError for what is no message: it comes from a program that may be anybody's.
+        """
         with self._lock:
-            kind = header["kind"]
-            if kind == "enter":
-                self._enter(worker, header, payload)
-            elif kind == "average":
-                self._topics[header["topic"]].sent[worker] = payload
-                self._average(header["topic"])
-            elif kind == "barrier":
-                self._barriers.setdefault(header["topic"], set()).add(worker)
-                self._admit_to_barrier(worker)
-                self._barrier(header["topic"])
+            try:
+                self._receive(worker, header, payload)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise GuestError(f"worker {worker} sent no valid message: {error!r}") from None
+
+    def _receive(self, worker: int, header: Header, payload: bytes) -> None:
+        kind = header["kind"]
+        if kind == "enter":
+            self._enter(worker, header, payload)
+        elif kind == "average":
+            topic = self._topics[header["topic"]]
+            if topic.weights is None or len(payload) != 2 * topic.weights.size:
+                raise ValueError(f"{len(payload)} bytes")
+            topic.sent[worker] = payload, time.monotonic()
+            self._average(header["topic"])
+        elif kind == "barrier":
+            self._barriers.setdefault(header["topic"], set()).add(worker)
+            self._admit_to_barrier(worker)
+            self._barrier(header["topic"])
+        elif kind == "bye":
+            self._ended.add(worker)
 
     def lost(self, worker: int) -> None:
         """The worker has gone, or will not come: go on without it."""
@@ -116,7 +143,10 @@ class Averager:
                 waiting.discard(worker)
             if worker in self._members:
                 self._members.discard(worker)
-                self._on_change(self.members)
+                self._choose_chief()
+                if worker not in self._ended:
+                    current = [topic for topic in self._topics.values() if topic.steps]
+                    self._observer.lost(worker, current[-1].steps if current else 0)
             for name in tuple(self._topics):
                 self._begin(name)
                 self._average(name)
@@ -163,7 +193,9 @@ class Averager:
         if topic.weights is None or not topic.sent or not self._members <= topic.sent.keys():
             return
         by = self.members
-        parts = [np.frombuffer(topic.sent[worker], np.float16) for worker in by]
+        now = time.monotonic()
+        parts = [np.frombuffer(topic.sent[worker][0], np.float16) for worker in by]
+        waited = {worker: round(now - topic.sent[worker][1], 6) for worker in by}
         mean = np.mean(np.stack(parts), axis=0, dtype=np.float32).astype(np.float16)
         topic.weights = topic.weights + mean.astype(np.float32)
         done = topic.end_round(by)
@@ -172,7 +204,7 @@ class Averager:
         topic.begin_round(self.members)
         for worker in by:
             answer = {"members": topic.members, "done": done, "steps": topic.steps}
-            self._send(worker, answer, mean.tobytes())
+            self._send(worker, {**answer, "waited": waited[worker]}, mean.tobytes())
         for worker in joined:
             self._welcome(topic, worker)
 
@@ -192,15 +224,22 @@ class Averager:
         for worker in joined:
             self._joining.discard(worker)
             self._members.add(worker)
+            self._observer.joined(worker)
         if joined:
             topic.entered = {w: one for w, one in topic.entered.items() if topic.weights is None}
-            self._on_change(self.members)
+            self._choose_chief()
         return joined
 
     def _admit_to_barrier(self, worker: int) -> None:
         if worker in self._joining:
             self._joining.discard(worker)
             self._members.add(worker)
+            self._choose_chief()
+            self._observer.joined(worker)
+
+    def _choose_chief(self) -> None:
+        if self._members:
+            self.chief = min(self._members)
 
     def _welcome(self, topic: _Topic, worker: int) -> None:
         weights = b"" if topic.weights is None else topic.weights.tobytes()

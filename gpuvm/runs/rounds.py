@@ -71,7 +71,9 @@ class Rounds:
             if not self._started_again(follower, stop):
                 averager.lost(worker)
                 return outcome
-            work.events.note(f"started again ({self.restarts} of {self.max_restarts})", follower.name)
+            work.events.note(
+                f"started again ({self.restarts} of {self.max_restarts})", follower.name
+            )
             follower = work.follower(follower.member)
 
     def _may_restart(self, follower: Follower, outcome: Outcome) -> bool:

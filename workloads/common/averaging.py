@@ -59,6 +59,8 @@ class Topic:
     rounds: list[Round] = field(default_factory=list)
     steps: int = 0
     moved_bytes: int = 0
+    waited_s: float = 0.0
+    """How long this worker's last weights waited for those of others."""
 
 
 class Averaging:
@@ -82,7 +84,11 @@ class Averaging:
     def from_environment(cls, worker: int) -> "Averaging | None":
         """None where no weights are averaged."""
         path = os.environ.get(VARIABLE)
-        return None if path is None else cls(worker, lambda: _connected_to(path))
+        if path is None:
+            return None
+        folder, name = os.path.split(path)
+        at = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY)  # however long the path is
+        return cls(worker, lambda: _connected_to(f"/proc/self/fd/{at}/{name}"))
 
     @property
     def is_chief(self) -> bool:
@@ -138,8 +144,11 @@ class Averaging:
                 self._reconnect()
 
     def close(self) -> None:
+        """Say that this worker has finished, so that it does not count as lost."""
         self._closed.set()
         self._beating.join()
+        with contextlib.suppress(Lost):
+            self._send({"kind": "bye"})
         self._connection.close()
 
     def _enter(self, topic: Topic) -> None:
@@ -171,6 +180,7 @@ class Averaging:
         else:
             topic.rounds.append(done)
         topic.moved_bytes += len(sent) + len(payload)
+        topic.waited_s = answer["waited"]
         self._next(topic, answer)
         return done
 

@@ -102,6 +102,7 @@ class LocalSGD:
             members=members if done is None else done.by,
             computing_seconds=round(computed - begun, 6),
             seconds=round(time.monotonic() - computed, 6),
+            waited_seconds=None if done is None else topic.waited_s,
         )
 
     def _begin(self) -> None:
