@@ -32,7 +32,7 @@ class Observer:
     def joined(self, worker: int) -> None:
         """It takes part from the next round on, after it was lost."""
 
-    def lost(self, worker: int, steps: int) -> None:
+    def lost(self, worker: int, steps: int, why: str) -> None:
         """It is missing without having finished; its last ``steps`` are lost, or fewer."""
 
 
@@ -130,7 +130,7 @@ class Averager:
         elif kind == "bye":
             self._ended.add(worker)
 
-    def lost(self, worker: int) -> None:
+    def lost(self, worker: int, why: str = "its connection ended") -> None:
         """The worker has gone, or will not come: go on without it."""
         with self._lock:
             self._channels.pop(worker, None)
@@ -146,7 +146,7 @@ class Averager:
                 self._choose_chief()
                 if worker not in self._ended:
                     current = [topic for topic in self._topics.values() if topic.steps]
-                    self._observer.lost(worker, current[-1].steps if current else 0)
+                    self._observer.lost(worker, current[-1].steps if current else 0, why)
             for name in tuple(self._topics):
                 self._begin(name)
                 self._average(name)

@@ -40,6 +40,7 @@ class Links:
         self._averager, self._python, self._directory = averager, python, directory
         self._closing = threading.Event()
         self._open: dict[int, Guest] = {}
+        self._known: set[int] = set()
         self._threads = [
             threading.Thread(target=self._serve, args=(worker, member), daemon=True)
             for worker, member in enumerate(members)
@@ -56,8 +57,13 @@ class Links:
 
     def _serve(self, worker: int, member: Member) -> None:
         while not self._closing.is_set():
-            with contextlib.suppress(GuestError):
+            try:
                 self._serve_once(worker, member)
+            except GuestError as error:
+                if worker in self._known:
+                    self._averager.lost(worker, str(error))
+            finally:
+                self._known.discard(worker)
             self._closing.wait(RETRY_S)
 
     def _serve_once(self, worker: int, member: Member) -> None:
@@ -68,19 +74,16 @@ class Links:
             _Sender(channel) as sender,
         ):
             self._open[worker] = guest
-            is_known = False
             try:
                 while not self._closing.is_set():
                     header, payload = _message(channel)
-                    if header["kind"] == "hello":
-                        is_known = True
+                    if header.get("kind") == "hello":
+                        self._known.add(worker)
                         self._averager.connected(worker, sender)
-                    elif is_known:
+                    elif worker in self._known:
                         self._averager.received(worker, header, payload)
             finally:
                 del self._open[worker]
-                if is_known:
-                    self._averager.lost(worker)
 
 
 class _Sender:
@@ -124,7 +127,13 @@ def _message(channel: TransferChannel) -> tuple[Header, bytes]:
     header, payload = LENGTHS.unpack(_exactly(channel, LENGTHS.size))
     if header > MAX_HEADER or payload > MAX_PAYLOAD:
         raise GuestError(f"{channel.guest.name}: a message of {payload} bytes is too long")
-    return json.loads(_exactly(channel, header)), _exactly(channel, payload)
+    try:
+        message = json.loads(_exactly(channel, header))
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise GuestError(f"{channel.guest.name}: not a message of a worker")
+    return message, _exactly(channel, payload)
 
 
 def _exactly(channel: TransferChannel, count: int) -> bytes:

@@ -1,6 +1,6 @@
 """Runs the same function in all members of a run in parallel, a thread for each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,12 +34,14 @@ class FanOut:
     from the first function to the end of the block.
 
     ``unreachable`` are the names of guests that clean-up could not reach; it asks them only once.
+    ``given_up`` are those that ``each`` leaves out.
     """
 
     def __init__(self, members: Sequence[Member], events: Events) -> None:
         self._members, self._events = members, events
         self._connected: dict[str, Guest] = {}
         self.unreachable: set[str] = set()
+        self.given_up: set[str] = set()
 
     def __enter__(self) -> "FanOut":
         return self
@@ -72,8 +74,9 @@ class FanOut:
             with timed, self.connection(member) as guest:
                 return work(guest)
 
-        with ThreadPoolExecutor(len(self._members)) as threads:
-            futures = {member.name: threads.submit(one, member) for member in self._members}
+        members = [member for member in self._members if member.name not in self.given_up]
+        with ThreadPoolExecutor(len(members)) as threads:
+            futures = {member.name: threads.submit(one, member) for member in members}
             try:
                 wait(futures.values())
             except BaseException:
@@ -84,7 +87,13 @@ class FanOut:
             self._events.warning(str(error), name)
         return {name: future.result() for name, future in futures.items()}
 
-    def best_effort(self, work: Callable[[Guest], None], *, timeout_s: float = CONNECT_S) -> None:
+    def best_effort(
+        self,
+        work: Callable[[Guest], None],
+        *,
+        only: Container[str] | None = None,
+        timeout_s: float = CONNECT_S,
+    ) -> None:
         """For clean-up: errors become warnings, since another error is on its way.
 
         Over new connections: whether the guests still answer is often the question.
@@ -99,7 +108,8 @@ class FanOut:
                 if isinstance(error, GuestUnreachable):
                     self.unreachable.add(member.name)
 
-        reachable = [member for member in self._members if member.name not in self.unreachable]
+        wanted = [one for one in self._members if only is None or one.name in only]
+        reachable = [member for member in wanted if member.name not in self.unreachable]
         with ThreadPoolExecutor(len(self._members)) as threads:
             list(threads.map(one, reachable))
 

@@ -292,6 +292,20 @@ def cause_of_failure(endings: Sequence[Ending], unreachable: Sequence[Follower])
     return _died(first, outcome)
 
 
+def why(outcome: Outcome) -> str:
+    """Why a program ended, in a few words."""
+    if outcome.rebooted:
+        return "its VM was restarted"
+    if outcome.error is not None:
+        return str(outcome.error)
+    if outcome.exit_status is None:
+        return "its program vanished"
+    status = outcome.exit_status
+    return f"its program was ended by signal {status - 128}" if status > 128 else (
+        f"its program ended with status {status}"
+    )
+
+
 def overall_error(endings: Sequence[Ending]) -> GpuvmError | None:
     """The error of programs that ran independently on several VMs; None if all succeeded."""
     died = [_died(follower, outcome) for follower, outcome in endings if outcome.failed]

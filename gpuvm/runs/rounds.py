@@ -1,100 +1,219 @@
-"""A distributed run whose workers train in rounds (``averaging``): the loss of one is not the loss of
-the run.
+"""A distributed run whose workers train in rounds (``averaging``): it survives the loss of any.
 
 A worker that ends or falls silent is missing from the next average. It is started again where it
-was, at most ``max_restarts`` times in a run, and joins the others; a guest that has not answered for
-``rejoin_s`` is given up, and the others do its share.
+was, at most ``max_restarts`` times in a run, and joins the others; a guest that is away for longer
+than ``rejoin_s`` is given up, and the others do its share.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from typing_extensions import override
 
 from gpuvm.errors import GpuvmError, GuestError
-from gpuvm.guest import Guest
+from gpuvm.guest import Guest, end_all
 from gpuvm.runs import follow
-from gpuvm.runs.averaging import Averager
+from gpuvm.runs.averaging import Averager, Observer
 from gpuvm.runs.averaging_links import Links
-from gpuvm.runs.fan_out import Member
+from gpuvm.runs.fan_out import QUICK_S, Member
 from gpuvm.runs.follow import Follower, Outcome
-from gpuvm.runs.watched import CHECK_EVERY_S, START_SLACK, WatchedRun
+from gpuvm.runs.watched import CHECK_EVERY_S, GRACE_S, START_SLACK, WatchedRun
 
 BAD_INPUT = 2
 """The exit status of a program whose arguments or data cannot be used (workloads/README.md)."""
 
 
-@dataclass
-class Rounds:
-    """``restart`` starts the program of one member again, in its guest."""
+@dataclass(frozen=True)
+class Restarts:
+    """``start`` starts a member's program again, in its guest; at most ``most`` times in all.
 
-    work: WatchedRun
-    restart: Callable[[Guest, Member], None]
-    max_restarts: int
-    rejoin_s: float
-    restarts: int = 0
-    _given_up: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    ``rejoin_s`` is how long a guest may be away.
+    """
+
+    start: Callable[[Guest, Member], None] | None = None
+    most: int = 0
+    rejoin_s: float = 120.0
+
+
+class Rounds(Observer):
+    """Follows the programs of ``work`` to the end of the run."""
+
+    def __init__(self, work: WatchedRun, restarts: Restarts) -> None:
+        self.work, self.restarts = work, restarts
+        self._averager = Averager(len(work.members), self)
+        self._lock = threading.Lock()
+        self._used = 0
+        self._workers = [_Worker(member) for member in work.members]
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Waits until the run has ended; returns the error or None."""
         work = self.work
-        averager = Averager(len(followers), self._changed)
-        links = Links(averager, work.members, work.settings.python, work.directory)
-        stop = threading.Event()
+        links = Links(self._averager, work.members, work.settings.python, work.directory)
         try:
             with ThreadPoolExecutor(len(followers)) as threads:
                 futures = {
-                    threads.submit(self._keep, worker, follower, averager, stop): worker
-                    for worker, follower in enumerate(followers)
+                    threads.submit(self._keep, worker, follower): worker
+                    for worker, follower in zip(self._workers, followers, strict=True)
                 }
                 try:
-                    return self._wait(futures, followers, averager)
+                    error = self._wait(futures)
                 finally:
-                    stop.set()
+                    for worker in self._workers:
+                        worker.stop.set()
         finally:
             links.close()
+        if error is None:
+            self._leave_behind(futures)
+        return error
 
-    def _keep(
-        self, worker: int, follower: Follower, averager: Averager, stop: threading.Event
-    ) -> Outcome:
-        """Follows a worker's program, and starts it again when it is lost."""
-        work = self.work
+    @override
+    def joined(self, worker: int) -> None:
+        one = self._workers[worker]
+        away_s = time.monotonic() - (one.away_since or time.monotonic())
+        one.away_since, one.has_joined = None, True
+        self.work.events.note(f"back after {away_s:.0f} s", one.name)
+        self.work.record.add_incident(one.name, "back", seconds=away_s)
+
+    @override
+    def lost(self, worker: int, steps: int, why: str) -> None:
+        one = self._workers[worker]
+        one.away_since = time.monotonic()
+        self.work.events.warning(f"lost ({why}): the others go on without it", one.name)
+        self.work.record.add_incident(one.name, "lost", why, lost_steps=steps)
+
+    def _keep(self, worker: "_Worker", follower: Follower) -> Outcome:
+        """Follows a worker's program, and starts it again when it has ended before its time."""
         while True:
-            outcome = follower.follow(work.settings.python, work.directory, stop)
-            if stop.is_set() or not self._may_restart(follower, outcome):
-                averager.lost(worker)
+            worker.follower = follower
+            outcome = self.work.follow_one(follower, worker.stop)
+            if not outcome.failed:
                 return outcome
-            why = _why(outcome)
-            work.events.warning(f"{why}: the run goes on without it", follower.name)
-            if not self._started_again(follower, stop):
-                averager.lost(worker)
+            if not self._restarted(worker, outcome):
+                self._averager.lost(self._workers.index(worker), follow.why(outcome))
                 return outcome
-            work.events.note(
-                f"started again ({self.restarts} of {self.max_restarts})", follower.name
-            )
-            follower = work.follower(follower.member)
+            follower = self.work.follower(worker.member)
 
-    def _may_restart(self, follower: Follower, outcome: Outcome) -> bool:
-        if not outcome.failed or outcome.cancelled or outcome.exit_status == BAD_INPUT:
+    def _restarted(self, worker: "_Worker", outcome: Outcome) -> bool:
+        start = self.restarts.start
+        if start is None or worker.stop.is_set() or self._is_fatal(worker, outcome):
             return False
-        if not follower.started:
+        if outcome.cancelled or not self._may_restart(worker):
             return False
-        with self._lock:
-            if self.restarts >= self.max_restarts:
-                return False
-            self.restarts += 1
-            return True
-
-    def _started_again(self, follower: Follower, stop: threading.Event) -> bool:
-        end = time.monotonic() + self.rejoin_s
-        while not stop.is_set() and time.monotonic() < end:
+        self.work.events.note(
+            f"starting it again ({follow.why(outcome)}; "
+            f"{self._used} of {self.restarts.most} restarts)",
+            worker.name,
+        )
+        end = time.monotonic() + self.restarts.rejoin_s
+        while not worker.stop.is_set() and time.monotonic() < end:
             try:
-                with self.work.guests.connection(follower.member, follow.ATTEMPT_S) as guest:
-                    self.restart(guest, follower.member)
-            except GuestError:
-                stop.wait(follow.RETRY_S)
+                with self.work.guests.connection(worker.member, follow.ATTEMPT_S) as guest:
+                    end_all(guest, self.work.settings.python, self.work.record.run_id)
+                    start(guest, worker.member)
+            except GuestError as error:
+                self.work.events.note(f"not yet: {error}", worker.name)
+                worker.stop.wait(follow.RETRY_S)
             else:
                 return True
         return False
+
+    def _may_restart(self, worker: "_Worker") -> bool:
+        """Not one that failed again before it could take part."""
+        with self._lock:
+            if self._used >= self.restarts.most or not worker.has_joined:
+                return False
+            self._used += 1
+            worker.has_joined, worker.restarted = False, True
+            return True
+
+    def _is_fatal(self, worker: "_Worker", outcome: Outcome) -> bool:
+        """Whether all others will end so too, or cannot begin."""
+        if outcome.exit_status == BAD_INPUT:
+            return True
+        return not worker.restarted and not worker.follower.started
+
+    def _wait(self, futures: "Mapping[Future[Outcome], _Worker]") -> GpuvmError | None:
+        work, waiting, start_s = self.work, set(futures), self.work.distribution.start_s
+        while waiting:
+            done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
+            if waiting and work.running and work.watch.cancelled():
+                work.end_run(cancelled=True)
+            ended = [(futures[one], one.result()) for one in futures if one.done()]
+            if waiting and any(self._is_fatal(*ending) for ending in ended if ending[1].failed):
+                wait(waiting, timeout=GRACE_S)
+                return self._failure(futures)
+            late = [
+                futures[one].follower
+                for one in waiting
+                if not futures[one].restarted
+                and futures[one].follower.overdue(start_s * START_SLACK)
+            ]
+            if late:
+                work.end_run()
+                return follow.not_started(late, start_s)
+            if any(not outcome.failed for _, outcome in ended):
+                if all(futures[one].away_since is not None for one in waiting):
+                    break
+            self._give_up([futures[one] for one in waiting])
+        return self._failure(futures) if not self._succeeded(futures) else None
+
+    def _give_up(self, waiting: "Sequence[_Worker]") -> None:
+        """Those that are away too long, unless nobody is there: then it may be this machine."""
+        now = time.monotonic()
+        for worker in waiting:
+            away_since = worker.away_since
+            if away_since is None or not self._averager.members or worker.stop.is_set():
+                continue
+            if now - away_since > self.restarts.rejoin_s:
+                why = f"away for more than {self.restarts.rejoin_s:g} s"
+                self.work.events.warning(f"given up: {why}", worker.name)
+                away_s = now - away_since
+                self.work.record.add_incident(worker.name, "given up", why, seconds=away_s)
+                worker.stop.set()
+
+    @staticmethod
+    def _succeeded(futures: "Mapping[Future[Outcome], _Worker]") -> bool:
+        return any(one.done() and not one.result().failed for one in futures)
+
+    def _failure(self, futures: "Mapping[Future[Outcome], _Worker]") -> GpuvmError:
+        endings = {futures[one].follower: one.result() for one in futures if one.done()}
+        self.work.end_run()
+        return self.work.failure(endings, [worker.follower for worker in self._workers])
+
+    def _leave_behind(self, futures: "Mapping[Future[Outcome], _Worker]") -> None:
+        """After a success: those that had no part in its end, and the one that wrote the results."""
+        work = self.work
+        left = {futures[one].name for one in futures if not one.done() or one.result().failed}
+        work.guests.given_up |= left
+        work.choose_chief(work.members[self._averager.chief].name)
+        run_id, python = work.record.run_id, work.settings.python
+        for worker in self._workers:
+            if worker.name in left:
+                work.events.warning("the run has ended without it", worker.name)
+
+        def end_and_fetch(guest: Guest) -> None:
+            if guest.name in left:
+                end_all(guest, python, run_id)
+                work.fetch_from(guest)
+
+        if left:
+            work.guests.best_effort(end_and_fetch, only=left, timeout_s=QUICK_S)
+
+
+class _Worker:
+    """``away_since``: it is not among those that train. ``has_joined``: it has been, since it was
+    last started.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.member, self.stop = member, threading.Event()
+        self.away_since: float | None = None
+        self.has_joined, self.restarted = True, False
+        self.follower: Follower
+
+    @property
+    def name(self) -> str:
+        return self.member.name

@@ -59,7 +59,11 @@ def attach(
     work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
     work.launched = work.running = work.resumed = True
     with work.guests, work.recorded():
-        error = work.follow([work.follower(member) for member in members])
+        followers = [work.follower(member) for member in members]
+        if record.manifest.strategy == "local-sgd":
+            error = Rounds(work, Restarts()).follow(followers)
+        else:
+            error = work.follow(followers)
         if error is not None:
             raise error
         work.fetch()
@@ -105,6 +109,21 @@ class WatchedRun:
     def directory(self) -> str:
         """The run's folder in every guest."""
         return f"{self.settings.work_dir}/{self.record.run_id}"
+
+    @property
+    def chief(self) -> str:
+        """Its name: the member that writes the results of a distributed run."""
+        roles = {vm.name: vm.role for vm in self.record.manifest.vms}
+        return next((m.name for m in self.members if roles.get(m.name) == "chief"), "")
+
+    def choose_chief(self, name: str) -> None:
+        """The one that was the chief may have been lost."""
+        changed = [
+            vm.model_copy(update={"role": "chief" if vm.name == name else "worker"})
+            for vm in self.record.manifest.vms
+        ]
+        if name != self.chief:
+            self.record.update_vms(changed)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -168,13 +187,13 @@ class WatchedRun:
         """Waits until the programs have ended; returns the error or None."""
         stop = threading.Event()
         with ThreadPoolExecutor(len(followers)) as threads:
-            futures = {threads.submit(self._follow_one, f, stop): f for f in followers}
+            futures = {threads.submit(self.follow_one, f, stop): f for f in followers}
             try:
                 return self._wait(futures)
             finally:
                 stop.set()  # the threads end at the next heartbeat or timeout
 
-    def _follow_one(self, follower: Follower, stop: threading.Event) -> Outcome:
+    def follow_one(self, follower: Follower, stop: threading.Event) -> Outcome:
         self.events.start("train", follower.name)
         begun = time.monotonic()
         outcome = follower.follow(self.settings.python, self.directory, stop)
@@ -187,7 +206,7 @@ class WatchedRun:
         while waiting:
             done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
             if waiting and self.running and self.watch.cancelled():
-                self._end_run(cancelled=True)
+                self.end_run(cancelled=True)
             if not self.distributed:
                 continue
             failed = [futures[one] for one in done if one.result().failed]
@@ -198,20 +217,24 @@ class WatchedRun:
             start_s = self.distribution.start_s * START_SLACK
             late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
             if late:
-                self._end_run()
+                self.end_run()
                 return follow.not_started(late, start_s)
         return follow.overall_error([(futures[one], one.result()) for one in futures])
 
     def _failure(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError:
-        """Ends the other workers, which also shows which guests are unreachable."""
-        endings = [(futures[one], one.result()) for one in futures if one.done()]
-        ended = {follower.name for follower, _ in endings}
-        self._end_run()
-        names = self.guests.unreachable - ended
-        unreachable = [follower for follower in futures.values() if follower.name in names]
-        return follow.cause_of_failure(endings, unreachable)
+        endings = {futures[one]: one.result() for one in futures if one.done()}
+        self.end_run()
+        return self.failure(endings, list(futures.values()))
 
-    def _end_run(self, *, cancelled: bool = False) -> None:
+    def failure(
+        self, endings: Mapping[Follower, Outcome], followers: Sequence[Follower]
+    ) -> GpuvmError:
+        """The cause, once all workers have been ended, which shows which are unreachable."""
+        names = self.guests.unreachable - {follower.name for follower in endings}
+        unreachable = [follower for follower in followers if follower.name in names]
+        return follow.cause_of_failure(list(endings.items()), unreachable)
+
+    def end_run(self, *, cancelled: bool = False) -> None:
         """End the run in every reachable guest."""
         python, work, run_id = self.settings.python, self.settings.work_dir, self.record.run_id
         if cancelled or self.queued:
@@ -237,7 +260,7 @@ class WatchedRun:
     def clean_up(self, *, cancelled: bool) -> None:
         """Ends and fetches the run after an error or Ctrl-C, as far as it was launched."""
         if self.running:
-            self._end_run(cancelled=cancelled)
+            self.end_run(cancelled=cancelled)
         if self.launched and not self.fetched:
             self.guests.best_effort(self.fetch_from)
         if not self.launched:
@@ -293,8 +316,12 @@ class WatchedRun:
             return
         warning = contract.missing_records(
             self.record.manifest.workload,
-            {member.name: self.record.vm_dir(member.name) for member in self.members},
-            chief=self.members[0].name if self.distributed else None,
+            {
+                member.name: self.record.vm_dir(member.name)
+                for member in self.members
+                if member.name not in self.guests.given_up
+            },
+            chief=self.chief if self.distributed else None,
             resumed=self.resumed,
         )
         if warning:
