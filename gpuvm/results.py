@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -29,8 +30,11 @@ from gpuvm.inventory import VCenter
 from gpuvm.validation import matching, problem_text
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
+Strategy = Literal["local-sgd", "allreduce"]
+Happening = Literal["lost", "back", "given up"]
 SCHEMA: Final = 1
 """As gpuvm.files.RUN has it."""
+INCIDENTS: Final = "incidents.jsonl"
 MANIFEST_KIB = 16 * 1024
 """With the hash of each file of a project of 100,000 files."""
 
@@ -75,12 +79,29 @@ class RunVCenter(_Model):
     version: str = ""
 
 
+class Incident(_Model):
+    """What happened to a worker of a distributed run that went on.
+
+    ``lost_steps`` are the steps of the whole training that were done again, ``seconds`` is how long
+    the worker was away.
+    """
+
+    at: datetime
+    vm: str
+    what: Happening
+    why: str = ""
+    lost_steps: int | None = None
+    seconds: float | None = None
+
+
 class Manifest(_Model):
     version: Literal[1] = Field(default=SCHEMA, alias="schema")
     run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workload: str
     args: tuple[str, ...] = ()
     distributed: bool = False
+    strategy: Strategy | None = None
+    """How the workers of a distributed run train together; None in older records."""
     vcenter: RunVCenter
     cluster: str = ""
     deployment: str = ""
@@ -111,6 +132,7 @@ class Run:
         self.dir, self.manifest = folder, manifest
         self._events: JsonlSink | None = None
         self._warnings = list(manifest.warnings)
+        self._incidents = threading.Lock()
 
     @property
     def run_id(self) -> str:
@@ -130,6 +152,27 @@ class Run:
         self._events(event)
         if event.kind == "warning":
             self._warnings.append(f"{event.vm}: {event.text}" if event.vm else event.text or "")
+
+    def add_incident(
+        self,
+        vm: str,
+        what: Happening,
+        why: str = "",
+        *,
+        lost_steps: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Appends a line to the record at once; may be called from several threads."""
+        incident = Incident(
+            at=datetime.now(UTC),
+            vm=vm,
+            what=what,
+            why=why,
+            lost_steps=lost_steps,
+            seconds=None if seconds is None else round(seconds, 3),
+        )
+        with self._incidents, (self.dir / INCIDENTS).open("a", encoding="utf-8") as file:
+            file.write(f"{incident.model_dump_json()}\n")
 
     def close(self) -> None:
         """Closes the event log; a later event opens it again."""
@@ -171,6 +214,7 @@ def create(
     workload: str,
     args: Sequence[str],
     distributed: bool,
+    strategy: Strategy | None = None,
     vcenter: VCenter,
     cluster: str,
     deployment: str,
@@ -192,6 +236,7 @@ def create(
         workload=workload,
         args=tuple(args),
         distributed=distributed,
+        strategy=strategy,
         vcenter=RunVCenter(name=vcenter.name, url=vcenter.url, version=vcenter.version),
         cluster=cluster,
         deployment=deployment,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from gpuvm.errors import BadInput
-from gpuvm.results import Manifest
+from gpuvm.results import INCIDENTS, Incident, Manifest
 from gpuvm.validation import problem_text
 
 
@@ -79,6 +79,29 @@ class Step(_Timing):
     examples_per_second: float | None = None
 
 
+    communication_seconds: float | None = None
+
+
+class Average(_Timing):
+    """After a round of local SGD; ``seconds`` is that of the whole call: sending, waiting for the
+    others, receiving. ``step`` counts the steps of all workers.
+    """
+
+    event: Literal["average"]
+    phase: str = "train"
+    step: int
+    members: tuple[int, ...] = ()
+    seconds: float
+    waited_seconds: float | None = None
+
+
+class Rejoined(_Timing):
+    """The round of local SGD whose average comes next was lost."""
+
+    event: Literal["rejoined"]
+    phase: str = "train"
+
+
 class Compile(_Timing):
     event: Literal["compile"]
     seconds: float
@@ -136,7 +159,18 @@ class Results(_Record):
     notes: tuple[str, ...] = ()
 
 
-Timing = Start | WorkloadPhase | ShardLine | Step | Compile | Checkpoint | ScoreLine | End
+Timing = (
+    Start
+    | WorkloadPhase
+    | ShardLine
+    | Step
+    | Average
+    | Rejoined
+    | Compile
+    | Checkpoint
+    | ScoreLine
+    | End
+)
 
 _MANIFEST = TypeAdapter(Manifest)
 _RESULTS = TypeAdapter(Results)
@@ -144,6 +178,7 @@ _RUN_EVENT: TypeAdapter[PhaseEvent | WarningEvent] = TypeAdapter(
     Annotated[PhaseEvent | WarningEvent, Field(discriminator="kind")]
 )
 _GPU_SAMPLE = TypeAdapter(GPUSample)
+_INCIDENT = TypeAdapter(Incident)
 _TIMING: TypeAdapter[Timing] = TypeAdapter(Annotated[Timing, Field(discriminator="event")])
 
 
@@ -187,6 +222,10 @@ def read_timings(vm_dir: Path) -> Lines[Timing]:
 def read_scores(vm_dir: Path) -> Lines[Timing]:
     """Only the lines with scores, and those of starts: a run has thousands of others."""
     return read_lines(vm_dir / "timings.jsonl", _TIMING, having=(b'"score"', b'"start"'))
+
+
+def read_incidents(run_dir: Path) -> Lines[Incident]:
+    return read_lines(run_dir / INCIDENTS, _INCIDENT, tagged=False)
 
 
 def read_gpu_samples(vm_dir: Path) -> Lines[GPUSample]:
