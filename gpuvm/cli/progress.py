@@ -1,8 +1,9 @@
 """Shows events and runs: a progress line per VM on a terminal, plain lines otherwise."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.live import Live
@@ -18,6 +19,7 @@ from gpuvm.cli.guest_output import show_line
 from gpuvm.cli.output import State
 from gpuvm.cli.session import interactive
 from gpuvm.events import Event, Events, Sink
+from gpuvm.runs.scaling import Scaling
 from gpuvm.text import one_line, printable
 
 LABELS = {
@@ -146,6 +148,7 @@ class RunWatch(runs.Watch):
         self._seen: dict[str, int] = {}
         self._phases: set[str] = set()
         self._transfers: dict[str, Event] = {}
+        self._events, self._scaling = events, Scaling(len(members))
         self._live: Live | None = None
         self._lock = threading.Lock()
         if not self._json:
@@ -167,6 +170,12 @@ class RunWatch(runs.Watch):
             self._live.update(self._table())
         elif not self._json:
             self._line(progress)
+
+    @override
+    def record(self, vm: str, record: Mapping[str, Any]) -> None:
+        """Warn, in the run's record too, once it is known that one VM would be faster."""
+        if warning := self._scaling.seen(vm, record):
+            self._events.warning(warning)
 
     @override
     def output(self, vm: str, stderr: bool, line: str) -> None:

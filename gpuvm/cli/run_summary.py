@@ -11,8 +11,8 @@ from rich.text import Text
 
 from gpuvm.cli.console import continued, text
 from gpuvm.cli.tables import Number, Prose, draw
-from gpuvm.report import ReportData, RunReport, Score
-from gpuvm.report.format import energy, figure, percent
+from gpuvm.report import Distribution, ReportData, RunReport, Score, WorkerTimes
+from gpuvm.report.format import energy, figure, milliseconds, percent
 from gpuvm.text import counted
 
 SAMPLES = 4
@@ -35,6 +35,8 @@ def _run(run: RunReport, width: int) -> list[Text]:
     if not run.device_plain:
         parts.append(text((continued(run.device_note), "yellow")))
     parts += [Text(), *_phases(run, width), Text(), *_vms(run, width)]
+    if run.distribution:
+        parts += _distribution(run.distribution, width)
     if run.energy_wh is not None:
         parts.append(Text(f"GPU energy: {energy(run.energy_wh)}"))
     if run.scores:
@@ -93,6 +95,51 @@ def _vms(run: RunReport, width: int) -> Iterator[Text]:
         )
         for vm in run.vms
     ]
+    return draw(columns, rows, width)
+
+
+def _distribution(found: Distribution, width: int) -> Iterator[Text]:
+    if found.strategy:
+        yield Text()
+        yield Text(f"strategy: {found.strategy}")
+    if found.against:
+        yield text(continued(f"distributed: {found.against.sentence}"))
+    if found.workers:
+        yield Text()
+        yield from _workers(found, width)
+    if found.incidents:
+        yield Text()
+        yield from _incidents(found, width)
+
+
+def _workers(found: Distribution, width: int) -> Iterator[Text]:
+    columns: dict[str, Callable[[WorkerTimes], str]] = {
+        Number("STEP"): lambda one: milliseconds(one.step_seconds)
+    }
+    if len(found.phases) > 1:
+        columns = {Prose("PHASE"): lambda one: one.title} | columns
+    if found.communicates:
+        columns[Number("COMPUTING")] = lambda one: milliseconds(one.computing_seconds)
+        columns[Number("COMMUNICATING")] = lambda one: percent(one.communicating)
+    if found.waits:
+        columns[Number("WAITING")] = lambda one: percent(one.waiting)
+    columns[""] = lambda one: "slowest" if one.slowest else ""
+    rows = [(one.vm, *(cell(one) for cell in columns.values())) for one in found.workers]
+    return draw(("WORKER", *columns), rows, width)
+
+
+def _incidents(found: Distribution, width: int) -> Iterator[Text]:
+    rows = [
+        (
+            one.vm,
+            one.what,
+            one.why or "-",
+            "-" if one.lost_steps is None else str(one.lost_steps),
+            _seconds(one.seconds),
+        )
+        for one in found.incidents
+    ]
+    columns = ("VM", "INCIDENT", Prose("WHY"), Number("STEPS DONE AGAIN"), Number("AWAY"))
     return draw(columns, rows, width)
 
 

@@ -1,11 +1,13 @@
 """build(run_dirs) -> ReportData, from the records of runs alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from gpuvm.errors import BadInput
 from gpuvm.report import gpu_usage, phases, scores, tensorboard
+from gpuvm.report.distribution import against, distribution, one_vm_run
 from gpuvm.report.model import (
     Curve,
     ReportData,
@@ -24,6 +26,7 @@ from gpuvm.report.records import (
     Timing,
     WarningEvent,
     read_events,
+    read_incidents,
     read_manifest,
     read_results,
     read_scores,
@@ -44,7 +47,7 @@ def build(run_dirs: Sequence[Path]) -> ReportData:
     skipped, with a warning. Raises BadInput with file and line for a corrupt record, and for a
     folder that is not a run.
     """
-    return ReportData(tuple(_run(run_dir) for run_dir in run_dirs))
+    return ReportData(tuple(_beside_one_vm(_run(run_dir)) for run_dir in run_dirs))
 
 
 def first_score(run_dir: Path, manifest: Manifest) -> Score | None:
@@ -88,6 +91,7 @@ def _run(run_dir: Path) -> RunReport:
     unread: tuple[str, ...] = ()
     if not curves:
         curves, unread = _from_tensorboard(run_dir, names)
+    incidents = read_incidents(run_dir)
     return RunReport(
         dir=run_dir,
         run_id=manifest.run_id,
@@ -96,6 +100,7 @@ def _run(run_dir: Path) -> RunReport:
         project=manifest.project,
         gpus_hidden=manifest.gpus_hidden,
         distributed=manifest.distributed,
+        distribution=distribution(manifest, timings, incidents.records),
         status=manifest.status,
         status_note=_status_note(manifest, vms),
         error=manifest.error,
@@ -124,10 +129,20 @@ def _run(run_dir: Path) -> RunReport:
             *_logged_warnings(events),
             *_diverged(curves),
             *_record_problems(events, lines, {vm: own for vm, (_, own) in used.items()}),
+            *(["The last line of incidents.jsonl is truncated."] if incidents.truncated else []),
             *unread,
         ),
         notes=_notes(results),
     )
+
+
+def _beside_one_vm(run: RunReport) -> RunReport:
+    """With the latest run of the same on one VM, if the folder of this one has any."""
+    found = one_vm_run(run.dir) if run.distribution else None
+    if found is None or run.distribution is None:
+        return run
+    compared = against(run, _run(found))
+    return replace(run, distribution=replace(run.distribution, against=compared))
 
 
 def _time(when: datetime | None) -> float | None:

@@ -169,12 +169,12 @@ def _grouped(runs: Sequence[RunReport]) -> list[list[RunReport]]:
 
 def _made_like(run: RunReport) -> tuple[object, ...]:
     conditions = (read(run) for _, read in _CONDITIONS)
-    return (_accelerator(run), len(run.vms), *conditions)
+    return (accelerator(run), len(run.vms), *conditions)
 
 
 def _names(groups: Sequence[Sequence[RunReport]]) -> list[str]:
     """What tells the sides apart, in a few words: accelerators, else VMs, else run ids."""
-    for name in (_accelerator, _vm_count, lambda run: f"{_accelerator(run)}, {_vm_count(run)}"):
+    for name in (accelerator, _vm_count, _together, _each):
         names = [name(group[0]) for group in groups]
         if len(set(names)) == len(names):
             return names
@@ -185,7 +185,21 @@ def _vm_count(run: RunReport) -> str:
     return counted(len(run.vms), "VM")
 
 
-def _accelerator(run: RunReport) -> str:
+def _together(run: RunReport) -> str:
+    strategy = _strategy(run)
+    return f"{_vm_count(run)}, {strategy}" if strategy else _vm_count(run)
+
+
+def _each(run: RunReport) -> str:
+    return f"{accelerator(run)}, {_together(run)}"
+
+
+def _strategy(run: RunReport) -> str | None:
+    return run.distribution.strategy if run.distribution else None
+
+
+def accelerator(run: RunReport) -> str:
+    """What its programs were to compute on, in words."""
     if run.gpus_hidden:
         return "no GPU (hidden)"
     kinds = sorted({_accelerator_of(vm) for vm in run.vms})
@@ -313,7 +327,7 @@ def _digest_of(run: RunReport) -> str:
 _CONDITIONS: tuple[tuple[str, Callable[[RunReport], str]], ...] = (
     ("arguments", lambda run: " ".join(run.args) or "none"),
     ("files of the project", _digest_of),
-    ("distributed", lambda run: "yes" if run.distributed else "no"),
+    ("distributed", lambda run: (_strategy(run) or "yes") if run.distributed else "no"),
     ("CPUs", _versions(lambda vm: str(vm.cpus) if vm.cpus else None)),
     ("memory", _versions(lambda vm: f"{vm.memory_gib:g} GiB" if vm.memory_gib else None)),
     ("TensorFlow", _versions(lambda vm: vm.tensorflow)),

@@ -44,8 +44,13 @@ def when(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip() if moment else "not recorded"
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
+def milliseconds(seconds: float | None) -> str:
+    return "—" if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def times(speed_up: float | None) -> str:
+    """``1.42x``; an em dash for None."""
+    return "—" if speed_up is None else f"{speed_up:.2f}x"
 
 
 def figure(value: float) -> str:

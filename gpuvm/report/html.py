@@ -24,6 +24,7 @@ from gpuvm.report.format import (
     milliseconds,
     number,
     percent,
+    times,
     when,
 )
 from gpuvm.report.gallery import gallery
@@ -83,7 +84,9 @@ def _environment() -> jinja2.Environment:
         "gpu_charts": usage_figures,
         "rates": rate_figures,
         "figure": figure,
+        "milliseconds": milliseconds,
         "number": number,
+        "times": times,
         "when": when,
         "picture": picture,
         "tiles": tiles,

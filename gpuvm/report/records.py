@@ -78,7 +78,6 @@ class Step(_Timing):
     step_seconds: float | None = None
     examples_per_second: float | None = None
 
-
     communication_seconds: float | None = None
 
 

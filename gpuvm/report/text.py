@@ -9,8 +9,17 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gpuvm.report.format import duration, energy, figure, number, percent, when
-from gpuvm.report.model import GPUUsage, ReportData, RunReport
+from gpuvm.report.format import (
+    duration,
+    energy,
+    figure,
+    milliseconds,
+    number,
+    percent,
+    times,
+    when,
+)
+from gpuvm.report.model import Distribution, GPUUsage, ReportData, RunReport
 from gpuvm.text import visible
 
 STEP_COLUMNS = ("run_id", "vm", "phase", "step", "loss")
@@ -68,6 +77,8 @@ def _run(run: RunReport) -> Iterator[str]:
             for vm in run.vms
         ],
     )
+    if run.distribution:
+        yield from _distribution(run.distribution)
     if run.gpu_usage:
         yield _table(
             ("GPU", "Utilisation", "Most memory", "Power", "Energy"),
@@ -84,6 +95,56 @@ def _run(run: RunReport) -> Iterator[str]:
         yield _table(("Phase", "Overall", *names), phases)
     if run.warnings:
         yield "\n".join(f"- warning: {_escaped(warning)}" for warning in run.warnings)
+
+
+def _distribution(found: Distribution) -> Iterator[str]:
+    if found.strategy_note:
+        yield _escaped(found.strategy_note)
+    if found.against:
+        yield f"**{_escaped(found.against.sentence)}**"
+        yield _table(
+            ("", "One VM", "Together", "Speed-up", "Efficiency"),
+            [
+                (
+                    row.title,
+                    duration(row.one_vm_s),
+                    duration(row.together_s),
+                    times(row.speed_up),
+                    percent(row.efficiency),
+                )
+                for row in found.against.rows
+            ],
+        )
+    if found.workers:
+        yield _table(
+            ("Phase", "Worker", "Step", "Computing", "Communicating", "of it waiting"),
+            [
+                (
+                    one.title,
+                    f"{one.vm} (slowest)" if one.slowest else one.vm,
+                    milliseconds(one.step_seconds),
+                    milliseconds(one.computing_seconds),
+                    percent(one.communicating),
+                    percent(one.waiting),
+                )
+                for one in found.workers
+            ],
+        )
+    if found.incidents:
+        yield _table(
+            ("At", "VM", "Incident", "Why", "Steps done again", "Away"),
+            [
+                (
+                    when(one.at),
+                    one.vm,
+                    one.what,
+                    one.why,
+                    "" if one.lost_steps is None else number(one.lost_steps),
+                    duration(one.seconds),
+                )
+                for one in found.incidents
+            ],
+        )
 
 
 def _gpu_row(run: RunReport, gpu: GPUUsage) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuvm.report.format import duration, energy, figure, number, percent
+from gpuvm.report.format import duration, energy, figure, number, percent, times
 from gpuvm.report.model import RunReport
 from gpuvm.text import counted
 
@@ -27,13 +27,22 @@ def tiles(run: RunReport) -> Sequence[Tile]:
         )
         for s in run.main_scores
     ]
-    return [*scores, *_time(run), *_rate(run), *_loss(run), *_gpus(run)]
+    return [*scores, *_time(run), *_speed_up(run), *_rate(run), *_loss(run), *_gpus(run)]
 
 
 def _time(run: RunReport) -> list[Tile]:
     if run.seconds is None:
         return []
     return [Tile("Run time", duration(run.seconds), f"on {counted(len(run.vms), 'VM')}")]
+
+
+def _speed_up(run: RunReport) -> list[Tile]:
+    whole = run.distribution and run.distribution.against and run.distribution.against.rows[0]
+    if not whole or whole.speed_up is None:
+        return []
+    return [
+        Tile("Speed-up", times(whole.speed_up), f"of one VM; {percent(whole.efficiency)} per VM")
+    ]
 
 
 def _rate(run: RunReport) -> list[Tile]:

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,9 @@ class Watch:
 
     def step(self, progress: Progress) -> None:
         """The program has written a record of the contract."""
+
+    def record(self, vm: str, record: Mapping[str, Any]) -> None:
+        """The program has written this record, of the contract or of its own."""
 
     def output(self, vm: str, stderr: bool, line: str) -> None:
         """A line of a program's output; it may contain control characters."""
@@ -211,6 +214,7 @@ class Follower:
         except (ValueError, KeyError, TypeError):
             return  # the report reports the line
         self._last_record = time.monotonic()
+        self._watch.record(self.name, record)
         if event == "start":
             self.started = True
         elif event == "phase":
