@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from gpuvm import paths, results
 from gpuvm.errors import BadInput, NotFound
 from gpuvm.events import Event, Events
 from gpuvm.inventory import VCenter
-from gpuvm.report.records import read_events, read_manifest
+from gpuvm.report.records import read_events, read_incidents, read_manifest
 
 VCENTER = VCenter("the lab", "https://127.0.0.1/sdk", "8.0.3", "8.0.3.0", "0" * 32)
 
@@ -67,6 +68,33 @@ def test_report_reads_written_records() -> None:
     assert read.ended >= read.started
     assert [event.kind for event in read_events(run.dir).records] == ["phase", "phase"]
     assert {file.name for file in run.dir.iterdir()} == {"manifest.json", "events.jsonl"}
+
+
+def test_incidents_are_appended_by_several_threads() -> None:
+    run = make()
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(100):
+            threads.submit(run.add_incident, "vm-01", "lost", "a\nb", lost_steps=number)
+    run.add_incident("vm-01", "given up", seconds=61.23456)
+    read = read_incidents(run.dir)
+    assert not read.truncated
+    *lost, last = read.records
+    assert sorted(one.lost_steps for one in lost if one.lost_steps is not None) == [*range(100)]
+    assert {(one.vm, one.what, one.why, one.seconds) for one in lost} == {
+        ("vm-01", "lost", "a\nb", None)
+    }
+    assert (last.what, last.why, last.lost_steps, last.seconds) == ("given up", "", None, 61.235)
+    assert last.at >= run.manifest.started
+
+
+def test_older_records_have_no_strategy() -> None:
+    run = make()
+    file = run.dir / "manifest.json"
+    manifest = json.loads(file.read_text())
+    assert manifest.pop("strategy") is None
+    file.write_text(json.dumps(manifest))
+    assert read_manifest(run.dir).strategy is None
+    assert read_incidents(run.dir).records == ()
 
 
 def test_the_phases_of_provisioning_come_first(tmp_path: Path) -> None:

@@ -123,8 +123,10 @@ def _workers(found: Distribution, width: int) -> Iterator[Text]:
         columns[Number("COMMUNICATING")] = lambda one: percent(one.communicating)
     if found.waits:
         columns[Number("WAITING")] = lambda one: percent(one.waiting)
-    columns[""] = lambda one: "slowest" if one.slowest else ""
-    rows = [(one.vm, *(cell(one) for cell in columns.values())) for one in found.workers]
+    rows = [
+        (f"{one.vm}, slowest" if one.slowest else one.vm, *(cell(one) for cell in columns.values()))
+        for one in found.workers
+    ]
     return draw(("WORKER", *columns), rows, width)
 
 

@@ -117,7 +117,7 @@ def _distribution(found: Distribution) -> Iterator[str]:
         )
     if found.workers:
         yield _table(
-            ("Phase", "Worker", "Step", "Computing", "Communicating", "of it waiting"),
+            ("Phase", "Worker", "Step", "Computing", "Communicating", "Waiting (part of it)"),
             [
                 (
                     one.title,

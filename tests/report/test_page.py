@@ -25,10 +25,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             )
             with (captioning / vm / "gpu_samples.jsonl").open("a") as samples:
                 samples.write(line + "\n")
+    report_records.one_vm_run(folder)
     of = {
         "captioning": [captioning],
         "failed": [report_records.failed_run(folder)],
         "sweep": [report_records.sweep_run(folder)],
+        "distributed": [report_records.local_sgd_run(folder)],
         "own": [report_records.own_run(folder)],
         "several": [report_records.style_run(folder, 1, style) for style in (5, 10)],
     }
@@ -56,7 +58,7 @@ def _inside(url: str) -> bool:
     return url.startswith(("file:", "data:"))
 
 
-@pytest.mark.parametrize("name", ["captioning", "failed", "sweep", "own", "several"])
+@pytest.mark.parametrize("name", ["captioning", "failed", "sweep", "distributed", "own", "several"])
 def test_the_page_is_whole(chromium: Browser, pages: dict[str, Path], name: str) -> None:
     for width in WIDTHS.values():
         for scheme in ("light", "dark"):

@@ -64,7 +64,10 @@ def built(folder: Path, name: str, message: str) -> ReportData:
         vms=vms,
         vcenter={"name": message, "url": f"javascript:{message}", "version": message},
         gpuvm_version=message,
+        strategy="local-sgd",
     )
+    incident = {"at": "2026-11-24T01:31:00Z", "vm": message, "what": "lost", "why": message}
+    run.append("incidents.jsonl", json.dumps(incident) + "\n")
     run.phase("run", None, 0, 50)
     run.phase(message, name, 1, 40)
     run.phase(message, name, 45, None)
@@ -75,6 +78,7 @@ def built(folder: Path, name: str, message: str) -> ReportData:
         run.timing(vm, "phase", 9, name=message, state="end", seconds=8.0)
         for step in (1, 2, 3):
             run.timing(vm, "step", step, phase=message, step=step, loss=1 / step)
+            run.timing(vm, "average", step, phase=message, step=step, seconds=0.1)
         score = {"name": message, "value": 0.5, "split": message, "decoder": message}
         run.timing(vm, "score", 10, **score, of=message, means=message)
         run.results(

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,106 @@ def captioning_run(root: Path, vms: int = 4) -> Path:
         run.timing(vm, "end", 152, ok=True, steps=400, seconds=151.7, weights_sha256="5e1f" * 16)
     _scores(run, run.names[0])
     return run.dir
+
+
+def one_vm_run(root: Path, args: Sequence[str] = ("--steps", "480", "--seed", "3")) -> Path:
+    """A run on the GPU of one VM."""
+    alone = RunRecords(root, "captioning-20261124-090000-1111", 1)
+    alone.manifest(
+        args=list(args), started=_iso(T0 - 9000), vms=_real(alone), ended=_iso(T0 - 8900)
+    )
+    alone.phase("train", "gpuvm-01", 1, 40.0)
+    alone.start("gpuvm-01", device="/device:GPU:0", device_name="Tesla P100-PCIE-16GB")
+    _phase(alone, "gpuvm-01", "encoder", 10, 3.0)
+    alone.timing("gpuvm-01", "phase", 13, name="train", state="start")
+    for step in range(16, 481, 16):
+        rate = {"step_seconds": 0.05, "examples_per_second": 1280.0}
+        loss = 3.3 * math.exp(-step / 55) + 0.1
+        alone.timing(
+            "gpuvm-01",
+            "step",
+            13 + step / 20,
+            phase="train",
+            step=step,
+            steps=480,
+            loss=loss,
+            **rate,
+        )
+    alone.timing("gpuvm-01", "phase", 37, name="train", state="end", seconds=24.0)
+    alone.timing("gpuvm-01", "end", 38, ok=True, steps=480, seconds=38.0)
+    return alone.dir
+
+
+def local_sgd_run(root: Path) -> Path:
+    """The same on three VMs, of which one was lost for a while.
+
+    Of a round of 48 steps gpuvm-01 and gpuvm-03 compute 0.8 s, gpuvm-02 1.2 s.
+    """
+    run = RunRecords(root, "captioning-20261124-110000-3333", 3)
+    run.manifest(
+        args=["--steps", "480", "--average-every", "16"],
+        strategy="local-sgd",
+        vms=_real(run),
+        started=_iso(T0),
+        ended=_iso(T0 + 90),
+    )
+    for vm, computing in zip(run.names, (0.8, 1.2, 0.8), strict=True):
+        run.phase("train", vm, 1, 25.0)
+        run.start(vm, device="/device:GPU:0", device_name="Tesla P100-PCIE-16GB")
+        at = _rounds(run, vm, "encoder", 2.0, 5, computing / 4)
+        at = _rounds(run, vm, "train", at, 10, computing, lost=4 if vm == "gpuvm-03" else None)
+        run.timing(vm, "end", at + 1, ok=True, steps=480, seconds=at + 1)
+    for line in (
+        {"at": _iso(T0 + 9), "vm": "gpuvm-03", "what": "lost", "lost_steps": 16}
+        | {"why": "silent for 15 s", "seconds": None},
+        {"at": _iso(T0 + 31), "vm": "gpuvm-03", "what": "back"}
+        | {"why": "joined the others after a round", "lost_steps": None, "seconds": 22.4},
+    ):
+        run.append("incidents.jsonl", json.dumps(line) + "\n")
+    return run.dir
+
+
+def _rounds(
+    run: RunRecords,
+    vm: str,
+    phase: str,
+    at: float,
+    rounds: int,
+    computing: float,
+    *,
+    lost: int | None = None,
+) -> float:
+    """Rounds of 16 steps of each of three workers, of what the slowest computes and 0.1 s on the way; the
+    rest is waiting.
+    """
+    whole = 0.4 if phase == "encoder" else 1.3
+    run.timing(vm, "phase", at, name=phase, state="start")
+    began = at
+    for number in range(1, rounds + 1):
+        at += whole
+        done = {"phase": phase, "step": 48 * number}
+        if number == lost:
+            run.timing(vm, "rejoined", at + 20, phase=phase, members=[0, 1, 2])
+        away = 20.0 if lost is not None and number >= lost else 0.0
+        run.timing(
+            vm,
+            "average",
+            at + away,
+            **done,
+            members=[0, 1, 2],
+            computing_seconds=0.0,
+            seconds=round(20.0 if number == lost else whole - computing, 6),
+            waited_seconds=round(whole - computing - 0.1, 6),
+        )
+        loss = 3.3 * math.exp(-number / 2) + 0.1
+        rate = {"step_seconds": whole / 48, "examples_per_second": 64 * 16 / whole}
+        run.timing(vm, "step", at + away, **done, steps=48 * rounds, loss=loss, **rate)
+    run.timing(vm, "phase", at, name=phase, state="end", seconds=round(at - began, 3))
+    return at
+
+
+def _real(run: RunRecords) -> list[dict[str, Any]]:
+    return [run.vm(i, name, simulated=False) for i, name in enumerate(run.names, start=1)]
 
 
 def failed_run(root: Path) -> Path:
@@ -362,5 +463,5 @@ def _iso(t: float) -> str:
 
 
 if __name__ == "__main__":
-    for make in (captioning_run, failed_run, sweep_run, own_run):
+    for make in (captioning_run, failed_run, sweep_run, own_run, one_vm_run, local_sgd_run):
         sys.stdout.write(f"{make(Path(sys.argv[1]))}\n")
