@@ -8,14 +8,8 @@ from pathlib import Path
 
 from gpuvm.report.build import build, first_score
 from gpuvm.report.comparison import Comparison, Ratio, Side, Spread, compare
-from gpuvm.report.model import (
-    SHUFFLED,
-    Distribution,
-    ReportData,
-    RunReport,
-    Score,
-    WorkerTimes,
-)
+from gpuvm.report.distribution_model import Distribution, WorkerTimes
+from gpuvm.report.model import SHUFFLED, ReportData, RunReport, Score
 from gpuvm.report.text import markdown, steps_csv
 
 __all__ = [

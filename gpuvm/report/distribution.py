@@ -8,14 +8,14 @@ from typing import Final
 from gpuvm.errors import BadInput
 from gpuvm.report.communication import Interval, intervals
 from gpuvm.report.comparison import compare
-from gpuvm.report.model import (
+from gpuvm.report.distribution_model import (
     AgainstOneVM,
     Distribution,
     IncidentReport,
-    RunReport,
     SpeedUp,
     WorkerTimes,
 )
+from gpuvm.report.model import RunReport
 from gpuvm.report.phases import title
 from gpuvm.report.records import Average, Step, Timing, read_manifest
 from gpuvm.results import Incident, Manifest

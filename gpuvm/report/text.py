@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from gpuvm.report.distribution_model import Distribution
 from gpuvm.report.format import (
     duration,
     energy,
@@ -19,7 +20,7 @@ from gpuvm.report.format import (
     times,
     when,
 )
-from gpuvm.report.model import Distribution, GPUUsage, ReportData, RunReport
+from gpuvm.report.model import GPUUsage, ReportData, RunReport
 from gpuvm.text import visible
 
 STEP_COLUMNS = ("run_id", "vm", "phase", "step", "loss")

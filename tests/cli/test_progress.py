@@ -1,13 +1,14 @@
 """The progress display of transfers during a run."""
 
 import io
+from typing import Any
 
 import pytest
 
 from gpuvm.cli import output
 from gpuvm.cli.console import PlainConsole
 from gpuvm.cli.progress import RunWatch
-from gpuvm.events import Events
+from gpuvm.events import Event, Events
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
@@ -39,3 +40,22 @@ def test_a_moving_line_for_each_vm_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     text = shown(monkeypatch, terminal=True)
     assert "vm-01: [coco] at 10/20" in text
     assert "vm-02: [coco] at 9/20" in text or "vm-02: [coco] at 10/20" in text
+
+
+def test_a_distributed_run_that_does_not_pay_is_said_and_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, recorded = io.StringIO(), list[Event]()
+    monkeypatch.setattr(output, "stderr", PlainConsole(file=out, width=80))
+    members: Any = [object(), object()]
+    events = Events(recorded.append)
+    with RunWatch(events, output.State(), members) as watch:
+        for step in range(10, 201, 10):
+            for vm in ("vm-01", "vm-02"):
+                times = {"step_seconds": 0.1, "communication_seconds": 0.08}
+                record = {"event": "step", "t": 1.0, "phase": "train", "step": step, **times}
+                watch.record(vm, record)
+    (warning,) = [event for event in recorded if event.kind == "warning"]
+    assert warning.text is not None
+    assert warning.text.startswith("train: distribution does not pay: after 100 steps 2 VMs")
+    assert " ".join(out.getvalue().split()) == warning.text

@@ -195,8 +195,8 @@ def _rounds(
     *,
     lost: int | None = None,
 ) -> float:
-    """Rounds of 16 steps of each of three workers, of what the slowest computes and 0.1 s on the way; the
-    rest is waiting.
+    """Rounds of 16 steps of each of three workers, that last as long as the slowest computes
+    and 0.1 s on the way; the rest is waiting.
     """
     whole = 0.4 if phase == "encoder" else 1.3
     run.timing(vm, "phase", at, name=phase, state="start")
