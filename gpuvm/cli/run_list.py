@@ -87,6 +87,7 @@ def _row(run_id: str, state: str) -> Row:
         "run_id": run_id,
         "state": state,
         "workload": None,
+        "strategy": None,
         "vms": [],
         "accelerators": [],
         "started": None,
@@ -118,6 +119,7 @@ def _of_manifest(manifest: results.Manifest) -> Row:
     kinds = {"none" if manifest.gpus_hidden else vm.accelerator for vm in manifest.vms}
     return {
         "workload": manifest.workload,
+        "strategy": manifest.strategy,
         "operator": manifest.operator or None,
         "started": manifest.started,
         "ended": ended,
