@@ -334,7 +334,7 @@ class WorkerDied(RunError):
         if cancelled:
             how = "was cancelled"
         super().__init__(f"the worker on {vm} {how}")
-        self.vm, self.exit_status, self.tail = vm, exit_status, tuple(tail)
+        self.vm, self.exit_status, self.tail, self.reason = vm, exit_status, tuple(tail), how
         self.cancelled = cancelled
 
 

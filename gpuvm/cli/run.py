@@ -15,7 +15,7 @@ from gpuvm import lifecycle, results, runs
 from gpuvm.cli import completion, output, targets
 from gpuvm.cli.options import DeploymentOptions, FetchLimitOption, YesOption, grouped
 from gpuvm.cli.run_control import finish_run
-from gpuvm.cli.run_job import CompareOptions, Job
+from gpuvm.cli.run_job import CompareOptions, DistributedOptions, Job
 from gpuvm.cli.session import confirm, open_session
 from gpuvm.errors import BadInput
 from gpuvm.files import read_text
@@ -126,6 +126,7 @@ def run(
     ] = False,
     fetch_limit: FetchLimitOption = "2G",  # type: ignore[assignment]  # typer parses it
     *,
+    together: DistributedOptions,
     compare: CompareOptions,
     yes: YesOption = False,
     options: DeploymentOptions,
@@ -164,6 +165,8 @@ def run(
         then="shutdown" if then else None,
         detach=detach,
         healthy=not ignore_health,
+        max_restarts=together.max_restarts,
+        rejoin_s=together.rejoin_s,
         fetch_limit=None if fetch_limit < 0 else fetch_limit,
         environment=_variables(env or [], env_file, secret or []),
     )
@@ -172,6 +175,7 @@ def run(
     _check_lengths([*arguments, *chosen.command], run_options.environment)
     shared = sweeps.shared_out(chosen, arguments, sweep=sweep, distributed=distributed)
     distributed = distributed and not shared
+    strategy = together.choose(chosen, distributed=distributed, detach=detach)
     if sweep and shared:
         arguments = sweeps.with_grid(shared, arguments)
     wanted = options.spec()
@@ -210,6 +214,7 @@ def run(
         wanted,
         session.context.guest,
         distributed=distributed,
+        strategy=strategy,
         resume=before,
         inputs=inputs,
         grid=shared,

@@ -66,6 +66,47 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class DistributedOptions:
+    strategy: Annotated[
+        results.Strategy | None,
+        typer.Option(
+            "--strategy",
+            help="How distributed workers train together: local-sgd averages now and then over "
+            "this terminal's connections, allreduce after every step over the VMs' network. "
+            "Default: the workload's best.",
+        ),
+    ] = None
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            "--max-restarts",
+            min=0,
+            help="How often lost distributed workers are started again.",
+            metavar="N",
+        ),
+    ] = 3
+    rejoin_s: Annotated[
+        float,
+        typer.Option(
+            "--rejoin-timeout",
+            min=0,
+            help="How long a distributed run waits for a lost VM before it is given up.",
+            metavar="SECONDS",
+        ),
+    ] = 120
+
+    def choose(
+        self, workload: runs.Workload, *, distributed: bool, detach: bool
+    ) -> results.Strategy | None:
+        """None for a run on one VM. Raises BadInput."""
+        if distributed:
+            return runs.choose_strategy(workload, self.strategy, detach=detach)
+        if self.strategy is not None:
+            raise BadInput("--strategy is for --distributed runs")
+        return None
+
+
+@dataclass(frozen=True)
 class Job:
     """``grid`` is what the members share out among them, each on its own."""
 
@@ -76,6 +117,7 @@ class Job:
     spec: ClusterSpec
     guest: GuestSettings
     distributed: bool
+    strategy: results.Strategy | None
     resume: results.Run | None
     inputs: runs.Inputs
     grid: Sweep | None
@@ -93,6 +135,7 @@ class Job:
             self.spec.name,
             members,
             distributed=self.distributed,
+            strategy=self.strategy,
             then=self.options.then,
             gpus_hidden=hide_gpus,
         )

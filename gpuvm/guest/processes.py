@@ -32,8 +32,8 @@ class Process:
 
     ``directory`` is the run's folder, relative to the home unless absolute; the folder above it is
     that of all runs. The program runs in ``cwd`` below it. ``without`` are names of environment
-    variables, in any case, that it must not have; ``fresh`` are files that are removed first, unless
-    it is started ``again``: then these and its output are appended to.
+    variables, in any case, that it must not have; ``fresh`` are files that are removed first,
+    unless it is started ``again``: then these and its output are appended to.
     ``gpu``: ``share`` the GPUs with whatever runs, have them ``exclusive`` or not at all, or wait
     in the ``queue`` at ``place`` (see ``take_place``), where nobody else gets ``port``. ``then`` is
     what the guest does afterwards, once no other run is alive and no operator has watched this one

@@ -24,8 +24,9 @@ from gpuvm.runs.guest_runs import (
 )
 from gpuvm.runs.here import begin_record_here, run_here
 from gpuvm.runs.inputs import DATA, Inputs, with_data
-from gpuvm.runs.run import RunOptions, begin_record, run
-from gpuvm.runs.watched import attach
+from gpuvm.runs.launch import RunOptions
+from gpuvm.runs.run import attach, begin_record, run
+from gpuvm.runs.strategy import choose as choose_strategy
 
 __all__ = [
     "DATA",
@@ -43,6 +44,7 @@ __all__ = [
     "begin_record_here",
     "cancel_run",
     "caption",
+    "choose_strategy",
     "fetch_run",
     "find",
     "list_runs",

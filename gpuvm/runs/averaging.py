@@ -53,7 +53,7 @@ class _Topic:
     def used(self) -> int:
         """The examples that the rounds have used."""
         steps = (len(one["by"]) * one["steps"] * one["times"] for one in self.rounds)
-        return sum(steps) * self.terms["batch"]
+        return sum(steps) * int(self.terms["batch"])
 
     def end_round(self, by: tuple[int, ...]) -> Header:
         done = {"members": self.members, "by": by, "steps": self.steps, "times": 1}

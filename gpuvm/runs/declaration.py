@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gpuvm.documents import LIMIT_KIB, MOST_MISTAKES, described
 from gpuvm.errors import BadInput, Mistakes
 from gpuvm.files import read_text
+from gpuvm.results import Strategy
 
 FILE = "workload.toml"
 
@@ -63,11 +64,13 @@ class Reference(_Model):
 class Declaration(_Model):
     """``contract``: the program takes gpuvm's arguments and writes its records.
 
-    ``aliases`` are former names, under which older runs are recorded.
+    ``aliases`` are former names, under which older runs are recorded. ``strategies`` are those of a
+    distributed run, the best first.
     """
 
     contract: bool = False
     aliases: tuple[str, ...] = ()
+    strategies: tuple[Strategy, ...] = ("allreduce",)
     sweep: Sweep | None = None
     caption: Caption | None = None
     references: tuple[Reference, ...] = ()

@@ -109,6 +109,7 @@ class Follower:
         self.member, self._guests, self._at_checkpoint = member, guests, at_checkpoint
         self._local, self._events, self._watch = local, events, watch
         self.started = self.stepped = self.port_lost = False
+        self._last_step = self._last_checkpoint = 0
         self._disconnected = False
         self._checkpoint, self._last_call = False, 0.0
         self._phase = "starting"
@@ -144,6 +145,12 @@ class Follower:
                 stop.wait(RETRY_S)
             except GuestError as error:
                 return Outcome(None, self._last_contact, error)
+
+    @property
+    def lost_steps(self) -> int:
+        """The steps since the last checkpoint, as far as they were logged."""
+        since = self._last_step - self._last_checkpoint
+        return since if since >= 0 else self._last_step  # the checkpoint is of the phase before
 
     def tail(self) -> list[str]:
         """The last lines of standard error, or else of standard output."""
@@ -221,9 +228,11 @@ class Follower:
             self._update_phase(record)
         elif event == "step":
             self.started = self.stepped = True
+            self._last_step = int(_number(record.get("step")) or 0)
             self._watch.step(_progress(self.name, record, self._phase))
         elif event == "checkpoint":
             self._checkpoint = True
+            self._last_checkpoint = int(_number(record.get("step")) or 0)
         elif event == "score":
             text = f"{record.get('name')} {_number(record.get('value')) or 0:.3f}"
             self._watch.step(Progress(self.name, self._phase, text=text))
@@ -305,8 +314,10 @@ def why(outcome: Outcome) -> str:
     if outcome.exit_status is None:
         return "its program vanished"
     status = outcome.exit_status
-    return f"its program was ended by signal {status - 128}" if status > 128 else (
-        f"its program ended with status {status}"
+    return (
+        f"its program was ended by signal {status - 128}"
+        if status > 128
+        else (f"its program ended with status {status}")
     )
 
 

@@ -138,7 +138,7 @@ class Rounds(Observer):
     def _wait(self, futures: "Mapping[Future[Outcome], _Worker]") -> GpuvmError | None:
         work, waiting, start_s = self.work, set(futures), self.work.distribution.start_s
         while waiting:
-            done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
+            _, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
             if waiting and work.running and work.watch.cancelled():
                 work.end_run(cancelled=True)
             ended = [(futures[one], one.result()) for one in futures if one.done()]
@@ -154,9 +154,9 @@ class Rounds(Observer):
             if late:
                 work.end_run()
                 return follow.not_started(late, start_s)
-            if any(not outcome.failed for _, outcome in ended):
-                if all(futures[one].away_since is not None for one in waiting):
-                    break
+            all_away = all(futures[one].away_since is not None for one in waiting)
+            if all_away and any(not outcome.failed for _, outcome in ended):
+                break
             self._give_up([futures[one] for one in waiting])
         return self._failure(futures) if not self._succeeded(futures) else None
 
@@ -184,7 +184,7 @@ class Rounds(Observer):
         return self.work.failure(endings, [worker.follower for worker in self._workers])
 
     def _leave_behind(self, futures: "Mapping[Future[Outcome], _Worker]") -> None:
-        """After a success: those that had no part in its end, and the one that wrote the results."""
+        """After a success: names who wrote the results, and those that had no part in it."""
         work = self.work
         left = {futures[one].name for one in futures if not one.done() or one.result().failed}
         work.guests.given_up |= left

@@ -44,32 +44,6 @@ START_SLACK = 1.5
 """The program's own start deadline comes first, since its message is better."""
 
 
-def attach(
-    record: results.Run,
-    members: Sequence[Member],
-    *,
-    guest: GuestSettings,
-    events: Events,
-    watch: Watch = Watch(),  # noqa: B008 - has no state
-) -> bool:
-    """Follow a run that is running or has ended, and fetch its output.
-
-    ``members`` are its reachable VMs. Returns and raises as ``run`` does.
-    """
-    work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
-    work.launched = work.running = work.resumed = True
-    with work.guests, work.recorded():
-        followers = [work.follower(member) for member in members]
-        if record.manifest.strategy == "local-sgd":
-            error = Rounds(work, Restarts()).follow(followers)
-        else:
-            error = work.follow(followers)
-        if error is not None:
-            raise error
-        work.fetch()
-    return not work.detached
-
-
 @dataclass
 class WatchedRun:
     """``members`` are its VMs; the first is the chief of a distributed run."""

@@ -102,6 +102,7 @@ class Runner:
         machines: Sequence[Machine],
         *args: str,
         distributed: bool = False,
+        strategy: results.Strategy | None = None,
         resume: results.Run | None = None,
         settings: GuestSettings | None = None,
         distribution: Distributed | None = None,
@@ -117,6 +118,7 @@ class Runner:
             workload="mine",
             args=args,
             distributed=distributed,
+            strategy=strategy or ("allreduce" if distributed else None),
             vcenter=VCENTER,
             cluster="c",
             deployment="d",
@@ -145,7 +147,7 @@ class Runner:
             resume=resume,
             inputs=inputs or {},
             more_args=more_args or {},
-            options=options or runs.RunOptions(),
+            options=options or runs.RunOptions(max_restarts=0),
             watch=self.watch,
         )
         return record

@@ -1,0 +1,102 @@
+"""A distributed run whose workers take every step together (``allreduce``): TensorFlow ends all of
+them when one is lost. All then go on from the last checkpoint, with the VMs that are there.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from gpuvm.errors import GpuvmError, GuestError, WorkerDied
+from gpuvm.guest import connect, end_all
+from gpuvm.runs.fan_out import Member
+from gpuvm.runs.follow import ATTEMPT_S, RETRY_S, Follower
+from gpuvm.runs.launch import Launch
+from gpuvm.runs.rounds import BAD_INPUT
+
+PORT_RETRIES = 3
+
+
+class Lockstep:
+    """Follows the programs of ``launch`` to the end of the run."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch, self._work, self._options = launch, launch.work, launch.options
+
+    def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
+        """Waits until the run has ended; returns the error or None.
+
+        Chooses new ports if one was taken before its use, three times at most.
+        """
+        work, ports_left, restarts_left = self._work, PORT_RETRIES, self._options.max_restarts
+        while (error := work.follow(followers)) is not None:
+            lost = [f for f in followers if f.port_lost and not f.stepped]
+            if lost and ports_left:
+                ports_left -= 1
+                work.events.warning("its port is in use now; choosing new ports", lost[0].name)
+                self._launch.launch(again=work.resumed)
+            elif restarts_left and isinstance(error, WorkerDied) and self._can(error, followers):
+                restarts_left -= 1
+                if not self._go_on(error, followers):
+                    break
+            else:
+                break
+            followers = [
+                work.follower(one, from_start=not work.resumed) for one in self._launch.active
+            ]
+        return error
+
+    def _can(self, error: WorkerDied, followers: Sequence[Follower]) -> bool:
+        """Whether a program that keeps checkpoints was lost in the middle of its training."""
+        if error.cancelled or error.exit_status == BAD_INPUT:
+            return False
+        keeps_them = self._launch.workload.declaration.contract
+        return keeps_them and any(follower.stepped for follower in followers)
+
+    def _go_on(self, error: WorkerDied, followers: Sequence[Follower]) -> bool:
+        """Starts all again; False when there is nobody. Waits for a guest that is away."""
+        work, record = self._work, self._work.record
+        lost_steps = max(follower.lost_steps for follower in followers)
+        work.events.warning(f"lost ({error.reason}): all go on from the last checkpoint", error.vm)
+        record.add_incident(error.vm, "lost", error.reason, lost_steps=lost_steps)
+        begun, absent = time.monotonic(), self._absent()
+        away_s = time.monotonic() - begun
+        for name in sorted(absent):
+            why = f"away for more than {self._options.rejoin_s:g} s"
+            work.events.warning(f"given up: {why}", name)
+            record.add_incident(name, "given up", why, seconds=away_s)
+        if error.vm not in absent:
+            record.add_incident(error.vm, "back", seconds=away_s)
+        work.guests.given_up |= absent
+        if not self._launch.active:
+            return False
+        work.choose_chief(self._launch.active[0].name)
+        work.resumed = True
+        self._launch.launch(again=True)
+        return True
+
+    def _absent(self) -> set[str]:
+        """The names of those that are still away after ``rejoin_s``; in the others nothing of the
+        run is left.
+        """
+        work, waiting = self._work, self._launch.active
+        end = time.monotonic() + self._options.rejoin_s
+
+        def is_away(member: Member) -> bool:
+            try:
+                with connect(member.endpoint, timeout_s=ATTEMPT_S) as guest:
+                    end_all(guest, work.settings.python, work.record.run_id)
+            except GuestError:
+                return True
+            return False
+
+        with ThreadPoolExecutor(len(waiting)) as threads:
+            while waiting:
+                away = list(threads.map(is_away, waiting))
+                waiting = [one for one, gone in zip(waiting, away, strict=True) if gone]
+                if time.monotonic() > end:
+                    break
+                if waiting:
+                    time.sleep(RETRY_S)
+        absent = {member.name for member in waiting}
+        work.guests.unreachable &= absent
+        return absent
