@@ -53,7 +53,7 @@ class _Topic:
     def used(self) -> int:
         """The examples that the rounds have used."""
         steps = (len(one["by"]) * one["steps"] * one["times"] for one in self.rounds)
-        return sum(steps) * int(self.terms["batch"])
+        return self.terms["batch"] * int(sum(steps))
 
     def end_round(self, by: tuple[int, ...]) -> Header:
         done = {"members": self.members, "by": by, "steps": self.steps, "times": 1}
@@ -86,7 +86,7 @@ class Averager:
         self._members: set[int] = set()
         self._joining: set[int] = set()
         self._topics: dict[str, _Topic] = {}
-        self._barriers: dict[str, set[int]] = {}
+        self._barriers: dict[str, dict[int, bool]] = {}
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ class Averager:
             topic.sent[worker] = payload, time.monotonic()
             self._average(header["topic"])
         elif kind == "barrier":
-            self._barriers.setdefault(header["topic"], set()).add(worker)
+            self._barriers.setdefault(header["topic"], {})[worker] = bool(header["chief"])
             self._admit_to_barrier(worker)
             self._barrier(header["topic"])
         elif kind == "bye":
@@ -140,7 +140,7 @@ class Averager:
                 topic.entered.pop(worker, None)
                 topic.sent.pop(worker, None)
             for waiting in self._barriers.values():
-                waiting.discard(worker)
+                waiting.pop(worker, None)
             if worker in self._members:
                 self._members.discard(worker)
                 self._choose_chief()
@@ -247,12 +247,15 @@ class Averager:
         self._send(worker, answer, weights)
 
     def _barrier(self, name: str) -> None:
-        waiting = self._barriers[name]
-        is_whole = self._members <= waiting
+        """All may go when all are there; the chief only comes after its work, which one that
+        became the chief while it waited has still to do.
+        """
+        waiting, members = self._barriers[name], self.members
+        is_whole = set(members) <= waiting.keys() and all(waiting[one] for one in members[:1])
         for worker in sorted(waiting):
-            self._send(worker, {"members": self.members, "all": is_whole})
-        if is_whole:
-            del self._barriers[name]
+            self._send(worker, {"members": members, "all": is_whole})
+            if is_whole or (worker == members[0] and not waiting[worker]):
+                del waiting[worker]
 
     def _send(self, worker: int, header: Header, payload: bytes = b"") -> None:
         """A worker that cannot be reached is reported by who reads from it."""

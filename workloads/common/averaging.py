@@ -134,7 +134,7 @@ class Averaging:
         was_chief = self.is_chief
         while True:
             try:
-                self._send({"kind": "barrier", "topic": name})
+                self._send({"kind": "barrier", "topic": name, "chief": was_chief})
                 while True:
                     answer, _ = self._receive()
                     self.members = tuple(answer["members"])
