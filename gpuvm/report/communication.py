@@ -7,8 +7,12 @@ the ``step`` records. Seconds are those per step of the whole training, whicheve
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gpuvm.report.records import Average, Rejoined, Step, Timing
+
+_MOST_STEPS: Final = 2**53
+"""What a float counts exactly; a record of more is none."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,17 @@ class Interval:
 
 def intervals(timings: Iterable[Timing], phase: str) -> list[Interval]:
     """Those of one worker in a phase, without the first, in which it compiled."""
-    own = [
-        one for one in timings if isinstance(one, Average | Rejoined | Step) and one.phase == phase
-    ]
-    rounds = [one for one in own if not isinstance(one, Step)]
-    found = _of_rounds(rounds) if rounds else _of_steps([o for o in own if isinstance(o, Step)])
+    own = [one for one in timings if _is_of(one, phase)]
+    rounds = [one for one in own if isinstance(one, Average | Rejoined)]
+    steps = [one for one in own if isinstance(one, Step)]
+    found = _of_rounds(rounds) if rounds else _of_steps(steps)
     return [one for one in found if _is_plausible(one)]
+
+
+def _is_of(one: Timing, phase: str) -> bool:
+    if isinstance(one, Average | Step):
+        return one.phase == phase and 0 <= one.step < _MOST_STEPS
+    return isinstance(one, Rejoined) and one.phase == phase
 
 
 def _of_rounds(records: Sequence[Average | Rejoined]) -> list[Interval]:

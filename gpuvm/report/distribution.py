@@ -1,5 +1,6 @@
 """Whether a distributed run pays: how its workers spent their time, and how long one VM takes."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -93,7 +94,7 @@ def _share(spent: Sequence[Interval], parts: Sequence[float | None]) -> float | 
         (one.seconds, part) for one, part in zip(spent, parts, strict=True) if part is not None
     ]
     whole = sum(seconds for seconds, _ in known)
-    return 100 * sum(part for _, part in known) / whole if whole > 0 else None
+    return 100 * sum(part for _, part in known) / whole if 0 < whole < math.inf else None
 
 
 def one_vm_run(run_dir: Path) -> Path | None:

@@ -153,6 +153,9 @@ def test_steps_between_two_averages_say_nothing() -> None:
         {"event": "average", "t": 1, "step": 200, "seconds": None},
         {"event": "average", "t": 1, "step": 200, "seconds": "nan", "members": "all"},
         {"event": ["average"], "t": 1},
+        {"event": "average", "t": 1, "step": -(10**400), "seconds": 1.0, "phase": "other"},
+        {"event": "step", "t": 1, "step": 50, "step_seconds": 1e308, "communication_seconds": 1e308}
+        | {"phase": "other"},
         {"event": None},
         {},
     ],
@@ -167,6 +170,16 @@ def test_what_is_no_record_is_passed_over(record: dict[str, Any]) -> None:
 )
 def test_times_that_cannot_be_say_nothing(times: tuple[float, float]) -> None:
     assert said(steps(*times, until=2000)) == []
+
+
+def test_a_step_that_no_float_counts_is_none() -> None:
+    much = 10**400
+    wild = [
+        (f"gpuvm-0{n}", {**record, "step": much, "t": 1e308})
+        for n in (1, 2)
+        for record in (steps(0.1, 0.09)[0][1], averages([(1.0, 2.0)])[0][1])
+    ]
+    assert said(wild * 3) == []
 
 
 def test_programs_beside_one_another_never_communicate() -> None:
