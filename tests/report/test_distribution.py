@@ -111,7 +111,8 @@ def test_all_reduce_from_its_steps(tmp_path: Path) -> None:
     first, second = of(run.dir).workers
     assert (first.step_seconds, first.slowest, first.waiting) == (0.04, False, None)
     assert (first.communicating, second.communicating) == pytest.approx((75, 25))
-    assert (second.computing_seconds, second.slowest) == (pytest.approx(0.03), True)
+    assert second.slowest
+    assert second.computing_seconds == pytest.approx(0.03)
     assert "Waiting" not in texts(run.dir, tmp_path)[0]
 
 
@@ -157,7 +158,7 @@ def test_only_a_run_of_the_same_is_compared_with(tmp_path: Path) -> None:
     text = (alone / "manifest.json").read_text()
     original = json.loads(text)
     gpu = original["vms"][0] | {"gpus": [original["vms"][0]["gpus"][0] | {"model": "A100"}]}
-    for change in (
+    others: tuple[dict[str, Any], ...] = (
         {"status": "failed"},
         {"workload": "stock"},
         {"args": ["--steps", "481"]},
@@ -167,7 +168,8 @@ def test_only_a_run_of_the_same_is_compared_with(tmp_path: Path) -> None:
         {"vms": [gpu]},
         {"vms": [original["vms"][0] | {"accelerator": "none", "gpus": []}]},
         {"vms": []},
-    ):
+    )
+    for change in others:
         changed(alone, **change)
         assert against(run) is None, change
         (alone / "manifest.json").write_text(text)
