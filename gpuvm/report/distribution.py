@@ -18,7 +18,7 @@ from gpuvm.report.distribution_model import (
 )
 from gpuvm.report.model import RunReport
 from gpuvm.report.phases import title
-from gpuvm.report.records import Average, Step, Timing, read_manifest
+from gpuvm.report.records import Average, Step, Timing, read_manifest, read_timings
 from gpuvm.results import Incident, Manifest
 
 OPTIONS_OF_DISTRIBUTION: Final = ("--average-every", "--strategy", "--global-batch", "--seed")
@@ -156,7 +156,8 @@ def against(run: RunReport, one_vm: RunReport) -> AgainstOneVM | None:
     """The distributed run beside that on one VM; None where one of them has no time of its own,
     such as one that was resumed.
     """
-    if _is_resumed(run) or _is_resumed(one_vm):
+    missing = {curve.phase for curve in run.curves} - {curve.phase for curve in one_vm.curves}
+    if missing or _is_resumed(run) or _is_resumed(one_vm):
         return None
     try:
         compared = compare((one_vm, run))
@@ -170,6 +171,7 @@ def against(run: RunReport, one_vm: RunReport) -> AgainstOneVM | None:
         (row.title, alone, row.overall_s)
         for row in run.phases
         if row.group == "workload" and row.overall_s is not None and _has_steps(run, row.name)
+        if any(vm.starts == 1 for vm in run.vms)  # else only a part of each phase is known
         if (alone := _phase_seconds(one_vm, row.name)) is not None
     ]
     return AgainstOneVM(
@@ -187,13 +189,21 @@ def against(run: RunReport, one_vm: RunReport) -> AgainstOneVM | None:
 
 
 def _is_resumed(run: RunReport) -> bool:
-    """Whether its first step is further from 0 than from the next one that was logged."""
-    began = [
-        points[0][0] <= points[1][0] - points[0][0]
-        for curve in run.curves
-        if len(points := curve.points) > 1
-    ]
-    return bool(began) and not any(began)
+    """Whether its first step is further from 0 than from the next one that was logged.
+
+    Of the first start: a worker that was lost begins later when it is started again.
+    """
+    return not any(_began_at_0(run.dir / vm.name) for vm in run.vms)
+
+
+def _began_at_0(vm_dir: Path) -> bool:
+    """Whether all of its phases did, as far as their steps can say."""
+    by_phase: dict[str, list[int]] = {}
+    for line in read_timings(vm_dir).records:
+        if isinstance(line, Step):
+            by_phase.setdefault(line.phase, []).append(line.step)
+    began = [own[0] <= own[1] - own[0] for own in by_phase.values() if len(own) > 1]
+    return all(began)
 
 
 def _has_steps(run: RunReport, phase: str) -> bool:

@@ -222,6 +222,21 @@ def test_a_resumed_run_is_not_compared_with(tmp_path: Path) -> None:
     assert against(run) is None
 
 
+def test_of_a_run_that_started_again_only_the_whole_is_compared(tmp_path: Path) -> None:
+    """As with all-reduce, where all workers begin again when one was lost."""
+    run, _ = report_records.local_sgd_run(tmp_path), report_records.one_vm_run(tmp_path)
+    for vm in ("gpuvm-01", "gpuvm-02", "gpuvm-03"):
+        file = run / vm / "timings.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
+        later = [line for line in lines if "start" in line or '"step": 480' in line]
+        file.write_text("".join([*lines, *later]))
+    found = against(run)
+    assert found is not None
+    (row,) = found.rows
+    assert row.title == "Whole program"
+    assert row.speed_up == pytest.approx(1.6)
+
+
 def test_runs_that_took_no_time(tmp_path: Path) -> None:
     run, alone = report_records.local_sgd_run(tmp_path), report_records.one_vm_run(tmp_path)
     for folder in (run, alone):

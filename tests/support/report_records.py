@@ -137,6 +137,8 @@ def one_vm_run(root: Path, args: Sequence[str] = ("--steps", "480", "--seed", "3
     alone.phase("train", "gpuvm-01", 1, 40.0)
     alone.start("gpuvm-01", device="/device:GPU:0", device_name="Tesla P100-PCIE-16GB")
     _phase(alone, "gpuvm-01", "encoder", 10, 3.0)
+    for step in (1, 120, 240):
+        alone.timing("gpuvm-01", "step", 10, phase="encoder", step=step, steps=240, loss=1.0)
     alone.timing("gpuvm-01", "phase", 13, name="train", state="start")
     for step in range(16, 481, 16):
         rate = {"step_seconds": 0.05, "examples_per_second": 1280.0}
