@@ -20,6 +20,10 @@ from gpuvm.errors import GuestError
 Header = dict[str, Any]
 
 
+class InvalidMessage(GuestError):
+    """What a worker sent is no message."""
+
+
 class Channel(Protocol):
     """Sends to one worker. Raises OSError when that is lost."""
 
@@ -105,13 +109,13 @@ class Averager:
     def received(self, worker: int, header: Header, payload: bytes) -> None:
         """Take note of a message of a worker that is connected.
 
-        Raises GuestError for what is no message: it comes from a program that may be anybody's.
+        Raises InvalidMessage: it comes from a program that may be anybody's.
         """
         with self._lock:
             try:
                 self._receive(worker, header, payload)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise GuestError(f"worker {worker} sent no valid message: {error!r}") from None
+                raise InvalidMessage(f"worker {worker} sent no valid message: {error!r}") from None
 
     def _receive(self, worker: int, header: Header, payload: bytes) -> None:
         kind = header["kind"]

@@ -10,9 +10,9 @@ import struct
 import threading
 from collections.abc import Sequence
 
-from gpuvm.errors import GuestError
+from gpuvm.errors import GuestError, GuestUnreachable
 from gpuvm.guest import Guest, TransferChannel, connect, relayed
-from gpuvm.runs.averaging import Averager, Header
+from gpuvm.runs.averaging import Averager, Header, InvalidMessage
 from gpuvm.runs.fan_out import Member
 
 SOCKET = "averaging.sock"
@@ -61,7 +61,7 @@ class Links:
                 self._serve_once(worker, member)
             except GuestError as error:
                 if worker in self._known:
-                    self._averager.lost(worker, str(error))
+                    self._averager.lost(worker, _why(error))
             finally:
                 self._known.discard(worker)
             self._closing.wait(RETRY_S)
@@ -84,6 +84,14 @@ class Links:
                         self._averager.received(worker, header, payload)
             finally:
                 del self._open[worker]
+
+
+def _why(error: GuestError) -> str:
+    if isinstance(error, InvalidMessage):
+        return str(error)
+    if isinstance(error, GuestUnreachable):
+        return "its connection ended"
+    return f"no sign of life for {SILENCE_S:g} s"
 
 
 class _Sender:
@@ -126,13 +134,13 @@ def _encoded(header: Header, payload: bytes = b"") -> bytes:
 def _message(channel: TransferChannel) -> tuple[Header, bytes]:
     header, payload = LENGTHS.unpack(_exactly(channel, LENGTHS.size))
     if header > MAX_HEADER or payload > MAX_PAYLOAD:
-        raise GuestError(f"{channel.guest.name}: a message of {payload} bytes is too long")
+        raise InvalidMessage(f"{channel.guest.name}: a message of {payload} bytes is too long")
     try:
         message = json.loads(_exactly(channel, header))
     except ValueError:
         message = None
     if not isinstance(message, dict):
-        raise GuestError(f"{channel.guest.name}: not a message of a worker")
+        raise InvalidMessage(f"{channel.guest.name}: not a message of a worker")
     return message, _exactly(channel, payload)
 
 
