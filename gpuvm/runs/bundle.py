@@ -5,6 +5,7 @@ The guests are checked for required modules before anything is sent.
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,21 +139,52 @@ def _files_below(folder: Path) -> list[Path]:
 def _user_project(found: project.Project) -> Workload:
     command, python = found.command, found.command[0] in PYTHONS
     script = found.root / command[1] if python and command[1:] else None
+    common = _common_for(found, script)
     requires: set[str] = set()
     if script is not None and script.is_file() and found.requirements is None:
         beside = {name.partition("/")[0].removesuffix(".py") for name in found.files}
-        requires = imported_modules(script) - beside
+        requires = imported_modules(script) - beside - ({COMMON} if common else set())
     return Workload(
         name=found.name,
         root=found.root,
         command=command[1:] if python else command,
-        files=found.files,
+        files={**found.files, **common},
         requires=tuple(sorted(requires)),
         declaration=Declaration(contract=found.contract),
         cwd=PROJECT,
         python=python,
         requirements=found.requirements,
     )
+
+
+_IMPORTS_COMMON = re.compile(rf"^[ \t]*(?:from|import)[ \t]+{COMMON}\b".encode(), re.MULTILINE)
+
+
+def _common_for(found: project.Project, script: Path | None) -> dict[str, Path]:
+    """The package of the shipped workloads, beside the script, for a project that imports it and
+    has none of that name.
+    """
+    folder = script.parent if script is not None and script.is_file() else found.root
+    if not folder.is_relative_to(found.root) or any(
+        (folder / name).exists() for name in (COMMON, f"{COMMON}.py")
+    ):
+        return {}
+    programs = [file for name, file in found.files.items() if name.endswith(".py")]
+    if not any(_IMPORTS_COMMON.search(_begin_of(file)) for file in programs):
+        return {}
+    shipped, below = resource("workloads"), folder.relative_to(found.root)
+    return {
+        (below / file.relative_to(shipped)).as_posix(): file
+        for file in _files_below(shipped / COMMON)
+    }
+
+
+def _begin_of(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(PARSED_KIB * 1024)
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from None
 
 
 def _workload(

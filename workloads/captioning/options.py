@@ -85,13 +85,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
     )
-    parser.add_argument(
-        "--average-every",
-        type=int,
-        default=16,
-        metavar="STEPS",
-        help="steps of a worker between two averages, with local SGD",
-    )
+    options.add_average_option(parser, 16)
     given = options.parse(parser, Options, PRESETS, arguments)
     if given.mode != "train":
         parser.error(f"{given.mode} must come first: {NAME} {given.mode} ... --run OUT")

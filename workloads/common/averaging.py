@@ -143,6 +143,14 @@ class Averaging:
             except Lost:
                 self._reconnect()
 
+    def by_chief(self, work: Callable[[], None]) -> None:
+        """Do ``work`` on the chief, or on its successor if it is lost; the others wait."""
+        while True:
+            if self.is_chief:
+                work()
+            if self.barrier("end"):
+                return
+
     def close(self) -> None:
         """Say that this worker has finished, so that it does not count as lost."""
         self._closed.set()

@@ -5,7 +5,7 @@ many each. The numbers of steps in records are those of the whole training.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,23 @@ import numpy as np
 from common import training
 from common.averaging import Averaging, Terms, Topic
 from common.deal import Deal, Round
-from common.log import Log
 
 
 class LocalSGD:
     """One topic's training on this worker.
 
-    ``variables`` are averaged, those of the optimizer are not. ``total`` is the number of training
-    examples, ``steps`` that of steps of ``batch`` in the whole training.
+    ``variables`` are averaged, those of an optimizer are not; ``optimizer`` is one whose learning
+    rate follows the steps of the whole training. ``total`` is the number of training examples,
+    ``steps`` that of steps of ``batch`` in the whole training.
     """
 
     def __init__(
         self,
         averaging: Averaging,
-        log: Log,
+        log: Callable[..., None],
         topic: str,
         variables: Sequence[Any],
-        optimizer: Any,
+        optimizer: Any | None = None,
         *,
         total: int,
         steps: int,
@@ -52,9 +52,19 @@ class LocalSGD:
         return sum(one.used_steps for one in self.topic.rounds)
 
     @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds; ``rounds_of`` reads it."""
+        return {"step": self.done, "rounds": [vars(one) for one in self.topic.rounds]}
+
+    @property
     def own(self) -> np.ndarray:
         """The examples that this worker needs until the members change."""
         return self.deal.own(self._averaging.worker)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The examples of this worker's steps in the current round; int64 [steps, batch]."""
+        return self.deal.steps(self._averaging.worker, self.topic.steps)
 
     def calls(
         self,
@@ -62,27 +72,46 @@ class LocalSGD:
         prepare: Callable[[np.ndarray], None],
         log_every: int,
     ) -> Iterator[training.Call]:
-        """Yields the calls of all rounds; between two of them the weights become the average.
+        """Yields the calls of all rounds, one for each step; between two rounds the weights become
+        the average.
 
-        ``batch_of`` gets the examples of a step and its number; ``prepare`` all of a round before.
+        ``batch_of`` gets the examples of a step and the number of steps done before the round;
+        ``prepare`` all of a round before.
         """
+
+        def batch_of_one(rows: np.ndarray, done: int) -> tuple[Any, ...]:
+            return batch_of(rows[0], done)
+
+        return self.chunks(batch_of_one, prepare, log_every, longest=1)
+
+    def chunks(
+        self,
+        batch_of: Callable[[np.ndarray, int], tuple[Any, ...]],
+        prepare: Callable[[np.ndarray], None],
+        log_every: int,
+        longest: int,
+    ) -> Iterator[training.Call]:
+        """The same with up to ``longest`` steps in a call, whose examples are [steps, batch]."""
         while self.topic.steps:
-            rows = self.deal.steps(self._averaging.worker, self.topic.steps)
+            rows, before, members = self.rows, self.done, len(self.topic.members)
             prepare(np.unique(rows))
-            before, members = self.done, len(self.topic.members)
+            parts = [rows[at : at + longest] for at in range(0, len(rows), longest)]
 
-            def make(step: int, rows: np.ndarray = rows, done: int = before) -> tuple[Any, ...]:
-                return batch_of(rows[step], done)
+            def make(
+                part: int, parts: Sequence[np.ndarray] = parts, done: int = before
+            ) -> tuple[Any, ...]:
+                return batch_of(parts[part], done)
 
-            for step, batch in training.prefetch(make, range(self.topic.steps)):
-                now = before + (step + 1) * members
-                self._optimizer.iterations.assign(now - members)
-                is_last = step + 1 == self.topic.steps
-                logged = (now - members) // log_every != now // log_every
-                then = self._average if is_last else None
-                yield training.Call(now, batch, logged or now == members, then, ends_round=is_last)
+            now = before
+            for part, batch in training.prefetch(make, range(len(parts))):
+                last, now = now, now + len(parts[part]) * members
+                self.follow(last)
+                is_last = part + 1 == len(parts)
+                logged = last == 0 or last // log_every != now // log_every
+                then = self.average if is_last else None
+                yield training.Call(now, batch, logged, then, ends_round=is_last)
 
-    def _average(self) -> None:
+    def average(self) -> None:
         """After the last step of a round."""
         begun = time.monotonic()
         weights = [variable.numpy() for variable in self._variables]
@@ -94,7 +123,7 @@ class LocalSGD:
             self._begin()
         else:
             self.deal.after(done, topic.members)
-            self._set_weights()
+            self.set_weights()
         self._log(
             "average",
             phase=topic.name,
@@ -105,13 +134,26 @@ class LocalSGD:
             waited_seconds=None if done is None else topic.waited_s,
         )
 
-    def _begin(self) -> None:
-        self.deal = replayed(self.topic, self._total, self._batch, self._seed)
-        self._set_weights()
+    def follow(self, done: int) -> None:
+        """Set the optimizer's number of steps, if it is to follow the whole training."""
+        if self._optimizer is not None:
+            self._optimizer.iterations.assign(done)
 
-    def _set_weights(self) -> None:
+    def set_weights(self) -> None:
+        """Those of the last average."""
         for variable, value in zip(self._variables, self.topic.weights, strict=True):
             variable.assign(value)
+
+    def _begin(self) -> None:
+        self.deal = replayed(self.topic, self._total, self._batch, self._seed)
+        self.set_weights()
+
+
+def rounds_of(state: Mapping[str, Any]) -> list[Round]:
+    """The rounds of a checkpoint; where it has steps without any, one worker has done them alone."""
+    rounds = [Round.of(one) for one in state.get("rounds", ())]
+    alone = [Round((0,), (0,), state["step"])] if state["step"] else []
+    return rounds or alone
 
 
 def replayed(topic: Topic, total: int, batch: int, seed: int) -> Deal:

@@ -46,6 +46,16 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu-threads", type=int, default=0, help="0: as many as cores")
 
 
+def add_average_option(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--average-every",
+        type=int,
+        default=default,
+        metavar="STEPS",
+        help="steps of a worker between two averages, with local SGD",
+    )
+
+
 def parse(
     parser: argparse.ArgumentParser,
     kind: type[AnyOptions],
@@ -68,7 +78,8 @@ def parse(
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuses values for which TensorFlow or numpy would raise unclear errors."""
-    for name, least in (("checkpoint_every", 1), ("stop_after", 1), ("cpu_threads", 0)):
+    least_of = {"checkpoint_every": 1, "average_every": 1, "stop_after": 1, "cpu_threads": 0}
+    for name, least in least_of.items():
         value = getattr(given, name, None)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")

@@ -54,15 +54,10 @@ class Session:
 
     def by_chief(self, work: Callable[[], None]) -> None:
         """Does ``work`` on the chief; with local SGD on its successor if it is lost."""
-        if self.averaging is None:
-            if self.is_chief:
-                work()
-            return
-        while True:
-            if self.is_chief:
-                work()
-            if self.averaging.barrier("end"):
-                return
+        if self.averaging is not None:
+            self.averaging.by_chief(work)
+        elif self.is_chief:
+            work()
 
     def warn(self, message: str) -> None:
         warn(self.program, message)

@@ -23,6 +23,7 @@ class Options(options.Options):
     xla: bool
     mixed_precision: bool
     checkpoint_every: int
+    average_every: int
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -38,4 +39,5 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--mixed-precision", action="store_true", help="float16 where it is safe")
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
+    options.add_average_option(parser, 16)
     return options.parse(parser, Options, PRESETS, arguments)

@@ -8,6 +8,7 @@ import numpy as np
 from common import training
 from common.checkpoints import Checkpoints
 from common.files import sha256
+from common.local_sgd import LocalSGD, rounds_of
 from common.program import EndFields, Session
 from common.results import sample, write_results
 from mnist.dataset import Digits
@@ -20,8 +21,7 @@ SAMPLES = 12
 def work(session: Session, options: Options, data: Digits) -> EndFields:
     trainer = Trainer(session, options, data)
     trainer.train()
-    if session.is_chief:
-        evaluate(session, trainer, data)
+    session.by_chief(lambda: evaluate(session, trainer, data))
     return {"steps": trainer.done, "weights_sha256": trainer.digest()}
 
 
@@ -50,10 +50,12 @@ class Trainer:
             tf.train.Checkpoint(model=self.model, optimizer=self.optimizer),
             session.out,
             made_with,
-            chief=session.is_chief,
+            chief=session.keeps_checkpoints,
             warn=session.warn,
         )
-        self.done = int(self._checkpoints.restore() or 0)
+        state = self._checkpoints.restore() or 0
+        self._state = state if isinstance(state, dict) else {"step": state}  # as in older runs
+        self.done = int(self._state["step"])
         training.check_same_step(tf, self.strategy, self.done)
         self.per_epoch = len(data.train_y) // options.batch_size
         self.step = tf.function(self._distributed)
@@ -70,15 +72,20 @@ class Trainer:
             options.stall_s,
         )
         stop = min(steps, options.stop_after or steps)
+        local = self._local(stop)
+        if local is None:
+            calls = training.calls(self.batch_at, self.done, stop, phase, LOG_EVERY)
+        else:
+            calls = local.calls(lambda rows, _: self._batch(rows), lambda _: None, LOG_EVERY)
+            self.done = local.done
+
+        def save(done: int) -> str | None:
+            state = {"step": done} if local is None else local.state
+            return self._checkpoints.save(f"train-{state['step']}", state)
+
         with self.session.log.phase("train"):
-            self.done = training.train(
-                self.session.log,
-                phase,
-                self.done,
-                training.calls(self.batch_at, self.done, stop, phase, LOG_EVERY),
-                self.step,
-                lambda done: self._checkpoints.save(f"train-{done}", done),
-            )
+            done = training.train(self.session.log, phase, self.done, calls, self.step, save)
+        self.done = done if local is None else local.done
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The most likely digit of each image; int64 [n]."""
@@ -96,7 +103,27 @@ class Trainer:
             self._order = (epoch, draw.permutation(len(self.data.train_y)))
         size, cluster = self.options.batch_size, self.session.cluster
         rows = self._order[1][at * size : (at + 1) * size][cluster.worker :: cluster.workers]
+        return self._batch(rows)
+
+    def _batch(self, rows: np.ndarray) -> tuple[Any, Any]:
         return self.tf.constant(self.data.train_x[rows]), self.tf.constant(self.data.train_y[rows])
+
+    def _local(self, steps: int) -> LocalSGD | None:
+        """Where weights are averaged, this waits for the other workers."""
+        if self.session.averaging is None:
+            return None
+        return LocalSGD(
+            self.session.averaging,
+            self.session.log,
+            "train",
+            self.model.trainable_variables,
+            total=len(self.data.train_y),
+            steps=steps,
+            batch=self.options.batch_size,
+            every=self.options.average_every,
+            seed=self.options.seed,
+            rounds=rounds_of(self._state),
+        )
 
     def _distributed(self, x: Any, y: Any) -> Any:
         compute = self.tf.function(self._compute, jit_compile=True) if self.options.xla else None

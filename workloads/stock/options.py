@@ -28,6 +28,7 @@ class Options(options.Options):
     eval_precision: str
     xla: bool
     checkpoint_every: int
+    average_every: int
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -47,4 +48,5 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--eval-precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
+    options.add_average_option(parser, 25)
     return options.parse(parser, Options, PRESETS, arguments)

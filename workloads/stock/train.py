@@ -1,12 +1,17 @@
-"""stock's training: chunks of steps between evaluations of both sets."""
+"""stock's training: chunks of steps between evaluations of both sets.
+
+With local SGD a chunk is a round, and the sets are evaluated at the end of one.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from common import training
+from common.averaging import Averaging
 from common.checkpoints import Checkpoints
 from common.files import sha256
+from common.local_sgd import LocalSGD, rounds_of
 from common.program import EndFields, Session
 from stock.dataset import Prices, Split
 from stock.model import Forecaster
@@ -24,8 +29,7 @@ BASELINES = {
 def work(session: Session, options: Options, prices: Prices, data: Split) -> EndFields:
     trainer = Trainer(session, options, data)
     trainer.train()
-    if session.is_chief:
-        evaluate(session, trainer, prices, data)
+    session.by_chief(lambda: evaluate(session, trainer, prices, data))
     return {"steps": trainer.done, "weights_sha256": trainer.digest()}
 
 
@@ -34,18 +38,15 @@ class Trainer:
 
     def __init__(self, session: Session, options: Options, data: Split) -> None:
         self.session, self.options, self.data = session, options, data
-        workers = session.cluster.workers
         self.forecaster = Forecaster(
             session.tf,
             session.strategy,
             data.train_x.shape[1],
             seed=options.seed,
-            xla=options.xla and workers == 1,
+            xla=options.xla and session.strategy.num_replicas_in_sync == 1,
             chunk=LOG_EVERY,
         )
         self.forecaster.set_data(data, bf16=options.eval_precision == "bf16")
-        self.done = 0
-        self.curve: Curve = []
         made_with = (
             f"prices {data.sha256()[:12]}, batch {options.batch_size}, seed {options.seed}, "
             f"looks in {options.eval_precision}"
@@ -54,12 +55,13 @@ class Trainer:
             session.tf.train.Checkpoint(**self.forecaster.variables()),
             session.out,
             made_with,
-            chief=session.is_chief,
+            chief=session.keeps_checkpoints,
             warn=session.warn,
         )
-        state = self._checkpoints.restore()
-        if state is not None:
-            self.done, self.curve = state["step"], state["curve"]
+        self._state = self._checkpoints.restore() or {"step": 0, "curve": []}
+        self.done: int = self._state["step"]
+        self.curve: Curve = self._state["curve"]
+        self._local: LocalSGD | None = None
         training.check_same_step(session.tf, session.strategy, self.done)
 
     def train(self) -> None:
@@ -71,18 +73,22 @@ class Trainer:
             options.checkpoint_every,
             options.stall_s,
         )
+        calls = self.chunks()
+        averaging = self.session.averaging
+        if averaging is not None:
+            self._local = self._joined(averaging, phase.steps)
+            self.done, calls = self._local.done, self.rounds(self._local)
         with self.session.log.phase("train"):
-            self.done = training.train(
+            done = training.train(
                 self.session.log,
                 phase,
                 self.done,
-                self.chunks(),
+                calls,
                 lambda rows: self.forecaster.train(rows, options.batch_size),
-                lambda done: self._checkpoints.save(
-                    f"train-{done}", {"step": done, "curve": self.curve}
-                ),
+                self._save,
                 self._measure,
             )
+        self.done = done if self._local is None else self._local.done
 
     def digest(self) -> str:
         return sha256(self.forecaster.weights())
@@ -106,6 +112,18 @@ class Trainer:
                     yield training.Call(before + end, (self._own(rows[start:end]),), evaluated)
             before += per_epoch
 
+    def rounds(self, local: LocalSGD) -> Iterator[training.Call]:
+        """A round is one call, or several of LOG_EVERY steps.
+
+        At its end all workers have the same weights: the sets are evaluated there, as soon as
+        LOG_EVERY steps have been done since the last time.
+        """
+        for call in local.chunks(
+            lambda rows, _: (rows.astype(np.int32),), lambda _: None, LOG_EVERY, LOG_EVERY
+        ):
+            is_due = not self.curve or call.done >= self.curve[-1][0] + LOG_EVERY
+            yield call._replace(logged=call.ends_round and is_due)
+
     @property
     def _per_epoch(self) -> int:
         return len(self.data.train_y) // self.options.batch_size
@@ -115,7 +133,28 @@ class Trainer:
         cluster = self.session.cluster
         return rows[:, cluster.worker :: cluster.workers]
 
+    def _joined(self, averaging: Averaging, steps: int) -> LocalSGD:
+        """Waits for the other workers."""
+        return LocalSGD(
+            averaging,
+            self.session.log,
+            "train",
+            self.forecaster.variables()["weights"],
+            total=len(self.data.train_y),
+            steps=min(steps, self.options.stop_after or steps),
+            batch=self.options.batch_size,
+            every=self.options.average_every,
+            seed=self.options.seed,
+            rounds=rounds_of(self._state),
+        )
+
+    def _save(self, done: int) -> str | None:
+        state = {"step": done} if self._local is None else self._local.state
+        return self._checkpoints.save(f"train-{state['step']}", {**state, "curve": self.curve})
+
     def _measure(self, done: int) -> dict[str, float]:
+        if self._local is not None:
+            done = self._local.done  # fewer where the work of a lost worker does not count
         train, test = self.forecaster.errors()
         self.curve.append([done, train, test])
         return {"mse_train": train, "mse_test": test}

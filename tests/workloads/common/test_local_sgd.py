@@ -1,0 +1,106 @@
+"""mnist and stock with local SGD: what becomes of them when a worker is lost."""
+
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from averaging_server import serving
+from digits_files import digits_file
+from forked import Forked
+from noted_examples import uses
+from programs import TIMEOUT_S, Program, all_succeed, of, records, score
+
+noted = Program("noted_examples")
+COMMON = ("--device", "cpu", "--cpu-threads", "1", "--checkpoint-every", "1")
+MNIST = (*COMMON, "--epochs", "16", "--batch-size", "4", "--average-every", "4")
+STOCK = (
+    *COMMON,
+    *("--minutes", "1500", "--stocks", "20"),
+    *("--epochs", "6", "--batch-size", "60", "--average-every", "5"),
+)
+
+pytestmark = pytest.mark.tensorflow
+
+
+def digests(folder: Path) -> set[str]:
+    return {of(records(folder / w), "end")[-1]["weights_sha256"] for w in ("0", "1")}
+
+
+@pytest.mark.parametrize(
+    ("name", "score_of", "options"),
+    [
+        ("mnist", "accuracy", ("--epochs", "4")),
+        ("stock", "mse_test", ("--minutes", "1500", "--stocks", "40", "--batch-size", "64")),
+    ],
+)
+def test_two_workers_end_alike_and_where_one_does(
+    tmp_path: Path, name: str, score_of: str, options: tuple[str, ...]
+) -> None:
+    program, options = Program(name), ("--device", "cpu", "--cpu-threads", "1", *options)
+    alone = score(program(tmp_path / "alone", *options), score_of)
+    with serving(tmp_path, 2) as (_, environments):
+        all_succeed(
+            [
+                program.start(tmp_path / str(worker), *options, **environment)
+                for worker, environment in enumerate(environments)
+            ]
+        )
+    assert len(digests(tmp_path)) == 1
+    found = score(records(tmp_path / "0"), score_of)
+    assert not (tmp_path / "1" / "results.json").exists()
+    assert found > alone - 0.03 if name == "mnist" else found < 2 * alone
+    assert of(records(tmp_path / "1"), "average")[-1]["members"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "killed_at", "expected"),
+    [
+        ("mnist", MNIST, "3,1", Counter(dict.fromkeys(range(64), 16))),
+        ("stock", STOCK, "3,0", Counter(dict.fromkeys(range(1200), 6))),
+    ],
+)
+def test_a_killed_worker_that_is_started_again_goes_on_with_the_others(
+    tmp_path: Path, name: str, options: tuple[str, ...], killed_at: str, expected: Counter[int]
+) -> None:
+    if name == "mnist":
+        options = (*options, "--data", str(digits_file(tmp_path / "mnist.npz")))
+    with serving(tmp_path, 2) as (averager, (first, second)):
+        chief = noted.start(tmp_path / "0", *options, **first, NOTED=name)
+        killed = noted.start(
+            tmp_path / "1", *options, **second, NOTED=name, NOTED_KILLED_AT=killed_at
+        )
+        was_killed(killed)
+        chief.send_signal(signal.SIGSTOP)  # else it might finish alone
+        try:
+            again = noted.start(tmp_path / "1", *options, **second, NOTED=name)
+            while 1 not in averager._topics["train"].entered:
+                assert again.poll() is None, again.communicate()
+                threading.Event().wait(0.01)
+        finally:
+            chief.send_signal(signal.SIGCONT)
+        all_succeed([chief, again])
+    assert len(digests(tmp_path)) == 1
+    assert uses(tmp_path, 2) == expected
+    members = [one["members"] for one in of(records(tmp_path / "0"), "average")]
+    assert members[3] == [0]
+    assert members[-1] == [0, 1]
+
+
+def test_the_chief_is_killed_and_another_finishes(tmp_path: Path) -> None:
+    options = (*MNIST, "--data", str(digits_file(tmp_path / "mnist.npz")))
+    with serving(tmp_path, 2) as (_, (first, second)):
+        killed = noted.start(
+            tmp_path / "0", *options, **first, NOTED="mnist", NOTED_KILLED_AT="3,1"
+        )
+        other = noted.start(tmp_path / "1", *options, **second, NOTED="mnist")
+        was_killed(killed)
+        all_succeed([other])
+    assert (tmp_path / "1" / "results.json").is_file()
+    assert uses(tmp_path, 2) == Counter(dict.fromkeys(range(64), 16))
+
+
+def was_killed(process: Forked) -> None:
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == -signal.SIGKILL, errors
