@@ -49,7 +49,9 @@ class AverageWeights(keras.callbacks.Callback):
         self._local: LocalSGD | None = None
         self._rows, self._at = np.empty((0, 0), np.int64), 0
         out = os.environ.get("GPUVM_OUT")
-        self._log: Callable[..., None] = _nowhere if out is None else Log(Path(out, "timings.jsonl"))
+        self._log: Callable[..., None] = (
+            _nowhere if out is None else Log(Path(out, "timings.jsonl"))
+        )
         self._log_start()
 
     def dataset(self, *arrays: Any, batch_size: int = 32) -> Any:
