@@ -51,9 +51,16 @@ class Deal:
         return tuple(self._hands)
 
     def after(self, done: Round, members: Sequence[int]) -> None:
-        """Take note of a round, and of the members of the next one."""
-        for worker in done.by:
-            self._hands[worker].place += done.steps * done.times * self._batch
+        """Take note of a round, and of the members of the next one.
+
+        Where one was lost what it should have used is dealt anew, even if it is back already.
+        """
+        if set(done.by) != set(self.members):
+            for _ in range(done.times):
+                self._advance(done, 1)
+                self._begin(self.members, *self._outstanding())
+        else:
+            self._advance(done, done.times)
         if tuple(members) != self.members:
             self._begin(tuple(members), *self._outstanding())
 
@@ -66,6 +73,10 @@ class Deal:
         """The examples of the worker's next steps; int64 [steps, batch]."""
         hand = self._hands[worker]
         return hand.slice(hand.place, steps * self._batch).reshape(steps, self._batch)
+
+    def _advance(self, done: Round, times: int) -> None:
+        for worker in done.by:
+            self._hands[worker].place += done.steps * times * self._batch
 
     def _outstanding(self) -> tuple[np.ndarray, int]:
         """What nobody has used yet of the latest epoch that somebody is in, and of those before."""

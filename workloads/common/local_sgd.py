@@ -150,7 +150,7 @@ class LocalSGD:
 
 
 def rounds_of(state: Mapping[str, Any]) -> list[Round]:
-    """The rounds of a checkpoint; where it has steps without any, one worker has done them alone."""
+    """The rounds of a checkpoint; steps without any count as one worker's."""
     rounds = [Round.of(one) for one in state.get("rounds", ())]
     alone = [Round((0,), (0,), state["step"])] if state["step"] else []
     return rounds or alone

@@ -60,6 +60,21 @@ def test_the_work_of_a_lost_worker_is_dealt_again() -> None:
     assert set(rest) == set(range(8)) - done
 
 
+def test_the_work_of_a_worker_that_is_back_at_once_is_dealt_again() -> None:
+    """However its rounds are written down: one by one, or as so many."""
+    one, other = (Deal(16, 1, 1, (0, 1)) for _ in range(2))
+    used = Counter[int]()
+    for _ in range(2):
+        used.update(one.steps(0, 3).ravel().tolist())
+        one.after(Round((0, 1), (0,), 3), (0, 1))
+    other.after(Round((0, 1), (0,), 3, times=2), (0, 1))
+    for worker in (0, 1):
+        rest = one.steps(worker, 5)
+        np.testing.assert_array_equal(rest, other.steps(worker, 5))
+        used.update(rest.ravel().tolist())
+    assert used == Counter(range(16))
+
+
 def test_all_workers_compute_the_same_deal() -> None:
     one, other = (Deal(50, 3, 7, (0, 2)) for _ in range(2))
     for deal in (one, other):

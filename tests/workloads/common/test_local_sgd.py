@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from averaging_server import serving
 from digits_files import digits_file
@@ -13,12 +14,12 @@ from noted_examples import uses
 from programs import TIMEOUT_S, Program, all_succeed, of, records, score
 
 noted = Program("noted_examples")
-COMMON = ("--device", "cpu", "--cpu-threads", "1", "--checkpoint-every", "1")
-MNIST = (*COMMON, "--epochs", "16", "--batch-size", "4", "--average-every", "4")
+COMMON = ("--device", "cpu", "--cpu-threads", "1", "--checkpoint-every", "40")
+MNIST = (*COMMON, "--epochs", "12", "--batch-size", "4", "--average-every", "4")
 STOCK = (
     *COMMON,
     *("--minutes", "1500", "--stocks", "20"),
-    *("--epochs", "6", "--batch-size", "60", "--average-every", "5"),
+    *("--epochs", "6", "--batch-size", "60", "--average-every", "4"),
 )
 
 pytestmark = pytest.mark.tensorflow
@@ -57,7 +58,7 @@ def test_two_workers_end_alike_and_where_one_does(
 @pytest.mark.parametrize(
     ("name", "options", "killed_at", "expected"),
     [
-        ("mnist", MNIST, "3,1", Counter(dict.fromkeys(range(64), 16))),
+        ("mnist", MNIST, "3,1", Counter(dict.fromkeys(range(64), 12))),
         ("stock", STOCK, "3,0", Counter(dict.fromkeys(range(1200), 6))),
     ],
 )
@@ -65,7 +66,7 @@ def test_a_killed_worker_that_is_started_again_goes_on_with_the_others(
     tmp_path: Path, name: str, options: tuple[str, ...], killed_at: str, expected: Counter[int]
 ) -> None:
     if name == "mnist":
-        options = (*options, "--data", str(digits_file(tmp_path / "mnist.npz")))
+        options = (*options, "--data", small_digits(tmp_path))
     with serving(tmp_path, 2) as (averager, (first, second)):
         chief = noted.start(tmp_path / "0", *options, **first, NOTED=name)
         killed = noted.start(
@@ -89,7 +90,7 @@ def test_a_killed_worker_that_is_started_again_goes_on_with_the_others(
 
 
 def test_the_chief_is_killed_and_another_finishes(tmp_path: Path) -> None:
-    options = (*MNIST, "--data", str(digits_file(tmp_path / "mnist.npz")))
+    options = (*MNIST, "--data", small_digits(tmp_path))
     with serving(tmp_path, 2) as (_, (first, second)):
         killed = noted.start(
             tmp_path / "0", *options, **first, NOTED="mnist", NOTED_KILLED_AT="3,1"
@@ -98,7 +99,14 @@ def test_the_chief_is_killed_and_another_finishes(tmp_path: Path) -> None:
         was_killed(killed)
         all_succeed([other])
     assert (tmp_path / "1" / "results.json").is_file()
-    assert uses(tmp_path, 2) == Counter(dict.fromkeys(range(64), 16))
+    assert uses(tmp_path, 2) == Counter(dict.fromkeys(range(64), 12))
+
+
+def small_digits(folder: Path) -> str:
+    """64 to train on, of 8 x 8 pixels."""
+    draw = np.random.default_rng(1)
+    train, test = (draw.integers(0, 255, (n, 8, 8), np.uint8) for n in (64, 20))
+    return str(digits_file(folder / "mnist.npz", x_train=train, x_test=test))
 
 
 def was_killed(process: Forked) -> None:
