@@ -131,3 +131,30 @@ def test_a_program_that_cannot_be_parsed_is_one_line(tmp_path: Path) -> None:
         requires(tmp_path, "root:x:0")
     with pytest.raises(BadInput, match=r"\.py:1: not a Python program: "):
         requires(tmp_path, "x = " + "(" * 5000 + ")" * 5000)
+
+
+@pytest.mark.parametrize("script", ["mine.py", "src/mine.py"])
+def test_the_common_package_is_sent_beside_a_program_that_imports_it(
+    tmp_path: Path, script: str
+) -> None:
+    program = tmp_path / script
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("import json\nfrom common.keras_callbacks import AverageWeights\n")
+    found = runs.of_project(tmp_path, ["python", script])
+    beside = Path(script).parent
+    assert (beside / "common" / "keras_callbacks.py").as_posix() in found.files
+    assert found.requires == ("json",)
+    assert all(file.is_file() for file in found.files.values())
+
+
+def test_a_project_keeps_its_own_common_package(tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "one.py").touch()
+    (tmp_path / "mine.py").write_text("import common.one\n")
+    found = runs.find(str(tmp_path / "mine.py"))
+    assert list(found.files) == ["common/one.py", "mine.py"]
+
+
+def test_nothing_is_sent_along_with_other_programs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from commonplace import thing\n# import common\n")
+    assert list(runs.find(str(tmp_path / "mine.py")).files) == ["mine.py"]

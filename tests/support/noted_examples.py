@@ -1,6 +1,6 @@
 """Runs the workload NOTED, which writes down the examples of each round in used.jsonl.
 
-With NOTED_KILLED_AT=ROUND,CALL it is killed at that call of that round.
+With NOTED_SIGNAL=SIGKILL@ROUND,CALL it gets that signal at that call of that round.
 """
 
 import json
@@ -35,8 +35,9 @@ class Noted(local_sgd.LocalSGD):
 
         def noted(rows: np.ndarray, done: int) -> tuple[Any, ...]:
             number = sum(one.times for one in self.topic.rounds)
-            if os.environ.get("NOTED_KILLED_AT") == f"{number},{calls[number]}":
-                os.kill(os.getpid(), signal.SIGKILL)
+            name, _, at = os.environ.get("NOTED_SIGNAL", "").partition("@")
+            if at == f"{number},{calls[number]}":
+                os.kill(os.getpid(), signal.Signals[name])
             calls[number] += 1
             with file.open("a", encoding="utf-8") as used:
                 used.write(json.dumps([number, rows.ravel().tolist()]) + "\n")

@@ -100,7 +100,7 @@ class AverageWeights(keras.callbacks.Callback):
         elif self.is_chief:
             work()
 
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002
         self._fits += 1
         self._epochs = self._done = 0
         self._begun = self._since = time.monotonic()
@@ -109,7 +109,7 @@ class AverageWeights(keras.callbacks.Callback):
         if self._averaging is not None:
             self._join(self._averaging)
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         self._epochs += 1
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -126,7 +126,7 @@ class AverageWeights(keras.callbacks.Callback):
             if batch + 1 == self._per_epoch:
                 self._catch_up(local)
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002
         averaging, local = self._averaging, self._local
         if averaging is not None and local is not None:
             self._has_left = bool(local.topic.steps)
