@@ -18,11 +18,11 @@ from gpuvm.runs.averaging import Averager
 
 noted = Program("noted_examples")
 COMMON = ("--device", "cpu", "--cpu-threads", "1", "--checkpoint-every", "40")
-MNIST = (*COMMON, "--epochs", "12", "--batch-size", "4", "--average-every", "4")
+MNIST = (*COMMON, "--epochs", "6", "--batch-size", "4", "--average-every", "4")
 STOCK = (
     *COMMON,
-    *("--minutes", "1500", "--stocks", "20"),
-    *("--epochs", "6", "--batch-size", "60", "--average-every", "4"),
+    *("--minutes", "1500", "--stocks", "20", "--no-xla"),
+    *("--epochs", "3", "--batch-size", "60", "--average-every", "4"),
 )
 
 pytestmark = pytest.mark.tensorflow
@@ -61,8 +61,8 @@ def test_two_workers_end_alike_and_where_one_does(
 @pytest.mark.parametrize(
     ("name", "options", "killed_at", "stopped_at", "expected"),
     [
-        ("mnist", MNIST, "3,1", "4,1", Counter(dict.fromkeys(range(64), 12))),
-        ("stock", STOCK, "3,0", "4,0", Counter(dict.fromkeys(range(1200), 6))),
+        ("mnist", MNIST, "3,1", "4,1", Counter(dict.fromkeys(range(64), 6))),
+        ("stock", STOCK, "3,0", "4,0", Counter(dict.fromkeys(range(1200), 3))),
     ],
 )
 def test_a_killed_worker_that_is_started_again_goes_on_with_the_others(
@@ -109,7 +109,7 @@ def test_the_chief_is_killed_and_another_finishes(tmp_path: Path) -> None:
         was_killed(killed)
         all_succeed([other])
     assert (tmp_path / "1" / "results.json").is_file()
-    assert uses(tmp_path, 2) == Counter(dict.fromkeys(range(64), 12))
+    assert uses(tmp_path, 2) == Counter(dict.fromkeys(range(64), 6))
 
 
 def is_stopped(process: Forked) -> bool:
