@@ -10,8 +10,8 @@ from forked import Forked
 from programs import TIMEOUT_S, WORKLOADS, Records, of, records
 
 GUIDE = WORKLOADS.parent / "docs" / "your-own-code.md"
-STEPS = 6 * 96
-"""Of the whole training: 6 epochs of 1536 examples, 16 at a step."""
+STEPS = 5 * 48
+"""Of the whole training: 5 epochs of 768 examples, 16 at a step."""
 
 pytestmark = pytest.mark.tensorflow
 
