@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ STEPS = 5 * 48
 pytestmark = pytest.mark.tensorflow
 
 
-def started(folder: Path, *, change: tuple[str, str] = ("", ""), **environment: str) -> Forked:
+def started(
+    folder: Path, environment: Mapping[str, str], change: tuple[str, str] = ("", "")
+) -> Forked:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     program = next(block for block in blocks if "AverageWeights" in block)
     folder.mkdir()
@@ -33,11 +36,11 @@ def ended(folder: Path, process: Forked) -> Records:
 
 def test_two_workers_end_alike_after_as_many_steps_as_one(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
-    alone = ended(tmp_path / "alone" / "0", started(tmp_path / "alone" / "0"))
+    alone = ended(tmp_path / "alone" / "0", started(tmp_path / "alone" / "0", {}))
     with serving(tmp_path, 2) as (_, environments):
         folders = [tmp_path / worker for worker in ("0", "1")]
         processes = [
-            started(folder, **environment)
+            started(folder, environment)
             for folder, environment in zip(folders, environments, strict=True)
         ]
         found = [ended(*one) for one in zip(folders, processes, strict=True)]
@@ -54,14 +57,12 @@ def test_two_workers_end_alike_after_as_many_steps_as_one(tmp_path: Path) -> Non
 
 def test_the_share_of_a_lost_worker_is_done_by_the_other(tmp_path: Path) -> None:
     """The chief ends after its second epoch."""
-    ends = (
-        "callbacks=[average]",
-        "callbacks=[average, keras.callbacks.LambdaCallback("
-        "on_epoch_end=lambda epoch, _: epoch == 1 and __import__('os')._exit(9))]",
-    )
+    end = "lambda epoch, _: epoch == 1 and __import__('os')._exit(9)"
+    more = f"callbacks=[average, keras.callbacks.LambdaCallback(on_epoch_end={end})]"
+    ends = ("callbacks=[average]", more)
     with serving(tmp_path, 2) as (_, (first, second)):
-        lost = started(tmp_path / "0", change=ends, **first)
-        other = started(tmp_path / "1", **second)
+        lost = started(tmp_path / "0", first, ends)
+        other = started(tmp_path / "1", second)
         lost.communicate(timeout=TIMEOUT_S)
         assert lost.returncode == 9
         found = ended(tmp_path / "1", other)
