@@ -144,13 +144,16 @@ def _user_project(found: project.Project) -> Workload:
     if script is not None and script.is_file() and found.requirements is None:
         beside = {name.partition("/")[0].removesuffix(".py") for name in found.files}
         requires = imported_modules(script) - beside - ({COMMON} if common else set())
+    declared = Declaration(contract=found.contract)
+    if common:  # it is there for the sake of AverageWeights
+        declared = Declaration(contract=found.contract, strategies=("local-sgd", "allreduce"))
     return Workload(
         name=found.name,
         root=found.root,
         command=command[1:] if python else command,
         files={**found.files, **common},
         requires=tuple(sorted(requires)),
-        declaration=Declaration(contract=found.contract),
+        declaration=declared,
         cwd=PROJECT,
         python=python,
         requirements=found.requirements,

@@ -144,6 +144,7 @@ def test_the_common_package_is_sent_beside_a_program_that_imports_it(
     beside = Path(script).parent
     assert (beside / "common" / "keras_callbacks.py").as_posix() in found.files
     assert found.requires == ("json",)
+    assert found.declaration.strategies[0] == "local-sgd"
     assert all(file.is_file() for file in found.files.values())
 
 
