@@ -146,7 +146,7 @@ def _user_project(found: project.Project) -> Workload:
         requires = imported_modules(script) - beside - ({COMMON} if common else set())
     declared = Declaration(contract=found.contract)
     if common:  # it is there for the sake of AverageWeights
-        declared = Declaration(contract=found.contract, strategies=("local-sgd", "allreduce"))
+        declared = Declaration(contract=found.contract, strategies=("local-sgd",))
     return Workload(
         name=found.name,
         root=found.root,

@@ -45,6 +45,8 @@ class AverageWeights(keras.callbacks.Callback):
         self._every, self._seed = every, seed
         self._cluster = cluster.from_environment()
         self._averaging = Averaging.from_environment(self._cluster.worker)
+        if self._averaging is None and self._cluster.workers > 1:
+            raise ValueError("nobody averages the weights: --strategy local-sgd, without --detach")
         self._fits = self._per_epoch = 0
         self._local: LocalSGD | None = None
         self._rows, self._at = np.empty((0, 0), np.int64), 0

@@ -68,8 +68,8 @@ class LocalSGD:
 
     def calls(
         self,
-        batch_of: Callable[[np.ndarray, int], tuple[Any, ...]],
-        prepare: Callable[[np.ndarray], None],
+        batch_of: Callable[[Any, int], tuple[Any, ...]],
+        prepare: Callable[[Any], None],
         log_every: int,
     ) -> Iterator[training.Call]:
         """Yields the calls of all rounds, one for each step; between two rounds the weights become
