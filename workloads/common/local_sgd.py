@@ -58,8 +58,12 @@ class LocalSGD:
 
     @property
     def own(self) -> np.ndarray:
-        """The examples that this worker needs until the members change."""
-        return self.deal.own(self._averaging.worker)
+        """The examples that this worker needs until the members change; none if all was over
+        when it came.
+        """
+        worker = self._averaging.worker
+        is_member = worker in self.topic.members
+        return self.deal.own(worker) if is_member else np.empty(0, np.int64)
 
     @property
     def rows(self) -> np.ndarray:

@@ -1,0 +1,236 @@
+"""Runs in rounds of local SGD go on when a worker is lost, and so does the lost worker."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_harness import BEGIN, Runner
+
+from gpuvm import results, runs
+from gpuvm.errors import Interrupted, WorkerDied
+from gpuvm.report.records import read_incidents
+from gpuvm.runs import Progress, averaging_links
+
+Guests = Any  # tests/support/ssh_servers.py
+Machine = Any
+
+# Each worker adds 1 to the weights in a round, until one of them finds a file "enough". All can see
+# that in the second weight, and end after the same round.
+ROUNDS = (
+    BEGIN
+    + """
+import numpy as np
+from common.averaging import Averaging, Terms
+home = pathlib.Path(os.environ["HOME"])
+me = int(os.environ["GPUVM_WORKER"])
+averaging = Averaging.from_environment(me)
+say("start", workload="mine", schema=1, device="/device:CPU:0", worker=me,
+    workers=int(os.environ["GPUVM_WORKERS"]))
+topic = averaging.enter("train", [np.zeros(2)], Terms(10**6, 1, 1))
+(home / "pid").write_text(str(os.getpid()))
+print("members", topic.members, flush=True)
+while topic.weights[0][1] == 0:
+    if (home / "bad").exists():
+        sys.exit(int((home / "bad").read_text()))
+    time.sleep(0.02)
+    found = topic.weights[0] + [1, (home / "enough").exists()]
+    averaging.average(topic, [found])
+    step(len(topic.rounds), 100)
+while True:
+    if averaging.is_chief:
+        (options.out / "results.json").write_text("{}")
+    if averaging.barrier("end"):
+        break
+averaging.close()
+say("end", ok=True, steps=1, seconds=0.1)
+"""
+)
+OPTIONS = runs.RunOptions(max_restarts=2, rejoin_s=20)
+
+
+class Incident:
+    """Does ``act`` once, when the worker on ``machine`` has done a round, and ends the run when
+    ``over``.
+    """
+
+    def __init__(
+        self,
+        machines: Sequence[Machine],
+        machine: Machine,
+        act: Callable[[Machine], None],
+        over: Callable[[], bool],
+    ) -> None:
+        self._machines, self._machine, self._act, self._over = machines, machine, act, over
+        self._done = False
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step is None:
+            return
+        if progress.vm == self._machine.name and not self._done:
+            self._done = True
+            self._act(self._machine)
+        elif self._done and self._over():
+            for machine in self._machines:
+                (machine.home / "enough").touch()
+
+
+def program_of(machine: Machine) -> int:
+    return int((machine.home / "pid").read_text())
+
+
+def kill(machine: Machine) -> None:
+    os.kill(program_of(machine), signal.SIGKILL)
+
+
+def freeze(machine: Machine) -> None:
+    os.kill(program_of(machine), signal.SIGSTOP)
+
+
+def incidents(record: results.Run) -> Sequence[results.Incident]:
+    return read_incidents(record.dir).records
+
+
+def happened(runner: Runner) -> list[tuple[str, str]]:
+    assert runner.record is not None
+    return [(one.vm, one.what) for one in incidents(runner.record)]
+
+
+def chiefs(record: results.Run) -> list[str]:
+    return [vm.name for vm in record.manifest.vms if vm.role == "chief"]
+
+
+def run(runner: Runner, machines: Sequence[Machine], **changes: Any) -> results.Run:
+    options = {"options": OPTIONS, **changes}
+    return runner(ROUNDS, machines, distributed=True, strategy="local-sgd", **options)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_killed_worker_is_started_again_and_joins_the_others(
+    runner: Runner, guests: Guests, lost: int
+) -> None:
+    machines = [guests.on(name) for name in ("a", "b", "c")]
+    name = machines[lost].name
+    runner.on_step = Incident(
+        machines, machines[lost], kill, lambda: (name, "back") in happened(runner)
+    )
+    record = run(runner, machines)
+    assert happened(runner) == [(name, "lost"), (name, "back")]
+    assert record.manifest.status == "succeeded"
+    timings = (record.vm_dir(name) / "timings.jsonl").read_text()
+    assert timings.count('"start"') == 2, "what it wrote before is kept"
+    (chief,) = chiefs(record)
+    assert (record.vm_dir(chief) / "results.json").exists()
+    assert not any(machine.processes() for machine in machines)
+
+
+def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
+    runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging_links, "SILENCE_S", 4.0)
+    machines = [guests.on(name) for name in ("a", "b")]
+    runner.on_step = Incident(
+        machines, machines[0], freeze, lambda: ("a", "lost") in happened(runner)
+    )
+    record = run(runner, machines)
+    (incident,) = incidents(record)
+    assert (incident.vm, incident.what, incident.why) == ("a", "lost", "no sign of life for 4 s")
+    assert chiefs(record) == ["b"]
+    assert (record.vm_dir("b") / "results.json").exists()
+    assert not any(machine.processes() for machine in machines)
+
+
+def test_a_frozen_worker_that_thaws_joins_again(
+    runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging_links, "SILENCE_S", 4.0)
+    machines = [guests.on(name) for name in ("a", "b")]
+
+    def thawed() -> bool:
+        if happened(runner) == [("b", "lost")]:
+            os.kill(program_of(machines[1]), signal.SIGCONT)
+        return ("b", "back") in happened(runner)
+
+    runner.on_step = Incident(machines, machines[1], freeze, thawed)
+    record = run(runner, machines)
+    assert happened(runner) == [("b", "lost"), ("b", "back")]
+    assert (record.vm_dir("b") / "timings.jsonl").read_text().count('"start"') == 1
+
+
+def test_a_cut_connection_costs_a_round_and_no_restart(runner: Runner, guests: Guests) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+    runner.on_step = Incident(
+        machines, machines[1], lambda one: one.cut(), lambda: ("b", "back") in happened(runner)
+    )
+    record = run(runner, machines)
+    assert happened(runner) == [("b", "lost"), ("b", "back")]
+    assert (record.vm_dir("b") / "timings.jsonl").read_text().count('"start"') == 1
+
+
+def test_the_others_end_without_one_that_has_no_restarts_left(
+    runner: Runner, guests: Guests
+) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+    runner.on_step = Incident(machines, machines[0], kill, lambda: bool(happened(runner)))
+    record = run(runner, machines, options=runs.RunOptions(max_restarts=0))
+    assert happened(runner) == [("a", "lost")]
+    assert record.manifest.status == "succeeded"
+    assert chiefs(record) == ["b"]
+    assert (record.vm_dir("a") / "timings.jsonl").exists(), "what it left is fetched"
+    assert any("without it" in text for text in record.manifest.warnings)
+
+
+def test_one_that_fails_again_and_again_is_given_up(runner: Runner, guests: Guests) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+
+    def break_it(machine: Machine) -> None:
+        (machine.home / "bad").write_text("1")
+
+    def over() -> bool:
+        (log,) = list(Path(machines[1].home).glob("gpuvm-runs/*/out/timings.jsonl"))
+        return log.read_text().count('"start"') == OPTIONS.max_restarts + 1
+
+    runner.on_step = Incident(machines, machines[1], break_it, over)
+    record = run(runner, machines)
+    assert happened(runner).count(("b", "lost")) >= 2
+    assert record.manifest.status == "succeeded"
+
+
+def test_bad_arguments_or_data_end_the_run(runner: Runner, guests: Guests) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+
+    def refuse(machine: Machine) -> None:
+        (machine.home / "bad").write_text("2")
+
+    runner.on_step = Incident(machines, machines[1], refuse, lambda: False)
+    with pytest.raises(WorkerDied) as died:
+        run(runner, machines)
+    assert (died.value.vm, died.value.exit_status) == ("b", 2)
+    assert not any(machine.processes() for machine in machines)
+
+
+def test_when_all_fail_the_run_has_failed(runner: Runner, guests: Guests) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+
+    def kill_all(_: Machine) -> None:
+        for machine in machines:
+            kill(machine)
+
+    runner.on_step = Incident(machines, machines[1], kill_all, lambda: False)
+    with pytest.raises(WorkerDied):
+        run(runner, machines, options=runs.RunOptions(max_restarts=0))
+    assert not any(machine.processes() for machine in machines)
+
+
+def test_ctrl_c_ends_it_everywhere(runner: Runner, guests: Guests) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+    runner.on_step = Incident(
+        machines, machines[1], lambda _: os.kill(os.getpid(), signal.SIGINT), lambda: False
+    )
+    with pytest.raises(Interrupted):
+        run(runner, machines)
+    assert not any(machine.processes() for machine in machines)
+    for machine in machines:
+        assert not list(machine.home.rglob("averaging.sock"))
