@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as jsons
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from gpuvm.cli import output, progress
 from gpuvm.cli.options import DebugOption, JsonOption, file_context
 from gpuvm.cli.output import State
 from gpuvm.events import Events
-from gpuvm.lab import LabOptions, LabStatus
+from gpuvm.lab import LabGuest, LabOptions, LabStatus
+from gpuvm.lab.addresses import Network
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,12 +28,18 @@ app = typer.Typer(
 
     gpuvm lab status
 
+    gpuvm lab freeze gpuvm-01
+
     gpuvm lab down
 """,
 )
 
 Name = Annotated[
     str, typer.Option("--name", help="The lab's and its context's name.", metavar="NAME")
+]
+
+VMs = Annotated[
+    list[str], typer.Argument(help="Names of VMs with guests.", metavar="VM...", show_default=False)
 ]
 
 
@@ -50,6 +58,14 @@ def up(
         Path | None,
         typer.Option(help="Describe the data centre in JSON (docs/lab.md).", metavar="FILE"),
     ] = None,
+    network: Annotated[
+        Network | None,
+        typer.Option(
+            help="Guests share this machine's network ([bold]loopback[/], the default) or have "
+            "their own ([bold]namespaces[/]; needs root).",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -62,6 +78,8 @@ def up(
         gpuvm lab up --hosts 8 --gpus-per-host 2 --gpu v100
 
         gpuvm lab up --name shared --vgpu
+
+        gpuvm lab up --network namespaces
     """
     options = LabOptions(
         name=name,
@@ -71,6 +89,7 @@ def up(
         vgpu=vgpu,
         vms=vms,
         description=description,
+        network=network,
     )
     state = ctx.ensure_object(State)
     events = Events()
@@ -116,6 +135,116 @@ def down(
     output.finish(ctx, output.Result("lab down", {"name": name, "was_there": was_there}))
 
 
+@app.command("cut")
+def cut(
+    ctx: typer.Context,
+    vms: VMs,
+    name: Name = "lab",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Cut the links of guests: nothing gets through, and nobody is told.
+
+    The lab needs [bold]--network namespaces[/].
+
+    [bold]Example[/]
+
+        gpuvm lab cut gpuvm-01
+    """
+    lab.cut(name, vms)
+    _changed(ctx, "lab cut", name, vms)
+
+
+@app.command("slow")
+def slow(
+    ctx: typer.Context,
+    vms: VMs,
+    rate: Annotated[
+        str, typer.Option(help="Of each direction, such as 10mbit.", metavar="RATE")
+    ] = "10mbit",
+    delay: Annotated[
+        str | None,
+        typer.Option(help="Added in each direction, such as 20ms.", metavar="TIME"),
+    ] = None,
+    name: Name = "lab",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Slow the links of guests.
+
+    The lab needs [bold]--network namespaces[/].
+
+    [bold]Example[/]
+
+        gpuvm lab slow gpuvm-01 --rate 100mbit
+    """
+    lab.slow(name, vms, lab.Slowness(rate, delay))
+    _changed(ctx, "lab slow", name, vms)
+
+
+@app.command("mend")
+def mend(
+    ctx: typer.Context,
+    vms: VMs,
+    name: Name = "lab",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Mend links that were cut or slowed.
+
+    [bold]Example[/]
+
+        gpuvm lab mend gpuvm-01
+    """
+    lab.mend(name, vms)
+    _changed(ctx, "lab mend", name, vms)
+
+
+@app.command("freeze")
+def freeze(
+    ctx: typer.Context,
+    vms: VMs,
+    name: Name = "lab",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Stop all processes of guests: they keep their connections, and do nothing.
+
+    [bold]Example[/]
+
+        gpuvm lab freeze gpuvm-01
+    """
+    lab.freeze(name, vms)
+    _changed(ctx, "lab freeze", name, vms)
+
+
+@app.command("thaw")
+def thaw(
+    ctx: typer.Context,
+    vms: VMs,
+    name: Name = "lab",
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let frozen guests go on.
+
+    [bold]Example[/]
+
+        gpuvm lab thaw gpuvm-01
+    """
+    lab.thaw(name, vms)
+    _changed(ctx, "lab thaw", name, vms)
+
+
+def _changed(ctx: typer.Context, command: str, name: str, vms: list[str]) -> None:
+    """Shows the guests that were changed as they are now."""
+    guests = [guest for guest in lab.status(name).guests if guest.vm in vms]
+    if not ctx.ensure_object(State).json:
+        _print_guests(guests)
+    data = {"name": name, "guests": [dataclasses.asdict(guest) for guest in guests]}
+    output.finish(ctx, output.Result(command, data))
+
+
 def _finish(ctx: typer.Context, command: str, status: LabStatus, next_step: str = "") -> None:
     if not ctx.ensure_object(State).json:
         _print_lab(status)
@@ -133,12 +262,26 @@ def _print_lab(status: LabStatus) -> None:
         return
     output.line(f"{status.about} at {status.vcenter} (context {status.context})")
     hosts, gpus = text.counted(status.hosts, "host"), text.counted(status.gpus, "GPU")
-    output.line(f"{hosts}, {gpus}; guests: {status.isolation}")
+    networks = ", own networks" * (status.network == "namespaces")
+    output.line(f"{hosts}, {gpus}; guests: {status.isolation}{networks}")
     if status.guests:
-        rows = [
-            (g.vm, g.address or "-", "on" if g.powered else "off", str(g.pid or "-"))
-            for g in status.guests
-        ]
-        output.table(("VM", "ADDRESS", "POWER", "PID"), rows)
+        _print_guests(status.guests)
     for problem in status.problems:
         output.warn(problem)
+
+
+def _print_guests(guests: Sequence[LabGuest]) -> None:
+    """Links are shown where guests have them."""
+    with_links = any(guest.link for guest in guests)
+    rows = [
+        (
+            *(g.vm, g.address or "-", _power(g), str(g.pid or "-")),
+            *((g.link or "-",) if with_links else ()),
+        )
+        for g in guests
+    ]
+    output.table(("VM", "ADDRESS", "POWER", "PID", *(("LINK",) if with_links else ())), rows)
+
+
+def _power(guest: LabGuest) -> str:
+    return "frozen" if guest.frozen else "on" if guest.powered else "off"

@@ -20,7 +20,7 @@ from gpuvm.errors import BadInput, LabError
 from gpuvm.events import Events
 from gpuvm.files import write_atomic
 from gpuvm.guest import keys, ssh_config
-from gpuvm.lab import addresses, build, daemons, hypervisor
+from gpuvm.lab import addresses, build, daemons, hypervisor, network
 from gpuvm.lab.description import ADMINISTRATOR, Description, Timings, describe, read_description
 from gpuvm.lab.lab_status import LabStatus, is_alive, owns_context, status
 from gpuvm.lab.state_folder import LabFolder, LabRecord, lab_folder, locked
@@ -32,7 +32,8 @@ from gpuvm.text import counted
 class LabOptions:
     """``description`` is a file that describes the whole lab, instead of the options before it.
 
-    ``address_block`` is 127.N.0.0/16; by default the first that no other lab uses.
+    ``network`` is whether guests share this machine's or have their own; by default that of the
+    ``address_block``, and this by default the first that no other lab uses.
     """
 
     name: str = "lab"
@@ -43,6 +44,7 @@ class LabOptions:
     vms: int = 0
     description: Path | None = None
     timings: Timings | None = None
+    network: addresses.Network | None = None
     address_block: str | None = None
 
 
@@ -70,7 +72,7 @@ def up(
             if fresh:
                 _start(folder, binary, requested, options, lifeline)
             else:
-                _require_same_description(folder, requested)
+                _require_same_description(folder, requested, options.network)
             daemons.start_supervisor(folder, lifeline)
         except BaseException:
             if fresh:
@@ -105,6 +107,12 @@ def _requested(options: LabOptions) -> Description:
         description = description.model_copy(update={"timings": options.timings})
     if options.address_block is not None:
         description = description.model_copy(update={"address_block": options.address_block})
+    block = description.address_block
+    if block and options.network not in (None, addresses.network_of(block)):
+        raise BadInput(
+            f"the addresses {block} are not of the network '{options.network}'",
+            hint="leave out one of the two",
+        )
     return description
 
 
@@ -132,8 +140,17 @@ def _require_own_context(folder: LabFolder) -> None:
         )
 
 
-def _require_same_description(folder: LabFolder, requested: Description) -> None:
+def _require_same_description(
+    folder: LabFolder, requested: Description, wanted: addresses.Network | None
+) -> None:
     running = folder.description()
+    record = folder.record()
+    actual = addresses.network_of(record.address_block) if record is not None else wanted
+    if wanted not in (None, actual):
+        raise LabError(
+            f"the lab '{folder.name}' is running with the network '{actual}'",
+            hint="choose another --name, or remove that lab with 'gpuvm lab down' first",
+        )
     if running is None or _without_defaults(running, requested) != _without_defaults(
         requested, requested
     ):
@@ -165,7 +182,10 @@ def _start(
     options: LabOptions,
     lifeline: int | None,
 ) -> None:
-    block = addresses.reserve(requested.address_block)
+    chosen_network = options.network or addresses.network_of(requested.address_block or "127")
+    if chosen_network == "namespaces":
+        _require_own_networks()
+    block = addresses.reserve(requested.address_block, chosen_network)
     try:
         folder.path.mkdir(parents=True, mode=0o700)
         identity = requested.instance_uuid or str(uuid.uuid4())
@@ -183,6 +203,15 @@ def _start(
         daemons.start_vcsim(folder, binary, block.reservation.fileno(), lifeline)
     finally:
         block.reservation.close()
+
+
+def _require_own_networks() -> None:
+    reason = network.why_not()
+    if reason is not None:
+        raise LabError(
+            f"guests cannot have networks of their own here: {reason}",
+            hint="run it as root on Linux with iproute2, or with --network loopback",
+        )
 
 
 def _write_passwords(folder: LabFolder, description: Description) -> None:
@@ -220,6 +249,8 @@ def _remove(folder: LabFolder) -> None:
         keys.forget(guest.instance_uuid)
     if record is not None:
         daemons.end(record.vcsim)
+        if addresses.network_of(record.address_block) == "namespaces":
+            network.remove_uplink(record.address_block)
     _remove_context(folder, record)
     _remove_provisioning_record(folder.description())
     hypervisor.remove_folder(folder.path)

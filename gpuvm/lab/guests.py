@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gpuvm import paths, vsphere
-from gpuvm.errors import GpuvmError
-from gpuvm.lab import guest_gpus, hypervisor, processes
+from gpuvm.errors import GpuvmError, LabError
+from gpuvm.lab import addresses, guest_gpus, hypervisor, network, processes
 from gpuvm.lab.description import Description
 from gpuvm.lab.guest.boot import Boot
-from gpuvm.lab.state_folder import GuestRecord, LabFolder, SupervisorRecord
+from gpuvm.lab.state_folder import GuestRecord, LabFolder, LabRecord, SupervisorRecord
 
 HOST_KEYS = "guestinfo.gpuvm.ssh_host_keys"
 USER_DATA = "guestinfo.userdata"
@@ -74,6 +74,7 @@ class _ManagedVM:
 
     vm: vsphere.WatchedVM
     guest: hypervisor.Guest | None = None
+    cable: network.Cable | None = None
     ready: hypervisor.GuestReady | None = None
     published: str | None = None
     problem: str | None = None
@@ -81,12 +82,16 @@ class _ManagedVM:
 
 @dataclass
 class GuestReconciler:
-    """``port`` is the SSH port of the guests."""
+    """``lab`` has the addresses and the SSH port of the guests.
+
+    With a ``switch`` each has its own network.
+    """
 
     folder: LabFolder
-    port: int
+    lab: LabRecord
     description: Description
     isolation: hypervisor.Isolation
+    switch: network.Switch | None = None
     inbox: Inbox = field(default_factory=queue.SimpleQueue)
     _session: vsphere.VSphere | None = None
     _problem: str | None = "the VMs have not been read yet"
@@ -153,25 +158,43 @@ class GuestReconciler:
         managed.vm = vm
         if vm.extra_config.get(HOST_KEYS) != managed.published:
             managed.published = None  # it was reset, for example by a repair of the VM
-        if managed.guest is not None and not _matches(managed.guest, vm):
+        if managed.guest is not None and not self._matches(managed.guest, vm):
             self._power_off(managed)
-        if managed.guest is None and _needs_guest(vm):
+        if managed.guest is None and self._needs_guest(vm):
             self._power_on(key, managed)
+
+    def _needs_guest(self, vm: vsphere.WatchedVM) -> bool:
+        return _has_user_data(vm) and vm.powered_on and bool(self._reachable(vm))
+
+    def _matches(self, guest: hypervisor.Guest, vm: vsphere.WatchedVM) -> bool:
+        """A VM that briefly reports no address keeps its guest."""
+        now = self._reachable(vm)
+        moved = now and now != guest.boot.addresses
+        return vm.powered_on and not moved
+
+    def _reachable(self, vm: vsphere.WatchedVM) -> tuple[str, ...]:
+        return addresses.reachable(vm.addresses, self.lab.address_block)
 
     def _power_on(self, key: str, managed: _ManagedVM) -> None:
         vm = managed.vm
         boot = Boot(
             vm=vm.name,
-            addresses=_reachable(vm.addresses),
-            port=self.port,
+            addresses=self._reachable(vm),
+            port=self.lab.ssh_port,
             isolated=self.isolation.isolated,
             gpus=guest_gpus.in_guest(self.description, vm.gpus, vm.instance_uuid),
             guestinfo={k: v for k, v in vm.extra_config.items() if k.startswith("guestinfo.")},
             hidden=_hidden_paths(self.folder),
         )
         try:
-            managed.guest = hypervisor.power_on(self.folder.guests / key, boot, self.isolation)
-        except OSError as error:
+            if self.switch is not None:
+                managed.cable = self.switch.plug(next(iter(vm.macs), None), boot.addresses)
+            namespace = managed.cable.namespace if managed.cable else None
+            managed.guest = hypervisor.power_on(
+                self.folder.guests / key, boot, self.isolation, namespace
+            )
+        except (OSError, LabError) as error:
+            self._unplug(managed)
             managed.problem = f"its guest could not be started: {error}"
             return
         _LOG.info("%s is on at %s", vm.name, ", ".join(vm.addresses))
@@ -203,8 +226,18 @@ class GuestReconciler:
         managed.published, managed.problem = None, None
         if guest is not None:
             guest.power_off()
+            self._unplug(managed)
             self._kill_strays()
             _LOG.info("%s is off", managed.vm.name)
+
+    def _unplug(self, managed: _ManagedVM) -> None:
+        cable, managed.cable = managed.cable, None
+        if self.switch is None or cable is None:
+            return
+        try:
+            self.switch.unplug(cable)
+        except LabError as error:  # the kernel removes it later
+            _LOG.warning("%s: %s", managed.vm.name, error)
 
     def _destroy(self, key: str) -> None:
         managed = self._vms.pop(key, None)
@@ -233,6 +266,7 @@ class GuestReconciler:
                 isolation=str(self.isolation),
                 isolated=self.isolation.isolated,
                 problem=self._problem,
+                switch=self.switch.namespace if self.switch is not None else None,
                 guests=tuple(_record(s) for s in self._vms.values() if _has_user_data(s.vm)),
             )
         )
@@ -251,22 +285,6 @@ def _has_user_data(vm: vsphere.WatchedVM) -> bool:
     return not vm.is_template and bool(vm.extra_config.get(USER_DATA))
 
 
-def _needs_guest(vm: vsphere.WatchedVM) -> bool:
-    return _has_user_data(vm) and vm.powered_on and bool(_reachable(vm.addresses))
-
-
-def _reachable(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses to listen at, without those of the isolated network (127.255)."""
-    return tuple(a for a in addresses if a.startswith("127.") and not a.startswith("127.255."))
-
-
-def _matches(guest: hypervisor.Guest, vm: vsphere.WatchedVM) -> bool:
-    """A VM that briefly reports no address keeps its guest."""
-    now = _reachable(vm.addresses)
-    moved = now and now != guest.boot.addresses
-    return vm.powered_on and not moved
-
-
 def _hidden_paths(folder: LabFolder) -> tuple[str, ...]:
     """The folders of gpuvm itself, in case they lie in one that guests can see."""
     roots = (folder.path, paths.state_dir(), paths.config_dir())
@@ -281,5 +299,6 @@ def _record(managed: _ManagedVM) -> GuestRecord:
         address=vm.addresses[0] if vm.addresses else None,
         powered=vm.powered_on,
         process=processes.identify(ready.pid) if ready else None,
+        cable=managed.cable,
         problem=managed.problem,
     )

@@ -113,6 +113,8 @@ class Guest:
 
     def _kill_tree(self) -> None:
         """The guest kills its descendants; those left after a timeout are killed here."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGCONT)  # it may be frozen
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_POWER_OFF_S)
         while self.process.poll() is None:
@@ -144,9 +146,10 @@ def find_isolation(scratch: Path) -> Isolation:
     return Isolation((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
 
 
-def power_on(folder: Path, boot: Boot, isolation: Isolation) -> Guest:
+def power_on(folder: Path, boot: Boot, isolation: Isolation, network: Path | None = None) -> Guest:
     """Starts the guest whose disk is in ``folder``; call it in the main thread.
 
+    ``network`` is the namespace that it enters; it must last until the guest is off.
     The parent-death signal is tied to the thread that starts a process, see prctl(2).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +159,7 @@ def power_on(folder: Path, boot: Boot, isolation: Isolation) -> Guest:
     command = _python(str(folder), str(ready_inner), str(lifeline_inner))
     with (folder / "console.log").open("ab") as console:
         process = subprocess.Popen(
-            [*_namespaces(), *command] if isolation.isolated else command,
+            [*_namespaces(network), *command] if isolation.isolated else command,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
@@ -192,10 +195,11 @@ def clean_environment() -> dict[str, str]:
     return {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
 
 
-def _namespaces() -> list[str]:
+def _namespaces(network: Path | None = None) -> list[str]:
     unprivileged = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return [
         *("setpriv", "--pdeathsig", "KILL", "--"),
+        *(("nsenter", f"--net={network}", "--") if network is not None else ()),
         *("unshare", *unprivileged, "--pid", "--mount", "--uts", "--ipc"),
         *("--fork", "--kill-child", "--"),
     ]

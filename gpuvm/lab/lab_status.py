@@ -5,19 +5,25 @@ from pathlib import Path
 
 from gpuvm import settings
 from gpuvm.errors import BadInput
+from gpuvm.lab import addresses, processes, troubles
 from gpuvm.lab.processes import ProcessId
 from gpuvm.lab.state_folder import GuestRecord, LabFolder, SupervisorRecord, lab_folder
 
 
 @dataclass(frozen=True)
 class LabGuest:
-    """A VM with user data; ``pid`` is its guest's first process as this machine numbers it."""
+    """A VM with user data; ``pid`` is its guest's first process as this machine numbers it.
+
+    ``link`` is ``up``, ``cut`` or ``slow`` for a guest with a network of its own.
+    """
 
     vm: str
     address: str | None
     powered: bool
     pid: int | None
     problem: str | None = None
+    link: str | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class LabStatus:
     """``running`` is whether both the simulated vCenter and the supervisor run.
 
     ``about`` is the vCenter's product name, ``control_url`` the simulator's control endpoint,
-    ``context`` the context that `lab up` wrote; ``problems`` are one line each.
+    ``network`` is ``loopback`` or ``namespaces``, ``context`` the context that `lab up` wrote;
+    ``problems`` are one line each.
     """
 
     name: str
@@ -37,6 +44,7 @@ class LabStatus:
     control_url: str | None = None
     hosts: int = 0
     gpus: int = 0
+    network: str | None = None
     address_block: str | None = None
     ssh_port: int | None = None
     context: str | None = None
@@ -63,10 +71,11 @@ def status(name: str = "lab") -> LabStatus:
         control_url=ready.control_url if ready and vcsim else None,
         hosts=len(description.hosts) if description else 0,
         gpus=description.gpu_count if description else 0,
+        network=addresses.network_of(record.address_block) if record else None,
         address_block=record.address_block if record else None,
         ssh_port=record.ssh_port if record else None,
         context=name if owns_context(folder) else None,
-        guests=tuple(_guest(guest) for guest in reported.guests) if reported else (),
+        guests=_guests(reported) if reported else (),
         problems=_problems(reported, vcsim=vcsim, supervisor=supervisor),
     )
 
@@ -88,9 +97,22 @@ def owns_context(folder: LabFolder) -> bool:
     )
 
 
-def _guest(record: GuestRecord) -> LabGuest:
+def _guests(reported: SupervisorRecord) -> tuple[LabGuest, ...]:
+    links = troubles.link_states(reported.switch)
+    return tuple(_guest(record, links) for record in reported.guests)
+
+
+def _guest(record: GuestRecord, links: dict[str, str]) -> LabGuest:
     pid = record.process.pid if is_alive(record.process) and record.process else None
-    return LabGuest(record.vm, record.address, record.powered, pid, record.problem)
+    return LabGuest(
+        vm=record.vm,
+        address=record.address,
+        powered=record.powered,
+        pid=pid,
+        problem=record.problem,
+        link=links.get(record.cable.port) if record.cable else None,
+        frozen=pid is not None and processes.is_stopped(pid),
+    )
 
 
 def _problems(

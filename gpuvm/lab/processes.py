@@ -57,6 +57,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether it has been stopped by a signal, such as SIGSTOP."""
+    stat = _stat(pid)
+    return stat is not None and stat.state == "T"
+
+
 @dataclass(frozen=True)
 class _Stat:
     pid: int

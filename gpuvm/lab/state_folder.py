@@ -25,6 +25,7 @@ from gpuvm import paths, settings
 from gpuvm.errors import BadInput
 from gpuvm.files import LAB, write_atomic
 from gpuvm.lab.description import Description
+from gpuvm.lab.network import Cable
 from gpuvm.lab.processes import ProcessId
 from gpuvm.validation import shown
 
@@ -59,24 +60,29 @@ class VCenterReady(BaseModel):
 
 
 class GuestRecord(_Record):
-    """A VM that has a guest while it is powered on; ``process`` is the guest's first process."""
+    """A VM that has a guest while it is powered on; ``process`` is the guest's first process.
+
+    ``cable`` connects it with the lab's switch, if it has a network of its own.
+    """
 
     vm: str
     instance_uuid: str
     address: str | None
     powered: bool
     process: ProcessId | None
+    cable: Cable | None = None
     problem: str | None
 
 
 class SupervisorRecord(_Record):
-    """``problem`` says why it is not connected."""
+    """``problem`` says why it is not connected; ``switch`` is the namespace of the switch."""
 
     pid: int
     connected: bool
     isolation: str
     isolated: bool
     problem: str | None
+    switch: Path | None = None
     guests: tuple[GuestRecord, ...]
 
 

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from gpuvm import settings, vsphere
 from gpuvm.errors import GpuvmError, LabError
-from gpuvm.lab import hypervisor
+from gpuvm.lab import addresses, hypervisor, network
 from gpuvm.lab.description import TOOLS
 from gpuvm.lab.guest import linux
 from gpuvm.lab.guests import Connected, GuestReconciler, Inbox, Lost, Stop, VMsChanged
@@ -41,7 +41,10 @@ def main(arguments: list[str]) -> None:
     isolation = hypervisor.find_isolation(folder.guests)
     if not isolation.isolated:
         linux.adopt_orphans()
-    reconciler = GuestReconciler(folder, record.ssh_port, description, isolation)
+    switch = None
+    if addresses.network_of(record.address_block) == "namespaces":
+        switch = network.Switch.create(record.address_block)
+    reconciler = GuestReconciler(folder, record, description, isolation, switch)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: reconciler.inbox.put(Stop()))
     if len(arguments) > 1:

@@ -50,6 +50,13 @@ def test_a_daemon_dies_at_power_off(any_machines: Machines, wait_for: Callable[.
     assert processes.identify(guest.ready.pid) is None
 
 
+def test_a_stopped_guest_ends_at_power_off(any_machines: Machines) -> None:
+    guest = any_machines.on("one")
+    os.kill(guest.ready.pid, signal.SIGSTOP)
+    guest.guest.power_off()
+    assert processes.identify(guest.ready.pid) is None
+
+
 def test_orphans_are_reaped(any_machines: Machines, wait_for: Callable[..., None]) -> None:
     guest = any_machines.on("one")
     guest.run("(sleep 0 &) ; (sleep 0 &)")

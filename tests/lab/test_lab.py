@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from gpuvm import lab, paths, settings, vsphere
-from gpuvm.errors import BadInput, LabError
-from gpuvm.lab import build
+from gpuvm.errors import BadInput, LabError, NotFound
+from gpuvm.lab import build, processes
 from gpuvm.lab.guests import HOST_KEYS
 from gpuvm.lab.state_folder import lab_folder
 from gpuvm.planner import capacity
@@ -256,6 +256,72 @@ def test_guest_that_exits_is_reported(
     assert lab.status().problems == ()
 
 
+COUNTS = """
+python3 -u -c 'import itertools
+for n in itertools.count():
+    print(n, end=" ", file=open("count", "a"))' > /dev/null 2>&1 < /dev/null &
+while ! [ -s count ]; do :; done
+"""
+
+
+def test_a_frozen_guest_does_nothing_until_it_thaws(
+    datacentre: Datacentre, wait_for: Callable[..., None]
+) -> None:
+    vm = datacentre.clone("one")
+    datacentre.power_on(vm)
+    guest = datacentre.until_guest(vm)
+    wait_for(lambda: lab.status().guests[0].pid, "its SSH server answers")
+    with datacentre.ssh(guest) as ssh:
+        ssh.run(COUNTS)
+        count = next(lab.status().state_dir.glob("guests/*/disk/home/gpuvm/count"))
+        lab.freeze("lab", ["one"])
+        (shown,) = lab.status().guests
+        assert shown.frozen
+        assert shown.pid is not None
+        everyone = [shown.pid, *processes.descendants(shown.pid)]
+        assert len(everyone) > 2
+        assert all(map(processes.is_stopped, everyone))
+        counted = count.read_bytes()
+        with socket.create_connection((guest[0], datacentre.ssh_port)) as late:
+            lab.thaw("lab", ["one"])
+            assert late.recv(4) == b"SSH-"
+        assert not lab.status().guests[0].frozen
+        wait_for(lambda: len(count.read_bytes()) > len(counted), "it goes on")
+        assert ssh.run("echo same connection").out == "same connection\n"
+    lab.freeze("lab", ["one"])
+    datacentre.power_off(vm)
+    wait_for(lambda: lab.status().guests[0].pid is None, "even a frozen one is off")
+    with pytest.raises(LabError, match="the guest of 'one' is not running"):
+        lab.thaw("lab", ["one"])
+
+
+def test_trouble_that_this_lab_cannot_make(datacentre: Datacentre) -> None:
+    with pytest.raises(LabError, match="have no links of their own") as raised:
+        lab.cut("lab", ["one"])
+    assert raised.value.hint is not None
+    assert "lab up --network namespaces" in raised.value.hint
+    with pytest.raises(NotFound, match="guest 'nobody' not found"):
+        lab.freeze("lab", ["nobody"])
+    with pytest.raises(LabError, match="the lab 'other' is not running"):
+        lab.mend("other", ["one"])
+
+
+@pytest.mark.parametrize("wrong", [("fast", None), ("10", None), ("0mbit", None), ("1mbit", "5")])
+def test_rates_and_delays_are_checked(wrong: tuple[str, str | None]) -> None:
+    with pytest.raises(BadInput, match="is not a"):
+        lab.Slowness(*wrong)
+
+
+def test_own_networks_need_iproute2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.vcsim_binary()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LabError, match="guests cannot have networks of their own here") as raised:
+        lab.up(lab.LabOptions(network="namespaces"))
+    assert raised.value.hint is not None
+    assert "--network loopback" in raised.value.hint
+    assert files_below(paths.state_dir(), paths.config_dir()) == []
+
+
 def test_without_namespaces_the_status_shows_it(
     up: Labs,
     tmp_path: Path,
@@ -278,6 +344,10 @@ def test_without_namespaces_the_status_shows_it(
             ssh.run("setsid sleep 1000 > /dev/null 2>&1 &")
             mark = ssh.run("ps ax -o pid,args | grep '[s]leep 1000' | tail -1").out.split()[0]
             assert Path(f"/proc/{mark}").exists()
+            lab.freeze("lab", ["one"])
+            assert processes.is_stopped(int(mark))
+            lab.thaw("lab", ["one"])
+            assert not processes.is_stopped(int(mark))
         pid = lab.status().guests[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)  # the one that would have cleaned up
@@ -430,6 +500,7 @@ def test_own_description_file(up: Labs, tmp_path: Path) -> None:
         ({"gpu": "banana"}, "'banana' not found"),
         ({"description": Path("x.yaml"), "hosts": 2}, "give one or the other"),
         ({"address_block": "10.0.0.0/8"}, "is not an address block"),
+        ({"address_block": "127.99.0.0/16", "network": "namespaces"}, "are not of the network"),
     ],
 )
 def test_invalid_options(options: dict[str, Any], complaint: str) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -10,7 +11,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC = 32, 4096, 16384
 _MNT_DETACH = 2
-_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
 
 # statvfs(3) flag -> mount(2) flag; a remount has to repeat the flags that are set.
@@ -64,6 +65,20 @@ def enter_user_namespace(uid: int, gid: int) -> None:
     (own / "setgroups").write_text("deny", encoding="ascii")
     (own / "uid_map").write_text(f"{uid} {outer_uid} 1", encoding="ascii")
     (own / "gid_map").write_text(f"{gid} {outer_gid} 1", encoding="ascii")
+
+
+def new_network_namespace() -> int:
+    """Returns the open file of a new network namespace, which lasts until it is closed.
+
+    A namespace belongs to a thread, and this one's thread ends at once.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_new_network_namespace).result()
+
+
+def _new_network_namespace() -> int:
+    _check(_libc.unshare(_CLONE_NEWNET), "unshare", "network namespace")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
 
 def drop_capabilities() -> None:
