@@ -25,7 +25,7 @@ def started(
     folder.mkdir()
     (folder / "mine.py").write_text(program.replace(*change))
     more = {"GPUVM_OUT": str(folder), "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    return Forked("mine", [], folder, os.environ | more | environment)
+    return Forked("mine", [], folder, os.environ | more | dict(environment))
 
 
 def ended(folder: Path, process: Forked) -> Records:
