@@ -281,27 +281,38 @@ def _stock_pipeline(tf: Any) -> float:
 def _captioning_steps(tf: Any) -> Iterator[Result]:
     """Pictures are rendered once, before; batches are put together while a step computes."""
     trainer, compiled = _captioning_trainer(tf), _captioning_trainer(tf, "--xla")
-    speak, see = (
-        trainer.distributed(trainer.caption_step),
-        trainer.distributed(trainer.encoder_step),
-    )
+    see, images = _captioning_phase(trainer, "encoder")
+    speak, captions = _captioning_phase(trainer, "train")
     made = "with their batches made against ready ones"
-    yield Result(f"encoder's steps {made}", _made_ahead(see, trainer.images_at), 0.95)
-    yield Result(f"captioner's steps {made}", _made_ahead(speak, trainer.captions_at), 0.95)
-    ready = [trainer.captions_at(n) for n in range(STEPS)]
-    at_once = compiled.distributed(compiled.caption_step)
+    yield Result(f"encoder's steps {made}", _made_ahead(see, images), 0.95)
+    yield Result(f"captioner's steps {made}", _made_ahead(speak, captions), 0.95)
+    ready = [captions(n) for n in range(STEPS)]
+    at_once, _ = _captioning_phase(compiled, "train")
     seconds = _alternate(plain=lambda: _stepped(speak, ready), xla=lambda: _stepped(at_once, ready))
     yield Result("--xla, the captioner's steps", seconds["plain"] / seconds["xla"])
 
 
 def _captioning_trainer(tf: Any, *arguments: str) -> captioning.train.Trainer:
-    options = captioning.options.parse(_arguments("--scenes", "2000", *arguments)).shared_by(1)
+    options = captioning.options.parse(_arguments("--scenes", "2000", *arguments))
     data = Dataset(None, options.scenes, options.seed)
-    shard = Shard(len(data.train), options.batch_size, 0, 1)
-    trainer = captioning.train.Trainer(_session(tf, options), options, data, shard)
+    trainer = captioning.train.Trainer(_session(tf, options), options, data)
     data.cache(data.train)
-    trainer.compute_features()
+    trainer.compute_features(range(len(data.train)))
     return trainer
+
+
+def _captioning_phase(
+    trainer: captioning.train.Trainer, name: str
+) -> tuple[Callable[..., Any], Callable[[int], tuple[Any, ...]]]:
+    """The compiled step of a phase, and its batches."""
+    options = trainer.options
+    shard = Shard(len(trainer.data.train), options.batch_size, 0, 1)
+    phase = captioning.train.Phase(name, STEPS, options.batch_size, options.batch_size, shard=shard)
+    if name == "encoder":
+        images = trainer.step(phase, trainer.encoder_gradients)
+        return images, lambda number: trainer.images(shard.at(number, options.seed), number)
+    captions = trainer.step(phase, trainer.caption_gradients)
+    return captions, lambda number: trainer.captions(shard.at(number, options.seed), number)
 
 
 def _made_ahead(step: Callable[..., Any], batch_at: Callable[[int], tuple[Any, ...]]) -> float:

@@ -116,18 +116,18 @@ def sentence(words: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:
 class Shard:
     """The examples of this worker, and its part of the batch at each step.
 
-    Example i belongs to lane i % batch; a worker owns batch / workers adjacent lanes. So the global
-    batch does not depend on the number of workers, and shards are fixed. ``rows`` are this
-    worker's rows of the global batch.
+    Example i belongs to lane i % batch; a worker owns adjacent lanes, whose number differs by one
+    at most. So the global batch does not depend on the number of workers, and shards are fixed.
+    ``rows`` are this worker's rows of the global batch.
     """
 
     def __init__(self, examples: int, batch: int, worker: int, workers: int) -> None:
         if examples < batch:
             raise BadInput(f"a batch of {batch} is more than there are examples: {examples}")
-        width = batch // workers
-        self.worker, self.workers, self.total = worker, workers, examples
+        if batch < workers:
+            raise BadInput(f"a batch of {batch} is less than there are workers: {workers}")
         self._lanes = [range(lane, examples, batch) for lane in range(batch)]
-        self.rows = range(worker * width, (worker + 1) * width)
+        self.rows = range(worker * batch // workers, (worker + 1) * batch // workers)
         self._orders: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
 
     def members(self) -> list[int]:
@@ -142,19 +142,6 @@ class Shard:
             chosen.append(members[self._order(seed, lane, epoch, len(members))[place]])
         return chosen
 
-    def write(self, session: Session, data: Dataset) -> None:
-        """Writes shard_ids.txt and the shard record."""
-        ids = "".join(f"{data.train[i].id}\n" for i in self.members())
-        (session.out / "shard_ids.txt").write_text(ids, encoding="utf-8")
-        session.log(
-            "shard",
-            worker=self.worker,
-            workers=self.workers,
-            examples=len(self.members()),
-            of=self.total,
-            ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
-        )
-
     def _order(self, seed: int, lane: int, epoch: int, count: int) -> np.ndarray:
         """Cached for the epoch: shuffling may take longer than a step."""
         kept = self._orders.get((seed, lane))
@@ -162,3 +149,17 @@ class Shard:
             kept = epoch, np.random.default_rng([seed, epoch, lane]).permutation(count)
             self._orders[seed, lane] = kept
         return kept[1]
+
+
+def write_shard(session: Session, data: Dataset, members: Sequence[int]) -> None:
+    """Writes shard_ids.txt and the shard record: the examples that this worker has each epoch."""
+    ids = "".join(f"{data.train[i].id}\n" for i in members)
+    (session.out / "shard_ids.txt").write_text(ids, encoding="utf-8")
+    session.log(
+        "shard",
+        worker=session.cluster.worker,
+        workers=session.cluster.workers,
+        examples=len(members),
+        of=len(data.train),
+        ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
+    )

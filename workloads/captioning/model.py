@@ -92,6 +92,10 @@ class Captioner:
     def trainable_variables(self) -> list[Any]:
         return [v for layer in self._layers() for v in layer.trainable_variables]
 
+    def all_variables(self) -> list[Any]:
+        """With those of the normalization."""
+        return [*self.trainable_variables(), self._mean, self._deviation]
+
     def checkpoint(self) -> Any:
         """The names must not change: checkpoints of older runs have them."""
         names = ("look", "settle", "embed", "lstm", "speak")

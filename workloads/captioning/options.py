@@ -7,6 +7,7 @@ from pathlib import Path
 
 import captioning
 from common import options
+from common.lockstep import WIRES
 
 NAME = "captioning"
 MODES = ("train", "caption", "evaluate")
@@ -34,7 +35,9 @@ PRESETS = {"quick": QUICK, "paper": PAPER}
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    """``batch_size`` and ``encoder_batch_size`` are those of all workers together."""
+    """``batch_size`` and ``encoder_batch_size`` are a worker's, or with ``global_batch`` those of
+    all workers together.
+    """
 
     mode: str
     data: Path | None
@@ -43,7 +46,7 @@ class Options(options.Options):
     preset: str
     scenes: int
     encoder_steps: int
-    encoder_batch_size: int | None
+    encoder_batch_size: int
     steps: int
     batch_size: int
     learning_rate: float
@@ -52,14 +55,9 @@ class Options(options.Options):
     checkpoint_every: int
     perturb_shard: int | None
     average_every: int
-
-    def shared_by(self, workers: int) -> "Options":
-        """Rounds batch sizes up to multiples of the number of workers that share each batch."""
-        batch_size = _multiple(self.batch_size, workers)
-        encoder_batch_size = _multiple(self.encoder_batch_size or batch_size, batch_size)
-        return dataclasses.replace(
-            self, batch_size=batch_size, encoder_batch_size=encoder_batch_size
-        )
+    global_batch: bool
+    wire: str
+    trace_examples: bool
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -75,7 +73,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--encoder-steps", type=int)
     parser.add_argument("--encoder-batch-size", type=int, help="default: --batch-size")
     parser.add_argument("--steps", type=int, help="training steps of the captioner")
-    parser.add_argument("--batch-size", type=int, help="examples per step, over all workers")
+    parser.add_argument("--batch-size", type=int, help="examples in a worker's step")
     parser.add_argument("--learning-rate", type=float, help="of the captioner, at its first step")
     parser.add_argument("--xla", action="store_true", help="compile the captioner's loss")
     parser.add_argument(
@@ -86,13 +84,26 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--perturb-shard", type=int, metavar="WORKER", help="for tests: other images on that worker"
     )
     options.add_average_option(parser, 16)
+    parser.add_argument(
+        "--global-batch", action="store_true", help="workers in lockstep share each batch"
+    )
+    parser.add_argument(
+        "--wire",
+        choices=WIRES,
+        default=WIRES[0],
+        help="the type in which gradients travel in lockstep",
+    )
+    parser.add_argument(
+        "--trace-examples", action="store_true", help="for tests: seen.jsonl has each step's"
+    )
     given = options.parse(parser, Options, PRESETS, arguments)
     if given.mode != "train":
         parser.error(f"{given.mode} must come first: {NAME} {given.mode} ... --run OUT")
     for name in ("learning_rate", "beam", "encoder_batch_size"):
         if (value := getattr(given, name)) is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
-    return given
+    batch = _multiple(given.encoder_batch_size or given.batch_size, given.batch_size)
+    return dataclasses.replace(given, encoder_batch_size=batch)
 
 
 def _multiple(number: int, of: int) -> int:

@@ -1,9 +1,10 @@
 """captioning's training: the encoder first, then the captioner.
 
-Batches and dropout are determined by seed, step and position in the global batch: they do not
-depend on the number of workers, and are the same after a resume.
+Batches and dropout are determined by seed, step and position in the batch of all workers: they are
+the same after a resume, and with --global-batch do not depend on the number of workers.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from captioning import caption, features, scenes
-from captioning.dataset import PAD, START, Dataset, Shard
+from captioning.dataset import PAD, START, Dataset, Shard, write_shard
 from captioning.evaluate import evaluate
 from captioning.model import DIM_IN, Captioner, build_encoder, encoder_loss
 from captioning.options import Options
@@ -20,24 +21,21 @@ from common.checkpoints import Checkpoints
 from common.deal import Round
 from common.files import sha256
 from common.local_sgd import LocalSGD
+from common.lockstep import Lockstep, Step, rate_for
 from common.program import EndFields, Session
 
 LOG_EVERY, MAX_RECORDS = 10, 3000
 DROPOUT = 0.4
 ENCODER_RATE = 2e-3
 AHEAD = 1 << 32  # between the seeds of two workers
+PHILOX = 1  # TensorFlow's number of this generator
 NORMALIZED_BY = 256  # examples whose features give mean and deviation
 
 
 def work(session: Session, options: Options, data: Dataset) -> EndFields:
-    cluster = session.cluster
-    shard = None
-    if session.averaging is None:
-        shard = Shard(len(data.train), options.batch_size, cluster.worker, cluster.workers)
-        shard.write(session, data)
     session.log("split", train=len(data.train), held_out=len(data.held_out), by=data.split)
     print(f"{len(data.train)} to train on, {len(data.held_out)} held out: {data.split}", flush=True)
-    trainer = Trainer(session, options, data, shard)
+    trainer = Trainer(session, options, data)
     trainer.train()
 
     def conclude() -> None:
@@ -52,23 +50,23 @@ def work(session: Session, options: Options, data: Dataset) -> EndFields:
 class Trainer:
     """Two models in one strategy; ``done`` is the number of steps done of each."""
 
-    def __init__(
-        self, session: Session, options: Options, data: Dataset, shard: Shard | None
-    ) -> None:
-        self.session, self.options, self.data, self.shard = session, options, data, shard
+    def __init__(self, session: Session, options: Options, data: Dataset) -> None:
+        self.session, self.options, self.data = session, options, data
+        self.first_row, self.in_shards, self._shard_is_written = 0, False, False
         self.tf, self.strategy = session.tf, session.strategy
         tf = self.tf
-        self.encoder_batch = options.encoder_batch_size or options.batch_size
         tf.keras.utils.set_random_seed(options.seed)
         outputs = len(data.words) if data.real else sum(scenes.LABELS)
         with self.strategy.scope():
             self.encoder, self.head = build_encoder(tf, outputs)
             self.captioner = Captioner(tf, len(data.words), data.length)
-            self.encoder_optimizer = _adam(tf, ENCODER_RATE, options.encoder_steps)
-            self.optimizer = _adam(tf, options.learning_rate, options.steps)
+            self.encoder_optimizer = self._adam(ENCODER_RATE, options.encoder_steps)
+            self.optimizer = self._adam(options.learning_rate, options.steps)
             self.encoder_optimizer.build(self.encoder_variables())
             self.optimizer.build(self.captioner.trainable_variables())
-        self._compiled = tf.function(self.caption_loss, jit_compile=True) if options.xla else None
+        self._compiled = (
+            tf.function(self._caption_gradients, jit_compile=True) if options.xla else None
+        )
         weights = options.vgg16_weights
         self.vgg16 = None if weights is None else features.VGG16(tf, weights)
         self._cache = features.Cache(options.feature_cache)
@@ -88,22 +86,23 @@ class Trainer:
         )
         self.done: dict[str, Any] = self._checkpoints.restore() or {"encoder": 0, "train": 0}
         self.rounds: dict[str, list[dict[str, Any]]] = self.done.pop("rounds", {})
-        training.check_same_step(tf, self.strategy, sum(self.done.values()))
+        if session.averaging is None:
+            self._agree()
 
     def train(self) -> None:
         options, log = self.options, self.session.log
         if self.vgg16 is None:
-            encoder = self._phase("encoder", options.encoder_steps, self.encoder_batch)
+            encoder = self._phase("encoder", options.encoder_steps, options.encoder_batch_size)
             with log.phase("images"):
                 self.data.cache([self.data.train[i] for i in encoder.needed])
             with log.phase("encoder"):
-                self._train(encoder, self.encoder_step, self.images, lambda _: None)
+                self._train(encoder, self.encoder_gradients, self.images, lambda _: None)
         train = self._phase("train", options.steps, options.batch_size)
         with log.phase("features"):
             self.compute_features(train.needed)
             self.data.cache([])
         with log.phase("train"):
-            self._train(train, self.caption_step, self.captions, self.add_features)
+            self._train(train, self.caption_gradients, self.captions, self.add_features)
 
     def features(self, examples: Sequence[Any], *, perturb: bool = False) -> np.ndarray:
         """float16 [n, 4096], computed in parts to save memory."""
@@ -152,43 +151,48 @@ class Trainer:
         rows = [self._rows[i] for i in chosen]
         texts = [self._tokens[row] for row in rows]
         tokens = np.stack([t[(step + i) % len(t)] for i, t in zip(chosen, texts, strict=True)])
-        return tuple(self.tf.constant(part) for part in (self._features[rows], tokens, step))
+        places = np.arange(self.first_row, self.first_row + len(rows))
+        return tuple(
+            self.tf.constant(part) for part in (self._features[rows], tokens, places, step)
+        )
 
-    def distributed(self, compute: Callable[..., Any]) -> Any:
-        """``compute`` on each worker's part of the batch; returns the sum of the losses."""
+    def step(self, phase: "Phase", gradients: Callable[..., Any]) -> Step:
+        return Step(
+            self.tf,
+            self.strategy,
+            lambda *batch: gradients(phase.batch_of_all, *batch),
+            *self._model(phase.name),
+            wire=self.options.wire,
+        )
 
-        @self.tf.function  # type: ignore[untyped-decorator]
-        def step(*batch: Any) -> Any:
-            return self.strategy.reduce("SUM", self.strategy.run(compute, args=batch), axis=None)
-
-        return step
-
-    def encoder_step(self, images: Any, targets: Any) -> Any:
+    def encoder_gradients(self, count: int, images: Any, targets: Any) -> tuple[Any, Any]:
+        """The gradients of some of the ``count`` examples of a step."""
         tf = self.tf
         with tf.GradientTape() as tape:
             logits = self.head(self.encoder(features.scaled(tf, images), training=True))
             loss = tf.reduce_sum(encoder_loss(tf, logits, targets, real=self.data.real))
-            loss /= self.encoder_batch
-        # Keras sums gradients over workers, so the loss is divided by the global batch size.
-        gradients = tape.gradient(loss, [variable.value for variable in self.encoder_variables()])
-        self.encoder_optimizer.apply(gradients, self.encoder_variables())
-        return loss
+            loss /= count
+        variables = [variable.value for variable in self.encoder_variables()]
+        return loss, tape.gradient(loss, variables)
 
-    def caption_step(self, features: Any, outputs: Any, step: Any) -> Any:
-        loss, gradients = (self._compiled or self.caption_loss)(features, outputs, step)
-        self.optimizer.apply(gradients, self.captioner.trainable_variables())
-        return loss
+    def caption_gradients(
+        self, count: int, features: Any, outputs: Any, places: Any, step: Any
+    ) -> tuple[Any, Any]:
+        """Those of the rows ``places`` of the ``count`` of a step."""
+        kept = self._dropout(places, step)
+        return (self._compiled or self._caption_gradients)(features, outputs, kept, float(count))
 
-    def caption_loss(self, features: Any, outputs: Any, step: Any) -> tuple[Any, Any]:
-        """The step without the update, which needs other workers and which XLA cannot compile."""
+    def _caption_gradients(
+        self, features: Any, outputs: Any, kept: Any, count: float
+    ) -> tuple[Any, Any]:
         tf = self.tf
-        features, kept = tf.cast(features, tf.float32), self._dropout(step)
+        features = tf.cast(features, tf.float32)
         inputs = tf.pad(outputs[:, :-1], [[0, 0], [1, 0]], constant_values=START)
         with tf.GradientTape() as tape:
             logits = self.captioner(features, inputs, kept)
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(outputs, logits)
             is_word = tf.cast(outputs != PAD, tf.float32)
-            loss = tf.reduce_sum(each * is_word) / (self.options.batch_size * self.data.length)
+            loss = tf.reduce_sum(each * is_word) / (count * self.data.length)
         variables = [variable.value for variable in self.captioner.trainable_variables()]
         return loss, tape.gradient(loss, variables)
 
@@ -197,29 +201,48 @@ class Trainer:
 
     def _phase(self, name: str, steps: int, batch: int) -> "Phase":
         """Where weights are averaged, this waits for the other workers."""
-        options, averaging = self.options, self.session.averaging
-        is_encoder = name == "encoder"
-        local = None
+        averaging, cluster = self.session.averaging, self.session.cluster
+        seed = self.options.seed + (name != "encoder")
+        total, rounds = len(self.data.train), [Round.of(one) for one in self.rounds.get(name, [])]
+        optimizer, variables = self._model(name)
         if averaging is not None:
             local = LocalSGD(
                 averaging,
                 self.session.log,
                 name,
-                self.encoder_variables() if is_encoder else self.captioner.trainable_variables(),
-                self.encoder_optimizer if is_encoder else self.optimizer,
-                total=len(self.data.train),
+                variables,
+                optimizer,
+                total=total,
                 steps=steps,
                 batch=batch,
-                every=options.average_every,
-                seed=options.seed + (not is_encoder),
-                rounds=[Round.of(one) for one in self.rounds.get(name, [])],
+                every=self.options.average_every,
+                seed=seed,
+                rounds=rounds,
             )
-        return Phase(name, steps, batch, self.shard, local)
+            return Phase(name, steps, batch, batch, local=local)
+        if self.in_shards:
+            shard = Shard(total, self.options.batch_size, cluster.worker, cluster.workers)
+            self._write_shard(shard.members())
+            self.first_row = shard.rows.start
+            return Phase(name, steps, batch, batch, shard=shard)
+        lockstep = Lockstep(
+            cluster.worker,
+            cluster.workers,
+            optimizer,
+            total=total,
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            rounds=rounds,
+        )
+        self._write_shard(lockstep.deal.home(cluster.worker).tolist())
+        self.first_row = cluster.worker * batch
+        return Phase(name, steps, batch, batch * cluster.workers, lockstep=lockstep)
 
     def _train(
         self,
         phase: "Phase",
-        compute: Callable[..., Any],
+        gradients: Callable[..., Any],
         batch_of: Callable[[Sequence[int], int], tuple[Any, ...]],
         prepare: Callable[[Sequence[int]], None],
     ) -> None:
@@ -228,19 +251,30 @@ class Trainer:
         trained = training.Phase(
             phase.name,
             phase.steps,
-            phase.batch // self.session.cluster.workers,
+            phase.batch / self.session.cluster.workers,
             options.checkpoint_every,
             options.stall_s,
         )
+        step = self.step(phase, gradients)
+        communication = step.communication if self.session.cluster.workers > 1 else None
+        stop_after = options.stop_after if phase.name == "train" else None
+        stop = min(phase.steps, stop_after or phase.steps)
+        if options.trace_examples:
+            batch_of = self._traced(phase.name, batch_of)
         if phase.local is not None:
-            calls = phase.local.calls(batch_of, prepare, log_every)
-            done = phase.local.done
+            calls = phase.local.calls(
+                lambda rows, step: batch_of(rows.tolist(), step),
+                lambda rows: prepare(rows.tolist()),
+                log_every,
+            )
+            done, communication = phase.local.done, phase.local.communication
+        elif phase.lockstep is not None:
+            calls = phase.lockstep.calls(batch_of, stop, log_every)
         else:
-            stop_after = options.stop_after if phase.name == "train" else None
-            stop = min(phase.steps, stop_after or phase.steps)
+            shard: Any = phase.shard
 
             def batch_at(step: int) -> tuple[Any, ...]:
-                return batch_of(self._chosen(phase, step), step)
+                return batch_of(self._chosen(phase, shard, step), step)
 
             calls = training.calls(batch_at, done, stop, trained, log_every)
         training.train(
@@ -248,35 +282,98 @@ class Trainer:
             trained,
             done,
             calls,
-            self.distributed(compute),
+            step,
             lambda now: self._save(phase, now),
+            communication=communication,
         )
 
-    def _chosen(self, phase: "Phase", step: int) -> list[int]:
+    def _chosen(self, phase: "Phase", shard: Shard, step: int) -> list[int]:
         """The encoder's batch is several consecutive batches of the captioner."""
         many = phase.batch // self.options.batch_size
         seed = self.options.seed + (phase.name != "encoder")
-        return [
-            i for one in range(step * many, (step + 1) * many) for i in self.shard.at(one, seed)
-        ]
+        return [i for one in range(step * many, (step + 1) * many) for i in shard.at(one, seed)]
 
     def _save(self, phase: "Phase", done: int) -> str | None:
         self.done[phase.name] = done
         if phase.local is not None:
             self.rounds[phase.name] = [vars(one) for one in phase.local.topic.rounds]
+        elif phase.lockstep is not None:
+            self.rounds[phase.name] = [vars(one) for one in phase.lockstep.rounds(done)]
         return self._checkpoints.save(f"{phase.name}-{done}", {**self.done, "rounds": self.rounds})
 
-    def _dropout(self, step: Any) -> Any:
-        """Drawn for the global batch, of which each worker uses its own rows; with local SGD
-        for this worker's batch.
+    def _agree(self) -> None:
+        """All workers go on from the furthest one's checkpoint, in shards if it was made so."""
+        cluster, workers = self.session.cluster, self.session.cluster.workers
+        variables = [
+            *self.encoder_variables(),
+            *self.captioner.all_variables(),
+            *self.encoder_optimizer.variables,
+            *self.optimizer.variables,
+        ]
+        state = {"total": sum(self.done.values()), "done": self.done, "rounds": self.rounds}
+        state = training.from_furthest(
+            self.tf, self.strategy, cluster.worker, workers, variables, state
+        )
+        self.done, self.rounds = state["done"], state["rounds"]
+        self.in_shards = self.options.global_batch or workers == 1
+        if state["total"]:
+            self.in_shards = not any(self.rounds.values())
+        if self.in_shards != (self.options.global_batch or workers == 1) and workers > 1:
+            how = "share a batch" if self.in_shards else "have a batch each"
+            self.session.warn(f"the workers {how}, as before the checkpoint")
+
+    def _write_shard(self, members: Sequence[int]) -> None:
+        if not self._shard_is_written:
+            write_shard(self.session, self.data, members)
+        self._shard_is_written = True
+
+    def _traced(
+        self, phase: str, batch_of: Callable[[Sequence[int], int], tuple[Any, ...]]
+    ) -> Callable[[Sequence[int], int], tuple[Any, ...]]:
+        """Writes the examples of each step, and how many steps were done before it."""
+        file = self.session.out / "seen.jsonl"
+
+        def traced(chosen: Sequence[int], done: int) -> tuple[Any, ...]:
+            record = {"phase": phase, "after": done, "examples": [int(i) for i in chosen]}
+            with file.open("a", encoding="utf-8") as seen:
+                seen.write(json.dumps(record) + "\n")
+            return batch_of(chosen, done)
+
+        return traced
+
+    def _model(self, phase: str) -> tuple[Any, list[Any]]:
+        """The optimizer, and what it trains."""
+        if phase == "encoder":
+            return self.encoder_optimizer, self.encoder_variables()
+        return self.optimizer, self.captioner.trainable_variables()
+
+    def _dropout(self, places: Any, step: Any) -> Any:
+        """Those rows of the mask of a step of all workers: only they are drawn.
+
+        Philox, TensorFlow's generator, makes four numbers at each value of its counter, so that a
+        draw can begin anywhere. With local SGD the mask is that of this worker's batch.
         """
-        tf, batch = self.tf, self.options.batch_size
+        tf, raw = self.tf, self.tf.raw_ops
         seed = tf.stack([tf.constant(self.options.seed, tf.int64), tf.cast(step, tf.int64)])
-        if self.shard is None:
+        if self.session.averaging is not None:
             seed += self.session.cluster.worker * AHEAD
-        draw = tf.random.stateless_uniform((batch, DIM_IN), seed)
-        own = draw if self.shard is None else draw[self.shard.rows.start : self.shard.rows.stop]
-        return tf.cast(own >= DROPOUT, tf.float32) / (1 - DROPOUT)
+        begin = raw.StatelessRandomGetKeyCounter(seed=seed)
+        ahead = tf.cast(places[0] * (DIM_IN // 4), tf.uint64)
+        draw = raw.StatelessRandomUniformV2(
+            shape=(tf.shape(places)[0], DIM_IN),
+            key=begin.key,
+            counter=begin.counter + tf.stack([ahead, tf.zeros((), tf.uint64)]),
+            alg=PHILOX,
+        )
+        return tf.cast(draw >= DROPOUT, tf.float32) / (1 - DROPOUT)
+
+    def _adam(self, rate: float, steps: int) -> Any:
+        """Its rate decays to a twentieth along a cosine; it is larger for a larger batch."""
+        tf, session = self.tf, self.session
+        schedule = tf.keras.optimizers.schedules.CosineDecay(rate, steps, 0.05)
+        if session.averaging is None and not self.options.global_batch:
+            schedule = rate_for(tf, schedule, session.cluster.workers, steps)
+        return tf.keras.optimizers.Adam(schedule)
 
     def _normalize(self, first: np.ndarray) -> None:
         """Uses at least the median deviation: a feature that is almost always zero would otherwise
@@ -298,7 +395,7 @@ class Trainer:
     def _made_with(self) -> str:
         """Everything that affects the weights."""
         options = self.options
-        encoder = f"encoder of {options.encoder_steps} steps of {self.encoder_batch}"
+        encoder = f"encoder of {options.encoder_steps} steps of {options.encoder_batch_size}"
         if self.vgg16 is not None:
             encoder = f"VGG16 {self.vgg16.sha256[:16]}"
         return (
@@ -310,20 +407,23 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the two models' training: in lockstep on a shard, or in rounds."""
+    """One of the two models' training: each worker with a batch of its own, in lockstep or in
+    rounds; or on shards of the same batch. ``batch_of_all`` are the examples whose gradients are
+    summed.
+    """
 
     name: str
     steps: int
     batch: int
-    shard: Shard | None
-    local: LocalSGD | None
+    batch_of_all: int
+    shard: Shard | None = None
+    local: LocalSGD | None = None
+    lockstep: Lockstep | None = None
 
     @property
     def needed(self) -> Sequence[int]:
         """The examples that this worker needs."""
-        return self.shard.members() if self.shard is not None else list(self.local.own)
-
-
-def _adam(tf: Any, rate: float, steps: int) -> Any:
-    """The learning rate decays to a twentieth along a cosine."""
-    return tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(rate, steps, 0.05))
+        if self.shard is not None:
+            return self.shard.members()
+        dealt: Any = self.local or self.lockstep
+        return [int(i) for i in dealt.own]

@@ -69,6 +69,10 @@ class Deal:
         hand = self._hands[worker]
         return np.union1d(hand.first[hand.place :], hand.home)
 
+    def home(self, worker: int) -> np.ndarray:
+        """Those that it has in every whole epoch; int64, sorted."""
+        return self._hands[worker].home
+
     def steps(self, worker: int, steps: int) -> np.ndarray:
         """The examples of the worker's next steps; int64 [steps, batch]."""
         hand = self._hands[worker]
@@ -100,6 +104,17 @@ class Deal:
             )
             for at, worker in enumerate(members)
         }
+
+
+def replayed(
+    rounds: Sequence[Round], members: Sequence[int], total: int, batch: int, seed: int
+) -> Deal:
+    """The deal to ``members`` after the rounds."""
+    each = [*(one.members for one in rounds), tuple(members)]
+    deal = Deal(total, batch, seed, each[0])
+    for done, after in zip(rounds, each[1:], strict=True):
+        deal.after(done, after)
+    return deal
 
 
 class _Hand:

@@ -6,10 +6,14 @@ from typing import Any
 from common.errors import BadInput
 
 
-def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, Any]:
+def load_tensorflow(
+    device: str, cpu_threads: int, workers: int, devices: int = 1, cpu_devices: int = 1
+) -> tuple[Any, Any]:
     """Returns TensorFlow and its strategy; blocks until every worker has joined.
 
-    ``device`` is auto, gpu or cpu; ``cpu_threads`` 0 means as many as there are cores.
+    ``device`` is auto, gpu or cpu; ``cpu_threads`` 0 means as many as there are cores. The strategy
+    has as many of this machine's GPUs as there are, ``devices`` at most. ``cpu_devices`` divides
+    the CPU, for tests where there are no GPUs.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same results on every machine
@@ -24,8 +28,11 @@ def load_tensorflow(device: str, cpu_threads: int, workers: int) -> tuple[Any, A
     for gpu in tf.config.list_physical_devices("GPU"):
         # By default TensorFlow allocates all memory of a GPU, even of a shared one.
         tf.config.experimental.set_memory_growth(gpu, True)
+    kind, used = _use_devices(tf, devices, cpu_devices)
     if workers > 1:
         return tf, tf.distribute.MultiWorkerMirroredStrategy()
+    if used > 1:
+        return tf, tf.distribute.MirroredStrategy([f"/{kind}:{n}" for n in range(used)])
     return tf, tf.distribute.get_strategy()
 
 
@@ -48,3 +55,25 @@ def device_name(tf: Any, device: str) -> str:
                 tf.config.experimental.get_device_details(physical).get("device_name", "GPU")
             )
     return "CPU"
+
+
+def devices_here(strategy: Any) -> int:
+    """The devices of this machine that the strategy computes on."""
+    if strategy.num_replicas_in_sync == 1:
+        return 1
+    return len(strategy.extended.worker_devices)
+
+
+def _use_devices(tf: Any, most: int, cpu_devices: int) -> tuple[str, int]:
+    """The kind of the devices, and how many; TensorFlow sees no other GPUs."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if len(gpus) > most:
+            tf.config.set_visible_devices(gpus[:most], "GPU")
+        return "GPU", min(most, len(gpus))
+    used = min(most, cpu_devices)
+    if used > 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * used
+        tf.config.set_logical_device_configuration(cpu, parts)
+    return "CPU", used

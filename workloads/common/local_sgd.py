@@ -44,6 +44,7 @@ class LocalSGD:
         terms = Terms(steps * batch, batch, every)
         weights = [variable.numpy() for variable in variables]
         self.topic = averaging.enter(topic, weights, terms, rounds)
+        self._talked = 0.0
         self._begin()
 
     @property
@@ -69,6 +70,11 @@ class LocalSGD:
     def rows(self) -> np.ndarray:
         """The examples of this worker's steps in the current round; int64 [steps, batch]."""
         return self.deal.steps(self._averaging.worker, self.topic.steps)
+
+    def communication(self) -> float:
+        """Seconds of averaging, with the wait for others, since this was last called."""
+        talked, self._talked = self._talked, 0.0
+        return talked
 
     def calls(
         self,
@@ -128,13 +134,15 @@ class LocalSGD:
         else:
             self.deal.after(done, topic.members)
             self.set_weights()
+        talked = time.monotonic() - computed
+        self._talked += talked
         self._log(
             "average",
             phase=topic.name,
             step=self.done,
             members=members if done is None else done.by,
             computing_seconds=round(computed - begun, 6),
-            seconds=round(time.monotonic() - computed, 6),
+            seconds=round(talked, 6),
             waited_seconds=None if done is None else topic.waited_s,
         )
 

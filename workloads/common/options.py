@@ -17,6 +17,7 @@ class Options:
     seed: int
     device: str
     cpu_threads: int
+    cpu_devices: int
     start_deadline_s: float
     stall_s: float
     stop_after: int | None
@@ -35,6 +36,7 @@ def new_parser(program: str, description: str | None) -> argparse.ArgumentParser
     parser.add_argument("--out", type=Path, required=True, help="where everything is written")
     parser.add_argument("--seed", type=int, default=1)
     add_device_options(parser)
+    _add_training_devices(parser)
     parser.add_argument("--start-deadline-s", type=float, default=60)
     parser.add_argument("--stall-s", type=float, default=300)
     parser.add_argument("--stop-after", type=int, metavar="STEPS", help="save and end early")
@@ -53,6 +55,16 @@ def add_average_option(parser: argparse.ArgumentParser, default: int) -> None:
         default=default,
         metavar="STEPS",
         help="steps of a worker between two averages, with local SGD",
+    )
+
+
+def _add_training_devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cpu-devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="for tests: without GPUs, as if the CPU were N of them",
     )
 
 
@@ -78,7 +90,13 @@ def parse(
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuses values for which TensorFlow or numpy would raise unclear errors."""
-    least_of = {"checkpoint_every": 1, "average_every": 1, "stop_after": 1, "cpu_threads": 0}
+    least_of = {
+        "checkpoint_every": 1,
+        "average_every": 1,
+        "stop_after": 1,
+        "cpu_threads": 0,
+        "cpu_devices": 1,
+    }
     for name, least in least_of.items():
         value = getattr(given, name, None)
         if value is not None and value < least:

@@ -49,8 +49,8 @@ class Session:
 
     @property
     def keeps_checkpoints(self) -> bool:
-        """Whether this worker writes them: where any may be lost, all do."""
-        return self.averaging is not None or self.cluster.worker == 0
+        """Whether this worker writes them: all do, since any may be lost."""
+        return True
 
     def by_chief(self, work: Callable[[], None]) -> None:
         """Does ``work`` on the chief; with local SGD on its successor if it is lost."""
@@ -78,10 +78,13 @@ def run(
     work: Callable[[Session, Data], EndFields],
     *,
     together: bool = True,
+    devices: int = 1,
 ) -> None:
     """Runs ``work`` with the data of ``load``, and writes the records of every workload.
 
     ``program`` is the workload's name. Without ``together`` the workers are independent.
+    ``devices`` are the most of this machine's that ``work`` can use; they make up the session's
+    strategy.
     """
     begun = time.monotonic()
     workers = cluster.from_environment()
@@ -94,7 +97,9 @@ def run(
     log = Log(options.out / "timings.jsonl")
     with log.phase("data"):
         data = load()
-    tf, strategy = load_tensorflow(options.device, options.cpu_threads, replicas)
+    tf, strategy = load_tensorflow(
+        options.device, options.cpu_threads, replicas, devices, options.cpu_devices
+    )
     started()
     session = Session(program, tf, strategy, log, options.out, workers, averaging)
     _log_start(session, options)

@@ -1,12 +1,16 @@
 """The training loop, and collective operations of the workers."""
 
 import faulthandler
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from common.device import devices_here
 from common.errors import BadInput
 from common.log import Log
 
@@ -15,14 +19,14 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Phase:
-    """``steps`` is the total number; ``examples`` is this worker's share of a batch.
+    """``steps`` is the total number; ``examples`` is this worker's share of a step of them.
 
     A call that takes longer than ``stall_s`` ends the process with a traceback.
     """
 
     name: str
     steps: int
-    examples: int
+    examples: float
     checkpoint_every: int
     stall_s: float
 
@@ -61,15 +65,18 @@ def train(
     compute: Callable[..., Any],
     save: Callable[[int], str | None],
     measure: Callable[[int], Mapping[str, float]] = lambda _: {},
+    communication: Callable[[], float] | None = None,
 ) -> int:
     """Runs the calls, starting after ``done`` steps; returns the number of steps done.
 
     ``compute`` returns the loss, ``save`` writes a checkpoint and returns its path, ``measure``
-    returns additional fields of a step record; both get the number of steps done. Rates exclude
-    the first call, which compiles, and the time for records and checkpoints.
+    returns additional fields of a step record; both get the number of steps done.
+    ``communication`` returns the seconds since it was last called that this worker spent in
+    communication. Rates exclude the first call, which compiles, and the time for records and
+    checkpoints.
     """
     saved, first, due = done, True, False
-    spent, counted, since = 0.0, 0, time.monotonic()
+    spent, talked, counted, since = 0.0, 0.0, 0, time.monotonic()
     for call in calls:
         faulthandler.dump_traceback_later(phase.stall_s, exit=True)
         loss = compute(*call.batch)
@@ -83,14 +90,18 @@ def train(
             continue
         value = float(loss)  # waits for the computation
         spent += time.monotonic() - since
+        if communication is not None:
+            talked += communication()
         if first:
             log("compile", seconds=round(spent, 3))
-            spent, counted, first = 0.0, 0, False
+            spent, talked, counted, first = 0.0, 0.0, 0, False
         if call.logged:
             rate = _rate(phase, spent, counted)
+            if rate and communication is not None:
+                rate["communication_seconds"] = round(talked / counted, 6)
             steps = {"phase": phase.name, "step": done, "steps": phase.steps}
             log("step", **steps, loss=value, **measure(done), **rate)
-            spent, counted = 0.0, 0
+            spent, talked, counted = 0.0, 0.0, 0
         if saves:
             _save(log, save, done)
             saved, due = done, False
@@ -115,7 +126,7 @@ def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, 
 def barrier(tf: Any, strategy: Any) -> None:
     """Waits for all workers: one that exits before the chief would count as lost."""
     if strategy.num_replicas_in_sync > 1:
-        _sum(tf, strategy, 1.0)
+        _sum(tf, strategy, np.ones(1))
 
 
 def check_same_step(tf: Any, strategy: Any, done: int) -> None:
@@ -124,16 +135,52 @@ def check_same_step(tf: Any, strategy: Any, done: int) -> None:
     Otherwise gradients of different weights would be summed.
     """
     replicas = strategy.num_replicas_in_sync
-    if replicas > 1 and int(_sum(tf, strategy, float(done))) != done * replicas:
+    workers = replicas // devices_here(strategy)
+    if workers > 1 and int(_sum(tf, strategy, np.array([done]))[0]) != done * workers:
         raise BadInput(f"the workers' checkpoints differ: this worker has step {done}")
 
 
-def _sum(tf: Any, strategy: Any, value: float) -> Any:
+def from_furthest(
+    tf: Any, strategy: Any, worker: int, workers: int, variables: Sequence[Any], state: Any
+) -> Any:
+    """Gives all workers the variables and the state of the one that has done most.
+
+    Workers whose checkpoints differ, or that have none, go on together this way. ``state`` is JSON;
+    its ``total`` is the number of steps done. Returns that of all.
+    """
+    if workers == 1:
+        return state
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8).astype(np.int64)
+    mine = np.zeros((2, workers), np.int64)
+    mine[:, worker] = state["total"], len(text)
+    totals, lengths = _sum(tf, strategy, mine)
+    if (totals == totals[0]).all():
+        return state
+    source = int(totals.argmax())
+
+    def from_source(value: np.ndarray) -> np.ndarray:
+        return _sum(tf, strategy, value if worker == source else np.zeros_like(value))
+
+    sent = text if worker == source else np.zeros(lengths[source], np.int64)
+    for variable in variables:
+        variable.assign(from_source(variable.numpy()))
+    return json.loads(from_source(sent).astype(np.uint8).tobytes())
+
+
+def _sum(tf: Any, strategy: Any, value: np.ndarray) -> np.ndarray:
     """The sum of every worker's ``value``."""
-    here = tf.constant(value)
-    return tf.function(
-        lambda: strategy.reduce("SUM", strategy.run(lambda: tf.identity(here)), axis=None)
-    )()
+    here = devices_here(strategy)
+
+    def of_replica(context: Any) -> Any:
+        first = context.replica_id_in_sync_group % here == 0
+        return tf.constant(value if first else np.zeros_like(value))
+
+    values = strategy.experimental_distribute_values_from_function(of_replica)
+    return np.asarray(
+        tf.function(lambda one: strategy.reduce("SUM", strategy.run(tf.identity, (one,)), None))(
+            values
+        )
+    )
 
 
 def _rate(phase: Phase, seconds: float, steps: int) -> dict[str, float]:

@@ -21,7 +21,10 @@ from captioning.images import read_pictures
 from captioning.model import DIM_IN, Captioner
 from captioning.options import Options, parse
 from captioning.train import Trainer
+from common.cluster import Cluster
 from common.errors import BadInput
+from common.log import Log
+from common.program import Session
 from common.training import prefetch
 
 captioning = Program("captioning")
@@ -55,7 +58,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_workers(step: int) -> No
     shard = Shard
     whole = shard(100, 12, 0, 1).at(step, 5)
     assert shard(100, 12, 0, 1).at(step, 5) == whole
-    for workers in (2, 3, 4):
+    for workers in (2, 3, 4, 5, 7):
         parts = [shard(100, 12, worker, workers).at(step, 5) for worker in range(workers)]
         assert [i for part in parts for i in part] == whole
 
@@ -132,8 +135,8 @@ class Normalized(Captioner):
 class Numbered(Trainer):
     """Without a network: all features of an example are its number."""
 
-    def __init__(self, options: Options, data: Dataset, shard: Shard) -> None:
-        self.options, self.data, self.shard = options, data, shard
+    def __init__(self, session: Session, options: Options, data: Dataset) -> None:
+        self.session, self.options, self.data = session, options, data
         self.captioner = self.normalized = Normalized()
 
     @override
@@ -145,10 +148,13 @@ class Numbered(Trainer):
 def test_each_image_is_encoded_once(worker: int, tmp_path: Path) -> None:
     """Also the first ones, which all workers normalize by."""
     options = parse(["--out", str(tmp_path)])
-    trainer = Numbered(options, Dataset(None, 400, 1), Shard(400, 8, worker, 4))
-    trainer.compute_features()
+    log = Log(tmp_path / "timings.jsonl")
+    session = Session("captioning", None, None, log, tmp_path, Cluster(worker, "abcd"))
+    trainer = Numbered(session, options, Dataset(None, 400, 1))
+    members = Shard(400, 8, worker, 4).members()
+    trainer.compute_features(members)
+    log._file.close()
     assert trainer.normalized.means[0][0] == pytest.approx(np.arange(256).mean())
-    members = trainer.shard.members()
     assert set(trainer._rows) == {*range(256), *members}
     assert [trainer._features[trainer._rows[i], 0] for i in members] == members
 

@@ -94,6 +94,7 @@ class Config:
 
     def __init__(self) -> None:
         self.grow: list[str] = []
+        self.visible: list[str] = []
         self.threading = SimpleNamespace(
             set_intra_op_parallelism_threads=lambda _: None,
             set_inter_op_parallelism_threads=lambda _: None,
@@ -102,6 +103,10 @@ class Config:
 
     def list_physical_devices(self, kind: str) -> list[str]:
         return [f"{kind}:0", f"{kind}:1"]
+
+    def set_visible_devices(self, devices: list[str], kind: str) -> None:
+        assert kind == "GPU"
+        self.visible = devices
 
     def _grow(self, device: str, enable: bool) -> None:
         assert enable
@@ -118,6 +123,7 @@ def test_shared_gpu_is_not_passed_through(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     load_tensorflow("auto", 0, 1)
     assert config.grow == ["GPU:0", "GPU:1"]
+    assert config.visible == ["GPU:0"]  # the program uses one device
 
 
 @pytest.fixture
