@@ -241,8 +241,7 @@ def _phase(records: Sequence[Sequence[dict[str, Any]]], setup: Setup, phase: str
         took, steps = took + seconds, steps + sum(w.steps for w in windows) // many
         talked += sum(w.talked for w in windows)
         if setup.strategy == "local-sgd":
-            averages = [r for r in of if r["event"] == "average" and r["phase"] == phase]
-            waited += sum(r["waited_seconds"] or 0 for r in averages)
+            waited += _waited(of, phase)
         else:  # who comes last into a collective does not wait
             pairs = zip(windows, least, strict=False)
             waited += sum(window.talked - shortest for window, shortest in pairs)
@@ -257,6 +256,14 @@ class _Window:
     seconds: float
     talked: float
     examples: float
+
+
+def _waited(records: Sequence[dict[str, Any]], phase: str) -> float:
+    """Seconds until the last worker had finished a round, in those that the step records cover."""
+    of_phase = [r for r in records if r.get("phase") == phase]
+    last = max(r["step"] for r in of_phase if r["event"] == "step")
+    averages = [r for r in of_phase if r["event"] == "average" and r["step"] <= last]
+    return float(sum(r["waited_seconds"] or 0 for r in averages))
 
 
 def _windows(records: Sequence[dict[str, Any]], phase: str) -> list[_Window]:
