@@ -67,8 +67,10 @@ def why_no_links() -> str | None:
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode:
         return f"network namespaces cannot be made: {made.stderr.strip()}"
+    slow = ["tc", "-n", name, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    slowed = subprocess.run(slow, capture_output=True, text=True, check=False)
     _run("ip", "netns", "del", name)
-    return None
+    return f"this kernel has no netem: {slowed.stderr.strip()}" if slowed.returncode else None
 
 
 @contextlib.contextmanager
