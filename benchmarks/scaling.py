@@ -65,11 +65,11 @@ def main() -> None:
     options = _parse()
     link = None
     if options.link is not None:
-        reason = workers.why_no_links()
-        if reason is not None:
-            sys.exit(f"--link: {reason}")
         link = Link(options.link, options.delay)
-    where = f"links of {link.rate} with {link.delay}" if link else "loopback: no network is as fast"
+        reason = workers.why_not(link)
+        if reason is not None:
+            sys.exit(f"there cannot be such links here: {reason}")
+    where = f"links of {link.rate}, delay {link.delay}" if link else "loopback, not a network"
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {where}", flush=True)
     missed = _quality(options, link) if options.quality else _throughput(options, link)
     sys.exit(1 if missed else 0)
@@ -84,7 +84,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wire", default=None, help="as captioning's, for allreduce")
     parser.add_argument("--link", metavar="RATE", help="such as 1gbit")
-    parser.add_argument("--delay", default="0.1ms", help="of a link, in each direction")
+    parser.add_argument("--delay", help="of a link, in each direction; needs netem")
     parser.add_argument("--quality", action="store_true", help="time to a score instead; long")
     return parser.parse_args()
 

@@ -29,10 +29,12 @@ PORT = 29517
 
 @dataclass(frozen=True)
 class Link:
-    """``rate`` and ``delay`` are those of tc, such as 1gbit and 0.1ms."""
+    """``rate`` and ``delay`` are those of tc, such as 1gbit and 0.1ms; not every kernel has the
+    part that delays.
+    """
 
     rate: str
-    delay: str
+    delay: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Place:
             )
 
 
-def why_no_links() -> str | None:
-    """Why links cannot be slowed here; None where they can."""
+def why_not(link: Link) -> str | None:
+    """Why there cannot be such links here; None where there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None or shutil.which("tc") is None:
@@ -67,10 +69,16 @@ def why_no_links() -> str | None:
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode:
         return f"network namespaces cannot be made: {made.stderr.strip()}"
-    slow = ["tc", "-n", name, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    slowed = subprocess.run(slow, capture_output=True, text=True, check=False)
-    _run("ip", "netns", "del", name)
-    return f"this kernel has no netem: {slowed.stderr.strip()}" if slowed.returncode else None
+    try:
+        for slow in _slowing(link, "lo"):
+            done = subprocess.run(
+                ["tc", "-n", name, *slow], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                return f"tc {' '.join(slow)}: {done.stderr.strip()}"
+    finally:
+        _run("ip", "netns", "del", name)
+    return None
 
 
 @contextlib.contextmanager
@@ -172,9 +180,19 @@ def _plug(namespace: str, interface: str, address: str, link: Link) -> None:
     _run(*inside, "address", "add", f"{address}/24", "dev", "eth0")
     _run(*inside, "link", "set", "eth0", "up")
     _run(*inside, "link", "set", "lo", "up")
-    slow = ("root", "netem", "rate", link.rate, "delay", link.delay)
-    _run("tc", "qdisc", "add", "dev", interface, *slow)
-    _run("tc", "-n", namespace, "qdisc", "add", "dev", "eth0", *slow)
+    for slow in _slowing(link, interface):
+        _run("tc", *slow)
+    for slow in _slowing(link, "eth0"):
+        _run("tc", "-n", namespace, *slow)
+
+
+def _slowing(link: Link, interface: str) -> Iterator[tuple[str, ...]]:
+    """The arguments of tc."""
+    add = ("qdisc", "add", "dev", interface)
+    limit = ("tbf", "rate", link.rate, "burst", "128kb", "latency", "50ms")
+    yield (*add, "root", "handle", "1:", *limit)
+    if link.delay is not None:
+        yield (*add, "parent", "1:1", "netem", "delay", link.delay)
 
 
 def _run(*command: str) -> None:
