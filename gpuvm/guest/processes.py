@@ -23,6 +23,8 @@ STDOUT, STDERR = "out/stdout.log", "out/stderr.log"
 GPU_SAMPLES = "out/gpu_samples.jsonl"
 MARK = "GPUVM_RUN"
 """The environment variable that identifies the processes of a run."""
+WORKER = "GPUVM_WORKER"
+"""That of the position of a worker among those of a run."""
 IDLE_TIMEOUT_S = 20.0
 
 
@@ -293,12 +295,13 @@ def _exited(record: dict[str, Any]) -> Exited:
     )
 
 
-def end_all(guest: Guest, python: str, mark: str) -> None:
+def end_all(guest: Guest, python: str, mark: str, *, worker: int | None = None) -> None:
     """End every process with the mark in its environment, daemons included.
 
-    Raises GuestError naming the process ids that survive SIGKILL.
+    With ``worker`` only those of that worker. Raises GuestError naming the process ids that survive SIGKILL.
     """
-    done = guest.script(python, "kill", f"{MARK}={mark}", timeout_s=60, what="kill")
+    marks = [f"{MARK}={mark}", *([] if worker is None else [f"{WORKER}={worker}"])]
+    done = guest.script(python, "kill", *marks, timeout_s=60, what="kill")
     survivors = done.stdout.split()
     if survivors:
         raise GuestError(f"{guest.name}: could not end these processes: {', '.join(survivors)}")

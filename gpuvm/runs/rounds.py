@@ -111,7 +111,12 @@ class Rounds(Observer):
         while not worker.stop.is_set() and time.monotonic() < end:
             try:
                 with self.work.guests.connection(worker.member, follow.ATTEMPT_S) as guest:
-                    end_all(guest, self.work.settings.python, self.work.record.run_id)
+                    end_all(
+                        guest,
+                        self.work.settings.python,
+                        self.work.record.run_id,
+                        worker=self._workers.index(worker),
+                    )
                     start(guest, worker.member)
             except GuestError as error:
                 self.work.events.note(f"not yet: {error}", worker.name)
