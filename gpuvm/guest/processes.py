@@ -298,7 +298,8 @@ def _exited(record: dict[str, Any]) -> Exited:
 def end_all(guest: Guest, python: str, mark: str, *, worker: int | None = None) -> None:
     """End every process with the mark in its environment, daemons included.
 
-    With ``worker`` only those of that worker. Raises GuestError naming the process ids that survive SIGKILL.
+    With ``worker`` only those of that worker. Raises GuestError naming the process ids that survive
+    SIGKILL.
     """
     marks = [f"{MARK}={mark}", *([] if worker is None else [f"{WORKER}={worker}"])]
     done = guest.script(python, "kill", *marks, timeout_s=60, what="kill")

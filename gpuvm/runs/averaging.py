@@ -147,8 +147,8 @@ class Averager:
                 waiting.pop(worker, None)
             if worker in self._members:
                 self._members.discard(worker)
-                self._choose_chief()
                 if worker not in self._ended:
+                    self._choose_chief()
                     current = [topic for topic in self._topics.values() if topic.steps]
                     self._observer.lost(worker, current[-1].steps if current else 0, why)
             for name in tuple(self._topics):

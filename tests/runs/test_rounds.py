@@ -16,6 +16,7 @@ from gpuvm.runs import Progress, averaging_links
 
 Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
+WaitFor = Callable[..., None]
 
 # Each worker adds 1 to the weights in a round, until one of them finds a file "enough". All can see
 # that in the second weight, and end after the same round.
@@ -109,7 +110,7 @@ def run(runner: Runner, machines: Sequence[Machine], **changes: Any) -> results.
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_killed_worker_is_started_again_and_joins_the_others(
-    runner: Runner, guests: Guests, lost: int
+    runner: Runner, guests: Guests, wait_for: WaitFor, lost: int
 ) -> None:
     machines = [guests.on(name) for name in ("a", "b", "c")]
     name = machines[lost].name
@@ -123,11 +124,11 @@ def test_a_killed_worker_is_started_again_and_joins_the_others(
     assert timings.count('"start"') == 2, "what it wrote before is kept"
     (chief,) = chiefs(record)
     assert (record.vm_dir(chief) / "results.json").exists()
-    assert not any(machine.processes() for machine in machines)
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
 
 
 def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
-    runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, guests: Guests, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(averaging_links, "SILENCE_S", 4.0)
     machines = [guests.on(name) for name in ("a", "b")]
@@ -139,7 +140,7 @@ def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
     assert (incident.vm, incident.what, incident.why) == ("a", "lost", "no sign of life for 4 s")
     assert chiefs(record) == ["b"]
     assert (record.vm_dir("b") / "results.json").exists()
-    assert not any(machine.processes() for machine in machines)
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
 
 
 def test_a_frozen_worker_that_thaws_joins_again(
@@ -198,7 +199,9 @@ def test_one_that_fails_again_and_again_is_given_up(runner: Runner, guests: Gues
     assert record.manifest.status == "succeeded"
 
 
-def test_bad_arguments_or_data_end_the_run(runner: Runner, guests: Guests) -> None:
+def test_bad_arguments_or_data_end_the_run(
+    runner: Runner, guests: Guests, wait_for: WaitFor
+) -> None:
     machines = [guests.on(name) for name in ("a", "b")]
 
     def refuse(machine: Machine) -> None:
@@ -208,10 +211,12 @@ def test_bad_arguments_or_data_end_the_run(runner: Runner, guests: Guests) -> No
     with pytest.raises(WorkerDied) as died:
         run(runner, machines)
     assert (died.value.vm, died.value.exit_status) == ("b", 2)
-    assert not any(machine.processes() for machine in machines)
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
 
 
-def test_when_all_fail_the_run_has_failed(runner: Runner, guests: Guests) -> None:
+def test_when_all_fail_the_run_has_failed(
+    runner: Runner, guests: Guests, wait_for: WaitFor
+) -> None:
     machines = [guests.on(name) for name in ("a", "b")]
 
     def kill_all(_: Machine) -> None:
@@ -221,16 +226,16 @@ def test_when_all_fail_the_run_has_failed(runner: Runner, guests: Guests) -> Non
     runner.on_step = Incident(machines, machines[1], kill_all, lambda: False)
     with pytest.raises(WorkerDied):
         run(runner, machines, options=runs.RunOptions(max_restarts=0))
-    assert not any(machine.processes() for machine in machines)
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
 
 
-def test_ctrl_c_ends_it_everywhere(runner: Runner, guests: Guests) -> None:
+def test_ctrl_c_ends_it_everywhere(runner: Runner, guests: Guests, wait_for: WaitFor) -> None:
     machines = [guests.on(name) for name in ("a", "b")]
     runner.on_step = Incident(
         machines, machines[1], lambda _: os.kill(os.getpid(), signal.SIGINT), lambda: False
     )
     with pytest.raises(Interrupted):
         run(runner, machines)
-    assert not any(machine.processes() for machine in machines)
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
     for machine in machines:
         assert not list(machine.home.rglob("averaging.sock"))
