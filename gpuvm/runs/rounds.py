@@ -44,7 +44,8 @@ class Rounds(Observer):
     def __init__(self, work: WatchedRun, restarts: Restarts) -> None:
         self.work, self.restarts = work, restarts
         self._averager = Averager(len(work.members), self)
-        self._lock = threading.Lock()
+        self._lock, self._starting = threading.Lock(), threading.Lock()
+        self._ending = False
         self._used = 0
         self._workers = [_Worker(member) for member in work.members]
 
@@ -61,6 +62,8 @@ class Rounds(Observer):
                 try:
                     error = self._wait(futures)
                 finally:
+                    with self._starting:
+                        self._ending = True
                     for worker in self._workers:
                         worker.stop.set()
         finally:
@@ -100,7 +103,7 @@ class Rounds(Observer):
         start = self.restarts.start
         if start is None or worker.stop.is_set() or self._is_fatal(worker, outcome):
             return False
-        if outcome.cancelled or not self._may_restart(worker):
+        if outcome.cancelled or self._ending or not self._may_restart(worker):
             return False
         self.work.events.note(
             f"starting it again ({follow.why(outcome)}; "
@@ -117,7 +120,10 @@ class Rounds(Observer):
                         self.work.record.run_id,
                         worker=self._workers.index(worker),
                     )
-                    start(guest, worker.member)
+                    with self._starting:
+                        if self._ending:
+                            return False
+                        start(guest, worker.member)
             except GuestError as error:
                 self.work.events.note(f"not yet: {error}", worker.name)
                 worker.stop.wait(follow.RETRY_S)
@@ -145,7 +151,7 @@ class Rounds(Observer):
         while waiting:
             _, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
             if waiting and work.running and work.watch.cancelled():
-                work.end_run(cancelled=True)
+                self._end_run(cancelled=True)
             ended = [(futures[one], one.result()) for one in futures if one.done()]
             if waiting and any(self._is_fatal(*ending) for ending in ended if ending[1].failed):
                 wait(waiting, timeout=GRACE_S)
@@ -157,7 +163,7 @@ class Rounds(Observer):
                 and futures[one].follower.overdue(start_s * START_SLACK)
             ]
             if late:
-                work.end_run()
+                self._end_run()
                 return follow.not_started(late, start_s)
             all_away = all(futures[one].away_since is not None for one in waiting)
             if all_away and any(not outcome.failed for _, outcome in ended):
@@ -185,8 +191,14 @@ class Rounds(Observer):
 
     def _failure(self, futures: "Mapping[Future[Outcome], _Worker]") -> GpuvmError:
         endings = {futures[one].follower: one.result() for one in futures if one.done()}
-        self.work.end_run()
+        self._end_run()
         return self.work.failure(endings, [worker.follower for worker in self._workers])
+
+    def _end_run(self, *, cancelled: bool = False) -> None:
+        """Nothing is started after it."""
+        with self._starting:
+            self._ending = True
+        self.work.end_run(cancelled=cancelled)
 
     def _leave_behind(self, futures: "Mapping[Future[Outcome], _Worker]") -> None:
         """After a success: names who wrote the results, and those that had no part in it."""

@@ -72,7 +72,7 @@ def enter(links: Sequence[Link], threads: ThreadPoolExecutor, name: str = "train
 
 def averaged(
     links: Sequence[Link], topics: Sequence[Topic], threads: ThreadPoolExecutor
-) -> list[Future[Round]]:
+) -> list[Future[Round | None]]:
     """Each worker adds its number to the weights, and asks for the average."""
     return [
         threads.submit(
