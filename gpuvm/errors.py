@@ -327,8 +327,9 @@ class WorkerDied(RunError):
         *,
         rebooted: bool = False,
         cancelled: bool = False,
+        how: str | None = None,
     ) -> None:
-        how = "vanished" if exit_status is None else _ended(exit_status)
+        how = how or ("vanished" if exit_status is None else _ended(exit_status))
         if rebooted:
             how = "ended when the VM was rebooted"
         if cancelled:

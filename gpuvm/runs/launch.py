@@ -24,12 +24,12 @@ from gpuvm.guest import (
     take_place,
 )
 from gpuvm.runs import environment, inputs, tf_config
-from gpuvm.runs.averaging_links import SOCKET
 from gpuvm.runs.bundle import SAFE_PATH, Workload, check_imports
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import TIMINGS
 from gpuvm.runs.inputs import STORE, Inputs, push_inputs
 from gpuvm.runs.watched import LIMIT_BYTES, WatchedRun
+from gpuvm.runs.worker_links import SOCKET
 from gpuvm.text import counted, typed_word
 
 MANIFEST = "run.json"
@@ -226,8 +226,9 @@ class Launch:
             **self.options.environment,
         }
         own_folder = self.workload.cwd != "."
-        if self.in_rounds:
-            variables["GPUVM_AVERAGING"] = f"../{SOCKET}" if own_folder else SOCKET
+        if self.work.distributed:
+            name = "GPUVM_AVERAGING" if self.in_rounds else "GPUVM_HEARTBEAT"
+            variables[name] = f"../{SOCKET}" if own_folder else SOCKET
         if self.work.record.manifest.gpus_hidden:
             variables["CUDA_VISIBLE_DEVICES"] = "-1"
         if contract:

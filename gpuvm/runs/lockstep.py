@@ -2,16 +2,22 @@
 them when one is lost. All then go on from the last checkpoint, with the VMs that are there.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from typing_extensions import override
+
 from gpuvm.errors import GpuvmError, GuestError, WorkerDied
 from gpuvm.guest import connect, end_all
+from gpuvm.runs import worker_links
+from gpuvm.runs.averaging import Channel, Header
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import ATTEMPT_S, RETRY_S, Follower
 from gpuvm.runs.launch import Launch
 from gpuvm.runs.rounds import BAD_INPUT
+from gpuvm.runs.worker_links import ENDED, Hub, Links
 
 PORT_RETRIES = 3
 
@@ -28,7 +34,7 @@ class Lockstep:
         Chooses new ports if one was taken before its use, three times at most.
         """
         work, ports_left, restarts_left = self._work, PORT_RETRIES, self._options.max_restarts
-        while (error := work.follow(followers)) is not None:
+        while (error := self._follow_alive(followers)) is not None:
             lost = [f for f in followers if f.port_lost and not f.stepped]
             if lost and ports_left:
                 ports_left -= 1
@@ -44,6 +50,16 @@ class Lockstep:
                 work.follower(one, from_start=not work.resumed) for one in self._launch.active
             ]
         return error
+
+    def _follow_alive(self, followers: Sequence[Follower]) -> GpuvmError | None:
+        """With a sign of life of each program that gives any."""
+        work, members = self._work, self._launch.active
+        beats = _Beats([member.name for member in members])
+        links = Links(beats, members, work.settings.python, work.directory)
+        try:
+            return work.follow(followers, beats.silent)
+        finally:
+            links.close()
 
     def _can(self, error: WorkerDied, followers: Sequence[Follower]) -> bool:
         """Whether a program that keeps checkpoints was lost in the middle of its training."""
@@ -100,3 +116,34 @@ class Lockstep:
         absent = {member.name for member in waiting}
         work.guests.unreachable &= absent
         return absent
+
+
+class _Beats(Hub):
+    """When each program that has given signs of life gave its last."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._last: dict[str, float] = {}
+
+    def silent(self) -> dict[str, str]:
+        """Why a program counts as lost, by VM: also one whose VM cannot be reached any more."""
+        now, most = time.monotonic(), worker_links.SILENCE_S
+        # A copy, since each worker has a thread
+        return {
+            name: f"no sign of life for {most:g} s"
+            for name, last in tuple(self._last.items())
+            if now - last > most
+        }
+
+    @override
+    def connected(self, worker: int, channel: Channel) -> None:
+        self._last[self._names[worker]] = math.inf
+
+    @override
+    def received(self, worker: int, header: Header, payload: bytes) -> None:
+        """Links takes note of silence."""
+
+    @override
+    def lost(self, worker: int, why: str) -> None:
+        was_silent = why != ENDED
+        self._last[self._names[worker]] = -math.inf if was_silent else time.monotonic()

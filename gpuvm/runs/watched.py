@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -157,13 +157,20 @@ class WatchedRun:
         except GuestError as error:
             self.events.note(f"not shown yet: {error}", guest.name)
 
-    def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
-        """Waits until the programs have ended; returns the error or None."""
+    def follow(
+        self,
+        followers: Sequence[Follower],
+        silent: Callable[[], Mapping[str, str]] = dict,
+    ) -> GpuvmError | None:
+        """Waits until the programs have ended; returns the error or None.
+
+        ``silent`` returns those that give no sign of life, and why they count as lost, by VM.
+        """
         stop = threading.Event()
         with ThreadPoolExecutor(len(followers)) as threads:
             futures = {threads.submit(self.follow_one, f, stop): f for f in followers}
             try:
-                return self._wait(futures)
+                return self._wait(futures, silent)
             finally:
                 stop.set()  # the threads end at the next heartbeat or timeout
 
@@ -175,7 +182,11 @@ class WatchedRun:
         self.events.end("train", seconds, follower.name, ok=not outcome.failed)
         return outcome
 
-    def _wait(self, futures: "Mapping[Future[Outcome], Follower]") -> GpuvmError | None:
+    def _wait(
+        self,
+        futures: "Mapping[Future[Outcome], Follower]",
+        silent: Callable[[], Mapping[str, str]],
+    ) -> GpuvmError | None:
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=CHECK_EVERY_S, return_when=FIRST_COMPLETED)
@@ -188,6 +199,11 @@ class WatchedRun:
                 cause_known = any(follower.port_lost for follower in failed)
                 wait(waiting, timeout=0 if cause_known else GRACE_S)
                 return self._failure(futures)
+            why = silent()
+            lost = next((futures[one] for one in waiting if futures[one].name in why), None)
+            if lost is not None:
+                self.end_run()
+                return WorkerDied(lost.name, None, lost.tail(), how=f"gave {why[lost.name]}")
             start_s = self.distribution.start_s * START_SLACK
             late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
             if late:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from incidents import Incident, freeze, happened, incidents, kill, program_of
 from run_harness import BEGIN, Runner
 
 from gpuvm import results, runs
 from gpuvm.errors import Interrupted, WorkerDied
-from gpuvm.report.records import read_incidents
-from gpuvm.runs import Progress, averaging_links
+from gpuvm.runs import worker_links
 
 Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
@@ -52,53 +52,6 @@ say("end", ok=True, steps=1, seconds=0.1)
 OPTIONS = runs.RunOptions(max_restarts=2, rejoin_s=20)
 
 
-class Incident:
-    """Does ``act`` once, when the worker on ``machine`` has done a round, and ends the run when
-    ``over``.
-    """
-
-    def __init__(
-        self,
-        machines: Sequence[Machine],
-        machine: Machine,
-        act: Callable[[Machine], None],
-        over: Callable[[], bool],
-    ) -> None:
-        self._machines, self._machine, self._act, self._over = machines, machine, act, over
-        self._done = False
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.step is None:
-            return
-        if progress.vm == self._machine.name and not self._done:
-            self._done = True
-            self._act(self._machine)
-        elif self._done and self._over():
-            for machine in self._machines:
-                (machine.home / "enough").touch()
-
-
-def program_of(machine: Machine) -> int:
-    return int((machine.home / "pid").read_text())
-
-
-def kill(machine: Machine) -> None:
-    os.kill(program_of(machine), signal.SIGKILL)
-
-
-def freeze(machine: Machine) -> None:
-    os.kill(program_of(machine), signal.SIGSTOP)
-
-
-def incidents(record: results.Run) -> Sequence[results.Incident]:
-    return read_incidents(record.dir).records
-
-
-def happened(runner: Runner) -> list[tuple[str, str]]:
-    assert runner.record is not None
-    return [(one.vm, one.what) for one in incidents(runner.record)]
-
-
 def chiefs(record: results.Run) -> list[str]:
     return [vm.name for vm in record.manifest.vms if vm.role == "chief"]
 
@@ -130,7 +83,7 @@ def test_a_killed_worker_is_started_again_and_joins_the_others(
 def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
     runner: Runner, guests: Guests, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(averaging_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
     machines = [guests.on(name) for name in ("a", "b")]
     runner.on_step = Incident(
         machines, machines[0], freeze, lambda: ("a", "lost") in happened(runner)
@@ -146,7 +99,7 @@ def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
 def test_a_frozen_worker_that_thaws_joins_again(
     runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(averaging_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
     machines = [guests.on(name) for name in ("a", "b")]
 
     def thawed() -> bool:
@@ -238,4 +191,4 @@ def test_ctrl_c_ends_it_everywhere(runner: Runner, guests: Guests, wait_for: Wai
         run(runner, machines)
     wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
     for machine in machines:
-        assert not list(machine.home.rglob("averaging.sock"))
+        assert not list(machine.home.rglob("worker.sock"))

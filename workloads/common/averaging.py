@@ -25,6 +25,7 @@ import numpy as np
 from common.deal import Round
 
 VARIABLE = "GPUVM_AVERAGING"
+HEARTBEAT = "GPUVM_HEARTBEAT"
 LENGTHS = struct.Struct("!IQ")
 BEAT_S = 2.0
 SILENCE_S = 15.0
@@ -84,11 +85,7 @@ class Averaging:
     def from_environment(cls, worker: int) -> "Averaging | None":
         """None where no weights are averaged."""
         path = os.environ.get(VARIABLE)
-        if path is None:
-            return None
-        folder, name = os.path.split(path)
-        at = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY)  # however long the path is
-        return cls(worker, lambda: _connected_to(f"/proc/self/fd/{at}/{name}"))
+        return None if path is None else cls(worker, _connector(path))
 
     @property
     def is_chief(self) -> bool:
@@ -247,6 +244,31 @@ class Averaging:
                 raise Lost("the connection was closed")
             view = view[got:]
         return bytes(found)
+
+
+def start_heartbeat(worker: int) -> None:
+    """Where the environment has a socket for it: say in a thread that this program is alive."""
+    path = os.environ.get(HEARTBEAT)
+    if path is not None:
+        connect = _connector(path)
+        threading.Thread(target=_beat_forever, args=(worker, connect), daemon=True).start()
+
+
+def _beat_forever(worker: int, connect: Callable[[], socket.socket]) -> None:
+    while True:
+        with contextlib.suppress(OSError), connect() as connection:
+            connection.sendall(_encoded({"kind": "hello", "worker": worker}))
+            while True:
+                time.sleep(BEAT_S)
+                connection.sendall(_encoded({"kind": "beat"}))
+        time.sleep(RETRY_S)
+
+
+def _connector(path: str) -> Callable[[], socket.socket]:
+    """However long the path is, and wherever the program goes."""
+    folder, name = os.path.split(path)
+    at = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY)
+    return lambda: _connected_to(f"/proc/self/fd/{at}/{name}")
 
 
 def _connected_to(path: str) -> socket.socket:

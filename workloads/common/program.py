@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common import cluster
-from common.averaging import Averaging, Lost
+from common.averaging import Averaging, Lost, start_heartbeat
 from common.cluster import Cluster
 from common.device import check_device, device_name, load_tensorflow
 from common.errors import BAD_INPUT, LOST_WORKER, BadInput, exit_with, warn
@@ -101,6 +101,7 @@ def run(
         options.device, options.cpu_threads, replicas, devices, options.cpu_devices
     )
     started()
+    start_heartbeat(workers.worker)
     session = Session(program, tf, strategy, log, options.out, workers, averaging)
     _log_start(session, options)
     try:

@@ -1,4 +1,5 @@
-"""The connections of ``averaging`` to the workers: a relay in each guest, over its SSH connection.
+"""The connections to the programs of a distributed run: a relay in each guest, over its SSH
+connection. Each program sends a beat every two seconds.
 
 No port is opened in any guest, and guests need not reach each other.
 """
@@ -9,35 +10,46 @@ import queue
 import struct
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from gpuvm.errors import GuestError, GuestUnreachable
 from gpuvm.guest import Guest, TransferChannel, connect, relayed
-from gpuvm.runs.averaging import Averager, Header, InvalidMessage
+from gpuvm.runs.averaging import Channel, Header, InvalidMessage
 from gpuvm.runs.fan_out import Member
 
-SOCKET = "averaging.sock"
+SOCKET = "worker.sock"
 LENGTHS = struct.Struct("!IQ")
 SILENCE_S = 15.0
 """A worker that says nothing for so long is lost; it says something every two seconds."""
 BEAT_S = 2.0
 RETRY_S = 0.5
 CONNECT_S = 5.0
+ENDED = "its connection ended"
 MAX_HEADER, MAX_PAYLOAD = 1 << 24, 1 << 36
 
 
+class Hub(Protocol):
+    """Who talks with the workers, which are known by their positions among the members."""
+
+    def connected(self, worker: int, channel: Channel) -> None: ...
+
+    def received(self, worker: int, header: Header, payload: bytes) -> None: ...
+
+    def lost(self, worker: int, why: str) -> None:
+        """``why`` is ENDED when its connection has ended: its program may have, too."""
+
+
 class Links:
-    """Keeps a relay in every member's guest until ``close``. ``averager`` knows the workers by
-    their position among the members.
-    """
+    """Keeps a relay in every member's guest until ``close``."""
 
     def __init__(
         self,
-        averager: Averager,
+        hub: Hub,
         members: Sequence[Member],
         python: str,
         directory: str,
     ) -> None:
-        self._averager, self._python, self._directory = averager, python, directory
+        self._hub, self._python, self._directory = hub, python, directory
         self._closing = threading.Event()
         self._open: dict[int, Guest] = {}
         self._known: set[int] = set()
@@ -61,7 +73,7 @@ class Links:
                 self._serve_once(worker, member)
             except GuestError as error:
                 if worker in self._known:
-                    self._averager.lost(worker, _why(error))
+                    self._hub.lost(worker, _why(error))
             finally:
                 self._known.discard(worker)
             self._closing.wait(RETRY_S)
@@ -79,9 +91,9 @@ class Links:
                     header, payload = _message(channel)
                     if header.get("kind") == "hello":
                         self._known.add(worker)
-                        self._averager.connected(worker, sender)
+                        self._hub.connected(worker, sender)
                     elif worker in self._known:
-                        self._averager.received(worker, header, payload)
+                        self._hub.received(worker, header, payload)
             finally:
                 del self._open[worker]
 
@@ -90,7 +102,7 @@ def _why(error: GuestError) -> str:
     if isinstance(error, InvalidMessage):
         return str(error)
     if isinstance(error, GuestUnreachable):
-        return "its connection ended"
+        return ENDED
     return f"no sign of life for {SILENCE_S:g} s"
 
 
