@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from incidents import Incident, freeze, happened, incidents, kill, program_of
-from run_harness import BEGIN, Runner
+from incidents import ROUNDS, Incident, freeze, happened, incidents, kill, program_of
+from run_harness import Runner
 
 from gpuvm import results, runs
 from gpuvm.errors import Interrupted, WorkerDied
@@ -18,37 +18,6 @@ Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
 WaitFor = Callable[..., None]
 
-# Each worker adds 1 to the weights in a round, until one of them finds a file "enough". All can see
-# that in the second weight, and end after the same round.
-ROUNDS = (
-    BEGIN
-    + """
-import numpy as np
-from common.averaging import Averaging, Terms
-home = pathlib.Path(os.environ["HOME"])
-me = int(os.environ["GPUVM_WORKER"])
-averaging = Averaging.from_environment(me)
-say("start", workload="mine", schema=1, device="/device:CPU:0", worker=me,
-    workers=int(os.environ["GPUVM_WORKERS"]))
-topic = averaging.enter("train", [np.zeros(2)], Terms(10**6, 1, 1))
-(home / "pid").write_text(str(os.getpid()))
-print("members", topic.members, flush=True)
-while topic.weights[0][1] == 0:
-    if (home / "bad").exists():
-        sys.exit(int((home / "bad").read_text()))
-    time.sleep(0.02)
-    found = topic.weights[0] + [1, (home / "enough").exists()]
-    averaging.average(topic, [found])
-    step(len(topic.rounds), 100)
-while True:
-    if averaging.is_chief:
-        (options.out / "results.json").write_text("{}")
-    if averaging.barrier("end"):
-        break
-averaging.close()
-say("end", ok=True, steps=1, seconds=0.1)
-"""
-)
 OPTIONS = runs.RunOptions(max_restarts=2, rejoin_s=20)
 
 
