@@ -40,7 +40,7 @@ def two(lab: Lab) -> None:
 
 
 def latest(lab: Lab) -> Path:
-    return max(lab.home.glob("runs/*/manifest.json")).parent
+    return Path(max(lab.home.glob("runs/*/manifest.json"))).parent
 
 
 def steps(lab: Lab, vm: str, before: set[Path]) -> int:
