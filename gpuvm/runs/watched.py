@@ -107,6 +107,11 @@ class WatchedRun:
         except KeyboardInterrupt:
             if self.running and self._leave_running():
                 self.detached = True
+                if self.record.manifest.strategy == "local-sgd":
+                    self.events.warning(
+                        "nobody averages its weights until it is attached to again: its workers "
+                        "wait for five minutes, and end then"
+                    )
             else:
                 with self.record.finishing("interrupted", "interrupted"):
                     self.clean_up(cancelled=True)

@@ -12,7 +12,9 @@ from run_harness import Runner
 
 from gpuvm import results, runs
 from gpuvm.errors import Interrupted, WorkerDied
-from gpuvm.runs import worker_links
+from gpuvm.events import Events
+from gpuvm.runs import Progress, worker_links
+from gpuvm.settings import GuestSettings
 
 Guests = Any  # tests/support/ssh_servers.py
 Machine = Any
@@ -161,3 +163,31 @@ def test_ctrl_c_ends_it_everywhere(runner: Runner, guests: Guests, wait_for: Wai
     wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
     for machine in machines:
         assert not list(machine.home.rglob("worker.sock"))
+
+
+def test_one_that_was_left_running_is_averaged_again_when_it_is_attached_to(
+    runner: Runner, guests: Guests, wait_for: WaitFor
+) -> None:
+    machines = [guests.on(name) for name in ("a", "b")]
+    runner.watch.interrupts = [True]
+    runner.on_step = Incident(
+        machines, machines[1], lambda _: os.kill(os.getpid(), signal.SIGINT), lambda: False
+    )
+    record = run(runner, machines)
+    assert any("attached to again" in (event.text or "") for event in runner.event_log.events)
+
+    def end(_: Progress) -> None:
+        for machine in machines:
+            (machine.home / "enough").touch()
+
+    runner.on_step = end
+    ended = runs.attach(
+        record,
+        [machine.member() for machine in machines],
+        guest=GuestSettings(),
+        events=Events(record.sink, runner.event_log),
+        watch=runner.watch,
+    )
+    assert ended
+    assert record.manifest.status == "succeeded"
+    wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
