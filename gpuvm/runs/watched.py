@@ -28,7 +28,7 @@ from gpuvm.guest import (
     hold,
 )
 from gpuvm.runs import contract, follow, inputs
-from gpuvm.runs.fan_out import FanOut, Member
+from gpuvm.runs.fan_out import CONNECT_S, QUICK_S, FanOut, Member
 from gpuvm.runs.follow import Follower, Outcome, Watch
 from gpuvm.settings import GuestSettings
 from gpuvm.spec import Distributed
@@ -207,7 +207,7 @@ class WatchedRun:
             why = silent()
             lost = next((futures[one] for one in waiting if futures[one].name in why), None)
             if lost is not None:
-                self.end_run()
+                self.end_run(timeout_s=QUICK_S)
                 return WorkerDied(lost.name, None, lost.tail(), how=f"gave {why[lost.name]}")
             start_s = self.distribution.start_s * START_SLACK
             late = [futures[one] for one in waiting if futures[one].overdue(start_s)]
@@ -229,13 +229,17 @@ class WatchedRun:
         unreachable = [follower for follower in followers if follower.name in names]
         return follow.cause_of_failure(list(endings.items()), unreachable)
 
-    def end_run(self, *, cancelled: bool = False) -> None:
+    def end_run(self, *, cancelled: bool = False, timeout_s: float = CONNECT_S) -> None:
         """End the run in every reachable guest."""
         python, work, run_id = self.settings.python, self.settings.work_dir, self.record.run_id
-        if cancelled or self.queued:
-            self.guests.best_effort(lambda one: cancel(one, python, work, run_id))
-        else:
-            self.guests.best_effort(lambda one: end_all(one, python, run_id))
+
+        def end(guest: Guest) -> None:
+            if cancelled or self.queued:
+                cancel(guest, python, work, run_id)
+            else:
+                end_all(guest, python, run_id)
+
+        self.guests.best_effort(end, timeout_s=timeout_s)
         self.running = False
 
     def fetch(self) -> None:
