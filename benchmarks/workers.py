@@ -106,7 +106,7 @@ def places(cores: Sequence[frozenset[int]], link: Link | None) -> Iterator[list[
 @contextlib.contextmanager
 def averaging(folder: Path, where: Sequence[Place]) -> Iterator[list[dict[str, str]]]:
     """Yields the environment of each worker of a run with local SGD."""
-    averager, slowed = Averager(len(where)), bool(where[0].prefix)
+    averager, slowed = Averager(range(len(where))), bool(where[0].prefix)
     with contextlib.ExitStack() as opened:
         environments = []
         for worker, place in enumerate(where):

@@ -10,6 +10,7 @@ workloads/README.md.
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,9 +82,9 @@ class Averager:
     Its methods may be called from several threads.
     """
 
-    def __init__(self, workers: int, observer: Observer = Observer()) -> None:  # noqa: B008
-        self._expected, self._observer = set(range(workers)), observer
-        self.chief = 0
+    def __init__(self, workers: Iterable[int], observer: Observer = Observer()) -> None:  # noqa: B008
+        self._expected, self._observer = set(workers), observer
+        self.chief = min(self._expected, default=0)
         self._lock = threading.RLock()
         self._ended: set[int] = set()
         self._channels: dict[int, Channel] = {}
@@ -114,7 +115,7 @@ class Averager:
         with self._lock:
             try:
                 self._receive(worker, header, payload)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
                 raise InvalidMessage(f"worker {worker} sent no valid message: {error!r}") from None
 
     def _receive(self, worker: int, header: Header, payload: bytes) -> None:
@@ -159,6 +160,7 @@ class Averager:
             self._take_over()
 
     def _enter(self, worker: int, header: Header, payload: bytes) -> None:
+        _check_entering(header, payload)
         topic = self._topics.setdefault(header["topic"], _Topic())
         if topic.weights is None:
             topic.entered[worker] = header, payload
@@ -181,10 +183,7 @@ class Averager:
         furthest = max(self.members, key=lambda one: _rounds(topic.entered[one][0]))
         header, payload = topic.entered[furthest]
         topic.terms = header["terms"]
-        topic.rounds = [
-            {**one, "members": tuple(one["members"]), "by": tuple(one["by"])}
-            for one in header["rounds"]
-        ]
+        topic.rounds = [_round(one) for one in header["rounds"]]
         topic.weights = np.frombuffer(payload, np.float32).copy()
         topic.begin_round(self.members)
         topic.entered.clear()
@@ -267,6 +266,23 @@ class Averager:
             self._channels[worker].send(header, payload)
         except (OSError, KeyError):
             return
+
+
+def _check_entering(header: Header, payload: bytes) -> None:
+    """Before it is kept: what is wrong must be said of the worker that sent it."""
+    terms = header["terms"]
+    for name in ("examples", "batch", "every"):
+        if not isinstance(terms[name], int) or terms[name] < 1:
+            raise ValueError(f"{name} is {terms[name]!r}")
+    for one in header["rounds"]:
+        _round(one)
+    if len(payload) % 4:
+        raise ValueError(f"{len(payload)} bytes")
+
+
+def _round(one: Header) -> Header:
+    members, by = (tuple(int(worker) for worker in one[name]) for name in ("members", "by"))
+    return {"members": members, "by": by, "steps": int(one["steps"]), "times": int(one["times"])}
 
 
 def _rounds(entering: Header) -> int:

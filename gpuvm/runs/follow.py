@@ -100,9 +100,11 @@ class Follower:
         watch: Watch,
         *,
         resume: bool = False,
+        started: bool = False,
         at_checkpoint: Callable[[Guest], None] | None = None,
     ) -> None:
-        """``resume``: go on from what is here already instead of from the beginning.
+        """``resume``: go on from what is here already instead of from the beginning. ``started``:
+        its program has written that it has started, if there is anything of it here.
 
         ``at_checkpoint`` is called after the program has written one, or several.
         """
@@ -125,6 +127,7 @@ class Follower:
                 self._offsets[name] = _whole_lines(self._copy(name))
             else:
                 self._copy(name).unlink(missing_ok=True)
+        self.started = started and self._offsets[TIMINGS] > 0
 
     @property
     def name(self) -> str:

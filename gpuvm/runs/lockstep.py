@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from typing_extensions import override
 
-from gpuvm.errors import GpuvmError, GuestError, WorkerDied
+from gpuvm.errors import GPUsBusy, GpuvmError, GuestError, GuestUnreachable, WorkerDied
 from gpuvm.guest import connect, end_all
 from gpuvm.runs import worker_links
 from gpuvm.runs.averaging import Channel, Header
@@ -55,7 +55,9 @@ class Lockstep:
         """With a sign of life of each program that gives any."""
         work, members = self._work, self._launch.active
         beats = _Beats([member.name for member in members])
-        links = Links(beats, members, work.settings.python, work.directory)
+        links = Links(
+            beats, dict(enumerate(members)), work.settings.python, work.directory, work.events
+        )
         try:
             return work.follow(followers, beats.silent)
         finally:
@@ -63,7 +65,7 @@ class Lockstep:
 
     def _can(self, error: WorkerDied, followers: Sequence[Follower]) -> bool:
         """Whether a program that keeps checkpoints was lost in the middle of its training."""
-        if error.cancelled or error.exit_status == BAD_INPUT:
+        if error.cancelled or error.exit_status == BAD_INPUT or self._options.then:
             return False
         keeps_them = self._launch.workload.declaration.contract
         return keeps_them and any(follower.stepped for follower in followers)
@@ -74,28 +76,42 @@ class Lockstep:
         lost_steps = max(follower.lost_steps for follower in followers)
         work.events.warning(f"lost ({error.reason}): all go on from the last checkpoint", error.vm)
         record.add_incident(error.vm, "lost", error.reason, lost_steps=lost_steps)
-        begun, absent = time.monotonic(), self._absent()
-        away_s = time.monotonic() - begun
-        for name in sorted(absent):
-            why = f"away for more than {self._options.rejoin_s:g} s"
-            work.events.warning(f"given up: {why}", name)
-            record.add_incident(name, "given up", why, seconds=away_s)
-        if error.vm not in absent:
-            record.add_incident(error.vm, "back", seconds=away_s)
-        work.guests.given_up |= absent
-        if not self._launch.active:
-            return False
-        work.choose_chief(self._launch.active[0].name)
+        begun = time.monotonic()
         work.resumed = True
-        self._launch.launch(again=True)
+        while self._launch.active:
+            absent = self._absent(begun + self._options.rejoin_s)
+            away_s = time.monotonic() - begun
+            for name in sorted(absent):
+                why = f"away for more than {self._options.rejoin_s:g} s"
+                work.events.warning(f"given up: {why}", name)
+                record.add_incident(name, "given up", why, seconds=away_s)
+            work.guests.given_up |= absent
+            if self._launched_again(may_retry=away_s < self._options.rejoin_s):
+                if error.vm not in work.guests.given_up:
+                    record.add_incident(error.vm, "back", seconds=time.monotonic() - begun)
+                return True
+        return False
+
+    def _launched_again(self, *, may_retry: bool) -> bool:
+        """False when there is nobody, or a guest went away meanwhile."""
+        active = self._launch.active
+        if not active:
+            return False
+        self._work.choose_chief(active[0].name)
+        try:
+            self._launch.launch(again=True)
+        except (GuestUnreachable, GPUsBusy) as error:
+            if not may_retry:
+                raise
+            self._work.events.note(f"not yet: {error}")
+            return False
         return True
 
-    def _absent(self) -> set[str]:
-        """The names of those that are still away after ``rejoin_s``; in the others nothing of the
-        run is left.
+    def _absent(self, end: float) -> set[str]:
+        """The names of those that are still away at ``end`` on the monotonic clock; in the others
+        nothing of the run is left.
         """
         work, waiting = self._work, self._launch.active
-        end = time.monotonic() + self._options.rejoin_s
 
         def is_away(member: Member) -> bool:
             try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from gpuvm.errors import GpuvmError, GuestError
+from gpuvm.errors import GPUsBusy, GpuvmError, GuestError
 from gpuvm.guest import Guest, end_all
 from gpuvm.runs import follow
 from gpuvm.runs.averaging import Averager, Observer
@@ -43,28 +43,31 @@ class Rounds(Observer):
 
     def __init__(self, work: WatchedRun, restarts: Restarts) -> None:
         self.work, self.restarts = work, restarts
-        self._averager = Averager(len(work.members), self)
+        # By their positions in the run: where it is attached to, not all VMs may be there.
+        names = [vm.name for vm in work.record.manifest.vms]
+        self._workers = {names.index(one.name): _Worker(one) for one in work.members}
+        self._averager = Averager(self._workers, self)
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._ending = False
         self._used = 0
-        self._workers = [_Worker(member) for member in work.members]
 
     def follow(self, followers: Sequence[Follower]) -> GpuvmError | None:
         """Waits until the run has ended; returns the error or None."""
         work = self.work
-        links = Links(self._averager, work.members, work.settings.python, work.directory)
+        members = {number: worker.member for number, worker in self._workers.items()}
+        links = Links(self._averager, members, work.settings.python, work.directory, work.events)
         try:
             with ThreadPoolExecutor(len(followers)) as threads:
                 futures = {
-                    threads.submit(self._keep, worker, follower): worker
-                    for worker, follower in zip(self._workers, followers, strict=True)
+                    threads.submit(self._keep, number, follower): self._workers[number]
+                    for number, follower in zip(self._workers, followers, strict=True)
                 }
                 try:
                     error = self._wait(futures)
                 finally:
                     with self._starting:
                         self._ending = True
-                    for worker in self._workers:
+                    for worker in self._workers.values():
                         worker.stop.set()
         finally:
             links.close()
@@ -75,6 +78,8 @@ class Rounds(Observer):
     @override
     def joined(self, worker: int) -> None:
         one = self._workers[worker]
+        if self._ending:
+            return
         away_s = time.monotonic() - (one.away_since or time.monotonic())
         one.away_since, one.has_joined = None, True
         self.work.events.note(f"back after {away_s:.0f} s", one.name)
@@ -83,24 +88,27 @@ class Rounds(Observer):
     @override
     def lost(self, worker: int, steps: int, why: str) -> None:
         one = self._workers[worker]
+        if self._ending:
+            return
         one.away_since = time.monotonic()
         self.work.events.warning(f"lost ({why}): the others go on without it", one.name)
         self.work.record.add_incident(one.name, "lost", why, lost_steps=steps)
 
-    def _keep(self, worker: "_Worker", follower: Follower) -> Outcome:
+    def _keep(self, number: int, follower: Follower) -> Outcome:
         """Follows a worker's program, and starts it again when it has ended before its time."""
+        worker = self._workers[number]
         while True:
             worker.follower = follower
             outcome = self.work.follow_one(follower, worker.stop)
             if not outcome.failed:
                 return outcome
-            if not self._restarted(worker, outcome):
-                self._averager.lost(self._workers.index(worker), follow.why(outcome))
+            if not self._restarted(number, outcome):
+                self._averager.lost(number, follow.why(outcome))
                 return outcome
             follower = self.work.follower(worker.member)
 
-    def _restarted(self, worker: "_Worker", outcome: Outcome) -> bool:
-        start = self.restarts.start
+    def _restarted(self, number: int, outcome: Outcome) -> bool:
+        start, worker, said = self.restarts.start, self._workers[number], set[str]()
         if start is None or worker.stop.is_set() or self._is_fatal(worker, outcome):
             return False
         if outcome.cancelled or self._ending or not self._may_restart(worker):
@@ -118,14 +126,16 @@ class Rounds(Observer):
                         guest,
                         self.work.settings.python,
                         self.work.record.run_id,
-                        worker=self._workers.index(worker),
+                        worker=number,
                     )
                     with self._starting:
                         if self._ending:
                             return False
                         start(guest, worker.member)
-            except GuestError as error:
-                self.work.events.note(f"not yet: {error}", worker.name)
+            except (GuestError, GPUsBusy) as error:
+                if str(error) not in said:
+                    said.add(str(error))
+                    self.work.events.note(f"not yet: {error}", worker.name)
                 worker.stop.wait(follow.RETRY_S)
             else:
                 return True
@@ -192,7 +202,7 @@ class Rounds(Observer):
     def _failure(self, futures: "Mapping[Future[Outcome], _Worker]") -> GpuvmError:
         endings = {futures[one].follower: one.result() for one in futures if one.done()}
         self._end_run()
-        return self.work.failure(endings, [worker.follower for worker in self._workers])
+        return self.work.failure(endings, [worker.follower for worker in self._workers.values()])
 
     def _end_run(self, *, cancelled: bool = False) -> None:
         """Nothing is started after it."""
@@ -205,16 +215,14 @@ class Rounds(Observer):
         work = self.work
         left = {futures[one].name for one in futures if not one.done() or one.result().failed}
         work.guests.given_up |= left
-        work.choose_chief(work.members[self._averager.chief].name)
+        work.choose_chief(self._workers[self._averager.chief].name)
         run_id, python = work.record.run_id, work.settings.python
-        for worker in self._workers:
-            if worker.name in left:
-                work.events.warning("the run has ended without it", worker.name)
+        for name in sorted(left):
+            work.events.warning("the run has ended without it", name)
 
         def end_and_fetch(guest: Guest) -> None:
-            if guest.name in left:
-                end_all(guest, python, run_id)
-                work.fetch_from(guest)
+            end_all(guest, python, run_id)
+            work.fetch_from(guest)
 
         if left:
             work.guests.best_effort(end_and_fetch, only=left, timeout_s=QUICK_S)

@@ -90,7 +90,7 @@ def attach(
     work = WatchedRun(tuple(members), guest, Distributed(), record, events, watch)
     work.launched = work.running = work.resumed = True
     with work.guests, work.recorded():
-        followers = [work.follower(member) for member in members]
+        followers = [work.follower(member, started=True) for member in members]
         if record.manifest.strategy == "local-sgd":
             error = Rounds(work, Restarts()).follow(followers)
         else:
@@ -141,7 +141,9 @@ def _train(launch: Launch) -> None:
     followers = [work.follower(member, from_start=True) for member in work.members]
     error: GpuvmError | None
     if launch.in_rounds:
-        restarts = Restarts(launch.start_again, options.max_restarts, options.rejoin_s)
+        # A guest that is to shut down does so when its program has ended.
+        most = 0 if options.then else options.max_restarts
+        restarts = Restarts(launch.start_again, most, options.rejoin_s)
         error = Rounds(work, restarts).follow(followers)
     elif work.distributed:
         error = Lockstep(launch).follow(followers)

@@ -9,7 +9,7 @@ from gpuvm.errors import BadInput
 from gpuvm.results import Strategy
 from gpuvm.runs.bundle import Workload
 
-HINT = "'--strategy allreduce' goes on without this terminal"
+HINT = "a workload that has allreduce goes on without it: '--strategy allreduce'"
 
 
 def choose(workload: Workload, wanted: Strategy | None, *, detach: bool) -> Strategy:
@@ -23,7 +23,7 @@ def choose(workload: Workload, wanted: Strategy | None, *, detach: bool) -> Stra
         raise BadInput(f"--strategy {wanted}: {workload.name} does not have it; it has {has}")
     if wanted is None:
         usable = [one for one in known if not (detach and one == "local-sgd")]
-        return usable[0] if usable else "allreduce"
+        wanted = (usable or known or ("allreduce",))[0]
     if wanted == "local-sgd" and detach:
         raise BadInput("--strategy local-sgd averages over this terminal's connections", hint=HINT)
     return wanted

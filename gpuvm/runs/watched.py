@@ -135,7 +135,10 @@ class WatchedRun:
         except KeyboardInterrupt:
             return False
 
-    def follower(self, member: Member, *, from_start: bool = False) -> Follower:
+    def follower(
+        self, member: Member, *, from_start: bool = False, started: bool = False
+    ) -> Follower:
+        """Of one member's program; ``from_start`` forgets what is here of it."""
         folder = self.record.vm_dir(member.name)
         resume = not from_start
         return Follower(
@@ -145,6 +148,7 @@ class WatchedRun:
             self.events,
             self.watch,
             resume=resume,
+            started=started,
             at_checkpoint=self._fetch_live if self.live else None,
         )
 

@@ -9,10 +9,11 @@ import json
 import queue
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from gpuvm.errors import GuestError, GuestUnreachable
+from gpuvm.events import Events
 from gpuvm.guest import Guest, TransferChannel, connect, relayed
 from gpuvm.runs.averaging import Channel, Header, InvalidMessage
 from gpuvm.runs.fan_out import Member
@@ -45,22 +46,25 @@ class Links:
     def __init__(
         self,
         hub: Hub,
-        members: Sequence[Member],
+        members: Mapping[int, Member],
         python: str,
         directory: str,
+        events: Events,
     ) -> None:
         self._hub, self._python, self._directory = hub, python, directory
         self._closing = threading.Event()
+        self._events = events
         self._open: dict[int, Guest] = {}
         self._known: set[int] = set()
         self._threads = [
             threading.Thread(target=self._serve, args=(worker, member), daemon=True)
-            for worker, member in enumerate(members)
+            for worker, member in members.items()
         ]
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
+        """Nobody is reported as lost any more."""
         self._closing.set()
         for guest in tuple(self._open.values()):
             guest.close()
@@ -68,10 +72,16 @@ class Links:
             thread.join()
 
     def _serve(self, worker: int, member: Member) -> None:
+        said: set[str] = set()
         while not self._closing.is_set():
             try:
                 self._serve_once(worker, member)
-            except GuestError as error:
+            except (GuestError, LookupError, ValueError, OSError) as error:
+                if self._closing.is_set():
+                    return
+                if not isinstance(error, GuestUnreachable) and str(error) not in said:
+                    said.add(str(error))
+                    self._events.note(f"cannot talk with its program: {error}", member.name)
                 if worker in self._known:
                     self._hub.lost(worker, _why(error))
             finally:
@@ -98,12 +108,12 @@ class Links:
                 del self._open[worker]
 
 
-def _why(error: GuestError) -> str:
-    if isinstance(error, InvalidMessage):
-        return str(error)
+def _why(error: Exception) -> str:
     if isinstance(error, GuestUnreachable):
         return ENDED
-    return f"no sign of life for {SILENCE_S:g} s"
+    if isinstance(error, GuestError) and not isinstance(error, InvalidMessage):
+        return f"no sign of life for {SILENCE_S:g} s"
+    return str(error)
 
 
 class _Sender:
@@ -149,7 +159,7 @@ def _message(channel: TransferChannel) -> tuple[Header, bytes]:
         raise InvalidMessage(f"{channel.guest.name}: a message of {payload} bytes is too long")
     try:
         message = json.loads(_exactly(channel, header))
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise InvalidMessage(f"{channel.guest.name}: not a message of a worker")

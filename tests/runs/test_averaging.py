@@ -85,7 +85,7 @@ def averaged(
 def test_all_begin_with_the_weights_of_the_chief_and_go_on_with_the_average(
     threads: ThreadPoolExecutor,
 ) -> None:
-    links = linked(Averager(3), 3)
+    links = linked(Averager(range(3)), 3)
     topics = enter(links, threads)
     assert [topic.weights[0].tolist() for topic in topics] == [[1.0] * 3] * 3
     assert [(topic.members, topic.steps) for topic in topics] == [((0, 1, 2), 4)] * 3
@@ -100,7 +100,7 @@ def test_all_begin_with_the_weights_of_the_chief_and_go_on_with_the_average(
 def test_a_lost_worker_is_missing_from_the_average_and_its_work_is_not_counted(
     threads: ThreadPoolExecutor,
 ) -> None:
-    links = linked(Averager(3), 3)
+    links = linked(Averager(range(3)), 3)
     topics = enter(links, threads)
     waiting = averaged(links[:2], topics[:2], threads)
     links[2].cut()
@@ -114,7 +114,7 @@ def test_a_lost_worker_is_missing_from_the_average_and_its_work_is_not_counted(
 
 
 def test_one_that_comes_back_joins_after_the_next_average(threads: ThreadPoolExecutor) -> None:
-    averager = Averager(2)
+    averager = Averager(range(2))
     links = linked(averager, 2)
     topics = enter(links, threads)
     links[1].cut()
@@ -134,7 +134,7 @@ def test_one_that_comes_back_joins_after_the_next_average(threads: ThreadPoolExe
 def test_when_all_are_lost_one_that_comes_back_goes_on_from_the_last_average(
     threads: ThreadPoolExecutor,
 ) -> None:
-    averager = Averager(1)
+    averager = Averager(range(1))
     (link,) = linked(averager, 1)
     topics = enter([link], threads)
     averaged([link], topics, threads)[0].result()
@@ -147,7 +147,7 @@ def test_when_all_are_lost_one_that_comes_back_goes_on_from_the_last_average(
 
 
 def test_who_comes_late_gets_the_weights_of_what_is_over(threads: ThreadPoolExecutor) -> None:
-    averager = Averager(2)
+    averager = Averager(range(2))
     links = linked(averager, 2)
     first = enter(links, threads, "encoder")
     while first[0].steps:
@@ -165,7 +165,7 @@ def test_who_comes_late_gets_the_weights_of_what_is_over(threads: ThreadPoolExec
 def test_all_wait_for_a_worker_that_has_not_started_unless_it_is_given_up(
     threads: ThreadPoolExecutor,
 ) -> None:
-    averager = Averager(2)
+    averager = Averager(range(2))
     (link,) = linked(averager, 1)
     waiting = threads.submit(enter, [link], threads)
     assert not waiting.done()
@@ -178,7 +178,7 @@ def test_all_wait_for_a_worker_that_has_not_started_unless_it_is_given_up(
 def test_a_barrier_lets_all_go_at_once_or_names_another_chief(
     threads: ThreadPoolExecutor,
 ) -> None:
-    links = linked(Averager(3), 3)
+    links = linked(Averager(range(3)), 3)
     enter(links, threads)
     assert [link.worker.is_chief for link in links] == [True, False, False]
     waiting = [threads.submit(link.worker.barrier, "end") for link in links[1:]]

@@ -14,7 +14,7 @@ from gpuvm.runs.averaging import Averager, Header
 @contextlib.contextmanager
 def serving(folder: Path, workers: int) -> Iterator[tuple[Averager, list[dict[str, str]]]]:
     """Yields who averages, and the environment of each worker."""
-    averager = Averager(workers)
+    averager = Averager(range(workers))
     with contextlib.ExitStack() as open_sockets:
         environments = []
         for worker in range(workers):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from common import training
-from common.averaging import Averaging, Terms, Topic
-from common.deal import Deal, Round
+from common.averaging import Averaging, Terms
+from common.deal import Round, replayed
 
 
 class LocalSGD:
@@ -157,7 +157,8 @@ class LocalSGD:
             variable.assign(value)
 
     def _begin(self) -> None:
-        self.deal = replayed(self.topic, self._total, self._batch, self._seed)
+        topic = self.topic
+        self.deal = replayed(topic.rounds, topic.members, self._total, self._batch, self._seed)
         self.set_weights()
 
 
@@ -166,13 +167,3 @@ def rounds_of(state: Mapping[str, Any]) -> list[Round]:
     rounds = [Round.of(one) for one in state.get("rounds", ())]
     alone = [Round((0,), (0,), state["step"])] if state["step"] else []
     return rounds or alone
-
-
-def replayed(topic: Topic, total: int, batch: int, seed: int) -> Deal:
-    """The deal after the topic's rounds."""
-    rounds = topic.rounds
-    members = [*(one.members for one in rounds), topic.members]
-    deal = Deal(total, batch, seed, members[0])
-    for done, after in zip(rounds, members[1:], strict=True):
-        deal.after(done, after)
-    return deal

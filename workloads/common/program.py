@@ -88,7 +88,12 @@ def run(
     """
     begun = time.monotonic()
     workers = cluster.from_environment()
-    averaging = Averaging.from_environment(workers.worker) if together else None
+    averaging = None
+    if together:
+        try:
+            averaging = Averaging.from_environment(workers.worker)
+        except Lost as error:
+            exit_with(program, f"nobody averages: {error}", LOST_WORKER)
     replicas = workers.workers if together and averaging is None else 1
     started = cluster.start_watchdog(
         program, options.start_deadline_s, workers if replicas > 1 else Cluster()

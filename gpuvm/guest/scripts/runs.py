@@ -425,6 +425,8 @@ def ending(folder: Path) -> dict[str, Any] | None:
 def print_new(name: str, offsets: dict[str, int]) -> bool:
     try:
         with Path(name).open("rb") as file:
+            # Less than was read before: its end was lost with the power.
+            offsets[name] = min(offsets[name], file.seek(0, os.SEEK_END))
             file.seek(offsets[name])
             data = file.read(CHUNK)
     except FileNotFoundError:
