@@ -55,6 +55,7 @@ ROOM = 256
 PROVISIONAL_S = 60.0
 """How long a place is held before the run is launched."""
 POLL_S = 0.5
+EXIT_S = 5.0
 SAMPLER_END_S = 5.0
 TAIL = 4096
 CHUNK = 1 << 16
@@ -82,7 +83,10 @@ def launch() -> None:
     folder = Path(task["dir"]).absolute()
     (folder / "out").mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    supervisor = locked("supervisor.lock", fcntl.LOCK_EX)
+    supervisor, end = locked("supervisor.lock", fcntl.LOCK_EX), time.monotonic() + EXIT_S
+    while supervisor is None and Path("exit_status").exists() and time.monotonic() < end:
+        time.sleep(0.02)  # the one before has nothing to do but to exit
+        supervisor = locked("supervisor.lock", fcntl.LOCK_EX)
     if supervisor is None:
         print_json({"busy": folder.name})
         return
