@@ -12,6 +12,7 @@ IN_PLACE = {
     "files.py": "it is what all others use",
     "locks.py": "a lock, whose text says who holds it",
     "events.py": "a log: one flushed line for each event",
+    "results.py": "a log: one line for each incident",
     "cli/console.py": "the null device, in place of an output that is closed",
     "runs/here.py": "a program's output, which grows while it runs",
     "runs/follow.py": "the copy of a guest's output so far, continued where it broke off",

@@ -173,14 +173,14 @@ def example(number: int) -> str:
     ("number", "curves"),
     [
         (
-            1,
+            2,
             (
                 "gpuvm-01 train: epoch_loss",
                 "</i>gpuvm-01 train</li>",
                 "</i>gpuvm-01 validation</li>",
             ),
         ),
-        (2, ("gpuvm-01: loss 1 at step 1, 0.01 at step 100",)),
+        (3, ("gpuvm-01: loss 1 at step 1, 0.01 at step 100",)),
     ],
 )
 def test_the_examples_have_curves_in_their_report(

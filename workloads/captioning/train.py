@@ -219,6 +219,8 @@ class Trainer:
                 seed=seed,
                 rounds=rounds,
             )
+            if not local.topic.rounds:  # later the examples are dealt anew
+                self._write_shard(local.deal.home(cluster.worker).tolist())
             return Phase(name, steps, batch, batch, local=local)
         if self.in_shards:
             shard = Shard(total, self.options.batch_size, cluster.worker, cluster.workers)

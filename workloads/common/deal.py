@@ -94,7 +94,7 @@ class Deal:
         """Deal ``first``, the rest of ``epoch``, and then whole epochs."""
         count = len(members)
         if count > self._total:
-            raise ValueError(f"{self._total} examples are fewer than {count} workers")
+            raise ValueError(f"fewer examples ({self._total}) than workers ({count})")
         self._hands = {
             worker: _Hand(
                 first[at::count],

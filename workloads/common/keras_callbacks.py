@@ -70,8 +70,8 @@ class AverageWeights(keras.callbacks.Callback):
         share = self._total // (batch_size * self._cluster.workers)
         if share == 0:
             raise ValueError(
-                f"{self._total} examples are less than a batch of {batch_size} for each of "
-                f"{self._cluster.workers} workers"
+                f"too few examples ({self._total}) for a batch of {batch_size} on each worker "
+                f"({self._cluster.workers})"
             )
         rounds = max(1, round(share / self._every))
         self._steps = share // rounds
