@@ -83,5 +83,5 @@ def test_all_workers_compute_the_same_deal() -> None:
 
 
 def test_fewer_examples_than_workers_are_refused() -> None:
-    with pytest.raises(ValueError, match="fewer examples .2. than workers .3."):
+    with pytest.raises(ValueError, match=r"examples \(2\) than workers \(3\)"):
         Deal(2, 1, 1, (0, 1, 2))
