@@ -10,7 +10,7 @@ import typer
 
 from gpuvm import lab, settings, text
 from gpuvm.cli import output, progress
-from gpuvm.cli.options import DebugOption, JsonOption, file_context
+from gpuvm.cli.options import DebugOption, JsonOption, file_context, grouped
 from gpuvm.cli.output import State
 from gpuvm.events import Events
 from gpuvm.lab import LabGuest, LabOptions, LabStatus
@@ -38,9 +38,18 @@ Name = Annotated[
     str, typer.Option("--name", help="The lab's and its context's name.", metavar="NAME")
 ]
 
-VMs = Annotated[
-    list[str], typer.Argument(help="Names of VMs with guests.", metavar="VM...", show_default=False)
-]
+
+@dataclasses.dataclass(frozen=True)
+class Guests:
+    """Options of a command that makes trouble with guests of a lab."""
+
+    vms: Annotated[
+        list[str],
+        typer.Argument(help="Names of VMs with guests.", metavar="VM...", show_default=False),
+    ]
+    name: Name = "lab"
+    json: JsonOption = False
+    debug: DebugOption = False
 
 
 @app.command("up")
@@ -136,13 +145,8 @@ def down(
 
 
 @app.command("cut")
-def cut(
-    ctx: typer.Context,
-    vms: VMs,
-    name: Name = "lab",
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def cut(ctx: typer.Context, *, guests: Guests) -> None:
     """Cut the links of guests: nothing gets through, and nobody is told.
 
     The lab needs [bold]--network namespaces[/].
@@ -151,14 +155,14 @@ def cut(
 
         gpuvm lab cut gpuvm-01
     """
-    lab.cut(name, vms)
-    _changed(ctx, "lab cut", name, vms)
+    lab.cut(guests.name, guests.vms)
+    _changed(ctx, "lab cut", guests)
 
 
 @app.command("slow")
+@grouped
 def slow(
     ctx: typer.Context,
-    vms: VMs,
     rate: Annotated[
         str, typer.Option(help="Of each direction, such as 10mbit.", metavar="RATE")
     ] = "10mbit",
@@ -166,9 +170,8 @@ def slow(
         str | None,
         typer.Option(help="Added in each direction, such as 20ms.", metavar="TIME"),
     ] = None,
-    name: Name = "lab",
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    guests: Guests,
 ) -> None:
     """Slow the links of guests.
 
@@ -178,70 +181,55 @@ def slow(
 
         gpuvm lab slow gpuvm-01 --rate 100mbit
     """
-    lab.slow(name, vms, lab.Slowness(rate, delay))
-    _changed(ctx, "lab slow", name, vms)
+    lab.slow(guests.name, guests.vms, lab.Slowness(rate, delay))
+    _changed(ctx, "lab slow", guests)
 
 
 @app.command("mend")
-def mend(
-    ctx: typer.Context,
-    vms: VMs,
-    name: Name = "lab",
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def mend(ctx: typer.Context, *, guests: Guests) -> None:
     """Mend links that were cut or slowed.
 
     [bold]Example[/]
 
         gpuvm lab mend gpuvm-01
     """
-    lab.mend(name, vms)
-    _changed(ctx, "lab mend", name, vms)
+    lab.mend(guests.name, guests.vms)
+    _changed(ctx, "lab mend", guests)
 
 
 @app.command("freeze")
-def freeze(
-    ctx: typer.Context,
-    vms: VMs,
-    name: Name = "lab",
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def freeze(ctx: typer.Context, *, guests: Guests) -> None:
     """Stop all processes of guests: they keep their connections, and do nothing.
 
     [bold]Example[/]
 
         gpuvm lab freeze gpuvm-01
     """
-    lab.freeze(name, vms)
-    _changed(ctx, "lab freeze", name, vms)
+    lab.freeze(guests.name, guests.vms)
+    _changed(ctx, "lab freeze", guests)
 
 
 @app.command("thaw")
-def thaw(
-    ctx: typer.Context,
-    vms: VMs,
-    name: Name = "lab",
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@grouped
+def thaw(ctx: typer.Context, *, guests: Guests) -> None:
     """Let frozen guests go on.
 
     [bold]Example[/]
 
         gpuvm lab thaw gpuvm-01
     """
-    lab.thaw(name, vms)
-    _changed(ctx, "lab thaw", name, vms)
+    lab.thaw(guests.name, guests.vms)
+    _changed(ctx, "lab thaw", guests)
 
 
-def _changed(ctx: typer.Context, command: str, name: str, vms: list[str]) -> None:
+def _changed(ctx: typer.Context, command: str, guests: Guests) -> None:
     """Shows the guests that were changed as they are now."""
-    guests = [guest for guest in lab.status(name).guests if guest.vm in vms]
+    found = [guest for guest in lab.status(guests.name).guests if guest.vm in guests.vms]
     if not ctx.ensure_object(State).json:
-        _print_guests(guests)
-    data = {"name": name, "guests": [dataclasses.asdict(guest) for guest in guests]}
+        _print_guests(found)
+    data = {"name": guests.name, "guests": [dataclasses.asdict(guest) for guest in found]}
     output.finish(ctx, output.Result(command, data))
 
 
