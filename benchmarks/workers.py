@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuvm.runs.averaging import Averager, Header
+from gpuvm.runs.averaging import Averager
 
-WORKLOADS = Path(__file__).parents[1] / "workloads"
-sys.path.insert(0, str(WORKLOADS))
+WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
+sys.path[:0] = [str(WORKLOADS), str(WORKLOADS.parent / "tests/support")]
 
-from common.averaging import LENGTHS
+from averaging_server import serve
 
 BRIDGE, NETWORK = "gpuvm-bench", "10.213.77"
 PORT = 29517
@@ -121,14 +121,7 @@ def averaging(folder: Path, where: Sequence[Place]) -> Iterator[list[dict[str, s
                 listening = opened.enter_context(socket.socket(socket.AF_UNIX))
                 listening.bind(str(path))
                 listening.listen()
-            threading.Thread(target=_serve, args=(listening, averager, worker), daemon=True).start()
-            environments.append(
-                {
-                    "GPUVM_AVERAGING": str(path),
-                    "GPUVM_WORKER": str(worker),
-                    "GPUVM_WORKERS": str(len(where)),
-                }
-            )
+            environments.append(serve(listening, averager, path, worker, len(where)))
         yield environments
 
 
@@ -146,30 +139,6 @@ def lockstep(where: Sequence[Place]) -> list[dict[str, str]]:
         }
         for index in range(len(where))
     ]
-
-
-class _Channel:
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def send(self, header: Header, payload: bytes = b"") -> None:
-        text = json.dumps(header).encode()
-        self._connection.sendall(LENGTHS.pack(len(text), len(payload)) + text + payload)
-
-
-def _serve(listening: socket.socket, averager: Averager, worker: int) -> None:
-    with contextlib.suppress(OSError):  # the run is over
-        connection, _ = listening.accept()
-        channel = _Channel(connection)
-        with connection, connection.makefile("rb") as messages:
-            while len(lengths := messages.read(LENGTHS.size)) == LENGTHS.size:
-                header, payload = (messages.read(n) for n in LENGTHS.unpack(lengths))
-                message = json.loads(header)
-                if message["kind"] == "hello":
-                    averager.connected(worker, channel)
-                else:
-                    averager.received(worker, message, payload)
-    averager.lost(worker)
 
 
 def _plug(namespace: str, interface: str, address: str, link: Link) -> None:

@@ -22,15 +22,22 @@ def serving(folder: Path, workers: int) -> Iterator[tuple[Averager, list[dict[st
             listening = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
             listening.bind(str(path))
             listening.listen()
-            threading.Thread(target=_serve, args=(listening, averager, worker), daemon=True).start()
-            environments.append(
-                {
-                    "GPUVM_AVERAGING": str(path),
-                    "GPUVM_WORKER": str(worker),
-                    "GPUVM_WORKERS": str(workers),
-                }
-            )
+            environments.append(serve(listening, averager, path, worker, workers))
         yield averager, environments
+
+
+def serve(
+    listening: socket.socket, averager: Averager, path: Path, worker: int, workers: int
+) -> dict[str, str]:
+    """In a thread, whoever connects; returns the environment of that worker, which connects to
+    ``path``.
+    """
+    threading.Thread(target=_serve, args=(listening, averager, worker), daemon=True).start()
+    return {
+        "GPUVM_AVERAGING": str(path),
+        "GPUVM_WORKER": str(worker),
+        "GPUVM_WORKERS": str(workers),
+    }
 
 
 class Link:
@@ -59,7 +66,7 @@ def pass_on(connection: socket.socket, averager: Averager, worker: int) -> None:
 
 
 def _serve(listening: socket.socket, averager: Averager, worker: int) -> None:
-    with contextlib.suppress(OSError):  # closed by the test
+    with contextlib.suppress(OSError):  # closed by who opened it
         while True:
             connection, _ = listening.accept()
             with connection, contextlib.suppress(OSError):
