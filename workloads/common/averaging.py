@@ -257,11 +257,19 @@ def start_heartbeat(worker: int) -> None:
 def _beat_forever(worker: int, connect: Callable[[], socket.socket]) -> None:
     while True:
         with contextlib.suppress(OSError), connect() as connection:
+            connection.settimeout(BEAT_S)
             connection.sendall(_encoded({"kind": "hello", "worker": worker}))
-            while True:
-                time.sleep(BEAT_S)
+            while _is_open(connection):
                 connection.sendall(_encoded({"kind": "beat"}))
         time.sleep(RETRY_S)
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Waits for the other side's beat, or as long; nobody else would read it."""
+    try:
+        return bool(connection.recv(1 << 12))
+    except TimeoutError:
+        return True
 
 
 def _connector(path: str) -> Callable[[], socket.socket]:
