@@ -11,12 +11,10 @@ from gpuvm.errors import BadInput, NotFound, RunError
 from gpuvm.guest import Endpoint
 from gpuvm.runs.bundle import Workload, find, shipped
 from gpuvm.runs.call import run_once
+from gpuvm.runs.contract import BAD_INPUT
 from gpuvm.runs.declaration import Caption
 from gpuvm.runs.inputs import DATA, Folder
 from gpuvm.settings import GuestSettings
-
-BAD_INPUT = 2
-"""The exit status of a workload for wrong arguments or data (workloads/README.md)."""
 
 
 @dataclass(frozen=True)

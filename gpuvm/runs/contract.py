@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 RESULTS = "results.json"
+BAD_INPUT = 2
+"""The exit status of a program whose arguments or data cannot be used."""
+LOST_A_PEER = 3
+"""That of one that lost another worker."""
 
 
 def missing_records(

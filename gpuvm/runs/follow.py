@@ -18,6 +18,7 @@ from gpuvm.errors import GpuvmError, GuestError, GuestUnreachable, PartlyDone, R
 from gpuvm.events import Events
 from gpuvm.guest import Exited, Guest, Output, follow
 from gpuvm.guest.processes import STDERR, STDOUT
+from gpuvm.runs.contract import LOST_A_PEER
 from gpuvm.runs.fan_out import FanOut, Member
 
 TIMINGS = "out/timings.jsonl"
@@ -288,9 +289,6 @@ def _progress(vm: str, record: dict[str, Any], phase: str) -> Progress:
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
-
-LOST_A_PEER = 3
-"""The exit status of a workload that lost another worker (workloads/README.md)."""
 
 Ending = tuple[Follower, Outcome]
 

@@ -108,6 +108,10 @@ class Launch:
             raise self._busy(guest, answer.run)
 
     def launch(self, *, again: bool = False) -> None:
+        """All active members' programs; ``again`` keeps what they have written before.
+
+        Raises GPUsBusy, PortsBlocked and GuestError.
+        """
         with ExitStack() as stack:
             connection = self.work.guests.connection
             guests = [stack.enter_context(connection(member)) for member in self.active]

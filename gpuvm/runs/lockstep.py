@@ -13,10 +13,10 @@ from gpuvm.errors import GPUsBusy, GpuvmError, GuestError, GuestUnreachable, Wor
 from gpuvm.guest import connect, end_all
 from gpuvm.runs import worker_links
 from gpuvm.runs.averaging import Channel, Header
+from gpuvm.runs.contract import BAD_INPUT
 from gpuvm.runs.fan_out import Member
 from gpuvm.runs.follow import ATTEMPT_S, RETRY_S, Follower
 from gpuvm.runs.launch import Launch
-from gpuvm.runs.rounds import BAD_INPUT
 from gpuvm.runs.worker_links import ENDED, Hub, Links
 
 PORT_RETRIES = 3

@@ -17,13 +17,11 @@ from gpuvm.errors import GPUsBusy, GpuvmError, GuestError
 from gpuvm.guest import Guest, end_all
 from gpuvm.runs import follow
 from gpuvm.runs.averaging import Averager, Observer
+from gpuvm.runs.contract import BAD_INPUT
 from gpuvm.runs.fan_out import QUICK_S, Member
 from gpuvm.runs.follow import Follower, Outcome
 from gpuvm.runs.watched import CHECK_EVERY_S, GRACE_S, START_SLACK, WatchedRun
 from gpuvm.runs.worker_links import Links
-
-BAD_INPUT = 2
-"""The exit status of a program whose arguments or data cannot be used (workloads/README.md)."""
 
 
 @dataclass(frozen=True)

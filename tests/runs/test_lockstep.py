@@ -73,14 +73,14 @@ def test_all_go_on_from_the_checkpoint_when_a_worker_is_killed(
 def test_a_frozen_worker_is_noticed(
     runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 6.0)
     machines = [guests.on(name) for name in ("a", "b")]
     runner.on_step = Incident(
         machines, machines[1], freeze, lambda: ("b", "back") in happened(runner)
     )
     record = run(runner, machines)
     assert [(one.vm, one.what, one.why) for one in incidents(record)] == [
-        ("b", "lost", "gave no sign of life for 4 s"),
+        ("b", "lost", "gave no sign of life for 6 s"),
         ("b", "back", ""),
     ]
 
@@ -88,7 +88,7 @@ def test_a_frozen_worker_is_noticed(
 def test_the_rest_go_on_without_a_vm_that_does_not_come_back(
     runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 6.0)
     machines = [guests.on(name) for name in ("a", "b")]
     runner.on_step = Incident(
         machines, machines[0], guests.stop, lambda: ("a", "given up") in happened(runner)

@@ -54,14 +54,14 @@ def test_a_killed_worker_is_started_again_and_joins_the_others(
 def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
     runner: Runner, guests: Guests, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 6.0)
     machines = [guests.on(name) for name in ("a", "b")]
     runner.on_step = Incident(
         machines, machines[0], freeze, lambda: ("a", "lost") in happened(runner)
     )
     record = run(runner, machines)
     (incident,) = incidents(record)
-    assert (incident.vm, incident.what, incident.why) == ("a", "lost", "no sign of life for 4 s")
+    assert (incident.vm, incident.what, incident.why) == ("a", "lost", "no sign of life for 6 s")
     assert chiefs(record) == ["b"]
     assert (record.vm_dir("b") / "results.json").exists()
     wait_for(lambda: not any(one.processes() for one in machines), "nothing of it runs")
@@ -70,7 +70,7 @@ def test_a_frozen_worker_is_noticed_and_ended_with_the_run(
 def test_a_frozen_worker_that_thaws_joins_again(
     runner: Runner, guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "SILENCE_S", 4.0)
+    monkeypatch.setattr(worker_links, "SILENCE_S", 6.0)
     machines = [guests.on(name) for name in ("a", "b")]
 
     def thawed() -> bool:
